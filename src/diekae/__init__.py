@@ -1,0 +1,1 @@
+"""Give a frozen language model knowledge without spending its context."""

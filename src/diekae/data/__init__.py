@@ -1,0 +1,17 @@
+"""Examples and where they come from: the JSONL format, the registered data sets, and mixtures of them."""
+
+from diekae.data.example import DataError, Example, Split, read_examples, write_examples
+from diekae.data.mixture import DataSpec, load_mixture
+from diekae.data.sources import load_source, source_names
+
+__all__ = [
+    "DataError",
+    "DataSpec",
+    "Example",
+    "Split",
+    "load_mixture",
+    "load_source",
+    "read_examples",
+    "source_names",
+    "write_examples",
+]

@@ -1,0 +1,7 @@
+"""Encoders: small networks that read knowledge and input and return differences. One file each, registered by name."""
+
+from diekae.encoders.base import Encoder, MemoryBatch, encoder_class, encoder_names, register
+from diekae.encoders.reader import Reader
+from diekae.encoders.token import Token
+
+__all__ = ["Encoder", "MemoryBatch", "Reader", "Token", "encoder_class", "encoder_names", "register"]

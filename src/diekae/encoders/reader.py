@@ -1,0 +1,95 @@
+"""The reader: asks the decoder's own states of K with the decoder's own states of x, at the same layer.
+
+It learns only *what to ask and what to make of the answer*; understanding K and x is left to the decoder, which has
+done it already. Attention over K has no positions of its own, so documents prepared apart can be used together.
+
+Shapes: N encoders (n asked at once), B rows, S slots of K, T positions of x, W decoder width, d encoder width, H heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diekae.encoders.base import Encoded, Encoder, GroupedLinear, GroupedRMSNorm, MemoryBatch, register
+
+
+@dataclass(frozen=True)
+class ReaderOptions:
+    """Sizes of the ``reader`` encoder."""
+
+    width: int = 128
+    """d, width of queries, keys and values over all heads."""
+    heads: int = 8
+    """Attention heads."""
+    mlp_width: int = 256
+    """Inner width of the gated MLP."""
+
+    def __post_init__(self) -> None:
+        """Check the sizes.
+
+        Raises:
+            ValueError: A size is not positive, or heads do not divide the width.
+        """
+        if min(self.width, self.heads, self.mlp_width) < 1 or self.width % self.heads:
+            raise ValueError(f"reader sizes must be positive and heads must divide width, got {self}.")
+
+
+@register("reader")
+class Reader(Encoder):
+    """One cross-attention from x to K a layer, a gated MLP, and an up-projection that starts at zero."""
+
+    reads = "states"
+    options = ReaderOptions
+
+    def __init__(self, count: int, embedding_width: int, width: int, options: ReaderOptions) -> None:
+        """Build N readers W → d → W."""
+        super().__init__(count, embedding_width, width)
+        self.sizes = options
+        d = options.width
+        self.knowledge_norm = GroupedRMSNorm(count, width)
+        self.input_norm = GroupedRMSNorm(count, width)
+        self.key = GroupedLinear(count, width, d)
+        self.value = GroupedLinear(count, width, d)
+        self.query = GroupedLinear(count, width, d)
+        self.skip = GroupedLinear(count, width, d)
+        # A slot to attend to when K says nothing about x: softmax alone cannot look away.
+        self.null_key = nn.Parameter(torch.zeros(count, d))
+        self.mlp_norm = GroupedRMSNorm(count, 2 * d)
+        self.gate = GroupedLinear(count, 2 * d, options.mlp_width)
+        self.inner = GroupedLinear(count, 2 * d, options.mlp_width)
+        self.outer = GroupedLinear(count, options.mlp_width, d)
+        self.up = GroupedLinear(count, 2 * d, width, std=0.0)
+
+    def prepare(self, knowledge: Tensor, mask: Tensor, past: MemoryBatch | None = None) -> MemoryBatch:
+        """Project K's states [N, B, K, W] to keys and values; see :meth:`Encoder.prepare`."""
+        normed = self.knowledge_norm(knowledge.to(self.key.weight.dtype))
+        tensors = {"keys": self.key(normed), "values": self.value(normed)}
+        position = mask.sum(1)
+        if past is not None:
+            tensors = {name: torch.cat([past.tensors[name], new], dim=2) for name, new in tensors.items()}
+            mask, position = torch.cat([past.mask, mask], dim=1), past.position + position
+        return MemoryBatch(tensors, mask, position)
+
+    def forward(self, memory: MemoryBatch, x: Tensor, mask: Tensor, which: slice = slice(None)) -> Encoded:  # noqa: ARG002
+        """Return the differences of the asked encoders at x [n, B, T, W]; see :meth:`Encoder.forward`."""
+        normed = self.input_norm(x.to(self.query.weight.dtype), which)
+        answer = self._attend(self.query(normed, which), memory, which)
+        seen = torch.cat([answer, self.skip(normed, which)], dim=-1)
+        inner = self.mlp_norm(seen, which)
+        thought = self.outer(F.silu(self.gate(inner, which)) * self.inner(inner, which), which)
+        return Encoded(self.up(torch.cat([answer, thought], dim=-1), which), memory)
+
+    def _attend(self, query: Tensor, memory: MemoryBatch, which: slice) -> Tensor:
+        """Attend from query [n, B, T, d] to the real slots of memory and the null slot; [n, B, T, d]."""
+        count, rows = query.shape[:2]
+        null = self.null_key[which, None, None].to(query.dtype).expand(-1, rows, -1, -1)
+        keys = torch.cat([null, memory.tensors["keys"][which].to(query.dtype)], dim=2)
+        values = torch.cat([torch.zeros_like(null), memory.tensors["values"][which].to(query.dtype)], dim=2)
+        visible = F.pad(memory.mask, (1, 0), value=True).expand(count, -1, -1).flatten(0, 1)[:, None, None]
+        heads = (t.flatten(0, 1).unflatten(-1, (self.sizes.heads, -1)).transpose(1, 2) for t in (query, keys, values))
+        mixed = F.scaled_dot_product_attention(*heads, attn_mask=visible)
+        return mixed.transpose(1, 2).flatten(2).unflatten(0, (count, rows))

@@ -1,0 +1,175 @@
+"""The paper's encoder: a small Llama over the decoder's token embeddings of K, then x (paper, section 3.1).
+
+Shapes: N encoders, B rows, S slots of K (and of x already read), T new positions, V embedding width, W decoder width,
+d encoder width, H heads of d/H.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diekae.encoders.base import Encoded, Encoder, GroupedLinear, GroupedRMSNorm, MemoryBatch, register
+
+
+@dataclass(frozen=True)
+class TokenOptions:
+    """Sizes of the ``token`` encoder; the defaults are the paper's but for the heads (32 there)."""
+
+    width: int = 128
+    """d, width of the small transformer."""
+    blocks: int = 4
+    """Transformer blocks."""
+    heads: int = 4
+    """Attention heads a block; the paper's 32 have four dimensions each."""
+    mlp_width: int = 512
+    """Inner width of the SwiGLU."""
+    rope_theta: float = 10000.0
+    """Base of the rotary positions."""
+    identity_start: bool = True
+    """Start with a zero up-projection, so that an untrained bank changes nothing; the paper starts at random."""
+
+    def __post_init__(self) -> None:
+        """Check that heads divide the width into even parts (rotary positions turn pairs).
+
+        Raises:
+            ValueError: They do not, or a size is not positive.
+        """
+        if min(self.width, self.blocks, self.heads, self.mlp_width) < 1:
+            raise ValueError(f"encoder sizes must be positive, got {self}.")
+        if self.width % self.heads or (self.width // self.heads) % 2:
+            raise ValueError(f"width={self.width} must split into heads={self.heads} of even size.")
+
+
+@register("token")
+class Token(Encoder):
+    """A stacked bank of small Llamas, causal over K then x; its memory is their own key/value cache.
+
+    Documents that were prepared apart all begin at position 0, and x goes on after the longest: their order does
+    not matter.
+    """
+
+    reads = "embeddings"
+    options = TokenOptions
+
+    def __init__(self, count: int, embedding_width: int, width: int, options: TokenOptions) -> None:
+        """Build N encoders V → d → W."""
+        super().__init__(count, embedding_width, width)
+        self.sizes = options
+        d = options.width
+        self.down = GroupedLinear(count, embedding_width, d)
+        self.blocks = nn.ModuleList(_Block(count, options) for _ in range(options.blocks))
+        self.norm = GroupedRMSNorm(count, d)
+        self.up = GroupedLinear(count, d, width, std=0.0 if options.identity_start else None)
+
+    def prepare(self, knowledge: Tensor, mask: Tensor, past: MemoryBatch | None = None) -> MemoryBatch:
+        """Read K [1, B, K, V] into keys and values; see :meth:`Encoder.prepare`."""
+        past = self._empty(knowledge) if past is None else past
+        _, memory = self._read(past, knowledge, mask, need_output=False)
+        return memory
+
+    def forward(self, memory: MemoryBatch, x: Tensor, mask: Tensor, which: slice = slice(None)) -> Encoded:
+        """Return the differences of all N encoders at x [1, B, T, V]; see :meth:`Encoder.forward`."""
+        assert which == slice(None), "the token bank runs as a whole"
+        hidden, memory = self._read(memory, x, mask, need_output=True)
+        assert hidden is not None
+        return Encoded(self.up(self.norm(hidden)), memory)
+
+    def _empty(self, like: Tensor) -> MemoryBatch:
+        """Return the memory of no token at all for the rows of ``like`` [1, B, …]."""
+        rows, sizes = like.shape[1], self.sizes
+        shape = (self.count, rows, 0, sizes.blocks, sizes.heads, sizes.width // sizes.heads)
+        empty = self.down.weight.new_empty(shape)
+        return MemoryBatch(
+            {"keys": empty, "values": empty},
+            torch.zeros(rows, 0, dtype=torch.bool, device=like.device),
+            torch.zeros(rows, dtype=torch.long, device=like.device),
+        )
+
+    def _read(
+        self, memory: MemoryBatch, tokens: Tensor, mask: Tensor, need_output: bool
+    ) -> tuple[Tensor | None, MemoryBatch]:
+        """Run the blocks over new tokens [1, B, T, V] after a memory; return hidden [N, B, T, d] and the new memory."""
+        positions = memory.position[:, None] + (mask.long().cumsum(1) - 1).clamp(min=0)
+        turn = rotary(positions, self.sizes.width // self.sizes.heads, self.sizes.rope_theta)
+        visible = _visible(memory.mask, mask)
+        hidden = self.down(tokens.to(self.down.weight.dtype))
+        keys, values = [], []
+        for index, block in enumerate(self.blocks):
+            last = index == len(self.blocks) - 1
+            past = tuple(memory.tensors[name][:, :, :, index] for name in ("keys", "values"))
+            hidden, key, value = block(hidden, past, turn, visible, output=need_output or not last)
+            keys.append(key)
+            values.append(value)
+        grown = {
+            name: torch.cat([memory.tensors[name].to(new[0].dtype), torch.stack(new, dim=3)], dim=2)
+            for name, new in (("keys", keys), ("values", values))
+        }
+        memory = MemoryBatch(grown, torch.cat([memory.mask, mask], dim=1), memory.position + mask.sum(1))
+        return (hidden if need_output else None), memory
+
+
+class _Block(nn.Module):
+    """N Llama blocks side by side: RMSNorm, attention, RMSNorm, SwiGLU."""
+
+    def __init__(self, count: int, options: TokenOptions) -> None:
+        super().__init__()
+        d, self.heads = options.width, options.heads
+        self.attention_norm = GroupedRMSNorm(count, d)
+        self.query = GroupedLinear(count, d, d)
+        self.key = GroupedLinear(count, d, d)
+        self.value = GroupedLinear(count, d, d)
+        self.output = GroupedLinear(count, d, d)
+        self.mlp_norm = GroupedRMSNorm(count, d)
+        self.gate = GroupedLinear(count, d, options.mlp_width)
+        self.up = GroupedLinear(count, d, options.mlp_width)
+        self.down = GroupedLinear(count, options.mlp_width, d)
+
+    def forward(
+        self, x: Tensor, past: tuple[Any, ...], turn: tuple[Tensor, Tensor], visible: Tensor, output: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return hidden [N, B, T, d] and the new keys and values [N, B, T, H, d/H].
+
+        With ``output=False`` only keys and values are computed: nobody reads the last block at K's positions.
+        """
+        normed = self.attention_norm(x)
+        key = rotate(self.key(normed).unflatten(-1, (self.heads, -1)), turn)
+        value = self.value(normed).unflatten(-1, (self.heads, -1))
+        if not output:
+            return x, key, value
+        query = rotate(self.query(normed).unflatten(-1, (self.heads, -1)), turn)
+        keys, values = (torch.cat([old.to(new.dtype), new], dim=2) for old, new in zip(past, (key, value), strict=True))
+        count, rows = x.shape[:2]
+        mixed = F.scaled_dot_product_attention(
+            *(t.flatten(0, 1).transpose(1, 2) for t in (query, keys, values)),
+            attn_mask=visible.expand(count, *visible.shape).flatten(0, 1)[:, None],
+        )
+        x = x + self.output(mixed.transpose(1, 2).flatten(2).unflatten(0, (count, rows)))
+        normed = self.mlp_norm(x)
+        return x + self.down(F.silu(self.gate(normed)) * self.up(normed)), key, value
+
+
+def _visible(past: Tensor, mask: Tensor) -> Tensor:
+    """Return which slots each new position attends to: real ones before it, and always itself; bool [B, T, S + T]."""
+    length = mask.shape[1]
+    own = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
+    own = own & mask[:, None] | torch.eye(length, dtype=torch.bool, device=mask.device)
+    return torch.cat([past[:, None].expand(-1, length, -1), own], dim=-1)
+
+
+def rotary(positions: Tensor, size: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Return cosine and sine [B, T, 1, size] of the rotary angles at positions [B, T] (Su et al., 2021; halves layout)."""
+    frequencies = theta ** -(torch.arange(0, size, 2, device=positions.device, dtype=torch.float32) / size)
+    angles = (positions[..., None].float() * frequencies).repeat(1, 1, 2)[:, :, None]
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn x [N, B, T, H, size] by its positions."""
+    cos, sin = (part.to(x.dtype) for part in turn)
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
