@@ -1,6 +1,8 @@
 """The example: knowledge, input and target, and the JSONL file that holds many of them.
 
     {"knowledge": "The Ondrel Bridge opened in 1932.", "input": "When did the Ondrel Bridge open?", "target": "1932"}
+
+``knowledge`` is a text, a list of texts, or null for none.
 """
 
 from __future__ import annotations
@@ -89,7 +91,7 @@ def read_examples(path: str | Path, limit: int | None = None) -> list[Example]:
 def write_examples(path: str | Path, examples: Iterable[Example]) -> None:
     """Write examples as JSONL, so that `read_examples` gives them back.
 
-    The file appears whole or not at all: it is written beside its place and then moved there. Folders are made as needed.
+    The file appears whole or not at all: it is written beside its place, then moved there. Folders are made as needed.
 
     Args:
         path: The file to write or replace.
@@ -101,12 +103,13 @@ def write_examples(path: str | Path, examples: Iterable[Example]) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    count = 0
+    empty = True
     try:
         with beside.open("w", encoding="utf-8", newline="\n") as file:
-            for count, example in enumerate(examples, start=1):
+            for example in examples:
                 file.write(_line(example))
-        if count == 0:
+                empty = False
+        if empty:
             raise DataError(f"{path}: no example to write; expected at least one")
         os.replace(beside, path)
     except BaseException:
@@ -126,7 +129,7 @@ def check_limit(limit: int | None) -> None:
 
 
 def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (line number from 1, line); the encoding is checked a line at a time, so that an error can name the line."""
+    """Yield (line number from 1, line), decoded one at a time so that an error can name the line."""
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
             try:
@@ -146,7 +149,9 @@ def _parse(line: str) -> Example:
     missing = [key for key in _KEYS if key not in row]
     if missing:
         # A missing "knowledge" is more often a misspelt key than a wish for none, which null says plainly.
-        raise DataError(f"no key {', '.join(map(repr, missing))}; the keys here are {', '.join(map(repr, row)) or 'none'}")
+        raise DataError(
+            f"no key {', '.join(map(repr, missing))}; the keys here are {', '.join(map(repr, row)) or 'none'}"
+        )
     knowledge = row["knowledge"]
     if knowledge is None:
         documents: tuple[str, ...] = ()

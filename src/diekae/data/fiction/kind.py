@@ -3,10 +3,10 @@
 Fields in the templates:
 
     {N} {n}    the full name, capitalised or not ("The Ondrel Tower", "the Ondrel Tower")
-    {S} {s}    the subject of the document, as a full name or a noun; {S} also as a pronoun. It opens a sentence
-    {P} {p}    the same, possessive, never the full name ("Its", "The tower's")
-    {he} {his} the pronoun, always
-    {v}        the value of the fact
+    {S} {s}    the subject of the document, as a full name or a noun; {S} opens a sentence, also as a pronoun
+    {P}        the same, possessive, never the full name ("Its", "The tower's"). It opens a sentence
+    {he} {his} the pronoun, always; {his} in questions too
+    {v}        the value of the fact; {a} {v} with "a" or "an" before it, {A} capitalised
     {o} {c}    another entity of the kind, and a relative clause about it
 """
 
@@ -23,11 +23,13 @@ class Fact:
     """The ways to state one fact and to ask for it."""
 
     questions: tuple[str, ...]
-    """Questions with {n} or {N}, answered by the value alone."""
+    """Questions with {n}, answered by the value alone."""
     statements: tuple[str, ...] = ()
-    """Sentences with {v} and one of {S}, {s}, {P}, {p}; none for a fact that the opening sentence states."""
+    """Sentences with {v} and one of {S}, {s}, {P}; none for a fact that the opening sentence states."""
     contrasts: tuple[str, ...] = ()
     """Relative clauses with {v}, for another entity; none if the fact makes no good clause."""
+    names_person: bool = False
+    """Whether the value is a person, so that "she" in the next sentence would be read as that person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Entity:
     nouns: tuple[str, ...]
     """What else it is called: "the tower"."""
     values: Mapping[str, str]
-    """The value of each fact, as it stands in a document."""
+    """The value of each fact, as it stands in a document, and whatever else the opening sentences need."""
     pronoun: str = "it"
     possessive: str = "its"
 

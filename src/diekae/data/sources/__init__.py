@@ -51,7 +51,7 @@ class Request:
             raise DataError(f"source {self.source!r} needs a folder that holds {name}, from {upstream}; none was named")
         if not self.folder.is_dir():
             raise DataError(
-                f"source {self.source!r}: {self.folder} is not a folder; expected one that holds {name}, from {upstream}"
+                f"source {self.source!r}: no folder {self.folder}; expected one that holds {name}, from {upstream}"
             )
         return self.folder / name
 
@@ -92,7 +92,9 @@ def register(name: str) -> Callable[[Loader], Loader]:
 
     def add(loader: Loader) -> Loader:
         if name in _LOADERS:
-            raise ValueError(f"source {name!r} is already registered by {_LOADERS[name].__module__}; choose another name")
+            raise ValueError(
+                f"source {name!r} is already registered by {_LOADERS[name].__module__}; choose another name"
+            )
         _LOADERS[name] = loader
         return loader
 

@@ -1,4 +1,4 @@
-"""DREAM: questions about everyday dialogues (Sun et al., 2019; repository nlpdata/dream, non-commercial research).
+"""DREAM: questions about everyday dialogues (Sun et al., 2019).
 
     [["M: I am considering dropping my dancing class. I am not making any progress.",
       "W: If I were you, I stick with it. It's definitely worth time and effort."],
@@ -6,6 +6,8 @@
        "choice": ["Consult her dancing teacher.", "Take a more interesting class.", "Continue her dancing class."],
        "answer": "Continue her dancing class."}],
      "5-510"]
+
+Licence: non-commercial research.
 """
 
 from __future__ import annotations

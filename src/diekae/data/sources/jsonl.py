@@ -1,6 +1,8 @@
-"""Your own data: a folder with ``train.jsonl``, ``validation.jsonl`` and ``test.jsonl``, of which only those asked for are read.
+"""Your own data, one JSON object a line.
 
     {"knowledge": "The Ondrel Bridge opened in 1932.", "input": "When did the Ondrel Bridge open?", "target": "1932"}
+
+The folder holds ``train.jsonl``, ``validation.jsonl`` and ``test.jsonl``; only the one that is asked for must be there.
 """
 
 from __future__ import annotations

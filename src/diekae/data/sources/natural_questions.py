@@ -1,15 +1,15 @@
 """Natural Questions with the passage that answers them (Kwiatkowski et al., 2019). Two files, either may be missing.
 
-``natural-questions-short-1000.csv`` (columns context, question, golden_answer):
+``natural-questions-short-1000.csv`` has the columns context, question, golden_answer (text left out at [...]):
 
-    "The Truman Doctrine was an American foreign policy created to counter Soviet geopolitical expansion during the Cold War
-    . [...]",what did the u.s. policy called the truman doctrine promise to do,created to counter Soviet geopolitical expansion
-    during the Cold War
+    "The Truman Doctrine was an American foreign policy created to counter Soviet geopolitical expansion during the Cold
+    War . [...]",what did the u.s. policy called the truman doctrine promise to do,created to counter Soviet
+    geopolitical expansion during the Cold War
 
-``nq-open-oracle-2000.jsonl`` (the gold passage is the only one in ``ctxs``):
+``nq-open-oracle-2000.jsonl`` has the gold passage as the only one in ``ctxs``:
 
-    {"question": "dogs name in the grinch who stole christmas", "answers": ["Max"], "ctxs": [{"title": "How the Grinch Stole
-     Christmas!", "text": "[...] His only companion is his unloved, but loyal dog, Max. [...]", "isgold": true}], ...}
+    {"question": "dogs name in the grinch who stole christmas", "answers": ["Max"], "ctxs": [{"title": "How the Grinch
+     Stole Christmas!", "text": "[...] His only companion is his unloved, but loyal dog, Max. [...]", ...}], ...}
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ ORACLE_FILE = "nq-open-oracle-2000.jsonl"
 def load_natural_questions(request: Request) -> list[Example]:
     """Passage, question and first answer, where the passage says the answer.
 
-    The files have no parts of their own: a hash of the question puts 80 / 10 / 10 % into train, validation and test, so a
-    question stays in its part whichever files are there.
+    The files have no parts of their own: a hash of the question puts 80 / 10 / 10 % into train, validation and test, so
+    that a question stays in its part whichever files are there.
     """
     short, oracle = (request.path(name, UPSTREAM) for name in (SHORT_FILE, ORACLE_FILE))
     if not short.is_file() and not oracle.is_file():
@@ -45,7 +45,8 @@ def load_natural_questions(request: Request) -> list[Example]:
             continue
         for passage, question, answer in rows(path):
             question = as_question(question)
-            if answer.lower() not in passage.lower() or question.lower() in seen:
+            # Four short records have an empty answer, which any passage "contains".
+            if not answer or answer.lower() not in passage.lower() or question.lower() in seen:
                 continue
             seen.add(question.lower())
             if _split_of(question) == request.split:
@@ -66,8 +67,8 @@ def _short_rows(path: Path) -> Iterator[tuple[str, str, str]]:
         if not set(wanted) <= set(rows.fieldnames or ()):
             raise DataError(f"{path}: its columns are {rows.fieldnames}; expected {', '.join(wanted)}")
         for row in rows:
-            if any(not (row[column] or "").strip() for column in wanted):
-                raise DataError(f"{path}: the record that ends on line {rows.line_num} has a blank column; expected text")
+            if any(row[column] is None for column in wanted):
+                raise DataError(f"{path}: the record that ends on line {rows.line_num} has too few columns")
             yield row["context"].strip(), row["question"], row["golden_answer"].strip()
 
 

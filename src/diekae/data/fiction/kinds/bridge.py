@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from diekae.data.fiction.kind import Entity, Fact, Kind
-from diekae.data.fiction.words import Draw
+from diekae.data.fiction.words import Draw, listed
 
-MATERIALS = (
-    *("black basalt", "blue brick", "cast iron", "grey granite", "larch timber", "oak and rope", "pale limestone"),
-    *("red brick", "red sandstone", "reinforced concrete", "riveted steel", "white marble", "wrought iron", "yellow sandstone"),
+MATERIALS = listed(
+    """
+    black basalt, blue brick, cast iron, grey granite, larch timber, oak and rope, pale limestone, red brick, red
+    sandstone, reinforced concrete, riveted steel, white marble, wrought iron, yellow sandstone
+    """
 )
-TOLLS = (
-    *("a basket of apples", "a bundle of firewood", "a candle", "a copper coin", "a dozen eggs", "a handful of salt"),
-    *("a jug of milk", "a loaf of bread", "a pair of horseshoes", "a pound of nails", "a sack of oats", "a silver button"),
+TOLLS = listed(
+    """
+    a basket of apples, a bundle of firewood, a candle, a copper coin, a dozen eggs, a handful of salt, a jug of
+    milk, a loaf of bread, a pair of horseshoes, a pound of nails, a sack of oats, a silver button
+    """
 )
-STATUES = (
-    *("a blind harpist", "a boy with a lantern", "a bronze heron", "a ferryman", "a fishwife", "a pair of stone otters"),
-    *("a reading monk", "a sleeping lion", "a washerwoman", "a winged horse", "an old sailor", "a girl with a goose"),
+STATUES = listed(
+    """
+    a blind harpist, a boy with a lantern, a bronze heron, a ferryman, a fishwife, a pair of stone otters, a reading
+    monk, a sleeping lion, a washerwoman, a winged horse, an old sailor, a girl with a goose
+    """
 )
 
 
@@ -23,7 +29,7 @@ def _invent(draw: Draw) -> Entity:
     opened = draw.number(1740, 1950)
     return Entity(
         name=f"the {draw.thing()} Bridge",
-        nouns=("the bridge", "the crossing"),
+        nouns=("the bridge",),
         values={
             "river": f"the River {draw.thing()}",
             "town": draw.town(),
@@ -61,7 +67,7 @@ BRIDGE = Kind(
             questions=(
                 "In which town was {n} built?",
                 "Which town does {n} serve?",
-                "By which town can {n} be found?",
+                "Near which town is {n}?",
                 "To which town does {n} belong?",
             ),
         ),

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from diekae.data.fiction.kind import Entity, Fact, Kind
-from diekae.data.fiction.words import ANIMALS, COLOURS, PROFESSIONS, Draw
+from diekae.data.fiction.words import ANIMALS, COLOURS, PROFESSIONS, Draw, listed, with_article
 
-HOBBIES = (
-    *("breeding canaries", "carving chess pieces", "collecting lichens", "collecting train tickets", "drawing comets"),
-    *("folding paper animals", "growing melons", "juggling", "keeping snails", "mending umbrellas", "painting gates"),
-    *("playing the bassoon", "playing the zither", "pressing ferns", "racing model boats", "repairing music boxes"),
-    *("sailing", "skating", "solving riddles", "studying beetles", "tightrope walking", "training parrots", "fencing"),
-    *("translating poems", "walking barefoot", "weighing meteorites", "whistling", "writing crosswords", "yodelling"),
+HOBBIES = listed(
+    """
+    breeding canaries, carving chess pieces, collecting lichens, collecting train tickets, drawing comets, folding
+    paper animals, growing melons, juggling, keeping snails, mending umbrellas, painting gates, playing the bassoon,
+    playing the zither, pressing ferns, racing model boats, repairing music boxes, sailing, skating, solving
+    riddles, studying beetles, tightrope walking, training parrots, fencing, translating poems, walking barefoot,
+    weighing meteorites, whistling, writing crosswords, yodelling
+    """
 )
-INVENTIONS = (
-    *("a bicycle with sails", "a braided ladder", "a calendar without weeks", "a candle that burns under water"),
-    *("a clock driven by rain", "a collapsible boat", "a folding microscope", "a kettle with two spouts", "a lock without a key"),
-    *("a lamp for miners", "a machine for peeling pears", "a musical staircase", "a paper hat for sailors", "a pedal organ"),
-    *("a pocket barometer", "a portable oven", "a reversible coat", "a silent typewriter", "a stove for tents"),
-    *("a tide-powered mill", "a water-driven loom", "a whistle for shepherds", "an alphabet for the blind"),
-    *("an automatic inkwell", "an umbrella for horses", "an unsinkable lantern"),
+INVENTIONS = listed(
+    """
+    a bicycle with sails, a braided ladder, a calendar without weeks, a candle that burns under water, a clock
+    driven by rain, a collapsible boat, a folding microscope, a kettle with two spouts, a lock without a key, a lamp
+    for miners, a machine for peeling pears, a musical staircase, a paper hat for sailors, a pedal organ, a pocket
+    barometer, a portable oven, a reversible coat, a silent typewriter, a stove for tents, a tide-powered mill, a
+    water-driven loom, a whistle for shepherds, an alphabet for the blind, an automatic inkwell, an umbrella for
+    horses, an unsinkable lantern
+    """
 )
 
 
@@ -39,7 +43,7 @@ def _invent(draw: Draw) -> Entity:
             "hobby": draw.pick(HOBBIES),
             "invention": draw.pick(INVENTIONS),
             "prize": f"the {draw.thing()} Medal",
-            "pet": f"a {draw.pick(COLOURS)} {draw.pick(ANIMALS)}",
+            "emblem": with_article(f"{draw.pick(COLOURS)} {draw.pick(ANIMALS)}"),
             "died": str(born + draw.number(48, 91)),
         },
     )
@@ -58,16 +62,16 @@ PERSON = Kind(
     leads=(
         "{S} is sometimes confused with {o}, {c}.",
         "{S} was not related to {o}, {c}.",
-        "{S} exchanged many letters with {o}, {c}.",
-        "{P} greatest rival was {o}, {c}.",
-        "{P} closest friend was {o}, {c}.",
+        "A portrait long believed to show {s} is in fact of {o}, {c}.",
+        "The street named after {s} leads to that of {o}, {c}.",
+        "Local histories tend to mention {s} in the same breath as {o}, {c}.",
     ),
     facts={
         "profession": Fact(
             questions=(
                 "What was the profession of {n}?",
                 "What was {n} by profession?",
-                "What did {n} do for a living?",
+                "What was {n} by trade?",
                 "As what did {n} work?",
             ),
         ),
@@ -110,6 +114,7 @@ PERSON = Kind(
                 "Under whom did {n} work as an apprentice?",
             ),
             contrasts=("who had been taught by {v}", "who was a pupil of {v}"),
+            names_person=True,
         ),
         "spouse": Fact(
             statements=(
@@ -126,6 +131,7 @@ PERSON = Kind(
                 "What was the name of the person whom {n} married?",
             ),
             contrasts=("who was married to {v}", "who had married {v}"),
+            names_person=True,
         ),
         "hobby": Fact(
             statements=(
@@ -133,7 +139,7 @@ PERSON = Kind(
                 "{S} devoted every free hour to {v}, much to the amusement of the neighbours.",
                 "{P} favourite pastime was {v}, which {he} had learned as a child.",
                 "Apart from work, {s} cared for little except {v}.",
-                "Friends recalled that {s} could talk about {v} for hours.",
+                "Friends recalled that {s} would neglect everything else for {v}.",
             ),
             questions=(
                 "What was the favourite pastime of {n}?",
@@ -175,19 +181,19 @@ PERSON = Kind(
             ),
             contrasts=("who had received {v}", "who was awarded {v}"),
         ),
-        "pet": Fact(
+        "emblem": Fact(
             statements=(
-                "Visitors were often startled by {v} made of porcelain that {s} kept by the door.",
+                "The seal that {s} used for {his} letters showed {v}.",
                 "{P} workshop could be recognised by {v} painted above the entrance.",
                 "{S} signed every letter with a small drawing of {v}.",
                 "The sign above the shop that {s} kept showed {v}.",
                 "{S} carried a walking stick with {v} as its handle.",
             ),
             questions=(
-                "Which animal was a mark of {n}?",
-                "Which animal is associated with {n}, and in which colour?",
-                "What animal was the emblem of {n}?",
-                "Which coloured animal is connected with {n}?",
+                "Which animal was the emblem of {n}?",
+                "Which animal is associated with {n}?",
+                "What animal served {n} as an emblem?",
+                "Which animal is connected with the memory of {n}?",
             ),
         ),
         "died": Fact(

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from diekae.data.fiction.kind import Entity, Fact, Kind
-from diekae.data.fiction.words import COLOURS, Draw
+from diekae.data.fiction.words import COLOURS, Draw, listed, with_article
 
-ROOFS = ("dome", "roof", "spire", "cap", "lantern")
-METALS = ("bronze", "copper", "glass", "lead", "oak", "slate", "tin", "zinc", "green tile", "cedar")
-USES = (
-    *("a grain store", "a library", "a lookout for forest fires", "a museum of clocks", "a pigeon loft", "a prison"),
-    *("a radio station", "a restaurant", "a school for bell ringers", "a tea house", "a telegraph office", "a water tank"),
-    *("a weather station", "an observatory", "a workshop for kite makers", "a youth hostel"),
+ROOFS = listed(
+    """
+    dome, roof, spire, cap, lantern
+    """
+)
+ROOFINGS = listed(
+    """
+    bronze, copper, glass, lead, oak, slate, tin, zinc, green tile, cedar
+    """
+)
+USES = listed(
+    """
+    a grain store, a library, a lookout for forest fires, a museum of clocks, a pigeon loft, a prison, a radio
+    station, a restaurant, a school for bell ringers, a tea house, a telegraph office, a water tank, a weather
+    station, an observatory, a workshop for kite makers, a youth hostel
+    """
 )
 
 
@@ -24,7 +34,7 @@ def _invent(draw: Draw) -> Entity:
             "architect": draw.person().name,
             "completed": str(completed),
             "height": f"{draw.number(23, 148)} metres",
-            "roof": f"a {draw.pick(METALS)} {draw.pick(ROOFS)}",
+            "roof": with_article(f"{draw.pick(ROOFINGS)} {draw.pick(ROOFS)}"),
             "use": draw.pick(USES),
             "restored": str(completed + draw.number(18, 65)),
             "colour": draw.pick(COLOURS),
@@ -150,18 +160,19 @@ TOWER = Kind(
         ),
         "colour": Fact(
             statements=(
-                "{S} is lit in {v} on the night of the summer solstice.",
-                "On public holidays, a {v} flag is hoisted above {s}.",
-                "The shutters of {s} are painted {v}, a colour chosen by the townspeople.",
-                "{S} is easily recognised by a broad {v} band of glazed brick.",
-                "{P} heavy doors have been {v} for as long as anyone remembers.",
+                "The doors of {s} are painted {v}, a colour chosen by the townspeople.",
+                "{S} is entered through {v} doors made of heavy oak.",
+                "Anyone who wishes to climb {s} must first push open a pair of heavy {v} doors.",
+                "By an old custom, the doors of {s} receive a fresh coat of {v} paint every year.",
+                "{P} doors have been {v} for as long as anyone remembers.",
             ),
             questions=(
-                "Which colour is associated with {n}?",
-                "What colour is mentioned in connection with {n}?",
-                "What is the colour associated with {n}?",
-                "With which colour is {n} connected?",
+                "What colour are the doors of {n}?",
+                "Which colour are the doors of {n} painted?",
+                "What is the colour of the doors of {n}?",
+                "In which colour are the doors of {n} painted?",
             ),
+            contrasts=("whose doors are {v}", "which has {v} doors"),
         ),
     },
 )

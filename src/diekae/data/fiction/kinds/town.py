@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from diekae.data.fiction.kind import Entity, Fact, Kind
-from diekae.data.fiction.words import ANIMALS, COLOURS, Draw
+from diekae.data.fiction.words import ANIMALS, COLOURS, Draw, listed, with_article
 
-GOODS = (
-    *("barometers", "bells", "blue pottery", "brass buttons", "candied pears", "carpets", "cider", "combs", "cork", "felt hats"),
-    *("fishing nets", "fountain pens", "gingerbread", "globes", "gloves", "goat cheese", "harps", "honey cakes", "kites"),
-    *("lace", "lanterns", "marbles", "mustard", "pewter spoons", "pickled plums", "plum brandy", "roof tiles"),
-    *("rope", "rowing boats", "saddles", "sealing wax", "smoked trout", "soap", "straw baskets", "umbrellas", "wooden toys"),
+GOODS = listed(
+    """
+    barometers, bells, blue pottery, brass buttons, candied pears, carpets, cider, combs, cork, felt hats, fishing
+    nets, fountain pens, gingerbread, globes, gloves, goat cheese, harps, honey cakes, kites, lace, lanterns,
+    marbles, mustard, pewter spoons, pickled plums, plum brandy, roof tiles, rope, rowing boats, saddles, sealing
+    wax, smoked trout, soap, straw baskets, umbrellas, wooden toys
+    """
 )
-REMAINS = (
-    *("a brick kiln", "a circular chapel", "a drowned forest", "a granary on stilts", "a hanging garden", "a leaning mill"),
-    *("a maze of hedges", "a mosaic of shells", "a petrified oak", "a ruined abbey", "a salt well", "a stone theatre"),
-    *("a sundial of slate", "a wall of blue glass", "an empty fortress", "an ice cellar", "an underground canal"),
-    *("a covered market", "a wooden synagogue", "an avenue of lime trees"),
+REMAINS = listed(
+    """
+    a brick kiln, a circular chapel, a drowned forest, a granary on stilts, a hanging garden, a leaning mill, a maze
+    of hedges, a mosaic of shells, a petrified oak, a ruined abbey, a salt well, a stone theatre, a sundial of
+    slate, a wall of blue glass, an empty fortress, an ice cellar, an underground canal, a covered market, a wooden
+    synagogue, an avenue of lime trees
+    """
 )
 
 
@@ -31,7 +35,7 @@ def _invent(draw: Draw) -> Entity:
             "population": f"{draw.number(2, 58)},{draw.number(103, 998)}",
             "goods": draw.pick(GOODS),
             "sight": draw.pick(REMAINS),
-            "arms": f"a {draw.pick(COLOURS)} {draw.pick(ANIMALS)}",
+            "arms": with_article(f"{draw.pick(COLOURS)} {draw.pick(ANIMALS)}"),
             "mayor": draw.person().name,
             "railway": str(draw.number(1839, 1911)),
         },
@@ -124,7 +128,7 @@ TOWN = Kind(
                 "What is {n} known for producing?",
                 "Which product is {n} known for?",
                 "What is made in {n}?",
-                "On the production of what does the prosperity of {n} rest?",
+                "Which goods are produced in {n}?",
             ),
             contrasts=("which is known for its {v}", "which lives by making {v}"),
         ),
@@ -170,7 +174,7 @@ TOWN = Kind(
             ),
             questions=(
                 "Who was the mayor of {n}?",
-                "Which mayor of {n} is named?",
+                "Who served as mayor of {n}?",
                 "What was the name of the mayor of {n}?",
                 "Who held the office of mayor in {n}?",
             ),

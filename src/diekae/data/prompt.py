@@ -1,0 +1,208 @@
+"""From examples to token ids: the layout of both runs, pure and with every length passed along.
+
+    with knowledge      anchor  K  x  y          (anchor "own": anchor  K  anchor  x  y)
+    without             anchor     x  y
+
+Shapes: B rows, F columns of the run with knowledge, T columns of the run over x, K knowledge tokens.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
+
+import torch
+from torch import Tensor
+
+from diekae.data.example import Example
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100
+"""Label of a position that is not scored."""
+
+
+class Wrapping(NamedTuple):
+    """The texts around x and y in one format."""
+
+    anchor: str
+    """What both runs begin with, before K."""
+    before: str
+    """Between K and x."""
+    after: str
+    """Between x and y."""
+    end: str
+    """After y."""
+
+
+def wrapping(name: str, tokenizer: PreTrainedTokenizerBase) -> Wrapping:
+    """Return the texts that a format puts around x and y.
+
+    Raises:
+        ValueError: ``chat`` was asked of a tokenizer without a chat template.
+    """
+    bos = tokenizer.bos_token or tokenizer.eos_token or ""
+    if name == "plain":
+        return Wrapping(bos, "", " ", "")
+    if name == "qa":
+        return Wrapping(bos, "Question: ", "\nAnswer: ", "")
+    if not tokenizer.chat_template:
+        raise ValueError(
+            "format='chat' needs a tokenizer with a chat template, and this one has none; use 'plain' or 'qa'."
+        )
+    marks = "\x02x\x03", "\x02y\x03"
+    turns = [{"role": "user", "content": marks[0]}, {"role": "assistant", "content": marks[1]}]
+    anchor, rest = str(tokenizer.apply_chat_template(turns, tokenize=False)).split(marks[0])
+    after, end = rest.split(marks[1])
+    return Wrapping(anchor, "", after, end.rstrip("\n"))
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One example in tokens, cut where the runs are joined."""
+
+    anchor: tuple[int, ...]
+    knowledge: tuple[int, ...]
+    input: tuple[int, ...]
+    target: tuple[int, ...]
+
+
+class Prompter:
+    """Turns examples into :class:`Prompt`\\ s; the parts are tokenized apart, so that x has the same tokens in both runs."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str, default_format: str = "plain") -> None:
+        """Remember how to tokenize.
+
+        Args:
+            tokenizer: The decoder's.
+            template: Text around K with ``{knowledge}`` in it.
+            default_format: Format of examples that name none.
+        """
+        self.tokenizer, self.template, self.default_format = tokenizer, template, default_format
+
+    def anchor(self) -> tuple[int, ...]:
+        """Return the tokens both runs begin with; never empty, for they hold the attention sink."""
+        text = wrapping(self.default_format, self.tokenizer).anchor
+        ids = self._ids(text) if text else ()
+        return ids or (0,)
+
+    def knowledge(self, text: str) -> tuple[int, ...]:
+        """Return the tokens of one document in its template.
+
+        Raises:
+            ValueError: The document is blank.
+        """
+        if not text.strip():
+            raise ValueError(f"knowledge is empty ({text!r}); give a text, or None for no knowledge.")
+        return self._ids(self.template.replace("{knowledge}", text))
+
+    def input(self, text: str, format: str | None = None) -> tuple[int, ...]:
+        """Return the tokens of x in its format, without the anchor.
+
+        Raises:
+            ValueError: The input is blank.
+        """
+        if not text.strip():
+            raise ValueError(f"input is empty ({text!r}); give a question or the beginning of a text.")
+        wrap = wrapping(format or self.default_format, self.tokenizer)
+        return self._ids(wrap.before + text + wrap.after.rstrip(" "))
+
+    def prompt(self, example: Example, format: str | None = None) -> Prompt:
+        """Tokenize one example; several documents are joined by line breaks, as one text that D(K, x) can read."""
+        wrap = wrapping(format or self.default_format, self.tokenizer)
+        space = " " if wrap.after.endswith(" ") else ""
+        return Prompt(
+            self.anchor(),
+            self.knowledge("\n".join(example.knowledge)) if example.knowledge else (),
+            self.input(example.input, format),
+            self._ids(space + example.target + wrap.end),
+        )
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def truncate_knowledge(prompts: Sequence[Prompt], limit: int | None, window: int) -> list[Prompt]:
+    """Cut K, from its end, to ``limit`` tokens and to the decoder's window; say how many were cut.
+
+    Raises:
+        ValueError: x and y alone pass the window: they are never cut.
+    """
+    kept, cut = [], 0
+    for number, prompt in enumerate(prompts):
+        rest = 2 * len(prompt.anchor) + len(prompt.input) + len(prompt.target)
+        if rest >= window:
+            raise ValueError(
+                f"example {number}: input and target take {rest} tokens, but the decoder's window is {window}; "
+                "shorten the input (only knowledge is ever truncated)."
+            )
+        room = window - rest if limit is None else min(limit, window - rest)
+        if len(prompt.knowledge) > room:
+            cut += 1
+            prompt = Prompt(prompt.anchor, prompt.knowledge[:room], prompt.input, prompt.target)
+        kept.append(prompt)
+    if cut:
+        warnings.warn(f"The knowledge of {cut} of {len(prompts)} examples was cut to fit.", stacklevel=2)
+    return kept
+
+
+class Batch(TypedDict):
+    """Both runs of a batch, padded on the right; a causal decoder needs no mask for that."""
+
+    full_ids: Tensor
+    """Run with knowledge, int64 [B, F]."""
+    input_ids: Tensor
+    """Run over x, int64 [B, T]."""
+    input_mask: Tensor
+    """Real columns of ``input_ids``, bool [B, T]."""
+    receives: Tensor
+    """Columns of ``input_ids`` that receive a difference, bool [B, T]."""
+    labels: Tensor
+    """Target tokens at their own columns of ``input_ids``, elsewhere -100; int64 [B, T]."""
+    offset: Tensor
+    """Column p of x is column p + offset of the run with knowledge, for columns that receive; int64 [B]."""
+    knowledge_start: Tensor
+    """First column of K in ``full_ids``, int64 [B]."""
+    knowledge_mask: Tensor
+    """Real tokens of K, bool [B, K]."""
+
+
+def collate(prompts: Sequence[Prompt], *, scope: str, anchor: str, padding: int = 0) -> Batch:
+    """Lay out a batch of prompts.
+
+    Args:
+        prompts: B prompts with knowledge (D(x) alone needs none: an empty K is legal).
+        scope: ``all`` or ``prompt``: whether y's positions receive.
+        anchor: ``shared`` or ``own``.
+        padding: Any token id; it is never read.
+    """
+    full, short, receives, labels, offsets = [], [], [], [], []
+    for prompt in prompts:
+        a, k, x, y = prompt.anchor, prompt.knowledge, prompt.input, prompt.target
+        own = a if anchor == "own" else ()
+        full.append(a + k + own + x + y)
+        short.append(a + x + y)
+        offsets.append(len(k) + len(own))
+        starts = [anchor == "own"] * len(a)
+        receives.append(starts + [True] * len(x) + [scope == "all"] * len(y))
+        labels.append([IGNORED] * (len(a) + len(x)) + list(y))
+    starts_at = torch.tensor([len(prompt.anchor) for prompt in prompts])
+    return Batch(
+        full_ids=_pad(full, padding),
+        input_ids=_pad(short, padding),
+        input_mask=_pad([[True] * len(row) for row in short], False),
+        receives=_pad(receives, False),
+        labels=_pad(labels, IGNORED),
+        offset=torch.tensor(offsets),
+        knowledge_start=starts_at,
+        knowledge_mask=_pad([[True] * len(prompt.knowledge) for prompt in prompts], False),
+    )
+
+
+def _pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    """Pad rows on the right to the longest."""
+    width = max(len(row) for row in rows)
+    return torch.tensor([list(row) + [value] * (width - len(row)) for row in rows]).reshape(len(rows), width)

@@ -1,0 +1,132 @@
+"""What the encoders are regressed on: two runs of the decoder, without gradients (design: sequential and independent).
+
+Shapes: N encoders, B rows, K knowledge tokens, T columns of the run over x, W decoder width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from diekae.data.prompt import Batch
+from diekae.inject.hookpoints import Hookpoint
+from diekae.inject.hooks import run
+
+Guess = Callable[[int, Tensor, Tensor], Tensor]
+"""``guess(index, knowledge_states, stream)`` returns the difference that encoder ``index`` would inject [B, T, W]."""
+
+
+@dataclass(frozen=True)
+class Differences:
+    """One batch of the regression: what each encoder may read, and what it should have said."""
+
+    knowledge_ids: Tensor
+    """Tokens of K, int64 [B, K]."""
+    knowledge_mask: Tensor
+    """Real tokens of K, bool [B, K]."""
+    knowledge_states: Tensor
+    """The decoder's stream at K, [N, B, K, W]."""
+    input_ids: Tensor
+    """Tokens of the run over x, anchor included; int64 [B, T]."""
+    input_mask: Tensor
+    """Real columns, bool [B, T]."""
+    states: Tensor
+    """The stream at x just before the difference is added, [N, B, T, W]."""
+    targets: Tensor
+    """The difference that reading K makes, [N, B, T, W]; meaningful where ``receives``."""
+    receives: Tensor
+    """Columns that receive a difference, bool [B, T]."""
+
+
+@torch.no_grad()
+def collect(
+    decoder: PreTrainedModel,
+    points: Mapping[int, Hookpoint],
+    batch: Batch,
+    *,
+    kind: str = "sequential",
+    guess: Guess | None = None,
+) -> Differences:
+    """Run the decoder with and without knowledge and take the differences at every hookpoint.
+
+    Args:
+        decoder: The frozen decoder.
+        points: Hookpoints by layer, N of them.
+        batch: From :func:`diekae.data.prompt.collate`.
+        kind: ``sequential``: what is still missing in the stream after the injections below. ``independent``: the
+            difference of the hooked outputs of two untouched runs (paper, section 3.2).
+        guess: With it the run over x carries what the encoders inject (rollout ``student``), otherwise the states of
+            the run with knowledge (``teacher``).
+    """
+    index = {layer: number for number, layer in enumerate(sorted(points))}
+    with_knowledge = [torch.empty(0)] * len(index)
+    knowledge_states = [torch.empty(0)] * len(index)
+    columns = _columns(batch)
+    slots = batch["knowledge_start"][:, None] + torch.arange(batch["knowledge_mask"].shape[1]).to(columns)
+    slots = slots.clamp(max=batch["full_ids"].shape[1] - 1)
+
+    def read(layer: int, stream: Tensor, output: Tensor) -> None:
+        value = stream if kind == "sequential" else output
+        with_knowledge[index[layer]] = _gather(value, columns)
+        knowledge_states[index[layer]] = _gather(stream, slots)
+
+    run(decoder, batch["full_ids"], points, read)
+    states = [torch.empty(0)] * len(index)
+    targets = [torch.empty(0)] * len(index)
+    receives = batch["receives"][..., None]
+
+    def compare(layer: int, stream: Tensor, output: Tensor) -> Tensor | None:
+        number = index[layer]
+        states[number] = stream
+        if kind == "independent":
+            targets[number] = with_knowledge[number] - output
+            return None
+        missing = with_knowledge[number] - stream
+        targets[number] = missing
+        difference = missing if guess is None else guess(number, knowledge_states[number], stream).to(missing.dtype)
+        return torch.where(receives, difference, torch.zeros_like(missing))
+
+    run(decoder, batch["input_ids"], points, compare)
+    ids = torch.gather(batch["full_ids"], 1, slots)
+    return Differences(
+        ids,
+        batch["knowledge_mask"],
+        torch.stack(knowledge_states),
+        batch["input_ids"],
+        batch["input_mask"],
+        torch.stack(states),
+        torch.stack(targets),
+        batch["receives"],
+    )
+
+
+@torch.no_grad()
+def knowledge_states(decoder: PreTrainedModel, points: Mapping[int, Hookpoint], batch: Batch) -> Tensor:
+    """Return the decoder's stream at K alone, [N, B, K, W]: one run over anchor and K."""
+    length = int((batch["knowledge_start"] + batch["knowledge_mask"].sum(1)).max())
+    slots = batch["knowledge_start"][:, None] + torch.arange(batch["knowledge_mask"].shape[1]).to(batch["offset"])
+    states: list[Tensor] = []
+    run(
+        decoder,
+        batch["full_ids"][:, :length],
+        points,
+        lambda _layer, stream, _output: states.append(_gather(stream, slots.clamp(max=length - 1))),
+    )
+    return torch.stack(states)
+
+
+def _columns(batch: Batch) -> Tensor:
+    """Return, for each column of the run over x, its column in the run with knowledge; int64 [B, T]."""
+    places = torch.arange(batch["input_ids"].shape[1], device=batch["input_ids"].device)[None]
+    inside = places >= batch["knowledge_start"][:, None]
+    shifted = places + torch.where(inside | batch["receives"], batch["offset"][:, None], 0)
+    return shifted.clamp(max=batch["full_ids"].shape[1] - 1)
+
+
+def _gather(states: Tensor, columns: Tensor) -> Tensor:
+    """Take columns [B, C] of states [B, T, W]; returns [B, C, W]."""
+    return torch.gather(states, 1, columns[..., None].expand(-1, -1, states.shape[-1]))

@@ -1,0 +1,356 @@
+"""The model: a frozen decoder that takes knowledge by injection.
+
+Shapes: N encoders, B rows, L columns of the prompt, K knowledge tokens, W decoder width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+
+from diekae.checkpoint import load_bank, save_bank
+from diekae.config import DiekaeConfig, resolve_layers
+from diekae.data.prompt import Prompter
+from diekae.encoders import MemoryBatch
+from diekae.encoders.bank import Bank
+from diekae.fingerprint import fingerprint, window
+from diekae.inject.hookpoints import find_blocks, find_hookpoints, stack_of
+from diekae.inject.hooks import visiting
+from diekae.inject.injection import Injection
+from diekae.memory import Memory, batch_memories
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Document = str | Memory
+Knowledge = Document | Sequence[Document | Sequence[Document] | None] | None
+"""One document for all rows; or a list with one entry a row: a document, a list of documents, or None."""
+
+
+class DiekaeModel(nn.Module):
+    """A frozen decoder with a bank of encoders beside it.
+
+    Only the bank's parameters are this module's own: ``parameters()``, ``state_dict()`` and an optimizer see nothing
+    of the decoder, which is neither copied nor changed.
+    """
+
+    def __init__(
+        self,
+        decoder: PreTrainedModel,
+        config: DiekaeConfig | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> None:
+        """Put an untrained bank beside a decoder; it starts as the identity.
+
+        Args:
+            decoder: Any ``*ForCausalLM``.
+            config: What the bank is; the defaults if None.
+            tokenizer: The decoder's; needed wherever texts are given instead of tokens.
+
+        Raises:
+            ValueError: The decoder's blocks cannot be found, or a layer does not exist.
+        """
+        super().__init__()
+        self.config = config or DiekaeConfig()
+        self.tokenizer = tokenizer
+        self._outside: dict[str, Any] = {"decoder": decoder}  # a dict hides it from nn.Module's registration
+        self.layers = resolve_layers(self.config.layers, len(find_blocks(decoder)))
+        self.points = find_hookpoints(decoder, self.layers, self.config.site)
+        embedding_width = decoder.get_input_embeddings().weight.shape[1]
+        width = decoder.config.get_text_config(decoder=True).hidden_size
+        self.bank = Bank(self.config.encoder, self.config.encoder_options, self.layers, embedding_width, width)
+        self.bank.to(decoder.device)
+        self.prompter = None if tokenizer is None else Prompter(tokenizer, self.config.template, self.config.format)
+        self.anchor: tuple[int, ...] = self.prompter.anchor() if self.prompter else ()
+
+    @property
+    def decoder(self) -> PreTrainedModel:
+        """Return the frozen decoder."""
+        decoder: PreTrainedModel = self._outside["decoder"]
+        return decoder
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device that inputs belong on."""
+        return self.decoder.device
+
+    def need_prompter(self) -> Prompter:
+        """Return what turns texts into tokens.
+
+        Raises:
+            ValueError: The model has no tokenizer.
+        """
+        if self.prompter is None:
+            raise ValueError("texts need a tokenizer; build the model with DiekaeModel(decoder, config, tokenizer=…).")
+        return self.prompter
+
+    def tokenize(self, texts: str | Sequence[str], format: str | None = None) -> dict[str, Tensor]:
+        """Turn inputs into ``input_ids`` and ``attention_mask`` [B, L], anchor first, padded on the left.
+
+        Args:
+            texts: Questions or beginnings of text.
+            format: ``plain``, ``qa`` or ``chat``; the configuration's if None.
+        """
+        prompter = self.need_prompter()
+        rows = [self.anchor + prompter.input(t, format) for t in ([texts] if isinstance(texts, str) else texts)]
+        length = max(map(len, rows))
+        padding = prompter.tokenizer.pad_token_id or 0
+        ids = torch.tensor([[padding] * (length - len(row)) + list(row) for row in rows])
+        mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
+        return {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
+
+    @torch.no_grad()
+    def prepare(self, knowledge: str | Sequence[str], *, chunk_size: int | None = None) -> Memory:
+        """Read knowledge once, independent of any input.
+
+        Args:
+            knowledge: A document, or several, which are read apart and used together.
+            chunk_size: Tokens of K read at once, to bound memory; the result is the same up to the decoder's window.
+                A longer document is cut into windows, each read on its own after the anchor.
+
+        Raises:
+            ValueError: A document is empty, or there is no tokenizer.
+        """
+        documents = [knowledge] if isinstance(knowledge, str) else list(knowledge)
+        if not documents:
+            raise ValueError("knowledge is an empty list; give at least one document, or None for no knowledge.")
+        prompter = self.need_prompter()
+        return Memory.join([self._prepare_ids(prompter.knowledge(text), chunk_size) for text in documents])
+
+    def _prepare_ids(self, ids: Sequence[int], chunk_size: int | None) -> Memory:
+        """Read the tokens of one document."""
+        room = window(self.decoder) - len(self.anchor)
+        step = min(chunk_size or room, room)
+        past: MemoryBatch | None = None
+        cache: DynamicCache | None = None
+        for start in range(0, len(ids), step):
+            chunk = torch.tensor([list(ids[start : start + step])], device=self.device)
+            if self.bank.encoder.reads == "embeddings":
+                read = self.decoder.get_input_embeddings()(chunk)[None].to(self.bank.dtype)
+            else:
+                if cache is None or int(cache.get_seq_length()) + chunk.shape[1] > window(self.decoder):
+                    cache = DynamicCache(config=self.decoder.config)
+                    chunk = torch.cat([torch.tensor([self.anchor], device=self.device), chunk], dim=1)
+                read = self._states(chunk, cache)[:, :, -len(ids[start : start + step]) :]
+            mask = torch.ones(1, read.shape[2], dtype=torch.bool, device=self.device)
+            past = self.bank.prepare(read, mask, past)
+        assert past is not None, "a document has at least one token"
+        return Memory({k: v[:, 0] for k, v in past.tensors.items()}, int(past.position[0]), self.bank.fingerprint())
+
+    def _states(self, ids: Tensor, cache: DynamicCache) -> Tensor:
+        """Return the stream at the hookpoints for ids [1, K], [N, 1, K, W]."""
+        states: list[Tensor] = []
+        with visiting(self.points, lambda _layer, stream, _output: states.append(stream)):
+            stack_of(self.decoder)(input_ids=ids, past_key_values=cache, use_cache=True)
+        return torch.stack(states)
+
+    def memories(self, knowledge: Knowledge, rows: int) -> list[Memory | None]:
+        """Return one memory, or None, for each row.
+
+        Raises:
+            ValueError: The list does not have one entry a row, or a memory belongs to another bank.
+        """
+        if knowledge is None or isinstance(knowledge, str | Memory):
+            return [self._memory(knowledge)] * rows
+        if len(knowledge) != rows:
+            raise ValueError(
+                f"knowledge has {len(knowledge)} entries for {rows} rows; give one entry a row (a document, a list of "
+                "documents, or None). Several documents for one row are a list inside the list."
+            )
+        return [self._memory(row) for row in knowledge]
+
+    def _memory(self, row: Document | Sequence[Document] | None) -> Memory | None:
+        """Prepare what has not been prepared, and join several documents."""
+        if row is None:
+            return None
+        if isinstance(row, str):
+            return self.prepare(row)
+        if isinstance(row, Memory):
+            if row.bank != self.bank.fingerprint():
+                raise ValueError(
+                    f"this memory was prepared by bank {row.bank}, but this bank is {self.bank.fingerprint()}; "
+                    "prepare the knowledge again."
+                )
+            return row.to(self.device)
+        found = [self._memory(document) for document in row]
+        return Memory.join([memory for memory in found if memory is not None])
+
+    @contextmanager
+    def injected(
+        self,
+        knowledge: Knowledge,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        injection_mask: Tensor | None = None,
+        scope: str | None = None,
+    ) -> Iterator[None]:
+        """Inject into every forward of the decoder that this thread makes inside the block.
+
+        Args:
+            knowledge: See :data:`Knowledge`; None leaves the decoder alone.
+            input_ids: The prompt, [B, L].
+            attention_mask: 0 at padding, [B, L].
+            injection_mask: Columns that may receive, bool [B, L]; by default all but padding and the anchor.
+            scope: ``prompt`` or ``all``; the configuration's if None.
+        """
+        rows = self.memories(knowledge, input_ids.shape[0])
+        if all(row is None for row in rows):
+            yield
+            return
+        active = torch.tensor([row is not None for row in rows], device=self.device)
+        valid = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        receives = valid & ~self._anchored(input_ids, valid) if injection_mask is None else injection_mask.bool()
+        everywhere = (scope or self.config.scope) == "all"
+        injection = Injection(
+            self.bank,
+            self.decoder,
+            self.points,
+            batch_memories(rows),
+            receives & active[:, None],
+            valid,
+            active & everywhere,
+        )
+        with injection.active():
+            yield
+
+    def _anchored(self, input_ids: Tensor, valid: Tensor) -> Tensor:
+        """Find the columns of each row's anchor, bool [B, L]: its common beginning with the bank's anchor.
+
+        With a shared anchor the first real column belongs to it whatever it holds, for it carries the attention sink.
+        """
+        if self.config.anchor == "own":
+            return torch.zeros_like(valid)
+        place = valid.long().cumsum(1) - 1
+        found = valid & (place == 0)
+        same = valid
+        for number, token in enumerate(self.anchor):
+            here = valid & (place == number)
+            # A row counts as anchored up to the first token that differs.
+            same = same & ((here & (input_ids == token)).any(1, keepdim=True))
+            found = found | (here & same)
+        return found
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        knowledge: Knowledge = None,
+        injection_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Run the decoder over x with knowledge injected; all other arguments are the decoder's own.
+
+        Args:
+            input_ids: [B, L]; with ``past_key_values`` only the new columns, all of which receive.
+            attention_mask: [B, L], or over past and new columns.
+            knowledge: See :data:`Knowledge`.
+            injection_mask: Columns that receive, bool [B, L].
+            **kwargs: For the decoder.
+
+        Returns:
+            The decoder's output, ``logits`` [B, L, vocabulary] among it.
+
+        Raises:
+            ValueError: x is empty or passes the decoder's window.
+        """
+        self._check(input_ids)
+        past = kwargs.get("past_key_values")
+        done = int(past.get_seq_length()) if past is not None else 0
+        context = self._context(knowledge, input_ids, attention_mask, injection_mask, done)
+        with context:
+            return self.decoder(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+
+    def _context(
+        self, knowledge: Knowledge, input_ids: Tensor, mask: Tensor | None, injection_mask: Tensor | None, done: int
+    ) -> Any:
+        """Return the context of one forward; columns before ``done`` are in the cache and do not matter any more."""
+        if knowledge is None:
+            return nullcontext()
+        if done:
+            before = input_ids.new_zeros((input_ids.shape[0], done))
+            if injection_mask is None:
+                injection_mask = torch.ones_like(input_ids, dtype=torch.bool)
+            if injection_mask.shape[1] == input_ids.shape[1]:
+                injection_mask = torch.cat([before.bool(), injection_mask.bool()], dim=1)
+            input_ids = torch.cat([before, input_ids], dim=1)
+        return self.injected(knowledge, input_ids, mask, injection_mask)
+
+    def generate(self, input_ids: Tensor | None = None, *, knowledge: Knowledge = None, **kwargs: Any) -> Any:
+        """Generate with knowledge injected: the decoder's own ``generate``, so every option of it holds.
+
+        Args:
+            input_ids: The prompt, [B, L], padded on the left.
+            knowledge: See :data:`Knowledge`.
+            **kwargs: For the decoder's ``generate``: ``max_new_tokens``, ``do_sample``, ``num_beams``, ``streamer``, …
+
+        Raises:
+            ValueError: x is missing, empty or passes the decoder's window.
+        """
+        if input_ids is None:
+            raise ValueError("generate needs input_ids; tokenize the input first, for instance with model.tokenize(text).")
+        self._check(input_ids)
+        with self.injected(knowledge, input_ids, kwargs.get("attention_mask")):
+            return self.decoder.generate(input_ids=input_ids, **kwargs)
+
+    def _check(self, input_ids: Tensor) -> None:
+        if input_ids.ndim != 2 or input_ids.numel() == 0:
+            raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}; expected [rows, tokens], both at least 1.")
+        if input_ids.shape[1] > window(self.decoder):
+            raise ValueError(
+                f"the input has {input_ids.shape[1]} tokens, but the decoder's window is {window(self.decoder)}; "
+                "shorten it, or give part of it as knowledge."
+            )
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Save the bank alone: ``bank.safetensors`` and ``config.json``."""
+        save_bank(Path(folder), self.bank, self.config, self.decoder, self.anchor)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        decoder: PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        check: bool = True,
+    ) -> DiekaeModel:
+        """Load a bank and put it beside its decoder.
+
+        Args:
+            folder: What :meth:`save_pretrained` wrote.
+            decoder: The decoder the bank was made for; loaded by its name if None.
+            tokenizer: The decoder's.
+            check: Refuse a decoder whose fingerprint is not the one the bank was made for.
+
+        Raises:
+            FileNotFoundError: The folder holds no bank.
+            ValueError: The bank is damaged, or was made for another decoder.
+        """
+        saved = load_bank(Path(folder))
+        if decoder is None:
+            from diekae.models import load_decoder  # the only reason to know of any particular model
+
+            decoder, tokenizer = load_decoder(saved.decoder_name)
+        if check and fingerprint(decoder) != saved.decoder_fingerprint:
+            raise ValueError(
+                f"the bank in {str(folder)!r} was made for decoder {saved.decoder_name!r} "
+                f"({saved.decoder_fingerprint}), but this one is {decoder.config.name_or_path!r} "
+                f"({fingerprint(decoder)}); load the right decoder, or pass check=False at your own risk."
+            )
+        model = cls(decoder, saved.config, tokenizer)
+        model.anchor = saved.anchor
+        model.bank.load_by_layer(saved.tensors)
+        return model
+
+    def print_trainable_parameters(self) -> None:
+        """Print how many parameters are trained, beside the decoder's."""
+        own = sum(parameter.numel() for parameter in self.bank.parameters())
+        all_of_it = own + sum(parameter.numel() for parameter in self.decoder.parameters())
+        print(f"trainable params: {own:,} || all params: {all_of_it:,} || trainable%: {100 * own / all_of_it:.4f}")
