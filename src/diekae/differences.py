@@ -16,8 +16,8 @@ from diekae.data.prompt import Batch
 from diekae.inject.hookpoints import Hookpoint
 from diekae.inject.hooks import run
 
-Guess = Callable[[int, Tensor, Tensor], Tensor]
-"""``guess(index, knowledge_states, stream)`` returns the difference that encoder ``index`` would inject [B, T, W]."""
+Student = Callable[[Tensor], Callable[[int, Tensor], Tensor]]
+"""Given the stream at K [N, B, K, W], returns ``guess(index, stream)``: what encoder ``index`` injects at x [B, T, W]."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def collect(
     batch: Batch,
     *,
     kind: str = "sequential",
-    guess: Guess | None = None,
+    student: Student | None = None,
 ) -> Differences:
     """Run the decoder with and without knowledge and take the differences at every hookpoint.
 
@@ -59,8 +59,8 @@ def collect(
         batch: From :func:`diekae.data.prompt.collate`.
         kind: ``sequential``: what is still missing in the stream after the injections below. ``independent``: the
             difference of the hooked outputs of two untouched runs (paper, section 3.2).
-        guess: With it the run over x carries what the encoders inject (rollout ``student``), otherwise the states of
-            the run with knowledge (``teacher``).
+        student: With it the run over x carries what the encoders inject (rollout ``student``), otherwise the states
+            of the run with knowledge (``teacher``).
     """
     index = {layer: number for number, layer in enumerate(sorted(points))}
     with_knowledge = [torch.empty(0)] * len(index)
@@ -75,6 +75,8 @@ def collect(
         knowledge_states[index[layer]] = _gather(stream, slots)
 
     run(decoder, batch["full_ids"], points, read)
+    known = torch.stack(knowledge_states)
+    guess = None if student is None else student(known)
     states = [torch.empty(0)] * len(index)
     targets = [torch.empty(0)] * len(index)
     receives = batch["receives"][..., None]
@@ -87,7 +89,7 @@ def collect(
             return None
         missing = with_knowledge[number] - stream
         targets[number] = missing
-        difference = missing if guess is None else guess(number, knowledge_states[number], stream).to(missing.dtype)
+        difference = missing if guess is None else guess(number, stream).to(missing.dtype)
         return torch.where(receives, difference, torch.zeros_like(missing))
 
     run(decoder, batch["input_ids"], points, compare)
@@ -95,7 +97,7 @@ def collect(
     return Differences(
         ids,
         batch["knowledge_mask"],
-        torch.stack(knowledge_states),
+        known,
         batch["input_ids"],
         batch["input_mask"],
         torch.stack(states),

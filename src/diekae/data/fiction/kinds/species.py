@@ -7,8 +7,8 @@ from diekae.data.fiction.words import COLOURS, Draw, listed
 
 LOOKS = listed(
     """
-    banded, bearded, black-footed, collared, crested, dwarf, giant, golden, grey-backed, hooded, long-tailed, marsh,
-    mottled, mountain, pygmy, red-eared, river, spotted, striped, white-faced
+    banded, bearded, web-footed, collared, crested, dwarf, giant, slender, broad-backed, hooded, long-tailed, marsh,
+    mottled, mountain, pygmy, long-eared, river, spotted, striped, flat-faced
     """
 )
 CLASSES = listed(

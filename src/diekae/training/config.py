@@ -1,0 +1,90 @@
+"""The configuration of one training run."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+OBJECTIVES = ("difference", "cross_entropy", "distill")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a bank is trained; the schedule's defaults scale the paper's (1e-5 → 1e-4 → 1e-5) to small encoders."""
+
+    objective: str = "difference"
+    """``difference``: regression on two forward passes (paper, 3.2). ``cross_entropy``: of the target, through the
+    decoder (3.3). ``distill``: KL to the distribution of D(K, x)."""
+    epochs: float = 1.0
+    """Passes over the training examples."""
+    max_steps: int = -1
+    """Optimizer steps; overrides ``epochs`` when positive."""
+    batch_size: int = 16
+    """Examples a step and process, before accumulation."""
+    gradient_accumulation: int = 1
+    """Batches an optimizer step."""
+    learning_rate: float = 2e-3
+    """Peak learning rate."""
+    start_learning_rate: float = 2e-4
+    """Learning rate at the first step."""
+    final_learning_rate: float = 1e-4
+    """Floor of the cosine."""
+    warmup: float = 0.05
+    """Share of the steps in which the learning rate rises."""
+    weight_decay: float = 0.01
+    """AdamW's decay of matrices; norms and null slots have none."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's β."""
+    clip: float = 1.0
+    """Largest gradient norm of each encoder; 0 switches clipping off."""
+    precision: str = "fp32"
+    """``fp32`` or ``bf16`` (autocast) for the encoders; the decoder keeps the type it was loaded in."""
+    calibration: int = 64
+    """Examples on which centre and scale of each layer's differences are measured before the first step."""
+    max_knowledge: int | None = None
+    """Longest K in tokens; the rest is cut from its end, and said."""
+    cache: str | None = None
+    """Folder for collected differences: the decoder runs once, every later epoch reads from disk. Teacher only."""
+    cache_limit_gb: float = 16.0
+    """Most that the cache may take on disk, in GB."""
+    evaluations: int = 8
+    """Validations over the run; each saves a checkpoint."""
+    patience: int = 0
+    """Validations without progress after which training stops; 0 never stops."""
+    logging_steps: int = 10
+    """Steps between log lines."""
+    seed: int = 0
+    """Seed of initialisation and order."""
+
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            ValueError: One is out of range.
+        """
+        if self.objective not in OBJECTIVES:
+            near = difflib.get_close_matches(self.objective, OBJECTIVES, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"objective={self.objective!r} is not known; choose one of {', '.join(OBJECTIVES)}.{hint}")
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(f"precision={self.precision!r} is not known; choose fp32 or bf16.")
+        for name in ("batch_size", "gradient_accumulation", "learning_rate", "evaluations", "calibration"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive.")
+        if self.cache and self.objective != "difference":
+            raise ValueError(f"cache={self.cache!r} holds differences; objective={self.objective!r} needs the decoder itself.")
+        object.__setattr__(self, "betas", tuple(self.betas))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainingConfig:
+        """Build from a recipe's table; unknown keys warn and name the nearest."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        for key in set(values) - known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            warnings.warn(f"Training key {key!r} is not known and is ignored{hint}", stacklevel=2)
+        return cls(**{key: value for key, value in values.items() if key in known})

@@ -1,0 +1,164 @@
+"""Training data: prompts that the decoder reads each time, or differences that were collected once and kept on disk.
+
+Shapes: N encoders, K knowledge tokens, T columns of x, W decoder width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+
+from diekae.data.prompt import Batch, Prompt, collate
+from diekae.differences import Differences
+from diekae.files import write_atomically
+
+SHARD = 32
+"""Examples of one file, and of one pass of the decoder while collecting."""
+
+
+class PromptDataset(Dataset[Prompt]):
+    """Prompts, laid out batch by batch."""
+
+    def __init__(self, prompts: Sequence[Prompt], *, scope: str, anchor: str) -> None:
+        """Keep the prompts and how they are laid out."""
+        self.prompts, self.scope, self.anchor = prompts, scope, anchor
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self.prompts)
+
+    def __getitem__(self, index: int) -> Prompt:
+        """Return one prompt."""
+        return self.prompts[index]
+
+    def collate(self, prompts: Sequence[Prompt]) -> Batch:
+        """Lay out a batch."""
+        return collate(prompts, scope=self.scope, anchor=self.anchor)
+
+
+class CachedDataset(Dataset[dict[str, Tensor]]):
+    """Differences collected once, read from memory-mapped safetensors, each example without padding."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        """Open a finished cache."""
+        self.folder, self.count = folder, count
+        self._open: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Return one example's tensors."""
+        shard, place = divmod(index, SHARD)
+        if shard not in self._open:
+            self._open[shard] = safe_open(str(_shard(self.folder, shard)), framework="pt")
+        return {name: self._open[shard].get_tensor(f"{place}.{name}") for name in _FIELDS}
+
+    def collate(self, items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Pad a batch: a :class:`Differences` as a dictionary."""
+        known = [torch.ones(len(item["knowledge_ids"]), dtype=torch.bool) for item in items]
+        seen = [torch.ones(len(item["input_ids"]), dtype=torch.bool) for item in items]
+        batch = {"knowledge_mask": _pad(known), "input_mask": _pad(seen)}
+        for name in ("knowledge_ids", "input_ids", "receives"):
+            batch[name] = _pad([item[name] for item in items])
+        for name in ("knowledge_states", "states", "targets"):
+            batch[name] = _pad([item[name].transpose(0, 1) for item in items]).permute(2, 0, 1, 3)
+        return batch
+
+
+_FIELDS = ("knowledge_ids", "input_ids", "receives", "knowledge_states", "states", "targets")
+
+
+def collect_to_disk(
+    folder: Path,
+    dataset: PromptDataset,
+    gather: Callable[[Batch], Differences],
+    *,
+    key: dict[str, Any],
+    limit_gb: float,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> CachedDataset:
+    """Collect the differences of all examples, once; a cache that was cut off goes on where it stopped.
+
+    Args:
+        folder: Holds one subfolder for each key.
+        dataset: The prompts.
+        gather: Runs the decoder on a batch.
+        key: What the differences depend on besides the prompts (decoder's fingerprint, layers, site, …).
+        limit_gb: Most that the cache may take on disk.
+        progress: Called with examples done and in all.
+
+    Raises:
+        ValueError: The cache would pass the limit.
+    """
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode())
+    for prompt in dataset.prompts:
+        name.update(repr((prompt.anchor, prompt.knowledge, prompt.input, prompt.target)).encode())
+    home = folder / name.hexdigest()[:16]
+    home.mkdir(parents=True, exist_ok=True)
+    write_atomically(home / "key.json", json.dumps(key, indent=2, sort_keys=True))
+    total, size = len(dataset), 0
+    for start in range(0, total, SHARD):
+        path = _shard(home, start // SHARD)
+        prompts = dataset.prompts[start : start + SHARD]
+        if not _is_whole(path, len(prompts)):
+            found = gather(dataset.collate(prompts))
+            write_atomically(path, save(_unpadded(found, prompts)))
+        size += path.stat().st_size
+        if size * total / min(total, start + SHARD) > limit_gb * 1e9:
+            shutil.rmtree(home)
+            raise ValueError(
+                f"the cache would take {size * total / min(total, start + SHARD) / 1e9:.1f} GB, more than "
+                f"cache_limit_gb={limit_gb}; raise the limit, or train on fewer layers, shorter knowledge or no cache."
+            )
+        progress(min(total, start + SHARD), total)
+    return CachedDataset(home, total)
+
+
+def _unpadded(found: Differences, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
+    """Cut a padded batch into examples, in bf16 where it holds states."""
+    tensors = {}
+    for row in range(len(prompts)):
+        k, t = int(found.knowledge_mask[row].sum()), int(found.input_mask[row].sum())
+        tensors[f"{row}.knowledge_ids"] = found.knowledge_ids[row, :k].cpu().clone()
+        tensors[f"{row}.input_ids"] = found.input_ids[row, :t].cpu().clone()
+        tensors[f"{row}.receives"] = found.receives[row, :t].cpu().clone()
+        tensors[f"{row}.knowledge_states"] = _stored(found.knowledge_states[:, row, :k])
+        tensors[f"{row}.states"] = _stored(found.states[:, row, :t])
+        tensors[f"{row}.targets"] = _stored(found.targets[:, row, :t])
+    return tensors
+
+
+def _stored(tensor: Tensor) -> Tensor:
+    return tensor.to("cpu", torch.bfloat16).contiguous().clone()
+
+
+def _shard(folder: Path, number: int) -> Path:
+    return folder / f"shard-{number:05d}.safetensors"
+
+
+def _is_whole(path: Path, count: int) -> bool:
+    """Tell whether a shard is there with all its examples."""
+    if not path.is_file():
+        return False
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return len(file.keys()) == count * len(_FIELDS)
+    except SafetensorError:
+        return False
+
+
+def _pad(rows: Sequence[Tensor]) -> Tensor:
+    return pad_sequence(list(rows), batch_first=True)

@@ -1,0 +1,181 @@
+"""The three objectives, each a module that holds the bank alone and returns sums, so that any split of a batch adds up.
+
+Shapes: N encoders, B rows, K knowledge tokens, T columns of x, W decoder width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diekae.config import DiekaeConfig
+from diekae.data.prompt import IGNORED, Batch
+from diekae.differences import Differences, Student, collect, knowledge_states
+from diekae.encoders import MemoryBatch
+from diekae.inject.injection import Injection
+from diekae.model import DiekaeModel
+
+
+class Sums(NamedTuple):
+    """What a batch contributes; divide by ``count`` only after adding up batches and processes."""
+
+    loss: Tensor
+    """Sum of the loss over counted positions; the graph hangs here."""
+    count: Tensor
+    """Counted positions."""
+    errors: Tensor
+    """Squared errors of each layer, [N], for the unexplained share; zeros under other objectives."""
+    spread: Tensor
+    """Squared distance of each layer's targets from their centre, [N]."""
+
+
+class Objective(nn.Module):
+    """A bank in training: ``forward(batch)`` is what the trainer wraps and distributes."""
+
+    def __init__(self, model: DiekaeModel) -> None:
+        """Hold the bank as this module's only parameters."""
+        super().__init__()
+        self.bank = model.bank
+        self._outside = {"model": model}
+
+    @property
+    def model(self) -> DiekaeModel:
+        """Return the model, which is not part of this module's state."""
+        return self._outside["model"]
+
+    def count(self, batch: dict[str, Tensor]) -> Tensor:
+        """Return how many positions of a batch count."""
+        raise NotImplementedError
+
+    def _nothing(self) -> Tensor:
+        return torch.zeros(len(self.bank.layers), device=self.bank.bias.device)
+
+
+class DifferenceObjective(Objective):
+    """Mean squared error of each encoder on its differences; no graph through the decoder (paper, section 3.2)."""
+
+    def count(self, batch: dict[str, Tensor]) -> Tensor:
+        """Count receiving positions."""
+        return batch["receives"].sum()
+
+    def forward(self, **batch: Any) -> Sums:
+        """Take the differences, from the batch itself where they were cached, and regress on them."""
+        found = Differences(**batch) if "targets" in batch else self.collect(Batch(**batch))  # type: ignore[typeddict-item]
+        bank = self.bank
+        if bank.encoder.reads == "embeddings":
+            embed = self.model.decoder.get_input_embeddings()
+            with torch.no_grad():
+                known, seen = (embed(ids)[None].to(bank.dtype) for ids in (found.knowledge_ids, found.input_ids))
+        else:
+            known, seen = found.knowledge_states, found.states
+        memory = bank.prepare(known, found.knowledge_mask)
+        encoded = bank.encoder(memory, seen, found.input_mask)
+        scale, bias = bank.scale[:, None, None, None], bank.bias[:, None, None]
+        goal = ((found.targets.float() - bias) / scale)[:, found.receives]
+        error = (encoded.difference.float()[:, found.receives] - goal).square().mean(-1).sum(1)
+        return Sums(error.sum(), found.receives.sum(), error.detach(), goal.square().mean(-1).sum(1))
+
+    def collect(self, batch: Batch, config: DiekaeConfig | None = None) -> Differences:
+        """Run the decoder on a batch as the configuration, the model's own if None, says."""
+        model, config = self.model, config or self.model.config
+        student = self._student(batch) if config.rollout == "student" else None
+        return collect(model.decoder, model.points, batch, kind=config.difference, student=student)
+
+    def _student(self, batch: Batch) -> Student:
+        """Return what the encoders would inject now."""
+        bank, mask = self.bank, batch["knowledge_mask"]
+
+        def student(states: Tensor) -> Callable[[int, Tensor], Tensor]:
+            if bank.encoder.reads == "states":
+                memory = bank.prepare(states, mask)
+                everything = batch["input_mask"]
+                return lambda n, stream: bank(memory, stream[None], everything, slice(n, n + 1)).difference[0]
+            embed = self.model.decoder.get_input_embeddings()
+            inputs = embed(batch["input_ids"])[None].to(bank.dtype)
+            ready = bank(batch_memory(self.model, batch), inputs, batch["input_mask"]).difference
+            return lambda n, _stream: ready[n]
+
+        return student
+
+
+class CrossEntropyObjective(Objective):
+    """Cross-entropy of the target through the decoder; gradients reach down to the lowest injection (paper, 3.3)."""
+
+    def count(self, batch: dict[str, Tensor]) -> Tensor:
+        """Count target tokens."""
+        return (batch["labels"] != IGNORED).sum()
+
+    def forward(self, **batch: Any) -> Sums:
+        """Inject, and score the target."""
+        laid_out = Batch(**batch)  # type: ignore[typeddict-item]
+        logits, labels = injected_logits(self.model, laid_out)
+        loss = F.cross_entropy(logits.float(), labels, reduction="sum")
+        return Sums(loss, torch.tensor(len(labels), device=loss.device), self._nothing(), self._nothing())
+
+
+class DistillObjective(CrossEntropyObjective):
+    """Kullback–Leibler divergence from the injected run to D(K, x), over the target's positions."""
+
+    def forward(self, **batch: Any) -> Sums:
+        """Inject, and compare with the run that has K in its prompt."""
+        laid_out = Batch(**batch)  # type: ignore[typeddict-item]
+        logits, labels = injected_logits(self.model, laid_out)
+        with torch.no_grad():
+            teacher = score_logits(self.model, laid_out["full_ids"], laid_out["labels"], laid_out["offset"])
+        divergence = F.kl_div(
+            logits.float().log_softmax(-1), teacher.float().log_softmax(-1), log_target=True, reduction="sum"
+        )
+        return Sums(divergence, torch.tensor(len(labels), device=divergence.device), self._nothing(), self._nothing())
+
+
+def batch_memory(model: DiekaeModel, batch: Batch) -> MemoryBatch:
+    """Prepare the knowledge of a laid-out batch, with gradients to the bank and none to the decoder."""
+    mask = batch["knowledge_mask"]
+    if model.bank.encoder.reads == "states":
+        return model.bank.prepare(knowledge_states(model.decoder, model.points, batch), mask)
+    slots = batch["knowledge_start"][:, None] + torch.arange(mask.shape[1], device=mask.device)
+    ids = torch.gather(batch["full_ids"], 1, slots.clamp(max=batch["full_ids"].shape[1] - 1))
+    with torch.no_grad():
+        embeddings = model.decoder.get_input_embeddings()(ids)[None].to(model.bank.dtype)
+    return model.bank.prepare(embeddings, mask)
+
+
+def injected_logits(model: DiekaeModel, batch: Batch, memory: MemoryBatch | None = None) -> tuple[Tensor, Tensor]:
+    """Run the decoder over x with injection.
+
+    Returns:
+        Logits at the places that predict the target [labels, vocabulary], and the labels [labels].
+    """
+    memory = batch_memory(model, batch) if memory is None else memory
+    nobody = torch.zeros(len(batch["input_ids"]), dtype=torch.bool, device=batch["input_ids"].device)
+    injection = Injection(
+        model.bank, model.decoder, model.points, memory, batch["receives"], batch["input_mask"], nobody
+    )
+    with injection.active():
+        logits = score_logits(model, batch["input_ids"], batch["labels"], torch.zeros_like(batch["offset"]))
+    return logits, batch["labels"][batch["labels"] != IGNORED]
+
+
+def score_logits(model: DiekaeModel, ids: Tensor, labels: Tensor, offset: Tensor) -> Tensor:
+    """Return the logits that predict the labels [B, T], which stand ``offset`` [B] columns further right in ids.
+
+    The head runs only at columns that some row needs.
+    """
+    rows, columns = (labels != IGNORED).nonzero(as_tuple=True)
+    places = columns + offset[rows] - 1
+    needed, inverse = places.unique(return_inverse=True)
+    logits = model.decoder(input_ids=ids, logits_to_keep=needed, use_cache=False).logits
+    if logits.shape[1] != len(needed):  # an architecture whose head does not take columns
+        return logits[rows, places]
+    return logits[rows, inverse]
+
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "difference": DifferenceObjective,
+    "cross_entropy": CrossEntropyObjective,
+    "distill": DistillObjective,
+}

@@ -1,0 +1,153 @@
+"""One training run, from prompts to a saved bank: resumable, and the same on one process or several."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch.utils.tensorboard import SummaryWriter
+from transformers import EarlyStoppingCallback, set_seed
+from transformers.integrations import TensorBoardCallback
+
+from diekae.data.prompt import Prompt, truncate_knowledge
+from diekae.fingerprint import fingerprint, window
+from diekae.inject.hooks import frozen
+from diekae.model import DiekaeModel
+from diekae.training.config import TrainingConfig
+from diekae.training.dataset import CachedDataset, PromptDataset, collect_to_disk
+from diekae.training.objectives import OBJECTIVES, DifferenceObjective, Objective
+from diekae.training.trainer import BankTrainer, Monitor, arguments, last_whole_checkpoint
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is, and how much there is."""
+
+
+def train(
+    model: DiekaeModel,
+    training: Sequence[Prompt],
+    validation: Sequence[Prompt],
+    config: TrainingConfig,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    monitor: Monitor | None = None,
+    progress: Progress = lambda _what, _done, _all: None,
+    callbacks: Sequence[Any] = (),
+) -> list[dict[str, float]]:
+    """Train a bank and save it to ``folder/bank``.
+
+    Args:
+        model: Decoder and bank; the bank is changed, the decoder is not.
+        training: Prompts to learn from.
+        validation: Prompts that choose the best checkpoint.
+        config: How.
+        folder: Checkpoints, TensorBoard logs and the bank go there.
+        resume: Go on from the last whole checkpoint in the folder, if there is one.
+        monitor: Measured at each validation.
+        progress: Told how far collecting is.
+        callbacks: More of the Trainer's callbacks.
+
+    Returns:
+        The log: one dictionary a line, as the Trainer writes it.
+
+    Raises:
+        ValueError: There is nothing to train on, or an example does not fit the window.
+        diekae.training.trainer.NotFinite: A gradient was not finite.
+    """
+    if not training or not validation:
+        raise ValueError(f"got {len(training)} training and {len(validation)} validation examples; both need at least one.")
+    folder = Path(folder)
+    set_seed(config.seed)
+    objective = OBJECTIVES[config.objective](model)
+    with frozen(model.decoder):
+        learn, check = (_dataset(model, part, config) for part in (training, validation))
+        checkpoint = last_whole_checkpoint(folder) if resume else None
+        if checkpoint is None:
+            _calibrate(objective, learn, config)
+        data: list[PromptDataset | CachedDataset] = [learn, check]
+        if config.cache:
+            names = ("collecting training differences", "collecting validation differences")
+            data = [_cached(objective, part, config, name, progress) for part, name in zip((learn, check), names, strict=True)]
+        trainer = _trainer(objective, data, config, folder, monitor, callbacks)
+        trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.is_world_process_zero():
+        model.save_pretrained(folder / "bank")
+    return list(trainer.state.log_history)
+
+
+def _dataset(model: DiekaeModel, prompts: Sequence[Prompt], config: TrainingConfig) -> PromptDataset:
+    cut = truncate_knowledge(prompts, config.max_knowledge, window(model.decoder))
+    return PromptDataset(cut, scope=model.config.scope, anchor=model.config.anchor)
+
+
+def _trainer(
+    objective: Objective,
+    data: Sequence[PromptDataset | CachedDataset],
+    config: TrainingConfig,
+    folder: Path,
+    monitor: Monitor | None,
+    callbacks: Sequence[Any],
+) -> BankTrainer:
+    """Build the trainer."""
+    batch = config.batch_size * config.gradient_accumulation * PartialState().num_processes
+    steps = config.max_steps if config.max_steps > 0 else math.ceil(len(data[0]) / batch * config.epochs)
+    extra: list[Any] = [TensorBoardCallback(SummaryWriter(str(folder / "tensorboard"))), *callbacks]
+    if config.patience:
+        extra.append(EarlyStoppingCallback(config.patience))
+    return BankTrainer(
+        objective,
+        arguments(config, folder, steps),
+        clip=config.clip or math.inf,
+        monitor=monitor,
+        train_dataset=data[0],
+        eval_dataset=data[1],
+        data_collator=data[0].collate,
+        callbacks=extra,
+    )
+
+
+@torch.no_grad()
+def _calibrate(objective: Objective, dataset: PromptDataset, config: TrainingConfig) -> None:
+    """Measure centre and scale of the differences on the first examples, alike in every process."""
+    model = objective.model
+    if not model.config.normalize or not isinstance(objective, DifferenceObjective):
+        return
+    prompts = dataset.prompts[: config.calibration]
+    batch = _to(dataset.collate(prompts), model.device)
+    teacher = dataclasses.replace(model.config, rollout="teacher")
+    found = DifferenceObjective(model).collect(batch, teacher)
+    model.bank.calibrate(found.targets, found.receives)
+
+
+def _cached(
+    objective: Objective, dataset: PromptDataset, config: TrainingConfig, name: str, progress: Progress
+) -> CachedDataset:
+    """Collect to disk, in the main process first; the others then find it done."""
+    model = objective.model
+    assert isinstance(objective, DifferenceObjective) and config.cache
+    if model.config.rollout == "student":
+        raise ValueError("rollout='student' changes with the bank and cannot be cached; drop cache, or use the teacher.")
+    key = {
+        "decoder": fingerprint(model.decoder),
+        "dtype": str(model.decoder.dtype),
+        "layers": list(model.layers),
+        **{name: getattr(model.config, name) for name in ("site", "difference", "scope", "anchor")},
+    }
+    with PartialState().main_process_first():
+        return collect_to_disk(
+            Path(config.cache),
+            dataset,
+            lambda batch: objective.collect(_to(batch, model.device)),
+            key=key,
+            limit_gb=config.cache_limit_gb,
+            progress=lambda done, total: progress(name, done, total),
+        )
+
+
+def _to(batch: Any, device: torch.device) -> Any:
+    return {name: tensor.to(device) for name, tensor in batch.items()}

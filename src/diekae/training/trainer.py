@@ -1,0 +1,171 @@
+"""One trainer for all objectives, on the Hugging Face Trainer: what differs from it, and nothing else.
+
+Differences: losses are sums over positions divided by the count of the *global* batch, so that accumulation and
+processes change nothing; gradients are clipped per encoder; the loss and the unexplained share of each layer are
+logged; a loss that is not finite stops the run before it touches a weight.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from diekae.training.config import TrainingConfig
+from diekae.training.objectives import Objective, Sums
+
+Monitor = Callable[[], dict[str, float]]
+"""Measures something at each validation, for the log: ``{"recovered": 0.5}``."""
+
+
+class NotFinite(RuntimeError):
+    """A gradient was NaN or infinite: training stopped before the step; the last good checkpoint stands."""
+
+
+class BankTrainer(Trainer):
+    """Trains an :class:`Objective`; see the module's text for what differs from the Trainer."""
+
+    def __init__(self, model: Objective, *args: Any, clip: float, monitor: Monitor | None = None, **kwargs: Any) -> None:
+        """Take the Trainer's arguments, the largest gradient norm of an encoder, and a monitor."""
+        super().__init__(model, *args, **kwargs)
+        self.clip, self.monitor = clip, monitor
+        self.loss_is_scaled_for_ga = True
+        self._seen: list[Tensor] = []
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
+        """Count positions over accumulation and processes."""
+        objective: Objective = self.accelerator.unwrap_model(self.model)
+        count = torch.stack([objective.count(batch).to(device) for batch in batch_samples]).sum()
+        return self.accelerator.reduce(count, "sum") if self.args.world_size > 1 else count
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Return this process's share of the global mean, times the processes DDP averages over."""
+        assert not return_outputs and num_items_in_batch is not None
+        sums: Sums = model(**inputs)
+        self._seen.append(torch.stack([sums.errors, sums.spread]).detach())
+        loss: Tensor = sums.loss / num_items_in_batch * self.args.world_size
+        return loss
+
+    def _clip_grad_norm(self, model: Any) -> Tensor:
+        """Clip the gradient of each encoder by its own norm; every parameter's first dimension counts encoders."""
+        parameters = [p for p in model.parameters() if p.grad is not None]
+        norms = torch.stack([p.grad.float().flatten(1).square().sum(1) for p in parameters]).sum(0).sqrt()
+        if not bool(torch.isfinite(norms).all()):
+            raise NotFinite(
+                f"the gradient is not finite at step {self.state.global_step + 1} (encoders "
+                f"{(~torch.isfinite(norms)).nonzero().flatten().tolist()}); no weight was changed and the last "
+                "checkpoint stands. Lower the learning rate, or look for broken examples."
+            )
+        factors = (self.clip / (norms + 1e-6)).clamp(max=1.0)
+        for parameter in parameters:
+            parameter.grad.mul_(factors.view(-1, *[1] * (parameter.ndim - 1)).to(parameter.grad))
+        return norms.max()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add each layer's unexplained share since the last line."""
+        if "loss" in logs and self._seen:
+            errors, spread = torch.stack(self._seen).sum(0).cpu()
+            self._seen = []
+            if float(spread.sum()) > 0:
+                logs.update(self._by_layer("", errors, spread))
+        super().log(logs, start_time)
+
+    def _by_layer(self, prefix: str, errors: Tensor, spread: Tensor) -> dict[str, float]:
+        """Name the unexplained share of every layer, and their mean."""
+        shares = (errors / spread.clamp(min=1e-12)).tolist()
+        layers = self.accelerator.unwrap_model(self.model).bank.layers
+        named = {f"{prefix}unexplained/layer_{n}": share for n, share in zip(layers, shares, strict=True)}
+        return {**named, f"{prefix}unexplained/mean": sum(shares) / len(shares)}
+
+    @torch.no_grad()
+    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> Any:  # noqa: ARG002
+        """Return the validation loss over all processes, each layer's share, and what the monitor measures."""
+        dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        objective: Objective = self.accelerator.unwrap_model(self.model)
+        objective.eval()
+        rank, world = self.args.process_index, self.args.world_size
+        own = torch.utils.data.Subset(dataset, range(rank, len(dataset), world))
+        total = torch.zeros(2 + 2 * len(objective.bank.layers), dtype=torch.float64)
+        for batch in DataLoader(own, self.args.per_device_eval_batch_size, collate_fn=dataset.collate):
+            with self.accelerator.autocast():
+                sums = objective(**self._prepare_inputs(batch))
+            parts = sums.loss[None], sums.count[None], sums.errors, sums.spread
+            total += torch.cat([part.double().cpu() for part in parts])
+        if world > 1:
+            total = self.accelerator.reduce(total.to(self.args.device), "sum").cpu()
+        objective.train()
+        metrics = {f"{metric_key_prefix}_loss": float(total[0] / total[1])}
+        errors, spread = total[2:].chunk(2)
+        if float(spread.sum()) > 0:
+            metrics |= self._by_layer(f"{metric_key_prefix}_", errors, spread)
+        if self.monitor is not None:
+            metrics |= {f"{metric_key_prefix}_{name}": value for name, value in self.monitor().items()}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def arguments(config: TrainingConfig, folder: Path, steps: int) -> TrainingArguments:
+    """Translate a training configuration into the Trainer's arguments."""
+    every = max(1, steps // config.evaluations)
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="cosine_warmup_with_min_lr",
+        lr_scheduler_kwargs={
+            "min_lr": config.final_learning_rate,
+            "warmup_lr_rate": config.start_learning_rate / config.learning_rate,
+        },
+        warmup_steps=math.ceil(config.warmup * steps),
+        weight_decay=config.weight_decay,
+        adam_beta1=config.betas[0],
+        adam_beta2=config.betas[1],
+        max_grad_norm=config.clip or 1e9,
+        bf16=config.precision == "bf16",
+        logging_steps=config.logging_steps,
+        logging_nan_inf_filter=False,
+        report_to=[],
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        remove_unused_columns=False,
+        seed=config.seed,
+        data_seed=config.seed,
+        use_cpu=not torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
+        disable_tqdm=False,
+    )
+
+
+def last_whole_checkpoint(folder: Path) -> str | None:
+    """Find the newest checkpoint that was written to its end.
+
+    The Trainer writes ``trainer_state.json`` last, so a checkpoint without a readable one was cut off by a kill.
+    """
+    while (found := get_last_checkpoint(str(folder)) if folder.is_dir() else None) is not None:
+        try:
+            json.loads((Path(found) / "trainer_state.json").read_text())
+            return found
+        except (OSError, json.JSONDecodeError):
+            broken = Path(found)
+            broken.rename(broken.with_name(f"broken-{broken.name}"))
+    return None

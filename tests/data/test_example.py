@@ -1,0 +1,139 @@
+"""The example, its file, and mixtures."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diekae.data import DataError, DataSpec, Example, load_mixture, read_examples, write_examples
+
+EXAMPLES = [
+    Example(("One document.",), "A question?", "An answer"),
+    Example(("First.", "Second\nwith a line break."), "Größe?", "12 µm"),
+    Example((), "No knowledge?", "None"),
+]
+
+
+def _write_lines(path: Path, *rows: object) -> Path:
+    path.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8"
+    )
+    return path
+
+
+def test_written_examples_are_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "examples.jsonl"
+    write_examples(path, iter(EXAMPLES))
+    assert read_examples(path) == EXAMPLES
+    assert read_examples(str(path), limit=2) == EXAMPLES[:2]
+    assert [json.loads(line)["knowledge"] for line in path.read_text(encoding="utf-8").splitlines()] == [
+        "One document.",
+        ["First.", "Second\nwith a line break."],
+        None,
+    ]
+    assert "Größe" in path.read_text(encoding="utf-8")
+    assert [file.name for file in path.parent.iterdir()] == ["examples.jsonl"]
+
+
+def test_further_keys_empty_lines_and_a_byte_order_mark_are_ignored(tmp_path: Path) -> None:
+    path = tmp_path / "examples.jsonl"
+    line = json.dumps({"knowledge": ["K"], "input": "I", "target": "T", "source": "mine"})
+    path.write_bytes(b"\xef\xbb\xbf" + f"{line}\r\n\r\n{line}".encode())
+    assert read_examples(path) == [Example(("K",), "I", "T")] * 2
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "examples.jsonl"
+    write_examples(path, EXAMPLES)
+    before = path.read_bytes()
+
+    def broken() -> Any:
+        yield EXAMPLES[0]
+        raise RuntimeError("halfway")
+
+    with pytest.raises(RuntimeError, match="halfway"):
+        write_examples(path, broken())
+    with pytest.raises(DataError, match="no example to write"):
+        write_examples(path, [])
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (("text", "I", "T"), "knowledge must be a tuple of documents, got str 'text'"),
+        ((["text"], "I", "T"), "knowledge must be a tuple"),
+        ((("ok", " \n"), "I", "T"), r"knowledge\[1\] is blank"),
+        (((7,), "I", "T"), r"knowledge\[0\] must be text, got int 7"),
+        (((), "", "T"), "input is blank"),
+        (((), "I", "\t"), "target is blank"),
+        (((), "I", None), "target must be text, got NoneType"),
+    ],
+)
+def test_wrong_fields_are_named(fields: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Example(*fields)
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ("{oops", "not JSON"),
+        ([1, 2], "expected a JSON object, got list"),
+        ({"input": "I", "target": "T", "knowlege": "K"}, "no key 'knowledge'; the keys here are .*'knowlege'"),
+        ({"knowledge": "", "input": "I", "target": "T"}, "knowledge is blank"),
+        ({"knowledge": {"a": 1}, "input": "I", "target": "T"}, "knowledge must be text, got dict"),
+        ({"knowledge": [None], "input": "I", "target": "T"}, r"knowledge\[0\] must be text"),
+        ({"knowledge": None, "input": 3, "target": "T"}, "input must be text, got int 3"),
+    ],
+)
+def test_a_bad_line_is_named_by_file_and_number(tmp_path: Path, second: object, message: str) -> None:
+    good = {"knowledge": None, "input": "I", "target": "T"}
+    path = _write_lines(tmp_path / "bad.jsonl", good, second, good)
+    with pytest.raises(DataError, match=rf"{re.escape(str(path))}:2: .*{message}"):
+        read_examples(path)
+    assert read_examples(path, limit=1) == [Example((), "I", "T")]
+
+
+def test_bytes_that_are_not_utf8_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "latin.jsonl"
+    path.write_bytes(b'{"knowledge": null, "input": "I", "target": "T"}\n{"knowledge": null, "input": "caf\xe9"}\n')
+    with pytest.raises(DataError, match="latin.jsonl:2: not UTF-8"):
+        read_examples(path)
+
+
+def test_a_missing_or_empty_file_and_a_limit_of_zero_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        read_examples(tmp_path / "nothing.jsonl")
+    with pytest.raises(DataError, match="holds no example"):
+        read_examples(_write_lines(tmp_path / "empty.jsonl", ""))
+    with pytest.raises(DataError, match="limit is 0"):
+        read_examples(tmp_path / "nothing.jsonl", limit=0)
+
+
+def test_a_mixture_holds_every_part_shuffled_by_the_seed(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        rows = [Example((), f"{name}{number}", "T") for number in range(20)]
+        write_examples(tmp_path / name / "train.jsonl", rows)
+    specs = [DataSpec("jsonl", str(tmp_path / "a")), DataSpec("jsonl", str(tmp_path / "b"), limit=5)]
+    inputs = [example.input for example in load_mixture(specs, seed=0)]
+    assert sorted(text for text in inputs if text[0] == "a") == sorted(f"a{number}" for number in range(20))
+    assert len(inputs) == len(set(inputs)) == 25
+    assert inputs == [example.input for example in load_mixture(specs, seed=0)]
+    other = [example.input for example in load_mixture(specs, seed=1)]
+    assert inputs != other and {text for text in inputs if text[0] == "b"} != {text for text in other if text[0] == "b"}
+    assert "b" in {text[0] for text in inputs[:20]}, "the parts stand one behind the other"
+
+
+def test_a_wrong_spec_is_refused_at_once() -> None:
+    with pytest.raises(DataError, match="unknown split 'valid'.*did you mean 'validation'"):
+        DataSpec("facts", split="valid")
+    with pytest.raises(DataError, match="limit is -1"):
+        DataSpec("facts", limit=-1)
+    with pytest.raises(DataError, match="no data set was named"):
+        load_mixture([], seed=0)
