@@ -73,14 +73,18 @@ class DiekaeConfig:
         for name, choices in CHOICES.items():
             value = getattr(self, name)
             if value not in choices:
-                raise ValueError(f"{name}={value!r} is not known; choose one of {', '.join(choices)}.{_near(value, choices)}")
+                raise ValueError(
+                    f"{name}={value!r} is not known; choose one of {', '.join(choices)}.{_near(value, choices)}"
+                )
         if not isinstance(self.layers, str):
             object.__setattr__(self, "layers", tuple(int(layer) for layer in self.layers))
         resolve_layers(self.layers, None)
         if self.template.count("{knowledge}") != 1:
             raise ValueError(f"template={self.template!r} must hold '{{knowledge}}' exactly once.")
         if self.difference == "independent" and self.rollout == "student":
-            raise ValueError("rollout='student' needs difference='sequential': independent differences have no rollout.")
+            raise ValueError(
+                "rollout='student' needs difference='sequential': independent differences have no rollout."
+            )
         options = encoder_class(self.encoder).make_options(self.encoder_options)
         object.__setattr__(self, "encoder_options", dataclasses.asdict(options))
 
@@ -151,11 +155,15 @@ def resolve_layers(spec: str | Sequence[int], depth: int | None) -> tuple[int, .
         elif kind == "every" and argument.isdigit() and int(argument) > 0:
             layers = list(range(int(argument) - 1, depth, int(argument))) if depth is not None else [0]
         else:
-            raise ValueError(f"layers={spec!r} is not known; expected memit, memit:scaled, all, every:K or a list of numbers.")
+            raise ValueError(
+                f"layers={spec!r} is not known; expected memit, memit:scaled, all, every:K or a list of numbers."
+            )
     else:
         layers = sorted(spec)
     if not layers or len(set(layers)) != len(layers):
-        raise ValueError(f"layers={spec!r} names {'no layer' if not layers else 'a layer twice'}; expected distinct numbers.")
+        raise ValueError(
+            f"layers={spec!r} names {'no layer' if not layers else 'a layer twice'}; expected distinct numbers."
+        )
     if depth is not None and (layers[0] < 0 or layers[-1] >= depth):
         raise ValueError(
             f"layers={spec!r} names layer {layers[0] if layers[0] < 0 else layers[-1]}, but the decoder has layers "

@@ -294,7 +294,9 @@ class DiekaeModel(nn.Module):
             ValueError: x is missing, empty or passes the decoder's window.
         """
         if input_ids is None:
-            raise ValueError("generate needs input_ids; tokenize the input first, for instance with model.tokenize(text).")
+            raise ValueError(
+                "generate needs input_ids; tokenize the input first, for instance with model.tokenize(text)."
+            )
         self._check(input_ids)
         with self.injected(knowledge, input_ids, kwargs.get("attention_mask")):
             return self.decoder.generate(input_ids=input_ids, **kwargs)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from diekae.data import DataError, DataSpec, Example, load_mixture, read_examples, write_examples
+from diekae.data.prompt import Prompter
 
 EXAMPLES = [
     Example(("One document.",), "A question?", "An answer"),
@@ -116,18 +118,41 @@ def test_a_missing_or_empty_file_and_a_limit_of_zero_are_errors(tmp_path: Path) 
         read_examples(tmp_path / "nothing.jsonl", limit=0)
 
 
+class _Characters:
+    """Stands in for a tokenizer: a token a character, so that texts can be read off the ids."""
+
+    bos_token, eos_token, chat_template = "^", "$", None
+
+    def __call__(self, text: str, add_special_tokens: bool) -> Any:
+        return SimpleNamespace(input_ids=[ord(character) for character in text])
+
+
+def _inputs(specs: list[DataSpec], seed: int) -> list[str]:
+    prompter = Prompter(_Characters(), template="{knowledge}")  # type: ignore[arg-type]
+    return ["".join(map(chr, prompt.input)) for prompt in load_mixture(specs, seed, prompter)]
+
+
 def test_a_mixture_holds_every_part_shuffled_by_the_seed(tmp_path: Path) -> None:
     for name in ("a", "b"):
         rows = [Example((), f"{name}{number}", "T") for number in range(20)]
         write_examples(tmp_path / name / "train.jsonl", rows)
     specs = [DataSpec("jsonl", str(tmp_path / "a")), DataSpec("jsonl", str(tmp_path / "b"), limit=5)]
-    inputs = [example.input for example in load_mixture(specs, seed=0)]
+    inputs = _inputs(specs, seed=0)
     assert sorted(text for text in inputs if text[0] == "a") == sorted(f"a{number}" for number in range(20))
     assert len(inputs) == len(set(inputs)) == 25
-    assert inputs == [example.input for example in load_mixture(specs, seed=0)]
-    other = [example.input for example in load_mixture(specs, seed=1)]
+    assert inputs == _inputs(specs, seed=0)
+    other = _inputs(specs, seed=1)
     assert inputs != other and {text for text in inputs if text[0] == "b"} != {text for text in other if text[0] == "b"}
     assert "b" in {text[0] for text in inputs[:20]}, "the parts stand one behind the other"
+
+
+def test_long_knowledge_is_left_out_before_the_limit_counts(tmp_path: Path) -> None:
+    rows = [Example(("k" * length,), f"{length:02}", "T") for length in range(1, 21)]
+    write_examples(tmp_path / "train.jsonl", rows)
+    assert sorted(_inputs([DataSpec("jsonl", str(tmp_path), longest=6)], 0)) == [f"{n:02}" for n in range(1, 7)]
+    assert len(_inputs([DataSpec("jsonl", str(tmp_path), longest=6, limit=5)], 0)) == 5
+    with pytest.raises(DataError, match="longest=0"):
+        _inputs([DataSpec("jsonl", str(tmp_path), longest=0)], 0)
 
 
 def test_a_wrong_spec_is_refused_at_once() -> None:
@@ -136,4 +161,4 @@ def test_a_wrong_spec_is_refused_at_once() -> None:
     with pytest.raises(DataError, match="limit is -1"):
         DataSpec("facts", limit=-1)
     with pytest.raises(DataError, match="no data set was named"):
-        load_mixture([], seed=0)
+        _inputs([], seed=0)

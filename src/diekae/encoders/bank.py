@@ -75,7 +75,9 @@ class Bank(nn.Module):
         expected = {f"layers.{n}.{name.removeprefix('encoder.')}" for name in own for n in self.layers}
         if expected != set(tensors):
             wrong = sorted(expected ^ set(tensors))
-            raise ValueError(f"the bank's tensors do not fit its configuration: {len(wrong)} differ, first {wrong[0]!r}.")
+            raise ValueError(
+                f"the bank's tensors do not fit its configuration: {len(wrong)} differ, first {wrong[0]!r}."
+            )
         stacked = {}
         for name, tensor in own.items():
             parts = [tensors[f"layers.{n}.{name.removeprefix('encoder.')}"] for n in self.layers]

@@ -69,9 +69,7 @@ def _keep_output(thread: int, parts: dict[Any, Tensor]) -> Any:
     return hook
 
 
-def _visit_hook(
-    thread: int, layer: int, point: Hookpoint, visit: Visit, parts: dict[Any, Tensor], stop: bool
-) -> Any:
+def _visit_hook(thread: int, layer: int, point: Hookpoint, visit: Visit, parts: dict[Any, Tensor], stop: bool) -> Any:
     def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
         if threading.get_ident() != thread:
             return None

@@ -127,7 +127,9 @@ class Injection:
         done = int(cache.get_seq_length()) if cache is not None else 0
         rows, repeats = given.shape[0], given.shape[0] // self.receives.shape[0]
         mask = _columns(self.receives, done, given.shape[1], self.beyond).repeat_interleave(repeats, 0)
-        assert mask.shape[0] == rows, f"the decoder runs {rows} rows, not a multiple of the {self.receives.shape[0]} given"
+        assert mask.shape[0] == rows, (
+            f"the decoder runs {rows} rows, not a multiple of the {self.receives.shape[0]} given"
+        )
         self._mask = mask[..., None] if bool(mask.any()) else None
         self._ready = self._grown = None
         if self.bank.encoder.reads != "embeddings" or not (bool(mask.any()) or bool(self.beyond.any())):

@@ -76,7 +76,9 @@ class TrainingConfig:
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive.")
         if self.cache and self.objective != "difference":
-            raise ValueError(f"cache={self.cache!r} holds differences; objective={self.objective!r} needs the decoder itself.")
+            raise ValueError(
+                f"cache={self.cache!r} holds differences; objective={self.objective!r} needs the decoder itself."
+            )
         object.__setattr__(self, "betas", tuple(self.betas))
 
     @classmethod

@@ -60,7 +60,9 @@ def train(
         diekae.training.trainer.NotFinite: A gradient was not finite.
     """
     if not training or not validation:
-        raise ValueError(f"got {len(training)} training and {len(validation)} validation examples; both need at least one.")
+        raise ValueError(
+            f"got {len(training)} training and {len(validation)} validation examples; both need at least one."
+        )
     folder = Path(folder)
     set_seed(config.seed)
     objective = OBJECTIVES[config.objective](model)
@@ -72,7 +74,10 @@ def train(
         data: list[PromptDataset | CachedDataset] = [learn, check]
         if config.cache:
             names = ("collecting training differences", "collecting validation differences")
-            data = [_cached(objective, part, config, name, progress) for part, name in zip((learn, check), names, strict=True)]
+            data = [
+                _cached(objective, part, config, name, progress)
+                for part, name in zip((learn, check), names, strict=True)
+            ]
         trainer = _trainer(objective, data, config, folder, monitor, callbacks)
         trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.is_world_process_zero():
@@ -131,7 +136,9 @@ def _cached(
     model = objective.model
     assert isinstance(objective, DifferenceObjective) and config.cache
     if model.config.rollout == "student":
-        raise ValueError("rollout='student' changes with the bank and cannot be cached; drop cache, or use the teacher.")
+        raise ValueError(
+            "rollout='student' changes with the bank and cannot be cached; drop cache, or use the teacher."
+        )
     key = {
         "decoder": fingerprint(model.decoder),
         "dtype": str(model.decoder.dtype),

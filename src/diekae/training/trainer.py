@@ -33,7 +33,9 @@ class NotFinite(RuntimeError):
 class BankTrainer(Trainer):
     """Trains an :class:`Objective`; see the module's text for what differs from the Trainer."""
 
-    def __init__(self, model: Objective, *args: Any, clip: float, monitor: Monitor | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, model: Objective, *args: Any, clip: float, monitor: Monitor | None = None, **kwargs: Any
+    ) -> None:
         """Take the Trainer's arguments, the largest gradient norm of an encoder, and a monitor."""
         super().__init__(model, *args, **kwargs)
         self.clip, self.monitor = clip, monitor

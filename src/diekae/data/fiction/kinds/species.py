@@ -50,7 +50,7 @@ def _invent(draw: Draw) -> Entity:
     group = draw.pick(CLASSES)
     return Entity(
         name=f"the {draw.pick(LOOKS)} {draw.thing().lower()}",
-        nouns=(f"the {group}", "the species"),
+        nouns=(f"the {group}", "the animal"),
         values={
             "group": group,
             "habitat": draw.pick(HABITATS),

@@ -1,0 +1,33 @@
+"""The command line: one file a verb."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+from diekae.cli import ask, demo, evaluate, train  # noqa: E402 - the verbosity is read when Transformers is imported
+from diekae.cli.console import console  # noqa: E402
+
+typer_app = typer.Typer(
+    help="Give a frozen language model knowledge without spending its context.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+for verb in (train, ask, evaluate, demo):
+    typer_app.command(verb.__name__.rpartition(".")[2])(verb.command)
+
+
+def app() -> None:
+    """Run the command line; what a user did wrong is said in one paragraph, without a traceback."""
+    try:
+        typer_app()
+    except (ValueError, FileNotFoundError, ModuleNotFoundError, NotADirectoryError) as error:
+        if os.environ.get("DIEKAE_DEBUG"):
+            raise
+        console.print(f"[red bold]error[/] {error}", highlight=False, markup=True, soft_wrap=True)
+        sys.exit(2)

@@ -1,0 +1,106 @@
+"""What all verbs print with: one console, one kind of progress bar, one table of figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+
+console = Console(stderr=False)
+
+
+@contextmanager
+def progress_bars() -> Iterator[tuple[Callable[[str, int, int], None], TrainerCallback]]:
+    """Show a bar for every kind of work; yields a progress function, and a callback that shows the training itself."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield show, TrainingBar(show)
+
+
+class TrainingBar(TrainerCallback):  # type: ignore[misc]
+    """Shows the steps, the loss and the recovered share in a bar, in place of the Trainer's own."""
+
+    def __init__(self, show: Callable[[str, int, int], None]) -> None:
+        """Keep where to show."""
+        self.show = show
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Advance."""
+        if state.is_world_process_zero:
+            self.show("training", state.global_step, state.max_steps)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Mapping[str, float], **_: Any) -> None:  # noqa: ARG002
+        """Say how far the bank is."""
+        if state.is_world_process_zero:
+            parts = [f"step {state.global_step}", f"validation loss {metrics['eval_loss']:.3f}"]
+            if "eval_recovered" in metrics:
+                parts.append(f"recovered {metrics['eval_recovered']:.2f}")
+            console.print("  " + ", ".join(parts), highlight=False)
+
+
+QUIET = (PrinterCallback, ProgressCallback)
+"""Callbacks of the Trainer that the bar replaces."""
+
+
+def figures(sets: Mapping[str, Mapping[str, Any]], title: str) -> Table:
+    """Lay the figures of several data sets out as a table."""
+    table = Table(title=title, title_justify="left")
+    for name in ("data", "n", "D(x)", "D(K,x)", "ours", "recovered", "grounded"):
+        table.add_column(name, justify="left" if name == "data" else "right")
+    for name, found in sets.items():
+        nll, perplexity = found["nll"], found["perplexity"]
+        cells = [f"{nll[k]:.3f} ({perplexity[k]:.1f})" for k in ("bare", "prompted", "ours")]
+        table.add_row(name, str(found["n"]), *cells, share(found["recovered"]), share(found["grounded"]))
+    table.caption = (
+        "nats per target token (perplexity); recovered and grounded: 0 is no knowledge, 1 is K in the prompt"
+    )
+    return table
+
+
+def times(found: Mapping[str, Any]) -> Table:
+    """Lay the seconds of a pass out as a table, with their ratio to D(x)."""
+    table = Table(title="one pass over one example", title_justify="left")
+    for name in ("pass", "ms", "× D(x)", "× D(K,x)"):
+        table.add_column(name, justify="left" if name == "pass" else "right")
+    labels = {
+        "bare": "D(x)",
+        "prompted": "D(K,x), K read each time",
+        "prompted_cached": "D(K,x), K's keys and values cached",
+        "ours": "ours, K prepared",
+        "prepare": "preparing K, once a document",
+    }
+    for key, label in labels.items():
+        value = found[key]
+        table.add_row(label, f"{1000 * value:.1f}", f"{value / found['bare']:.2f}", f"{value / found['prompted']:.2f}")
+    return table
+
+
+def share(value: float | None) -> str:
+    """Print a share, or that it is not defined."""
+    return "undefined" if value is None else f"{value:.2f}"

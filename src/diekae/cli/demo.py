@@ -1,0 +1,69 @@
+"""`diekae demo`: trains a bank on fictional facts, measures it, and asks it about a document it has never seen."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.panel import Panel
+from rich.table import Table
+
+from diekae.cli.ask import answer
+from diekae.cli.console import console, figures, progress_bars, times
+from diekae.provenance import write_json
+from diekae.recipe import make_recipe, run_recipe
+from diekae.report import write_report
+
+QUESTIONS = (
+    "Who designed the Zorblax Tower?",
+    "When was the Zorblax Tower completed?",
+    "What is the Zorblax Tower built of?",
+)
+
+
+def command(
+    out: Annotated[Path, typer.Option(help="Folder for the run; an earlier run there is replaced.")] = Path(
+        "runs/demo"
+    ),
+    steps: Annotated[int, typer.Option(help="Optimizer steps; the recipe's by default.")] = -1,
+    json: Annotated[Path | None, typer.Option(help="Where the figures go; result.json in the folder.")] = None,
+) -> None:
+    """Train a bank on fictional facts (a quarter of an hour on two cores), measure it and ask it."""
+    source = files("diekae.demo")
+    values = tomllib.loads(source.joinpath("demo.toml").read_text())
+    values["training"]["max_steps"] = steps
+    document = source.joinpath("document.txt").read_text().strip()
+    console.print(
+        Panel(
+            "A frozen SmolLM2-135M gets a bank of small encoders. They learn, from forward passes alone, to add to its\n"
+            "hidden states what reading a document would have added. Then we ask about documents that are not in its prompt.",
+            title="diekae demo",
+        )
+    )
+    if out.exists():
+        shutil.rmtree(out)
+    with tempfile.TemporaryDirectory(prefix="diekae-") as cache, progress_bars() as (show, bar):
+        values["training"]["cache"] = cache
+        model, result = run_recipe(make_recipe(values), out, progress=show, callbacks=[bar])
+    memory = model.prepare(document)
+    answers = [{"question": q, "without": answer(model, q, None), "with": answer(model, q, memory)} for q in QUESTIONS]
+    result |= {"answers": answers, "document": document}
+    target = json or out / "result.json"
+    write_json(target, result)
+    report = write_report(out / "report.html", result)
+    console.print(figures(result["sets"], "held-out fictional facts"))
+    console.print(times(next(iter(result["sets"].values()))["seconds"]))
+    console.print(Panel(document, title="a document the bank has never seen, and that is not in the prompt"))
+    table = Table("question", "without knowledge", "with knowledge")
+    for row in answers:
+        table.add_row(row["question"], row["without"], f"[bold]{row['with']}[/]")
+    console.print(table)
+    console.print(f"bank: {out / 'bank'}\nfigures: {target}\nreport: {report} (open it in a browser)", highlight=False)
+    console.print(
+        f'try: diekae ask --bank {out / "bank"} --knowledge FILE "your question"', highlight=False, markup=False
+    )

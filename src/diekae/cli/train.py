@@ -1,0 +1,37 @@
+"""`diekae train`: a recipe in, a bank and its figures out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diekae.cli.console import console, figures, progress_bars
+from diekae.provenance import write_json
+from diekae.recipe import read_recipe, run_recipe
+from diekae.report import write_report
+
+
+def command(
+    recipe: Annotated[Path, typer.Argument(help="A recipe (TOML); see recipes/.")],
+    set: Annotated[list[str] | None, typer.Option(help="Change a key: training.epochs=3. May be repeated.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the run; runs/NAME by default.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Where the figures go; result.json in the run's folder.")] = None,
+) -> None:
+    """Train a bank as a recipe says, and measure it on held-out data."""
+    plan = read_recipe(recipe, set or [])
+    folder = out or Path("runs") / plan.name
+    if not resume and list(folder.glob("checkpoint-*")):
+        raise ValueError(
+            f"{str(folder)!r} holds checkpoints of an earlier run; go on with --resume, or choose another --out."
+        )
+    with progress_bars() as (show, bar):
+        model, result = run_recipe(plan, folder, resume=resume, progress=show, callbacks=[bar])
+    model.print_trainable_parameters()
+    target = json or folder / "result.json"
+    write_json(target, result)
+    report = write_report(folder / "report.html", result)
+    console.print(figures(result["sets"], plan.name))
+    console.print(f"bank: {folder / 'bank'}\nfigures: {target}\nreport: {report}", highlight=False)

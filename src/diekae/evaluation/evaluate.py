@@ -1,0 +1,173 @@
+"""Scores a bank on examples: D(x), D(K, x) and ours, with the right knowledge and with another example's."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn import functional as F
+from transformers import DynamicCache
+
+from diekae.data.prompt import IGNORED, Batch, Prompt, collate, truncate_knowledge
+from diekae.evaluation.metrics import Scores, other_knowledge, perplexity
+from diekae.fingerprint import window
+from diekae.inject.hooks import frozen
+from diekae.model import DiekaeModel
+from diekae.training.objectives import batch_memory, injected_logits, score_logits
+
+Progress = Callable[[str, int, int], None]
+TIMED_EXAMPLES = 8
+TIMED_ROUNDS = 3
+
+
+class Nll(NamedTuple):
+    """Summed NLL of one pass over the data."""
+
+    total: float
+    """Nats."""
+    tokens: int
+    """Target tokens."""
+
+    @property
+    def mean(self) -> float:
+        """Return nats per token."""
+        return self.total / self.tokens
+
+
+def evaluate(
+    model: DiekaeModel,
+    prompts: Sequence[Prompt],
+    *,
+    scope: str | None = None,
+    batch_size: int = 16,
+    max_knowledge: int | None = None,
+    time_passes: bool = True,
+    progress: Progress = lambda _what, _done, _all: None,
+) -> dict[str, Any]:
+    """Measure a bank.
+
+    Args:
+        model: Decoder and bank.
+        prompts: Held-out examples with knowledge.
+        scope: ``prompt`` or ``all``; the bank's own if None.
+        batch_size: Examples a pass.
+        max_knowledge: Longest K in tokens.
+        time_passes: Also measure seconds a pass, one example at a time.
+        progress: Told which pass runs and how far it is.
+
+    Returns:
+        ``n``, ``tokens``, NLL and perplexity of every pass, ``recovered``, ``grounded`` and ``seconds``.
+
+    Raises:
+        ValueError: An example has no knowledge, or does not fit the decoder's window.
+    """
+    missing = [number for number, prompt in enumerate(prompts) if not prompt.knowledge]
+    if missing or not prompts:
+        raise ValueError(
+            f"evaluation needs examples with knowledge; {len(missing)} of {len(prompts)} have none (first: {missing[:1]})."
+        )
+    prompts = truncate_knowledge(prompts, max_knowledge, window(model.decoder))
+    partners = other_knowledge([prompt.knowledge for prompt in prompts])
+    with frozen(model.decoder), torch.no_grad():
+        found = {
+            "bare": nll(model, prompts, "bare", scope, batch_size, progress),
+            "prompted": nll(model, prompts, "prompted", scope, batch_size, progress),
+            "ours": nll(model, prompts, "ours", scope, batch_size, progress),
+        }
+        if partners is not None:
+            swapped = [
+                Prompt(prompt.anchor, prompts[partner].knowledge, prompt.input, prompt.target)
+                for prompt, partner in zip(prompts, partners, strict=True)
+            ]
+            swapped = truncate_knowledge(swapped, max_knowledge, window(model.decoder))
+            found["prompted_other"] = nll(model, swapped, "prompted", scope, batch_size, progress)
+            found["ours_other"] = nll(model, swapped, "ours", scope, batch_size, progress)
+        seconds = time_all(model, prompts[:TIMED_EXAMPLES], scope) if time_passes else None
+    scores = Scores(**{name: value.mean for name, value in found.items()})
+    return {
+        "n": len(prompts),
+        "tokens": found["bare"].tokens,
+        "nll": {name: value.mean for name, value in found.items()},
+        "perplexity": {name: perplexity(value.mean) for name, value in found.items()},
+        "recovered": scores.recovered,
+        "grounded": scores.grounded,
+        "seconds": seconds,
+    }
+
+
+def nll(
+    model: DiekaeModel, prompts: Sequence[Prompt], how: str, scope: str | None, batch_size: int, progress: Progress
+) -> Nll:
+    """Sum the NLL of all targets in one of the ways ``bare``, ``prompted`` or ``ours``.
+
+    Examples of like length go together; the sum does not depend on it.
+    """
+    order = sorted(prompts, key=lambda p: len(p.knowledge) + len(p.input) + len(p.target))
+    total, tokens = 0.0, 0
+    for start in range(0, len(order), batch_size):
+        batch = lay_out(model, order[start : start + batch_size], scope)
+        labels = batch["labels"][batch["labels"] != IGNORED]
+        logits = _logits(model, batch, how)
+        total += float(F.cross_entropy(logits.float(), labels, reduction="sum"))
+        tokens += len(labels)
+        progress(how, min(len(order), start + batch_size), len(order))
+    return Nll(total, tokens)
+
+
+def lay_out(model: DiekaeModel, prompts: Sequence[Prompt], scope: str | None = None) -> Batch:
+    """Lay a batch out as the bank was trained, on the model's device."""
+    batch = collate(prompts, scope=scope or model.config.scope, anchor=model.config.anchor)
+    return {name: tensor.to(model.device) for name, tensor in batch.items()}  # type: ignore[return-value, attr-defined]
+
+
+def _logits(model: DiekaeModel, batch: Batch, how: str) -> torch.Tensor:
+    """Return the logits at the target's places."""
+    if how == "ours":
+        return injected_logits(model, batch)[0]
+    if how == "bare":
+        return score_logits(model, batch["input_ids"], batch["labels"], torch.zeros_like(batch["offset"]))
+    return score_logits(model, batch["full_ids"], batch["labels"], batch["offset"])
+
+
+def time_all(model: DiekaeModel, prompts: Sequence[Prompt], scope: str | None) -> dict[str, float]:
+    """Return median seconds of one pass over one example, each way in turn, warmed up.
+
+    ``prompted`` reads K and x; ``prompted_cached`` reads x behind K's cached keys and values; ``prepare`` reads K
+    once; ``ours`` reads x with K prepared.
+    """
+    taken: dict[str, list[float]] = {}
+    for number in range(TIMED_ROUNDS + 1):
+        for prompt in prompts:
+            batch = lay_out(model, [prompt], scope)
+            memory = batch_memory(model, batch)
+            prefix = int(batch["knowledge_start"][0]) + len(prompt.knowledge)
+            cache = DynamicCache(config=model.decoder.config)
+            model.decoder(input_ids=batch["full_ids"][:, :prefix], past_key_values=cache, use_cache=True)
+            rest = batch["full_ids"][:, prefix:]
+
+            def cached(cache: DynamicCache = cache, rest: torch.Tensor = rest) -> object:
+                return model.decoder(input_ids=rest, past_key_values=cache, use_cache=True)
+
+            passes: dict[str, Callable[[], object]] = {
+                "bare": lambda b=batch: _logits(model, b, "bare"),  # type: ignore[misc]
+                "prompted": lambda b=batch: _logits(model, b, "prompted"),  # type: ignore[misc]
+                "prompted_cached": cached,
+                "prepare": lambda b=batch: batch_memory(model, b),  # type: ignore[misc]
+                "ours": lambda b=batch, m=memory: injected_logits(model, b, m),  # type: ignore[misc]
+            }
+            for name, run in passes.items():
+                _synchronize()
+                start = time.perf_counter()
+                run()
+                _synchronize()
+                if number:  # the first round warms up
+                    taken.setdefault(name, []).append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

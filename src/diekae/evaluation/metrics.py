@@ -1,0 +1,65 @@
+"""Measures, pure: sums of negative log-likelihoods in, figures out (design, section 6)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+LEAST_GAP = 0.05
+"""Nats a token under which a gap is too small to be divided by."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Token-weighted mean NLL, in nats per target token, of one data set."""
+
+    bare: float
+    """D(x): no knowledge."""
+    prompted: float
+    """D(K, x): knowledge in the prompt."""
+    ours: float
+    """Knowledge injected."""
+    prompted_other: float | None = None
+    """D(K′, x): another example's knowledge in the prompt."""
+    ours_other: float | None = None
+    """Another example's knowledge injected."""
+
+    @property
+    def recovered(self) -> float | None:
+        """Return the share of the knowledge gap that is closed; None where the gap is under 0.05 nats."""
+        return _share(self.bare - self.ours, self.bare - self.prompted)
+
+    @property
+    def grounded(self) -> float | None:
+        """Return the same for what K says: the cost of another example's K, ours against D's; None as above."""
+        if self.ours_other is None or self.prompted_other is None:
+            return None
+        return _share(self.ours_other - self.ours, self.prompted_other - self.prompted)
+
+
+def _share(part: float, gap: float) -> float | None:
+    return part / gap if gap >= LEAST_GAP else None
+
+
+def perplexity(nll: float) -> float:
+    """Return e^NLL."""
+    return math.exp(min(nll, 700.0))
+
+
+def mean_defined(values: list[float | None]) -> float | None:
+    """Return the mean of the figures that are defined."""
+    defined = [value for value in values if value is not None]
+    return sum(defined) / len(defined) if defined else None
+
+
+def other_knowledge(knowledge: list[tuple[int, ...]]) -> list[int] | None:
+    """Give each example the next example whose knowledge differs; None if all know the same."""
+    count = len(knowledge)
+    partners = []
+    for number in range(count):
+        steps = (s for s in range(1, count) if knowledge[(number + s) % count] != knowledge[number])
+        step = next(steps, None)
+        if step is None:
+            return None
+        partners.append((number + step) % count)
+    return partners

@@ -1,0 +1,206 @@
+"""Recipes: complete runs as files, from raw data to a bank and its figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diekae.config import DiekaeConfig
+from diekae.data.mixture import DataSpec, load_mixture, load_prompts
+from diekae.data.prompt import Prompt
+from diekae.evaluation import evaluate
+from diekae.evaluation.evaluate import nll
+from diekae.evaluation.metrics import mean_defined
+from diekae.inject.hooks import frozen
+from diekae.model import DiekaeModel
+from diekae.models import load_decoder
+from diekae.training.config import TrainingConfig
+from diekae.training.run import train
+
+Progress = Callable[[str, int, int], None]
+PARTS = ("train", "validation", "test")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One run."""
+
+    name: str
+    """Names the run's folder."""
+    decoder: str
+    """Name or folder of the decoder."""
+    dtype: str
+    """Type the decoder is loaded in: float32, bfloat16 or float16."""
+    folder: str | None
+    """Folder that the data sets' folders are relative to."""
+    diekae: DiekaeConfig
+    """What the bank is."""
+    training: TrainingConfig
+    """How it is trained."""
+    data: dict[str, tuple[DataSpec, ...]]
+    """Sources of the parts train, validation and test."""
+
+
+def read_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file (TOML), with settings like ``training.epochs=3`` on top.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file or a setting is not understood.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no recipe at {str(path)!r}; expected a TOML file, such as those under recipes/.")
+    try:
+        values = tomllib.loads(Path(path).read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path}: not TOML ({error}).") from error
+    for setting in settings:
+        _set(values, setting)
+    return make_recipe(values, str(path))
+
+
+def make_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """Build a recipe from its tables.
+
+    Raises:
+        ValueError: A key is unknown or a part of the data is missing.
+    """
+    known = {"name", "decoder", "dtype", "folder", "preset", "diekae", "training", "data"}
+    if unknown := set(values) - known:
+        raise ValueError(f"{where}: unknown keys {sorted(unknown)}; expected {sorted(known)}.")
+    if values.get("dtype", "bfloat16") not in DTYPES:
+        raise ValueError(f"{where}: dtype={values['dtype']!r} is not known; choose one of {', '.join(DTYPES)}.")
+    data = {}
+    for part in PARTS:
+        specs = values.get("data", {}).get(part)
+        if not specs:
+            raise ValueError(f"{where}: no [[data.{part}]]; a recipe names at least one source for each of {PARTS}.")
+        try:
+            data[part] = tuple(DataSpec(**{"split": part, **spec}) for spec in specs)
+        except TypeError as error:
+            raise ValueError(f"{where}: [[data.{part}]] {error}.") from error
+    return Recipe(
+        values.get("name", Path(where).stem),
+        values.get("decoder", "smollm2"),
+        values.get("dtype", "bfloat16"),
+        values.get("folder"),
+        DiekaeConfig.preset(values.get("preset", "default"), **values.get("diekae", {})),
+        TrainingConfig.from_dict(values.get("training", {})),
+        data,
+    )
+
+
+def _set(values: dict[str, Any], setting: str) -> None:
+    """Apply one ``a.b=value``; the value is TOML, or a text where it is none."""
+    name, equals, text = setting.partition("=")
+    if not equals or not name.strip():
+        raise ValueError(f"setting {setting!r} is not understood; expected key=value, as in training.epochs=3.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *path, last = name.strip().split(".")
+    table: Any = values
+    for key in path:
+        table = table[int(key)] if isinstance(table, list) else table.setdefault(key, {})
+    table[int(last) if isinstance(table, list) else last] = value
+
+
+def run_recipe(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    progress: Progress = lambda _what, _done, _all: None,
+    callbacks: Sequence[Any] = (),
+    loaded: tuple[Any, Any] | None = None,
+) -> tuple[DiekaeModel, dict[str, Any]]:
+    """Train a bank and measure it on every test source.
+
+    Args:
+        recipe: What to do.
+        out: Folder for checkpoints, logs and the bank.
+        resume: Go on where an earlier call was cut off.
+        progress: Told what is being done and how far it is.
+        callbacks: More of the Trainer's callbacks.
+        loaded: Decoder and tokenizer, if they are loaded already.
+
+    Returns:
+        The trained model, and the result as JSON values.
+    """
+    decoder, tokenizer = loaded or load_decoder(recipe.decoder, dtype=DTYPES[recipe.dtype])
+    torch.manual_seed(recipe.training.seed)
+    model = DiekaeModel(decoder, recipe.diekae, tokenizer)
+    prompter, seed = model.need_prompter(), recipe.training.seed
+    learn, check = (load_mixture(_placed(recipe, part), seed, prompter) for part in ("train", "validation"))
+    start = time.perf_counter()
+    log = train(
+        model,
+        learn,
+        check,
+        recipe.training,
+        out,
+        resume=resume,
+        monitor=_recovered(model, check[:48]),
+        progress=progress,
+        callbacks=callbacks,
+    )
+    seconds = time.perf_counter() - start
+    sets = {}
+    for spec in _placed(recipe, "test"):
+        prompts = load_prompts(spec, seed, prompter)
+        sets[spec.source] = evaluate(
+            model,
+            prompts,
+            max_knowledge=recipe.training.max_knowledge,
+            progress=lambda how, done, total, name=spec.source: progress(f"{name}: {how}", done, total),  # type: ignore[misc]
+        )
+    result = {
+        "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
+        "examples": {"train": len(learn), "validation": len(check)},
+        "parameters": sum(parameter.numel() for parameter in model.bank.parameters()),
+        "layers": list(model.layers),
+        "training_seconds": seconds,
+        "sets": sets,
+        "mean": {name: mean_defined([found[name] for found in sets.values()]) for name in ("recovered", "grounded")},
+        "log": log,
+    }
+    result["recipe"]["folder"] = None  # a path of one machine says nothing to a reader
+    for specs in result["recipe"]["data"].values():
+        for spec in specs:
+            spec["folder"] = Path(spec["folder"]).name if spec["folder"] else None
+    result["recipe"]["training"]["cache"] = bool(recipe.training.cache)
+    return model, result
+
+
+def _placed(recipe: Recipe, part: str) -> list[DataSpec]:
+    """Return the part's specs with folders made whole."""
+    base = Path(recipe.folder) if recipe.folder else Path()
+    return [
+        dataclasses.replace(spec, folder=str(base / spec.folder)) if spec.folder else spec for spec in recipe.data[part]
+    ]
+
+
+def _recovered(model: DiekaeModel, prompts: Sequence[Prompt]) -> Callable[[], dict[str, float]]:
+    """Measure ``recovered`` on some validation examples; D(x) and D(K, x) are run once."""
+    ends: list[float] = []
+
+    def monitor() -> dict[str, float]:
+        quiet: Progress = lambda _what, _done, _all: None  # noqa: E731
+        with torch.no_grad(), frozen(model.decoder):
+            if not ends:
+                ends.extend(nll(model, prompts, how, None, 16, quiet).mean for how in ("bare", "prompted"))
+            ours = nll(model, prompts, "ours", None, 16, quiet).mean
+        gap = ends[0] - ends[1]
+        return {"nll": ours, "recovered": (ends[0] - ours) / gap if gap >= 0.05 else 0.0}
+
+    return monitor

@@ -1,0 +1,127 @@
+"""Tiny random decoders, tokenizers, prompts and banks that several test files build."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from diekae import DiekaeConfig, DiekaeModel
+from diekae.data.prompt import Prompt
+
+VOCABULARY = 128
+WIDTH = 32
+DEPTH = 4
+WINDOW = 64
+
+_COMMON = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": WIDTH,
+    "num_hidden_layers": DEPTH,
+    "num_attention_heads": 4,
+    "max_position_embeddings": WINDOW,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+_GROUPED = {"intermediate_size": 48, "num_key_value_heads": 2}
+_GEMMA = {**_GROUPED, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 16}
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "llama": _GROUPED,
+    "mistral": {**_GROUPED, "sliding_window": None},
+    "qwen2": _GROUPED,
+    "qwen3": {**_GROUPED, "head_dim": 8},
+    "gemma2": _GEMMA,
+    "gemma3_text": _GEMMA,
+    "phi3": _GROUPED,
+    "gpt2": {},
+    "gpt_neox": {"intermediate_size": 48},
+    "opt": {"ffn_dim": 48, "word_embed_proj_dim": WIDTH},
+    "falcon": {"new_decoder_architecture": False, "parallel_attn": True, "multi_query": True},
+    "mixtral": {**_GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None},
+}
+"""Sizes of the tiny decoders, by Transformers' model type."""
+
+WORDS = (
+    "a about and answer are at bank blue book bridge built by by: captain castle cat city cold crew day deep dog door "
+    "east eight far fast field fire first five flag four from garden gate give gold green harbour has her high hill "
+    "his house imagine in is island it king lake large last left light long made man map many moon mountain name new "
+    "night nine north of old on one open opened painted question queen red river road sea second seven ship silver six "
+    "small snow south stone sun tall ten that the there thing three to tower town tree two under wall was water were "
+    "west what when where who wind with wood years"
+).split()
+
+
+def make_decoder(kind: str = "llama", *, seed: int = 0, gain: float = 3.0, **sizes: Any) -> PreTrainedModel:
+    """A random decoder of width 32 and 4 layers, fp32, eval; matrices times ``gain``, so that K matters to x."""
+    config = CONFIG_MAPPING[kind](**{**_COMMON, **ARCHITECTURES[kind], **sizes})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        decoder = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(gain)
+    return decoder
+
+
+def make_tokenizer(*, chat: bool = False) -> PreTrainedTokenizerFast:
+    """A tokenizer of one id a word (0 pad, 1 bos, 2 eos, 3 unknown), which fits the tiny decoders' vocabulary."""
+    vocabulary = {
+        word: number for number, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", *dict.fromkeys(WORDS), "{", "}"])
+    }
+    assert len(vocabulary) <= VOCABULARY, f"{len(vocabulary)} words do not fit"
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
+    )
+    if chat:
+        fast.chat_template = (
+            "{{ bos_token }}{% for m in messages %}"
+            "{{ ' a ' if m['role'] == 'user' else ' b ' }}{{ m['content'] }}{{ eos_token }}\n{% endfor %}"
+        )
+    return fast
+
+
+def make_prompts(rows: int = 3, *, seed: int = 0, anchor: Sequence[int] = (1,)) -> list[Prompt]:
+    """Prompts of random ids, every part of another length in every row."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def ids(length: int) -> tuple[int, ...]:
+        return tuple(torch.randint(4, VOCABULARY, (length,), generator=draw).tolist())
+
+    return [Prompt(tuple(anchor), ids(6 + 3 * row), ids(5 + (2 * row) % 3), ids(2 + row % 2)) for row in range(rows)]
+
+
+SMALL: dict[str, dict[str, Any]] = {
+    "reader": {"width": 16, "heads": 2, "mlp_width": 24},
+    "token": {"width": 16, "heads": 2, "blocks": 2, "mlp_width": 24},
+}
+"""Sizes of tiny encoders."""
+
+
+def make_model(
+    encoder: str = "reader",
+    *,
+    decoder: PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    effect: float = 0.5,
+    seed: int = 0,
+    **options: Any,
+) -> DiekaeModel:
+    """A tiny model whose bank is *not* the identity: its up-projections are N(0, effect²)."""
+    config = DiekaeConfig(**{"encoder": encoder, "encoder_options": SMALL[encoder], "layers": "all", **options})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = DiekaeModel(decoder or make_decoder(), config, tokenizer or make_tokenizer()).eval()
+        with torch.no_grad():
+            model.bank.encoder.up.weight.normal_(0.0, effect)
+    return model
+
+
+def hook_count(module: torch.nn.Module) -> int:
+    """How many forward hooks, before or after, stand on a module and everything in it."""
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in module.modules())
