@@ -73,16 +73,12 @@ def load_bank(folder: Path) -> SavedBank:
     try:
         description = json.loads((folder / CONFIG_NAME).read_text())
         if description["format"] > FORMAT:
-            raise ValueError(
-                f"the bank in {str(folder)!r} has format {description['format']}; update diekae to read it."
-            )
+            raise ValueError(f"{str(folder)!r} has format {description['format']}; update diekae to read it.")
         digest, decoder = description["sha256"], description["decoder"]
         config = DiekaeConfig.from_dict(description["config"])
         anchor = tuple(description["anchor"])
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{str(folder / CONFIG_NAME)!r} does not describe a bank ({error!r}); save it again."
-        ) from error
+        raise ValueError(f"{str(folder / CONFIG_NAME)!r} describes no bank ({error!r}); save it again.") from error
     if hashlib.sha256(weights).hexdigest() != digest:
         raise ValueError(f"{str(folder / WEIGHTS_NAME)!r} is damaged: it is not the file that {CONFIG_NAME} describes.")
     try:

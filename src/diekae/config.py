@@ -33,7 +33,7 @@ class DiekaeConfig:
     depth), ``all``, ``every:K`` (layers K-1, 2K-1, …), or explicit layer numbers, from 0."""
 
     encoder: str = "reader"
-    """Name of the encoder: ``reader`` asks the decoder's own states of K, ``token`` is the paper's small transformer."""
+    """``reader`` asks the decoder's own states of K, ``token`` is the paper's small transformer."""
 
     encoder_options: Mapping[str, Any] = field(default_factory=dict)
     """Sizes of the encoder (width, heads, …); what is not named keeps the encoder's default."""
@@ -42,7 +42,7 @@ class DiekaeConfig:
     """Whose output receives the difference: the ``block``'s, or its ``attention``'s or ``mlp``'s."""
 
     difference: str = "sequential"
-    """``sequential``: what is still missing after the injections below. ``independent``: o(K,x) - o(x), as the paper."""
+    """``sequential``: what is still missing after the injections below. ``independent``: o(K,x) - o(x), the paper's."""
 
     rollout: str = "teacher"
     """States below a layer during training: the run with knowledge (``teacher``), or the injected run (``student``)."""
@@ -82,9 +82,7 @@ class DiekaeConfig:
         if self.template.count("{knowledge}") != 1:
             raise ValueError(f"template={self.template!r} must hold '{{knowledge}}' exactly once.")
         if self.difference == "independent" and self.rollout == "student":
-            raise ValueError(
-                "rollout='student' needs difference='sequential': independent differences have no rollout."
-            )
+            raise ValueError("rollout='student' needs difference='sequential'; independent differences have none.")
         options = encoder_class(self.encoder).make_options(self.encoder_options)
         object.__setattr__(self, "encoder_options", dataclasses.asdict(options))
 

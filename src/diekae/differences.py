@@ -17,7 +17,7 @@ from diekae.inject.hookpoints import Hookpoint
 from diekae.inject.hooks import run
 
 Student = Callable[[Tensor], Callable[[int, Tensor], Tensor]]
-"""Given the stream at K [N, B, K, W], returns ``guess(index, stream)``: what encoder ``index`` injects at x [B, T, W]."""
+"""Given the stream at K [N, B, K, W], returns ``guess(index, stream)``, what an encoder injects at x [B, T, W]."""
 
 
 @dataclass(frozen=True)

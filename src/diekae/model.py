@@ -62,9 +62,9 @@ class DiekaeModel(nn.Module):
         self._outside: dict[str, Any] = {"decoder": decoder}  # a dict hides it from nn.Module's registration
         self.layers = resolve_layers(self.config.layers, len(find_blocks(decoder)))
         self.points = find_hookpoints(decoder, self.layers, self.config.site)
-        embedding_width = decoder.get_input_embeddings().weight.shape[1]
+        embedding_width = decoder.get_input_embeddings().weight.shape[1]  # type: ignore[index]
         width = decoder.config.get_text_config(decoder=True).hidden_size
-        self.bank = Bank(self.config.encoder, self.config.encoder_options, self.layers, embedding_width, width)
+        self.bank = Bank(self.config.encoder, self.config.encoder_options, self.layers, int(embedding_width), width)
         self.bank.to(decoder.device)
         self.prompter = None if tokenizer is None else Prompter(tokenizer, self.config.template, self.config.format)
         self.anchor: tuple[int, ...] = self.prompter.anchor() if self.prompter else ()
@@ -294,12 +294,10 @@ class DiekaeModel(nn.Module):
             ValueError: x is missing, empty or passes the decoder's window.
         """
         if input_ids is None:
-            raise ValueError(
-                "generate needs input_ids; tokenize the input first, for instance with model.tokenize(text)."
-            )
+            raise ValueError("generate needs input_ids; tokenize the input first, as with model.tokenize(text).")
         self._check(input_ids)
         with self.injected(knowledge, input_ids, kwargs.get("attention_mask")):
-            return self.decoder.generate(input_ids=input_ids, **kwargs)
+            return self.decoder.generate(input_ids=input_ids, **kwargs)  # type: ignore[operator]
 
     def _check(self, input_ids: Tensor) -> None:
         if input_ids.ndim != 2 or input_ids.numel() == 0:

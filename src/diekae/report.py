@@ -22,7 +22,8 @@ PAGE = """<!doctype html>
 body{font:16px/1.55 system-ui,sans-serif;color:#1b1f24;max-width:60rem;margin:2.5rem auto;padding:0 1.2rem}
 h1{font-size:1.7rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin-top:2.2rem}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th,td{padding:.4rem .6rem;border-bottom:1px solid #dde1e5;text-align:right}th:first-child,td:first-child{text-align:left}
+th,td{padding:.4rem .6rem;border-bottom:1px solid #dde1e5;text-align:right}
+th:first-child,td:first-child{text-align:left}
 td.answer{text-align:left}.muted{color:#69737d;font-size:.9rem}svg{width:100%;height:auto}
 pre{background:#f4f6f8;padding:.8rem;overflow-x:auto;font-size:.85rem;white-space:pre-wrap}
 </style></head><body>
@@ -34,8 +35,9 @@ pre{background:#f4f6f8;padding:.8rem;overflow-x:auto;font-size:.85rem;white-spac
 {% for k in ("bare", "prompted", "ours") %}<td>{{ "%.3f"|format(f.nll[k]) }}
  <span class="muted">({{ "%.1f"|format(f.perplexity[k]) }})</span></td>{% endfor %}
 <td>{{ share(f.recovered) }}</td><td>{{ share(f.grounded) }}</td></tr>{% endfor %}</table>
-<p class="muted">Nats per target token, perplexity in brackets. <em>Recovered</em>: the share of the gap between D(x), no
-knowledge, and D(K,x), knowledge in the prompt, that is closed. <em>Grounded</em>: the same for what the knowledge says,
+<p class="muted">Nats per target token, perplexity in brackets. <em>Recovered</em>: the share of the gap between D(x) (no
+knowledge) and D(K,x) (knowledge in the prompt) that is closed. <em>Grounded</em>: the same for what the knowledge
+says,
 measured by giving every example another one's.</p>
 <h2>What a pass costs</h2>
 <table><tr><th>one pass over one example</th><th>ms</th><th>× D(x)</th><th>× D(K,x)</th></tr>

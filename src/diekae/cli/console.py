@@ -43,7 +43,7 @@ def progress_bars() -> Iterator[tuple[Callable[[str, int, int], None], TrainerCa
         yield show, TrainingBar(show)
 
 
-class TrainingBar(TrainerCallback):  # type: ignore[misc]
+class TrainingBar(TrainerCallback):
     """Shows the steps, the loss and the recovered share in a bar, in place of the Trainer's own."""
 
     def __init__(self, show: Callable[[str, int, int], None]) -> None:
@@ -55,8 +55,9 @@ class TrainingBar(TrainerCallback):  # type: ignore[misc]
         if state.is_world_process_zero:
             self.show("training", state.global_step, state.max_steps)
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Mapping[str, float], **_: Any) -> None:  # noqa: ARG002
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Say how far the bank is."""
+        metrics: Mapping[str, float] = kwargs["metrics"]
         if state.is_world_process_zero:
             parts = [f"step {state.global_step}", f"validation loss {metrics['eval_loss']:.3f}"]
             if "eval_recovered" in metrics:
@@ -77,9 +78,7 @@ def figures(sets: Mapping[str, Mapping[str, Any]], title: str) -> Table:
         nll, perplexity = found["nll"], found["perplexity"]
         cells = [f"{nll[k]:.3f} ({perplexity[k]:.1f})" for k in ("bare", "prompted", "ours")]
         table.add_row(name, str(found["n"]), *cells, share(found["recovered"]), share(found["grounded"]))
-    table.caption = (
-        "nats per target token (perplexity); recovered and grounded: 0 is no knowledge, 1 is K in the prompt"
-    )
+    table.caption = "nats a target token (perplexity); recovered, grounded: 0 is no knowledge, 1 is K in the prompt"
     return table
 
 

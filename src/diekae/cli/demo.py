@@ -27,9 +27,7 @@ QUESTIONS = (
 
 
 def command(
-    out: Annotated[Path, typer.Option(help="Folder for the run; an earlier run there is replaced.")] = Path(
-        "runs/demo"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder of the run; an earlier one is replaced.")] = Path("runs/demo"),
     steps: Annotated[int, typer.Option(help="Optimizer steps; the recipe's by default.")] = -1,
     json: Annotated[Path | None, typer.Option(help="Where the figures go; result.json in the folder.")] = None,
 ) -> None:
@@ -40,8 +38,9 @@ def command(
     document = source.joinpath("document.txt").read_text().strip()
     console.print(
         Panel(
-            "A frozen SmolLM2-135M gets a bank of small encoders. They learn, from forward passes alone, to add to its\n"
-            "hidden states what reading a document would have added. Then we ask about documents that are not in its prompt.",
+            "A frozen SmolLM2-135M gets a bank of small encoders. They learn, from forward passes alone, to add to\n"
+            "its hidden states what reading a document would have added. Then it is asked about documents that are\n"
+            "not in its prompt.",
             title="diekae demo",
         )
     )

@@ -19,9 +19,7 @@ def command(
     bank: Annotated[Path, typer.Option(help="A bank's folder.")],
     data: Annotated[list[Path], typer.Option(help="Examples (JSONL); may be repeated.")],
     scope: Annotated[str | None, typer.Option(help="prompt or all; the bank's own by default.")] = None,
-    format: Annotated[
-        str | None, typer.Option(help="plain, qa or chat around x and y; the bank's own by default.")
-    ] = None,
+    format: Annotated[str | None, typer.Option(help="plain, qa or chat; the bank's own by default.")] = None,
     limit: Annotated[int | None, typer.Option(help="Use only the first examples of each file.")] = None,
     batch_size: Annotated[int, typer.Option(help="Examples a pass.")] = 16,
     max_knowledge: Annotated[int | None, typer.Option(help="Cut K to this many tokens.")] = None,

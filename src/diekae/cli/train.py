@@ -25,7 +25,7 @@ def command(
     folder = out or Path("runs") / plan.name
     if not resume and list(folder.glob("checkpoint-*")):
         raise ValueError(
-            f"{str(folder)!r} holds checkpoints of an earlier run; go on with --resume, or choose another --out."
+            f"{str(folder)!r} holds an earlier run's checkpoints; go on with --resume, or choose another --out."
         )
     with progress_bars() as (show, bar):
         model, result = run_recipe(plan, folder, resume=resume, progress=show, callbacks=[bar])

@@ -71,7 +71,7 @@ class Prompt:
 
 
 class Prompter:
-    """Turns examples into :class:`Prompt`\\ s; the parts are tokenized apart, so that x has the same tokens in both runs."""
+    """Turns examples into prompts; the parts are tokenized apart, so that x has the same tokens in both runs."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str, default_format: str = "plain") -> None:
         """Remember how to tokenize.

@@ -76,7 +76,7 @@ class Bank(nn.Module):
         if expected != set(tensors):
             wrong = sorted(expected ^ set(tensors))
             raise ValueError(
-                f"the bank's tensors do not fit its configuration: {len(wrong)} differ, first {wrong[0]!r}."
+                f"the tensors do not fit the bank's configuration: {len(wrong)} differ, first {wrong[0]!r}."
             )
         stacked = {}
         for name, tensor in own.items():

@@ -130,7 +130,8 @@ class GroupedLinear(nn.Module):
             out = (flat[0] @ weight.flatten(0, 1).T).unflatten(-1, weight.shape[:2]).movedim(1, 0)
         else:
             out = torch.bmm(flat, weight.transpose(1, 2))
-        return out.unflatten(1, x.shape[1:-1])
+        shaped: Tensor = out.unflatten(1, x.shape[1:-1])
+        return shaped
 
 
 class GroupedRMSNorm(nn.Module):

@@ -90,6 +90,7 @@ class Reader(Encoder):
         keys = torch.cat([null, memory.tensors["keys"][which].to(query.dtype)], dim=2)
         values = torch.cat([torch.zeros_like(null), memory.tensors["values"][which].to(query.dtype)], dim=2)
         visible = F.pad(memory.mask, (1, 0), value=True).expand(count, -1, -1).flatten(0, 1)[:, None, None]
-        heads = (t.flatten(0, 1).unflatten(-1, (self.sizes.heads, -1)).transpose(1, 2) for t in (query, keys, values))
-        mixed = F.scaled_dot_product_attention(*heads, attn_mask=visible)
-        return mixed.transpose(1, 2).flatten(2).unflatten(0, (count, rows))
+        q, k, v = (t.flatten(0, 1).unflatten(-1, (self.sizes.heads, -1)).transpose(1, 2) for t in (query, keys, values))
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+        answer: Tensor = mixed.transpose(1, 2).flatten(2).unflatten(0, (count, rows))
+        return answer

@@ -144,8 +144,11 @@ class _Block(nn.Module):
         query = rotate(self.query(normed).unflatten(-1, (self.heads, -1)), turn)
         keys, values = (torch.cat([old.to(new.dtype), new], dim=2) for old, new in zip(past, (key, value), strict=True))
         count, rows = x.shape[:2]
+        q, k, v = (t.flatten(0, 1).transpose(1, 2) for t in (query, keys, values))
         mixed = F.scaled_dot_product_attention(
-            *(t.flatten(0, 1).transpose(1, 2) for t in (query, keys, values)),
+            q,
+            k,
+            v,
             attn_mask=visible.expand(count, *visible.shape).flatten(0, 1)[:, None],
         )
         x = x + self.output(mixed.transpose(1, 2).flatten(2).unflatten(0, (count, rows)))
@@ -162,7 +165,7 @@ def _visible(past: Tensor, mask: Tensor) -> Tensor:
 
 
 def rotary(positions: Tensor, size: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Return cosine and sine [B, T, 1, size] of the rotary angles at positions [B, T] (Su et al., 2021; halves layout)."""
+    """Return cosine and sine [B, T, 1, size] of the rotary angles at positions [B, T] (Su et al., 2021)."""
     frequencies = theta ** -(torch.arange(0, size, 2, device=positions.device, dtype=torch.float32) / size)
     angles = (positions[..., None].float() * frequencies).repeat(1, 1, 2)[:, :, None]
     return angles.cos(), angles.sin()

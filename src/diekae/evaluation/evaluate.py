@@ -67,7 +67,7 @@ def evaluate(
     missing = [number for number, prompt in enumerate(prompts) if not prompt.knowledge]
     if missing or not prompts:
         raise ValueError(
-            f"evaluation needs examples with knowledge; {len(missing)} of {len(prompts)} have none (first: {missing[:1]})."
+            f"evaluation needs knowledge; {len(missing)} of {len(prompts)} examples have none (first: {missing[:1]})."
         )
     prompts = truncate_knowledge(prompts, max_knowledge, window(model.decoder))
     partners = other_knowledge([prompt.knowledge for prompt in prompts])

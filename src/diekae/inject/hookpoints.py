@@ -25,7 +25,8 @@ class Hookpoint:
 
 def first_tensor(output: Any) -> Tensor:
     """Return the hidden states of a module's output, which some architectures wrap in a tuple."""
-    return output[0] if isinstance(output, tuple | list) else output
+    tensor: Tensor = output[0] if isinstance(output, tuple | list) else output
+    return tensor
 
 
 def with_first(output: Any, tensor: Tensor) -> Any:
@@ -116,7 +117,7 @@ def _probe(decoder: PreTrainedModel, blocks: list[tuple[int, nn.Module]]) -> dic
             handles.append(block.register_forward_pre_hook(begin(size, store), with_kwargs=True))
             handles.append(block.register_forward_hook(end(layer, store)))
             handles += [m.register_forward_hook(note(layer, size)) for m in block.modules() if m is not block]
-        vocabulary = decoder.get_input_embeddings().num_embeddings
+        vocabulary = decoder.get_input_embeddings().weight.shape[0]  # type: ignore[index]
         ids = torch.arange(1, 4, device=decoder.device)[None] % vocabulary
         with torch.no_grad():
             stack_of(decoder)(input_ids=ids, use_cache=False)

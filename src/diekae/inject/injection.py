@@ -30,7 +30,7 @@ class EncoderCacheLayer(DynamicLayer):
 
     def __init__(self, memory: MemoryBatch) -> None:
         """Hold a memory that has x read into it."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.memory = memory
 
     def get_seq_length(self) -> int:

@@ -77,7 +77,7 @@ class TrainingConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive.")
         if self.cache and self.objective != "difference":
             raise ValueError(
-                f"cache={self.cache!r} holds differences; objective={self.objective!r} needs the decoder itself."
+                f"cache={self.cache!r} is for objective='difference', not {self.objective!r}; leave it out."
             )
         object.__setattr__(self, "betas", tuple(self.betas))
 

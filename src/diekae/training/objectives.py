@@ -21,11 +21,11 @@ from diekae.model import DiekaeModel
 
 
 class Sums(NamedTuple):
-    """What a batch contributes; divide by ``count`` only after adding up batches and processes."""
+    """What a batch contributes; divide by ``positions`` only after adding up batches and processes."""
 
     loss: Tensor
     """Sum of the loss over counted positions; the graph hangs here."""
-    count: Tensor
+    positions: Tensor
     """Counted positions."""
     errors: Tensor
     """Squared errors of each layer, [N], for the unexplained share; zeros under other objectives."""
@@ -168,7 +168,7 @@ def score_logits(model: DiekaeModel, ids: Tensor, labels: Tensor, offset: Tensor
     rows, columns = (labels != IGNORED).nonzero(as_tuple=True)
     places = columns + offset[rows] - 1
     needed, inverse = places.unique(return_inverse=True)
-    logits = model.decoder(input_ids=ids, logits_to_keep=needed, use_cache=False).logits
+    logits: Tensor = model.decoder(input_ids=ids, logits_to_keep=needed, use_cache=False).logits
     if logits.shape[1] != len(needed):  # an architecture whose head does not take columns
         return logits[rows, places]
     return logits[rows, inverse]

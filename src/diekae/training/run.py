@@ -12,7 +12,7 @@ import torch
 from accelerate import PartialState
 from torch.utils.tensorboard import SummaryWriter
 from transformers import EarlyStoppingCallback, set_seed
-from transformers.integrations import TensorBoardCallback
+from transformers.integrations.integration_utils import TensorBoardCallback
 
 from diekae.data.prompt import Prompt, truncate_knowledge
 from diekae.fingerprint import fingerprint, window
@@ -61,7 +61,7 @@ def train(
     """
     if not training or not validation:
         raise ValueError(
-            f"got {len(training)} training and {len(validation)} validation examples; both need at least one."
+            f"got {len(training)} training and {len(validation)} validation examples; give at least one each."
         )
     folder = Path(folder)
     set_seed(config.seed)
@@ -136,9 +136,7 @@ def _cached(
     model = objective.model
     assert isinstance(objective, DifferenceObjective) and config.cache
     if model.config.rollout == "student":
-        raise ValueError(
-            "rollout='student' changes with the bank and cannot be cached; drop cache, or use the teacher."
-        )
+        raise ValueError("rollout='student' changes with the bank and cannot be cached; leave cache out.")
     key = {
         "decoder": fingerprint(model.decoder),
         "dtype": str(model.decoder.dtype),

@@ -101,7 +101,7 @@ class BankTrainer(Trainer):
         for batch in DataLoader(own, self.args.per_device_eval_batch_size, collate_fn=dataset.collate):
             with self.accelerator.autocast():
                 sums = objective(**self._prepare_inputs(batch))
-            parts = sums.loss[None], sums.count[None], sums.errors, sums.spread
+            parts = sums.loss[None], sums.positions[None], sums.errors, sums.spread
             total += torch.cat([part.double().cpu() for part in parts])
         if world > 1:
             total = self.accelerator.reduce(total.to(self.args.device), "sum").cpu()
@@ -166,7 +166,7 @@ def last_whole_checkpoint(folder: Path) -> str | None:
     while (found := get_last_checkpoint(str(folder)) if folder.is_dir() else None) is not None:
         try:
             json.loads((Path(found) / "trainer_state.json").read_text())
-            return found
+            return str(found)
         except (OSError, json.JSONDecodeError):
             broken = Path(found)
             broken.rename(broken.with_name(f"broken-{broken.name}"))
