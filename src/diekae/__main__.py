@@ -1,0 +1,5 @@
+"""`python -m diekae` is the command line."""
+
+from diekae.cli import app
+
+app()
