@@ -63,6 +63,9 @@ def load_decoder(
     except (OSError, ValueError) as error:
         raise ValueError(_explain(name_or_path, error)) from error
     _ensure_padding(name_or_path, decoder, tokenizer)
+    if name_or_path.lower() in WHEEL_NAMES:
+        # A bank remembers its decoder by this name; the cache folder would mean nothing on another machine.
+        decoder.config.name_or_path = name_or_path.lower()
     if device is not None:
         decoder = decoder.to(device)
     return decoder.eval(), tokenizer
