@@ -63,7 +63,9 @@ def load_mixture(specs: Sequence[DataSpec], seed: int, prompter: Prompter) -> li
 
 def load_prompts(spec: DataSpec, seed: int, prompter: Prompter) -> list[Prompt]:
     """Load and tokenize one spec; arguments and errors as in `load_mixture`."""
-    examples = load_source(spec.source, folder=spec.folder, split=check_split(spec.split), seed=seed)
+    # With a longest K the limit counts what is short enough, so everything has to be loaded first.
+    limit = spec.limit if spec.longest is None else None
+    examples = load_source(spec.source, folder=spec.folder, split=check_split(spec.split), limit=limit, seed=seed)
     # Shuffled first, so that tokenizing can stop at the limit.
     random.Random(seed).shuffle(examples)
     prompts: list[Prompt] = []
