@@ -35,7 +35,8 @@ pre{background:#f4f6f8;padding:.8rem;overflow-x:auto;font-size:.85rem;white-spac
 {% for k in ("bare", "prompted", "ours") %}<td>{{ "%.3f"|format(f.nll[k]) }}
  <span class="muted">({{ "%.1f"|format(f.perplexity[k]) }})</span></td>{% endfor %}
 <td>{{ share(f.recovered) }}</td><td>{{ share(f.grounded) }}</td></tr>{% endfor %}</table>
-<p class="muted">Nats per target token, perplexity in brackets. <em>Recovered</em>: the share of the gap between D(x) (no
+<p class="muted">Nats per target token, perplexity in brackets. <em>Recovered</em>: the share of the gap between D(x)
+(no
 knowledge) and D(K,x) (knowledge in the prompt) that is closed. <em>Grounded</em>: the same for what the knowledge
 says,
 measured by giving every example another one's.</p>

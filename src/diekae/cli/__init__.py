@@ -11,6 +11,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from diekae.cli import ask, demo, evaluate, train  # noqa: E402 - the verbosity is read when Transformers is imported
 from diekae.cli.console import console  # noqa: E402
+from diekae.training.trainer import NotFinite  # noqa: E402
 
 typer_app = typer.Typer(
     help="Give a frozen language model knowledge without spending its context.",
@@ -26,7 +27,7 @@ def app() -> None:
     """Run the command line; what a user did wrong is said in one paragraph, without a traceback."""
     try:
         typer_app()
-    except (ValueError, FileNotFoundError, ModuleNotFoundError, NotADirectoryError) as error:
+    except (ValueError, OSError, ModuleNotFoundError, NotFinite) as error:
         if os.environ.get("DIEKAE_DEBUG"):
             raise
         console.print(f"[red bold]error[/] {error}", highlight=False, markup=True, soft_wrap=True)

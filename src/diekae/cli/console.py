@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import TrainerCallback
 
 console = Console(stderr=False)
 
@@ -63,10 +63,6 @@ class TrainingBar(TrainerCallback):
             if "eval_recovered" in metrics:
                 parts.append(f"recovered {metrics['eval_recovered']:.2f}")
             console.print("  " + ", ".join(parts), highlight=False)
-
-
-QUIET = (PrinterCallback, ProgressCallback)
-"""Callbacks of the Trainer that the bar replaces."""
 
 
 def figures(sets: Mapping[str, Mapping[str, Any]], title: str) -> Table:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from torch.utils.tensorboard import SummaryWriter
-from transformers import EarlyStoppingCallback, set_seed
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, set_seed
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from diekae.data.prompt import Prompt, truncate_knowledge
@@ -50,7 +50,7 @@ def train(
         resume: Go on from the last whole checkpoint in the folder, if there is one.
         monitor: Measured at each validation.
         progress: Told how far collecting is.
-        callbacks: More of the Trainer's callbacks.
+        callbacks: More of the Trainer's callbacks; with any, its own progress bar is left out.
 
     Returns:
         The log: one dictionary a line, as the Trainer writes it.
@@ -101,10 +101,12 @@ def _trainer(
     """Build the trainer."""
     batch = config.batch_size * config.gradient_accumulation * PartialState().num_processes
     steps = config.max_steps if config.max_steps > 0 else math.ceil(len(data[0]) / batch * config.epochs)
-    extra: list[Any] = [TensorBoardCallback(SummaryWriter(str(folder / "tensorboard"))), *callbacks]
+    extra: list[Any] = list(callbacks)
+    if PartialState().is_main_process:
+        extra.append(TensorBoardCallback(SummaryWriter(str(folder / "tensorboard"))))
     if config.patience:
         extra.append(EarlyStoppingCallback(config.patience))
-    return BankTrainer(
+    trainer = BankTrainer(
         objective,
         arguments(config, folder, steps),
         clip=config.clip or math.inf,
@@ -114,6 +116,10 @@ def _trainer(
         data_collator=data[0].collate,
         callbacks=extra,
     )
+    if callbacks:  # they show the training in their own way
+        trainer.remove_callback(ProgressCallback)
+        trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 @torch.no_grad()
