@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 
 from diekae.config import DiekaeConfig
 from diekae.data.mixture import DataSpec, load_mixture, load_prompts
@@ -135,7 +136,7 @@ def run_recipe(
         loaded: Decoder and tokenizer, if they are loaded already.
 
     Returns:
-        The trained model, and the result as JSON values.
+        The trained model, and the result as JSON values; processes other than the main one get no result.
     """
     decoder, tokenizer = loaded or load_decoder(recipe.decoder, dtype=DTYPES[recipe.dtype])
     torch.manual_seed(recipe.training.seed)
@@ -155,6 +156,8 @@ def run_recipe(
         callbacks=callbacks,
     )
     seconds = time.perf_counter() - start
+    if not PartialState().is_main_process:
+        return model, {}
     sets = {}
     for spec in _placed(recipe, "test"):
         prompts = load_prompts(spec, seed, prompter)

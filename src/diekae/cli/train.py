@@ -29,6 +29,8 @@ def command(
         )
     with progress_bars() as (show, bar):
         model, result = run_recipe(plan, folder, resume=resume, progress=show, callbacks=[bar])
+    if not result:  # another process measures and writes
+        return
     model.print_trainable_parameters()
     target = json or folder / "result.json"
     write_json(target, result)
