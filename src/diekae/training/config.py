@@ -64,7 +64,7 @@ class TrainingConfig:
         """Check the fields.
 
         Raises:
-            ValueError: One is out of range.
+            ValueError: One is out of range, or no number where one is needed.
         """
         if self.objective not in OBJECTIVES:
             near = difflib.get_close_matches(self.objective, OBJECTIVES, n=1)
@@ -72,7 +72,11 @@ class TrainingConfig:
             raise ValueError(f"objective={self.objective!r} is not known; choose one of {', '.join(OBJECTIVES)}.{hint}")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision={self.precision!r} is not known; choose fp32 or bf16.")
-        for name in ("batch_size", "gradient_accumulation", "learning_rate", "evaluations", "calibration"):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(field.default, int | float) and not isinstance(value, int | float):
+                raise ValueError(f"{field.name}={value!r} must be a number.")
+        for name in ("epochs", "batch_size", "gradient_accumulation", "learning_rate", "evaluations", "calibration"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive.")
         if self.cache and self.objective != "difference":

@@ -108,7 +108,7 @@ def _trainer(
         extra.append(EarlyStoppingCallback(config.patience))
     trainer = BankTrainer(
         objective,
-        arguments(config, folder, steps),
+        arguments(config, folder, steps, drop_last=len(data[0]) >= batch),
         clip=config.clip or math.inf,
         monitor=monitor,
         train_dataset=data[0],

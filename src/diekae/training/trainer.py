@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from diekae.training.config import TrainingConfig
 from diekae.training.objectives import Objective, Sums
@@ -41,6 +40,10 @@ class BankTrainer(Trainer):
         self.clip, self.monitor = clip, monitor
         self.loss_is_scaled_for_ga = True
         self._seen: list[Tensor] = []
+
+    def get_decay_parameter_names(self, model: Any) -> list[str]:
+        """Name the matrices, [N, out, in]; norms and null slots, [N, size], do not decay."""
+        return [name for name, parameter in model.named_parameters() if parameter.ndim > 2]
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
         """Count positions over accumulation and processes."""
@@ -117,8 +120,12 @@ class BankTrainer(Trainer):
         return metrics
 
 
-def arguments(config: TrainingConfig, folder: Path, steps: int) -> TrainingArguments:
-    """Translate a training configuration into the Trainer's arguments."""
+def arguments(config: TrainingConfig, folder: Path, steps: int, drop_last: bool) -> TrainingArguments:
+    """Translate a training configuration into the Trainer's arguments.
+
+    ``drop_last`` leaves an epoch's incomplete last batch out: several processes would fill it up with examples of
+    their own choice, and no longer do what one does.
+    """
     every = max(1, steps // config.evaluations)
     return TrainingArguments(
         output_dir=str(folder),
@@ -150,6 +157,7 @@ def arguments(config: TrainingConfig, folder: Path, steps: int) -> TrainingArgum
         metric_for_best_model="eval_loss",
         greater_is_better=False,
         remove_unused_columns=False,
+        dataloader_drop_last=drop_last,
         seed=config.seed,
         data_seed=config.seed,
         use_cpu=not torch.cuda.is_available(),
@@ -161,13 +169,14 @@ def arguments(config: TrainingConfig, folder: Path, steps: int) -> TrainingArgum
 def last_whole_checkpoint(folder: Path) -> str | None:
     """Find the newest checkpoint that was written to its end.
 
-    The Trainer writes ``trainer_state.json`` last, so a checkpoint without a readable one was cut off by a kill.
+    The Trainer writes ``trainer_state.json`` last, so a checkpoint without a readable one was cut off by a kill. It is
+    left where it is: the resumed run comes by the same step and writes it anew.
     """
-    while (found := get_last_checkpoint(str(folder)) if folder.is_dir() else None) is not None:
+    steps = {path.name.removeprefix("checkpoint-"): path for path in folder.glob("checkpoint-*")}
+    for step in sorted((step for step in steps if step.isdigit()), key=int, reverse=True):
         try:
-            json.loads((Path(found) / "trainer_state.json").read_text())
-            return str(found)
-        except (OSError, json.JSONDecodeError):
-            broken = Path(found)
-            broken.rename(broken.with_name(f"broken-{broken.name}"))
+            json.loads((steps[step] / "trainer_state.json").read_text())
+        except (OSError, ValueError):
+            continue
+        return str(steps[step])
     return None

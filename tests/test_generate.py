@@ -1,0 +1,222 @@
+"""Generation with knowledge: the decoder's own `generate`, with a cache, beams, samples, streams and threads."""
+
+import threading
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import TextIteratorStreamer
+
+from builders import ARCHITECTURES, hook_count, make_decoder, make_model
+from diekae import DiekaeModel
+
+CASTLE = "the castle was built by king four in the north and two towers are red"
+RIVER = "a river has seven dogs"
+QUESTIONS = ["who built the castle", "where are the dogs from", "what opened in the light of day"]
+NEW = 10
+
+BOTH = pytest.mark.parametrize("encoder", ["reader", "token"])
+SCOPES = pytest.mark.parametrize("scope", ["all", "prompt"])
+
+
+def write(model: DiekaeModel, inputs: dict[str, Tensor], knowledge=None, **kwargs) -> Tensor:
+    """Exactly ``NEW`` new tokens a row, greedy unless told otherwise."""
+    options = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, **kwargs}
+    return model.generate(**inputs, knowledge=knowledge, **options)
+
+
+@torch.no_grad()
+def write_by_hand(model: DiekaeModel, prompt: Tensor, knowledge: str | None, scope: str) -> Tensor:
+    """The greedy continuation of one row, recomputed from the start for every token, without any cache."""
+    ids, length = prompt, prompt.shape[1]
+    for _ in range(NEW):
+        mask = torch.zeros_like(ids, dtype=torch.bool)
+        mask[:, len(model.anchor) : length if scope == "prompt" else None] = True
+        logits = model(ids, knowledge=knowledge, injection_mask=mask, use_cache=False).logits[:, -1]
+        logits[:, model.decoder.generation_config.eos_token_id] = -torch.inf  # as min_new_tokens does
+        ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], dim=1)
+    return ids
+
+
+def check_greedy(model: DiekaeModel, scope: str) -> None:
+    inputs = model.tokenize(QUESTIONS[0])
+    want = write_by_hand(model, inputs["input_ids"], CASTLE, scope)
+    assert not torch.equal(want, write(model, inputs)), "knowledge must change what is written"
+    assert torch.equal(write(model, inputs, CASTLE), want)
+    assert torch.equal(write(model, inputs, CASTLE, use_cache=False), want)
+    assert hook_count(model.decoder) == 0
+
+
+@BOTH
+@SCOPES
+@pytest.mark.parametrize("site", ["block", "attention", "mlp"])
+def test_greedy_generation_is_the_loop_over_forward(encoder: str, scope: str, site: str) -> None:
+    check_greedy(make_model(encoder, scope=scope, site=site), scope)
+
+
+@BOTH
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_greedy_generation_in_every_architecture(encoder: str, kind: str) -> None:
+    check_greedy(make_model(encoder, scope="all", decoder=make_decoder(kind)), "all")
+
+
+@BOTH
+def test_the_two_scopes_write_different_things(encoder: str) -> None:
+    written = []
+    for scope in ("all", "prompt"):
+        model = make_model(encoder, scope=scope)
+        written.append(write(model, model.tokenize(QUESTIONS[0]), CASTLE))
+    assert not torch.equal(*written)
+
+
+@BOTH
+@SCOPES
+def test_without_knowledge_generation_is_the_decoders_own(encoder: str, scope: str) -> None:
+    model = make_model(encoder, scope=scope)
+    inputs = model.tokenize(QUESTIONS)
+    want = model.decoder.generate(**inputs, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False)
+    assert torch.equal(write(model, inputs), want)
+    mixed = write(model, inputs, [CASTLE, None, RIVER])
+    assert torch.equal(mixed[1], want[1])
+    assert not torch.equal(mixed[0], want[0]) and not torch.equal(mixed[2], want[2])
+
+
+@BOTH
+@SCOPES
+def test_beams_follow_their_cache(encoder: str, scope: str) -> None:
+    model = make_model(encoder, scope=scope)
+    inputs = model.tokenize(QUESTIONS)
+    knowledge = [CASTLE, None, RIVER]
+    options = {"num_beams": 3, "num_return_sequences": 2, "return_dict_in_generate": True, "output_scores": True}
+    cached = write(model, inputs, knowledge, **options, use_cache=True)
+    plain = write(model, inputs, knowledge, **options, use_cache=False)
+    assert (cached.beam_indices[cached.beam_indices >= 0] % 3).unique().numel() > 1, "beams must cross"
+    assert torch.equal(cached.sequences, plain.sequences)
+    torch.testing.assert_close(cached.sequences_scores, plain.sequences_scores, atol=1e-4, rtol=1e-4)
+    assert not torch.equal(cached.sequences, write(model, inputs, num_beams=3, num_return_sequences=2))
+
+
+@BOTH
+@SCOPES
+def test_samples_repeat_with_their_seed(encoder: str, scope: str) -> None:
+    model = make_model(encoder, scope=scope)
+    inputs = model.tokenize(QUESTIONS)
+
+    def sample(seed: int, **kwargs) -> Tensor:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return write(model, inputs, [CASTLE, RIVER, None], do_sample=True, num_return_sequences=2, **kwargs)
+
+    first = sample(3)
+    assert first.shape[0] == 6
+    assert torch.equal(sample(3), first)
+    assert torch.equal(sample(3, use_cache=False), first)
+    assert not torch.equal(sample(4), first)
+
+
+@BOTH
+@SCOPES
+def test_a_padded_batch_writes_what_its_rows_write_alone(encoder: str, scope: str) -> None:
+    model = make_model(encoder, scope=scope)
+    knowledge = [CASTLE, [RIVER, CASTLE], None]
+    together = write(model, model.tokenize(QUESTIONS), knowledge)
+    assert len({len(model.prompter.input(question)) for question in QUESTIONS}) > 1
+    for row, question in enumerate(QUESTIONS):
+        alone = write(model, model.tokenize(question), [knowledge[row]])
+        assert torch.equal(together[row, -NEW:], alone[0, -NEW:])
+        bare = write(model, model.tokenize(question))
+        assert torch.equal(alone, bare) is (knowledge[row] is None)
+
+
+@BOTH
+def test_prepared_memory_writes_the_same(encoder: str) -> None:
+    model = make_model(encoder)
+    inputs = model.tokenize(QUESTIONS)
+    want = write(model, inputs, CASTLE)
+    memory = model.prepare(CASTLE)
+    for _ in range(2):  # generation must not write into the memory
+        assert torch.equal(write(model, inputs, memory), want)
+    assert not torch.equal(want, write(model, inputs))
+
+
+@BOTH
+@SCOPES
+def test_generation_goes_on_from_a_cache_that_is_given_back(encoder: str, scope: str) -> None:
+    model = make_model(encoder, scope=scope)
+    inputs = model.tokenize(QUESTIONS[0])
+    want = write(model, inputs, CASTLE)
+    ended = write(model, inputs, CASTLE, max_new_tokens=4, min_new_tokens=4, return_dict_in_generate=True)
+    length = inputs["input_ids"].shape[1]
+    mask = torch.zeros_like(ended.sequences, dtype=torch.bool)
+    mask[:, len(model.anchor) : None if scope == "all" else length] = True
+    rest = NEW - 4
+    with model.injected(CASTLE, ended.sequences, injection_mask=mask):
+        got = model.decoder.generate(
+            input_ids=ended.sequences,
+            past_key_values=ended.past_key_values,
+            max_new_tokens=rest,
+            min_new_tokens=rest,
+            do_sample=False,
+        )
+    assert torch.equal(got, want)
+    assert not torch.equal(want, write(model, inputs))
+
+
+@BOTH
+def test_text_streams_while_it_is_written(encoder: str) -> None:
+    model = make_model(encoder)
+    inputs = model.tokenize(QUESTIONS[0])
+    want = write(model, inputs, CASTLE)[0, inputs["input_ids"].shape[1] :]
+    streamer = TextIteratorStreamer(model.tokenizer, skip_prompt=True, timeout=60)
+    thread = threading.Thread(target=write, args=(model, inputs, CASTLE), kwargs={"streamer": streamer})
+    thread.start()
+    pieces = list(streamer)
+    thread.join()
+    assert len(pieces) > 2
+    assert "".join(pieces).split() == model.tokenizer.decode(want).split()
+
+
+@BOTH
+def test_threads_with_different_knowledge_do_not_meet(encoder: str) -> None:
+    model = make_model(encoder)
+    inputs = model.tokenize(QUESTIONS[0])
+    tasks = [model.prepare(CASTLE), model.prepare(RIVER), None]
+    want = [write(model, inputs, knowledge) for knowledge in tasks]
+    assert all(not torch.equal(want[a], want[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
+    got: list[list[Tensor]] = [[] for _ in tasks]
+    errors: list[BaseException] = []
+    start = threading.Barrier(len(tasks))
+
+    def work(number: int) -> None:
+        try:
+            start.wait()
+            for _ in range(6):
+                got[number].append(write(model, inputs, tasks[number]))
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(tasks))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors, errors
+    for number, results in enumerate(got):
+        assert len(results) == 6
+        assert all(torch.equal(result, want[number]) for result in results)
+    assert hook_count(model.decoder) == 0
+
+
+@BOTH
+def test_an_error_while_writing_leaves_nothing_behind(encoder: str) -> None:
+    model = make_model(encoder)
+    inputs = model.tokenize(QUESTIONS[0])
+    want = write(model, inputs, CASTLE)
+
+    def fail(*_args) -> bool:
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        write(model, inputs, CASTLE, stopping_criteria=[fail])
+    assert hook_count(model.decoder) == 0
+    assert torch.equal(write(model, inputs, CASTLE), want)

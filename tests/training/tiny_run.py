@@ -1,0 +1,58 @@
+"""One tiny training run: imported by the tests, and run by them in other processes.
+
+    python tiny_run.py '{"folder": …, "prompts": …, "model": {…}, "training": {…}, "resume": …, "pause": …}'
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from transformers import TrainerCallback  # noqa: E402 - the builders stand one folder up
+
+from builders import make_model, make_prompts  # noqa: E402
+from diekae.data.prompt import Prompt  # noqa: E402
+from diekae.model import DiekaeModel  # noqa: E402
+from diekae.training.config import TrainingConfig  # noqa: E402
+from diekae.training.run import train  # noqa: E402
+
+
+def tiny_prompts(count: int) -> list[Prompt]:
+    """Prompts of four lengths."""
+    return [prompt for seed in range(-(-count // 4)) for prompt in make_prompts(4, seed=seed)][:count]
+
+
+class Pause(TrainerCallback):
+    """Waits after each step, so that a kill finds the run at work."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        time.sleep(self.seconds)
+
+
+def tiny_run(
+    folder: str | Path,
+    *,
+    prompts: int = 32,
+    model: dict[str, Any] | None = None,
+    training: dict[str, Any] | None = None,
+    resume: bool = False,
+    pause: float = 0.0,
+    callbacks: tuple[Any, ...] = (),
+) -> tuple[DiekaeModel, list[dict[str, float]]]:
+    """Train a tiny bank that starts as the identity."""
+    made = make_model(**{"effect": 0.0, **(model or {})})
+    config = TrainingConfig(**{"batch_size": 8, "evaluations": 4, "logging_steps": 5, **(training or {})})
+    data = tiny_prompts(prompts)
+    extra = [*callbacks, *([Pause(pause)] if pause else [])]
+    return made, train(made, data, data[:8], config, folder, resume=resume, callbacks=extra)
+
+
+if __name__ == "__main__":
+    options = json.loads(sys.argv[1])
+    tiny_run(options.pop("folder"), **options)
