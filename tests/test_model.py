@@ -377,7 +377,7 @@ def test_a_folder_that_holds_no_whole_bank_is_refused(tmp_path: Path) -> None:
     for config in ({"layers": [0, 1]}, {"encoder": "token", "encoder_options": SMALL["token"]}):
         changed = {**description, "config": {**description["config"], **config}}
         (tmp_path / CONFIG_NAME).write_text(json.dumps(changed))
-        refused("do not fit its configuration")
+        refused("do not fit the bank.s configuration")
     smaller = {**description["config"], "encoder_options": {**SMALL["reader"], "mlp_width": 8}}
     (tmp_path / CONFIG_NAME).write_text(json.dumps({**description, "config": smaller}))
     refused("has shape")

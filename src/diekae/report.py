@@ -85,7 +85,7 @@ def write_report(path: str | Path, result: dict[str, Any]) -> Path:
         answers=result.get("answers"),
         document=result.get("document"),
         plots=Markup(draw(result["log"])),
-        settings="\n".join(f"{k} = {v}" for k, v in {**config, **training}.items()),
+        settings="\n".join(f"{k} = {v!r}" for k, v in {**config, **training}.items()),
     )
     write_atomically(Path(path), html)
     return Path(path)
@@ -106,7 +106,7 @@ def draw(log: Sequence[dict[str, Any]]) -> str:
         axis.spines[["top", "right"]].set_visible(False)
     _line(loss, log, "loss", MUTED, "training")
     _line(loss, log, "eval_loss", ACCENT, "validation")
-    loss.set_yscale("log")
+    loss.set_ylim(bottom=0)
     loss.legend(frameon=False, fontsize=8)
     _layers(layers, log)
     _line(recovered, log, "eval_recovered", ACCENT, "recovered")

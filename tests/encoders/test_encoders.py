@@ -283,13 +283,3 @@ def test_the_bank_centres_and_scales_each_layer(name: str) -> None:
     constant = torch.full_like(targets, 2.0)
     bank.calibrate(constant, receives)
     assert torch.equal(bank.scale, torch.ones(COUNT)), "a target that never changes must not scale to zero"
-
-
-def test_a_single_encoder_starts_alike_however_many_there_are() -> None:
-    for name in ("reader", "token"):
-        options = encoder_class(name).make_options(SMALL[name])
-        weights = []
-        for count in (1, 3):
-            torch.manual_seed(0)
-            weights.append(next(iter(encoder_class(name)(count, WIDE, WIDTH, options).parameters())))
-        assert weights[0].shape[0] == 1
