@@ -84,7 +84,7 @@ def make_tokenizer(*, chat: bool = False) -> PreTrainedTokenizerFast:
     if chat:
         fast.chat_template = (
             "{{ bos_token }}{% for m in messages %}"
-            "{{ ' a ' if m['role'] == 'user' else ' b ' }}{{ m['content'] }}{{ eos_token }}\n{% endfor %}"
+            "{{ ' a ' if m['role'] == 'user' else ' by ' }}{{ m['content'] }}{{ eos_token }}\n{% endfor %}"
         )
     return fast
 

@@ -4,10 +4,10 @@ import threading
 
 import pytest
 import torch
+from builders import ARCHITECTURES, hook_count, make_decoder, make_model
 from torch import Tensor
 from transformers import TextIteratorStreamer
 
-from builders import ARCHITECTURES, hook_count, make_decoder, make_model
 from diekae import DiekaeModel
 
 CASTLE = "the castle was built by king four in the north and two towers are red"
@@ -54,13 +54,8 @@ def test_greedy_generation_is_the_loop_over_forward(encoder: str, scope: str, si
     check_greedy(make_model(encoder, scope=scope, site=site), scope)
 
 
-BYPASSED = pytest.mark.xfail(
-    strict=True, reason="stack_of returns OPTModel, which OPTForCausalLM.forward passes by: nothing is ever injected"
-)
-
-
 @BOTH
-@pytest.mark.parametrize("kind", [pytest.param(k, marks=BYPASSED) if k == "opt" else k for k in ARCHITECTURES])
+@pytest.mark.parametrize("kind", list(ARCHITECTURES))
 def test_greedy_generation_in_every_architecture(encoder: str, kind: str) -> None:
     check_greedy(make_model(encoder, scope="all", decoder=make_decoder(kind)), "all")
 
@@ -213,9 +208,8 @@ def test_threads_with_different_knowledge_do_not_meet(encoder: str) -> None:
 
 
 @BOTH
-@pytest.mark.xfail(strict=True, reason="hooks with kwargs raise TypeError in a thread that meets them half registered")
 def test_another_threads_hooks_can_be_met_half_registered(encoder: str) -> None:
-    """Torch keeps a hook and its `with_kwargs` flag in two dicts, so a second thread can see the one without the other."""
+    """Torch keeps a hook and its `with_kwargs` flag in two dicts: a second thread can see the one without the other."""
     model = make_model(encoder, site="attention")
     inputs = model.tokenize(QUESTIONS[0])
     errors: list[BaseException] = []

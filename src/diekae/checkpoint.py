@@ -1,7 +1,8 @@
-"""The bank on disk: a folder with ``config.json`` and ``bank.safetensors``, named by decoder layer."""
+"""The bank on disk: a folder with ``config.json`` and one safetensors file, its tensors named by decoder layer."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ from diekae.files import write_atomically
 from diekae.fingerprint import fingerprint
 
 CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "bank.safetensors"
 FORMAT = 1
 """Version of the folder's layout."""
 
@@ -43,18 +43,34 @@ class SavedBank:
 def save_bank(
     folder: Path, bank: Bank, config: DiekaeConfig, decoder: PreTrainedModel, anchor: tuple[int, ...]
 ) -> None:
-    """Write a bank's folder; a bank that was there before stays whole until the new one is."""
+    """Write a bank's folder; a bank that was there before stays whole until the new one is.
+
+    The weights' file carries its digest in its name, so that the renaming of ``config.json``, which names it, is the
+    one moment in which the new bank takes the old one's place.
+    """
     weights = save(bank.state_by_layer(), {"format": "pt"})
+    digest = hashlib.sha256(weights).hexdigest()
+    name = f"bank-{digest[:12]}.safetensors"
     description: dict[str, Any] = {
         "format": FORMAT,
         "config": config.to_dict(),
         "layers": list(bank.layers),
         "anchor": list(anchor),
         "decoder": {"name": decoder.config.name_or_path, "fingerprint": fingerprint(decoder)},
-        "sha256": hashlib.sha256(weights).hexdigest(),
+        "weights": name,
+        "sha256": digest,
     }
-    write_atomically(folder / WEIGHTS_NAME, weights)
-    write_atomically(folder / CONFIG_NAME, json.dumps(description, indent=2) + "\n")
+    known = (folder / name).exists()
+    write_atomically(folder / name, weights)
+    try:
+        write_atomically(folder / CONFIG_NAME, json.dumps(description, indent=2) + "\n")
+    except BaseException:
+        if not known:
+            (folder / name).unlink()
+        raise
+    for old in folder.glob("bank-*.safetensors"):
+        if old.name != name:
+            old.unlink()
 
 
 def load_bank(folder: Path) -> SavedBank:
@@ -64,25 +80,29 @@ def load_bank(folder: Path) -> SavedBank:
         FileNotFoundError: The folder holds no bank.
         ValueError: It is damaged, or of a format this version does not know.
     """
-    for name in (CONFIG_NAME, WEIGHTS_NAME):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f"{str(folder)!r} is not a bank: {name} is missing; expected what save_pretrained wrote."
-            )
-    weights = (folder / WEIGHTS_NAME).read_bytes()
+    path = folder / CONFIG_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"{str(folder)!r} is not a bank: {CONFIG_NAME} is missing; give what was saved.")
     try:
-        description = json.loads((folder / CONFIG_NAME).read_text())
+        description = json.loads(path.read_text())
         if description["format"] > FORMAT:
             raise ValueError(f"{str(folder)!r} has format {description['format']}; update diekae to read it.")
-        digest, decoder = description["sha256"], description["decoder"]
-        config = DiekaeConfig.from_dict(description["config"])
-        anchor = tuple(description["anchor"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{str(folder / CONFIG_NAME)!r} describes no bank ({error!r}); save it again.") from error
+        saved = SavedBank(
+            DiekaeConfig.from_dict(description["config"]),
+            {},
+            tuple(description["anchor"]),
+            description["decoder"]["name"],
+            description["decoder"]["fingerprint"],
+        )
+        file, digest = folder / Path(description["weights"]).name, description["sha256"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{str(path)!r} describes no bank ({error!r}); save it again.") from error
+    if not file.is_file():
+        raise FileNotFoundError(f"{str(folder)!r} is not a bank: {file.name} is missing; give what was saved.")
+    weights = file.read_bytes()
     if hashlib.sha256(weights).hexdigest() != digest:
-        raise ValueError(f"{str(folder / WEIGHTS_NAME)!r} is damaged: it is not the file that {CONFIG_NAME} describes.")
+        raise ValueError(f"{str(file)!r} is damaged: it is not the file that {CONFIG_NAME} describes.")
     try:
-        tensors = load(weights)
+        return dataclasses.replace(saved, tensors=load(weights))
     except SafetensorError as error:
-        raise ValueError(f"{str(folder / WEIGHTS_NAME)!r} is not a safetensors file: {error}.") from error
-    return SavedBank(config, tensors, anchor, decoder["name"], decoder["fingerprint"])
+        raise ValueError(f"{str(file)!r} is not a safetensors file: {error}.") from error

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from diekae.encoders import encoder_class
+from diekae.encoders import encoder_class, encoder_names
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "site": ("block", "attention", "mlp"),
@@ -76,6 +76,10 @@ class DiekaeConfig:
                 raise ValueError(
                     f"{name}={value!r} is not known; choose one of {', '.join(choices)}.{_near(value, choices)}"
                 )
+        if not isinstance(self.encoder, str):
+            raise ValueError(f"encoder={self.encoder!r} must be a name; choose one of {', '.join(encoder_names())}.")
+        if not isinstance(self.layers, str | Sequence):
+            raise ValueError(f"layers={self.layers!r} must be a text or a list of layer numbers, such as [3, 6].")
         if not isinstance(self.layers, str):
             object.__setattr__(self, "layers", tuple(int(layer) for layer in self.layers))
         resolve_layers(self.layers, None)

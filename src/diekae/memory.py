@@ -75,7 +75,7 @@ class Memory:
             with safe_open(str(path), framework="pt") as file:
                 info = json.loads((file.metadata() or {})["diekae"])
                 return cls({name: file.get_tensor(name) for name in file.keys()}, info["position"], info["bank"])
-        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{str(path)!r} is not a memory saved by Memory.save, or is damaged: {error}") from error
 
 

@@ -115,8 +115,10 @@ class DiekaeModel(nn.Module):
                 A longer document is cut into windows, each read on its own after the anchor.
 
         Raises:
-            ValueError: A document is empty, or there is no tokenizer.
+            ValueError: A document is empty, the chunk is not positive, or there is no tokenizer.
         """
+        if chunk_size is not None and chunk_size < 1:
+            raise ValueError(f"chunk_size={chunk_size} must be at least 1, or None to read as much as fits the window.")
         documents = [knowledge] if isinstance(knowledge, str) else list(knowledge)
         if not documents:
             raise ValueError("knowledge is an empty list; give at least one document, or None for no knowledge.")
@@ -179,6 +181,10 @@ class DiekaeModel(nn.Module):
                 )
             return row.to(self.device)
         found = [self._memory(document) for document in row]
+        if all(memory is None for memory in found):
+            raise ValueError(
+                f"a row's knowledge is the list {list(row)!r}; name a document, or give None for no knowledge."
+            )
         return Memory.join([memory for memory in found if memory is not None])
 
     @contextmanager
@@ -296,8 +302,19 @@ class DiekaeModel(nn.Module):
         if input_ids is None:
             raise ValueError("generate needs input_ids; tokenize the input first, as with model.tokenize(text).")
         self._check(input_ids)
-        with self.injected(knowledge, input_ids, kwargs.get("attention_mask")):
-            return self.decoder.generate(input_ids=input_ids, **kwargs)  # type: ignore[operator]
+        mask = kwargs.pop("attention_mask", None)
+        if mask is None:
+            mask = self._guess_mask(input_ids, kwargs.get("pad_token_id"))
+        with self.injected(knowledge, input_ids, mask):
+            return self.decoder.generate(input_ids=input_ids, attention_mask=mask, **kwargs)  # type: ignore[operator]
+
+    def _guess_mask(self, input_ids: Tensor, padding: int | None) -> Tensor:
+        """Take padding tokens for padding, unless they also end texts, as Transformers' ``generate`` does."""
+        settings = self.decoder.generation_config
+        padding = padding if padding is not None else getattr(settings, "pad_token_id", None)
+        ends = getattr(settings, "eos_token_id", None)
+        ends = ends if isinstance(ends, list) else [ends]
+        return torch.ones_like(input_ids) if padding is None or padding in ends else (input_ids != padding).long()
 
     def _check(self, input_ids: Tensor) -> None:
         if input_ids.ndim != 2 or input_ids.numel() == 0:
@@ -309,7 +326,7 @@ class DiekaeModel(nn.Module):
             )
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Save the bank alone: ``bank.safetensors`` and ``config.json``."""
+        """Save the bank alone: ``config.json`` and the weights as safetensors."""
         save_bank(Path(folder), self.bank, self.config, self.decoder, self.anchor)
 
     @classmethod

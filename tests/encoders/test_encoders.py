@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 import torch
+from builders import SMALL
 from torch import Tensor
 from transformers import LlamaConfig, LlamaModel
 
-from builders import SMALL
 from diekae.encoders import Encoder, MemoryBatch, Token, encoder_class
 from diekae.encoders.bank import Bank
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from builders import make_model
 from safetensors.torch import load_file
-from torch import Tensor
-
 from tiny_run import tiny_run
+from torch import Tensor
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +20,7 @@ SCRIPT = Path(__file__).with_name("tiny_run.py")
 
 
 def bank(folder: Path) -> dict[str, Tensor]:
-    return load_file(folder / "bank" / "bank.safetensors")
+    return load_file(next((folder / "bank").glob("bank-*.safetensors")))
 
 
 def run_two(folder: Path, **options: Any) -> str:
@@ -41,15 +41,30 @@ def run_two(folder: Path, **options: Any) -> str:
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_two_processes_of_four_are_one_of_eight(tmp_path: Path, objective: str, accumulation: int) -> None:
     training = {"objective": objective, "max_steps": 6, "gradient_accumulation": accumulation, "evaluations": 2}
-    _, log = tiny_run(tmp_path / "one", prompts=48, training={**training, "batch_size": 8})
-    run_two(tmp_path / "two", prompts=48, training={**training, "batch_size": 4})
+    # Not from the identity, see test_accumulation_is_one_large_batch.
+    options: dict[str, Any] = {"prompts": 48, "model": {"effect": 0.05}}
+    tiny_run(tmp_path / "one", training={**training, "batch_size": 8}, **options)
+    run_two(tmp_path / "two", training={**training, "batch_size": 4}, **options)
     one, two = bank(tmp_path / "one"), bank(tmp_path / "two")
     assert one.keys() == two.keys()
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=0, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
-    assert any(float(tensor.abs().max()) > 1e-4 for name, tensor in one.items() if name.endswith("up.weight"))
+    untrained = make_model(effect=0.05).bank.state_by_layer()
+    assert all(not torch.equal(tensor, untrained[name]) for name, tensor in one.items() if "weight" in name)
     events = list((tmp_path / "two" / "tensorboard").iterdir())
     assert len(events) == 1, "one process writes the log"
+
+
+def test_epochs_count_the_examples_of_all_processes_and_they_share_one_cache(tmp_path: Path) -> None:
+    training = {"epochs": 2, "evaluations": 2, "cache": str(tmp_path / "cache")}
+    tiny_run(tmp_path / "one", training={**training, "batch_size": 8})
+    run_two(tmp_path / "two", training={**training, "batch_size": 4, "cache": str(tmp_path / "cache2")})
+    for run in ("one", "two"):
+        assert (tmp_path / run / "checkpoint-8").is_dir(), "two epochs of 32 examples in batches of 8"
+    one, two = bank(tmp_path / "one"), bank(tmp_path / "two")
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=0, atol=1e-6)
+    assert len(list((tmp_path / "cache2").iterdir())) == 2, "training and validation"
 
 
 def test_early_stopping_stops_both(tmp_path: Path) -> None:
@@ -60,12 +75,11 @@ def test_early_stopping_stops_both(tmp_path: Path) -> None:
     assert (tmp_path / "bank").is_dir()
 
 
-def test_two_processes_share_one_cache_and_resume_together(tmp_path: Path) -> None:
-    training = {"max_steps": 8, "evaluations": 2, "batch_size": 4, "cache": str(tmp_path / "cache")}
-    run_two(tmp_path / "run", training=training)
-    first = bank(tmp_path / "run")
-    assert len(list((tmp_path / "cache").iterdir())) == 2
-    (tmp_path / "run" / "checkpoint-8" / "trainer_state.json").unlink()
-    run_two(tmp_path / "run", training=training, model={"seed": 9}, resume=True)
-    for name, tensor in bank(tmp_path / "run").items():
+def test_two_processes_resume_together(tmp_path: Path) -> None:
+    training = {"max_steps": 8, "evaluations": 2, "batch_size": 4}
+    run_two(tmp_path, training=training)
+    first = bank(tmp_path)
+    (tmp_path / "checkpoint-8" / "trainer_state.json").unlink()
+    run_two(tmp_path, training=training, model={"seed": 9}, resume=True)
+    for name, tensor in bank(tmp_path).items():
         torch.testing.assert_close(tensor, first[name], rtol=0, atol=1e-6)

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
+from builders import DEPTH, hook_count, make_decoder, make_model, make_prompts
 from torch import Tensor, nn
 
-from builders import DEPTH, hook_count, make_decoder, make_model, make_prompts
 from diekae.data.prompt import Prompt, collate
 from diekae.differences import collect
 from diekae.inject.hookpoints import find_blocks, first_tensor

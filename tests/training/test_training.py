@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import DEPTH, make_decoder, make_model, make_prompts
+from builders import DEPTH, make_model, make_prompts
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -27,7 +27,11 @@ OPTIONS = {"epochs": 2, "batch_size": 8, "evaluations": 4, "calibration": 8, "lo
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE.parent.parent / 'src'}", "OMP_NUM_THREADS": "1"}
+    return {
+        **os.environ,
+        "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE.parent.parent / 'src'}",
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 def worker(folder: Path, options: dict[str, Any], *more: str, processes: int = 1) -> subprocess.Popen[str]:
@@ -47,13 +51,15 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "bank" / "bank.safetensors")
+    return load_file(next((folder / "bank").glob("bank-*.safetensors")))
 
 
 def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], tolerance: float = 0.0) -> None:
     assert one.keys() == other.keys()
     for name in one:
-        torch.testing.assert_close(one[name], other[name], atol=tolerance, rtol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            one[name], other[name], atol=tolerance, rtol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 @pytest.mark.parametrize("encoder", ["reader", "token"])
@@ -63,7 +69,9 @@ def test_gradients_reach_the_bank_alone(objective: str, encoder: str) -> None:
     graphs: dict[int, bool] = {}
     blocks = list(model.decoder.model.layers)
     for number, block in enumerate(blocks):
-        block.register_forward_hook(lambda _m, _a, out, n=number: graphs.update({n: graphs.get(n, False) or out.requires_grad}))
+        block.register_forward_hook(
+            lambda _m, _a, out, n=number: graphs.update({n: graphs.get(n, False) or out.requires_grad})
+        )
     heads: list[int] = []
     model.decoder.lm_head.register_forward_hook(lambda *_: heads.append(1))
     for parameter in model.decoder.parameters():

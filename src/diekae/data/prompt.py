@@ -205,4 +205,6 @@ def collate(prompts: Sequence[Prompt], *, scope: str, anchor: str, padding: int 
 def _pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     """Pad rows on the right to the longest."""
     width = max(len(row) for row in rows)
-    return torch.tensor([list(row) + [value] * (width - len(row)) for row in rows]).reshape(len(rows), width)
+    padded = [list(row) + [value] * (width - len(row)) for row in rows]
+    kind = torch.bool if isinstance(value, bool) else torch.long  # named, for an empty list has none
+    return torch.tensor(padded, dtype=kind).reshape(len(rows), width)

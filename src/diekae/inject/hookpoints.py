@@ -35,9 +35,9 @@ def with_first(output: Any, tensor: Tensor) -> Any:
 
 
 def stack_of(decoder: PreTrainedModel) -> nn.Module:
-    """Return the decoder without its language-model head."""
-    base = decoder.base_model
-    return base if base is not decoder else decoder.get_decoder()
+    """Return the decoder without its language-model head: the module that the decoder itself calls (OPT nests it)."""
+    stack: nn.Module = decoder.get_decoder()
+    return stack
 
 
 def find_blocks(decoder: PreTrainedModel) -> nn.ModuleList:

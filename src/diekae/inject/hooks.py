@@ -53,8 +53,10 @@ def visiting(points: Mapping[int, Hookpoint], visit: Visit, *, stop_after: int |
 
 
 def _keep_input(thread: int, parts: dict[Any, Tensor]) -> Any:
-    def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
+    # `*rest`: another thread may meet this hook before torch has noted that it takes keywords.
+    def hook(_module: nn.Module, *rest: Any) -> None:
         if threading.get_ident() == thread:
+            args, kwargs = rest
             parts.clear()
             parts["input"] = args[0] if args else kwargs["hidden_states"]
 

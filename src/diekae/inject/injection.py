@@ -92,6 +92,7 @@ class Injection:
         self.memory, self.receives, self.valid, self.beyond = memory, receives, valid, beyond
         self.numbers = {layer: number for number, layer in enumerate(bank.layers)}
         self._repeated: dict[int, MemoryBatch] = {}
+        self._begun = False
         self._mask: Tensor | None = None
         self._ready: Tensor | None = None
         self._grown: MemoryBatch | None = None
@@ -101,12 +102,16 @@ class Injection:
         """Inject into every forward of the decoder that this thread makes inside the block."""
         thread, stack = threading.get_ident(), stack_of(self.decoder)
 
-        def before(_module: nn.Module, args: Any, kwargs: Any) -> None:
+        # `*rest`, and the thread first: torch keeps a hook and its `with_kwargs` in two places, and another thread may
+        # meet the one without the other.
+        def before(_module: nn.Module, *rest: Any) -> None:
             if threading.get_ident() == thread:
+                args, kwargs = rest
                 self._begin(kwargs.get("input_ids", args[0] if args else None), kwargs)
 
-        def after(_module: nn.Module, _args: Any, kwargs: Any, output: Any) -> None:
+        def after(_module: nn.Module, *rest: Any) -> None:
             if threading.get_ident() == thread:
+                _args, kwargs, output = rest
                 self._end(kwargs.get("past_key_values") or getattr(output, "past_key_values", None))
 
         with ExitStack() as exits:
@@ -131,6 +136,7 @@ class Injection:
             f"the decoder runs {rows} rows, not a multiple of the {self.receives.shape[0]} given"
         )
         self._mask = mask[..., None] if bool(mask.any()) else None
+        self._begun = True
         self._ready = self._grown = None
         if self.bank.encoder.reads != "embeddings" or not (bool(mask.any()) or bool(self.beyond.any())):
             return
@@ -152,9 +158,13 @@ class Injection:
             else:
                 layer.memory = self._grown
         self._mask = self._ready = self._grown = None
+        self._begun = False
 
     def _difference(self, layer: int, stream: Tensor, _output: Tensor) -> Tensor | None:
         """Return what is added at a hookpoint [b, T, W]; None where nobody receives."""
+        assert self._begun, (
+            f"{type(self.decoder).__name__} runs its blocks without calling {type(stack_of(self.decoder))}"
+        )
         if self._mask is None:
             return None
         number = self.numbers[layer]

@@ -99,10 +99,10 @@ def _trainer(
     callbacks: Sequence[Any],
 ) -> BankTrainer:
     """Build the trainer."""
-    batch = config.batch_size * config.gradient_accumulation * PartialState().num_processes
+    batch = config.batch_size * config.gradient_accumulation * _processes().num_processes
     steps = config.max_steps if config.max_steps > 0 else math.ceil(len(data[0]) / batch * config.epochs)
     extra: list[Any] = list(callbacks)
-    if PartialState().is_main_process:
+    if _processes().is_main_process:
         extra.append(TensorBoardCallback(SummaryWriter(str(folder / "tensorboard"))))
     if config.patience:
         extra.append(EarlyStoppingCallback(config.patience))
@@ -149,7 +149,7 @@ def _cached(
         "layers": list(model.layers),
         **{name: getattr(model.config, name) for name in ("site", "difference", "scope", "anchor")},
     }
-    with PartialState().main_process_first():
+    with _processes().main_process_first():
         return collect_to_disk(
             Path(config.cache),
             dataset,
@@ -158,6 +158,11 @@ def _cached(
             limit_gb=config.cache_limit_gb,
             progress=lambda done, total: progress(name, done, total),
         )
+
+
+def _processes() -> PartialState:
+    """Return the processes that share this run; without a GPU they must be told so, or each believes itself alone."""
+    return PartialState(cpu=not torch.cuda.is_available())
 
 
 def _to(batch: Any, device: torch.device) -> Any:
