@@ -98,6 +98,7 @@ def evaluate(
     }
 
 
+@torch.no_grad()
 def nll(
     model: DiekaeModel, prompts: Sequence[Prompt], how: str, scope: str | None, batch_size: int, progress: Progress
 ) -> Nll:
