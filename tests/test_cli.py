@@ -1,121 +1,330 @@
-"""The command line, end to end on a tiny decoder, and what it says when something is wrong."""
+"""The command line: what it makes, and what it says when something is wrong."""
 
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
-from builders import make_decoder, make_tokenizer
+from click.testing import Result
 from typer.testing import CliRunner
 
+from builders import make_decoder, make_tokenizer
+from diekae import DiekaeModel
 from diekae.cli import typer_app
-from diekae.data import Example, write_examples
+from diekae.recipe import make_recipe, read_recipe
+from diekae.report import write_report
 
-RUNNER = CliRunner()
-EXAMPLES = [
-    Example((f"the {colour} castle was built in {number}",), f"when was the {colour} castle built", number)
-    for colour in ("red", "green", "blue", "gold", "silver", "cold")
-    for number in ("one", "two", "three", "four")
-]
+VERBS = ("train", "ask", "evaluate", "demo")
+COLOURS, THINGS = ("red", "blue", "green", "silver"), ("house", "bridge", "tower", "castle", "boat", "door", "gate")
+RECIPE = """
+name = "tiny"
+decoder = "{decoder}"
+dtype = "float32"
+folder = "{folder}"
+
+[diekae]
+layers = "all"
+encoder_options = {{ width = 16, heads = 2, mlp_width = 24 }}
+
+[training]
+max_steps = 8
+batch_size = 4
+evaluations = 2
+logging_steps = 2
+
+[[data.train]]
+source = "jsonl"
+folder = "data"
+
+[[data.validation]]
+source = "jsonl"
+folder = "data"
+
+[[data.test]]
+source = "jsonl"
+folder = "data"
+
+[[data.test]]
+source = "jsonl"
+folder = "data"
+limit = 3
+"""
+
+
+def examples() -> list[dict[str, Any]]:
+    return [
+        {"knowledge": f"the {thing} is {colour}", "input": f"what is the {thing}", "target": colour}
+        for thing in THINGS
+        for colour in COLOURS
+    ]
+
+
+def invoke(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(typer_app, [str(argument) for argument in arguments])
+
+
+def said_by(*arguments: str | Path) -> str:
+    """The text of the ValueError (or kin) that the arguments lead to."""
+    result = invoke(*arguments)
+    assert isinstance(result.exception, ValueError | OSError), result.output
+    return str(result.exception)
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny decoder, data, a recipe, and what training by it leaves."""
-    folder = tmp_path_factory.mktemp("home")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a saved decoder, data and a recipe."""
+    folder = tmp_path_factory.mktemp("cli")
     make_decoder().save_pretrained(folder / "decoder")
     make_tokenizer().save_pretrained(folder / "decoder")
-    for split in ("train", "validation", "test"):
-        write_examples(folder / "data" / f"{split}.jsonl", EXAMPLES)
-    tables = "\n".join(
-        f'[[data.{part}]]\nsource = "jsonl"\nfolder = "data"' for part in ("train", "validation", "test")
-    )
-    (folder / "tiny.toml").write_text(
-        f'decoder = "{folder / "decoder"}"\ndtype = "float32"\nfolder = "{folder}"\n[diekae]\nlayers = [1, 3]\n'
-        f'[training]\nepochs = 2\nevaluations = 2\ncalibration = 8\ncache = "{folder / "cache"}"\n{tables}\n'
-    )
-    result = run("train", folder / "tiny.toml", "--out", folder / "run", "--set", "diekae.layers=[0, 2]")
-    assert result.exit_code == 0, result.output
+    (folder / "data").mkdir()
+    rows = examples()
+    for part, chosen in (("train", rows[:20]), ("validation", rows[20:24]), ("test", rows[24:])):
+        (folder / "data" / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chosen))
+    (folder / "tiny.toml").write_text(RECIPE.format(decoder=folder / "decoder", folder=folder))
+    (folder / "fact.txt").write_text("the tower is blue\n")
     return folder
 
 
-def run(*words: Any) -> Any:
-    return RUNNER.invoke(typer_app, [str(word) for word in words])
+@pytest.fixture(scope="module")
+def trained(place: Path) -> tuple[Path, str]:
+    """The folder of a run, and what it printed."""
+    result = invoke("train", place / "tiny.toml", "--out", place / "run")
+    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
+    return place / "run", result.output
 
 
-def failure(*words: Any) -> str:
-    """The message of an exception, which `app` turns into one paragraph."""
-    result = run(*words)
-    assert result.exit_code != 0, result.output
-    return str(result.exception) if result.exception and not isinstance(result.exception, SystemExit) else result.output
+def refuse_constant(name: str) -> NoReturn:
+    raise AssertionError(f"{name} is not JSON")
 
 
 def strict(path: Path) -> Any:
-    def refuse(name: str) -> None:
-        raise AssertionError(f"{name} is not JSON")
-
-    return json.loads(path.read_text(), parse_constant=refuse)
+    return json.loads(path.read_text(), parse_constant=refuse_constant)
 
 
-def test_training_leaves_bank_figures_and_report(home: Path) -> None:
-    result = strict(home / "run" / "result.json")
-    assert result["layers"] == [0, 2], "--set changed the recipe"
-    assert result["recipe"]["training"]["seed"] == 0
-    assert result["versions"]["torch"] and result["machine"]["cores"]
-    assert result["sets"]["jsonl"]["n"] == len(EXAMPLES)
-    assert str(home) not in json.dumps(result["recipe"]["data"]), "no path of this machine"
-    page = (home / "run" / "report.html").read_text()
-    assert "<svg" in page and "recovered" in page
-    assert not re.search(r'(src|href)\s*=\s*"http', page), "self-contained"
-    names = {path.name for path in (home / "run" / "bank").iterdir()}
-    assert "config.json" in names and len(names) == 2
+def test_help_names_every_verb_and_every_verb_has_help() -> None:
+    overview = invoke("--help")
+    assert overview.exit_code == 0
+    for verb in VERBS:
+        assert verb in overview.output
+        result = invoke(verb, "--help")
+        assert result.exit_code == 0
+        assert "Usage" in result.output
 
 
-def test_evaluate_and_ask_use_the_bank(home: Path, tmp_path: Path) -> None:
-    bank, data = home / "run" / "bank", home / "data" / "test.jsonl"
-    out = run(
-        "evaluate", "--bank", bank, "--data", data, "--limit", 6, "--scope", "prompt", "--json", tmp_path / "f.json"
+def test_a_recipe_leads_to_a_bank_its_figures_and_a_report(trained: tuple[Path, str]) -> None:
+    folder, output = trained
+    assert (folder / "bank" / "config.json").is_file()
+    assert not re.search(r"\{'(eval_)?loss'", output), "the Trainer printed its own lines between ours"
+    assert "recovered" in output and "trainable params" in output
+    result = strict(folder / "result.json")
+    assert set(result["sets"]) == {"jsonl", "jsonl 2"}, "two sources of one name are two rows"
+    assert [found["n"] for found in result["sets"].values()] == [4, 3]
+    assert {"torch", "transformers", "diekae", "python"} <= set(result["versions"])
+    assert {"processor", "cores", "memory_gb"} <= set(result["machine"])
+    assert result["examples"] == {"train": 20, "validation": 4}
+    assert result["layers"] == [0, 1, 2, 3]
+    assert result["recipe"]["name"] == "tiny"
+    assert result["recipe"]["folder"] is None, "a path of this machine"
+    for found in result["sets"].values():
+        assert set(found["seconds"]) == {"bare", "prompted", "prompted_cached", "prepare", "ours"}
+        assert {"bare", "prompted", "ours"} <= set(found["nll"])
+    assert any("eval_recovered" in line for line in result["log"])
+
+
+def test_the_report_stands_on_its_own(trained: tuple[Path, str]) -> None:
+    html = (trained[0] / "report.html").read_text()
+    assert "<svg" in html and "</svg>" in html
+    assert not re.search(r"""(src|href|srcset|action)\s*=\s*["']?\s*(https?:)?//""", html), "a resource from elsewhere"
+    assert not re.search(r"url\(\s*[\"']?(https?:)?//|@import|<script|<link|<iframe|<img", html)
+    assert "<!DOCTYPE svg" not in html and "<?xml" not in html
+    assert "tiny" in html and "jsonl 2" in html
+
+
+def test_the_report_shows_texts_as_they_are(trained: tuple[Path, str], tmp_path: Path) -> None:
+    result = strict(trained[0] / "result.json")
+    result["answers"] = [{"question": "<b>?", "without": "<script>alert(1)</script>", "with": "a & b"}]
+    result["document"] = "1 < 2"
+    html = write_report(tmp_path / "report.html", result).read_text()
+    assert "<script" not in html and "&lt;script&gt;" in html
+    assert "a &amp; b" in html and "1 &lt; 2" in html
+
+
+def test_a_bank_is_evaluated_on_files(trained: tuple[Path, str], place: Path, tmp_path: Path) -> None:
+    other = tmp_path / "test.jsonl"
+    other.write_text((place / "data" / "train.jsonl").read_text())
+    figures = tmp_path / "figures.json"
+    data = place / "data" / "test.jsonl"
+    result = invoke(
+        "evaluate", "--bank", trained[0] / "bank", "--data", data, "--data", other, "--limit", "4", "--json", figures
     )
-    assert out.exit_code == 0, out.output
-    found = strict(tmp_path / "f.json")
-    assert found["scope"] == "prompt" and found["sets"]["test.jsonl"]["n"] == 6
-    assert set(found["sets"]["test.jsonl"]["seconds"]) >= {"bare", "prompted", "ours"}
-    (tmp_path / "k.txt").write_text("the red castle was built in two")
-    asked = run("ask", "--bank", bank, "--knowledge", tmp_path / "k.txt", "when was the red castle built")
-    assert asked.exit_code == 0, asked.output
-    assert "without knowledge" in asked.output and "with knowledge" in asked.output
+    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
+    found = strict(figures)
+    assert len(found["sets"]) == 2, "two files of one name"
+    assert found["scope"] == "all" and found["format"] == "plain" and found["limit"] == 4
+    assert "versions" in found and "machine" in found
+    run = strict(trained[0] / "result.json")
+    assert found["sets"]["test.jsonl"]["nll"]["ours"] == pytest.approx(run["sets"]["jsonl"]["nll"]["ours"], rel=1e-4)
 
 
-def test_wrong_input_is_named(home: Path, tmp_path: Path) -> None:
-    bank, data = home / "run" / "bank", home / "data" / "test.jsonl"
+def test_a_bank_is_asked(trained: tuple[Path, str], place: Path) -> None:
+    result = invoke(
+        "ask",
+        "--bank",
+        trained[0] / "bank",
+        "--knowledge",
+        place / "fact.txt",
+        "--knowledge",
+        place / "fact.txt",
+        "what [/is] the [bold]tower",
+    )
+    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
+    assert "without knowledge" in result.output
+    assert "what [/is] the [bold]tower" in result.output, "brackets are no markup"
+
+
+def test_answers_may_hold_brackets(
+    trained: tuple[Path, str], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["diekae.cli.ask"], "answer", lambda *_: "[/INST] [red]blue")
+    result = invoke("ask", "--bank", trained[0] / "bank", "--knowledge", place / "fact.txt", "what")
+    assert result.output.count("[/INST] [red]blue") == 2, result.exception
+
+
+def test_train_refuses_a_folder_with_old_checkpoints_and_resumes_it(trained: tuple[Path, str], place: Path) -> None:
+    folder = trained[0]
+    before = DiekaeModel.from_pretrained(folder / "bank").bank.state_by_layer()
+    text = said_by("train", place / "tiny.toml", "--out", folder)
+    assert "earlier run's checkpoints" in text and "--resume" in text
+    result = invoke("train", place / "tiny.toml", "--out", folder, "--resume", "--json", place / "resumed.json")
+    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
+    after = DiekaeModel.from_pretrained(folder / "bank").bank.state_by_layer()
+    assert all(bool((before[name] == after[name]).all()) for name in before)
+    assert strict(place / "resumed.json")["sets"]["jsonl"]["nll"] == strict(folder / "result.json")["sets"]["jsonl"]["nll"]
+
+
+def test_set_changes_the_recipe(place: Path) -> None:
+    path = place / "tiny.toml"
+    recipe = read_recipe(path, ["training.epochs=3", "decoder=other", "data.test.1.limit=2", "diekae.layers=[1, 2]"])
+    assert (recipe.training.epochs, recipe.decoder, recipe.diekae.layers) == (3, "other", (1, 2))
+    assert recipe.data["test"][1].limit == 2
+    assert read_recipe(path, ["training.betas=[0.8, 0.9]"]).training.betas == (0.8, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("training.epochs", "key=value"),
+        ("=3", "key=value"),
+        ("training.batch_size=many", "batch_size='many' must be a number"),
+        ("training.batch_size=0", "must be positive"),
+        ("training.batch_size.x=1", "names no place"),
+        ("data.test.7.limit=1", "names no place"),
+        ("data.test.first.limit=1", "names no place"),
+        ("data.test.0.limits=1", "limits"),
+        ("data.test=[]", "no [[data.test]]"),
+        ("trainings.epochs=1", "unknown keys ['trainings']"),
+        ("diekae.scope=everywhere", "scope='everywhere'"),
+        ("diekae.encoder=readers", "Did you mean 'reader'"),
+        ("diekae.encoder_options.size=3", "'size' is not known"),
+        ("diekae.layers=every:0", "layers='every:0'"),
+        ("preset=papers", "'paper'"),
+        ("dtype=float8", "dtype='float8'"),
+        ("training.objective=distil", "Did you mean 'distill'"),
+    ],
+)
+def test_a_bad_setting_is_named(place: Path, setting: str, words: str) -> None:
+    assert words in said_by("train", place / "tiny.toml", "--set", setting, "--out", place / "never")
+    assert not (place / "never").exists()
+
+
+def test_unknown_keys_inside_a_table_warn(place: Path) -> None:
+    with pytest.warns(UserWarning, match="'epoch' is not known"):
+        read_recipe(place / "tiny.toml", ["training.epoch=3"])
+    with pytest.warns(UserWarning, match="'layer' is not known"):
+        read_recipe(place / "tiny.toml", ["diekae.layer=3"])
+
+
+def test_a_recipe_that_cannot_be_read_is_named(place: Path, tmp_path: Path) -> None:
+    assert "no recipe at" in said_by("train", tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("decoder = [")
+    assert "not TOML" in said_by("train", tmp_path / "bad.toml")
+    with pytest.raises(ValueError, match=r"no \[\[data.train\]\]"):
+        make_recipe({})
+    text = said_by("train", place / "tiny.toml", "--set", f"decoder={tmp_path / 'none'}", "--out", tmp_path / "run")
+    assert "cannot load a decoder" in text
+    text = said_by("train", place / "tiny.toml", "--set", "data.train.0.source=json", "--out", tmp_path / "run")
+    assert "did you mean 'jsonl'" in text
+
+
+def test_a_missing_bank_is_named(place: Path) -> None:
+    data = place / "data" / "test.jsonl"
+    assert "is not a bank" in said_by("evaluate", "--bank", place / "nowhere", "--data", data)
+    assert "is not a bank" in said_by("ask", "--bank", place / "data", "--knowledge", place / "fact.txt", "what")
+
+
+def test_missing_files_are_named(trained: tuple[Path, str], place: Path) -> None:
+    bank = trained[0] / "bank"
+    assert "no such file" in said_by("evaluate", "--bank", bank, "--data", place / "none.jsonl")
+    assert "no knowledge file" in said_by("ask", "--bank", bank, "--knowledge", place / "none.txt", "what")
+    (place / "blank.txt").write_text(" \n")
+    assert "knowledge is empty" in said_by("ask", "--bank", bank, "--knowledge", place / "blank.txt", "what")
+
+
+@pytest.mark.parametrize("option", ["scope", "format"])
+def test_an_unknown_scope_or_format_is_named_before_anything_is_loaded(place: Path, option: str) -> None:
+    data = place / "data" / "test.jsonl"
+    text = said_by("evaluate", "--bank", place / "nowhere", "--data", data, f"--{option}", "every")
+    assert f"--{option} 'every' is not known; choose one of" in text
+
+
+def test_ask_knows_its_formats(place: Path) -> None:
+    text = said_by("ask", "--bank", place / "nowhere", "--knowledge", place / "fact.txt", "--format", "xml", "what")
+    assert "--format 'xml' is not known; choose one of plain, qa, chat" in text
+
+
+def test_a_bad_line_is_named(place: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.jsonl"
-    bad.write_text(data.read_text().splitlines()[0] + '\n{"knowledge": 3}\n')
-    assert "line 2" in failure("evaluate", "--bank", bank, "--data", bad) or "bad.jsonl:2" in failure(
-        "evaluate", "--bank", bank, "--data", bad
+    bad.write_text(json.dumps(examples()[0]) + '\n{"knowledge": "k", "input": "x"}\n')
+    assert f"{bad}:2: no key 'target'" in said_by("evaluate", "--bank", place / "nowhere", "--data", bad)
+
+
+def test_examples_without_knowledge_are_counted(trained: tuple[Path, str], tmp_path: Path) -> None:
+    data = tmp_path / "none.jsonl"
+    data.write_text(json.dumps({"knowledge": None, "input": "what is", "target": "red"}) + "\n")
+    assert "1 of 1 examples have none" in said_by("evaluate", "--bank", trained[0] / "bank", "--data", data)
+
+
+def test_demo_removes_only_what_a_run_wrote(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    (tmp_path / "bank").mkdir()
+    assert "'thesis.txt', which no run wrote" in said_by("demo", "--out", tmp_path, "--steps", "1")
+    assert (tmp_path / "thesis.txt").is_file() and (tmp_path / "bank").is_dir()
+
+
+def in_process(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from diekae.cli import app; app()", *map(str, arguments)],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
-    assert "choose one of" in failure("evaluate", "--bank", bank, "--data", data, "--scope", "everything")
-    assert "choose one of" in failure("evaluate", "--bank", bank, "--data", data, "--format", "xml")
-    assert "is not a bank" in failure("evaluate", "--bank", tmp_path, "--data", data)
-    assert "no knowledge file" in failure("ask", "--bank", bank, "--knowledge", tmp_path / "none", "who")
-    assert "--resume" in failure("train", home / "tiny.toml", "--out", home / "run")
-    assert "no recipe" in failure("train", tmp_path / "none.toml")
-    assert "key=value" in failure("train", home / "tiny.toml", "--set", "epochs")
-    assert "unknown keys" in failure("train", home / "tiny.toml", "--set", "colour=1")
-    assert "not known" in failure("train", home / "tiny.toml", "--set", "diekae.encoder=raeder")
 
 
-def test_errors_are_one_paragraph_without_a_traceback(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "diekae", "train", str(tmp_path / "none.toml")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def test_an_error_is_one_paragraph_on_stderr_without_a_traceback(place: Path) -> None:
+    done = in_process("train", place / "tiny.toml", "--set", "data.test=[]")
     assert done.returncode == 2
-    assert "no recipe at" in done.stdout and "Traceback" not in done.stdout + done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert "error" in done.stderr and "no [[data.test]]" in done.stderr, "brackets are no markup"
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("verb", ["train", "ask", "evaluate", "demo"])
-def test_every_verb_explains_itself(verb: str) -> None:
-    out = run(verb, "--help")
-    assert out.exit_code == 0 and len(out.output) > 200
-    assert verb in run("--help").output
+def test_debug_shows_the_traceback(place: Path) -> None:
+    done = in_process("evaluate", "--bank", place / "nowhere", "--data", place / "none.jsonl", DIEKAE_DEBUG="1")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr and "no such file" in done.stderr

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 
 from diekae.config import DiekaeConfig
 from diekae.data.mixture import DataSpec, load_mixture, load_prompts
@@ -24,7 +23,7 @@ from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
 from diekae.models import load_decoder
 from diekae.training.config import TrainingConfig
-from diekae.training.run import train
+from diekae.training.run import processes, train
 
 Progress = Callable[[str, int, int], None]
 PARTS = ("train", "validation", "test")
@@ -111,9 +110,15 @@ def _set(values: dict[str, Any], setting: str) -> None:
         value = text
     *path, last = name.strip().split(".")
     table: Any = values
-    for key in path:
-        table = table[int(key)] if isinstance(table, list) else table.setdefault(key, {})
-    table[int(last) if isinstance(table, list) else last] = value
+    try:
+        for key in path:
+            table = table[int(key)] if isinstance(table, list) else table.setdefault(key, {})
+        table[int(last) if isinstance(table, list) else last] = value
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"setting {setting!r} names no place in the recipe ({error}); lists are counted from 0, as in "
+            "data.test.0.limit=100."
+        ) from error
 
 
 def run_recipe(
@@ -156,16 +161,17 @@ def run_recipe(
         callbacks=callbacks,
     )
     seconds = time.perf_counter() - start
-    if not PartialState().is_main_process:
+    if not processes().is_main_process:
         return model, {}
     sets = {}
     for spec in _placed(recipe, "test"):
         prompts = load_prompts(spec, seed, prompter)
-        sets[spec.source] = evaluate(
+        name = spec.source if spec.source not in sets else f"{spec.source} {len(sets) + 1}"
+        sets[name] = evaluate(
             model,
             prompts,
             max_knowledge=recipe.training.max_knowledge,
-            progress=lambda how, done, total, name=spec.source: progress(f"{name}: {how}", done, total),  # type: ignore[misc]
+            progress=lambda how, done, total, name=name: progress(f"{name}: {how}", done, total),  # type: ignore[misc]
         )
     result = {
         "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),

@@ -1,113 +1,181 @@
-"""Evaluation: scores made independently, and the ends of the scale."""
+"""Evaluation, against the decoder asked row by row with nothing of ours in between."""
 
+import dataclasses
+import sys
 from typing import Any
 
 import pytest
 import torch
-from builders import make_decoder, make_model, make_prompts
-from torch.nn import functional as F
+from transformers import PreTrainedModel
 
-from diekae import DiekaeConfig, DiekaeModel
-from diekae.data.prompt import Prompt
-from diekae.differences import collect
-from diekae.evaluation import Scores, evaluate
-from diekae.evaluation.evaluate import lay_out, nll
-from diekae.evaluation.metrics import mean_defined, other_knowledge
-from diekae.inject.hooks import visiting
+from builders import hook_count, make_decoder, make_model, make_prompts
+from diekae.data.prompt import IGNORED, Batch, Prompt
+from diekae.evaluation import evaluate
+from diekae.evaluation.evaluate import nll
+from diekae.evaluation.metrics import other_knowledge
+from diekae.model import DiekaeModel
 from diekae.training.objectives import score_logits
 
-
-def quiet(*_: Any) -> None:
-    """No progress."""
+Ids = tuple[int, ...]
 
 
-@torch.no_grad()
-def nll_of(decoder: Any, context: tuple[int, ...], target: tuple[int, ...]) -> float:
-    """The target's summed NLL after a context, with plain Transformers."""
-    logits = decoder(torch.tensor([context + target])).logits[0, len(context) - 1 : -1]
-    return float(F.cross_entropy(logits, torch.tensor(target), reduction="sum"))
+def varied_prompts() -> list[Prompt]:
+    return [prompt for seed in range(3) for prompt in make_prompts(4, seed=seed)]
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "gemma2", "falcon"])
-def test_the_baselines_are_what_transformers_says(kind: str) -> None:
-    decoder = make_decoder(kind)
-    model = make_model("reader", decoder=decoder)
-    prompts = make_prompts(5)
-    tokens = sum(len(p.target) for p in prompts)
-    bare = sum(nll_of(decoder, p.anchor + p.input, p.target) for p in prompts)
-    prompted = sum(nll_of(decoder, p.anchor + p.knowledge + p.input, p.target) for p in prompts)
-    for size in (1, 2, 16):
-        found = evaluate(model, prompts, batch_size=size, time_passes=False)
-        assert found["nll"]["bare"] == pytest.approx(bare / tokens, rel=1e-5)
-        assert found["nll"]["prompted"] == pytest.approx(prompted / tokens, rel=1e-5)
-        if size == 1:
-            ours = found["nll"]["ours"]
-        assert found["nll"]["ours"] == pytest.approx(ours, rel=1e-4)
-    assert found["tokens"] == tokens and found["n"] == 5
-    assert abs(bare - prompted) > 0.1, "K matters to these targets"
+def likely_prompts(decoder: PreTrainedModel) -> list[Prompt]:
+    """Prompts whose target is what the decoder says itself when it has read K, so that K is worth something."""
+    found = []
+    for prompt in varied_prompts():
+        ids = torch.tensor([prompt.anchor + prompt.knowledge + prompt.input])
+        said = decoder.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False)
+        found.append(dataclasses.replace(prompt, target=tuple(said[0, ids.shape[1] :].tolist())))
+    return found
+
+
+def row_nll(decoder: PreTrainedModel, before: Ids, target: Ids) -> float:
+    """NLL of the target after the tokens before it, in nats."""
+    with torch.no_grad():
+        log = decoder(input_ids=torch.tensor([before + target])).logits[0].double().log_softmax(-1)
+    return -sum(float(log[len(before) + i - 1, token]) for i, token in enumerate(target))
+
+
+def by_rows(decoder: PreTrainedModel, prompts: list[Prompt], how: str, anchor: str = "shared") -> float:
+    total = 0.0
+    for p in prompts:
+        between = p.anchor if anchor == "own" else ()
+        before = p.anchor + p.input if how == "bare" else p.anchor + p.knowledge + between + p.input
+        total += row_nll(decoder, before, p.target)
+    return total / sum(len(p.target) for p in prompts)
+
+
+def measured(model: DiekaeModel, prompts: list[Prompt], **options: Any) -> dict[str, Any]:
+    return evaluate(model, prompts, **{"time_passes": False, "batch_size": 5, **options})
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt"])
+@pytest.mark.parametrize("anchor", ["shared", "own"])
+def test_bare_and_prompted_are_the_decoders_own(kind: str, anchor: str) -> None:
+    model, prompts = make_model(decoder=make_decoder(kind), anchor=anchor), varied_prompts()
+    found = measured(model, prompts)
+    assert found["n"] == 12
+    assert found["tokens"] == sum(len(prompt.target) for prompt in prompts)
+    for how in ("bare", "prompted"):
+        assert found["nll"][how] == pytest.approx(by_rows(model.decoder, prompts, how, anchor), rel=1e-5)
+    partners = other_knowledge([prompt.knowledge for prompt in prompts])
+    assert partners is not None
+    swapped = [
+        dataclasses.replace(prompt, knowledge=prompts[partner].knowledge)
+        for prompt, partner in zip(prompts, partners, strict=True)
+    ]
+    expected = by_rows(model.decoder, swapped, "prompted", anchor)
+    assert found["nll"]["prompted_other"] == pytest.approx(expected, rel=1e-5)
+    assert found["perplexity"]["bare"] == pytest.approx(torch.tensor(found["nll"]["bare"]).exp().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("encoder", ["reader", "token"])
-def test_an_untrained_bank_recovers_nothing(encoder: str) -> None:
-    model = DiekaeModel(make_decoder(), DiekaeConfig(encoder=encoder))
-    # Targets that D(K, x) finds likely, so that there is a gap to divide by.
-    prompts = [_likely(model.decoder, prompt) for prompt in make_prompts(4)]
-    found = evaluate(model, prompts, time_passes=False)
-    assert found["nll"]["bare"] - found["nll"]["prompted"] > 0.05
-    assert found["recovered"] == 0.0 and found["grounded"] == 0.0
+def test_an_untrained_bank_recovers_nothing_and_is_not_grounded(encoder: str) -> None:
+    decoder = make_decoder()
+    found = measured(make_model(encoder, decoder=decoder, effect=0.0), likely_prompts(decoder))
+    assert found["nll"]["bare"] - found["nll"]["prompted"] > 0.2, "K must be worth something"
+    assert found["recovered"] == 0.0
+    assert found["grounded"] == 0.0
+    assert found["nll"]["ours"] == found["nll"]["bare"]
 
 
-@torch.no_grad()
-def _likely(decoder: Any, prompt: Prompt) -> Prompt:
-    ids = torch.tensor([prompt.anchor + prompt.knowledge + prompt.input])
-    out = decoder.generate(ids, max_new_tokens=3, do_sample=False, eos_token_id=None, pad_token_id=0)
-    return Prompt(prompt.anchor, prompt.knowledge, prompt.input, tuple(out[0, ids.shape[1] :].tolist()))
+def test_an_oracle_recovers_all_and_is_grounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = make_decoder()
+    prompts = likely_prompts(decoder)
+
+    def oracle(model: DiekaeModel, batch: Batch) -> Any:
+        labels = batch["labels"]
+        return score_logits(model, batch["full_ids"], labels, batch["offset"]), labels[labels != IGNORED]
+
+    # By its module's name: the package shows the function of the same name.
+    monkeypatch.setattr(sys.modules["diekae.evaluation.evaluate"], "injected_logits", oracle)
+    found = measured(make_model(decoder=decoder, effect=0.0), prompts)
+    assert found["recovered"] == 1.0
+    assert found["grounded"] == 1.0
 
 
-def test_the_exact_differences_recover_everything() -> None:
-    model = make_model("reader", layers="all")
-    prompts = [_likely(model.decoder, prompt) for prompt in make_prompts(4)]
-    batch = lay_out(model, prompts)
-    found = collect(model.decoder, model.points, batch)
-    mask = batch["receives"][..., None]
-    with (
-        torch.no_grad(),
-        visiting(model.points, lambda n, stream, _: torch.where(mask, found.targets[n], 0 * stream)),
-    ):
-        logits = score_logits(model, batch["input_ids"], batch["labels"], 0 * batch["offset"])
-    labels = batch["labels"][batch["labels"] != -100]
-    prompted = nll(model, prompts, "prompted", None, 4, quiet)
-    bare = nll(model, prompts, "bare", None, 4, quiet)
-    ours = float(F.cross_entropy(logits, labels))
-    assert Scores(bare.mean, prompted.mean, ours).recovered == pytest.approx(1.0, abs=1e-4)
+def test_recovered_and_grounded_are_of_the_passes_reported() -> None:
+    decoder = make_decoder()
+    found = measured(make_model(decoder=decoder), likely_prompts(decoder))
+    loss = found["nll"]
+    assert found["recovered"] == pytest.approx((loss["bare"] - loss["ours"]) / (loss["bare"] - loss["prompted"]))
+    cost = loss["ours_other"] - loss["ours"], loss["prompted_other"] - loss["prompted"]
+    assert found["grounded"] == pytest.approx(cost[0] / cost[1])
+    assert abs(found["recovered"]) > 1e-3 and abs(cost[0]) > 1e-3, "the bank does nothing"
 
 
-def test_scores_by_hand() -> None:
-    scores = Scores(bare=4.0, prompted=3.0, ours=3.25, prompted_other=5.0, ours_other=4.25)
-    assert scores.recovered == 0.75
-    assert scores.grounded == 0.5
-    assert Scores(bare=3.04, prompted=3.0, ours=3.0).recovered is None, "a gap under 0.05 nats divides nothing"
-    assert Scores(bare=4.0, prompted=3.0, ours=3.0).grounded is None
-    assert mean_defined([None, 0.5, 1.0]) == 0.75
-    assert mean_defined([None]) is None
+def test_recovered_is_undefined_where_knowledge_is_worth_nothing() -> None:
+    decoder = make_decoder()
+    # Tokens that the decoder finds likely without K: reading K can only harm.
+    prompts = []
+    for prompt in varied_prompts():
+        ids = torch.tensor([prompt.anchor + prompt.input])
+        said = decoder.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False)
+        prompts.append(dataclasses.replace(prompt, target=tuple(said[0, ids.shape[1] :].tolist())))
+    found = measured(make_model(decoder=decoder), prompts)
+    assert found["nll"]["bare"] - found["nll"]["prompted"] < 0.05
+    assert found["recovered"] is None
 
 
-def test_other_knowledge_differs() -> None:
-    knowledge = [(1,), (1,), (2,), (1,)]
-    partners = other_knowledge(knowledge)
-    assert partners is not None
-    assert all(knowledge[mine] != knowledge[other] for mine, other in enumerate(partners))
-    assert other_knowledge([(1,), (1,)]) is None
+def test_one_knowledge_for_all_leaves_grounded_undefined() -> None:
+    knowledge = make_prompts(1)[0].knowledge
+    found = measured(make_model(), [dataclasses.replace(p, knowledge=knowledge) for p in varied_prompts()])
+    assert found["grounded"] is None
+    assert set(found["nll"]) == {"bare", "prompted", "ours"}
 
 
-def test_examples_without_knowledge_are_refused() -> None:
-    model = make_model("reader")
-    prompts = [*make_prompts(2), Prompt((1,), (), (5,), (6,))]
-    with pytest.raises(ValueError, match="1 of 3 examples have none"):
-        evaluate(model, prompts)
+@pytest.mark.parametrize("encoder", ["reader", "token"])
+@pytest.mark.parametrize("how", ["bare", "prompted", "ours"])
+def test_the_batch_size_and_the_order_do_not_matter(encoder: str, how: str) -> None:
+    model, prompts = make_model(encoder), varied_prompts()
+    seen: list[tuple[str, int, int]] = []
+
+    def measure(rows: list[Prompt], size: int) -> float:
+        with torch.no_grad():
+            return nll(model, rows, how, None, size, lambda *step: seen.append(step)).mean
+
+    one = measure(prompts, 1)
+    assert measure(prompts[::-1], 5) == pytest.approx(one, rel=1e-5)
+    assert measure(prompts, 100) == pytest.approx(one, rel=1e-5)
+    assert seen[-1] == (how, len(prompts), len(prompts))
 
 
-def test_seconds_are_measured_for_every_pass() -> None:
-    seconds = evaluate(make_model("token"), make_prompts(2))["seconds"]
-    assert set(seconds) == {"bare", "prompted", "prompted_cached", "prepare", "ours"}
-    assert all(value > 0 for value in seconds.values())
+def test_the_scope_is_the_banks_own_unless_told() -> None:
+    prompts = varied_prompts()
+    everywhere, prompt_only = make_model(scope="all"), make_model(scope="prompt")
+    ours = [measured(model, prompts)["nll"]["ours"] for model in (everywhere, prompt_only)]
+    assert abs(ours[0] - ours[1]) > 1e-4
+    assert measured(everywhere, prompts, scope="prompt")["nll"]["ours"] == ours[1]
+    assert measured(prompt_only, prompts, scope="all")["nll"]["ours"] == ours[0]
+
+
+def test_knowledge_is_cut_when_asked_and_that_is_said() -> None:
+    model, prompts = make_model(), varied_prompts()
+    with pytest.warns(UserWarning, match="was cut to fit"):
+        found = measured(model, prompts, max_knowledge=8)
+    cut = [dataclasses.replace(prompt, knowledge=prompt.knowledge[:8]) for prompt in prompts]
+    assert found["nll"]["prompted"] == pytest.approx(by_rows(model.decoder, cut, "prompted"), rel=1e-5)
+
+
+def test_missing_knowledge_is_an_error_that_counts() -> None:
+    prompts = varied_prompts()
+    prompts[3] = dataclasses.replace(prompts[3], knowledge=())
+    with pytest.raises(ValueError, match=r"1 of 12 examples have none \(first: \[3\]\)"):
+        measured(make_model(), prompts)
+    with pytest.raises(ValueError, match="0 of 0"):
+        measured(make_model(), [])
+
+
+def test_seconds_are_measured_for_every_pass_and_nothing_is_left_on_the_decoder() -> None:
+    decoder = make_decoder()
+    decoder.train()
+    model = make_model(decoder=decoder)
+    found = evaluate(model, varied_prompts())
+    assert set(found["seconds"]) == {"bare", "prompted", "prompted_cached", "prepare", "ours"}
+    assert all(value > 0 for value in found["seconds"].values())
+    assert hook_count(decoder) == 0
+    assert decoder.training and all(parameter.requires_grad for parameter in decoder.parameters())

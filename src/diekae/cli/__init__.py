@@ -6,11 +6,12 @@ import os
 import sys
 
 import typer
+from rich.console import Console
+from rich.markup import escape
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from diekae.cli import ask, demo, evaluate, train  # noqa: E402 - the verbosity is read when Transformers is imported
-from diekae.cli.console import console  # noqa: E402
 from diekae.training.trainer import NotFinite  # noqa: E402
 
 typer_app = typer.Typer(
@@ -30,5 +31,5 @@ def app() -> None:
     except (ValueError, OSError, ModuleNotFoundError, NotFinite) as error:
         if os.environ.get("DIEKAE_DEBUG"):
             raise
-        console.print(f"[red bold]error[/] {error}", highlight=False, markup=True, soft_wrap=True)
+        Console(stderr=True).print(f"[red bold]error[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
-from diekae.cli.console import console
+from diekae.cli.console import check_choice, console
 from diekae.model import DiekaeModel, Knowledge
 
 
@@ -20,6 +21,7 @@ def command(
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 24,
 ) -> None:
     """Answer a question with knowledge injected, and without."""
+    check_choice("format", format)
     for path in knowledge:
         if not path.is_file():
             raise FileNotFoundError(f"no knowledge file at {str(path)!r}; expected a text file.")
@@ -29,9 +31,9 @@ def command(
     table = Table(show_header=True)
     for name in ("", "answer"):
         table.add_column(name)
-    table.add_row("without knowledge", answer(model, question, None, format, max_new_tokens))
-    table.add_row("with knowledge", answer(model, question, memory, format, max_new_tokens))
-    console.print(f"[bold]{question}[/]", highlight=False)
+    table.add_row("without knowledge", escape(answer(model, question, None, format, max_new_tokens)))
+    table.add_row("with knowledge", escape(answer(model, question, memory, format, max_new_tokens)))
+    console.print(f"[bold]{escape(question)}[/]", highlight=False)
     console.print(table)
 
 

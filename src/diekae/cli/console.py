@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from accelerate import PartialState
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -20,7 +19,20 @@ from rich.progress import (
 from rich.table import Table
 from transformers import TrainerCallback
 
+from diekae.config import CHOICES
+from diekae.training.run import processes
+
 console = Console(stderr=False)
+
+
+def check_choice(option: str, value: str | None) -> None:
+    """Check an option that overrides the bank's configuration; None is its own.
+
+    Raises:
+        ValueError: The value is not known.
+    """
+    if value is not None and value not in CHOICES[option]:
+        raise ValueError(f"--{option} {value!r} is not known; choose one of {', '.join(CHOICES[option])}.")
 
 
 @contextmanager
@@ -33,7 +45,7 @@ def progress_bars() -> Iterator[tuple[Callable[[str, int, int], None], TrainerCa
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=not PartialState().is_main_process) as bars:
+    with Progress(*columns, console=console, disable=not processes().is_main_process) as bars:
         tasks: dict[str, TaskID] = {}
 
         def show(what: str, done: int, total: int) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
@@ -45,7 +46,7 @@ def command(
         )
     )
     if out.exists():
-        shutil.rmtree(out)
+        _remove_run(out)
     with tempfile.TemporaryDirectory(prefix="diekae-") as cache, progress_bars() as (show, bar):
         values["training"]["cache"] = cache
         model, result = run_recipe(make_recipe(values), out, progress=show, callbacks=[bar])
@@ -60,9 +61,22 @@ def command(
     console.print(Panel(document, title="a document the bank has never seen, and that is not in the prompt"))
     table = Table("question", "without knowledge", "with knowledge")
     for row in answers:
-        table.add_row(row["question"], row["without"], f"[bold]{row['with']}[/]")
+        table.add_row(row["question"], escape(row["without"]), f"[bold]{escape(row['with'])}[/]")
     console.print(table)
     console.print(f"bank: {out / 'bank'}\nfigures: {target}\nreport: {report} (open it in a browser)", highlight=False)
     console.print(
         f'try: diekae ask --bank {out / "bank"} --knowledge FILE "your question"', highlight=False, markup=False
     )
+
+
+def _remove_run(folder: Path) -> None:
+    """Remove an earlier run.
+
+    Raises:
+        ValueError: The folder holds something that no run writes: it may be somebody's home.
+    """
+    written = ("bank", "tensorboard", "checkpoint-*", "result.json", "report.html")
+    foreign = [path.name for path in folder.iterdir() if not any(path.match(pattern) for pattern in written)]
+    if foreign:
+        raise ValueError(f"{str(folder)!r} holds {foreign[0]!r}, which no run wrote; choose another --out.")
+    shutil.rmtree(folder)

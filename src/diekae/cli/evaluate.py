@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from diekae.cli.console import console, figures, progress_bars, times
-from diekae.config import CHOICES
+from diekae.cli.console import check_choice, console, figures, progress_bars, times
 from diekae.data import read_examples
 from diekae.evaluation import evaluate
 from diekae.model import DiekaeModel
@@ -26,22 +25,22 @@ def command(
     json: Annotated[Path | None, typer.Option(help="Where the figures go.")] = None,
 ) -> None:
     """Measure D(x), D(K,x) and ours on held-out examples: NLL, recovered, grounded, and seconds a pass."""
-    for name, value in (("scope", scope), ("format", format)):
-        if value is not None and value not in CHOICES[name]:
-            raise ValueError(f"--{name} {value!r} is not known; choose one of {', '.join(CHOICES[name])}.")
+    check_choice("scope", scope)
+    check_choice("format", format)
     files = {path: read_examples(path, limit) for path in data}
     with console.status("loading the bank and its decoder"):
         model = DiekaeModel.from_pretrained(bank)
     prompter, sets = model.need_prompter(), {}
     with progress_bars() as (show, _):
         for path, examples in files.items():
-            sets[path.name] = evaluate(
+            name = path.name if path.name not in sets else str(path)
+            sets[name] = evaluate(
                 model,
                 [prompter.prompt(example, format) for example in examples],
                 scope=scope,
                 batch_size=batch_size,
                 max_knowledge=max_knowledge,
-                progress=lambda how, done, total, name=path.name: show(f"{name}: {how}", done, total),  # type: ignore[misc]
+                progress=lambda how, done, total, name=name: show(f"{name}: {how}", done, total),  # type: ignore[misc]
             )
     console.print(figures(sets, str(bank)))
     for found in sets.values():

@@ -99,10 +99,10 @@ def _trainer(
     callbacks: Sequence[Any],
 ) -> BankTrainer:
     """Build the trainer."""
-    batch = config.batch_size * config.gradient_accumulation * _processes().num_processes
+    batch = config.batch_size * config.gradient_accumulation * processes().num_processes
     steps = config.max_steps if config.max_steps > 0 else math.ceil(len(data[0]) / batch * config.epochs)
     extra: list[Any] = list(callbacks)
-    if _processes().is_main_process:
+    if processes().is_main_process:
         extra.append(TensorBoardCallback(SummaryWriter(str(folder / "tensorboard"))))
     if config.patience:
         extra.append(EarlyStoppingCallback(config.patience))
@@ -149,7 +149,7 @@ def _cached(
         "layers": list(model.layers),
         **{name: getattr(model.config, name) for name in ("site", "difference", "scope", "anchor")},
     }
-    with _processes().main_process_first():
+    with processes().main_process_first():
         return collect_to_disk(
             Path(config.cache),
             dataset,
@@ -160,7 +160,7 @@ def _cached(
         )
 
 
-def _processes() -> PartialState:
+def processes() -> PartialState:
     """Return the processes that share this run; without a GPU they must be told so, or each believes itself alone."""
     return PartialState(cpu=not torch.cuda.is_available())
 
