@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from builders import make_decoder, make_tokenizer
 from click.testing import Result
 from typer.testing import CliRunner
 
-from builders import make_decoder, make_tokenizer
 from diekae import DiekaeModel
 from diekae.cli import typer_app
 from diekae.recipe import make_recipe, read_recipe
@@ -23,7 +23,6 @@ COLOURS, THINGS = ("red", "blue", "green", "silver"), ("house", "bridge", "tower
 RECIPE = """
 name = "tiny"
 decoder = "{decoder}"
-dtype = "float32"
 folder = "{folder}"
 
 [diekae]
@@ -186,9 +185,7 @@ def test_a_bank_is_asked(trained: tuple[Path, str], place: Path) -> None:
     assert "what [/is] the [bold]tower" in result.output, "brackets are no markup"
 
 
-def test_answers_may_hold_brackets(
-    trained: tuple[Path, str], place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_answers_may_hold_brackets(trained: tuple[Path, str], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["diekae.cli.ask"], "answer", lambda *_: "[/INST] [red]blue")
     result = invoke("ask", "--bank", trained[0] / "bank", "--knowledge", place / "fact.txt", "what")
     assert result.output.count("[/INST] [red]blue") == 2, result.exception
@@ -203,7 +200,9 @@ def test_train_refuses_a_folder_with_old_checkpoints_and_resumes_it(trained: tup
     assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
     after = DiekaeModel.from_pretrained(folder / "bank").bank.state_by_layer()
     assert all(bool((before[name] == after[name]).all()) for name in before)
-    assert strict(place / "resumed.json")["sets"]["jsonl"]["nll"] == strict(folder / "result.json")["sets"]["jsonl"]["nll"]
+    assert (
+        strict(place / "resumed.json")["sets"]["jsonl"]["nll"] == strict(folder / "result.json")["sets"]["jsonl"]["nll"]
+    )
 
 
 def test_set_changes_the_recipe(place: Path) -> None:

@@ -163,7 +163,7 @@ def run_recipe(
     seconds = time.perf_counter() - start
     if not processes().is_main_process:
         return model, {}
-    sets = {}
+    sets: dict[str, dict[str, Any]] = {}
     for spec in _placed(recipe, "test"):
         prompts = load_prompts(spec, seed, prompter)
         name = spec.source if spec.source not in sets else f"{spec.source} {len(sets) + 1}"

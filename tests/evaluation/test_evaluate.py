@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from builders import hook_count, make_decoder, make_model, make_prompts
 from transformers import PreTrainedModel
 
-from builders import hook_count, make_decoder, make_model, make_prompts
 from diekae.data.prompt import IGNORED, Batch, Prompt
 from diekae.evaluation import evaluate
 from diekae.evaluation.evaluate import nll
@@ -79,7 +79,7 @@ def test_an_untrained_bank_recovers_nothing_and_is_not_grounded(encoder: str) ->
     found = measured(make_model(encoder, decoder=decoder, effect=0.0), likely_prompts(decoder))
     assert found["nll"]["bare"] - found["nll"]["prompted"] > 0.2, "K must be worth something"
     assert found["recovered"] == 0.0
-    assert found["grounded"] == 0.0
+    assert found["grounded"] == pytest.approx(0.0, abs=1e-5), "rounding: other rows are batched together"
     assert found["nll"]["ours"] == found["nll"]["bare"]
 
 

@@ -150,6 +150,20 @@ def test_a_newest_checkpoint_that_is_not_whole_is_passed_over(tmp_path: Path, da
         assert_same(weights(resumed), weights(alone))
 
 
+@pytest.mark.parametrize("steps", [19, 20])  # the last step is validated, or only saved
+def test_a_run_that_was_killed_after_its_last_step_makes_no_other(tmp_path: Path, steps: int) -> None:
+    training = {"max_steps": steps, "evaluations": 4}
+    alone, log = tiny_run(tmp_path, prompts=44, training=training)
+    shutil.rmtree(tmp_path / "bank")
+    for _again in range(2):
+        resumed, rest = tiny_run(tmp_path, prompts=44, model={"seed": 9}, training=training, resume=True)
+        assert_same(weights(resumed), weights(alone))
+        assert_same(weights(DiekaeModel.from_pretrained(tmp_path / "bank", make_decoder())), weights(alone))
+    assert not (tmp_path / f"checkpoint-{steps + 1}").exists()
+    losses = [[line["eval_loss"] for line in lines if "eval_loss" in line] for lines in (log, rest)]
+    assert losses[0] == losses[1]
+
+
 def test_without_a_whole_checkpoint_a_run_begins_anew(tmp_path: Path) -> None:
     assert last_whole_checkpoint(tmp_path / "none") is None
     (tmp_path / "checkpoint-5").mkdir()

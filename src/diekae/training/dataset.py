@@ -23,6 +23,8 @@ from diekae.data.prompt import Batch, Prompt, collate
 from diekae.differences import Differences
 from diekae.files import write_atomically
 
+LAYOUT = 2
+"""Version of the cache's files."""
 SHARD = 32
 """Examples of one file, and of one pass of the decoder while collecting."""
 
@@ -50,18 +52,18 @@ class PromptDataset(Dataset[Prompt]):
 class CachedDataset(Dataset[dict[str, Tensor]]):
     """Differences collected once, read from memory-mapped safetensors, each example without padding."""
 
-    def __init__(self, folder: Path, count: int) -> None:
-        """Open a finished cache."""
-        self.folder, self.count = folder, count
+    def __init__(self, folder: Path, places: Sequence[int]) -> None:
+        """Open a finished cache; ``places`` says where on disk each example lies."""
+        self.folder, self.places = folder, places
         self._open: dict[int, Any] = {}
 
     def __len__(self) -> int:
         """Return the number of examples."""
-        return self.count
+        return len(self.places)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """Return one example's tensors."""
-        shard, place = divmod(index, SHARD)
+        shard, place = divmod(self.places[index], SHARD)
         if shard not in self._open:
             self._open[shard] = safe_open(str(_shard(self.folder, shard)), framework="pt")
         return {name: self._open[shard].get_tensor(f"{place}.{name}") for name in _FIELDS}
@@ -103,28 +105,34 @@ def collect_to_disk(
     Raises:
         ValueError: The cache would pass the limit.
     """
-    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode())
+    name = hashlib.sha256(json.dumps({**key, "layout": LAYOUT}, sort_keys=True).encode())
     for prompt in dataset.prompts:
         name.update(repr((prompt.anchor, prompt.knowledge, prompt.input, prompt.target)).encode())
     home = folder / name.hexdigest()[:16]
     home.mkdir(parents=True, exist_ok=True)
     write_atomically(home / "key.json", json.dumps(key, indent=2, sort_keys=True))
-    total, size = len(dataset), 0
-    for start in range(0, total, SHARD):
-        path = _shard(home, start // SHARD)
-        prompts = dataset.prompts[start : start + SHARD]
-        if not _is_whole(path, len(prompts)):
-            found = gather(dataset.collate(prompts))
-            write_atomically(path, save(_unpadded(found, prompts)))
+    # Like lengths together: padding is work for the decoder. Where an example lies is then not where it stands.
+    lengths = [len(p.knowledge) + 2 * (len(p.input) + len(p.target)) for p in dataset.prompts]
+    order = sorted(range(len(dataset)), key=lambda index: lengths[index])
+    done = size = 0
+    for start in range(0, len(order), SHARD):
+        path, rows = _shard(home, start // SHARD), order[start : start + SHARD]
+        if not _is_whole(path, len(rows)):
+            prompts = [dataset.prompts[index] for index in rows]
+            write_atomically(path, save(_unpadded(gather(dataset.collate(prompts)), prompts)))
         size += path.stat().st_size
-        if size * total / min(total, start + SHARD) > limit_gb * 1e9:
+        done += sum(lengths[index] for index in rows)
+        if (expected := size * sum(lengths) / done) > limit_gb * 1e9:
             shutil.rmtree(home)
             raise ValueError(
-                f"the cache would take {size * total / min(total, start + SHARD) / 1e9:.1f} GB, more than "
-                f"cache_limit_gb={limit_gb}; raise the limit, or train on fewer layers, shorter knowledge or no cache."
+                f"the cache would take {expected / 1e9:.1f} GB, more than cache_limit_gb={limit_gb}; raise the limit, "
+                "or train on fewer layers, shorter knowledge or no cache."
             )
-        progress(min(total, start + SHARD), total)
-    return CachedDataset(home, total)
+        progress(min(len(order), start + SHARD), len(order))
+    places = [0] * len(order)
+    for place, index in enumerate(order):
+        places[index] = place
+    return CachedDataset(home, places)
 
 
 def _unpadded(found: Differences, prompts: Sequence[Prompt]) -> dict[str, Tensor]:

@@ -79,7 +79,7 @@ def train(
                 for part, name in zip((learn, check), names, strict=True)
             ]
         trainer = _trainer(objective, data, config, folder, monitor, callbacks)
-        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.train_from(checkpoint)
     if trainer.is_world_process_zero():
         model.save_pretrained(folder / "bank")
     return list(trainer.state.log_history)

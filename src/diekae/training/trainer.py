@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerState, TrainingArguments
 
 from diekae.training.config import TrainingConfig
 from diekae.training.objectives import Objective, Sums
@@ -40,6 +40,16 @@ class BankTrainer(Trainer):
         self.clip, self.monitor = clip, monitor
         self.loss_is_scaled_for_ga = True
         self._seen: list[Tensor] = []
+
+    def train_from(self, checkpoint: str | None) -> None:
+        """Train; a run that has made its last step is only read back, for the Trainer would make one more."""
+        if checkpoint is not None:
+            state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+            if state.global_step >= self.args.max_steps:
+                self.state = state
+                self._load_best_model()
+                return
+        self.train(resume_from_checkpoint=checkpoint)
 
     def get_decay_parameter_names(self, model: Any) -> list[str]:
         """Name the matrices, [N, out, in]; norms and null slots, [N, size], do not decay."""
