@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from diekae.data.prompt import FORMATS
 from diekae.encoders import encoder_class, encoder_names
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -17,7 +18,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "rollout": ("teacher", "student"),
     "scope": ("all", "prompt"),
     "anchor": ("shared", "own"),
-    "format": ("plain", "qa", "chat"),
+    "format": FORMATS,
 }
 MEMIT_LAYERS = (3, 4, 5, 6, 7, 8)
 MEMIT_DEPTH = 32

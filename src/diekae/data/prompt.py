@@ -21,6 +21,8 @@ from diekae.data.example import Example
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+FORMATS = ("plain", "qa", "chat")
+"""Known texts around x and y."""
 IGNORED = -100
 """Label of a position that is not scored."""
 
@@ -42,13 +44,15 @@ def wrapping(name: str, tokenizer: PreTrainedTokenizerBase) -> Wrapping:
     """Return the texts that a format puts around x and y.
 
     Raises:
-        ValueError: ``chat`` was asked of a tokenizer without a chat template.
+        ValueError: The format is unknown, or ``chat`` was asked of a tokenizer without a chat template.
     """
     bos = tokenizer.bos_token or tokenizer.eos_token or ""
     if name == "plain":
         return Wrapping(bos, "", " ", "")
     if name == "qa":
         return Wrapping(bos, "Question: ", "\nAnswer: ", "")
+    if name != "chat":
+        raise ValueError(f"format={name!r} is not known; choose one of {', '.join(FORMATS)}.")
     if not tokenizer.chat_template:
         raise ValueError(
             "format='chat' needs a tokenizer with a chat template, and this one has none; use 'plain' or 'qa'."

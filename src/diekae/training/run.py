@@ -21,7 +21,7 @@ from diekae.model import DiekaeModel
 from diekae.training.config import TrainingConfig
 from diekae.training.dataset import CachedDataset, PromptDataset, collect_to_disk
 from diekae.training.objectives import OBJECTIVES, DifferenceObjective, Objective
-from diekae.training.trainer import BankTrainer, Monitor, arguments, last_whole_checkpoint
+from diekae.training.trainer import BankTrainer, LastStep, Monitor, arguments, last_whole_checkpoint
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is, and how much there is."""
@@ -101,7 +101,7 @@ def _trainer(
     """Build the trainer."""
     batch = config.batch_size * config.gradient_accumulation * processes().num_processes
     steps = config.max_steps if config.max_steps > 0 else math.ceil(len(data[0]) / batch * config.epochs)
-    extra: list[Any] = list(callbacks)
+    extra: list[Any] = [LastStep(), *callbacks]
     if processes().is_main_process:
         extra.append(TensorBoardCallback(SummaryWriter(str(folder / "tensorboard"))))
     if config.patience:

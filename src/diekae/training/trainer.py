@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from diekae.training.config import TrainingConfig
 from diekae.training.objectives import Objective, Sums
@@ -27,6 +27,15 @@ Monitor = Callable[[], dict[str, float]]
 
 class NotFinite(RuntimeError):
     """A gradient was NaN or infinite: training stopped before the step; the last good checkpoint stands."""
+
+
+class LastStep(TrainerCallback):
+    """Validates and saves after the last step too, so that it can be the best."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Ask for both."""
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = control.should_save = True
 
 
 class BankTrainer(Trainer):
@@ -136,7 +145,7 @@ def arguments(config: TrainingConfig, folder: Path, steps: int, drop_last: bool)
     ``drop_last`` leaves an epoch's incomplete last batch out: several processes would fill it up with examples of
     their own choice, and no longer do what one does.
     """
-    every = max(1, steps // config.evaluations)
+    every = math.ceil(steps / config.evaluations)
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
