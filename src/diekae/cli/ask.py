@@ -46,6 +46,7 @@ def answer(
     out = model.generate(
         **inputs,
         knowledge=knowledge,
+        min_new_tokens=1,  # an end at once is no answer
         max_new_tokens=max_new_tokens,
         do_sample=False,
         pad_token_id=tokenizer.pad_token_id,
