@@ -66,8 +66,7 @@ def collect(
     with_knowledge = [torch.empty(0)] * len(index)
     knowledge_states = [torch.empty(0)] * len(index)
     columns = _columns(batch)
-    slots = batch["knowledge_start"][:, None] + torch.arange(batch["knowledge_mask"].shape[1]).to(columns)
-    slots = slots.clamp(max=batch["full_ids"].shape[1] - 1)
+    slots = knowledge_columns(batch, batch["full_ids"].shape[1])
 
     def read(layer: int, stream: Tensor, output: Tensor) -> None:
         value = stream if kind == "sequential" else output
@@ -110,15 +109,21 @@ def collect(
 def knowledge_states(decoder: PreTrainedModel, points: Mapping[int, Hookpoint], batch: Batch) -> Tensor:
     """Return the decoder's stream at K alone, [N, B, K, W]: one run over anchor and K."""
     length = int((batch["knowledge_start"] + batch["knowledge_mask"].sum(1)).max())
-    slots = batch["knowledge_start"][:, None] + torch.arange(batch["knowledge_mask"].shape[1]).to(batch["offset"])
+    slots = knowledge_columns(batch, length)
     states: list[Tensor] = []
     run(
         decoder,
         batch["full_ids"][:, :length],
         points,
-        lambda _layer, stream, _output: states.append(_gather(stream, slots.clamp(max=length - 1))),
+        lambda _layer, stream, _output: states.append(_gather(stream, slots)),
     )
     return torch.stack(states)
+
+
+def knowledge_columns(batch: Batch, length: int) -> Tensor:
+    """Return where K's tokens stand in a run of ``length`` columns, int64 [B, K]; padding points inside it."""
+    count = torch.arange(batch["knowledge_mask"].shape[1], device=batch["full_ids"].device)
+    return (batch["knowledge_start"][:, None] + count).clamp(max=length - 1)
 
 
 def _columns(batch: Batch) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from diekae.config import DiekaeConfig
 from diekae.data.prompt import IGNORED, Batch
-from diekae.differences import Differences, Student, collect, knowledge_states
+from diekae.differences import Differences, Student, collect, knowledge_columns, knowledge_states
 from diekae.encoders import MemoryBatch
 from diekae.inject.injection import Injection
 from diekae.model import DiekaeModel
@@ -137,8 +137,7 @@ def batch_memory(model: DiekaeModel, batch: Batch) -> MemoryBatch:
     mask = batch["knowledge_mask"]
     if model.bank.encoder.reads == "states":
         return model.bank.prepare(knowledge_states(model.decoder, model.points, batch), mask)
-    slots = batch["knowledge_start"][:, None] + torch.arange(mask.shape[1], device=mask.device)
-    ids = torch.gather(batch["full_ids"], 1, slots.clamp(max=batch["full_ids"].shape[1] - 1))
+    ids = torch.gather(batch["full_ids"], 1, knowledge_columns(batch, batch["full_ids"].shape[1]))
     with torch.no_grad():
         embeddings = model.decoder.get_input_embeddings()(ids)[None].to(model.bank.dtype)
     return model.bank.prepare(embeddings, mask)
