@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -205,12 +206,69 @@ def test_train_refuses_a_folder_with_old_checkpoints_and_resumes_it(trained: tup
     )
 
 
+STAGES = """
+[[stage]]
+objective = "difference"
+
+[[stage]]
+objective = "cross_entropy"
+max_steps = 4
+"""
+
+
+@pytest.fixture(scope="module")
+def staged(place: Path) -> Path:
+    path = place / "staged.toml"
+    path.write_text((place / "tiny.toml").read_text() + STAGES)
+    result = invoke("train", path, "--out", place / "staged")
+    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
+    return place / "staged"
+
+
+def bank_of(folder: Path) -> dict[str, Any]:
+    return DiekaeModel.from_pretrained(folder / "bank").bank.state_by_layer()
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(bool((one[name] == other[name]).all()) for name in one)
+
+
+def test_each_stage_goes_on_where_the_last_one_ended(staged: Path, trained: tuple[Path, str]) -> None:
+    first, second = bank_of(staged / "1-difference"), bank_of(staged / "2-cross_entropy")
+    assert same(first, bank_of(trained[0])), "the first stage alone is the same recipe without stages"
+    assert same(second, bank_of(staged)) and not same(first, second)
+    for name in first:
+        if name.endswith((".scale", ".bias")):
+            assert bool((first[name] == second[name]).all()), "a trained bank is not calibrated again"
+    log = strict(staged / "result.json")["log"]
+    assert [max(line["step"] for line in log if line["stage"] == number) for number in (0, 1)] == [8, 4]
+    assert "objective: cross_entropy" in (staged / "report.html").read_text()
+
+
+def test_resuming_in_the_middle_of_a_later_stage_ends_the_same(staged: Path, place: Path) -> None:
+    whole = bank_of(staged)
+    cut = place / "cut"
+    shutil.copytree(staged, cut)
+    shutil.rmtree(cut / "bank")
+    shutil.rmtree(cut / "2-cross_entropy" / "bank")
+    shutil.rmtree(cut / "2-cross_entropy" / "checkpoint-4")
+    result = invoke("train", place / "staged.toml", "--out", cut, "--resume")
+    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
+    assert same(whole, bank_of(cut))
+    assert "earlier run's checkpoints" in said_by("train", place / "staged.toml", "--out", cut)
+
+
+def test_stages_that_are_no_tables_are_refused(place: Path) -> None:
+    assert "[[stage]]" in said_by("train", place / "tiny.toml", "--set", "stage=[]")
+    assert "[[stage]]" in said_by("train", place / "tiny.toml", "--set", "stage=3")
+
+
 def test_set_changes_the_recipe(place: Path) -> None:
     path = place / "tiny.toml"
     recipe = read_recipe(path, ["training.epochs=3", "decoder=other", "data.test.1.limit=2", "diekae.layers=[1, 2]"])
-    assert (recipe.training.epochs, recipe.decoder, recipe.diekae.layers) == (3, "other", (1, 2))
+    assert (recipe.stages[0].epochs, recipe.decoder, recipe.diekae.layers) == (3, "other", (1, 2))
     assert recipe.data["test"][1].limit == 2
-    assert read_recipe(path, ["training.betas=[0.8, 0.9]"]).training.betas == (0.8, 0.9)
+    assert read_recipe(path, ["training.betas=[0.8, 0.9]"]).stages[0].betas == (0.8, 0.9)
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,8 @@ class Recipe:
     """Folder that the data sets' folders are relative to."""
     diekae: DiekaeConfig
     """What the bank is."""
-    training: TrainingConfig
-    """How it is trained."""
+    stages: tuple[TrainingConfig, ...]
+    """How it is trained: one stage after the other, each from where the last one ended."""
     data: dict[str, tuple[DataSpec, ...]]
     """Sources of the parts train, validation and test."""
 
@@ -74,7 +74,7 @@ def make_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
     Raises:
         ValueError: A key is unknown or a part of the data is missing.
     """
-    known = {"name", "decoder", "dtype", "folder", "preset", "diekae", "training", "data"}
+    known = {"name", "decoder", "dtype", "folder", "preset", "diekae", "training", "stage", "data"}
     if unknown := set(values) - known:
         raise ValueError(f"{where}: unknown keys {sorted(unknown)}; expected {sorted(known)}.")
     if values.get("dtype", "bfloat16") not in DTYPES:
@@ -94,9 +94,17 @@ def make_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
         values.get("dtype", "bfloat16"),
         values.get("folder"),
         DiekaeConfig.preset(values.get("preset", "default"), **values.get("diekae", {})),
-        TrainingConfig.from_dict(values.get("training", {})),
+        _stages(values, where),
         data,
     )
+
+
+def _stages(values: Mapping[str, Any], where: str) -> tuple[TrainingConfig, ...]:
+    """Build the stages: ``[training]`` alone, or every ``[[stage]]`` on top of it."""
+    shared, stages = values.get("training", {}), values.get("stage", [{}])
+    if not isinstance(stages, list) or not stages:
+        raise ValueError(f"{where}: stage={stages!r} is not understood; write each stage as a table [[stage]].")
+    return tuple(TrainingConfig.from_dict({**shared, **stage}) for stage in stages)
 
 
 def _set(values: dict[str, Any], setting: str) -> None:
@@ -144,22 +152,13 @@ def run_recipe(
         The trained model, and the result as JSON values; processes other than the main one get no result.
     """
     decoder, tokenizer = loaded or load_decoder(recipe.decoder, dtype=DTYPES[recipe.dtype])
-    torch.manual_seed(recipe.training.seed)
+    seed = recipe.stages[0].seed
+    torch.manual_seed(seed)
     model = DiekaeModel(decoder, recipe.diekae, tokenizer)
-    prompter, seed = model.need_prompter(), recipe.training.seed
+    prompter = model.need_prompter()
     learn, check = (load_mixture(_placed(recipe, part), seed, prompter) for part in ("train", "validation"))
     start = time.perf_counter()
-    log = train(
-        model,
-        learn,
-        check,
-        recipe.training,
-        out,
-        resume=resume,
-        monitor=_recovered(model, check[:48]),
-        progress=progress,
-        callbacks=callbacks,
-    )
+    log = _train_stages(model, recipe, learn, check, Path(out), resume, progress, callbacks)
     seconds = time.perf_counter() - start
     if not processes().is_main_process:
         return model, {}
@@ -170,11 +169,11 @@ def run_recipe(
         sets[name] = evaluate(
             model,
             prompts,
-            max_knowledge=recipe.training.max_knowledge,
+            max_knowledge=recipe.stages[-1].max_knowledge,
             progress=lambda how, done, total, name=name: progress(f"{name}: {how}", done, total),  # type: ignore[misc]
         )
-    result = {
-        "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
+    return model, {
+        "recipe": _portable(recipe),
         "examples": {"train": len(learn), "validation": len(check)},
         "parameters": sum(parameter.numel() for parameter in model.bank.parameters()),
         "layers": list(model.layers),
@@ -183,12 +182,41 @@ def run_recipe(
         "mean": {name: mean_defined([found[name] for found in sets.values()]) for name in ("recovered", "grounded")},
         "log": log,
     }
-    result["recipe"]["folder"] = None  # a path of one machine says nothing to a reader
-    for specs in result["recipe"]["data"].values():
+
+
+def _train_stages(
+    model: DiekaeModel,
+    recipe: Recipe,
+    learn: Sequence[Prompt],
+    check: Sequence[Prompt],
+    out: Path,
+    resume: bool,
+    progress: Progress,
+    callbacks: Sequence[Any],
+) -> list[dict[str, Any]]:
+    """Train stage after stage; several have a subfolder each. Returns the log, each line with its stage."""
+    monitor, log = _recovered(model, check[:48]), list[dict[str, Any]]()
+    for number, stage in enumerate(recipe.stages):
+        folder = out if len(recipe.stages) == 1 else out / f"{number + 1}-{stage.objective}"
+        lines = train(
+            model, learn, check, stage, folder, resume=resume, monitor=monitor, progress=progress, callbacks=callbacks
+        )
+        log += [{"stage": number, **line} for line in lines]
+    if processes().is_main_process and len(recipe.stages) > 1:
+        model.save_pretrained(out / "bank")
+    return log
+
+
+def _portable(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe as JSON values, without the paths of one machine, which say nothing to a reader."""
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    values["folder"] = None
+    for specs in values["data"].values():
         for spec in specs:
             spec["folder"] = Path(spec["folder"]).name if spec["folder"] else None
-    result["recipe"]["training"]["cache"] = bool(recipe.training.cache)
-    return model, result
+    for stage in values["stages"]:
+        stage["cache"] = bool(stage["cache"])
+    return values
 
 
 def _placed(recipe: Recipe, part: str) -> list[DataSpec]:

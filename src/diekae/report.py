@@ -48,7 +48,7 @@ measured by giving every example another one's.</p>
 <table><tr><th>question</th><th>without knowledge</th><th>with knowledge</th></tr>
 {% for a in answers %}<tr><td>{{ a.question }}</td><td class="answer">{{ a.without }}</td>
 <td class="answer"><b>{{ a.with }}</b></td></tr>{% endfor %}</table>{% endif %}
-<h2>Training</h2>{{ plots }}
+<h2>Training</h2>{% for objective, plot in plots %}<p class="muted">objective: {{ objective }}</p>{{ plot }}{% endfor %}
 <h2>Run</h2><pre>{{ settings }}</pre>
 </body></html>"""
 
@@ -69,7 +69,7 @@ def write_report(path: str | Path, result: dict[str, Any]) -> Path:
     sets, recipe = result["sets"], result["recipe"]
     seconds = next(iter(sets.values()))["seconds"]
     times = [(label, seconds[k], seconds[k] / seconds["bare"], seconds[k] / seconds["prompted"]) for k, label in TIMES]
-    config, training = recipe["diekae"], recipe["training"]
+    config, stages = recipe["diekae"], recipe["stages"]
     summary = (
         f"{config['encoder']} encoders of {result['parameters']:,} parameters at layers "
         f"{', '.join(map(str, result['layers']))} of {recipe['decoder']}; {result['examples']['train']:,} training "
@@ -84,8 +84,11 @@ def write_report(path: str | Path, result: dict[str, Any]) -> Path:
         share=lambda value: "undefined" if value is None else f"{value:.2f}",
         answers=result.get("answers"),
         document=result.get("document"),
-        plots=Markup(draw(result["log"])),
-        settings="\n".join(f"{k} = {v!r}" for k, v in {**config, **training}.items()),
+        plots=[
+            (stage["objective"], Markup(draw([line for line in result["log"] if line["stage"] == number])))
+            for number, stage in enumerate(stages)
+        ],
+        settings="\n\n".join("\n".join(f"{k} = {v!r}" for k, v in part.items()) for part in (config, *stages)),
     )
     write_atomically(Path(path), html)
     return Path(path)

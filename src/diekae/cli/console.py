@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -66,7 +67,7 @@ class TrainingBar(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Advance."""
         if state.is_world_process_zero:
-            self.show("training", state.global_step, state.max_steps)
+            self.show(f"training {Path(args.output_dir).name}", state.global_step, state.max_steps)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Say how far the bank is."""

@@ -29,13 +29,14 @@ QUESTIONS = (
 
 def command(
     out: Annotated[Path, typer.Option(help="Folder of the run; an earlier one is replaced.")] = Path("runs/demo"),
-    steps: Annotated[int, typer.Option(help="Optimizer steps; the recipe's by default.")] = -1,
+    steps: Annotated[int, typer.Option(help="Optimizer steps a stage; the recipe's by default.")] = -1,
     json: Annotated[Path | None, typer.Option(help="Where the figures go; result.json in the folder.")] = None,
 ) -> None:
     """Train a bank on fictional facts (a quarter of an hour on two cores), measure it and ask it."""
     source = files("diekae.demo")
     values = tomllib.loads(source.joinpath("demo.toml").read_text())
-    values["training"]["max_steps"] = steps
+    for stage in values["stage"]:
+        stage["max_steps"] = steps
     document = source.joinpath("document.txt").read_text().strip()
     console.print(
         Panel(
@@ -48,7 +49,7 @@ def command(
     if out.exists():
         _remove_run(out)
     with tempfile.TemporaryDirectory(prefix="diekae-") as cache, progress_bars() as (show, bar):
-        values["training"]["cache"] = cache
+        values["stage"][0]["cache"] = cache
         model, result = run_recipe(make_recipe(values), out, progress=show, callbacks=[bar])
     memory = model.prepare(document)
     answers = [{"question": q, "without": answer(model, q, None), "with": answer(model, q, memory)} for q in QUESTIONS]
@@ -75,7 +76,7 @@ def _remove_run(folder: Path) -> None:
     Raises:
         ValueError: The folder holds something that no run writes: it may be somebody's home.
     """
-    written = ("bank", "tensorboard", "checkpoint-*", "result.json", "report.html")
+    written = ("bank", "tensorboard", "[1-9]-*", "result.json", "report.html")
     foreign = [path.name for path in folder.iterdir() if not any(path.match(pattern) for pattern in written)]
     if foreign:
         raise ValueError(f"{str(folder)!r} holds {foreign[0]!r}, which no run wrote; choose another --out.")

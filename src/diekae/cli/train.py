@@ -23,7 +23,7 @@ def command(
     """Train a bank as a recipe says, and measure it on held-out data."""
     plan = read_recipe(recipe, set or [])
     folder = out or Path("runs") / plan.name
-    if not resume and list(folder.glob("checkpoint-*")):
+    if not resume and list(folder.rglob("checkpoint-*")):
         raise ValueError(
             f"{str(folder)!r} holds an earlier run's checkpoints; go on with --resume, or choose another --out."
         )

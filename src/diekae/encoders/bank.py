@@ -97,6 +97,11 @@ class Bank(nn.Module):
             self._fingerprint = versions, digest.hexdigest()[:16]
         return self._fingerprint[1]
 
+    @property
+    def calibrated(self) -> bool:
+        """Tell whether centre and scale have been measured."""
+        return bool(self.bias.any()) or bool((self.scale != 1).any())
+
     @torch.no_grad()
     def calibrate(self, targets: Tensor, receives: Tensor) -> None:
         """Measure centre and scale of the targets [N, B, T, W] at the receiving positions [B, T]."""

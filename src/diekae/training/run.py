@@ -126,8 +126,8 @@ def _trainer(
 def _calibrate(objective: Objective, dataset: PromptDataset, config: TrainingConfig) -> None:
     """Measure centre and scale of the differences on the first examples, alike in every process."""
     model = objective.model
-    if not model.config.normalize or not isinstance(objective, DifferenceObjective):
-        return
+    if not model.config.normalize or not isinstance(objective, DifferenceObjective) or model.bank.calibrated:
+        return  # a bank that was trained before means what it says in the units it was trained in
     prompts = dataset.prompts[: config.calibration]
     batch = _to(dataset.collate(prompts), model.device)
     teacher = dataclasses.replace(model.config, rollout="teacher")
