@@ -11,7 +11,8 @@ from rich.markup import escape
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-from diekae.cli import ask, demo, evaluate, train  # noqa: E402 - the verbosity is read when Transformers is imported
+from diekae.allocator import keep_freed_memory  # noqa: E402 - the verbosity is read when Transformers is imported
+from diekae.cli import ask, demo, evaluate, train  # noqa: E402
 from diekae.training.trainer import NotFinite  # noqa: E402
 
 typer_app = typer.Typer(
@@ -26,6 +27,7 @@ for verb in (train, ask, evaluate, demo):
 
 def app() -> None:
     """Run the command line; what a user did wrong is said in one paragraph, without a traceback."""
+    keep_freed_memory()
     try:
         typer_app()
     except (ValueError, OSError, ModuleNotFoundError, NotFinite) as error:

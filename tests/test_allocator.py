@@ -1,0 +1,31 @@
+"""The allocator keeps what was freed, unless the user has decided otherwise."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+WORK = """
+import resource, sys
+import torch
+from diekae.allocator import keep_freed_memory
+assert keep_freed_memory() is (sys.argv[1] == "keep"), "told otherwise"
+for _ in range(3):
+    torch.ones(2**22)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    torch.ones(2**22)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")
+def test_freed_blocks_are_used_again_unless_the_user_has_decided() -> None:
+    def faults(way: str, **environment: str) -> int:
+        done = subprocess.run([sys.executable, "-c", WORK, way], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return int(done.stdout)
+
+    kept, left = faults("keep"), faults("leave", MALLOC_MMAP_THRESHOLD_="131072")
+    assert kept < left / 4 and left > 10_000, "sixteen megabytes are thousands of pages"
