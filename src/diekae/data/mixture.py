@@ -6,9 +6,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from diekae.data.example import DataError, check_limit
+from diekae.data.example import DataError, check_limit, check_split
 from diekae.data.prompt import Prompt, Prompter
-from diekae.data.sources import check_split, load_source
+from diekae.data.sources import load_source
 
 
 @dataclass(frozen=True, slots=True)
