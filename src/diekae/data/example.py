@@ -27,6 +27,10 @@ class DataError(ValueError):
     """Data that cannot be used: which file, what is wrong with it, and what was expected."""
 
 
+class MissingData(DataError):
+    """Data that is not there: which file, and where it can be had."""
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """One question to a decoder, with what it should know and what it should say.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from diekae.data.card import Card, Value
-from diekae.data.example import DataError, Split, parse_json
+from diekae.data.example import DataError, MissingData, Split, parse_json
 
 Record = tuple[str, Any]
 """A record's place (file and line or entry, below the data set's folder) and its value."""
@@ -57,13 +57,13 @@ class Request:
         """Where a file or folder of the data set should be, whether or not it is there.
 
         Raises:
-            DataError: If no folder was named or it does not exist.
+            MissingData: If no folder was named or it does not exist.
         """
         origin = self.card.origin
         if self.folder is None:
-            raise DataError(f"source {self.source!r} needs a folder that holds {name}, from {origin}; none was named")
+            raise MissingData(f"source {self.source!r} needs a folder that holds {name}, from {origin}; none was named")
         if not self.folder.is_dir():
-            raise DataError(
+            raise MissingData(
                 f"source {self.source!r}: no folder {self.folder}; expected one that holds {name}, from {origin}"
             )
         return self.folder / name
@@ -76,10 +76,10 @@ class Request:
         """A file of the data set that must be there, as it is or compressed (``.gz``).
 
         Raises:
-            DataError: If it is missing.
+            MissingData: If it is missing.
         """
         if not self.there(name):
-            raise DataError(
+            raise MissingData(
                 f"source {self.source!r}: {self.path(name)} is missing; get {name} from {self.card.origin}"
                 + (f", or with `diekae data download {self.source}`" if self.card.upstream else "")
             )
@@ -139,11 +139,11 @@ class Request:
         """The content of every JSON file of a folder, in the order of their names.
 
         Raises:
-            DataError: If the folder is missing or holds no JSON file.
+            MissingData: If the folder is missing or holds no JSON file.
         """
         paths = sorted(self.path(folder).glob("*.json"))
         if not paths:
-            raise DataError(
+            raise MissingData(
                 f"source {self.source!r}: no JSON file in {self.path(folder)}; get {folder} from {self.card.origin}"
             )
         for path in paths:

@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from diekae.data.card import Card, Upstream
-from diekae.data.example import DataError, Example
+from diekae.data.example import DataError, Example, MissingData
 from diekae.data.request import Record, Request
 from diekae.data.sources import register
 from diekae.data.splits import split_of
@@ -75,7 +75,7 @@ def _preprocessed(entry: dict[str, Any]) -> Iterator[Example]:
 
 def _subsets(request: Request) -> Iterator[Example]:
     if not request.there(SHORT_FILE) and not request.there(ORACLE_FILE):
-        raise DataError(
+        raise MissingData(
             f"{request.folder}: holds none of {', '.join(_FILES.values())}, {SHORT_FILE} and {ORACLE_FILE}; "
             f"get some from {request.card.origin}"
         )

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from diekae.data.card import Card
-from diekae.data.example import DataError, Example
+from diekae.data.example import Example, MissingData
 from diekae.data.request import Request
 from diekae.data.sources import register
 from diekae.data.splits import split_of
@@ -38,7 +38,7 @@ def load_zsre(request: Request) -> Iterator[Example]:
     """
     paths = sorted(request.path("").glob(_PATTERN))
     if not paths:
-        raise DataError(f"source 'zsre': no {_PATTERN} in {request.folder}; get some from {request.card.origin}")
+        raise MissingData(f"source 'zsre': no {_PATTERN} in {request.folder}; get some from {request.card.origin}")
     seen: set[tuple[str, str]] = set()
     for path in paths:
         for subject, question, answer in request.convert(request.entries(path.name), _edit):
