@@ -4,30 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections import Counter
 from pathlib import Path
-from typing import get_args
 
 import pytest
+from layouts import FULL_DATA, SPLITS, needs_full_data
 
 from diekae.data import DataError, Example, Split, load_source, source_names, write_examples
 from diekae.data.sources import register, source_card
 from diekae.data.sources.natural_questions import as_question
-
-SPLITS: tuple[Split, ...] = get_args(Split)
-
-
-def _full_data() -> Path | None:
-    named = os.environ.get("DIEKAE_DATA")
-    if named:
-        return Path(named)
-    beside = Path(__file__).resolve().parents[2].parent / "shared" / "data"
-    return beside if beside.is_dir() else None
-
-
-FULL_DATA = _full_data()
-needs_full_data = pytest.mark.skipif(FULL_DATA is None, reason="set DIEKAE_DATA to the folder of the full data sets")
 
 
 def _full(source: str, split: Split) -> list[Example]:

@@ -41,10 +41,10 @@ def list_sets() -> None:
     )
     for name in source_names():
         card = source_card(name)
-        about = [card.title, f"licence: {card.licence}", card.homepage]
-        about += [f"{key}={str(option.default).lower()}: {option.help}" for key, option in card.options.items()]
-        files = "\n".join(file.path for file in card.upstream) or f"from {card.origin}"
-        cells = ("\n".join(filter(None, about)), _counts(card.paper), files)
+        lines = [card.title, f"licence: {card.licence}", card.homepage]
+        lines += [f"{key}={str(option.default).lower()}: {option.help}" for key, option in card.options.items()]
+        paths = "\n".join(file.path for file in card.upstream) or f"from {card.origin}"
+        cells = ("\n".join(filter(None, lines)), _counts(card.paper), paths)
         table.add_row(f"[bold]{name}[/]", *map(escape, cells))
     shared = "; ".join(f"{key}={str(option.default).lower()}: {option.help}" for key, option in COMMON.items())
     table.caption = escape(f"counts: the paper's for train, validation and test. Option of every set: {shared}")
