@@ -83,13 +83,14 @@ def build_source(
                 part |= {"expected": total if expected else None, "agrees": found == total if expected else None}
                 parts[split] = part | {"bad_records": bad.count, "first_bad_record": bad.first}
             _check(name, raw, parts, missing)
-            for file in os.listdir(beside):
+            files = {file for part in parts.values() for file in part["files"]}
+            for file in files:
                 os.replace(Path(beside) / file, place / file)
     except BaseException:
         with suppress(OSError):  # it was there before, with something in it
             place.rmdir()
         raise
-    for file in earlier - {file for part in parts.values() for file in part["files"]}:
+    for file in earlier - files:
         (place / file).unlink(missing_ok=True)
     return {
         "source": name,
@@ -113,7 +114,7 @@ def _watched(examples: Iterator[Example], split: str, total: int, progress: Prog
 
 
 def _write(folder: Path, split: str, examples: Iterator[Example]) -> dict[str, Any]:
-    """Write one part; a file without examples is not kept."""
+    """Write one part; a file without examples is not named."""
     names = f"{split}.jsonl", f"{split}.leak.jsonl"
     counts, sums = [0, 0], [hashlib.sha256(), hashlib.sha256()]
     with (folder / names[0]).open("wb") as kept, (folder / names[1]).open("wb") as leaking:
@@ -122,9 +123,6 @@ def _write(folder: Path, split: str, examples: Iterator[Example]) -> dict[str, A
             (leaking if example.leaks else kept).write(line)
             counts[example.leaks] += 1
             sums[example.leaks].update(line)
-    for name, count in zip(names, counts, strict=True):
-        if not count:
-            (folder / name).unlink()
     files = {name: sums[kind].hexdigest() for kind, name in enumerate(names) if counts[kind]}
     return {"examples": counts[0], "leaking": counts[1], "files": files}
 
