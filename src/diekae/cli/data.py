@@ -17,7 +17,7 @@ from rich.text import Text
 from diekae.cli.console import console, progress_bars
 from diekae.data import DataError, Example, load_source, read_examples, source_names
 from diekae.data.build import MANIFEST, build_source
-from diekae.data.card import COMMON, Card, Counts
+from diekae.data.card import COMMON, Counts
 from diekae.data.download import download_source
 from diekae.data.example import check_split
 from diekae.data.sources import source_card
@@ -74,8 +74,10 @@ def build(
             progress=show,
         )
     write_json(out / MANIFEST, manifest)
-    console.print(_built(manifest, source_card(name)))
-    console.print(f"examples: {out}", highlight=False, markup=False)
+    console.print(_built(manifest))
+    for note in _notes(manifest):
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"examples: {out}", highlight=False, markup=False, soft_wrap=True)
 
 
 @group.command()
@@ -120,7 +122,11 @@ def download(
         checked = "as expected" if file.known else f"{file.sha256} (none is known to check it against)"
         table.add_row(escape(str(file.path)), state, checked)
     console.print(table)
-    console.print(f"licence: {card.licence}\nnext: diekae data build {name} --raw {out} --out FOLDER", markup=False)
+    console.print(
+        f"licence: {card.licence}\nnext: diekae data build {name} --raw {out} --out FOLDER",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _options(settings: Sequence[str] | None) -> dict[str, str]:
@@ -137,10 +143,10 @@ def _counts(counts: Counts | None) -> str:
     return "\n".join(map(str, counts)) if counts else "not in the\npaper"
 
 
-def _built(manifest: dict[str, Any], card: Card) -> Table:
+def _built(manifest: dict[str, Any]) -> Table:
     """Lay out what was built beside what the full data set gives."""
     options = ", ".join(f"{key}={str(value).lower()}" for key, value in manifest["options"].items())
-    table = Table(title=escape(f"{card.title} ({options})"), title_justify="left")
+    table = Table(title=escape(f"{manifest['title']} ({options})"), title_justify="left")
     for heading in ("part", "examples", "leak-prone", "in all", "full set", "agrees", "bad records"):
         table.add_column(heading, justify="left" if heading == "part" else "right")
     agreed = {True: "yes", False: "no", None: "unknown"}
@@ -148,14 +154,17 @@ def _built(manifest: dict[str, Any], card: Card) -> Table:
         found, expected = part["examples"] + part["leaking"], part["expected"]
         cells = (part["examples"], part["leaking"], found, "unknown" if expected is None else expected)
         table.add_row(split, *map(str, cells), agreed[part["agrees"]], str(part["bad_records"]))
-    notes = [part["missing"] for part in manifest["splits"].values() if "missing" in part]
-    bad = [part["first_bad_record"] for part in manifest["splits"].values() if part["first_bad_record"]]
-    if bad:
-        notes.append(f"the first bad record: {bad[0]}")
-    if card.note:
-        notes.append(card.note)
-    table.caption, table.caption_justify = escape("\n".join(notes)), "left"
     return table
+
+
+def _notes(manifest: dict[str, Any]) -> list[str]:
+    """What a reader of the counts should know besides."""
+    parts = manifest["splits"].values()
+    notes = [f"left out: {part['missing']}" for part in parts if "missing" in part]
+    bad = next((part["first_bad_record"] for part in parts if part["first_bad_record"]), None)
+    notes += [f"the first bad record: {bad}"] if bad else []
+    note = source_card(manifest["source"]).note
+    return [*notes, f"note: {note}"] if note else notes
 
 
 def _panel(example: Example, title: str) -> Panel:

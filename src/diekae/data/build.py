@@ -78,7 +78,8 @@ def build_source(
                     part = _write(Path(beside), split, _watched(examples, split, total, progress))
                 except MissingData as error:
                     missing.append(error)
-                    part = {"examples": 0, "leaking": 0, "missing": str(error), "files": {}}
+                    reason = str(error).replace(f"{raw}{os.sep}", "")  # a path of one machine says nothing to a reader
+                    part = {"examples": 0, "leaking": 0, "missing": reason, "files": {}}
                 found = part["examples"] + part["leaking"]
                 part |= {"expected": total if expected else None, "agrees": found == total if expected else None}
                 parts[split] = part | {"bad_records": bad.count, "first_bad_record": bad.first}
