@@ -144,10 +144,10 @@ def _counts(counts: Counts | None) -> str:
 
 
 def _built(manifest: dict[str, Any]) -> Table:
-    """Lay out what was built beside what the full data set gives."""
+    """Lay out what was built beside what the full data set should give."""
     options = ", ".join(f"{key}={str(value).lower()}" for key, value in manifest["options"].items())
     table = Table(title=escape(f"{manifest['title']} ({options})"), title_justify="left")
-    for heading in ("part", "examples", "leak-prone", "in all", "full set", "agrees", "bad records"):
+    for heading in ("part", "examples", "leak-prone", "in all", "expected", "agrees", "bad records"):
         table.add_column(heading, justify="left" if heading == "part" else "right")
     agreed = {True: "yes", False: "no", None: "unknown"}
     for split, part in manifest["splits"].items():

@@ -36,7 +36,9 @@ CARD = Card(
     upstream=(Upstream(_ORIGINAL, "https://rome.baulab.info/data/dsets/counterfact.json"),),
     paper=(18631, 3288, 0),
     options={
-        "paper_splits": Option(False, "all that is not for training is for validation, nothing for testing"),
+        "paper_splits": Option(
+            False, "all that is not for training is for validation, nothing for testing", (18631, 3288, 0)
+        ),
     },
     note="the paper's 3288 for validation are halved into validation and test; paper_splits=true leaves them whole",
 )
