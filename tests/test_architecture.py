@@ -10,7 +10,8 @@ import diekae
 
 SOURCE = Path(diekae.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("allocator", "files", "fingerprint", "data", "encoders"),
+    ("allocator", "files"),
+    ("fingerprint", "data", "encoders"),
     ("config", "provenance"),
     ("inject", "memory", "checkpoint", "models"),
     ("differences",),

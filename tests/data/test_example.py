@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,12 +12,15 @@ from typing import Any
 import pytest
 
 from diekae.data import DataError, DataSpec, Example, load_mixture, read_examples, write_examples
+from diekae.data.mixture import shares
 from diekae.data.prompt import Prompter
 
 EXAMPLES = [
     Example(("One document.",), "A question?", "An answer"),
     Example(("First.", "Second\nwith a line break."), "Größe?", "12 µm"),
     Example((), "No knowledge?", "None"),
+    Example(("A theory.",), "A statement.", "True", label="True"),
+    Example(("The answer.",), "[SYS]", "The answer.", leaks=True),
 ]
 
 
@@ -36,7 +40,11 @@ def test_written_examples_are_read_back(tmp_path: Path) -> None:
         "One document.",
         ["First.", "Second\nwith a line break."],
         None,
+        "A theory.",
+        "The answer.",
     ]
+    keys = [set(json.loads(line)) - {"knowledge", "input", "target"} for line in path.read_text("utf-8").splitlines()]
+    assert keys == [set(), set(), set(), {"label"}, {"leaks"}]
     assert "Größe" in path.read_text(encoding="utf-8")
     assert [file.name for file in path.parent.iterdir()] == ["examples.jsonl"]
 
@@ -92,6 +100,8 @@ def test_wrong_fields_are_named(fields: tuple[Any, ...], message: str) -> None:
         ({"knowledge": {"a": 1}, "input": "I", "target": "T"}, "knowledge must be text, got dict"),
         ({"knowledge": [None], "input": "I", "target": "T"}, r"knowledge\[0\] must be text"),
         ({"knowledge": None, "input": 3, "target": "T"}, "input must be text, got int 3"),
+        ({"knowledge": None, "input": "I", "target": "T", "label": 3}, "label must be text, got int 3"),
+        ({"knowledge": None, "input": "I", "target": "T", "leaks": "no"}, "leaks must be true or false, got str 'no'"),
     ],
 )
 def test_a_bad_line_is_named_by_file_and_number(tmp_path: Path, second: object, message: str) -> None:
@@ -146,6 +156,28 @@ def test_a_mixture_holds_every_part_shuffled_by_the_seed(tmp_path: Path) -> None
     assert "b" in {text[0] for text in inputs[:20]}, "the parts stand one behind the other"
 
 
+def test_weights_decide_the_shares_and_not_the_length(tmp_path: Path) -> None:
+    for name, count in (("a", 30), ("b", 10)):
+        write_examples(tmp_path / name / "train.jsonl", [Example((), f"{name}{n:02}", "T") for n in range(count)])
+    specs = [DataSpec("jsonl", str(tmp_path / name), weight=weight) for name, weight in (("a", 1), ("b", 3))]
+    inputs = _inputs(specs, seed=0)
+    counts = Counter(inputs)
+    assert len(inputs) == 40 and sum(text[0] == "b" for text in inputs) == 30
+    assert {count for text, count in counts.items() if text[0] == "b"} == {3}, "repeated unevenly"
+    assert {count for text, count in counts.items() if text[0] == "a"} == {1}
+    assert inputs == _inputs(specs, seed=0) != _inputs(specs, seed=1)
+    unweighted = [DataSpec("jsonl", str(tmp_path / name)) for name in "ab"]
+    with pytest.raises(DataError, match="1 of 2 data sets have a weight"):
+        _inputs([specs[0], unweighted[1]], seed=0)
+
+
+@pytest.mark.parametrize(
+    ("total", "weights", "sizes"), [(10, [1, 1, 1], [4, 3, 3]), (7, [0.5, 0.25], [5, 2]), (1, [1, 9], [0, 1])]
+)
+def test_shares_add_up(total: int, weights: list[float], sizes: list[int]) -> None:
+    assert shares(total, weights) == sizes
+
+
 def test_long_knowledge_is_left_out_before_the_limit_counts(tmp_path: Path) -> None:
     rows = [Example(("k" * length,), f"{length:02}", "T") for length in range(1, 21)]
     write_examples(tmp_path / "train.jsonl", rows)
@@ -160,5 +192,8 @@ def test_a_wrong_spec_is_refused_at_once() -> None:
         DataSpec("facts", split="valid")
     with pytest.raises(DataError, match="limit is -1"):
         DataSpec("facts", limit=-1)
+    for weight in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(DataError, match="weight is .*; expected a positive number"):
+            DataSpec("facts", weight=weight)
     with pytest.raises(DataError, match="no data set was named"):
         _inputs([], seed=0)

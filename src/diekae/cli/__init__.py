@@ -12,7 +12,7 @@ from rich.markup import escape
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from diekae.allocator import keep_freed_memory  # noqa: E402 - the verbosity is read when Transformers is imported
-from diekae.cli import ask, demo, evaluate, train  # noqa: E402
+from diekae.cli import ask, data, demo, evaluate, train  # noqa: E402
 from diekae.training.trainer import NotFinite  # noqa: E402
 
 typer_app = typer.Typer(
@@ -23,6 +23,7 @@ typer_app = typer.Typer(
 )
 for verb in (train, ask, evaluate, demo):
     typer_app.command(verb.__name__.rpartition(".")[2])(verb.command)
+typer_app.add_typer(data.group, name="data")
 
 
 def app() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle, islice
 
-from diekae.data.example import DataError, check_limit
+from diekae.data.example import DataError, check_limit, check_split
 from diekae.data.prompt import Prompt, Prompter
-from diekae.data.sources import check_split, load_source
+from diekae.data.sources import load_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +17,7 @@ class DataSpec:
     """Which examples of which source.
 
     Raises:
-        DataError: If the split is unknown or the limit is below 1.
+        DataError: If the split is unknown, the limit is below 1, or the weight is no positive number.
     """
 
     source: str
@@ -31,15 +32,24 @@ class DataSpec:
     """Leave out examples whose knowledge has more tokens than this, before the limit counts."""
     format: str | None = None
     """Text around x and y, ``plain``, ``qa`` or ``chat``; the bank's own when ``None``."""
+    options: Mapping[str, bool | int] = field(default_factory=dict)
+    """Values for options of the source, see its `diekae.data.card.Card`."""
+    weight: float | None = None
+    """The spec's share of a mixture, relative to the other specs' weights; as many as there are when ``None``."""
 
     def __post_init__(self) -> None:
         """Check what can be checked before any file is read."""
         check_split(self.split)
         check_limit(self.limit)
+        if self.weight is not None and not 0 < self.weight < float("inf"):
+            raise DataError(f"weight is {self.weight}; expected a positive number, or None for no weighing")
 
 
 def load_mixture(specs: Sequence[DataSpec], seed: int, prompter: Prompter) -> list[Prompt]:
     """Load and tokenize every spec and shuffle all examples together.
+
+    With weights, the mixture is as long as without, but each spec has its share of it: of a spec that has more
+    examples, a random part is taken; one that has fewer is repeated, each example as often as the next, or once more.
 
     Args:
         specs: At least one.
@@ -50,22 +60,44 @@ def load_mixture(specs: Sequence[DataSpec], seed: int, prompter: Prompter) -> li
         All prompts, in an order that depends on `specs` and `seed` alone.
 
     Raises:
-        DataError: If `specs` is empty, a source cannot be loaded, or no example is short enough.
+        DataError: If `specs` is empty, only some have a weight, a source cannot be loaded, or no example is short
+            enough.
     """
     if not specs:
         raise DataError("no data set was named; expected at least one DataSpec")
-    prompts: list[Prompt] = []
-    for spec in specs:
-        prompts += load_prompts(spec, seed, prompter)
+    weights = [spec.weight for spec in specs if spec.weight is not None]
+    if weights and len(weights) < len(specs):
+        raise DataError(f"{len(weights)} of {len(specs)} data sets have a weight; expected one for each, or none")
+    parts = [load_prompts(spec, seed, prompter) for spec in specs]
+    if weights:
+        sizes = shares(sum(map(len, parts)), weights)
+        parts = [list(islice(cycle(part), size)) for part, size in zip(parts, sizes, strict=True)]
+    prompts = [prompt for part in parts for prompt in part]
     random.Random(seed).shuffle(prompts)
     return prompts
+
+
+def shares(total: int, weights: Sequence[float]) -> list[int]:
+    """Divide a number of examples by weight, exactly: what rounding leaves goes to the largest remainders."""
+    exact = [total * weight / sum(weights) for weight in weights]
+    sizes = [int(share) for share in exact]
+    for index in sorted(range(len(sizes)), key=lambda index: sizes[index] - exact[index])[: total - sum(sizes)]:
+        sizes[index] += 1
+    return sizes
 
 
 def load_prompts(spec: DataSpec, seed: int, prompter: Prompter) -> list[Prompt]:
     """Load and tokenize one spec; arguments and errors as in `load_mixture`."""
     # With a longest K the limit counts what is short enough, so everything has to be loaded first.
     limit = spec.limit if spec.longest is None else None
-    examples = load_source(spec.source, folder=spec.folder, split=check_split(spec.split), limit=limit, seed=seed)
+    examples = load_source(
+        spec.source,
+        folder=spec.folder,
+        split=check_split(spec.split),
+        limit=limit,
+        seed=seed,
+        options=spec.options,
+    )
     # Shuffled first, so that tokenizing can stop at the limit.
     random.Random(seed).shuffle(examples)
     prompts: list[Prompt] = []

@@ -1,89 +1,32 @@
 """The registry of data sets: one file a data set, which registers itself by name.
 
-A new data set is a new file here with a function that takes a `Request` and returns examples:
+A new data set is a new file here with its card and a function that takes a `Request` and returns or yields examples:
 
-    @register("dream")
-    def load_dream(request: Request) -> list[Example]: ...
+    @register("dream", Card(title="DREAM (Sun et al., 2019)", ...))
+    def load_dream(request: Request) -> Iterator[Example]: ...
 """
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
-import json
 import pkgutil
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
 
-from diekae.data.example import DataError, Example, Split, check_limit
+from diekae.data.card import Card, settle_options
+from diekae.data.example import DataError, Example, Split, check_limit, check_split, nearest
+from diekae.data.marks import marked
+from diekae.data.request import BadRecords, Request
 
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What a source is asked for."""
-
-    source: str
-    """The source's registered name, for messages."""
-    folder: Path | None
-    """Where the upstream files are; ``None`` if the user named no folder."""
-    split: Split
-    """The wanted part."""
-    limit: int | None
-    """The wanted number of examples. `load_source` cuts to it; only a source that can make any number looks at it."""
-    seed: int
-    """Decides whatever is random."""
-
-    def path(self, name: str, upstream: str) -> Path:
-        """Where a file of the data set should be, whether or not it is there.
-
-        Args:
-            name: The file's name below the folder.
-            upstream: Where the data set comes from, for the message.
-
-        Raises:
-            DataError: If no folder was named or it does not exist.
-        """
-        if self.folder is None:
-            raise DataError(f"source {self.source!r} needs a folder that holds {name}, from {upstream}; none was named")
-        if not self.folder.is_dir():
-            raise DataError(
-                f"source {self.source!r}: no folder {self.folder}; expected one that holds {name}, from {upstream}"
-            )
-        return self.folder / name
-
-    def file(self, name: str, upstream: str) -> Path:
-        """A file of the data set that must be there; arguments as in `path`.
-
-        Raises:
-            DataError: If it is missing.
-        """
-        path = self.path(name, upstream)
-        if not path.is_file():
-            raise DataError(f"source {self.source!r}: {path} is missing; get {name} from {upstream}")
-        return path
-
-    def json(self, name: str, upstream: str) -> Any:
-        """The content of a JSON file of the data set; arguments as in `path`.
-
-        Raises:
-            DataError: If it is missing or not JSON.
-        """
-        path = self.file(name, upstream)
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise DataError(f"{path}: not JSON ({error}); get the file anew from {upstream}") from error
+Loader = Callable[[Request], Iterable[Example]]
+_SOURCES: dict[str, tuple[Card, Loader]] = {}
 
 
-Loader = Callable[[Request], list[Example]]
-_LOADERS: dict[str, Loader] = {}
-
-
-def register(name: str) -> Callable[[Loader], Loader]:
+def register(name: str, card: Card) -> Callable[[Loader], Loader]:
     """Register the decorated loader under `name`.
 
     Raises:
@@ -91,11 +34,11 @@ def register(name: str) -> Callable[[Loader], Loader]:
     """
 
     def add(loader: Loader) -> Loader:
-        if name in _LOADERS:
+        if name in _SOURCES:
             raise ValueError(
-                f"source {name!r} is already registered by {_LOADERS[name].__module__}; choose another name"
+                f"source {name!r} is already registered by {_SOURCES[name][1].__module__}; choose another name"
             )
-        _LOADERS[name] = loader
+        _SOURCES[name] = card, loader
         return loader
 
     return add
@@ -104,13 +47,32 @@ def register(name: str) -> Callable[[Loader], Loader]:
 def source_names() -> list[str]:
     """The names of all registered sources, sorted."""
     _import_sources()
-    return sorted(_LOADERS)
+    return sorted(_SOURCES)
 
 
-def load_source(
-    name: str, *, folder: str | Path | None, split: Split, limit: int | None = None, seed: int = 0
-) -> list[Example]:
-    """Load one part of a data set.
+def source_card(name: str) -> Card:
+    """The card of a source.
+
+    Raises:
+        DataError: If the name is unknown.
+    """
+    return _source(name)[0]
+
+
+def iterate_source(
+    name: str,
+    *,
+    folder: str | Path | None,
+    split: Split,
+    limit: int | None = None,
+    seed: int = 0,
+    options: Mapping[str, object] | None = None,
+    bad: BadRecords | None = None,
+    leaking: bool = True,
+) -> Iterator[Example]:
+    """Go through one part of a data set; arguments as in `load_source`, and two more.
+
+    With a limit the files are read twice, once to count, so that no more than one example is in memory at a time.
 
     Args:
         name: A registered name.
@@ -118,45 +80,82 @@ def load_source(
         split: Which part.
         limit: At most this many examples: a random subset, in the order of the file. All when ``None``.
         seed: Decides the subset, and the documents of a source that makes its own.
+        options: Values for options of the card, or their texts.
+        bad: Where bad records are counted, and whether they are errors.
+        leaking: Whether examples whose knowledge was made from the target take part.
+
+    Returns:
+        The examples, none if the data set does not have the part.
+
+    Raises:
+        DataError: If a name or value is unknown, or a file is missing or not as expected.
+    """
+    split = check_split(split)
+    check_limit(limit)
+    card, loader = _source(name)
+    settled = settle_options(name, card, options or {})
+    place = None if folder is None else Path(folder)
+    request = Request(name, card, place, split, limit, seed, settled, bad or BadRecords())
+
+    def everything(request: Request) -> Iterator[Example]:
+        for example in loader(request):
+            if leaking or not example.leaks:
+                yield marked(example) if settled["paper_marks"] else example
+
+    if limit is None:
+        return everything(request)
+    count = sum(1 for _ in everything(replace(request, bad=BadRecords(request.bad.strict))))
+    chosen = range(count) if limit >= count else random.Random(seed).sample(range(count), limit)
+    wanted = set(chosen)
+    return (example for index, example in enumerate(everything(request)) if index in wanted)
+
+
+def load_source(
+    name: str,
+    *,
+    folder: str | Path | None,
+    split: Split,
+    limit: int | None = None,
+    seed: int = 0,
+    options: Mapping[str, object] | None = None,
+    strict: bool = False,
+) -> list[Example]:
+    """Load one part of a data set, without examples whose knowledge was made from the target.
+
+    Args:
+        name: A registered name.
+        folder: The folder with the upstream files; ``None`` for a source that needs none.
+        split: Which part.
+        limit: At most this many examples: a random subset, in the order of the file. All when ``None``.
+        seed: Decides the subset, and the documents of a source that makes its own.
+        options: Values for options of the source's card, or their texts.
+        strict: Whether a bad record is an error; it is left out with a warning otherwise.
 
     Returns:
         The examples, at least one.
 
     Raises:
-        DataError: If the name or split is unknown, or a file is missing or not as expected.
+        DataError: If a name or value is unknown, a file is missing or not as expected, or there is no example.
     """
-    split = check_split(split)
-    check_limit(limit)
+    bad = BadRecords(strict)
+    examples = list(
+        iterate_source(
+            name, folder=folder, split=split, limit=limit, seed=seed, options=options, bad=bad, leaking=False
+        )
+    )
+    if not examples:
+        reason = f"{bad.count} bad records, the first {bad.first}" if bad.count else "is the data set complete?"
+        raise DataError(f"source {name!r} has no example in split {split!r} of {folder}; {reason}")
+    if bad.count:
+        warnings.warn(f"source {name!r}: {bad.count} bad records left out, the first {bad.first}", stacklevel=2)
+    return examples
+
+
+def _source(name: str) -> tuple[Card, Loader]:
     names = source_names()
     if name not in names:
         raise DataError(f"unknown source {name!r}{nearest(name, names)}; there are {', '.join(names)}")
-    place = None if folder is None else Path(folder)
-    examples = _LOADERS[name](Request(name, place, split, limit, seed))
-    if not examples:
-        raise DataError(f"source {name!r} has no example in split {split!r} of {place}; is the data set complete?")
-    if limit is None or limit >= len(examples):
-        return examples
-    chosen = random.Random(seed).sample(range(len(examples)), limit)
-    return [examples[index] for index in sorted(chosen)]
-
-
-def check_split(split: str) -> Split:
-    """Return `split` if it is the name of a part.
-
-    Raises:
-        DataError: If it is not.
-    """
-    names: tuple[Split, ...] = get_args(Split)
-    for name in names:
-        if split == name:
-            return name
-    raise DataError(f"unknown split {split!r}{nearest(split, names)}; there are {', '.join(names)}")
-
-
-def nearest(name: str, names: list[str] | tuple[str, ...]) -> str:
-    """A suggestion to put behind an unknown name; empty if nothing is near."""
-    near = difflib.get_close_matches(name, names)
-    return f", did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return _SOURCES[name]
 
 
 @functools.cache

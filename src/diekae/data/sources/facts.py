@@ -14,15 +14,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diekae.data.example import DataError, Example, Split
+from diekae.data.card import Card
+from diekae.data.example import DataError, Example, Split, check_split, nearest
 from diekae.data.fiction import KINDS, QUESTIONS, write_documents
-from diekae.data.sources import Request, check_split, nearest, register
+from diekae.data.request import Request
+from diekae.data.sources import register
 
 DOCUMENTS: dict[Split, int] = {"train": 3000, "validation": 300, "test": 300}
 """How many documents `load_source` makes unless more are asked for."""
 
 
-@register("facts")
+CARD = Card(title="Fictional documents", licence="Apache-2.0, as the library", homepage="", origin="nowhere: made here")
+
+
+@register("facts", CARD)
 def load_facts(request: Request) -> list[Example]:
     """Documents of all kinds; more than the default number if the limit needs them."""
     wanted = -(-(request.limit or 0) // QUESTIONS)

@@ -7,13 +7,22 @@ The folder holds ``train.jsonl``, ``validation.jsonl`` and ``test.jsonl``; only 
 
 from __future__ import annotations
 
-from diekae.data.example import Example, read_examples
-from diekae.data.sources import Request, register
+from collections.abc import Iterator
 
-UPSTREAM = "your own data (one JSON object with knowledge, input and target a line)"
+from diekae.data.card import Card
+from diekae.data.example import Example, make_example
+from diekae.data.request import Request
+from diekae.data.sources import register
+
+CARD = Card(
+    title="Your own data (or built with `diekae data build`)",
+    licence="yours",
+    homepage="",
+    origin="your own data (one JSON object with knowledge, input and target a line)",
+)
 
 
-@register("jsonl")
-def load_jsonl(request: Request) -> list[Example]:
+@register("jsonl", CARD)
+def load_jsonl(request: Request) -> Iterator[Example]:
     """The examples of one file, as they are."""
-    return read_examples(request.file(f"{request.split}.jsonl", UPSTREAM))
+    return request.convert(request.lines(f"{request.split}.jsonl"), lambda row: [make_example(row)])

@@ -1,6 +1,12 @@
-"""Natural Questions with the passage that answers them (Kwiatkowski et al., 2019). Two files, either may be missing.
+"""Natural Questions with the passage that answers them (Kwiatkowski et al., 2019). Two layouts are read.
 
-``natural-questions-short-1000.csv`` has the columns context, question, golden_answer (text left out at [...]):
+The preprocessed version that the paper uses, ``train.json`` and ``dev.json`` (there is no test split):
+
+    {"contexts": "The Shannara Chronicles Genre Fantasy [...]", "questions": [{"input_text": "what is the shannara
+     chronicles season 2 based on"}], "answers": [{"span_text": "The Sword of Shannara Trilogy"}], ...}
+
+And, where those are not there, two subsets, either of which may be missing. ``natural-questions-short-1000.csv`` has
+the columns context, question, golden_answer (text left out at [...]):
 
     "The Truman Doctrine was an American foreign policy created to counter Soviet geopolitical expansion during the Cold
     War . [...]",what did the u.s. policy called the truman doctrine promise to do,created to counter Soviet
@@ -10,48 +16,49 @@
 
     {"question": "dogs name in the grinch who stole christmas", "answers": ["Max"], "ctxs": [{"title": "How the Grinch
      Stole Christmas!", "text": "[...] His only companion is his unloved, but loyal dog, Max. [...]", ...}], ...}
+
+Licence: Apache-2.0 (the oracle version MIT). Upstream: huggingface.co/datasets/cjlovering/natural-questions-short.
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
-from diekae.data.example import DataError, Example, Split
-from diekae.data.sources import Request, register
+from diekae.data.card import Card, Upstream
+from diekae.data.example import DataError, Example, MissingData
+from diekae.data.request import Record, Request
+from diekae.data.sources import register
+from diekae.data.splits import split_of
 
-UPSTREAM = "Natural Questions (google-research-datasets/natural-questions, or its open-domain oracle version)"
 SHORT_FILE = "natural-questions-short-1000.csv"
 ORACLE_FILE = "nq-open-oracle-2000.jsonl"
+_FILES = {"train": "train.json", "validation": "dev.json"}
+_URL = "https://huggingface.co/datasets/cjlovering/natural-questions-short/resolve/main"
+CARD = Card(
+    title="Natural Questions, short (Kwiatkowski et al., 2019)",
+    licence="Apache-2.0; the oracle version MIT",
+    homepage="https://huggingface.co/datasets/cjlovering/natural-questions-short",
+    origin="cjlovering/natural-questions-short, google-research-datasets/natural-questions or its oracle version",
+    upstream=tuple(Upstream(name, f"{_URL}/{name}") for name in _FILES.values()),
+    paper=(13933, 871, 0),
+    note="questions without an answer are left out; the two subset files are divided by a hash of the question",
+)
 
 
-@register("natural_questions")
-def load_natural_questions(request: Request) -> list[Example]:
-    """Passage, question and first answer, where the passage says the answer.
+@register("natural_questions", CARD)
+def load_natural_questions(request: Request) -> Iterator[Example]:
+    """Passage, question and first answer.
 
-    The files have no parts of their own: a hash of the question puts 80 / 10 / 10 % into train, validation and test, so
-    that a question stays in its part whichever files are there.
+    The preprocessed version is taken as it is. The two subsets have no parts of their own: a hash of the question puts
+    80 / 10 / 10 % into train, validation and test, so that a question stays in its part whichever files are there; a
+    question that occurs twice, or whose passage does not say the answer, is left out.
     """
-    short, oracle = (request.path(name, UPSTREAM) for name in (SHORT_FILE, ORACLE_FILE))
-    if not short.is_file() and not oracle.is_file():
-        raise DataError(f"{request.folder}: holds neither {SHORT_FILE} nor {ORACLE_FILE}; get one from {UPSTREAM}")
-    seen: set[str] = set()
-    examples = []
-    for path, rows in ((short, _short_rows), (oracle, _oracle_rows)):
-        if not path.is_file():
-            continue
-        for passage, question, answer in rows(path):
-            question = as_question(question)
-            # Four short records have an empty answer, which any passage "contains".
-            if not answer or answer.lower() not in passage.lower() or question.lower() in seen:
-                continue
-            seen.add(question.lower())
-            if _split_of(question) == request.split:
-                examples.append(Example((passage,), question, answer))
-    return examples
+    if any(request.there(name) for name in _FILES.values()):
+        name = _FILES.get(request.split)
+        return request.convert(request.entries(name) if name else (), _preprocessed)
+    return _subsets(request)
 
 
 def as_question(text: str) -> str:
@@ -60,28 +67,46 @@ def as_question(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith("?") else "?")
 
 
-def _short_rows(path: Path) -> Iterator[tuple[str, str, str]]:
+def _preprocessed(entry: dict[str, Any]) -> Iterator[Example]:
+    answer = entry["answers"][0]["span_text"].strip()
+    if answer:
+        yield Example((entry["contexts"].strip(),), as_question(entry["questions"][0]["input_text"]), answer)
+
+
+def _subsets(request: Request) -> Iterator[Example]:
+    if not request.there(SHORT_FILE) and not request.there(ORACLE_FILE):
+        raise MissingData(
+            f"{request.folder}: holds none of {', '.join(_FILES.values())}, {SHORT_FILE} and {ORACLE_FILE}; "
+            f"get some from {request.card.origin}"
+        )
+    seen: set[str] = set()
+    for name, records, convert in ((SHORT_FILE, _short_rows, _short), (ORACLE_FILE, Request.lines, _oracle)):
+        if not request.there(name):
+            continue
+        for passage, question, answer in request.convert(records(request, name), convert):
+            question = as_question(question)
+            # Four short records have an empty answer, which any passage "contains".
+            if not answer or answer.lower() not in passage.lower() or question.lower() in seen:
+                continue
+            seen.add(question.lower())
+            if split_of(question.lower()) == request.split:
+                yield Example((passage,), question, answer)
+
+
+def _short_rows(request: Request, name: str) -> Iterator[Record]:
+    path = request.file(name)
     with path.open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file)
         wanted = ("context", "question", "golden_answer")
         if not set(wanted) <= set(rows.fieldnames or ()):
             raise DataError(f"{path}: its columns are {rows.fieldnames}; expected {', '.join(wanted)}")
         for row in rows:
-            if any(row[column] is None for column in wanted):
-                raise DataError(f"{path}: the record that ends on line {rows.line_num} has too few columns")
-            yield row["context"].strip(), row["question"], row["golden_answer"].strip()
+            yield f"{name}: the record that ends on line {rows.line_num}", row
 
 
-def _oracle_rows(path: Path) -> Iterator[tuple[str, str, str]]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                row = json.loads(line)
-                yield row["ctxs"][0]["text"].strip(), row["question"], row["answers"][0].strip()
-            except (ValueError, TypeError, LookupError) as error:
-                raise DataError(f"{path}:{number}: not a record with question, answers and ctxs ({error!r})") from error
+def _short(row: dict[str, Any]) -> list[tuple[str, str, str]]:
+    return [(row["context"].strip(), row["question"].strip(), row["golden_answer"].strip())]
 
 
-def _split_of(question: str) -> Split:
-    bucket = int.from_bytes(hashlib.sha256(question.lower().encode()).digest()[:8], "big") % 100
-    return "train" if bucket < 80 else "validation" if bucket < 90 else "test"
+def _oracle(row: dict[str, Any]) -> list[tuple[str, str, str]]:
+    return [(row["ctxs"][0]["text"].strip(), row["question"].strip(), row["answers"][0].strip())]
