@@ -179,11 +179,12 @@ def test_the_best_checkpoint_is_kept_not_the_last(name: str, tmp_path: Path) -> 
     task = make_task(tmp_path, steps=60)
     others = make_prompts(4, seed=9)
     contrary = [dataclasses.replace(p, target=o.target) for p, o in zip(task.train, others, strict=True)]
-    task = dataclasses.replace(task, validation=contrary, learning_rates={"lora": 1e-2, "sft": 1e-2})
+    often = dataclasses.replace(task.training, evaluations=12)
+    task = dataclasses.replace(task, validation=contrary, learning_rates={"lora": 1e-2, "sft": 1e-2}, training=often)
     fitted = fit(name, task)
     log = json.loads((tmp_path / name / "checkpoint-60" / "trainer_state.json").read_text())["log_history"]
     losses = [line["eval_loss"] for line in log if "eval_loss" in line]
-    assert min(losses) < losses[-1] - 0.1, "the test needs a run that overfits"
+    assert min(losses) < losses[-1] - 0.02, "the test needs a run that overfits"
     assert loss(fitted, list(task.validation)) == pytest.approx(min(losses), rel=1e-4)
 
 
