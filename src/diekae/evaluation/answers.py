@@ -1,10 +1,4 @@
-"""Exact match and token F1 of answers, by SQuAD's definition (Rajpurkar et al., 2016; the official evaluate-v1.1).
-
->>> exact_match("The  bridge.", ["bridge"])
-1.0
->>> f1("the old stone bridge", ["stone bridge"])
-0.8
-"""
+"""Exact match and token F1 of answers, by SQuAD's definition (Rajpurkar et al., 2016; evaluate-v1.1.py)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The classification head of the paper's table 2: linear, on the final hidden state of the last token before the target.
+"""The classification head of the paper's table 2: linear, on the final hidden state of the last token of x.
 
 Every method gets one, trained alike after the method itself, on states that no longer move. (In the published code the
 head of the paper's own method stays at its random start, design.md 7.)
@@ -98,5 +98,5 @@ def _fit(states: Tensor, labels: Tensor, classes: int, decay: float) -> Head:
         return loss
 
     with torch.enable_grad():
-        optimizer.step(closure)  # type: ignore[no-untyped-call]
+        optimizer.step(closure)
     return Head(mean, deviation, weight.detach(), bias.detach())

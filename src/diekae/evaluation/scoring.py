@@ -13,9 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diekae.data.example import Example
-from diekae.data.prompt import Prompt, Prompter, truncate_knowledge
+from diekae.data.prompt import Prompt, Prompter
 from diekae.evaluation.methods import Fitted
-from diekae.evaluation.metrics import other_knowledge
 
 Progress = Callable[[str, int, int], None]
 Numbers = NDArray[np.float64]
@@ -46,12 +45,14 @@ class LabelScores(NamedTuple):
     @property
     def choices(self) -> NDArray[np.int64]:
         """Return the likeliest candidate of each example."""
-        return self.total.argmax(1)
+        chosen: NDArray[np.int64] = self.total.argmax(1)
+        return chosen
 
     @property
     def choices_by_length(self) -> NDArray[np.int64]:
         """Return the candidate that is likeliest per token, which does not favour short ones."""
-        return (self.total / self.tokens).argmax(1)
+        chosen: NDArray[np.int64] = (self.total / self.tokens).argmax(1)
+        return chosen
 
 
 def nll(
@@ -85,7 +86,8 @@ def harm(
     Args:
         bare: The method ``bare``.
         fitted: The method in question.
-        prompts: Examples whose knowledge has nothing to do with them, as from :func:`swap_knowledge`.
+        prompts: Examples whose knowledge has nothing to do with them, as from
+            :func:`diekae.evaluation.evaluate.swap_knowledge`.
         batch_size: Examples a pass.
         progress: Told how far it is.
 
@@ -100,18 +102,6 @@ def harm(
     return _sum_by_example(
         divergences, prompts, batch_size, lambda done, count: progress(f"harm of {fitted.name}", done, count)
     )
-
-
-def swap_knowledge(prompts: Sequence[Prompt], window: int) -> list[Prompt] | None:
-    """Give every example another one's knowledge, cut to the decoder's window; None if all know the same."""
-    partners = other_knowledge([prompt.knowledge for prompt in prompts])
-    if partners is None:
-        return None
-    swapped = [
-        dataclasses.replace(prompt, knowledge=prompts[partner].knowledge)
-        for prompt, partner in zip(prompts, partners, strict=True)
-    ]
-    return truncate_knowledge(swapped, None, window)
 
 
 def label_targets(prompter: Prompter, labels: Sequence[str], format: str | None = None) -> list[tuple[int, ...]]:

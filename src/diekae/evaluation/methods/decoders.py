@@ -126,9 +126,12 @@ def greedy(
         top_k=None,
         pad_token_id=tokenizer.pad_token_id or 0,
     )
-    ends = end_tokens(decoder)
-    rows: list[list[int]] = made[:, ids.shape[1] :].tolist()
-    # A row that ended early is filled up with padding, which may be a token like any other.
+    return until_end(made[:, ids.shape[1] :], decoder)
+
+
+def until_end(made: Tensor, decoder: PreTrainedModel) -> list[list[int]]:
+    """Cut generated rows [B, columns] after their end: what fills them up may be a token like any other."""
+    ends, rows = end_tokens(decoder), made.tolist()
     return [row[: next((n for n, token in enumerate(row, 1) if token in ends), len(row))] for row in rows]
 
 
