@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from builders import SMALL, hook_count, make_decoder, make_prompts, make_tokenizer
+from safetensors import safe_open
 from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
@@ -237,6 +238,20 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(name: str, tmp_path: Path
     torch.testing.assert_close(resumed.target_logits(prompts).logits, whole.target_logits(prompts).logits)
 
 
+@pytest.mark.parametrize("name", ["lora", "sft"])
+def test_bf16_decoders_are_trained_in_fp32_and_run_as_they_were(name: str, tmp_path: Path) -> None:
+    task = make_task(tmp_path, make_decoder().to(torch.bfloat16), steps=60)
+    task = dataclasses.replace(task, training=dataclasses.replace(task.training, precision="bf16"))
+    before = loss(fit("prompted", task), list(task.train))
+    fitted = fit(name, task)
+    assert loss(fitted, list(task.train)) < 0.8 * before
+    assert fitted.target_logits(task.train).logits.dtype == torch.bfloat16
+    kinds = {parameter.dtype for key, parameter in fitted.decoder.named_parameters() if "lora_" not in key}
+    assert kinds == {torch.bfloat16}
+    stored = safe_open(str(sorted((tmp_path / name).glob("checkpoint-*/model.safetensors"))[0]), framework="pt")
+    assert {stored.get_tensor(key).dtype for key in stored.keys()} == {torch.float32}
+
+
 def test_injection_is_generated_as_it_is_scored(tmp_path: Path) -> None:
     fitted = make_fitted("ours_finetuned", tmp_path, steps=30)
     prompts = make_prompts(4)
@@ -321,6 +336,13 @@ def test_a_new_method_appears_by_name(tmp_path: Path, monkeypatch: pytest.Monkey
     assert make_fitted("shouted", tmp_path).name == "shouted"
     with pytest.raises(ValueError, match="'shouted' is registered by"):
         register("shouted")(shouted)
+
+
+@pytest.mark.parametrize("name", ["lora", "cartridge"])
+def test_a_missing_library_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(ModuleNotFoundError, match=rf"{name}' needs PEFT: run `pip install 'diekae\[baselines\]'`"):
+        make_fitted(name, tmp_path)
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 
 from diekae.data.prompt import Prompt
 from diekae.evaluation.methods.base import Cost, Fitted, Progress, Task, register
-from diekae.evaluation.methods.decoders import Prefixed, pad_left, twin, until_end
+from diekae.evaluation.methods.decoders import Prefixed, need_peft, pad_left, twin, until_end
 from diekae.fingerprint import window
 from diekae.inject.hookpoints import stack_of
 
@@ -174,8 +174,10 @@ def cartridge(task: Task) -> Fitted:
     """Return a method that trains a cartridge for every document it meets.
 
     Raises:
+        ModuleNotFoundError: PEFT is not installed.
         ValueError: The task gives no knowledge, or x keeps an anchor of its own, which a cartridge has no place for.
     """
+    need_peft("cartridge")
     if not task.knowledge or task.diekae.anchor == "own":
         raise ValueError(
             f"knowledge={task.knowledge} and anchor={task.diekae.anchor!r}: a cartridge stands for K and the anchor, "

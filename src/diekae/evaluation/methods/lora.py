@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel, set_seed
 
 from diekae.evaluation.methods.base import Fitted, Task, register
-from diekae.evaluation.methods.decoders import Plain, twin
+from diekae.evaluation.methods.decoders import Plain, need_peft, twin
 from diekae.evaluation.methods.tuning import tune
 from diekae.inject.hookpoints import find_blocks
 
@@ -28,6 +28,7 @@ def lora(task: Task) -> Fitted:
         ModuleNotFoundError: PEFT is not installed.
         ValueError: The decoder has no projections that are known as those of queries and values.
     """
+    need_peft("lora")
     set_seed(task.training.seed)  # adapters start at random
     decoder = with_adapters(task.decoder)
     cost = tune("lora", decoder, task, task.config("lora", RATE))
