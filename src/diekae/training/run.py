@@ -78,7 +78,7 @@ def train(
                 _cached(objective, part, config, name, progress)
                 for part, name in zip((learn, check), names, strict=True)
             ]
-        trainer = make_trainer(objective, data, config, folder, monitor, callbacks)
+        trainer = build_trainer(objective, data, config, folder, monitor, callbacks)
         trainer.train_from(checkpoint)
     if trainer.is_world_process_zero():
         model.save_pretrained(folder / "bank")
@@ -90,7 +90,7 @@ def _dataset(model: DiekaeModel, prompts: Sequence[Prompt], config: TrainingConf
     return PromptDataset(cut, scope=model.config.scope, anchor=model.config.anchor)
 
 
-def make_trainer(
+def build_trainer(
     objective: Any,
     data: Sequence[PromptDataset | CachedDataset],
     config: TrainingConfig,

@@ -23,7 +23,7 @@ from diekae.files import write_atomically
 from diekae.training.config import TrainingConfig
 from diekae.training.dataset import PromptDataset
 from diekae.training.objectives import Sums, logits_at
-from diekae.training.run import make_trainer
+from diekae.training.run import build_trainer
 from diekae.training.trainer import BankTrainer, NotFinite, last_whole_checkpoint
 
 
@@ -162,7 +162,7 @@ def tune(name: str, decoder: PreTrainedModel, task: Task, config: TrainingConfig
     anchor, folder = task.diekae.anchor, task.place(name)
     data = [PromptDataset(task.shown(part), scope="all", anchor=anchor) for part in (task.train, task.validation)]
     module, watch = Tuned(decoder, task.knowledge), Watch(name, folder, task)
-    trainer = make_trainer(module, data, config, folder, None, [watch], TunedTrainer)
+    trainer = build_trainer(module, data, config, folder, None, [watch], TunedTrainer)
     trainer.train_from(last_whole_checkpoint(folder) if task.resume else None)
     module.eval()
     return watch.cost(module, config, len(task.train))
