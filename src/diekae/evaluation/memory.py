@@ -32,7 +32,8 @@ class PeakMemory(NamedTuple):
 def peak_memory(call: Callable[[], object], device: torch.device | str = "cpu") -> PeakMemory:
     """Run a call under ``no_grad`` and measure its peak memory.
 
-    On a CPU this is the resident size of the whole process, so measure in a process that does nothing else; what
+    On a CPU this is the resident size of the whole process, so measure in a process that does nothing else, and leave
+    the C library's allocator as it is: one that is told to keep freed memory scatters tensors and holds more. What
     earlier calls freed is handed back to the system first, or it would be used again without being seen.
 
     Args:
