@@ -26,7 +26,7 @@ from diekae.model import DiekaeModel
 from diekae.training.config import TrainingConfig
 from diekae.training.dataset import PromptDataset
 from diekae.training.objectives import OBJECTIVES, DifferenceObjective
-from diekae.training.run import _trainer, train
+from diekae.training.run import build_trainer, train
 from diekae.training.trainer import BankTrainer, NotFinite, last_whole_checkpoint
 
 SCRIPT = Path(__file__).with_name("tiny_run.py")
@@ -314,7 +314,7 @@ def test_the_schedule_starts_peaks_and_ends_where_it_should(tmp_path: Path) -> N
 def make_trainer(folder: Path, encoder: str = "reader", **config: Any) -> tuple[BankTrainer, DiekaeModel]:
     model = make_model(encoder)
     data = PromptDataset(tiny_prompts(8), scope="all", anchor="shared")
-    trainer = _trainer(DifferenceObjective(model), [data, data], TrainingConfig(**config), folder, None, ())
+    trainer = build_trainer(DifferenceObjective(model), [data, data], TrainingConfig(**config), folder, None, ())
     return trainer, model
 
 

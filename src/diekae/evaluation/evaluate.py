@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -70,19 +71,14 @@ def evaluate(
             f"evaluation needs knowledge; {len(missing)} of {len(prompts)} examples have none (first: {missing[:1]})."
         )
     prompts = truncate_knowledge(prompts, max_knowledge, window(model.decoder))
-    partners = other_knowledge([prompt.knowledge for prompt in prompts])
+    swapped = swap_knowledge(prompts, window(model.decoder), max_knowledge)
     with frozen(model.decoder), torch.no_grad():
         found = {
             "bare": nll(model, prompts, "bare", scope, batch_size, progress),
             "prompted": nll(model, prompts, "prompted", scope, batch_size, progress),
             "ours": nll(model, prompts, "ours", scope, batch_size, progress),
         }
-        if partners is not None:
-            swapped = [
-                Prompt(prompt.anchor, prompts[partner].knowledge, prompt.input, prompt.target)
-                for prompt, partner in zip(prompts, partners, strict=True)
-            ]
-            swapped = truncate_knowledge(swapped, max_knowledge, window(model.decoder))
+        if swapped is not None:
             found["prompted_other"] = nll(model, swapped, "prompted", scope, batch_size, progress)
             found["ours_other"] = nll(model, swapped, "ours", scope, batch_size, progress)
         seconds = time_all(model, prompts[:TIMED_EXAMPLES], scope) if time_passes else None
@@ -96,6 +92,18 @@ def evaluate(
         "grounded": scores.grounded,
         "seconds": seconds,
     }
+
+
+def swap_knowledge(prompts: Sequence[Prompt], window: int, limit: int | None = None) -> list[Prompt] | None:
+    """Give every example another one's knowledge, cut to limit and window in tokens; None if all know the same."""
+    partners = other_knowledge([prompt.knowledge for prompt in prompts])
+    if partners is None:
+        return None
+    swapped = [
+        dataclasses.replace(prompt, knowledge=prompts[partner].knowledge)
+        for prompt, partner in zip(prompts, partners, strict=True)
+    ]
+    return truncate_knowledge(swapped, limit, window)
 
 
 @torch.no_grad()

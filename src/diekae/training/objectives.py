@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from diekae.config import DiekaeConfig
 from diekae.data.prompt import IGNORED, Batch
@@ -46,6 +47,11 @@ class Objective(nn.Module):
     def model(self) -> DiekaeModel:
         """Return the model, which is not part of this module's state."""
         return self._outside["model"]
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Return the decoder layers whose encoders are reported apart."""
+        return self.bank.layers
 
     def count(self, batch: dict[str, Tensor]) -> Tensor:
         """Return how many positions of a batch count."""
@@ -149,25 +155,42 @@ def injected_logits(model: DiekaeModel, batch: Batch, memory: MemoryBatch | None
     Returns:
         Logits at the places that predict the target [labels, vocabulary], and the labels [labels].
     """
-    memory = batch_memory(model, batch) if memory is None else memory
-    nobody = torch.zeros(len(batch["input_ids"]), dtype=torch.bool, device=batch["input_ids"].device)
-    injection = Injection(
-        model.bank, model.decoder, model.points, memory, batch["receives"], batch["input_mask"], nobody
-    )
-    with injection.active():
+    with batch_injection(model, batch, memory).active():
         logits = score_logits(model, batch["input_ids"], batch["labels"], torch.zeros_like(batch["offset"]))
     return logits, batch["labels"][batch["labels"] != IGNORED]
 
 
+def batch_injection(model: DiekaeModel, batch: Batch, memory: MemoryBatch | None = None) -> Injection:
+    """Return what is injected into the run over x of a laid-out batch."""
+    memory = batch_memory(model, batch) if memory is None else memory
+    nobody = torch.zeros(len(batch["input_ids"]), dtype=torch.bool, device=batch["input_ids"].device)
+    return Injection(model.bank, model.decoder, model.points, memory, batch["receives"], batch["input_mask"], nobody)
+
+
 def score_logits(model: DiekaeModel, ids: Tensor, labels: Tensor, offset: Tensor) -> Tensor:
+    """Return the logits that predict the labels; see :func:`logits_at`."""
+    return logits_at(model.decoder, ids, labels, offset)
+
+
+def logits_at(decoder: PreTrainedModel, ids: Tensor, labels: Tensor, offset: Tensor, **options: Any) -> Tensor:
     """Return the logits that predict the labels [B, T], which stand ``offset`` [B] columns further right in ids.
 
     The head runs only at columns that some row needs.
+
+    Args:
+        decoder: Any causal decoder.
+        ids: Tokens, [B, columns].
+        labels: Target tokens at their columns, elsewhere -100; [B, T].
+        offset: Columns between a label and its token in ids, [B].
+        **options: For the decoder; without them it keeps no cache.
+
+    Returns:
+        [labels, vocabulary], row by row.
     """
     rows, columns = (labels != IGNORED).nonzero(as_tuple=True)
     places = columns + offset[rows] - 1
     needed, inverse = places.unique(return_inverse=True)
-    logits: Tensor = model.decoder(input_ids=ids, logits_to_keep=needed, use_cache=False).logits
+    logits: Tensor = decoder(input_ids=ids, logits_to_keep=needed, **{"use_cache": False, **options}).logits
     if logits.shape[1] != len(needed):  # an architecture whose head does not take columns
         return logits[rows, places]
     return logits[rows, inverse]

@@ -78,7 +78,7 @@ def train(
                 _cached(objective, part, config, name, progress)
                 for part, name in zip((learn, check), names, strict=True)
             ]
-        trainer = _trainer(objective, data, config, folder, monitor, callbacks)
+        trainer = build_trainer(objective, data, config, folder, monitor, callbacks)
         trainer.train_from(checkpoint)
     if trainer.is_world_process_zero():
         model.save_pretrained(folder / "bank")
@@ -90,15 +90,26 @@ def _dataset(model: DiekaeModel, prompts: Sequence[Prompt], config: TrainingConf
     return PromptDataset(cut, scope=model.config.scope, anchor=model.config.anchor)
 
 
-def _trainer(
-    objective: Objective,
+def build_trainer(
+    objective: Any,
     data: Sequence[PromptDataset | CachedDataset],
     config: TrainingConfig,
     folder: Path,
     monitor: Monitor | None,
     callbacks: Sequence[Any],
+    kind: type[BankTrainer] = BankTrainer,
 ) -> BankTrainer:
-    """Build the trainer."""
+    """Build the trainer of one run.
+
+    Args:
+        objective: What is trained: an :class:`Objective`, or a module that counts and adds up as one does.
+        data: Training and validation examples.
+        config: How.
+        folder: Checkpoints and TensorBoard logs go there.
+        monitor: Measured at each validation.
+        callbacks: As :func:`train` takes them.
+        kind: The trainer's class.
+    """
     batch = config.batch_size * config.gradient_accumulation * processes().num_processes
     steps = config.max_steps if config.max_steps > 0 else math.ceil(len(data[0]) / batch * config.epochs)
     extra: list[Any] = [LastStep(), *callbacks]
@@ -106,7 +117,7 @@ def _trainer(
         extra.append(TensorBoardCallback(SummaryWriter(str(folder / "tensorboard"))))
     if config.patience:
         extra.append(EarlyStoppingCallback(config.patience))
-    trainer = BankTrainer(
+    trainer = kind(
         objective,
         arguments(config, folder, steps, drop_last=len(data[0]) >= batch),
         clip=config.clip or math.inf,

@@ -107,7 +107,7 @@ class BankTrainer(Trainer):
     def _by_layer(self, prefix: str, errors: Tensor, spread: Tensor) -> dict[str, float]:
         """Name the unexplained share of every layer, and their mean."""
         shares = (errors / spread.clamp(min=1e-12)).tolist()
-        layers = self.accelerator.unwrap_model(self.model).bank.layers
+        layers = self.accelerator.unwrap_model(self.model).layers
         named = {f"{prefix}unexplained/layer_{n}": share for n, share in zip(layers, shares, strict=True)}
         return {**named, f"{prefix}unexplained/mean": sum(shares) / len(shares)}
 
@@ -119,7 +119,7 @@ class BankTrainer(Trainer):
         objective.eval()
         rank, world = self.args.process_index, self.args.world_size
         own = torch.utils.data.Subset(dataset, range(rank, len(dataset), world))
-        total = torch.zeros(2 + 2 * len(objective.bank.layers), dtype=torch.float64)
+        total = torch.zeros(2 + 2 * len(objective.layers), dtype=torch.float64)
         for batch in DataLoader(own, self.args.per_device_eval_batch_size, collate_fn=dataset.collate):
             with self.accelerator.autocast():
                 sums = objective(**self._prepare_inputs(batch))

@@ -1,0 +1,172 @@
+"""Fitted methods that run a decoder with nothing injected, with K in the prompt or in a cache, and copies of decoders.
+
+Shapes: B prompts, T columns of x, W decoder width.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
+
+from diekae.data.prompt import IGNORED, Batch, Prompt
+from diekae.evaluation.methods.base import Fitted
+from diekae.inject.hookpoints import stack_of
+from diekae.training.objectives import logits_at
+
+
+@dataclass(kw_only=True)
+class Plain(Fitted):
+    """A decoder that reads anchor, K and x in its prompt; with ``knowledge=False`` D(x)."""
+
+    def read(self, prompts: Sequence[Prompt], batch: Batch, states: bool) -> Tensor:  # noqa: ARG002
+        """See :meth:`Fitted.read`."""
+        if not self.knowledge:
+            nothing = torch.zeros_like(batch["offset"])
+            return at_labels(self.decoder, batch["input_ids"], batch["labels"], nothing, states)
+        return at_labels(self.decoder, batch["full_ids"], batch["labels"], batch["offset"], states)
+
+    def extend(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[list[int]]:
+        """See :meth:`Fitted.extend`."""
+        ids, mask = pad_left([self._ids(prompt) for prompt in prompts], self.tokenizer, self.decoder.device)
+        return greedy(self.decoder, ids, mask, max_new_tokens, self.tokenizer)
+
+    def _ids(self, prompt: Prompt) -> tuple[int, ...]:
+        return prompt.anchor + prompt.knowledge + self.own_anchor(prompt) + prompt.input
+
+
+@dataclass(kw_only=True)
+class Prefixed(Fitted):
+    """A decoder that continues keys and values made beforehand; rows with the same K share them."""
+
+    @abstractmethod
+    def prefix(self, prompt: Prompt) -> Cache:
+        """Return keys and values of one row that stand for anchor and K; they are not changed."""
+
+    def read(self, prompts: Sequence[Prompt], batch: Batch, states: bool) -> Tensor:
+        """See :meth:`Fitted.read`."""
+        found: dict[int, Tensor] = {}
+        for rows in self._alike(prompts):
+            cut = len(prompts[rows[0]].anchor) + len(prompts[rows[0]].knowledge)
+            cache = _fork(self.prefix(prompts[rows[0]]))
+            cache.batch_repeat_interleave(len(rows))
+            seen = at_labels(
+                self.decoder,
+                batch["full_ids"][rows, cut:],
+                batch["labels"][rows],
+                batch["offset"][rows] - cut,
+                states,
+                past_key_values=cache,
+                use_cache=True,
+            )
+            found.update(zip(rows, seen.split([len(prompts[row].target) for row in rows]), strict=True))
+        return torch.cat([found[row] for row in range(len(prompts))])
+
+    def extend(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[list[int]]:
+        """See :meth:`Fitted.extend`; one row at a time."""
+        return [self._extend(prompt, max_new_tokens) for prompt in prompts]
+
+    def _extend(self, prompt: Prompt, max_new_tokens: int) -> list[int]:
+        cache, ends, made = _fork(self.prefix(prompt)), end_tokens(self.decoder), list[int]()
+        ids = self.own_anchor(prompt) + prompt.input
+        while len(made) < max_new_tokens and not (made and made[-1] in ends):
+            given = torch.tensor([ids], device=self.decoder.device)
+            logits = self.decoder(input_ids=given, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+            made.append(int(logits[0, -1].argmax()))
+            ids = (made[-1],)
+        return made
+
+    def _alike(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Return the rows of each distinct K."""
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for row, prompt in enumerate(prompts):
+            groups.setdefault(prompt.anchor + prompt.knowledge, []).append(row)
+        return list(groups.values())
+
+
+def at_labels(
+    decoder: PreTrainedModel, ids: Tensor, labels: Tensor, offset: Tensor, states: bool, **options: Any
+) -> Tensor:
+    """Return logits, or final hidden states, where labels are predicted; see :func:`logits_at`."""
+    if not states:
+        return logits_at(decoder, ids, labels, offset, **options)
+    rows, columns = (labels != IGNORED).nonzero(as_tuple=True)
+    hidden: Tensor = stack_of(decoder)(input_ids=ids, **{"use_cache": False, **options}).last_hidden_state
+    return hidden[rows, columns + offset[rows] - 1]
+
+
+def pad_left(
+    rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return ids and mask [B, longest], padded on the left for generation."""
+    length, padding = max(map(len, rows)), tokenizer.pad_token_id or 0
+    ids = torch.tensor([[padding] * (length - len(row)) + list(row) for row in rows], device=device)
+    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=device)
+    return ids, mask
+
+
+def greedy(
+    decoder: PreTrainedModel, ids: Tensor, mask: Tensor, max_new_tokens: int, tokenizer: PreTrainedTokenizerBase
+) -> list[list[int]]:
+    """Return what the decoder says after ids, whatever its own generation settings sample."""
+    made = decoder.generate(  # type: ignore[operator]
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        pad_token_id=tokenizer.pad_token_id or 0,
+    )
+    return until_end(made[:, ids.shape[1] :], decoder)
+
+
+def until_end(made: Tensor, decoder: PreTrainedModel) -> list[list[int]]:
+    """Cut generated rows [B, columns] after their end: what fills them up may be a token like any other."""
+    ends, rows = end_tokens(decoder), made.tolist()
+    return [row[: next((n for n, token in enumerate(row, 1) if token in ends), len(row))] for row in rows]
+
+
+def end_tokens(decoder: PreTrainedModel) -> set[int]:
+    """Return the tokens that end a text."""
+    ends = getattr(decoder.generation_config, "eos_token_id", None)
+    return set(ends) if isinstance(ends, list) else set() if ends is None else {ends}
+
+
+def twin(decoder: PreTrainedModel) -> PreTrainedModel:
+    """Copy a decoder's modules, but not its weights.
+
+    Modules may be added to the copy and its parameters marked as trainable or not: the given decoder sees nothing of
+    it. The weights themselves are the same memory, so nothing may write into them.
+    """
+    tensors = [*decoder.parameters(), *decoder.buffers()]
+    shared: dict[int, Any] = {
+        id(t): nn.Parameter(t.detach(), requires_grad=False) if isinstance(t, nn.Parameter) else t for t in tensors
+    }
+    return copy.deepcopy(decoder, shared)
+
+
+def need_peft(name: str) -> None:
+    """Check that PEFT can be imported.
+
+    Raises:
+        ModuleNotFoundError: It is not installed.
+    """
+    if importlib.util.find_spec("peft") is None:
+        raise ModuleNotFoundError(f"the method {name!r} needs PEFT: run `pip install 'diekae[baselines]'`")
+
+
+def _fork(cache: Cache) -> Cache:
+    """Copy a cache without its tensors: layers grow by making new tensors, and the given one keeps the old."""
+    forked = copy.copy(cache)
+    forked.layers = [copy.copy(layer) for layer in cache.layers]
+    return forked
