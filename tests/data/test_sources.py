@@ -26,7 +26,7 @@ def _full(source: str, split: Split) -> list[Example]:
 def test_all_sources_register_themselves() -> None:
     assert source_names() == sorted(
         ["cmu_dog", "counterfact", "curiosity", "dream", "facts", "folio", "jsonl", "natural_questions"]
-        + ["proofwriter", "quasar_t", "wizard_of_wikipedia", "zsre"]
+        + ["proofwriter", "quasar_t", "text", "wizard_of_wikipedia", "zsre"]
     )
     with pytest.raises(ValueError, match="'dream' is already registered"):
         register("dream", source_card("dream"))(lambda request: [])
@@ -53,6 +53,7 @@ def test_unknown_names_get_a_suggestion() -> None:
         ("quasar_t", "questions/dev_questions.json"),
         ("wizard_of_wikipedia", "valid_topic_split.json"),
         ("jsonl", "validation.jsonl"),
+        ("text", ".md"),
     ],
 )
 def test_a_missing_folder_or_file_is_named_with_its_origin(tmp_path: Path, source: str, file: str) -> None:
