@@ -1,0 +1,156 @@
+"""The oracle of visible layers, against whole runs of the decoder, and what the command makes of it."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from builders import ARCHITECTURES, DEPTH, hook_count, make_decoder, make_prompts, make_tokenizer
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from typer.testing import CliRunner
+
+from diekae.cli import typer_app
+from diekae.cli.layers import layer_range
+from diekae.data.prompt import Prompt
+from diekae.evaluation.layers import measure_layers, visible_nll
+from diekae.inject.visibility import hiding
+
+LAYERS = tuple(range(DEPTH))
+
+
+def whole_run(decoder: PreTrainedModel, prompts: list[Prompt], visible: tuple[int, ...] | None) -> float:
+    """NLL a token without any cache; None is D(x)."""
+    total = 0.0
+    for prompt in prompts:
+        known, seen = ((), LAYERS) if visible is None else (prompt.knowledge, visible)
+        row = torch.tensor([prompt.anchor + known + prompt.input + prompt.target])
+        start = len(prompt.anchor) + len(known)
+        hidden = torch.zeros(row.shape[1], row.shape[1], dtype=torch.bool)
+        hidden[start:, len(prompt.anchor) : start] = True
+        with torch.no_grad(), hiding(decoder, set(LAYERS) - set(seen), hidden):
+            logits = decoder(input_ids=row, use_cache=False).logits[0, -len(prompt.target) - 1 : -1]
+        total += float(F.cross_entropy(logits, torch.tensor(prompt.target), reduction="sum"))
+    return total / sum(len(prompt.target) for prompt in prompts)
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_kept_keys_and_values_change_nothing(kind: str) -> None:
+    decoder = make_decoder(kind)
+    prompts = [dataclasses.replace(p, knowledge=p.knowledge * 3) for p in make_prompts(2)]  # past sliding windows
+    settings = [LAYERS, (0, 2), (3,)]
+    found = visible_nll(decoder, prompts, settings)
+    for nll, visible in zip(found, settings, strict=True):
+        assert nll == pytest.approx(whole_run(decoder, prompts, visible), abs=5e-5)
+    assert len({round(nll, 4) for nll in found}) == len(found), "the layers must matter, or this shows nothing"
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma2", "gpt2", "gpt_neox"])
+def test_knowledge_visible_nowhere_is_not_read(kind: str) -> None:
+    decoder, prompts = make_decoder(kind), make_prompts(2)
+    others = [dataclasses.replace(p, knowledge=tuple(reversed(p.knowledge))) for p in prompts]
+    (none, all_layers), (none_other, all_other) = (
+        visible_nll(decoder, rows, [(), LAYERS]) for rows in (prompts, others)
+    )
+    assert none == pytest.approx(none_other, abs=1e-5)
+    assert abs(all_layers - all_other) > 1e-3
+
+
+def likely_prompts(decoder: PreTrainedModel) -> list[Prompt]:
+    """Prompts whose targets are what the decoder says itself when it has read K."""
+    found = []
+    for prompt in make_prompts(4):
+        row = torch.tensor([prompt.anchor + prompt.knowledge + prompt.input])
+        said = decoder.generate(row, attention_mask=torch.ones_like(row), max_new_tokens=4, do_sample=False)
+        found.append(dataclasses.replace(prompt, target=tuple(said[0, row.shape[1] :].tolist())))
+    return found
+
+
+def test_all_figures_are_of_the_layers_they_name() -> None:
+    decoder = make_decoder()
+    prompts = likely_prompts(decoder)
+    found = measure_layers(decoder, prompts, choose=3, width=2)
+    gap = found["nll"]
+    assert gap["bare"] == pytest.approx(whole_run(decoder, prompts, None), abs=1e-5)
+    assert gap["prompted"] == pytest.approx(whole_run(decoder, prompts, LAYERS), abs=1e-5)
+    assert gap["bare"] - gap["prompted"] > 0.2, "K must be worth something"
+    assert found["sets"]["all"]["recovered"] == 1.0
+    assert [entry["layers"] for entry in found["windows"]] == [[0, 1], [1, 2], [2, 3]]
+    assert [entry["layers"] for entry in found["hidden"]] == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]
+    named = [*found["sets"].values(), *found["windows"], *found["hidden"], *found["chosen"]]
+    for entry in named:
+        nll = visible_nll(decoder, prompts, [tuple(entry["layers"])])[0]
+        assert entry["nll"] == pytest.approx(nll, abs=1e-5)
+        assert entry["recovered"] == pytest.approx((gap["bare"] - nll) / (gap["bare"] - gap["prompted"]), abs=1e-4)
+    assert hook_count(decoder) == 0
+
+
+def test_each_choice_is_the_best_beside_those_before_it() -> None:
+    decoder = make_decoder()
+    prompts = likely_prompts(decoder)
+    steps = measure_layers(decoder, prompts, choose=DEPTH)["chosen"]
+    before: tuple[int, ...] = ()
+    for step in steps:
+        assert tuple(step["layers"][:-1]) == before
+        others = [(*before, layer) for layer in LAYERS if layer not in before]
+        assert step["nll"] == pytest.approx(min(visible_nll(decoder, prompts, others)), abs=1e-5)
+        before = tuple(step["layers"])
+    assert steps[-1]["recovered"] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_what_makes_no_sense_is_refused() -> None:
+    decoder, prompts = make_decoder(), make_prompts(2)
+    with pytest.raises(ValueError, match="at least one has none"):
+        measure_layers(decoder, [dataclasses.replace(prompts[0], knowledge=())])
+    with pytest.raises(ValueError, match="choose=5 .* from 1 to the decoder's 4 layers"):
+        measure_layers(decoder, prompts, choose=5)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("layers")
+    make_decoder().save_pretrained(folder / "decoder")
+    make_tokenizer().save_pretrained(folder / "decoder")
+    row = {"knowledge": "the tower is blue", "input": "what is the tower", "target": "blue"}
+    (folder / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for _ in range(4)))
+    return folder
+
+
+def invoke(place: Path, *arguments: object) -> Any:
+    fixed = ["layers", "--decoder", place / "decoder", "--limit", "3", "--choose", "2"]
+    return CliRunner(env={"COLUMNS": "200"}).invoke(typer_app, [str(a) for a in [*fixed, *arguments]])
+
+
+def test_the_command_recommends_layers_and_writes_what_it_measured(place: Path, tmp_path: Path) -> None:
+    figures, plot = tmp_path / "layers.json", tmp_path / "layers.svg"
+    result = invoke(place, "--data", place / "validation.jsonl", "--json", figures, "--plot", plot)
+    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
+    found = json.loads(figures.read_text())
+    assert found["n"] == 3 and len(found["hidden"]) == DEPTH and "versions" in found
+    assert str(tmp_path) not in figures.read_text() and str(place) not in figures.read_text()
+    assert f"layers = {sorted(found['chosen'][-1]['layers'])}" in result.output
+    assert "first half (0, 1)" in result.output and "all (0–3)" in result.output
+    assert plot.read_text().startswith("<?xml")
+    again = tmp_path / "again.svg"
+    invoke(place, "--data", place / "validation.jsonl", "--plot", again)
+    assert again.read_bytes() == plot.read_bytes()
+    source = invoke(place, "--source", "jsonl", "--raw", place)
+    assert source.exit_code == 0 and "3 examples" in source.output
+
+
+def test_the_command_says_what_is_wrong(place: Path, tmp_path: Path) -> None:
+    data = place / "validation.jsonl"
+    assert "name what to measure on" in str(invoke(place).exception)
+    assert "name what to measure on" in str(invoke(place, "--data", data, "--source", "jsonl").exception)
+    assert "--format 'prose' is not known" in str(invoke(place, "--data", data, "--format", "prose").exception)
+    wrong = invoke(place, "--data", data, "--plot", tmp_path / "plot.doc").exception
+    assert "cannot be written as '.doc'" in str(wrong) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("layers", "text"), [([], "–"), ([3], "3"), ([3, 4], "3, 4"), ([3, 4, 5], "3–5"), ([1, 3, 5], "1, 3, 5")]
+)
+def test_neighbouring_layers_are_written_as_a_range(layers: list[int], text: str) -> None:
+    assert layer_range(layers) == text
