@@ -62,6 +62,44 @@ def draw_layers(found: Mapping[str, Any]) -> Figure:
     return figure
 
 
+def draw_curves(found: Mapping[str, Any]) -> Figure:
+    """Draw what `diekae.evaluation.curves.measure_curves` found; D(K, x) beside ours wherever it reads K."""
+    figure = Figure(figsize=(14, 3.6), layout="constrained")
+    documents, lengths, positions, copies = figure.subplots(1, 4)
+    for axis, key, title, label in (
+        (documents, "documents", "several documents, one matters", "documents"),
+        (lengths, "lengths", "one long knowledge", "tokens of K, about"),
+    ):
+        style(axis, title, label)
+        axis.set_xscale("log", base=2)
+        places = [point[key] for point in found[key]]
+        _pair(axis, places, found[key])
+        axis.set_xticks(places, [str(place) for place in places])
+        axis.minorticks_off()
+    style(positions, "along the target", "target token")
+    _pair(positions, range(len(found["positions"])), found["positions"])
+    names = [_positions(point) for point in found["positions"]]
+    positions.set_xticks(range(len(names)), names)
+    style(copies, "whether the target stands in K", "")
+    names = [f"{'copied' if point['copied'] else 'not'} (n={point['n']})" for point in found["copies"]]
+    copies.bar(names, _shares(found["copies"]), 0.5, color=ACCENT)
+    documents.set_ylabel("recovered", fontsize=9)
+    documents.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _pair(axis: Any, places: Any, points: Any) -> None:
+    """Draw D(K, x) and ours."""
+    axis.plot(places, _shares(points, "recovered_prompted"), color=MUTED, marker="o", markersize=3, label="D(K,x)")
+    axis.plot(places, _shares(points), color=ACCENT, marker="o", markersize=3, label="ours")
+
+
+def _positions(point: Mapping[str, Any]) -> str:
+    """Name a group of target tokens, counted from one."""
+    first, end = point["from"] + 1, point["to"]
+    return f"{first}–" if end is None else str(first) if end == first else f"{first}–{end}"
+
+
 def style(axis: Any, title: str, label: str) -> None:
     """Give an axis its title and take away what is no data."""
     axis.set_title(title, loc="left", fontsize=10, color=INK)
@@ -71,6 +109,6 @@ def style(axis: Any, title: str, label: str) -> None:
     axis.axhline(0.0, color=MUTED, linewidth=0.8)
 
 
-def _shares(entries: Any) -> list[float]:
-    """Return ``recovered`` of each entry; where it is undefined there is nothing to draw."""
-    return [float("nan") if entry["recovered"] is None else entry["recovered"] for entry in entries]
+def _shares(entries: Any, key: str = "recovered") -> list[float]:
+    """Return a share of each entry; where it is undefined there is nothing to draw."""
+    return [float("nan") if entry[key] is None else entry[key] for entry in entries]
