@@ -52,7 +52,7 @@ def mean(rows: list[list[float]]) -> float:
 
 @pytest.fixture(scope="module", params=["reader", "token"])
 def measured(request: pytest.FixtureRequest) -> tuple[DiekaeModel, dict[str, Any]]:
-    model = make_model(request.param, scope="all")
+    model = make_model(request.param, decoder=make_decoder(seed=2), scope="all")  # one to which K is worth something
     found = measure_curves(model, EXAMPLES, documents=(1, 3, 99), lengths=(8, 30, 500), batch_size=5)
     assert hook_count(model.decoder) == 0
     return model, found
@@ -83,12 +83,9 @@ def test_several_documents_are_joined_and_read_together(measured: tuple[DiekaeMo
         assert (point["n"], point["fit"]) == (len(EXAMPLES), 1.0)
         assert abs(ours - bare) > 0.01, "the bank does nothing"
         gap = bare - alone
-        print("GAP", gap)
-        if gap >= 0.05:
-            assert point["recovered"] == pytest.approx((bare - ours) / gap, rel=1e-2)
-            assert point["recovered_prompted"] == pytest.approx((bare - read) / gap, rel=1e-2)
-        else:
-            assert point["recovered"] is None
+        assert gap > 0.1, "K must be worth something"
+        assert point["recovered"] == pytest.approx((bare - ours) / gap, rel=1e-3)
+        assert point["recovered_prompted"] == pytest.approx((bare - read) / gap, rel=1e-3)
 
 
 def test_long_knowledge_is_one_text_with_the_document_among_others(
