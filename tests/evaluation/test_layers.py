@@ -30,7 +30,7 @@ def whole_run(decoder: PreTrainedModel, prompts: list[Prompt], visible: tuple[in
         start = len(prompt.anchor) + len(known)
         hidden = torch.zeros(row.shape[1], row.shape[1], dtype=torch.bool)
         hidden[start:, len(prompt.anchor) : start] = True
-        with torch.no_grad(), hiding(decoder, set(LAYERS) - set(seen), hidden):
+        with torch.no_grad(), hiding(decoder, dict.fromkeys(set(LAYERS) - set(seen), hidden)):
             logits = decoder(input_ids=row, use_cache=False).logits[0, -len(prompt.target) - 1 : -1]
         total += float(F.cross_entropy(logits, torch.tensor(prompt.target), reduction="sum"))
     return total / sum(len(prompt.target) for prompt in prompts)

@@ -47,7 +47,7 @@ def test_a_mask_that_hides_nothing_changes_nothing(kind: str, implementation: st
         pytest.skip("the decoder has no sdpa attention")
     decoder.set_attn_implementation(implementation)
     want = logits_of(decoder, ids())
-    with hiding(decoder, LAYERS, torch.zeros(LENGTH, LENGTH, dtype=torch.bool)):
+    with hiding(decoder, dict.fromkeys(LAYERS, torch.zeros(LENGTH, LENGTH, dtype=torch.bool))):
         assert hook_count(decoder) == DEPTH
         got = logits_of(decoder, ids())
     torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
@@ -59,7 +59,7 @@ def test_hidden_knowledge_does_not_matter_and_visible_does(kind: str) -> None:
     decoder = make_decoder(kind)
     found = {}
     for layers in ((), (0, 1, 3), tuple(LAYERS)):
-        with hiding(decoder, layers, columns_of_k()):
+        with hiding(decoder, dict.fromkeys(layers, columns_of_k())):
             found[layers] = [logits_of(decoder, ids(knowledge=k)) for k in (1, 2)]
     for layers, (one, two) in found.items():
         change = (one - two).abs().max()
@@ -93,7 +93,7 @@ def attention_by_hand(decoder: PreTrainedModel, row: Tensor, visible: int) -> Te
 @pytest.mark.parametrize("visible", LAYERS)
 def test_one_visible_layer_is_attention_written_out(visible: int) -> None:
     decoder = make_decoder("llama")
-    with hiding(decoder, set(LAYERS) - {visible}, columns_of_k()):
+    with hiding(decoder, dict.fromkeys(set(LAYERS) - {visible}, columns_of_k())):
         got = logits_of(decoder, ids())
     with torch.no_grad():
         want = attention_by_hand(decoder, ids(), visible)
@@ -106,9 +106,9 @@ def test_each_row_of_a_batch_can_hide_its_own_columns() -> None:
     decoder = make_decoder("llama")
     both = torch.cat([ids(knowledge=1), ids(knowledge=2)])
     hidden = torch.stack([columns_of_k(), torch.zeros(LENGTH, LENGTH, dtype=torch.bool)])
-    with torch.no_grad(), hiding(decoder, LAYERS, hidden):
+    with torch.no_grad(), hiding(decoder, dict.fromkeys(LAYERS, hidden)):
         found = decoder(input_ids=both, use_cache=False).logits[:, ANCHOR + KNOWN :]
-    with hiding(decoder, LAYERS, columns_of_k()):
+    with hiding(decoder, dict.fromkeys(LAYERS, columns_of_k())):
         first = logits_of(decoder, both[:1])
     torch.testing.assert_close(found[0], first, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found[1], logits_of(decoder, both[1:]), atol=1e-4, rtol=1e-4)
@@ -117,7 +117,7 @@ def test_each_row_of_a_batch_can_hide_its_own_columns() -> None:
 def test_other_threads_see_everything_and_an_exception_leaves_nothing() -> None:
     decoder = make_decoder("llama")
     want, found = logits_of(decoder, ids()), []
-    with pytest.raises(RuntimeError, match="stop"), hiding(decoder, LAYERS, columns_of_k()):
+    with pytest.raises(RuntimeError, match="stop"), hiding(decoder, dict.fromkeys(LAYERS, columns_of_k())):
         other = threading.Thread(target=lambda: found.append(logits_of(decoder, ids())))
         other.start()
         other.join()
@@ -151,7 +151,10 @@ class Leaking(nn.Module):
 
 def test_what_cannot_be_hidden_is_refused() -> None:
     decoder = make_decoder("llama")
-    with pytest.raises(ValueError, match=r"layers \[4\] do not exist.*0 to 3"), hiding(decoder, (4,), columns_of_k()):
+    with (
+        pytest.raises(ValueError, match=r"layers \[4\] do not exist.*0 to 3"),
+        hiding(decoder, dict.fromkeys((4,), columns_of_k())),
+    ):
         pass
     blocks = find_blocks(decoder)
     kept = blocks[2]
@@ -168,7 +171,7 @@ def test_what_cannot_be_hidden_is_refused() -> None:
     decoder.config._attn_implementation = "sdpa"
     with (
         pytest.raises(ValueError, match=r"is given an attention_mask of \(1, 1, 30, 30\), expected .* 29 rows"),
-        hiding(decoder, LAYERS, torch.zeros(29, 30, dtype=torch.bool)),
+        hiding(decoder, dict.fromkeys(LAYERS, torch.zeros(29, 30, dtype=torch.bool))),
         torch.no_grad(),
     ):
         decoder(input_ids=ids(), attention_mask=torch.tensor([[0] + [1] * 29]), use_cache=False)

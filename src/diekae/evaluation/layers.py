@@ -5,6 +5,7 @@ Forward passes alone, of any decoder on any data: no bank, no training, no gradi
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +23,8 @@ from diekae.inject.visibility import check_masks, hiding
 
 Progress = Callable[[str, int, int], None]
 Layers = tuple[int, ...]
+_TOGETHER = 16
+"""Settings that share a forward, a row each."""
 
 
 class Gap(NamedTuple):
@@ -153,17 +156,32 @@ def _target_nll(
     start = prompt.anchor + (prompt.knowledge if known else ())
     rest = _ids(decoder, prompt.input + prompt.target[:-1])
     labels = _ids(decoder, prompt.target)[0]
-    # Not made for the decoder's configuration: sliding windows would forget what they then cannot crop.
+    # Not made for the decoder's configuration: sliding windows would forget columns that the masks still count.
     cache = DynamicCache()
     decoder(input_ids=_ids(decoder, start), past_key_values=cache, use_cache=True, logits_to_keep=1)
-    hidden = torch.zeros(rest.shape[1], len(start) + rest.shape[1], dtype=torch.bool, device=rest.device)
-    hidden[:, len(prompt.anchor) : len(start)] = True
-    depth, found = len(find_blocks(decoder)), []
-    for visible in settings:
-        with hiding(decoder, set(range(depth)) - set(visible), hidden):
-            logits = decoder(input_ids=rest, past_key_values=cache, use_cache=True, logits_to_keep=len(labels)).logits
-        cache.crop(-rest.shape[1])
-        found.append(float(F.cross_entropy(logits[0, -len(labels) :].float(), labels, reduction="sum")))
+    columns = torch.zeros(rest.shape[1], len(start) + rest.shape[1], dtype=torch.bool, device=rest.device)
+    columns[:, len(prompt.anchor) : len(start)] = True
+    found: list[float] = []
+    for first in range(0, len(settings), _TOGETHER):
+        part = settings[first : first + _TOGETHER]
+        kept = copy.deepcopy(cache)
+        kept.batch_repeat_interleave(len(part))
+        with hiding(decoder, _hidden(columns, part, len(find_blocks(decoder)))):
+            out = decoder(
+                input_ids=rest.expand(len(part), -1), past_key_values=kept, use_cache=True, logits_to_keep=len(labels)
+            )
+        logits = out.logits[:, -len(labels) :].float().transpose(1, 2)
+        found += F.cross_entropy(logits, labels.expand(len(part), -1), reduction="none").sum(1).tolist()
+    return found
+
+
+def _hidden(columns: Tensor, settings: Sequence[Layers], depth: int) -> dict[int, Tensor]:
+    """Return the columns that each setting hides, bool [settings, rows, columns], by layer."""
+    found = {}
+    for layer in range(depth):
+        hides = torch.tensor([layer not in visible for visible in settings], device=columns.device)
+        if hides.any():
+            found[layer] = columns & hides[:, None, None]
     return found
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,7 +25,7 @@ _LEAK = 0.01
 
 
 @contextmanager
-def hiding(decoder: PreTrainedModel, layers: Collection[int], hidden: Tensor) -> Iterator[None]:
+def hiding(decoder: PreTrainedModel, hidden: Mapping[int, Tensor]) -> Iterator[None]:
     """Hide columns from rows in some layers, whenever *this thread* runs the decoder inside the block.
 
     The mask that a block is given is exchanged for one that hides more, so causality, padding and sliding windows stay
@@ -33,14 +33,14 @@ def hiding(decoder: PreTrainedModel, layers: Collection[int], hidden: Tensor) ->
 
     Args:
         decoder: Any causal decoder whose blocks take an ``attention_mask``; see :func:`check_masks`.
-        layers: Where the columns are hidden; none leaves the decoder alone.
-        hidden: Which columns each row does not see, bool [R, C] or [B, R, C], of every forward inside the block.
+        hidden: Which columns each row does not see in a layer, of every forward inside the block: bool [R, C] or
+            [B, R, C], by layer. Layers that are not named are left alone.
 
     Raises:
         ValueError: A layer does not exist, or the decoder's masks cannot be exchanged.
     """
     blocks = find_blocks(decoder)
-    if unknown := sorted(set(layers) - set(range(len(blocks)))):
+    if unknown := sorted(set(hidden) - set(range(len(blocks)))):
         raise ValueError(f"layers {unknown} do not exist; the decoder has layers 0 to {len(blocks) - 1}.")
     implementation = decoder.config._attn_implementation
     if implementation not in IMPLEMENTATIONS:
@@ -48,12 +48,12 @@ def hiding(decoder: PreTrainedModel, layers: Collection[int], hidden: Tensor) ->
             f"attention implementation {implementation!r} takes no mask of rows and columns; load the decoder with "
             f"attn_implementation={' or '.join(map(repr, IMPLEMENTATIONS))}."
         )
-    signatures = [(blocks[layer], _signature(blocks[layer])) for layer in layers]
+    signatures = {layer: _signature(blocks[layer]) for layer in hidden}
     thread, handles = threading.get_ident(), list[Any]()
     try:
-        for block, signature in signatures:
-            hook = _exchange(thread, signature, hidden.reshape(-1, 1, *hidden.shape[-2:]))
-            handles.append(block.register_forward_pre_hook(hook, with_kwargs=True))
+        for layer, columns in hidden.items():
+            hook = _exchange(thread, signatures[layer], columns.reshape(-1, 1, *columns.shape[-2:]))
+            handles.append(blocks[layer].register_forward_pre_hook(hook, with_kwargs=True))
         yield
     finally:
         for handle in handles:
@@ -116,7 +116,7 @@ def check_masks(decoder: PreTrainedModel) -> None:
     hidden = torch.zeros(length, length, dtype=torch.bool, device=decoder.device)
 
     def logits(layers: Collection[int]) -> Tensor:
-        with hiding(decoder, layers, hidden):
+        with hiding(decoder, dict.fromkeys(layers, hidden)):
             return decoder(input_ids=ids, use_cache=False).logits[:, known.stop :].float()  # type: ignore[no-any-return]
 
     plain, neutral = logits(()), logits(range(depth))
