@@ -14,9 +14,12 @@ from diekae import DiekaeModel
 from diekae.cli import typer_app
 from diekae.data import Example
 from diekae.data.example import write_examples
+from diekae.differences import collect
 from diekae.evaluation.curves import Library, measure_curves
+from diekae.evaluation.evaluate import lay_out
 from diekae.model import Knowledge
 from diekae.models import load_decoder
+from diekae.training.objectives import batch_memory
 
 COLOURS = ("red", "blue", "green", "silver")
 THINGS = ("house", "bridge", "tower")
@@ -121,6 +124,32 @@ def test_tokens_are_grouped_by_position_and_examples_by_copying(
     assert 0 < sum(stands) < 12
     chosen = [row for row, there in zip(rows, stands, strict=True) if there]
     assert copied["nll"]["ours"] == pytest.approx(mean(chosen), rel=1e-4)
+
+
+@pytest.mark.parametrize("encoder", ["reader", "token"])
+def test_the_unexplained_share_is_of_the_places_that_predict(encoder: str) -> None:
+    model = make_model(encoder, scope="all")
+    example = Example((text(0),), "what is the house", "red and the door")
+    found = measure_curves(model, [example], documents=(1,), lengths=(12,))["positions"]
+    batch = lay_out(model, [model.need_prompter().prompt(example)])
+    known = collect(model.decoder, model.points, batch)
+    with torch.no_grad():
+        seen = known.states
+        if encoder == "token":
+            seen = model.decoder.get_input_embeddings()(batch["input_ids"])[None]
+        given = model.bank(batch_memory(model, batch), seen, batch["input_mask"]).difference
+    left = (known.targets - given).square().sum(-1)[:, 0]
+    whole = known.targets.square().sum(-1)[:, 0]
+    last = batch["input_ids"].shape[1] - 1
+    for point, places in zip(found, ([last - 4], [last - 3], [last - 2, last - 1]), strict=True):
+        share = left[:, places].sum(1) / whole[:, places].sum(1)
+        assert point["unexplained"] == pytest.approx(float(share.mean()), rel=1e-4)
+    assert found[0]["unexplained"] != pytest.approx(found[1]["unexplained"], rel=1e-3)
+
+
+def test_nothing_is_explained_by_nothing_nor_injected_behind_the_prompt() -> None:
+    found = measure_curves(make_model(effect=0.0, scope="prompt"), EXAMPLES, documents=(1,), lengths=(12,))
+    assert [point["unexplained"] for point in found["positions"]] == [pytest.approx(1.0), None, None]
 
 
 def test_unrelated_knowledge_is_measured_by_what_it_moves(measured: tuple[DiekaeModel, dict[str, Any]]) -> None:

@@ -23,7 +23,7 @@ from diekae.fingerprint import window
 from diekae.inject.hooks import frozen
 from diekae.memory import Memory, batch_memories
 from diekae.model import DiekaeModel
-from diekae.training.objectives import injected_logits, score_logits
+from diekae.training.objectives import DifferenceObjective, injected_logits, score_logits
 
 Progress = Callable[[str, int, int], None]
 DOCUMENTS = (1, 2, 8, 32)
@@ -96,8 +96,9 @@ def measure_curves(
     Returns:
         ``n``, the points of ``documents``, ``lengths``, ``positions`` (target tokens) and ``copies`` (whether the
         target stands in K), each with ``n``, ``tokens``, ``nll`` in nats a token, ``recovered`` and
-        ``recovered_prompted``; and ``unrelated``: ``harm`` in nats a token and ``kl`` to D(x) with another's K, None
-        where all examples know the same.
+        ``recovered_prompted``; positions also with the ``unexplained`` share of the differences where they are
+        predicted; and ``unrelated``: ``harm`` in nats a token and ``kl`` to D(x) with another's K, None where all
+        examples know the same.
 
     Raises:
         ValueError: An example has no knowledge, or a number is not positive.
@@ -107,6 +108,7 @@ def measure_curves(
     if min((batch_size, *documents, *lengths)) < 1:
         raise ValueError(f"documents={documents}, lengths={lengths} and batch_size={batch_size} must be positive.")
     with frozen(model.decoder), torch.no_grad():
+        progress("documents", 0, len(documents))
         bench = _Bench(model, examples, format, batch_size)
         points: dict[str, list[dict[str, Any]]] = {"documents": [], "lengths": []}
         for name, wanted, pick in (
@@ -119,15 +121,11 @@ def measure_curves(
                     point = bench.point(chosen, apart=name == "documents")
                     points[name].append({name: number, **point})
                 progress(name, done, len(wanted))
+        progress("unrelated knowledge", 0, 1)
+        points |= {"positions": bench.positions(), "copies": bench.copies(examples)}
         unrelated = bench.unrelated()
         progress("unrelated knowledge", 1, 1)
-    return {
-        "n": len(examples),
-        **points,
-        "positions": bench.positions(),
-        "copies": bench.copies(examples),
-        "unrelated": unrelated,
-    }
+    return {"n": len(examples), **points, "unrelated": unrelated}
 
 
 class _Bench:
@@ -220,14 +218,34 @@ class _Bench:
         return _figures([self.bare[r] for r in rows], [self.prompted[r] for r in rows], prompted, ours)
 
     def positions(self) -> list[dict[str, Any]]:
-        """Return the figures of each group of target tokens."""
+        """Return the figures of each group of target tokens, and the unexplained share where they are predicted."""
         found = []
-        for first, end in POSITIONS:
+        for (first, end), share in zip(POSITIONS, self._unexplained(), strict=True):
             rows = [row for row, loss in enumerate(self.bare) if len(loss) > first]
             if rows:
                 cut = [[passes[row][first:end] for row in rows] for passes in (self.bare, self.prompted, self.ours)]
-                found.append({"from": first, "to": end, **_figures(cut[0], cut[1], cut[1], cut[2])})
+                found.append(
+                    {"from": first, "to": end, **_figures(cut[0], cut[1], cut[1], cut[2]), "unexplained": share}
+                )
         return found
+
+    def _unexplained(self) -> list[float | None]:
+        """Return the share of the differences' variance that is left, mean over layers; None where none is injected."""
+        objective = DifferenceObjective(self.model)
+        errors, spread = torch.zeros(2, len(POSITIONS), len(self.model.layers), dtype=torch.float64)
+        for rows in self._batches(self.prompts):
+            batch = lay_out(self.model, self.prompts[rows])
+            found = objective.collect(batch)
+            predicts = (batch["labels"] != IGNORED).roll(-1, 1)
+            token = predicts.long().cumsum(1) - 1
+            for group, (first, end) in enumerate(POSITIONS):
+                places = found.receives & predicts & (token >= first) & (token < (end or self.room))
+                if places.any():
+                    sums = objective(**{**vars(found), "receives": places})
+                    errors[group] += sums.errors.cpu()
+                    spread[group] += sums.spread.cpu()
+        shares = (errors / spread).mean(1).tolist()
+        return [share if total > 0 else None for share, total in zip(shares, spread.sum(1), strict=True)]
 
     def copies(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
         """Return the figures of targets that stand in K, whatever their case, and of those that do not."""
