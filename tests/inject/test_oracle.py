@@ -13,6 +13,7 @@ from diekae.data.prompt import Batch, collate
 from diekae.differences import collect
 from diekae.inject.hookpoints import Hookpoint, find_blocks, find_hookpoints, first_tensor
 from diekae.inject.hooks import frozen, run, visiting
+from diekae.models import load_decoder
 
 SITES = ("block", "attention", "mlp")
 LAYERS = tuple(range(DEPTH))
@@ -351,3 +352,13 @@ def test_exact_differences_in_smollm2(smollm2, site: str) -> None:
     assert (bare - want).abs().max() > 1
     # The stream reaches 10⁴ here, so that fp32 itself leaves about 10⁻³ of a logit.
     torch.testing.assert_close(got, want, atol=5e-3, rtol=1e-4)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_smollm2_adds_to_the_stream_is_found_in_every_layer_and_type(dtype: torch.dtype) -> None:
+    decoder, _ = load_decoder("smollm2", dtype=dtype)
+    blocks = find_blocks(decoder)
+    for site, name in (("attention", "self_attn"), ("mlp", "mlp")):
+        points = find_hookpoints(decoder, tuple(range(len(blocks))), site)
+        assert all(points[layer].module is getattr(block, name) for layer, block in enumerate(blocks))

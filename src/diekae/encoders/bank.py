@@ -97,6 +97,10 @@ class Bank(nn.Module):
             self._fingerprint = versions, digest.hexdigest()[:16]
         return self._fingerprint[1]
 
+    def goal(self, targets: Tensor) -> Tensor:
+        """Return targets [N, B, T, W] in units of the bank's scale, as its encoders see them."""
+        return (targets.float() - self.bias[:, None, None]) / self.scale[:, None, None, None]
+
     @property
     def calibrated(self) -> bool:
         """Tell whether centre and scale have been measured."""

@@ -12,12 +12,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from diekae.encoders.start import AttentionWeights
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,23 @@ class Encoded(NamedTuple):
     """[n, B, T, W], in units of the bank's scale."""
     memory: MemoryBatch
     """The memory with x read into it, for encoders that are causal over K and x; otherwise as given."""
+
+
+class Sample(NamedTuple):
+    """Some of what a bank is to learn, from which an encoder may start."""
+
+    known: Tensor
+    """States at K, [N, B, K, W]."""
+    known_mask: Tensor
+    """Real tokens of K, bool [B, K]."""
+    seen: Tensor
+    """States at x, [N, B, T, W], the anchor first."""
+    seen_mask: Tensor
+    """Real columns of x, bool [B, T]."""
+    receives: Tensor
+    """Columns that receive, bool [B, T]."""
+    goal: Tensor
+    """What the encoders should return there, in units of the bank's scale; [N, receiving columns, W]."""
 
 
 class Encoder(nn.Module, ABC):
@@ -83,6 +102,15 @@ class Encoder(nn.Module, ABC):
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 raise ValueError(f"encoder option {key!r} is not known; expected one of {', '.join(known)}.{hint}")
         return cls.options(**values)
+
+    @property
+    def starts_from_decoder(self) -> bool:
+        """Tell whether training begins with :meth:`start_from`."""
+        return False
+
+    def start_from(self, weights: Sequence[AttentionWeights], sample: Sample) -> None:
+        """Start from the decoder's own attention in the N layers, scaled to the sample."""
+        raise NotImplementedError(f"{type(self).__name__} has no start from the decoder.")
 
     @abstractmethod
     def prepare(self, knowledge: Tensor, mask: Tensor, past: MemoryBatch | None = None) -> MemoryBatch:

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+TOKENS = 8
+"""Tokens of the run that shows which modules' outputs are added to the residual stream."""
+
 
 @dataclass(frozen=True)
 class Hookpoint:
@@ -66,7 +69,7 @@ def find_blocks(decoder: PreTrainedModel) -> nn.ModuleList:
 def find_hookpoints(decoder: PreTrainedModel, layers: tuple[int, ...], site: str) -> dict[int, Hookpoint]:
     """Find the hookpoint of each layer.
 
-    For the sites ``attention`` and ``mlp`` a run over three tokens shows which modules' outputs are added to the
+    For the sites ``attention`` and ``mlp`` a run over a few tokens shows which modules' outputs are added to the
     residual stream: with norms after attention (Gemma) that is not the attention module, and in parallel blocks
     (GPT-NeoX, Falcon) both are added at once.
 
@@ -84,7 +87,7 @@ def find_hookpoints(decoder: PreTrainedModel, layers: tuple[int, ...], site: str
 
 
 def _probe(decoder: PreTrainedModel, blocks: list[tuple[int, nn.Module]]) -> dict[int, tuple[nn.Module, nn.Module]]:
-    """Run three tokens and find, in each block, the two modules whose outputs make its output from its input."""
+    """Run a few tokens and find, in each block, the two modules whose outputs make its output from its input."""
     records: dict[int, list[tuple[nn.Module, Tensor]]] = {layer: [] for layer, _ in blocks}
     ends: dict[int, tuple[Tensor, Tensor]] = {}
     handles = []
@@ -118,27 +121,30 @@ def _probe(decoder: PreTrainedModel, blocks: list[tuple[int, nn.Module]]) -> dic
             handles.append(block.register_forward_hook(end(layer, store)))
             handles += [m.register_forward_hook(note(layer, size)) for m in block.modules() if m is not block]
         vocabulary = decoder.get_input_embeddings().weight.shape[0]  # type: ignore[index]
-        ids = torch.arange(1, 4, device=decoder.device)[None] % vocabulary
+        # From the middle of the vocabulary: special tokens at its ends carry massive activations, which drown the rest.
+        ids = torch.linspace(vocabulary // 10, vocabulary // 2, TOKENS, device=decoder.device).long()[None]
         with torch.no_grad():
             stack_of(decoder)(input_ids=ids, use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
-    return {layer: _addends(layer, records[layer], *ends[layer]) for layer, _ in blocks}
+    precision = torch.finfo(decoder.dtype).eps
+    return {layer: _addends(layer, records[layer], precision, *ends[layer]) for layer, _ in blocks}
 
 
 def _addends(
-    layer: int, record: list[tuple[nn.Module, Tensor]], start: Tensor, end: Tensor
+    layer: int, record: list[tuple[nn.Module, Tensor]], precision: float, start: Tensor, end: Tensor
 ) -> tuple[nn.Module, nn.Module]:
     """Find the first pair of modules, in order of execution, that satisfies input + a + b = output."""
     missing = end - start
-    close = 2e-2 if end.abs().max() > 0 else 0.0
+    close = 2e-2 if precision < 1e-4 else 0.2
     best: tuple[float, tuple[nn.Module, nn.Module]] | None = None
     for i, (first, a) in enumerate(record):
         for second, b in record[i + 1 :]:
-            if a.shape != b.shape or a.shape != missing.shape:
+            if a.shape != b.shape or a.shape != end.shape:
                 continue
-            error = float((a + b - missing).norm() / missing.norm().clamp(min=1e-12))
+            # The median over tokens: where massive activations stand, rounding hides what is added.
+            error = float(((a + b - missing).norm(dim=-1) / missing.norm(dim=-1).clamp(min=1e-12)).median())
             # Later modules win ties: a dropout that passes the attention's output on is what is really added.
             if error < close and (best is None or error <= best[0] + 1e-6):
                 best = (error, (first, second))

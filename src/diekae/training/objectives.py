@@ -80,8 +80,7 @@ class DifferenceObjective(Objective):
             known, seen = found.knowledge_states, found.states
         memory = bank.prepare(known, found.knowledge_mask)
         encoded = bank.encoder(memory, seen, found.input_mask)
-        scale, bias = bank.scale[:, None, None, None], bank.bias[:, None, None]
-        goal = ((found.targets.float() - bias) / scale)[:, found.receives]
+        goal = bank.goal(found.targets)[:, found.receives]
         error = (encoded.difference.float()[:, found.receives] - goal).square().mean(-1).sum(1)
         return Sums(error.sum(), found.receives.sum(), error.detach(), goal.square().mean(-1).sum(1))
 

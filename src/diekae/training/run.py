@@ -15,7 +15,9 @@ from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallbac
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from diekae.data.prompt import Prompt, truncate_knowledge
+from diekae.encoders.base import Sample
 from diekae.fingerprint import fingerprint, window
+from diekae.inject.attention import attention_weights
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
 from diekae.training.config import TrainingConfig
@@ -135,7 +137,7 @@ def build_trainer(
 
 @torch.no_grad()
 def _calibrate(objective: Objective, dataset: PromptDataset, config: TrainingConfig) -> None:
-    """Measure centre and scale of the differences on the first examples, alike in every process."""
+    """Measure centre and scale of the differences on the first examples, and make the start, alike in every process."""
     model = objective.model
     if not model.config.normalize or not isinstance(objective, DifferenceObjective) or model.bank.calibrated:
         return  # a bank that was trained before means what it says in the units it was trained in
@@ -143,7 +145,12 @@ def _calibrate(objective: Objective, dataset: PromptDataset, config: TrainingCon
     batch = _to(dataset.collate(prompts), model.device)
     teacher = dataclasses.replace(model.config, rollout="teacher")
     found = DifferenceObjective(model).collect(batch, teacher)
-    model.bank.calibrate(found.targets, found.receives)
+    bank = model.bank
+    bank.calibrate(found.targets, found.receives)
+    if bank.encoder.starts_from_decoder:
+        known, mask, receives = found.knowledge_states, found.knowledge_mask, found.receives
+        sample = Sample(known, mask, found.states, found.input_mask, receives, bank.goal(found.targets)[:, receives])
+        bank.encoder.start_from(attention_weights(model.decoder, model.layers), sample)
 
 
 def _cached(
