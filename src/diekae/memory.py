@@ -6,7 +6,7 @@ Shapes: N encoders, S slots, B rows.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,3 +98,53 @@ def batch_memories(rows: Sequence[Memory | None]) -> MemoryBatch:
     lengths = torch.tensor([0 if row is None else len(row) for row in rows], device=device)
     positions = torch.tensor([0 if row is None else row.position for row in rows], device=device)
     return MemoryBatch(tensors, torch.arange(length, device=device)[None] < lengths[:, None], positions)
+
+
+Document = str | Memory
+Knowledge = Document | Sequence[Document | Sequence[Document] | None] | None
+"""One document for all rows; or a list with one entry a row: a document, a list of documents, or None."""
+
+
+def rows_of(
+    knowledge: Knowledge, rows: int, prepare: Callable[[str], Memory], bank: str, device: torch.device
+) -> list[Memory | None]:
+    """Return one memory, or None, for each row of a batch.
+
+    Args:
+        knowledge: What was given.
+        rows: B.
+        prepare: Reads a text.
+        bank: Fingerprint of the bank that is to use the memories.
+        device: Where they are needed.
+
+    Raises:
+        ValueError: The list does not have one entry a row, a row's list is empty, or a memory is of another bank.
+    """
+
+    def memory(row: Document | Sequence[Document] | None) -> Memory | None:
+        if row is None:
+            return None
+        if isinstance(row, str):
+            return prepare(row)
+        if isinstance(row, Memory):
+            if row.bank != bank:
+                raise ValueError(
+                    f"this memory was prepared by bank {row.bank}, but this bank is {bank}; "
+                    "prepare the knowledge again."
+                )
+            return row.to(device)
+        found = [read for document in row if (read := memory(document)) is not None]
+        if not found:
+            raise ValueError(
+                f"a row's knowledge is the list {list(row)!r}; name a document, or give None for no knowledge."
+            )
+        return Memory.join(found)
+
+    if knowledge is None or isinstance(knowledge, str | Memory):
+        return [memory(knowledge)] * rows
+    if len(knowledge) != rows:
+        raise ValueError(
+            f"knowledge has {len(knowledge)} entries for {rows} rows; give one entry a row (a document, a list of "
+            "documents, or None). Several documents for one row are a list inside the list."
+        )
+    return [memory(row) for row in knowledge]

@@ -23,14 +23,10 @@ from diekae.fingerprint import fingerprint, window
 from diekae.inject.hookpoints import find_blocks, find_hookpoints, stack_of
 from diekae.inject.hooks import visiting
 from diekae.inject.injection import Injection
-from diekae.memory import Memory, batch_memories
+from diekae.memory import Knowledge, Memory, batch_memories, rows_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-Document = str | Memory
-Knowledge = Document | Sequence[Document | Sequence[Document] | None] | None
-"""One document for all rows; or a list with one entry a row: a document, a list of documents, or None."""
 
 
 class DiekaeModel(nn.Module):
@@ -153,39 +149,8 @@ class DiekaeModel(nn.Module):
         return torch.stack(states)
 
     def memories(self, knowledge: Knowledge, rows: int) -> list[Memory | None]:
-        """Return one memory, or None, for each row.
-
-        Raises:
-            ValueError: The list does not have one entry a row, or a memory belongs to another bank.
-        """
-        if knowledge is None or isinstance(knowledge, str | Memory):
-            return [self._memory(knowledge)] * rows
-        if len(knowledge) != rows:
-            raise ValueError(
-                f"knowledge has {len(knowledge)} entries for {rows} rows; give one entry a row (a document, a list of "
-                "documents, or None). Several documents for one row are a list inside the list."
-            )
-        return [self._memory(row) for row in knowledge]
-
-    def _memory(self, row: Document | Sequence[Document] | None) -> Memory | None:
-        """Prepare what has not been prepared, and join several documents."""
-        if row is None:
-            return None
-        if isinstance(row, str):
-            return self.prepare(row)
-        if isinstance(row, Memory):
-            if row.bank != self.bank.fingerprint():
-                raise ValueError(
-                    f"this memory was prepared by bank {row.bank}, but this bank is {self.bank.fingerprint()}; "
-                    "prepare the knowledge again."
-                )
-            return row.to(self.device)
-        found = [self._memory(document) for document in row]
-        if all(memory is None for memory in found):
-            raise ValueError(
-                f"a row's knowledge is the list {list(row)!r}; name a document, or give None for no knowledge."
-            )
-        return Memory.join([memory for memory in found if memory is not None])
+        """Return one memory, or None, for each row; see :func:`diekae.memory.rows_of`."""
+        return rows_of(knowledge, rows, self.prepare, self.bank.fingerprint(), self.device)
 
     @contextmanager
     def injected(

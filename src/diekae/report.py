@@ -12,9 +12,9 @@ import matplotlib
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from diekae.evaluation.evaluate import PASSES
+from diekae.evaluation.plots import ACCENT, INK, MUTED
 from diekae.files import write_atomically
-
-INK, ACCENT, MUTED = "#1b1f24", "#0b6e99", "#8a939c"
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -52,14 +52,6 @@ measured by giving every example another one's.</p>
 <h2>Run</h2><pre>{{ settings }}</pre>
 </body></html>"""
 
-TIMES = (
-    ("bare", "D(x)"),
-    ("prompted", "D(K,x), K read each time"),
-    ("prompted_cached", "D(K,x), K's keys and values cached"),
-    ("ours", "ours, K prepared"),
-    ("prepare", "preparing K, once a document"),
-)
-
 
 def write_report(path: str | Path, result: dict[str, Any]) -> Path:
     """Write the page of a result, as :func:`diekae.recipe.run_recipe` returns it.
@@ -68,7 +60,10 @@ def write_report(path: str | Path, result: dict[str, Any]) -> Path:
     """
     sets, recipe = result["sets"], result["recipe"]
     seconds = next(iter(sets.values()))["seconds"]
-    times = [(label, seconds[k], seconds[k] / seconds["bare"], seconds[k] / seconds["prompted"]) for k, label in TIMES]
+    times = [
+        (label, seconds[k], seconds[k] / seconds["bare"], seconds[k] / seconds["prompted"])
+        for k, label in PASSES.items()
+    ]
     config, stages = recipe["diekae"], recipe["stages"]
     summary = (
         f"{config['encoder']} encoders of {result['parameters']:,} parameters at layers "

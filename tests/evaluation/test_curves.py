@@ -17,7 +17,7 @@ from diekae.data.example import write_examples
 from diekae.differences import collect
 from diekae.evaluation.curves import Library, measure_curves
 from diekae.evaluation.evaluate import lay_out
-from diekae.model import Knowledge
+from diekae.memory import Knowledge
 from diekae.models import load_decoder
 from diekae.training.objectives import batch_memory
 

@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from diekae.cli.console import check_choice, console
-from diekae.model import DiekaeModel, Knowledge
+from diekae.memory import Knowledge
+from diekae.model import DiekaeModel
 
 
 def command(

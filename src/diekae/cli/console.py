@@ -21,6 +21,7 @@ from rich.table import Table
 from transformers import TrainerCallback
 
 from diekae.config import CHOICES
+from diekae.evaluation.evaluate import PASSES
 from diekae.training.run import processes
 
 console = Console(stderr=False)
@@ -97,14 +98,7 @@ def times(found: Mapping[str, Any]) -> Table:
     table = Table(title="one pass over one example", title_justify="left")
     for name in ("pass", "ms", "× D(x)", "× D(K,x)"):
         table.add_column(name, justify="left" if name == "pass" else "right")
-    labels = {
-        "bare": "D(x)",
-        "prompted": "D(K,x), K read each time",
-        "prompted_cached": "D(K,x), K's keys and values cached",
-        "ours": "ours, K prepared",
-        "prepare": "preparing K, once a document",
-    }
-    for key, label in labels.items():
+    for key, label in PASSES.items():
         value = found[key]
         table.add_row(label, f"{1000 * value:.1f}", f"{value / found['bare']:.2f}", f"{value / found['prompted']:.2f}")
     return table

@@ -20,6 +20,14 @@ from diekae.model import DiekaeModel
 from diekae.training.objectives import batch_memory, injected_logits, score_logits
 
 Progress = Callable[[str, int, int], None]
+PASSES = {
+    "bare": "D(x)",
+    "prompted": "D(K,x), K read each time",
+    "prompted_cached": "D(K,x), K's keys and values cached",
+    "ours": "ours, K prepared",
+    "prepare": "preparing K, once a document",
+}
+"""What is timed, and its name for people."""
 TIMED_EXAMPLES = 8
 TIMED_ROUNDS = 3
 
