@@ -9,7 +9,7 @@ import typer
 
 from diekae.cli.console import console, progress_bars
 from diekae.tables import Lab, Plan, best_device, reproduce, table_names
-from diekae.tables.sheet import console_table
+from diekae.tables.sheet import console_tables
 
 _DEFAULT = Plan(Path())
 
@@ -51,7 +51,10 @@ def command(
         made = reproduce(table, lab, json, tell=lambda text: console.print(text, highlight=False, markup=False))
     for report in made.values():
         for sheet in report.sheets:
-            console.print(console_table(sheet))
+            for part in console_tables(sheet, console.width):
+                console.print(part)
+            for note in sheet.notes:
+                console.print(f"  {note}", style="dim", highlight=False, markup=False)
     console.print(f"figures: {json or out / f'{table}.json'}", highlight=False, markup=False, soft_wrap=True)
 
 

@@ -63,7 +63,7 @@ def _answers(fitted: Fitted, prompts: Sequence[Prompt], batch_size: int, progres
         batch = prompts[start : start + batch_size]
         for prompt, text in zip(batch, fitted.generate(batch, ANSWER_TOKENS), strict=True):
             said = answers.first_line(text)
-            wanted = [str(fitted.tokenizer.decode(prompt.target, skip_special_tokens=True)).strip()]
+            wanted = [str(fitted.tokenizer.decode(list(prompt.target), skip_special_tokens=True)).strip()]
             found["exact"].append(answers.exact_match(said, wanted))
             found["f1"].append(answers.f1(said, wanted))
         progress(f"answers of {fitted.name}", min(len(prompts), start + batch_size), len(prompts))
@@ -73,7 +73,7 @@ def _answers(fitted: Fitted, prompts: Sequence[Prompt], batch_size: int, progres
 def time_passes(fitted: Fitted, bare: Fitted, prompted: Fitted, prompts: Sequence[Prompt]) -> dict[str, float]:
     """Return median seconds of one pass over one example, D(x), D(K, x) and the method in turn, warmed up.
 
-    ``method`` reads x with K prepared where the method prepares it, and ``prepare`` is what that takes, once for each K.
+    ``method`` reads x with K prepared where the method prepares it, and ``prepare`` is what that takes, once a K.
     """
     prompts = prompts[:TIMED_EXAMPLES]
     if isinstance(fitted, Injected):

@@ -1,4 +1,4 @@
-"""What a table or figure hands over: sheets of text cells and panels of curves; written as Markdown and for a console."""
+"""What a table or figure hands over, sheets of text cells and panels of curves; as Markdown and for a console."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
@@ -13,6 +14,8 @@ from diekae.evaluation.bootstrap import Interval
 
 NOTHING = "–"
 """Where a figure is not defined."""
+GAP = 3
+"""Characters between two columns of a console table."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Sheet:
     """As many cells as headings in each."""
     notes: tuple[str, ...] = ()
     """What a reader needs to read it rightly, a sentence each."""
+    keys: int = 1
+    """Leading columns that say what a row is of."""
 
     def __post_init__(self) -> None:
         """Check that the grid is one."""
@@ -98,12 +103,21 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 
-def console_table(sheet: Sheet) -> Table:
-    """Lay a sheet out for a console."""
-    table = Table(title=escape(sheet.title), title_justify="left", caption=escape("\n".join(sheet.notes)))
-    table.caption_justify = "left"
-    for place, name in enumerate(sheet.columns):
-        table.add_column(escape(name), justify="right" if place else "left", overflow="fold")
-    for row in sheet.rows:
-        table.add_row(*map(escape, row))
-    return table
+def console_tables(sheet: Sheet, width: int) -> list[Table]:
+    """Lay a sheet out for a console of so many characters: what does not fit goes on below."""
+    needed = [max(len(row[place]) for row in (sheet.columns, *sheet.rows)) + GAP for place in range(len(sheet.columns))]
+    keys = list(range(sheet.keys))
+    groups: list[list[int]] = [[]]
+    for place in range(sheet.keys, len(sheet.columns)):
+        if groups[-1] and sum(needed[n] for n in (*keys, *groups[-1], place)) > width:
+            groups.append([])
+        groups[-1].append(place)
+    tables = []
+    for number, group in enumerate(groups):
+        table = Table(title=None if number else escape(sheet.title), title_justify="left", box=SIMPLE_HEAD)
+        for place in (*keys, *group):
+            table.add_column(escape(sheet.columns[place]), justify="left" if place in keys else "right")
+        for row in sheet.rows:
+            table.add_row(*(escape(row[place]) for place in (*keys, *group)))
+        tables.append(table)
+    return tables

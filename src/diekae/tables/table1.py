@@ -78,7 +78,7 @@ def report(lab: Lab, results: Sequence[Result]) -> Report:
     columns = ("method", "data", "n", "NLL", "perplexity", "paper_perplexity", "recovered", "grounded", "exact", "F1")
     return Report(
         [
-            Sheet(f"{TITLE}, quality", (*columns, "harm", "paper"), quality, _NOTES),
+            Sheet(f"{TITLE}, quality", (*columns, "harm", "paper"), quality, _NOTES, keys=2),
             Sheet(f"{TITLE}, cost", COST_COLUMNS, [cost_row(name, found) for name, found in named.items()], COST_NOTES),
         ]
     )
@@ -138,12 +138,13 @@ COST_COLUMNS = (
     "× D(x)",
     "× D(K,x)",
     "prepare K, ms",
-    "paper: h an epoch / h / inference, s",
+    "paper",
 )
 COST_NOTES = (
     "inference: the median pass over one example, target scored, D(x) and D(K,x) measured in the same process; ours "
     "with K prepared, prompted_cached with K's keys and values at hand.",
-    "training: wall-clock seconds, validations and checkpoints included; ours_finetuned counts both of its stages.",
+    "training: wall-clock seconds, validations and checkpoints included; ours_finetuned counts both of its "
+    "stages. paper: GPU-hours an epoch / GPU-hours / inference of its whole test set in seconds.",
 )
 
 

@@ -125,4 +125,4 @@ def report(lab: Lab, results: Sequence[Result]) -> Report:
                 ]
             )
     columns = ("method", "data", "n", "head, %", "likelihood, %", "by length, %", "majority, %", "training, s", "paper")
-    return Report([Sheet(TITLE, columns, rows, _NOTES)])
+    return Report([Sheet(TITLE, columns, rows, _NOTES, keys=2)])

@@ -45,9 +45,9 @@ PAPER = {
 """ES, PS and NS of the paper in per cent."""
 KINDS = ("es", "ps", "ns")
 _NOTES = (
-    "ES, PS, NS: per cent of edited prompts, paraphrases and neighbours where the right one of both objects is likelier "
-    "as a whole; S: their harmonic mean; by length: per token, as in ROME's code. In brackets: 95 % bootstrap intervals "
-    "over cases.",
+    "ES, PS, NS: per cent of edited prompts, paraphrases and neighbours where the right one of both objects is the "
+    "likelier as a whole; S: their harmonic mean; by length: per token, as in ROME's code. In brackets: 95 % bootstrap "
+    "intervals over cases. paper: ES / PS / NS.",
     "generated: per cent of edits after whose prompt the new object is what is really generated, greedily.",
     "drift: KL(D(x) ‖ method) in nats a token on the neighbours' true objects.",
     "The checkpoint is chosen on the edits themselves, which are given; paraphrases and neighbours choose nothing. "
@@ -181,7 +181,7 @@ def report(lab: Lab, results: Sequence[Result]) -> Report:
             ]
         )
     heads = ("method", "edits", "ES", "PS", "NS", "S", "generated", "ES / PS / NS by length", "drift")
-    return Report([Sheet(TITLE, (*heads, "training, s", "paper: ES / PS / NS"), rows, _NOTES)])
+    return Report([Sheet(TITLE, (*heads, "training, s", "paper"), rows, _NOTES)])
 
 
 def _share(columns: Mapping[str, Sequence[float]], kind: str, seed: int, suffix: str = "") -> Any:
