@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from builders import make_decoder, make_tokenizer
+from builders import VOCABULARY, make_decoder, make_tokenizer
 from layouts import write_json, write_lines
 
 COLOURS = ("red", "blue", "green", "silver", "gold")
@@ -14,11 +14,14 @@ LABELS = ("True", "False", "Unknown")
 
 
 def write_decoder(folder: Path, **sizes: Any) -> Path:
-    """A random decoder of ten layers, so that it has the paper's six, with its tokenizer."""
+    """A random decoder of ten layers, so that it has the paper's six, with a tokenizer that tells labels apart."""
     make_decoder(**{"num_hidden_layers": 10, "max_position_embeddings": 128, "gain": 2.0, **sizes}).save_pretrained(
         folder
     )
-    make_tokenizer().save_pretrained(folder)
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens([*LABELS, "painted"])
+    assert len(tokenizer) <= VOCABULARY
+    tokenizer.save_pretrained(folder)
     return folder
 
 
@@ -44,7 +47,7 @@ def write_data(folder: Path) -> Path:
         )
     for name, facts in (("train", FACTS[:24]), ("validation", FACTS[24:])):
         rows = [
-            {"premises": [f"the {thing} is {colour}"], "conclusion": f"the {thing} is red", "label": LABELS[n % 3]}
+            {"premises": [f"the {thing} is {colour}"], "conclusion": f"the {thing} was red", "label": LABELS[n % 3]}
             for n, (thing, colour) in enumerate(facts)
         ]
         write_lines(folder / "folio" / f"folio-{name}.jsonl", *rows)

@@ -124,10 +124,8 @@ class Lab:
         Raises:
             DataError: It is not at hand.
         """
-        folder = self.plan.data / name
-        spec = DataSpec(
-            name, str(folder) if folder.is_dir() else None, split=split, limit=limit, longest=self.plan.longest
-        )
+        folder = str(self.plan.data / name)
+        spec = DataSpec(name, folder, split=split, limit=limit, longest=self.plan.longest)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the builders' counts of bad records are `diekae data build`'s to tell
             return self.fitting(load_prompts(spec, self.plan.seed, self.prompter))
