@@ -59,8 +59,7 @@ def augmentation(lab: Lab, method: str, sets: Sequence[str], config: DiekaeConfi
     """
     task = lab.task(*mixture(lab, sets), config=config)
     settings = {
-        **lab.task_settings(task),
-        "method": method,
+        **lab.settings(method, task),
         "test": {name: digest_prompts(lab.parts(name).test) for name in sets},
         "answers": [name for name in sets if name in QUESTION_SETS],
     }

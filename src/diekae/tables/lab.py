@@ -27,6 +27,10 @@ from diekae.tables.plan import EVALUATIONS, Plan
 from diekae.training.config import TrainingConfig
 
 Progress = Callable[[str, int, int], None]
+UNTRAINED = ("bare", "prompted", "prompted_cached")
+"""Methods that learn nothing."""
+AT_ONCE = 4
+"""Examples that a training step holds in memory together: gradients through a decoder take gigabytes at sixteen."""
 CACHE_GB = 4.0
 """Differences that take more are collected anew in every epoch."""
 
@@ -158,7 +162,8 @@ class Lab:
         shown = list(train) if knowledge else without_knowledge(train)
         training = TrainingConfig(
             epochs=epochs or self.plan.epochs,
-            batch_size=min(self.plan.batch_size, len(train)),
+            batch_size=AT_ONCE,
+            gradient_accumulation=max(1, min(self.plan.batch_size, len(train)) // AT_ONCE),
             evaluations=EVALUATIONS,
             seed=self.plan.seed,
         )
@@ -184,6 +189,13 @@ class Lab:
         width = int(self.decoder.config.get_text_config(decoder=True).hidden_size)
         layers = len(resolve_layers(config.layers, len(find_blocks(self.decoder))))
         return layers * width * 2 * sum(len(p.knowledge) + 2 * (len(p.input) + len(p.target)) for p in prompts) / 1e9
+
+    def settings(self, method: str, task: Task) -> dict[str, Any]:
+        """Return all that a method's figures depend on besides what is scored; training, if it is trained."""
+        if method not in UNTRAINED:
+            return {**self.task_settings(task), "method": method}
+        layout = {"anchor": task.diekae.anchor, "knowledge": task.knowledge}
+        return {**self.identity, **layout, "method": method}
 
     def task_settings(self, task: Task) -> dict[str, Any]:
         """Return all that fitting a method to a task depends on, as JSON values."""

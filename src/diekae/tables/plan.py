@@ -41,7 +41,7 @@ class Plan:
     seed: int = 0
     """Decides subsets, initial weights, order and resamples."""
     batch_size: int = 16
-    """Examples a training step and a scoring pass."""
+    """Examples a training step, a few at a time, and a scoring pass."""
 
     def __post_init__(self) -> None:
         """Check every field.

@@ -6,6 +6,7 @@ The C library's allocator is left as it is, for one that is told to keep freed m
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from diekae.training.objectives import batch_injection, batch_memory
 
 INPUT_TOKENS = 10
 """Tokens of x: what the paper takes for an example input (section 5.4)."""
+OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError", "can't allocate memory")
+"""What a process says that asked for more than there is; one that the system killed says nothing."""
 WAYS = ("bare", "prompted", "ours", "ours_prepared")
 """D(x); D(K, x); ours, K read in the same call; ours, K prepared before."""
 
@@ -48,13 +51,15 @@ def probe(row: Row) -> dict[str, int]:
     """Measure a row in a fresh process.
 
     Returns:
-        ``peak`` and ``added`` in bytes.
+        ``peak`` and ``added`` in bytes; nothing where there is not enough memory.
 
     Raises:
-        RuntimeError: The process failed, for want of memory or otherwise; with the end of what it said.
+        RuntimeError: The process failed otherwise; with the end of what it said.
     """
     command = [sys.executable, "-m", __name__, json.dumps(asdict(row))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == -signal.SIGKILL or any(sign in done.stderr for sign in OUT_OF_MEMORY):
+        return {}
     if done.returncode:
         said = done.stderr.strip().splitlines()[-1:] or ["nothing"]
         raise RuntimeError(f"measuring {row.way} at {row.tokens} tokens ended with {done.returncode}: {said[0]}")

@@ -21,14 +21,12 @@ from diekae.evaluation.scoring import label_targets, score_labels
 from diekae.tables import figures
 from diekae.tables.augment import cost, mixture, size, training_work
 from diekae.tables.cells import Cell, Result, digest_prompts
-from diekae.tables.lab import Lab
+from diekae.tables.lab import UNTRAINED, Lab
 from diekae.tables.sheet import NOTHING, Report, Sheet, interval, number
 
 TITLE = "Table 2: in-context reasoning"
 SETS = ("proofwriter", "folio")
 METHODS = ("bare", "prompted", "lora", "sft", "ours", "ours_finetuned")
-UNTRAINED = ("bare", "prompted", "prompted_cached")
-"""Methods without a head: theirs is the likelihood of the labels."""
 PAPER = {
     "bare": (45.2, 35.3),
     "prompted": (45.4, 38.73),
@@ -68,8 +66,7 @@ def _cell(lab: Lab, method: str, sets: Sequence[str]) -> Cell:
     task = lab.task(*mixture(lab, sets))
     every = {name: lab.parts(name) for name in sets}
     settings = {
-        **lab.task_settings(task),
-        "method": method,
+        **lab.settings(method, task),
         "parts": {name: [digest_prompts(part) for part in parts] for name, parts in every.items()},
         "labels": {name: list(source_card(name).labels) for name in sets},
     }

@@ -79,8 +79,7 @@ def _cell(lab: Lab, method: str, edits: Sequence[Edit]) -> Cell:
     given = method in WITH_KNOWLEDGE
     task = lab.task(asked, asked, epochs=max(EPOCHS, lab.plan.epochs), knowledge=given)
     settings = {
-        **lab.task_settings(task),
-        "method": method,
+        **lab.settings(method, task),
         "edits": digest({str(edit.case): dataclasses.asdict(edit) for edit in edits}),
     }
     prompts = sum(1 + len(edit.paraphrases) + len(edit.neighbours) for edit in edits)

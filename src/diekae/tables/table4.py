@@ -66,6 +66,6 @@ def report(lab: Lab, results: Sequence[Result]) -> Report:
     columns, found, rows = lengths(lab.window), iter(results), []
     for label in ROWS:
         measured = [next(found) for _ in columns]
-        cells = [f"{one['added'] / 1e6:.1f} ({one['peak'] / 1e6:,.0f})" for one in measured]
+        cells = [f"{one['added'] / 1e6:.1f} ({one['peak'] / 1e6:,.0f})" if one else "out of memory" for one in measured]
         rows.append([label, *cells, PAPER.get(label, "–")])
     return Report([Sheet(TITLE, ("method", *(f"{n} tokens" for n in columns), "paper, GB"), rows, _NOTES)])
