@@ -32,7 +32,7 @@ from diekae.tables.sheet import NOTHING, Report, Sheet, interval, number
 
 TITLE = "Table 3: knowledge editing on CounterFact"
 METHODS = ("bare", "prompted", "lora", "sft", "ours_finetuned_from_scratch")
-WITH_KNOWLEDGE = ("prompted", "prompted_cached")
+WITH_KNOWLEDGE = ("prompted", "prompted_cached", "cartridge")
 """Methods that are given the fact in their context; all others are trained on the edits and see no knowledge."""
 EPOCHS = 5.0
 """The paper's passes over the edits (appendix A.3); a plan that asks for more makes more."""
