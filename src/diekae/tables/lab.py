@@ -132,13 +132,18 @@ class Lab:
         spec = DataSpec(name, folder, split=split, limit=limit, longest=self.plan.longest)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the builders' counts of bad records are `diekae data build`'s to tell
-            return self.fitting(load_prompts(spec, self.plan.seed, self.prompter))
+            prompts = load_prompts(spec, self.plan.seed, self.prompter)
+        return self._fitting(name, prompts)
 
-    def fitting(self, prompts: Sequence[Prompt]) -> list[Prompt]:
-        """Leave out prompts whose input and target alone pass the window, and cut K to it."""
-        room = self.window
-        kept = [p for p in prompts if 2 * len(p.anchor) + len(p.input) + len(p.target) < room]
-        return truncate_knowledge(kept, None, room)
+    def _fitting(self, name: str, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """Leave out prompts whose input and target alone pass the window, and cut K to it; either is warned of."""
+        kept = [p for p in prompts if 2 * len(p.anchor) + len(p.input) + len(p.target) < self.window]
+        if not kept:
+            raise DataError(f"source {name!r}: no input and target fit the decoder's window of {self.window} tokens")
+        if len(kept) < len(prompts):
+            left = len(prompts) - len(kept)
+            warnings.warn(f"source {name!r}: {left} examples do not fit the decoder's window", stacklevel=2)
+        return truncate_knowledge(kept, None, self.window)
 
     def task(
         self,
