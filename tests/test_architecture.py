@@ -18,7 +18,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("model",),
     ("training",),
     ("evaluation",),
-    ("recipe", "report"),
+    ("tables", "recipe", "report"),
     ("demo",),
     ("cli",),
     ("__main__",),

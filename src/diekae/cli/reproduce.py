@@ -1,0 +1,62 @@
+"""`diekae reproduce`: the paper's tables and figures on any decoder, the paper's own figures beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diekae.cli.console import console, progress_bars
+from diekae.tables import Lab, Plan, best_device, reproduce, table_names
+from diekae.tables.sheet import console_tables
+
+_DEFAULT = Plan(Path())
+
+
+def command(
+    table: Annotated[str, typer.Argument(help="table1 … table5, figure3, figure4, or all.")],
+    data: Annotated[Path, typer.Option(help="Folder with a folder for each data set, as its publisher lays it out.")],
+    model: Annotated[str, typer.Option(help="Name or folder of the decoder.")] = _DEFAULT.model,
+    out: Annotated[Path, typer.Option(help="Folder for tables, drawings and what was measured.")] = Path("runs/tables"),
+    json: Annotated[Path | None, typer.Option(help="Where the figures go; TABLE.json in the folder.")] = None,
+    train_examples: Annotated[
+        int, typer.Option(help="Training examples of each data set; edits in table3.")
+    ] = _DEFAULT.train_examples,
+    limit: Annotated[int, typer.Option(help="Examples of each data set that are scored.")] = _DEFAULT.limit,
+    epochs: Annotated[float, typer.Option(help="Passes over the training examples.")] = _DEFAULT.epochs,
+    longest: Annotated[int, typer.Option(help="Leave out examples with more tokens of knowledge.")] = _DEFAULT.longest,
+    methods: Annotated[str, typer.Option(help="Methods in place of the table's own: bare,lora,cartridge.")] = "",
+    sets: Annotated[str, typer.Option(help="Data sets in place of the table's own: dream,zsre.")] = "",
+    preset: Annotated[str, typer.Option(help="What a bank is: default or paper.")] = _DEFAULT.preset,
+    seed: Annotated[int, typer.Option(help="Decides subsets, initial weights and order.")] = _DEFAULT.seed,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; cuda by default where there is one.")] = None,
+) -> None:
+    """Measure a table of the paper; what an earlier call has measured is read back."""
+    table_names(table)  # a wrong name is said before anything is loaded
+    plan = Plan(
+        data=data,
+        model=model,
+        train_examples=train_examples,
+        limit=limit,
+        epochs=epochs,
+        longest=longest,
+        methods=_names(methods),
+        sets=_names(sets),
+        preset=preset,
+        seed=seed,
+    )
+    with progress_bars() as (show, _):
+        lab = Lab(plan, out, show, device=device or best_device())
+        made = reproduce(table, lab, json, tell=lambda text: console.print(text, highlight=False, markup=False))
+    for report in made.values():
+        for sheet in report.sheets:
+            for part in console_tables(sheet, console.width):
+                console.print(part)
+            for note in sheet.notes:
+                console.print(f"  {note}", style="dim", highlight=False, markup=False)
+    console.print(f"figures: {json or out / f'{table}.json'}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())

@@ -1,0 +1,48 @@
+"""Figures as PNG and SVG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from diekae.files import write_atomically
+from diekae.tables.sheet import Panel
+
+LEGEND = 12
+"""Curves up to which a legend is readable in one column."""
+
+
+def draw(panels: Sequence[Panel], place: Path) -> list[Path]:
+    """Draw panels side by side into ``place.png`` and ``place.svg``; returns both."""
+    figure = Figure(figsize=(5.2 * len(panels), 3.8), layout="constrained")
+    shades = matplotlib.colormaps["viridis"]
+    for axis, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for index, curve in enumerate(panel.curves):
+            axis.plot(
+                *zip(*curve.points, strict=True),
+                color=shades(0.9 * index / max(1, len(panel.curves) - 1)),
+                label=curve.label,
+                linewidth=1.5,
+                marker="o",
+                markersize=2.5,
+            )
+        axis.set_title(panel.title, loc="left", fontsize=10)
+        axis.set_xlabel(panel.x, fontsize=9)
+        axis.set_ylabel(panel.y, fontsize=9)
+        axis.tick_params(labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+        if panel.logarithmic:
+            axis.set_yscale("log")
+        axis.legend(frameon=False, fontsize=7, ncols=1 if len(panel.curves) <= LEGEND else 2)
+    paths = []
+    with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "diekae"}):
+        for kind in ("png", "svg"):
+            content = io.BytesIO()
+            figure.savefig(content, format=kind, dpi=150)
+            paths.append(place.with_suffix(f".{kind}"))
+            write_atomically(paths[-1], content.getvalue())
+    return paths

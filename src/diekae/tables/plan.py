@@ -1,0 +1,81 @@
+"""What a reproduction measures: every choice of `diekae reproduce` in one place, checked before anything runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diekae.config import DiekaeConfig
+from diekae.data.example import nearest
+from diekae.data.sources import source_card
+from diekae.evaluation.methods import method_names
+
+EVALUATIONS = 8
+"""Validations of a training run: the points of figure 3."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes and choices of all tables; the defaults suit a 135M decoder, two slow cores and an hour for table 1."""
+
+    data: Path
+    """Folder with one folder a data set, each in its publisher's layout."""
+    model: str = "smollm2"
+    """Name or folder of the decoder."""
+    train_examples: int = 200
+    """Training examples of each data set; also the number of edits in table 3."""
+    limit: int = 64
+    """Examples of each data set that are scored."""
+    epochs: float = 2.0
+    """Passes over the training examples; table 3 makes at least the paper's five."""
+    longest: int = 256
+    """Examples whose knowledge has more tokens are left out, of training and of scoring."""
+    methods: tuple[str, ...] = ()
+    """Methods in place of a table's own, in order; D(x) and D(K, x) are always measured."""
+    sets: tuple[str, ...] = ()
+    """Data sets in place of a table's own, in order."""
+    preset: str = "default"
+    """What a bank is: ``default`` or ``paper``, as :meth:`diekae.config.DiekaeConfig.preset`."""
+    seed: int = 0
+    """Decides subsets, initial weights, order and resamples."""
+    batch_size: int = 16
+    """Examples a training step, a few at a time, and a scoring pass."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ValueError: A number is out of range, or a name is not known; the nearest known one is named.
+        """
+        for name, least in (("train_examples", 1), ("limit", 2), ("longest", 1), ("batch_size", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}.")
+        if self.epochs <= 0:
+            raise ValueError(f"epochs={self.epochs} must be positive.")
+        if not Path(self.data).is_dir():
+            raise FileNotFoundError(
+                f"no folder {str(self.data)!r}; expected one that holds a folder for each data set, such as dream/, as "
+                "`diekae data download` fetches it."
+            )
+        known = method_names()
+        for method in self.methods:
+            if method not in known:
+                raise ValueError(f"unknown method {method!r}{nearest(method, known)}; there are {', '.join(known)}")
+        for name in self.sets:
+            source_card(name)
+        DiekaeConfig.preset(self.preset)
+
+    @property
+    def validation_examples(self) -> int:
+        """Return how many examples of each data set choose checkpoints: an eighth of the training examples, or 8."""
+        return max(8, self.train_examples // 8)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values, without the folders of one machine, which say nothing to a reader."""
+        values = dataclasses.asdict(self)
+        values["methods"], values["sets"] = list(self.methods), list(self.sets)
+        del values["data"]
+        values["model"] = Path(self.model).name
+        return values

@@ -1,0 +1,105 @@
+"""What a method is scored with on prompts whose targets are texts: numbers of each example, and seconds a pass.
+
+Everything is kept example by example, so that tables compute any figure, and its interval, without running a model.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from diekae.data.prompt import Prompt
+from diekae.evaluation import answers
+from diekae.evaluation.evaluate import swap_knowledge, time_all
+from diekae.evaluation.methods import Fitted
+from diekae.evaluation.methods.ours import Injected
+from diekae.evaluation.scoring import harm, nll
+from diekae.fingerprint import window
+
+Progress = Callable[[str, int, int], None]
+Columns = dict[str, list[float]]
+"""Numbers of each example, by name."""
+ANSWER_TOKENS = 24
+"""Longest answer that is generated."""
+TIMED_EXAMPLES, TIMED_ROUNDS = 8, 3
+
+
+def score_texts(
+    fitted: Fitted, bare: Fitted, prompts: Sequence[Prompt], *, batch_size: int, answer: bool, progress: Progress
+) -> Columns:
+    """Score a method on one data set.
+
+    Args:
+        fitted: The method.
+        bare: D(x).
+        prompts: What is reported.
+        batch_size: Examples a pass.
+        answer: Whether answers are generated and compared with the target.
+        progress: Told how far it is.
+
+    Returns:
+        ``nll`` in nats and ``tokens`` of each target; where examples differ in knowledge, ``nll_other`` with another
+        example's and ``harm``, KL(D(x) ‖ method) under it, in nats; ``exact`` and ``f1`` of answers.
+    """
+    own = nll(fitted, prompts, batch_size, progress)
+    found: Columns = {"nll": own.total.tolist(), "tokens": own.tokens.tolist()}
+    swapped = swap_knowledge(list(prompts), window(fitted.decoder))
+    if not fitted.knowledge:
+        found |= {"nll_other": found["nll"], "harm": [0.0] * len(prompts)} if fitted.name == "bare" else {}
+    elif swapped is not None:
+        found["nll_other"] = nll(fitted, swapped, batch_size, progress).total.tolist()
+        found["harm"] = harm(bare, fitted, swapped, batch_size, progress).total.tolist()
+    return found | (_answers(fitted, prompts, batch_size, progress) if answer else {})
+
+
+def _answers(fitted: Fitted, prompts: Sequence[Prompt], batch_size: int, progress: Progress) -> Columns:
+    """Generate answers greedily and compare them with the targets."""
+    found: Columns = {"exact": [], "f1": []}
+    for start in range(0, len(prompts), batch_size):
+        batch = prompts[start : start + batch_size]
+        for prompt, text in zip(batch, fitted.generate(batch, ANSWER_TOKENS), strict=True):
+            said = answers.first_line(text)
+            wanted = [str(fitted.tokenizer.decode(list(prompt.target), skip_special_tokens=True)).strip()]
+            found["exact"].append(answers.exact_match(said, wanted))
+            found["f1"].append(answers.f1(said, wanted))
+        progress(f"answers of {fitted.name}", min(len(prompts), start + batch_size), len(prompts))
+    return found
+
+
+def time_passes(fitted: Fitted, bare: Fitted, prompted: Fitted, prompts: Sequence[Prompt]) -> dict[str, float]:
+    """Return median seconds of one pass over one example, D(x), D(K, x) and the method in turn, warmed up.
+
+    ``method`` reads x with K prepared where the method prepares it, and ``prepare`` is what that takes, once a K.
+    """
+    prompts = prompts[:TIMED_EXAMPLES]
+    if isinstance(fitted, Injected):
+        with torch.no_grad():
+            found = time_all(fitted.model, prompts, None)
+        return {
+            "bare": found["bare"],
+            "prompted": found["prompted"],
+            "method": found["ours"],
+            "prepare": found["prepare"],
+        }
+    taken: dict[str, list[float]] = {}
+    for number in range(TIMED_ROUNDS + 1):
+        for prompt in prompts:
+            for name, method in (("bare", bare), ("prompted", prompted), ("method", fitted)):
+                seconds = _seconds(lambda method=method, prompt=prompt: method.target_logits([prompt]))  # type: ignore[misc]
+                if number:  # the first round warms up
+                    taken.setdefault(name, []).append(seconds)
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
