@@ -35,8 +35,9 @@ def command(
     """Train a bank on fictional facts (a quarter of an hour on two cores), measure it and ask it."""
     source = files("diekae.demo")
     values = tomllib.loads(source.joinpath("demo.toml").read_text())
-    for stage in values["stage"]:
-        stage["max_steps"] = steps
+    if steps > 0:
+        for stage in values["stage"]:
+            stage["max_steps"] = steps
     document = source.joinpath("document.txt").read_text().strip()
     console.print(
         Panel(

@@ -150,9 +150,22 @@ class GroupedLinear(nn.Module):
             for weight in self.weight:
                 weight.normal_(0.0, std) if std > 0 else weight.zero_()
 
-    def forward(self, x: Tensor, which: slice = slice(None)) -> Tensor:
-        """Map x [n or 1, …, in] to [n, …, out]; a leading 1 is one input shared by all encoders."""
-        weight = self.weight[which].to(x.dtype) if not torch.is_autocast_enabled(x.device.type) else self.weight[which]
+    def forward(self, x: Tensor, which: slice = slice(None), gain: Tensor | None = None) -> Tensor:
+        """Map x [n or 1, …, in] to [n, …, out]; a leading 1 is one input shared by all encoders.
+
+        Args:
+            x: What is mapped.
+            which: The n maps that are asked.
+            gain: Factors of x's elements, [N, in]. In training they are taken into the weights: an x that needs no
+                gradient then costs none, which is a good part of a step.
+        """
+        weight = self.weight[which]
+        if gain is not None:
+            if torch.is_grad_enabled():
+                weight = weight * gain[which, None]
+            else:
+                x = x * gain[which, None, None].to(x.dtype)
+        weight = weight if torch.is_autocast_enabled(x.device.type) else weight.to(x.dtype)
         flat = x.flatten(1, -2)
         if x.shape[0] == 1 and weight.shape[0] > 1:
             out = (flat[0] @ weight.flatten(0, 1).T).unflatten(-1, weight.shape[:2]).movedim(1, 0)
@@ -173,9 +186,12 @@ class GroupedRMSNorm(nn.Module):
 
     def forward(self, x: Tensor, which: slice = slice(None)) -> Tensor:
         """Normalise x [n or 1, B, T, width] to [n, B, T, width]."""
+        return (self.unit(x).float() * self.weight[which, None, None].float()).to(x.dtype)
+
+    def unit(self, x: Tensor) -> Tensor:
+        """Normalise x without the gain, which the maps behind it may take."""
         wide = x.float()
-        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return (wide * self.weight[which, None, None].float()).to(x.dtype)
+        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype)
 
 
 _ENCODERS: dict[str, type[Encoder]] = {}

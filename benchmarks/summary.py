@@ -1,0 +1,31 @@
+"""Print the README's table of measured banks from the JSON files beside this script.
+
+Run it with ``python benchmarks/summary.py``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+RUNS = ("demo", "dream", "mixture", "dream-3-epochs", "dream-token", "dream-paper")
+
+
+def main() -> None:
+    """Print one row a data set of every run that is there."""
+    print("| run | encoder | data | n | D(x) | D(K,x) | ours | recovered | grounded |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for run in RUNS:
+        path = RESULTS / f"{run}.json"
+        if not path.is_file():
+            continue
+        result = json.loads(path.read_text())
+        for name, found in result["sets"].items():
+            nll = " | ".join(f"{found['nll'][key]:.2f}" for key in ("bare", "prompted", "ours"))
+            shares = " | ".join("–" if found[key] is None else f"{found[key]:.2f}" for key in ("recovered", "grounded"))
+            print(f"| `{run}` | {result['recipe']['diekae']['encoder']} | {name} | {found['n']} | {nll} | {shares} |")
+
+
+if __name__ == "__main__":
+    main()
