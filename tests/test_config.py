@@ -16,7 +16,7 @@ from diekae.encoders import encoder_names
     ("fields", "message"),
     [
         ({"encoder": "raeder"}, "encoder='raeder' is not known.*reader, token.*Did you mean 'reader'"),
-        ({"encoder_options": {"widht": 8}}, "'widht' is not known.*width, heads, mlp_width.*Did you mean 'width'"),
+        ({"encoder_options": {"widht": 8}}, "'widht' is not known.*width, heads, .*mlp_width.*Did you mean 'width'"),
         ({"encoder": "token", "encoder_options": {"block": 8}}, "Did you mean 'blocks'"),
         ({"encoder_options": {"width": 10, "heads": 4}}, "heads must divide width"),
         ({"encoder_options": {"width": 0}}, "must be positive"),
@@ -98,7 +98,10 @@ def test_every_field_is_written() -> None:
     assert DiekaeConfig(encoder_options={"width": 64}).to_dict()["encoder_options"] == {
         "width": 64,
         "heads": 8,
+        "kv_heads": None,
+        "skip_width": None,
         "mlp_width": 256,
+        "start": "random",
     }, "defaults are written out, so that a later version's other defaults change no saved bank"
 
 
