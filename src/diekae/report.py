@@ -24,7 +24,7 @@ h1{font-size:1.7rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin-top:2.2rem}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{padding:.4rem .6rem;border-bottom:1px solid #dde1e5;text-align:right}
 th:first-child,td:first-child{text-align:left}
-td.answer{text-align:left}.muted{color:#69737d;font-size:.9rem}svg{width:100%;height:auto}
+td.answer,th.answer{text-align:left}.muted{color:#69737d;font-size:.9rem}svg{width:100%;height:auto}
 pre{background:#f4f6f8;padding:.8rem;overflow-x:auto;font-size:.85rem;white-space:pre-wrap}
 </style></head><body>
 <h1>{{ name }}</h1>
@@ -45,7 +45,7 @@ measured by giving every example another one's.</p>
 {% for label, s, a, b in times %}<tr><td>{{ label }}</td><td>{{ "%.1f"|format(1000 * s) }}</td>
 <td>{{ "%.2f"|format(a) }}</td><td>{{ "%.2f"|format(b) }}</td></tr>{% endfor %}</table>
 {% if answers %}<h2>Answers</h2><pre>{{ document }}</pre>
-<table><tr><th>question</th><th>without knowledge</th><th>with knowledge</th></tr>
+<table><tr><th>question</th><th class="answer">without knowledge</th><th class="answer">with knowledge</th></tr>
 {% for a in answers %}<tr><td>{{ a.question }}</td><td class="answer">{{ a.without }}</td>
 <td class="answer"><b>{{ a.with }}</b></td></tr>{% endfor %}</table>{% endif %}
 <h2>Training</h2>{% for objective, plot in plots %}<p class="muted">objective: {{ objective }}</p>{{ plot }}{% endfor %}
@@ -109,7 +109,8 @@ def draw(log: Sequence[dict[str, Any]]) -> str:
     _layers(layers, log)
     _line(recovered, log, "eval_recovered", ACCENT, "recovered")
     recovered.axhline(1.0, color=MUTED, linewidth=0.8, linestyle=":")
-    recovered.set_ylim(min(0.0, recovered.get_ylim()[0]), 1.08)
+    shares = [line["eval_recovered"] for line in log if "eval_recovered" in line]
+    recovered.set_ylim(1.08 * min(0.0, *shares, 0.0), 1.08 * max(1.0, *shares, 1.0))
     text = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "path"}):
         figure.savefig(text, format="svg")
