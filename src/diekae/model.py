@@ -16,7 +16,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from diekae.checkpoint import load_bank, save_bank
 from diekae.config import DiekaeConfig, resolve_layers
-from diekae.data.prompt import Prompter
+from diekae.data.prompt import Prompter, pad_left
 from diekae.encoders import MemoryBatch
 from diekae.encoders.bank import Bank
 from diekae.fingerprint import fingerprint, window
@@ -95,11 +95,8 @@ class DiekaeModel(nn.Module):
         """
         prompter = self.need_prompter()
         rows = [self.anchor + prompter.input(t, format) for t in ([texts] if isinstance(texts, str) else texts)]
-        length = max(map(len, rows))
-        padding = prompter.tokenizer.pad_token_id or 0
-        ids = torch.tensor([[padding] * (length - len(row)) + list(row) for row in rows])
-        mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
-        return {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
+        ids, mask = pad_left(rows, prompter.tokenizer.pad_token_id, self.device)
+        return {"input_ids": ids, "attention_mask": mask}
 
     @torch.no_grad()
     def prepare(self, knowledge: str | Sequence[str], *, chunk_size: int | None = None) -> Memory:

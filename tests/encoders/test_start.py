@@ -10,7 +10,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from diekae.data.prompt import collate
 from diekae.encoders.bank import Bank
-from diekae.encoders.base import Sample
+from diekae.encoders.base import GroupedLinear, GroupedRMSNorm, Sample
 from diekae.encoders.start import AttentionWeights, mean_rotation, reduce_attention
 from diekae.inject.attention import attention_weights
 from diekae.training.config import TrainingConfig
@@ -126,3 +126,32 @@ def test_a_start_is_refused_with_other_sizes_and_other_attention() -> None:
         Bank("reader", {"start": "tail"}, [0], W, W)
     token = Bank("token", {}, [0], W, W)
     assert not token.encoder.starts_from_decoder
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name", "kept_less_one"),
+    [("llama", "input_layernorm", False), ("gemma2", "input_layernorm", True), ("opt", "self_attn_layer_norm", False)],
+)
+def test_the_gain_of_the_norm_before_attention_is_read_off_it(
+    architecture: str, name: str, kept_less_one: bool
+) -> None:
+    decoder = make_decoder(architecture)
+    norm = next(module for place, module in decoder.named_modules() if place.endswith(f"layers.1.{name}"))
+    with torch.no_grad():
+        norm.weight.copy_(torch.linspace(-1.0, 2.0, len(norm.weight)))
+    expected = norm.weight + 1 if kept_less_one else norm.weight
+    torch.testing.assert_close(attention_weights(decoder, (1,))[0].norm, expected.detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_norm_that_leaves_its_gain_to_the_maps_says_the_same() -> None:
+    draw = torch.Generator().manual_seed(0)
+    norm, linear = GroupedRMSNorm(3, W), GroupedLinear(3, W, 5)
+    with torch.no_grad():
+        norm.weight.normal_(1.0, 0.5, generator=draw)
+    x = torch.randn(2, 2, 4, W, generator=draw)
+    left, gain = norm.split(x, slice(1, 3))
+    assert gain is not None and left.grad_fn is None, "an x that needs no gradient costs none"
+    with torch.no_grad():
+        whole, nothing = norm.split(x, slice(1, 3))
+    assert nothing is None
+    torch.testing.assert_close(linear(left, slice(1, 3), gain), linear(whole, slice(1, 3)))

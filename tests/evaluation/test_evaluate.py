@@ -87,7 +87,7 @@ def test_an_oracle_recovers_all_and_is_grounded(monkeypatch: pytest.MonkeyPatch)
     decoder = make_decoder()
     prompts = likely_prompts(decoder)
 
-    def oracle(model: DiekaeModel, batch: Batch) -> Any:
+    def oracle(model: DiekaeModel, batch: Batch, memory: Any = None) -> Any:
         labels = batch["labels"]
         return score_logits(model, batch["full_ids"], labels, batch["offset"]), labels[labels != IGNORED]
 

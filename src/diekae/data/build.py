@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -67,22 +68,18 @@ def build_source(
     place.mkdir(parents=True, exist_ok=True)
     parts: dict[str, dict[str, Any]] = {}
     missing: list[MissingData] = []
+    read = functools.partial(iterate_source, name, folder=raw, limit=limit, seed=seed, options=settled)
     try:
         with tempfile.TemporaryDirectory(dir=place, prefix=".build-") as beside:
-            for number, split in enumerate(SPLITS):
-                bad, total = BadRecords(strict), expected[number] if expected else 0
+            for split, count in zip(SPLITS, expected or (None,) * len(SPLITS), strict=True):
+                bad = BadRecords(strict)
                 try:
-                    examples = iterate_source(
-                        name, folder=raw, split=split, limit=limit, seed=seed, options=settled, bad=bad
-                    )
-                    part = _write(Path(beside), split, _watched(examples, split, total, progress))
+                    examples = read(split=split, bad=bad)
+                    part = _write(Path(beside), split, _watched(examples, split, count or 0, progress))
                 except MissingData as error:
                     missing.append(error)
-                    reason = str(error).replace(f"{raw}{os.sep}", "")  # a path of one machine says nothing to a reader
-                    part = {"examples": 0, "leaking": 0, "missing": reason, "files": {}}
-                found = part["examples"] + part["leaking"]
-                part |= {"expected": total if expected else None, "agrees": found == total if expected else None}
-                parts[split] = part | {"bad_records": bad.count, "first_bad_record": bad.first}
+                    part = _missing(error, raw)
+                parts[split] = part | _agreement(part, count, bad)
             _check(name, raw, parts, missing)
             files = {file for part in parts.values() for file in part["files"]}
             for file in files:
@@ -102,6 +99,18 @@ def build_source(
         "seed": seed,
         "splits": parts,
     }
+
+
+def _missing(error: MissingData, raw: str | Path | None) -> dict[str, Any]:
+    """Describe a part whose files are not there; a path of one machine says nothing to a reader."""
+    return {"examples": 0, "leaking": 0, "missing": str(error).replace(f"{raw}{os.sep}", ""), "files": {}}
+
+
+def _agreement(part: Mapping[str, Any], expected: int | None, bad: BadRecords) -> dict[str, Any]:
+    """Compare a part with the full data set's count, if that is known, and say what was left out of it."""
+    found = part["examples"] + part["leaking"]
+    agrees = None if expected is None else found == expected
+    return {"expected": expected, "agrees": agrees, "bad_records": bad.count, "first_bad_record": bad.first}
 
 
 def _watched(examples: Iterator[Example], split: str, total: int, progress: Progress) -> Iterator[Example]:

@@ -206,6 +206,32 @@ def collate(prompts: Sequence[Prompt], *, scope: str, anchor: str, padding: int 
     )
 
 
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Return the batch on another device."""
+    return {name: tensor.to(device) for name, tensor in batch.items()}  # type: ignore[return-value, attr-defined]
+
+
+def run_of(batch: Batch, knowledge: bool) -> tuple[Tensor, Tensor]:
+    """Return one of a batch's two runs: ids [B, columns], and how far right of their labels the targets stand [B]."""
+    if knowledge:
+        return batch["full_ids"], batch["offset"]
+    return batch["input_ids"], torch.zeros_like(batch["offset"])
+
+
+def pad_left(rows: Sequence[Sequence[int]], padding: int | None, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return ids and attention mask [B, longest], int64, padded on the left for generation.
+
+    Args:
+        rows: Tokens of B prompts.
+        padding: A token id; 0 if None.
+        device: Where they are needed.
+    """
+    length = max(map(len, rows))
+    ids = torch.tensor([[padding or 0] * (length - len(row)) + list(row) for row in rows], device=device)
+    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=device)
+    return ids, mask
+
+
 def _pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     """Pad rows on the right to the longest."""
     width = max(len(row) for row in rows)

@@ -156,15 +156,9 @@ class GroupedLinear(nn.Module):
         Args:
             x: What is mapped.
             which: The n maps that are asked.
-            gain: Factors of x's elements, [N, in]. In training they are taken into the weights: an x that needs no
-                gradient then costs none, which is a good part of a step.
+            gain: Factors of x's elements that are taken into the weights, [N, in]; see :meth:`GroupedRMSNorm.split`.
         """
-        weight = self.weight[which]
-        if gain is not None:
-            if torch.is_grad_enabled():
-                weight = weight * gain[which, None]
-            else:
-                x = x * gain[which, None, None].to(x.dtype)
+        weight = self.weight[which] if gain is None else self.weight[which] * gain[which, None]
         weight = weight if torch.is_autocast_enabled(x.device.type) else weight.to(x.dtype)
         flat = x.flatten(1, -2)
         if x.shape[0] == 1 and weight.shape[0] > 1:
@@ -188,8 +182,16 @@ class GroupedRMSNorm(nn.Module):
         """Normalise x [n or 1, B, T, width] to [n, B, T, width]."""
         return (self.unit(x).float() * self.weight[which, None, None].float()).to(x.dtype)
 
+    def split(self, x: Tensor, which: slice = slice(None)) -> tuple[Tensor, Tensor | None]:
+        """Return what the maps behind this norm take: x normalised, and the gain that is left to them, or None.
+
+        In training the gain is left to their weights: an x that needs no gradient then costs none, which is a good part
+        of a step. Otherwise it is in x already, once for all maps.
+        """
+        return (self.unit(x), self.weight) if torch.is_grad_enabled() else (self(x, which), None)
+
     def unit(self, x: Tensor) -> Tensor:
-        """Normalise x without the gain, which the maps behind it may take."""
+        """Normalise x without the gain."""
         wide = x.float()
         return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype)
 

@@ -80,8 +80,8 @@ class Reader(Encoder):
 
     def prepare(self, knowledge: Tensor, mask: Tensor, past: MemoryBatch | None = None) -> MemoryBatch:
         """Project K's states [N, B, K, W] to keys and values; see :meth:`Encoder.prepare`."""
-        unit, gain = self.knowledge_norm.unit(knowledge.to(self.key.weight.dtype)), self.knowledge_norm.weight
-        tensors = {"keys": self.key(unit, gain=gain), "values": self.value(unit, gain=gain)}
+        normed, gain = self.knowledge_norm.split(knowledge.to(self.key.weight.dtype))
+        tensors = {"keys": self.key(normed, gain=gain), "values": self.value(normed, gain=gain)}
         position = mask.sum(1)
         if past is not None:
             tensors = {name: torch.cat([past.tensors[name], new], dim=2) for name, new in tensors.items()}
@@ -90,9 +90,9 @@ class Reader(Encoder):
 
     def forward(self, memory: MemoryBatch, x: Tensor, mask: Tensor, which: slice = slice(None)) -> Encoded:  # noqa: ARG002
         """Return the differences of the asked encoders at x [n, B, T, W]; see :meth:`Encoder.forward`."""
-        unit, gain = self.input_norm.unit(x.to(self.query.weight.dtype)), self.input_norm.weight
-        answer = self._attend(self.query(unit, which, gain), memory, which)
-        seen = torch.cat([answer, self.skip(unit, which, gain)], dim=-1)
+        normed, gain = self.input_norm.split(x.to(self.query.weight.dtype), which)
+        answer = self._attend(self.query(normed, which, gain), memory, which)
+        seen = torch.cat([answer, self.skip(normed, which, gain)], dim=-1)
         inner = self.mlp_norm(seen, which)
         thought = self.outer(F.silu(self.gate(inner, which)) * self.inner(inner, which), which)
         return Encoded(self.up(torch.cat([answer, thought], dim=-1), which), memory)

@@ -17,13 +17,13 @@ from torch.nn import functional as F
 
 from diekae.data.example import Example
 from diekae.data.prompt import IGNORED, Prompt, truncate_knowledge
-from diekae.evaluation.evaluate import lay_out
+from diekae.evaluation.evaluate import lay_out, target_logits
 from diekae.evaluation.metrics import Scores
 from diekae.fingerprint import window
 from diekae.inject.hooks import frozen
 from diekae.memory import Memory, batch_memories
 from diekae.model import DiekaeModel
-from diekae.training.objectives import DifferenceObjective, injected_logits, score_logits
+from diekae.training.objectives import DifferenceObjective
 
 Progress = Callable[[str, int, int], None]
 DOCUMENTS = (1, 2, 8, 32)
@@ -167,13 +167,8 @@ class _Bench:
     def _logits(self, how: str, prompts: Sequence[Prompt], memories: Sequence[Memory]) -> tuple[Tensor, Tensor]:
         """Return logits [labels, vocabulary] and labels [labels] of one batch."""
         batch = lay_out(self.model, prompts)
-        if how == "ours":
-            return injected_logits(self.model, batch, batch_memories(memories))
-        with_knowledge = how == "prompted"
-        ids = batch["full_ids" if with_knowledge else "input_ids"]
-        offset = batch["offset"] if with_knowledge else torch.zeros_like(batch["offset"])
-        logits = score_logits(self.model, ids, batch["labels"], offset)
-        return logits, batch["labels"][batch["labels"] != IGNORED]
+        memory = batch_memories(memories) if how == "ours" else None
+        return target_logits(self.model, batch, how, memory), batch["labels"][batch["labels"] != IGNORED]
 
     def point(self, chosen: dict[int, list[int]], apart: bool) -> dict[str, Any]:
         """Measure examples that know other documents beside their own.

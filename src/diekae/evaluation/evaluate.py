@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional as F
 from transformers import DynamicCache
 
-from diekae.data.prompt import IGNORED, Batch, Prompt, collate, truncate_knowledge
+from diekae.data.prompt import IGNORED, Batch, Prompt, collate, run_of, to_device, truncate_knowledge
+from diekae.encoders import MemoryBatch
 from diekae.evaluation.metrics import Scores, other_knowledge, perplexity
 from diekae.fingerprint import window
 from diekae.inject.hooks import frozen
@@ -89,7 +90,7 @@ def evaluate(
         if swapped is not None:
             found["prompted_other"] = nll(model, swapped, "prompted", scope, batch_size, progress)
             found["ours_other"] = nll(model, swapped, "ours", scope, batch_size, progress)
-        seconds = time_all(model, prompts[:TIMED_EXAMPLES], scope) if time_passes else None
+        seconds = time_all(model, prompts, scope) if time_passes else None
     scores = Scores(**{name: value.mean for name, value in found.items()})
     return {
         "n": len(prompts),
@@ -127,7 +128,7 @@ def nll(
     for start in range(0, len(order), batch_size):
         batch = lay_out(model, order[start : start + batch_size], scope)
         labels = batch["labels"][batch["labels"] != IGNORED]
-        logits = _logits(model, batch, how)
+        logits = target_logits(model, batch, how)
         total += float(F.cross_entropy(logits.float(), labels, reduction="sum"))
         tokens += len(labels)
         progress(how, min(len(order), start + batch_size), len(order))
@@ -136,17 +137,22 @@ def nll(
 
 def lay_out(model: DiekaeModel, prompts: Sequence[Prompt], scope: str | None = None) -> Batch:
     """Lay a batch out as the bank was trained, on the model's device."""
-    batch = collate(prompts, scope=scope or model.config.scope, anchor=model.config.anchor)
-    return {name: tensor.to(model.device) for name, tensor in batch.items()}  # type: ignore[return-value, attr-defined]
+    return to_device(collate(prompts, scope=scope or model.config.scope, anchor=model.config.anchor), model.device)
 
 
-def _logits(model: DiekaeModel, batch: Batch, how: str) -> torch.Tensor:
-    """Return the logits at the target's places."""
+def target_logits(model: DiekaeModel, batch: Batch, how: str, memory: MemoryBatch | None = None) -> torch.Tensor:
+    """Return the logits that predict the targets of a batch, [labels, vocabulary].
+
+    Args:
+        model: Decoder and bank.
+        batch: From :func:`lay_out`.
+        how: ``bare``, ``prompted`` or ``ours``.
+        memory: What ours knows; the batch's own knowledge, prepared now, if None.
+    """
     if how == "ours":
-        return injected_logits(model, batch)[0]
-    if how == "bare":
-        return score_logits(model, batch["input_ids"], batch["labels"], torch.zeros_like(batch["offset"]))
-    return score_logits(model, batch["full_ids"], batch["labels"], batch["offset"])
+        return injected_logits(model, batch, memory)[0]
+    ids, offset = run_of(batch, how == "prompted")
+    return score_logits(model, ids, batch["labels"], offset)
 
 
 def time_all(model: DiekaeModel, prompts: Sequence[Prompt], scope: str | None) -> dict[str, float]:
@@ -155,27 +161,38 @@ def time_all(model: DiekaeModel, prompts: Sequence[Prompt], scope: str | None) -
     ``prompted`` reads K and x; ``prompted_cached`` reads x behind K's cached keys and values; ``prepare`` reads K
     once; ``ours`` reads x with K prepared.
     """
+
+    def passes(prompt: Prompt) -> dict[str, Callable[[], object]]:
+        batch = lay_out(model, [prompt], scope)
+        memory = batch_memory(model, batch)
+        prefix = int(batch["knowledge_start"][0]) + len(prompt.knowledge)
+        cache = DynamicCache(config=model.decoder.config)
+        model.decoder(input_ids=batch["full_ids"][:, :prefix], past_key_values=cache, use_cache=True)
+        rest = batch["full_ids"][:, prefix:]
+        return {
+            "bare": lambda: target_logits(model, batch, "bare"),
+            "prompted": lambda: target_logits(model, batch, "prompted"),
+            "prompted_cached": lambda: model.decoder(input_ids=rest, past_key_values=cache, use_cache=True),
+            "prepare": lambda: batch_memory(model, batch),
+            "ours": lambda: target_logits(model, batch, "ours", memory),
+        }
+
+    return time_in_turn(prompts, passes)
+
+
+def time_in_turn(
+    prompts: Sequence[Prompt], passes: Callable[[Prompt], Mapping[str, Callable[[], object]]]
+) -> dict[str, float]:
+    """Return median seconds of several passes over single examples, one after the other, so that noise meets all alike.
+
+    Args:
+        prompts: Examples; a few are enough.
+        passes: Names what is run for an example; called anew each round, and not timed.
+    """
     taken: dict[str, list[float]] = {}
     for number in range(TIMED_ROUNDS + 1):
-        for prompt in prompts:
-            batch = lay_out(model, [prompt], scope)
-            memory = batch_memory(model, batch)
-            prefix = int(batch["knowledge_start"][0]) + len(prompt.knowledge)
-            cache = DynamicCache(config=model.decoder.config)
-            model.decoder(input_ids=batch["full_ids"][:, :prefix], past_key_values=cache, use_cache=True)
-            rest = batch["full_ids"][:, prefix:]
-
-            def cached(cache: DynamicCache = cache, rest: torch.Tensor = rest) -> object:
-                return model.decoder(input_ids=rest, past_key_values=cache, use_cache=True)
-
-            passes: dict[str, Callable[[], object]] = {
-                "bare": lambda b=batch: _logits(model, b, "bare"),  # type: ignore[misc]
-                "prompted": lambda b=batch: _logits(model, b, "prompted"),  # type: ignore[misc]
-                "prompted_cached": cached,
-                "prepare": lambda b=batch: batch_memory(model, b),  # type: ignore[misc]
-                "ours": lambda b=batch, m=memory: injected_logits(model, b, m),  # type: ignore[misc]
-            }
-            for name, run in passes.items():
+        for prompt in prompts[:TIMED_EXAMPLES]:
+            for name, run in passes(prompt).items():
                 _synchronize()
                 start = time.perf_counter()
                 run()

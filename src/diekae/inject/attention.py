@@ -46,14 +46,19 @@ def _weights(decoder: PreTrainedModel, layer: int, block: nn.Module) -> Attentio
     )
 
 
+@torch.no_grad()
 def _norm(block: nn.Module, attention: nn.Module, width: int) -> Tensor:
-    """Return the gain of the first norm of the block, which stands before its attention; ones if it has none."""
+    """Return the gain of the first norm of the block, which stands before its attention; ones if it has none.
+
+    It is read off what the norm does, for some keep gain − 1: signs that alternate have mean 0 and root mean square 1.
+    """
     for module in block.children():
         weight = getattr(module, "weight", None)
         if module is not attention and weight is not None and weight.shape == (width,):
-            # Gemma keeps gain − 1.
-            gain: Tensor = weight.detach().float()
-            return gain + 1 if "Gemma" in type(module).__name__ else gain
+            signs = torch.ones_like(weight)
+            signs[1::2] = -1
+            gain: Tensor = (module(signs) - module(-signs)) / 2 * signs
+            return gain.float()
     return torch.ones(width)
 
 

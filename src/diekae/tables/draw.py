@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
 
-from diekae.files import write_atomically
+from diekae.evaluation.plots import save_figure
 from diekae.tables.sheet import Panel
 
 LEGEND = 12
@@ -38,11 +37,7 @@ def draw(panels: Sequence[Panel], place: Path) -> list[Path]:
         if panel.logarithmic:
             axis.set_yscale("log")
         axis.legend(frameon=False, fontsize=7, ncols=1 if len(panel.curves) <= LEGEND else 2)
-    paths = []
-    with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "diekae"}):
-        for kind in ("png", "svg"):
-            content = io.BytesIO()
-            figure.savefig(content, format=kind, dpi=150)
-            paths.append(place.with_suffix(f".{kind}"))
-            write_atomically(paths[-1], content.getvalue())
+    paths = [place.with_suffix(f".{kind}") for kind in ("png", "svg")]
+    for path in paths:
+        save_figure(figure, path)
     return paths

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from diekae.config import DiekaeConfig, resolve_layers
-from diekae.data.prompt import Prompt, collate
+from diekae.data.prompt import Prompt, collate, to_device
 from diekae.differences import collect
 from diekae.evaluation.methods import fit
 from diekae.inject.hookpoints import find_blocks, find_hookpoints
@@ -50,8 +50,7 @@ def mean_squares(lab: Lab, prompts: Sequence[Prompt], config: DiekaeConfig) -> d
     with frozen(lab.decoder):
         for start in range(0, len(prompts), lab.plan.batch_size):
             rows = prompts[start : start + lab.plan.batch_size]
-            batch = collate(rows, scope=config.scope, anchor=config.anchor)
-            batch = {name: tensor.to(lab.decoder.device) for name, tensor in batch.items()}  # type: ignore[assignment, attr-defined]
+            batch = to_device(collate(rows, scope=config.scope, anchor=config.anchor), lab.decoder.device)
             found = collect(lab.decoder, points, batch, kind=config.difference)
             kept = found.targets.float()[:, found.receives]
             total += kept.square().mean(-1).sum(1).double().cpu()

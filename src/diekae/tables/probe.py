@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 import torch
 
 from diekae.config import DiekaeConfig
-from diekae.data.prompt import Batch, Prompt, collate
+from diekae.data.prompt import Batch, Prompt
+from diekae.evaluation.evaluate import lay_out
 from diekae.evaluation.memory import peak_memory
 from diekae.model import DiekaeModel
 from diekae.models import load_decoder
@@ -106,8 +107,7 @@ def _batch(model: DiekaeModel, tokens: int) -> Batch:
     anchor = model.anchor
     known = tokens - INPUT_TOKENS - len(anchor)
     prompt = Prompt(anchor, (5,) * known, (6,) * INPUT_TOKENS, ())
-    batch = collate([prompt], scope=model.config.scope, anchor=model.config.anchor)
-    return {name: tensor.to(model.device) for name, tensor in batch.items()}  # type: ignore[return-value, attr-defined]
+    return lay_out(model, [prompt])
 
 
 if __name__ == "__main__":

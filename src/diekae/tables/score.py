@@ -5,16 +5,14 @@ Everything is kept example by example, so that tables compute any figure, and it
 
 from __future__ import annotations
 
-import statistics
-import time
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 
 from diekae.data.prompt import Prompt
 from diekae.evaluation import answers
-from diekae.evaluation.evaluate import swap_knowledge, time_all
+from diekae.evaluation.evaluate import swap_knowledge, time_all, time_in_turn
 from diekae.evaluation.methods import Fitted
 from diekae.evaluation.methods.ours import Injected
 from diekae.evaluation.scoring import harm, nll
@@ -25,7 +23,6 @@ Columns = dict[str, list[float]]
 """Numbers of each example, by name."""
 ANSWER_TOKENS = 24
 """Longest answer that is generated."""
-TIMED_EXAMPLES, TIMED_ROUNDS = 8, 3
 
 
 def score_texts(
@@ -75,31 +72,13 @@ def time_passes(fitted: Fitted, bare: Fitted, prompted: Fitted, prompts: Sequenc
 
     ``method`` reads x with K prepared where the method prepares it, and ``prepare`` is what that takes, once a K.
     """
-    prompts = prompts[:TIMED_EXAMPLES]
     if isinstance(fitted, Injected):
         with torch.no_grad():
             found = time_all(fitted.model, prompts, None)
-        return {
-            "bare": found["bare"],
-            "prompted": found["prompted"],
-            "method": found["ours"],
-            "prepare": found["prepare"],
-        }
-    taken: dict[str, list[float]] = {}
-    for number in range(TIMED_ROUNDS + 1):
-        for prompt in prompts:
-            for name, method in (("bare", bare), ("prompted", prompted), ("method", fitted)):
-                seconds = _seconds(lambda method=method, prompt=prompt: method.target_logits([prompt]))  # type: ignore[misc]
-                if number:  # the first round warms up
-                    taken.setdefault(name, []).append(seconds)
-    return {name: statistics.median(values) for name, values in taken.items()}
-
-
-def _seconds(call: Callable[[], Any]) -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    call()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+        names = {"bare": "bare", "prompted": "prompted", "method": "ours", "prepare": "prepare"}
+        return {name: found[way] for name, way in names.items()}
+    methods = {"bare": bare, "prompted": prompted, "method": fitted}
+    return time_in_turn(
+        prompts,
+        lambda prompt: {name: functools.partial(method.target_logits, [prompt]) for name, method in methods.items()},
+    )

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from diekae.config import DiekaeConfig
-from diekae.data.prompt import IGNORED, Batch
+from diekae.data.prompt import IGNORED, Batch, run_of
 from diekae.differences import Differences, Student, collect, knowledge_columns, knowledge_states
 from diekae.encoders import MemoryBatch
 from diekae.inject.injection import Injection
@@ -130,7 +130,8 @@ class DistillObjective(CrossEntropyObjective):
         laid_out = Batch(**batch)  # type: ignore[typeddict-item]
         logits, labels = injected_logits(self.model, laid_out)
         with torch.no_grad():
-            teacher = score_logits(self.model, laid_out["full_ids"], laid_out["labels"], laid_out["offset"])
+            ids, offset = run_of(laid_out, knowledge=True)
+            teacher = score_logits(self.model, ids, laid_out["labels"], offset)
         divergence = F.kl_div(
             logits.float().log_softmax(-1), teacher.float().log_softmax(-1), log_target=True, reduction="sum"
         )
@@ -155,7 +156,8 @@ def injected_logits(model: DiekaeModel, batch: Batch, memory: MemoryBatch | None
         Logits at the places that predict the target [labels, vocabulary], and the labels [labels].
     """
     with batch_injection(model, batch, memory).active():
-        logits = score_logits(model, batch["input_ids"], batch["labels"], torch.zeros_like(batch["offset"]))
+        ids, offset = run_of(batch, knowledge=False)
+        logits = score_logits(model, ids, batch["labels"], offset)
     return logits, batch["labels"][batch["labels"] != IGNORED]
 
 

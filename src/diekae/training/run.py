@@ -14,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, set_seed
 from transformers.integrations.integration_utils import TensorBoardCallback
 
-from diekae.data.prompt import Prompt, truncate_knowledge
+from diekae.data.prompt import Prompt, to_device, truncate_knowledge
 from diekae.encoders.base import Sample
 from diekae.fingerprint import fingerprint, window
 from diekae.inject.attention import attention_weights
@@ -142,7 +142,7 @@ def _calibrate(objective: Objective, dataset: PromptDataset, config: TrainingCon
     if not model.config.normalize or not isinstance(objective, DifferenceObjective) or model.bank.calibrated:
         return  # a bank that was trained before means what it says in the units it was trained in
     prompts = dataset.prompts[: config.calibration]
-    batch = _to(dataset.collate(prompts), model.device)
+    batch = to_device(dataset.collate(prompts), model.device)
     teacher = dataclasses.replace(model.config, rollout="teacher")
     found = DifferenceObjective(model).collect(batch, teacher)
     bank = model.bank
@@ -171,7 +171,7 @@ def _cached(
         return collect_to_disk(
             Path(config.cache),
             dataset,
-            lambda batch: objective.collect(_to(batch, model.device)),
+            lambda batch: objective.collect(to_device(batch, model.device)),
             key=key,
             limit_gb=config.cache_limit_gb,
             progress=lambda done, total: progress(name, done, total),
@@ -181,7 +181,3 @@ def _cached(
 def processes() -> PartialState:
     """Return the processes that share this run; without a GPU they must be told so, or each believes itself alone."""
     return PartialState(cpu=not torch.cuda.is_available())
-
-
-def _to(batch: Any, device: torch.device) -> Any:
-    return {name: tensor.to(device) for name, tensor in batch.items()}

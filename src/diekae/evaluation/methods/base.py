@@ -26,7 +26,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from diekae.config import DiekaeConfig
-from diekae.data.prompt import IGNORED, Batch, Prompt, collate, truncate_knowledge
+from diekae.data.prompt import IGNORED, Batch, Prompt, collate, to_device, truncate_knowledge
 from diekae.fingerprint import window
 from diekae.inject.hooks import frozen
 from diekae.training.config import TrainingConfig
@@ -200,8 +200,7 @@ class Fitted(ABC):
         return list(prompts) if self.knowledge else without_knowledge(prompts)
 
     def _lay_out(self, prompts: Sequence[Prompt]) -> Batch:
-        batch = collate(prompts, scope="all", anchor=self.anchor)
-        return {name: tensor.to(self.decoder.device) for name, tensor in batch.items()}  # type: ignore[return-value, attr-defined]
+        return to_device(collate(prompts, scope="all", anchor=self.anchor), self.decoder.device)
 
 
 def without_knowledge(prompts: Sequence[Prompt]) -> list[Prompt]:

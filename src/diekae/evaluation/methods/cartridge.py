@@ -24,9 +24,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import Cache, DynamicCache, PreTrainedModel
 
-from diekae.data.prompt import Prompt
+from diekae.data.prompt import Prompt, pad_left
 from diekae.evaluation.methods.base import Cost, Fitted, Progress, Task, register
-from diekae.evaluation.methods.decoders import Prefixed, need_peft, pad_left, twin, until_end
+from diekae.evaluation.methods.decoders import Prefixed, need_peft, twin, until_end
 from diekae.fingerprint import window
 from diekae.inject.hookpoints import stack_of
 
@@ -135,7 +135,7 @@ class Cartridges(Prefixed):
             ValueError: K leaves no room for that in the decoder's window.
         """
         asked = [self.instructions[number % len(self.instructions)] for number in range(self.options.samples)]
-        ids, mask = pad_left([key + ask for ask in asked], self.tokenizer, self.decoder.device)
+        ids, mask = pad_left([key + ask for ask in asked], self.tokenizer.pad_token_id, self.decoder.device)
         room = window(self.decoder) - ids.shape[1]
         if room < 1:
             raise ValueError(

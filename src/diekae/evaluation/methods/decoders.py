@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
-from diekae.data.prompt import IGNORED, Batch, Prompt
+from diekae.data.prompt import IGNORED, Batch, Prompt, pad_left, run_of
 from diekae.evaluation.methods.base import Fitted
 from diekae.inject.hookpoints import stack_of
 from diekae.training.objectives import logits_at
@@ -28,14 +28,12 @@ class Plain(Fitted):
 
     def read(self, prompts: Sequence[Prompt], batch: Batch, states: bool) -> Tensor:  # noqa: ARG002
         """See :meth:`Fitted.read`."""
-        if not self.knowledge:
-            nothing = torch.zeros_like(batch["offset"])
-            return at_labels(self.decoder, batch["input_ids"], batch["labels"], nothing, states)
-        return at_labels(self.decoder, batch["full_ids"], batch["labels"], batch["offset"], states)
+        ids, offset = run_of(batch, self.knowledge)
+        return at_labels(self.decoder, ids, batch["labels"], offset, states)
 
     def extend(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[list[int]]:
         """See :meth:`Fitted.extend`."""
-        ids, mask = pad_left([self._ids(prompt) for prompt in prompts], self.tokenizer, self.decoder.device)
+        ids, mask = pad_left([self._ids(p) for p in prompts], self.tokenizer.pad_token_id, self.decoder.device)
         return greedy(self.decoder, ids, mask, max_new_tokens, self.tokenizer)
 
     def _ids(self, prompt: Prompt) -> tuple[int, ...]:
@@ -100,16 +98,6 @@ def at_labels(
     rows, columns = (labels != IGNORED).nonzero(as_tuple=True)
     hidden: Tensor = stack_of(decoder)(input_ids=ids, **{"use_cache": False, **options}).last_hidden_state
     return hidden[rows, columns + offset[rows] - 1]
-
-
-def pad_left(
-    rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Return ids and mask [B, longest], padded on the left for generation."""
-    length, padding = max(map(len, rows)), tokenizer.pad_token_id or 0
-    ids = torch.tensor([[padding] * (length - len(row)) + list(row) for row in rows], device=device)
-    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=device)
-    return ids, mask
 
 
 def greedy(

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diekae.data.prompt import Batch, Prompt, collate
+from diekae.data.prompt import Batch, Prompt, collate, pad_left, run_of, to_device
 from diekae.evaluation.methods.base import Cost, Fitted, Task, register
-from diekae.evaluation.methods.decoders import at_labels, greedy, pad_left
+from diekae.evaluation.methods.decoders import at_labels, greedy
 from diekae.evaluation.methods.tuning import Watch
 from diekae.inject.injection import Injection
 from diekae.model import DiekaeModel
@@ -31,13 +31,14 @@ class Injected(Fitted):
     def read(self, prompts: Sequence[Prompt], batch: Batch, states: bool) -> Tensor:
         """See :meth:`Fitted.read`."""
         batch = self._scoped(prompts)
+        ids, offset = run_of(batch, knowledge=False)
         with batch_injection(self.model, batch).active():
-            nothing = torch.zeros_like(batch["offset"])
-            return at_labels(self.decoder, batch["input_ids"], batch["labels"], nothing, states)
+            return at_labels(self.decoder, ids, batch["labels"], offset, states)
 
     def extend(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[list[int]]:
         """See :meth:`Fitted.extend`."""
-        ids, mask = pad_left([prompt.anchor + prompt.input for prompt in prompts], self.tokenizer, self.decoder.device)
+        rows = [prompt.anchor + prompt.input for prompt in prompts]
+        ids, mask = pad_left(rows, self.tokenizer.pad_token_id, self.decoder.device)
         valid = mask.bool()
         place = valid.long().cumsum(1) - 1
         anchors = torch.tensor([[len(prompt.anchor)] for prompt in prompts], device=ids.device)
@@ -50,8 +51,7 @@ class Injected(Fitted):
 
     def _scoped(self, prompts: Sequence[Prompt]) -> Batch:
         """Lay prompts out as the bank was trained."""
-        batch = collate(prompts, scope=self.model.config.scope, anchor=self.anchor)
-        return {name: tensor.to(self.decoder.device) for name, tensor in batch.items()}  # type: ignore[return-value, attr-defined]
+        return to_device(collate(prompts, scope=self.model.config.scope, anchor=self.anchor), self.decoder.device)
 
 
 @register("ours")

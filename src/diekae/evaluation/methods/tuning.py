@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel, TrainerCallback, set_seed
 
-from diekae.data.prompt import IGNORED, Batch
+from diekae.data.prompt import IGNORED, Batch, run_of
 from diekae.evaluation.methods.base import Cost, Task
 from diekae.files import write_atomically
 from diekae.training.config import TrainingConfig
@@ -63,9 +63,8 @@ class Tuned(nn.Module):
     def forward(self, **batch: Any) -> Sums:
         """Return the summed NLL of the targets."""
         laid_out = Batch(**batch)  # type: ignore[typeddict-item]
-        labels, offset, ids = laid_out["labels"], laid_out["offset"], laid_out["full_ids"]
-        if not self.knowledge:
-            ids, offset = laid_out["input_ids"], torch.zeros_like(offset)
+        labels = laid_out["labels"]
+        ids, offset = run_of(laid_out, self.knowledge)
         logits = logits_at(self._outside["decoder"], ids, labels, offset)
         wanted = labels[labels != IGNORED]
         loss = F.cross_entropy(logits.float(), wanted, reduction="sum")
