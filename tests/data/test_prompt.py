@@ -126,7 +126,7 @@ def test_the_space_before_the_answer_is_the_answers() -> None:
     assert seen == ["<s>", "imagine that {K}\n", "x", " y"]
     seen.clear()
     prompter.prompt(Example(("K",), "x", "y"), "qa")
-    assert seen[-2:] == ["Question: x\nAnswer:", " y"]
+    assert seen[-2:] == ["Question: x\nAnswer:", " y\n"], "an answer ends with its line"
 
 
 def test_the_chat_template_is_split_around_the_turns() -> None:

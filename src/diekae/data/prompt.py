@@ -50,7 +50,7 @@ def wrapping(name: str, tokenizer: PreTrainedTokenizerBase) -> Wrapping:
     if name == "plain":
         return Wrapping(bos, "", " ", "")
     if name == "qa":
-        return Wrapping(bos, "Question: ", "\nAnswer: ", "")
+        return Wrapping(bos, "Question: ", "\nAnswer: ", "\n")
     if name != "chat":
         raise ValueError(f"format={name!r} is not known; choose one of {', '.join(FORMATS)}.")
     if not tokenizer.chat_template:
