@@ -6,9 +6,11 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -40,15 +42,31 @@ class SavedBank:
     """Fingerprint of the decoder."""
 
 
+def shipped_banks() -> dict[str, Path]:
+    """Return the folders of the banks that come with the package, by name; each has a README with its figures."""
+    place = Path(str(files("diekae"))) / "banks"
+    return {path.parent.name: path.parent for path in sorted(place.glob(f"*/{CONFIG_NAME}"))}
+
+
 def save_bank(
-    folder: Path, bank: Bank, config: DiekaeConfig, decoder: PreTrainedModel, anchor: tuple[int, ...]
+    folder: Path,
+    bank: Bank,
+    config: DiekaeConfig,
+    decoder: PreTrainedModel,
+    anchor: tuple[int, ...],
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write a bank's folder; a bank that was there before stays whole until the new one is.
+
+    With ``dtype`` the weights are kept in that floating-point type; bf16 halves the file.
 
     The weights' file carries its digest in its name, so that the renaming of ``config.json``, which names it, is the
     one moment in which the new bank takes the old one's place.
     """
-    weights = save(bank.state_by_layer(), {"format": "pt"})
+    tensors = bank.state_by_layer()
+    if dtype is not None:
+        tensors = {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
+    weights = save(tensors, {"format": "pt"})
     digest = hashlib.sha256(weights).hexdigest()
     name = f"bank-{digest[:12]}.safetensors"
     description: dict[str, Any] = {
@@ -74,15 +92,21 @@ def save_bank(
 
 
 def load_bank(folder: Path) -> SavedBank:
-    """Read a bank's folder.
+    """Read a bank's folder; the name of a shipped bank stands for its folder, where there is no other of that name.
 
     Raises:
         FileNotFoundError: The folder holds no bank.
         ValueError: It is damaged, or of a format this version does not know.
     """
+    shipped = shipped_banks()
+    if not folder.exists():
+        folder = shipped.get(str(folder), folder)
     path = folder / CONFIG_NAME
     if not path.is_file():
-        raise FileNotFoundError(f"{str(folder)!r} is not a bank: {CONFIG_NAME} is missing; give what was saved.")
+        raise FileNotFoundError(
+            f"{str(folder)!r} is not a bank: {CONFIG_NAME} is missing; give what was saved, or the name of a shipped "
+            f"bank ({', '.join(shipped)})."
+        )
     try:
         description = json.loads(path.read_text())
         if description["format"] > FORMAT:

@@ -304,9 +304,9 @@ class DiekaeModel(nn.Module):
                 "shorten it, or give part of it as knowledge."
             )
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Save the bank alone: ``config.json`` and the weights as safetensors."""
-        save_bank(Path(folder), self.bank, self.config, self.decoder, self.anchor)
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Save the bank alone: ``config.json`` and the weights as safetensors, in ``dtype`` or as they are."""
+        save_bank(Path(folder), self.bank, self.config, self.decoder, self.anchor, dtype)
 
     @classmethod
     def from_pretrained(
@@ -320,7 +320,7 @@ class DiekaeModel(nn.Module):
         """Load a bank and put it beside its decoder.
 
         Args:
-            folder: What :meth:`save_pretrained` wrote.
+            folder: What :meth:`save_pretrained` wrote, or the name of a shipped bank (``smollm2``).
             decoder: The decoder the bank was made for; loaded by its name if None.
             tokenizer: The decoder's.
             check: Refuse a decoder whose fingerprint is not the one the bank was made for.

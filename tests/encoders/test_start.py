@@ -13,7 +13,7 @@ from diekae.inject.attention import attention_weights
 from diekae.training.config import TrainingConfig
 from diekae.training.dataset import PromptDataset
 from diekae.training.objectives import DifferenceObjective
-from diekae.training.run import _calibrate
+from diekae.training.run import calibrate
 
 HEADS, GROUPS, SIZE, W = 4, 2, 8, 24
 
@@ -59,7 +59,7 @@ def test_a_start_explains_more_than_the_centre_and_is_no_identity(architecture: 
     decoder = make_decoder(architecture)
     model = make_model("attention", decoder=decoder, encoder_options={}, effect=0.0)
     objective, prompts = DifferenceObjective(model), make_prompts(12)
-    _calibrate(objective, PromptDataset(prompts, scope="all", anchor="shared"), TrainingConfig())
+    calibrate(model, PromptDataset(prompts, scope="all", anchor="shared"), TrainingConfig())
     sums = objective(**collate(prompts, scope="all", anchor="shared"))
     assert bool((sums.errors < sums.spread).all())
 

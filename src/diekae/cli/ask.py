@@ -9,15 +9,15 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from diekae.cli.console import check_choice, console
+from diekae.cli.console import SHIPPED, BankOption, check_choice, console
 from diekae.memory import Knowledge
 from diekae.model import DiekaeModel
 
 
 def command(
     question: Annotated[str, typer.Argument(help="What to ask.")],
-    bank: Annotated[Path, typer.Option(help="A bank's folder.")],
     knowledge: Annotated[list[Path], typer.Option(help="A text file; may be repeated.")],
+    bank: BankOption = SHIPPED,
     format: Annotated[str | None, typer.Option(help="plain, qa or chat; the bank's own by default.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 24,
 ) -> None:

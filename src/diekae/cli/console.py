@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -25,6 +26,9 @@ from diekae.evaluation.evaluate import PASSES
 from diekae.training.run import processes
 
 console = Console(stderr=False)
+SHIPPED = Path("smollm2")
+"""The bank that verbs use unless told."""
+BankOption = Annotated[Path, typer.Option(help="A bank's folder, or the name of one that came with the package.")]
 
 
 def check_choice(option: str, value: str | None) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from diekae.cli.console import check_choice, console, progress_bars, share
+from diekae.cli.console import SHIPPED, BankOption, check_choice, console, progress_bars, share
 from diekae.data import read_examples
 from diekae.evaluation.curves import DOCUMENTS, LENGTHS, measure_curves
 from diekae.evaluation.plots import check_kind, draw_curves, save_figure
@@ -18,8 +18,8 @@ from diekae.provenance import write_json
 
 
 def command(
-    bank: Annotated[Path, typer.Option(help="A bank's folder.")],
     data: Annotated[Path, typer.Option(help="Held-out examples with knowledge (JSONL).")],
+    bank: BankOption = SHIPPED,
     limit: Annotated[int, typer.Option(min=1, help="Use only the first examples.")] = 48,
     format: Annotated[str | None, typer.Option(help="plain, qa or chat; the bank's own by default.")] = None,
     documents: Annotated[list[int], typer.Option(help="Documents known at once; may be repeated.")] = list(DOCUMENTS),  # noqa: B006

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from diekae.cli.console import check_choice, console, figures, progress_bars, times
+from diekae.cli.console import SHIPPED, BankOption, check_choice, console, figures, progress_bars, times
 from diekae.data import read_examples
 from diekae.evaluation import evaluate
 from diekae.model import DiekaeModel
@@ -15,8 +15,8 @@ from diekae.provenance import write_json
 
 
 def command(
-    bank: Annotated[Path, typer.Option(help="A bank's folder.")],
     data: Annotated[list[Path], typer.Option(help="Examples (JSONL); may be repeated.")],
+    bank: BankOption = SHIPPED,
     scope: Annotated[str | None, typer.Option(help="prompt or all; the bank's own by default.")] = None,
     format: Annotated[str | None, typer.Option(help="plain, qa or chat; the bank's own by default.")] = None,
     limit: Annotated[int | None, typer.Option(help="Use only the first examples of each file.")] = None,

@@ -71,8 +71,8 @@ def train(
     with frozen(model.decoder):
         learn, check = (_dataset(model, part, config) for part in (training, validation))
         checkpoint = last_whole_checkpoint(folder) if resume else None
-        if checkpoint is None:
-            _calibrate(objective, learn, config)
+        if checkpoint is None and isinstance(objective, DifferenceObjective):
+            calibrate(model, learn, config)
         data: list[PromptDataset | CachedDataset] = [learn, check]
         if config.cache:
             names = ("collecting training differences", "collecting validation differences")
@@ -136,10 +136,9 @@ def build_trainer(
 
 
 @torch.no_grad()
-def _calibrate(objective: Objective, dataset: PromptDataset, config: TrainingConfig) -> None:
+def calibrate(model: DiekaeModel, dataset: PromptDataset, config: TrainingConfig) -> None:
     """Measure centre and scale of the differences on the first examples, and make the start, alike in every process."""
-    model = objective.model
-    if not model.config.normalize or not isinstance(objective, DifferenceObjective) or model.bank.calibrated:
+    if not model.config.normalize or model.bank.calibrated:
         return  # a bank that was trained before means what it says in the units it was trained in
     prompts = dataset.prompts[: config.calibration]
     batch = to_device(dataset.collate(prompts), model.device)
