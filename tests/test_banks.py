@@ -1,0 +1,41 @@
+"""The banks that come with the package."""
+
+from pathlib import Path
+
+import pytest
+
+from diekae import DiekaeModel
+from diekae.checkpoint import load_bank, shipped_banks
+from diekae.cli.ask import answer
+
+DOCUMENT = "The Ondrel Bridge crosses the river Sava at Marnholm. It opened in 1907. The bridge is 212 metres long and made of black oak."
+ANSWERS = {
+    "When did the Ondrel Bridge open?": "1907",
+    "What is the Ondrel Bridge made of?": "black oak",
+}
+
+
+@pytest.mark.parametrize("name", list(shipped_banks()))
+def test_a_shipped_bank_is_small_whole_and_described(name: str) -> None:
+    saved, folder = load_bank(Path(name)), shipped_banks()[name]
+    assert saved.tensors and saved.decoder_name == name
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 20e6
+    assert (folder / "README.md").is_file(), "a bank needs a card: data, figures, limits"
+
+
+def test_a_folder_goes_before_a_shipped_bank_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "smollm2").mkdir()
+    with pytest.raises(FileNotFoundError, match="config.json is missing"):
+        load_bank(Path("smollm2"))
+    with pytest.raises(FileNotFoundError, match=r"'smolm2' is not a bank.*shipped bank \(smollm2\)"):
+        load_bank(Path("smolm2"))
+
+
+@pytest.mark.real
+def test_the_bank_for_smollm2_answers_from_a_document_that_is_not_in_the_prompt(smollm2) -> None:
+    model = DiekaeModel.from_pretrained("smollm2", *smollm2)
+    memory = model.prepare(DOCUMENT)
+    for question, wanted in ANSWERS.items():
+        assert wanted in answer(model, question, memory)
+        assert wanted not in answer(model, question, None)
