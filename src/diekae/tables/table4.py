@@ -14,9 +14,9 @@ from diekae.tables.sheet import Report, Sheet
 
 TITLE = "Table 4: peak memory over context length"
 SHORTEST = 128
-"""Tokens of the shortest context; the others are doubled up to the window."""
+"""Tokens of the shortest context; the others are doubled up to the longest."""
 LEAST = 32
-"""Tokens of the only context of a decoder whose window is shorter than :data:`SHORTEST`."""
+"""Tokens of the only context of a decoder whose window, or plan, is shorter than :data:`SHORTEST`."""
 ROWS = {
     "D(x)": ("bare", "reader"),
     "D(K,x)": ("prompted", "reader"),
@@ -39,31 +39,35 @@ _NOTES = (
 )
 
 
-def lengths(window: int) -> list[int]:
-    """Return 128, 256, … up to the decoder's window, which is the last."""
-    if window < SHORTEST:
-        return [max(LEAST, window)]
+def lengths(longest: int) -> list[int]:
+    """Return 128, 256, … up to the longest."""
+    if longest < SHORTEST:
+        return [max(LEAST, longest)]
     found = [SHORTEST]
-    while found[-1] * 2 <= window:
+    while found[-1] * 2 <= longest:
         found.append(found[-1] * 2)
     return found
 
 
+def _lengths(lab: Lab) -> list[int]:
+    return lengths(min(lab.window, lab.plan.context))
+
+
 def cells(lab: Lab) -> list[Cell]:
     """Return a cell for each row and length."""
-    return [_cell(lab, label, tokens) for label in ROWS for tokens in lengths(lab.window)]
+    return [_cell(lab, label, tokens) for label in ROWS for tokens in _lengths(lab)]
 
 
 def _cell(lab: Lab, label: str, tokens: int) -> Cell:
     way, encoder = ROWS[label]
-    row = Row(lab.plan.model, way, tokens, encoder, lab.plan.preset, lab.decoder.device.type)
+    row = Row(lab.plan.model, way, tokens, encoder, lab.plan.preset, lab.decoder.device.type, lab.plan.dtype)
     settings = {**lab.identity, "way": way, "tokens": tokens, "encoder": encoder, "preset": lab.plan.preset}
     return Cell(f"memory-{way}-{encoder}-{tokens}", settings, 2 * tokens + 4000, lambda: dict(probe(row)))
 
 
 def report(lab: Lab, results: Sequence[Result]) -> Report:
     """Lay the peaks out, in MB."""
-    columns, found, rows = lengths(lab.window), iter(results), []
+    columns, found, rows = _lengths(lab), iter(results), []
     for label in ROWS:
         measured = [next(found) for _ in columns]
         cells = [f"{one['added'] / 1e6:.1f} ({one['peak'] / 1e6:,.0f})" if one else "out of memory" for one in measured]
