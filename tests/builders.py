@@ -102,8 +102,14 @@ def make_prompts(rows: int = 3, *, seed: int = 0, anchor: Sequence[int] = (1,)) 
 SMALL: dict[str, dict[str, Any]] = {
     "reader": {"width": 16, "heads": 2, "mlp_width": 24},
     "token": {"width": 16, "heads": 2, "blocks": 2, "mlp_width": 24},
+    "attention": {"heads": 4, "kv_heads": 2, "head_size": 6, "mlp_width": 10, "start": "random"},
 }
 """Sizes of tiny encoders."""
+
+
+SITES = [(name, site) for name in ("reader", "token") for site in ("block", "attention", "mlp")]
+SITES.append(("attention", "attention"))
+"""What an encoder may be injected into: ``attention`` reads what its module reads, so it needs one."""
 
 
 def make_model(
@@ -116,7 +122,10 @@ def make_model(
     **options: Any,
 ) -> DiekaeModel:
     """A tiny model whose bank is *not* the identity: its up-projections are N(0, effect²)."""
-    config = DiekaeConfig(**{"encoder": encoder, "encoder_options": SMALL[encoder], "layers": "all", **options})
+    site = "attention" if encoder == "attention" else "block"
+    config = DiekaeConfig(
+        **{"encoder": encoder, "encoder_options": SMALL[encoder], "layers": "all", "site": site, **options}
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = DiekaeModel(decoder or make_decoder(), config, tokenizer or make_tokenizer()).eval()

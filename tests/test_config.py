@@ -101,7 +101,6 @@ def test_every_field_is_written() -> None:
         "kv_heads": None,
         "skip_width": None,
         "mlp_width": 256,
-        "start": "random",
     }, "defaults are written out, so that a later version's other defaults change no saved bank"
 
 
@@ -131,7 +130,9 @@ def test_presets_can_be_changed_and_are_looked_up() -> None:
     }
     assert DiekaeConfig.preset("paper", layers="all").layers == "all"
     assert DiekaeConfig.preset("default") == DiekaeConfig()
-    with pytest.raises(ValueError, match="'papre' is not known; choose one of default, paper.*Did you mean 'paper'"):
+    with pytest.raises(
+        ValueError, match="'papre' is not known; choose one of default, attention, paper.*Did you mean 'paper'"
+    ):
         DiekaeConfig.preset("papre")
 
 
@@ -141,4 +142,4 @@ def test_a_configuration_cannot_be_changed() -> None:
 
 
 def test_the_encoders_known() -> None:
-    assert encoder_names() == ["reader", "token"]
+    assert encoder_names() == ["attention", "reader", "token"]

@@ -2,6 +2,7 @@
 
 import threading
 
+import builders
 import pytest
 import torch
 from builders import ARCHITECTURES, hook_count, make_decoder, make_model
@@ -15,7 +16,8 @@ RIVER = "a river has seven dogs"
 QUESTIONS = ["who built the castle", "where are the dogs from", "what opened in the light of day"]
 NEW = 10
 
-BOTH = pytest.mark.parametrize("encoder", ["reader", "token"])
+BOTH = pytest.mark.parametrize("encoder", ["reader", "token", "attention"])
+SITES = pytest.mark.parametrize(("encoder", "site"), builders.SITES)
 SCOPES = pytest.mark.parametrize("scope", ["all", "prompt"])
 
 
@@ -47,9 +49,8 @@ def check_greedy(model: DiekaeModel, scope: str) -> None:
     assert hook_count(model.decoder) == 0
 
 
-@BOTH
+@SITES
 @SCOPES
-@pytest.mark.parametrize("site", ["block", "attention", "mlp"])
 def test_greedy_generation_is_the_loop_over_forward(encoder: str, scope: str, site: str) -> None:
     check_greedy(make_model(encoder, scope=scope, site=site), scope)
 

@@ -5,9 +5,10 @@ import os
 import re
 from pathlib import Path
 
+import builders
 import pytest
 import torch
-from builders import SMALL, WINDOW, WORDS, hook_count, make_decoder, make_model, make_tokenizer
+from builders import SMALL, WINDOW, WORDS, hook_count, make_decoder, make_model
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -20,7 +21,8 @@ RIVER = "a river has seven dogs"
 SHIP = "the silver ship opened in the year nine"
 QUESTIONS = ["who built the castle", "where are the dogs from", "what opened in the light of day"]
 
-BOTH = pytest.mark.parametrize("encoder", ["reader", "token"])
+BOTH = pytest.mark.parametrize("encoder", ["reader", "token", "attention"])
+SITES = pytest.mark.parametrize(("encoder", "site"), builders.SITES)
 SCOPES = pytest.mark.parametrize("scope", ["all", "prompt"])
 
 
@@ -64,15 +66,12 @@ def test_without_knowledge_the_decoder_is_untouched(encoder: str, scope: str) ->
 
 @BOTH
 def test_an_untrained_bank_changes_nothing(encoder: str) -> None:
-    model = DiekaeModel(
-        make_decoder(), DiekaeConfig(encoder=encoder, encoder_options=SMALL[encoder], layers="all"), make_tokenizer()
-    )
+    model = make_model(encoder, effect=0.0)
     inputs = model.tokenize(QUESTIONS)
     torch.testing.assert_close(logits_of(model, inputs, CASTLE), bare(model, inputs), atol=0, rtol=0)
 
 
-@BOTH
-@pytest.mark.parametrize("site", ["block", "attention", "mlp"])
+@SITES
 def test_rows_without_knowledge_stay_bit_for_bit_in_a_mixed_batch(encoder: str, site: str) -> None:
     model = make_model(encoder, site=site)
     inputs = model.tokenize(QUESTIONS)

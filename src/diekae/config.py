@@ -34,7 +34,8 @@ class DiekaeConfig:
     depth), ``all``, ``every:K`` (layers K-1, 2K-1, …), or explicit layer numbers, from 0."""
 
     encoder: str = "reader"
-    """``reader`` asks the decoder's own states of K, ``token`` is the paper's small transformer."""
+    """``attention`` is the decoder's own attention of that layer with K in sight, less that without; ``reader`` asks
+    the decoder's own states of K; ``token`` is the paper's small transformer."""
 
     encoder_options: Mapping[str, Any] = field(default_factory=dict)
     """Sizes of the encoder (width, heads, …); what is not named keeps the encoder's default."""
@@ -88,6 +89,11 @@ class DiekaeConfig:
             raise ValueError(f"template={self.template!r} must hold '{{knowledge}}' exactly once.")
         if self.difference == "independent" and self.rollout == "student":
             raise ValueError("rollout='student' needs difference='sequential'; independent differences have none.")
+        if encoder_class(self.encoder).reads == "inputs" and self.site == "block":
+            raise ValueError(
+                f"encoder={self.encoder!r} reads what its module reads, and site='block' has no such module; use "
+                "site='attention'."
+            )
         options = encoder_class(self.encoder).make_options(self.encoder_options)
         object.__setattr__(self, "encoder_options", dataclasses.asdict(options))
 
@@ -96,7 +102,7 @@ class DiekaeConfig:
         """Build a named configuration; ``paper`` is the paper's own (sections 3 and 5, and its published code).
 
         Args:
-            name: ``paper`` or ``default``.
+            name: ``paper``, ``default``, or ``attention``: the decoder's own attention in every second layer.
             **overrides: Fields that differ from the preset.
 
         Raises:
@@ -105,6 +111,12 @@ class DiekaeConfig:
         if name not in PRESETS:
             raise ValueError(f"preset {name!r} is not known; choose one of {', '.join(PRESETS)}.{_near(name, PRESETS)}")
         return cls.from_dict({**PRESETS[name], **overrides})
+
+    def settled(self, decoder: Any) -> DiekaeConfig:
+        """Return the configuration for a decoder of this (text) configuration: its sizes where ours say none."""
+        kind = encoder_class(self.encoder)
+        changes = kind.settle(kind.make_options(self.encoder_options), decoder)
+        return dataclasses.replace(self, encoder_options={**self.encoder_options, **changes}) if changes else self
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DiekaeConfig:
@@ -124,6 +136,7 @@ class DiekaeConfig:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
+    "attention": {"layers": "every:2", "encoder": "attention", "site": "attention"},
     "paper": {
         "layers": "memit",
         "encoder": "token",

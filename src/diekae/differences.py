@@ -16,8 +16,10 @@ from diekae.data.prompt import Batch
 from diekae.inject.hookpoints import Hookpoint
 from diekae.inject.hooks import run
 
+Read = Callable[[Tensor, Tensor], Tensor]
+"""Given the stream at a hookpoint and the hooked output, both [B, T, W], returns what an encoder reads of them."""
 Student = Callable[[Tensor], Callable[[int, Tensor], Tensor]]
-"""Given the stream at K [N, B, K, W], returns ``guess(index, stream)``, what an encoder injects at x [B, T, W]."""
+"""Given what is read at K [N, B, K, W], returns ``guess(index, read)``, what an encoder injects at x [B, T, W]."""
 
 
 @dataclass(frozen=True)
@@ -29,17 +31,21 @@ class Differences:
     knowledge_mask: Tensor
     """Real tokens of K, bool [B, K]."""
     knowledge_states: Tensor
-    """The decoder's stream at K, [N, B, K, W]."""
+    """What encoders read of K, [N, B, K, W]."""
     input_ids: Tensor
     """Tokens of the run over x, anchor included; int64 [B, T]."""
     input_mask: Tensor
     """Real columns, bool [B, T]."""
     states: Tensor
-    """The stream at x just before the difference is added, [N, B, T, W]."""
+    """What encoders read of x just before the difference is added, [N, B, T, W]."""
     targets: Tensor
     """The difference that reading K makes, [N, B, T, W]; meaningful where ``receives``."""
     receives: Tensor
     """Columns that receive a difference, bool [B, T]."""
+
+
+def _stream(stream: Tensor, _output: Tensor) -> Tensor:
+    return stream
 
 
 @torch.no_grad()
@@ -50,6 +56,7 @@ def collect(
     *,
     kind: str = "sequential",
     student: Student | None = None,
+    read: Read = _stream,
 ) -> Differences:
     """Run the decoder with and without knowledge and take the differences at every hookpoint.
 
@@ -61,6 +68,7 @@ def collect(
             difference of the hooked outputs of two untouched runs (paper, section 3.2).
         student: With it the run over x carries what the encoders inject (rollout ``student``), otherwise the states
             of the run with knowledge (``teacher``).
+        read: What encoders read; the stream if not told.
     """
     index = {layer: number for number, layer in enumerate(sorted(points))}
     with_knowledge = [torch.empty(0)] * len(index)
@@ -68,12 +76,12 @@ def collect(
     columns = _columns(batch)
     slots = knowledge_columns(batch, batch["full_ids"].shape[1])
 
-    def read(layer: int, stream: Tensor, output: Tensor) -> None:
+    def keep(layer: int, stream: Tensor, output: Tensor) -> None:
         value = stream if kind == "sequential" else output
         with_knowledge[index[layer]] = _gather(value, columns)
-        knowledge_states[index[layer]] = _gather(stream, slots)
+        knowledge_states[index[layer]] = _gather(read(stream, output), slots)
 
-    run(decoder, batch["full_ids"], points, read)
+    run(decoder, batch["full_ids"], points, keep)
     known = torch.stack(knowledge_states)
     guess = None if student is None else student(known)
     states = [torch.empty(0)] * len(index)
@@ -82,13 +90,13 @@ def collect(
 
     def compare(layer: int, stream: Tensor, output: Tensor) -> Tensor | None:
         number = index[layer]
-        states[number] = stream
+        states[number] = read(stream, output)
         if kind == "independent":
             targets[number] = with_knowledge[number] - output
             return None
         missing = with_knowledge[number] - stream
         targets[number] = missing
-        difference = missing if guess is None else guess(number, stream).to(missing.dtype)
+        difference = missing if guess is None else guess(number, states[number]).to(missing.dtype)
         return torch.where(receives, difference, torch.zeros_like(missing))
 
     run(decoder, batch["input_ids"], points, compare)
@@ -106,8 +114,10 @@ def collect(
 
 
 @torch.no_grad()
-def knowledge_states(decoder: PreTrainedModel, points: Mapping[int, Hookpoint], batch: Batch) -> Tensor:
-    """Return the decoder's stream at K alone, [N, B, K, W]: one run over anchor and K."""
+def knowledge_states(
+    decoder: PreTrainedModel, points: Mapping[int, Hookpoint], batch: Batch, read: Read = _stream
+) -> Tensor:
+    """Return what encoders read of K alone, [N, B, K, W]: one run over anchor and K."""
     length = int((batch["knowledge_start"] + batch["knowledge_mask"].sum(1)).max())
     slots = knowledge_columns(batch, length)
     states: list[Tensor] = []
@@ -115,7 +125,7 @@ def knowledge_states(decoder: PreTrainedModel, points: Mapping[int, Hookpoint], 
         decoder,
         batch["full_ids"][:, :length],
         points,
-        lambda _layer, stream, _output: states.append(_gather(stream, slots)),
+        lambda _layer, stream, output: states.append(_gather(read(stream, output), slots)),
     )
     return torch.stack(states)
 

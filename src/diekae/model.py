@@ -22,7 +22,7 @@ from diekae.encoders.bank import Bank
 from diekae.fingerprint import fingerprint, window
 from diekae.inject.hookpoints import find_blocks, find_hookpoints, stack_of
 from diekae.inject.hooks import visiting
-from diekae.inject.injection import Injection
+from diekae.inject.injection import Injection, read_by
 from diekae.memory import Knowledge, Memory, batch_memories, rows_of
 
 if TYPE_CHECKING:
@@ -59,11 +59,28 @@ class DiekaeModel(nn.Module):
         self.layers = resolve_layers(self.config.layers, len(find_blocks(decoder)))
         self.points = find_hookpoints(decoder, self.layers, self.config.site)
         embedding_width = decoder.get_input_embeddings().weight.shape[1]  # type: ignore[index]
-        width = decoder.config.get_text_config(decoder=True).hidden_size
+        text = decoder.config.get_text_config(decoder=True)
+        width = text.hidden_size
+        self.config = self.config.settled(text)
         self.bank = Bank(self.config.encoder, self.config.encoder_options, self.layers, int(embedding_width), width)
         self.bank.to(decoder.device)
         self.prompter = None if tokenizer is None else Prompter(tokenizer, self.config.template, self.config.format)
-        self.anchor: tuple[int, ...] = self.prompter.anchor() if self.prompter else ()
+        self.anchor = self.prompter.anchor() if self.prompter else ()
+
+    @property
+    def anchor(self) -> tuple[int, ...]:
+        """Return the tokens that both runs begin with."""
+        return self._anchor
+
+    @anchor.setter
+    def anchor(self, tokens: tuple[int, ...]) -> None:
+        self._anchor = tokens
+        # Under "own" x keeps its anchor after K.
+        self.bank.encoder.anchor_tokens = 0 if self.config.anchor == "own" else max(1, len(tokens))
+
+    def read(self, stream: Tensor, output: Tensor) -> Tensor:
+        """Return what encoders of states read where a module's output entered the stream; all [B, T, W]."""
+        return read_by(self.bank.encoder, stream, output)
 
     @property
     def decoder(self) -> PreTrainedModel:
@@ -141,7 +158,7 @@ class DiekaeModel(nn.Module):
     def _states(self, ids: Tensor, cache: DynamicCache) -> Tensor:
         """Return the stream at the hookpoints for ids [1, K], [N, 1, K, W]."""
         states: list[Tensor] = []
-        with visiting(self.points, lambda _layer, stream, _output: states.append(stream)):
+        with visiting(self.points, lambda _layer, stream, output: states.append(self.read(stream, output))):
             stack_of(self.decoder)(input_ids=ids, past_key_values=cache, use_cache=True)
         return torch.stack(states)
 

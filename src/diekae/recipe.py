@@ -27,7 +27,7 @@ from diekae.training.run import processes, train
 
 Progress = Callable[[str, int, int], None]
 PARTS = ("train", "validation", "test")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Recipe:
     decoder: str
     """Name or folder of the decoder."""
     dtype: str
-    """Type the decoder is loaded in: float32, bfloat16 or float16."""
+    """Type the decoder is loaded in: float32, bfloat16, float16, or auto: what is fast where it runs."""
     folder: str | None
     """Folder that the data sets' folders are relative to."""
     diekae: DiekaeConfig
@@ -77,7 +77,7 @@ def make_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
     known = {"name", "decoder", "dtype", "folder", "preset", "diekae", "training", "stage", "data"}
     if unknown := set(values) - known:
         raise ValueError(f"{where}: unknown keys {sorted(unknown)}; expected {sorted(known)}.")
-    if values.get("dtype", "bfloat16") not in DTYPES:
+    if values.get("dtype", "auto") not in DTYPES:
         raise ValueError(f"{where}: dtype={values['dtype']!r} is not known; choose one of {', '.join(DTYPES)}.")
     data = {}
     for part in PARTS:
@@ -91,7 +91,7 @@ def make_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
     return Recipe(
         values.get("name", Path(where).stem),
         values.get("decoder", "smollm2"),
-        values.get("dtype", "bfloat16"),
+        values.get("dtype", "auto"),
         values.get("folder"),
         DiekaeConfig.preset(values.get("preset", "default"), **values.get("diekae", {})),
         _stages(values, where),

@@ -14,7 +14,7 @@ from diekae.encoders.bank import Bank
 COUNT, ROWS, KNOWN, ASKED, WIDE, WIDTH = 3, 2, 7, 5, 24, 32
 """Encoders, rows, tokens of K, positions of x, embedding width, decoder width."""
 
-BOTH = pytest.mark.parametrize("name", ["reader", "token"])
+BOTH = pytest.mark.parametrize("name", ["reader", "token", "attention"])
 
 
 def make_encoder(name: str, count: int = COUNT, effect: float = 0.5, seed: int = 0, **options) -> Encoder:
@@ -147,8 +147,9 @@ def test_stacked_encoders_are_the_single_ones(name: str) -> None:
 
 
 @torch.no_grad()
-def test_readers_asked_one_at_a_time_answer_as_all_at_once() -> None:
-    reader = make_encoder("reader")
+@pytest.mark.parametrize("name", ["reader", "attention"])
+def test_readers_asked_one_at_a_time_answer_as_all_at_once(name: str) -> None:
+    reader = make_encoder(name)
     knowledge, x = given(reader, KNOWN, 1), given(reader, ASKED, 2)
     memory = reader.prepare(knowledge, real(KNOWN))
     want = reader(memory, x, real(ASKED)).difference
@@ -172,9 +173,26 @@ def test_reading_knowledge_then_x_is_one_pass_over_both() -> None:
     then = token(memory, x, real(ASKED))
     assert once.difference.abs().max() > 0.1
     torch.testing.assert_close(then.difference, once.difference[:, :, KNOWN:], atol=1e-5, rtol=1e-5)
-    for name, tensor in then.memory.tensors.items():
-        torch.testing.assert_close(tensor, once.memory.tensors[name], atol=1e-5, rtol=1e-5)
-    assert then.memory.position.tolist() == once.memory.position.tolist() == [KNOWN + ASKED] * ROWS
+    assert then.seen is not None and once.seen is not None
+    for name, tensor in then.seen.tensors.items():
+        torch.testing.assert_close(tensor, once.seen.tensors[name][:, :, KNOWN:], atol=1e-5, rtol=1e-5)
+    assert (then.seen.position.tolist(), once.seen.position.tolist()) == ([ASKED] * ROWS, [KNOWN + ASKED] * ROWS)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["token", "attention"])
+def test_x_read_in_parts_is_x_read_whole(name: str) -> None:
+    encoder = make_encoder(name)
+    knowledge, x = given(encoder, KNOWN, 1), given(encoder, ASKED, 2)
+    memory, seen, parts = encoder.prepare(knowledge, real(KNOWN)), None, []
+    for start in range(0, ASKED, 2):
+        part = x[:, :, start : start + 2]
+        encoded = encoder(memory, part, real(part.shape[2]), slice(None), seen)
+        seen, parts = encoded.seen, [*parts, encoded.difference]
+    whole = encoder(memory, x, real(ASKED))
+    assert whole.difference.abs().max() > 0.1
+    torch.testing.assert_close(torch.cat(parts, dim=2), whole.difference, atol=1e-5, rtol=1e-5)
+    assert seen is not None and seen.position.tolist() == [ASKED] * ROWS
 
 
 @BOTH

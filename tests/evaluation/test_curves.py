@@ -53,7 +53,7 @@ def mean(rows: list[list[float]]) -> float:
     return sum(map(sum, rows)) / sum(map(len, rows))
 
 
-@pytest.fixture(scope="module", params=["reader", "token"])
+@pytest.fixture(scope="module", params=["reader", "token", "attention"])
 def measured(request: pytest.FixtureRequest) -> tuple[DiekaeModel, dict[str, Any]]:
     model = make_model(request.param, decoder=make_decoder(seed=2), scope="all")  # one to which K is worth something
     found = measure_curves(model, EXAMPLES, documents=(1, 3, 99), lengths=(8, 30, 500), batch_size=5)
@@ -126,7 +126,7 @@ def test_tokens_are_grouped_by_position_and_examples_by_copying(
     assert copied["nll"]["ours"] == pytest.approx(mean(chosen), rel=1e-4)
 
 
-@pytest.mark.parametrize("encoder", ["reader", "token"])
+@pytest.mark.parametrize("encoder", ["reader", "token", "attention"])
 def test_the_unexplained_share_is_of_the_places_that_predict(encoder: str) -> None:
     model = make_model(encoder, scope="all")
     example = Example((text(0),), "what is the house", "red and the door")

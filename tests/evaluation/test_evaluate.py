@@ -73,7 +73,7 @@ def test_bare_and_prompted_are_the_decoders_own(kind: str, anchor: str) -> None:
     assert found["perplexity"]["bare"] == pytest.approx(torch.tensor(found["nll"]["bare"]).exp().item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("encoder", ["reader", "token"])
+@pytest.mark.parametrize("encoder", ["reader", "token", "attention"])
 def test_an_untrained_bank_recovers_nothing_and_is_not_grounded(encoder: str) -> None:
     decoder = make_decoder()
     found = measured(make_model(encoder, decoder=decoder, effect=0.0), likely_prompts(decoder))
@@ -128,7 +128,7 @@ def test_one_knowledge_for_all_leaves_grounded_undefined() -> None:
     assert set(found["nll"]) == {"bare", "prompted", "ours"}
 
 
-@pytest.mark.parametrize("encoder", ["reader", "token"])
+@pytest.mark.parametrize("encoder", ["reader", "token", "attention"])
 @pytest.mark.parametrize("how", ["bare", "prompted", "ours"])
 def test_the_batch_size_and_the_order_do_not_matter(encoder: str, how: str) -> None:
     model, prompts = make_model(encoder), varied_prompts()

@@ -22,7 +22,7 @@ ROWS = [
 ]
 
 
-@pytest.fixture(params=["reader", "token"])
+@pytest.fixture(params=["reader", "token", "attention"])
 def setting(request: Any, tmp_path: Path) -> dict[str, Any]:
     decoder, tokenizer = make_decoder(max_position_embeddings=256), make_tokenizer()
     make_model(request.param, decoder=decoder, tokenizer=tokenizer, effect=2.0).save_pretrained(tmp_path / "bank")

@@ -56,7 +56,7 @@ def test_losses_are_each_examples_own(how: str, batch_size: int) -> None:
     assert seen[-1] == (how, 12, 12)
 
 
-@pytest.mark.parametrize("encoder", ["reader", "token"])
+@pytest.mark.parametrize("encoder", ["reader", "token", "attention"])
 @pytest.mark.parametrize("scope", ["all", "prompt"])
 @pytest.mark.parametrize("anchor", ["shared", "own"])
 def test_the_methods_agree_with_evaluate(encoder: str, scope: str, anchor: str) -> None:

@@ -53,7 +53,7 @@ def shards(folder: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("options", [{}, {"anchor": "own", "scope": "prompt", "difference": "independent"}])
-@pytest.mark.parametrize("encoder", ["reader", "token"])
+@pytest.mark.parametrize("encoder", ["reader", "token", "attention"])
 def test_cached_differences_are_the_live_ones_rounded_to_bf16(
     tmp_path: Path, encoder: str, options: dict[str, str]
 ) -> None:

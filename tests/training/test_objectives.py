@@ -14,7 +14,7 @@ from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
 from diekae.training.objectives import OBJECTIVES, DifferenceObjective, Sums
 
-BOTH_ENCODERS = pytest.mark.parametrize("encoder", ["reader", "token"])
+BOTH_ENCODERS = pytest.mark.parametrize("encoder", ["reader", "token", "attention"])
 THROUGH = pytest.mark.parametrize("name", ["cross_entropy", "distill"])
 
 
@@ -65,8 +65,8 @@ def test_difference_makes_no_graph_in_the_decoder_and_runs_no_more_of_it_than_it
     encoder: str, rollout: str
 ) -> None:
     decoder = make_decoder()
-    runs = Runs(decoder)
     model = make_model(encoder, decoder=decoder, layers=(0, 2), rollout=rollout)
+    runs = Runs(decoder)
     assert all(parameter.requires_grad for parameter in decoder.parameters()), "the test would show nothing"
     run_objective(model, make_prompts()).loss.backward()
     assert runs.blocks == [2, 2, 2, 0], "two runs, up to the last hookpoint"

@@ -56,7 +56,7 @@ def started(folder: Path, **options: Any) -> subprocess.Popen[bytes]:
     )
 
 
-@pytest.mark.parametrize("encoder", ["reader", "token"])
+@pytest.mark.parametrize("encoder", ["reader", "token", "attention"])
 @pytest.mark.parametrize("objective", list(OBJECTIVES))
 def test_training_lowers_the_loss_and_saves_the_bank(tmp_path: Path, encoder: str, objective: str) -> None:
     model, log = tiny_run(
@@ -337,7 +337,7 @@ def test_a_huge_gradient_of_one_encoder_leaves_the_others_untouched(tmp_path: Pa
     torch.testing.assert_close(parameters["encoder.up.weight"].grad[1] / large, torch.ones_like(large) / norm)
 
 
-@pytest.mark.parametrize("encoder", ["reader", "token"])
+@pytest.mark.parametrize("encoder", ["reader", "token", "attention"])
 def test_weight_decay_is_for_matrices_alone(tmp_path: Path, encoder: str) -> None:
     trainer, model = make_trainer(tmp_path, encoder, weight_decay=0.5)
     groups = {

@@ -46,11 +46,13 @@ class Bank(nn.Module):
         memory: MemoryBatch = self.encoder.prepare(knowledge, mask, past)
         return memory
 
-    def forward(self, memory: MemoryBatch, x: Tensor, mask: Tensor, which: slice = slice(None)) -> Encoded:
-        """Return differences in the decoder's units, [n, B, T, W], and the memory with x read into it."""
-        encoded = self.encoder(memory, x, mask, which)
+    def forward(
+        self, memory: MemoryBatch, x: Tensor, mask: Tensor, which: slice = slice(None), seen: MemoryBatch | None = None
+    ) -> Encoded:
+        """Return differences in the decoder's units, [n, B, T, W], and what is kept of x; see the encoder's."""
+        encoded = self.encoder(memory, x, mask, which, seen)
         scale, bias = self.scale[which, None, None, None], self.bias[which, None, None]
-        return Encoded(bias + scale * encoded.difference, encoded.memory)
+        return Encoded(bias + scale * encoded.difference, encoded.seen)
 
     @property
     def dtype(self) -> torch.dtype:

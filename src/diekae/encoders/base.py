@@ -33,6 +33,16 @@ class MemoryBatch:
     position: Tensor
     """Position at which x goes on after K, in tokens; int64 [B]. Only causal encoders read it."""
 
+    @classmethod
+    def stack(cls, parts: Sequence[MemoryBatch]) -> MemoryBatch:
+        """Join memories of the same rows and slots that hold different encoders."""
+        tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors}
+        return cls(tensors, parts[0].mask, parts[0].position)
+
+    def of(self, which: slice) -> MemoryBatch:
+        """Return the memory of some encoders."""
+        return MemoryBatch({name: tensor[which] for name, tensor in self.tensors.items()}, self.mask, self.position)
+
     def map(self, change: Callable[[Tensor, int], Tensor]) -> MemoryBatch:
         """Return a copy in which ``change(tensor, dimension of the rows)`` replaced each tensor."""
         tensors = {name: change(tensor, 1) for name, tensor in self.tensors.items()}
@@ -44,8 +54,8 @@ class Encoded(NamedTuple):
 
     difference: Tensor
     """[n, B, T, W], in units of the bank's scale."""
-    memory: MemoryBatch
-    """The memory with x read into it, for encoders that are causal over K and x; otherwise as given."""
+    seen: MemoryBatch | None = None
+    """What the n encoders keep of x so far, if they are causal over x; its position counts real tokens."""
 
 
 class Sample(NamedTuple):
@@ -61,8 +71,8 @@ class Sample(NamedTuple):
     """Real columns of x, bool [B, T]."""
     receives: Tensor
     """Columns that receive, bool [B, T]."""
-    goal: Tensor
-    """What the encoders should return there, in units of the bank's scale; [N, receiving columns, W]."""
+    scale: Tensor
+    """The bank's scale, [N]."""
 
 
 class Encoder(nn.Module, ABC):
@@ -71,11 +81,15 @@ class Encoder(nn.Module, ABC):
     A new encoder is one file: subclass, name the dataclass of its sizes, and decorate with :func:`register`.
     """
 
-    reads: ClassVar[Literal["embeddings", "states"]]
+    reads: ClassVar[Literal["embeddings", "states", "inputs"]]
     """``embeddings``: K and x as the decoder's token embeddings, all encoders in one call, before the decoder runs.
-    ``states``: K and x as the decoder's hidden states, each encoder at its own layer."""
+    ``states``: K and x as the decoder's stream at the hookpoint, each encoder at its own layer. ``inputs``: the stream
+    before the hooked module added to it."""
     options: ClassVar[type[Any]]
     """A frozen dataclass of sizes; every field has a default."""
+
+    retired: ClassVar[tuple[str, ...]] = ()
+    """Options that banks of older versions carry and that say nothing any more."""
 
     def __init__(self, count: int, embedding_width: int, width: int) -> None:
         """Keep the sizes that every encoder needs.
@@ -87,6 +101,8 @@ class Encoder(nn.Module, ABC):
         """
         super().__init__()
         self.count, self.embedding_width, self.width = count, embedding_width, width
+        self.anchor_tokens = 0
+        """First tokens of x that stand before K in the run with both; set by whoever knows the anchor."""
 
     @classmethod
     def make_options(cls, values: Mapping[str, Any]) -> Any:
@@ -96,12 +112,18 @@ class Encoder(nn.Module, ABC):
             ValueError: A key is unknown or a value impossible.
         """
         known = [f.name for f in dataclasses.fields(cls.options)]
+        values = {key: value for key, value in values.items() if key not in cls.retired}
         for key in values:
             if key not in known:
                 near = difflib.get_close_matches(key, known, n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 raise ValueError(f"encoder option {key!r} is not known; expected one of {', '.join(known)}.{hint}")
         return cls.options(**values)
+
+    @classmethod
+    def settle(cls, options: Any, config: Any) -> Mapping[str, Any]:  # noqa: ARG003
+        """Return options that differ for a decoder of this (text) configuration: sizes that follow its own."""
+        return {}
 
     @property
     def starts_from_decoder(self) -> bool:
@@ -126,7 +148,9 @@ class Encoder(nn.Module, ABC):
         """
 
     @abstractmethod
-    def forward(self, memory: MemoryBatch, x: Tensor, mask: Tensor, which: slice = slice(None)) -> Encoded:
+    def forward(
+        self, memory: MemoryBatch, x: Tensor, mask: Tensor, which: slice = slice(None), seen: MemoryBatch | None = None
+    ) -> Encoded:
         """Return the difference that knowledge makes to x.
 
         Args:
@@ -134,6 +158,7 @@ class Encoder(nn.Module, ABC):
             x: Embeddings [1, B, T, V] or states [n, B, T, W].
             mask: Which positions of x are real, bool [B, T].
             which: The n encoders that are asked.
+            seen: What these n encoders kept of the positions of x before; None at its beginning.
         """
 
 
@@ -194,6 +219,22 @@ class GroupedRMSNorm(nn.Module):
         """Normalise x without the gain."""
         wide = x.float()
         return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype)
+
+
+def visible_columns(past: Tensor | None, mask: Tensor) -> Tensor:
+    """Return which columns a causal encoder attends to from each new one: real ones up to it, and always itself.
+
+    Args:
+        past: Real columns before, bool [B, P].
+        mask: Real new columns, bool [B, T].
+
+    Returns:
+        Bool [B, T, P + T].
+    """
+    length = mask.shape[1]
+    own = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
+    own = own & mask[:, None] | torch.eye(length, dtype=torch.bool, device=mask.device)
+    return own if past is None else torch.cat([past[:, None].expand(-1, length, -1), own], dim=-1)
 
 
 _ENCODERS: dict[str, type[Encoder]] = {}

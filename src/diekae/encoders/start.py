@@ -1,18 +1,15 @@
-"""A reader's start from the decoder's own attention: reduced to few dimensions, without positions, from its weights.
+"""An encoder's start from the decoder's own attention: its weights, its rotary angles, cut to fewer dimensions a head.
 
-In D(K, x) the attention of layer l already asks K with x. Its query, key, value and output projections, read without
-positions, are therefore a reader that knows what to ask before its first step. Two reductions make it small:
+Two cuts make it small, and neither is needed where r is the head size:
 
-- positions: a rotary score q·R(Δ)k becomes its mean over distances, q·E[R]k, so that what turns fast within K fades;
-- rank: query and key only meet in a product, value and output too, so each product is cut to its best rank r, weighed
-  by how the inputs are distributed.
+- query and key meet pair by pair of rotary dimensions, so each head keeps the pairs that carry most of the score;
+- value and output meet in a product, which is cut to its best rank r, weighed by how the inputs are distributed.
 
 Shapes: W decoder width, H query heads, G key heads, h head size, r reduced head size.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -28,25 +25,29 @@ class AttentionWeights:
     query: Tensor
     """[H, h, W], scaled so that the score is a bare product."""
     key: Tensor
-    """[G, h, W], turned by the mean rotation."""
+    """[G, h, W]."""
     value: Tensor
     """[G, h, W]."""
     output: Tensor
     """[H, W, h]."""
+    frequencies: Tensor
+    """Radians a token by which dimensions i and i + h/2 of queries and keys are turned, [h/2]; 0 where they are not."""
 
 
 @dataclass(frozen=True)
 class ReducedAttention:
-    """The same in r dimensions a head."""
+    """The same in r dimensions a head; dimensions i and i + r/2 are turned together."""
 
     query: Tensor
-    """[H, r, W], for a score that is divided by √r."""
+    """[H, r, W], for a score that is a bare product."""
     key: Tensor
     """[G, r, W]."""
     value: Tensor
     """[G, r, W]."""
     output: Tensor
     """[H, W, r]."""
+    frequencies: Tensor
+    """[G, r/2]."""
 
 
 def reduce_attention(weights: AttentionWeights, size: int, known: Tensor, seen: Tensor) -> ReducedAttention:
@@ -54,39 +55,31 @@ def reduce_attention(weights: AttentionWeights, size: int, known: Tensor, seen: 
 
     Args:
         weights: The decoder's.
-        size: r.
+        size: r, even.
         known: What keys and values are made of, normed states at K, [rows, W].
         seen: What queries are made of, normed states at x, [rows, W].
     """
-    share = weights.query.shape[0] // weights.key.shape[0]
-    known_root, seen_root = _root(known), _root(seen)
-    queries, keys, values, outputs = [], [], [], []
-    for group, (key, value) in enumerate(zip(weights.key.float(), weights.value.float(), strict=True)):
-        heads = slice(group * share, (group + 1) * share)
-        asked = weights.query[heads].float().transpose(1, 2)  # [share, W, h]
-        left, right = _cut((seen_root @ asked).flatten(0, 1), key @ known_root, size)
-        queries += list(_solve(seen_root, left.unflatten(0, (share, -1))).transpose(1, 2) * math.sqrt(size))
-        keys.append(_solve(known_root, right.T).T)
-        left, right = _cut(weights.output[heads].float().flatten(0, 1), value @ known_root, size)
-        outputs += list(left.unflatten(0, (share, -1)))
+    heads, whole = weights.query.shape[:2]
+    groups = len(weights.key)
+    share, half = heads // groups, whole // 2
+    known_root = _root(known)
+    queries, keys, values, outputs, frequencies = [], [], [], [], []
+    for group in range(groups):
+        mine = slice(group * share, (group + 1) * share)
+        query, key = weights.query[mine].float(), weights.key[group].float()
+        asked = (query @ seen.float().T).square().mean(-1).unflatten(-1, (2, half)).sum((0, 1))
+        held = (key @ known.float().T).square().mean(-1).unflatten(-1, (2, half)).sum(0)
+        pairs = (asked * held).topk(size // 2).indices.sort().values
+        kept = torch.cat([pairs, pairs + half])
+        queries.append(query[:, kept])
+        keys.append(key[kept])
+        frequencies.append(weights.frequencies[pairs])
+        left, right = _cut(weights.output[mine].float().flatten(0, 1), weights.value[group].float() @ known_root, size)
+        outputs.append(left.unflatten(0, (share, -1)))
         values.append(_solve(known_root, right.T).T)
-    return ReducedAttention(torch.stack(queries), torch.stack(keys), torch.stack(values), torch.stack(outputs))
-
-
-def mean_rotation(keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn keys by the mean of the rotations that lie between them and later queries.
-
-    Args:
-        keys: Key projection, [G, h, W], its first dimensions rotary in halves (GPT-NeoX's layout).
-        cos: Cosines at distances 1, 2, …, [distances, rotary dimensions].
-        sin: Sines there.
-    """
-    rotary = cos.shape[-1]
-    turned, rest = keys[:, :rotary], keys[:, rotary:]
-    first, second = turned.chunk(2, dim=1)
-    crossed = torch.cat([-second, first], dim=1)
-    turned = turned * cos.mean(0)[None, :, None] - crossed * sin.mean(0)[None, :, None]
-    return torch.cat([turned, rest], dim=1)
+    return ReducedAttention(
+        torch.cat(queries), torch.stack(keys), torch.stack(values), torch.cat(outputs), torch.stack(frequencies)
+    )
 
 
 def _root(rows: Tensor) -> Tensor:

@@ -13,7 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diekae.encoders.base import Encoded, Encoder, GroupedLinear, GroupedRMSNorm, MemoryBatch, register
+from diekae.encoders.base import (
+    Encoded,
+    Encoder,
+    GroupedLinear,
+    GroupedRMSNorm,
+    MemoryBatch,
+    register,
+    visible_columns,
+)
 
 
 @dataclass(frozen=True)
@@ -69,15 +77,17 @@ class Token(Encoder):
     def prepare(self, knowledge: Tensor, mask: Tensor, past: MemoryBatch | None = None) -> MemoryBatch:
         """Read K [1, B, K, V] into keys and values; see :meth:`Encoder.prepare`."""
         past = self._empty(knowledge) if past is None else past
-        _, memory = self._read(past, knowledge, mask, need_output=False)
-        return memory
+        _, new = self._read(past, knowledge, mask, need_output=False)
+        return _join(past, new)
 
-    def forward(self, memory: MemoryBatch, x: Tensor, mask: Tensor, which: slice = slice(None)) -> Encoded:
+    def forward(
+        self, memory: MemoryBatch, x: Tensor, mask: Tensor, which: slice = slice(None), seen: MemoryBatch | None = None
+    ) -> Encoded:
         """Return the differences of all N encoders at x [1, B, T, V]; see :meth:`Encoder.forward`."""
         assert which == slice(None), "the token bank runs as a whole"
-        hidden, memory = self._read(memory, x, mask, need_output=True)
+        hidden, new = self._read(memory if seen is None else _join(memory, seen), x, mask, need_output=True)
         assert hidden is not None
-        return Encoded(self.up(self.norm(hidden)), memory)
+        return Encoded(self.up(self.norm(hidden)), new if seen is None else _join(seen, new))
 
     def _empty(self, like: Tensor) -> MemoryBatch:
         """Return the memory of no token at all for the rows of ``like`` [1, B, …]."""
@@ -93,10 +103,10 @@ class Token(Encoder):
     def _read(
         self, memory: MemoryBatch, tokens: Tensor, mask: Tensor, need_output: bool
     ) -> tuple[Tensor | None, MemoryBatch]:
-        """Run the blocks over new tokens [1, B, T, V] after a memory; return hidden [N, B, T, d] and the new memory."""
+        """Run the blocks over new tokens [1, B, T, V] after a memory; return hidden [N, B, T, d] and what is new."""
         positions = memory.position[:, None] + (mask.long().cumsum(1) - 1).clamp(min=0)
         turn = rotary(positions, self.sizes.width // self.sizes.heads, self.sizes.rope_theta)
-        visible = _visible(memory.mask, mask)
+        visible = visible_columns(memory.mask, mask)
         hidden = self.down(tokens.to(self.down.weight.dtype))
         keys, values = [], []
         for index, block in enumerate(self.blocks):
@@ -105,12 +115,8 @@ class Token(Encoder):
             hidden, key, value = block(hidden, past, turn, visible, output=need_output or not last)
             keys.append(key)
             values.append(value)
-        grown = {
-            name: torch.cat([memory.tensors[name].to(new[0].dtype), torch.stack(new, dim=3)], dim=2)
-            for name, new in (("keys", keys), ("values", values))
-        }
-        memory = MemoryBatch(grown, torch.cat([memory.mask, mask], dim=1), memory.position + mask.sum(1))
-        return (hidden if need_output else None), memory
+        new = MemoryBatch({"keys": torch.stack(keys, dim=3), "values": torch.stack(values, dim=3)}, mask, mask.sum(1))
+        return (hidden if need_output else None), new
 
 
 class _Block(nn.Module):
@@ -156,12 +162,10 @@ class _Block(nn.Module):
         return x + self.down(F.silu(self.gate(normed)) * self.up(normed)), key, value
 
 
-def _visible(past: Tensor, mask: Tensor) -> Tensor:
-    """Return which slots each new position attends to: real ones before it, and always itself; bool [B, T, S + T]."""
-    length = mask.shape[1]
-    own = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
-    own = own & mask[:, None] | torch.eye(length, dtype=torch.bool, device=mask.device)
-    return torch.cat([past[:, None].expand(-1, length, -1), own], dim=-1)
+def _join(first: MemoryBatch, then: MemoryBatch) -> MemoryBatch:
+    """Put slots behind others."""
+    tensors = {name: torch.cat([first.tensors[name].to(new), new], dim=2) for name, new in then.tensors.items()}
+    return MemoryBatch(tensors, torch.cat([first.mask, then.mask], dim=1), first.position + then.position)
 
 
 def rotary(positions: Tensor, size: int, theta: float) -> tuple[Tensor, Tensor]:

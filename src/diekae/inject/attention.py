@@ -8,11 +8,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from diekae.encoders.start import AttentionWeights, mean_rotation
+from diekae.encoders.start import AttentionWeights
 from diekae.inject.hookpoints import find_blocks, stack_of
 
-SPAN = 200
-"""Distances over which rotary positions are averaged, in tokens."""
 _OUTPUTS = ("o_proj", "out_proj", "dense")
 
 
@@ -37,12 +35,14 @@ def _weights(decoder: PreTrainedModel, layer: int, block: nn.Module) -> Attentio
     size = attention.head_dim
     query, key, value = (getattr(attention, f"{n}_proj").weight.detach().float() for n in "qkv")
     scale = getattr(attention, "scaling", size**-0.5)
+    frequencies, rotary_scale = _rotary(decoder, size, query.device)
     return AttentionWeights(
         norm=_norm(block, attention, query.shape[1]),
-        query=query.unflatten(0, (-1, size)) * scale,
-        key=_unpositioned(decoder, key.unflatten(0, (-1, size))),
+        query=query.unflatten(0, (-1, size)) * scale * rotary_scale**2,
+        key=key.unflatten(0, (-1, size)),
         value=value.unflatten(0, (-1, size)),
         output=output.weight.detach().float().unflatten(1, (-1, size)).transpose(0, 1),
+        frequencies=frequencies,
     )
 
 
@@ -62,15 +62,19 @@ def _norm(block: nn.Module, attention: nn.Module, width: int) -> Tensor:
     return torch.ones(width)
 
 
-@torch.no_grad()
-def _unpositioned(decoder: PreTrainedModel, keys: Tensor) -> Tensor:
-    """Average rotary positions out of keys [G, h, W]; keys of other decoders stay as they are."""
-    rotary = getattr(stack_of(decoder), "rotary_emb", None)
+def _rotary(decoder: PreTrainedModel, size: int, device: torch.device) -> tuple[Tensor, float]:
+    """Return radians a token of each pair of dimensions [h/2], and the factor that rotary positions put on both sides.
+
+    Raises:
+        ValueError: Not all of a head is turned, or layers are turned differently.
+    """
+    rotary: Any = getattr(stack_of(decoder), "rotary_emb", None)
     if rotary is None:
-        return keys
-    places = torch.arange(1, SPAN + 1, device=keys.device)[None]
-    try:
-        cos, sin = rotary(keys.new_zeros(1, 1, 1), places)
-    except (TypeError, ValueError):  # several kinds of layers, each with rotations of its own (Gemma 3)
-        return keys
-    return mean_rotation(keys, cos[0].float(), sin[0].float())
+        return torch.zeros(size // 2, device=device), 1.0
+    frequencies = getattr(rotary, "inv_freq", None)
+    if frequencies is None or len(frequencies) != size // 2:
+        raise ValueError(
+            f"start='decoder' needs rotary positions that turn all {size} dimensions of a head, alike in all layers; "
+            f"those of {type(decoder).__name__} do not. Use start='random'."
+        )
+    return frequencies.float().to(device), float(getattr(rotary, "attention_scaling", 1.0))

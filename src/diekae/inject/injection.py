@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from diekae.encoders import MemoryBatch
+from diekae.encoders import Encoder, MemoryBatch
 from diekae.encoders.bank import Bank
 from diekae.inject.hookpoints import Hookpoint, stack_of
 from diekae.inject.hooks import visiting
@@ -29,7 +29,7 @@ class EncoderCacheLayer(DynamicLayer):
     """
 
     def __init__(self, memory: MemoryBatch) -> None:
-        """Hold a memory that has x read into it."""
+        """Hold what was read of x."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.memory = memory
 
@@ -95,7 +95,9 @@ class Injection:
         self._begun = False
         self._mask: Tensor | None = None
         self._ready: Tensor | None = None
-        self._grown: MemoryBatch | None = None
+        self._valid: Tensor | None = None
+        self._seen: MemoryBatch | None = None
+        self._grown: list[MemoryBatch] = []
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -137,44 +139,58 @@ class Injection:
         )
         self._mask = mask[..., None] if bool(mask.any()) else None
         self._begun = True
-        self._ready = self._grown = None
-        if self.bank.encoder.reads != "embeddings" or not (bool(mask.any()) or bool(self.beyond.any())):
+        self._ready, self._grown = None, []
+        if not (bool(self.receives[:, done:].any()) or bool(self.beyond.any())):
+            self._valid = None
+            return
+        always = torch.ones_like(self.beyond)
+        self._valid = _columns(self.valid, done, given.shape[1], always).repeat_interleave(repeats, 0)
+        layer = _encoder_layer(cache)
+        self._seen = layer.memory if layer is not None and done > 0 else None
+        if self.bank.encoder.reads != "embeddings":
             return
         if embeddings is None:
             embeddings = self.decoder.get_input_embeddings()(ids)
-        always = torch.ones_like(self.beyond)
-        valid = _columns(self.valid, done, given.shape[1], always).repeat_interleave(repeats, 0)
-        layer = _encoder_layer(cache)
-        memory = layer.memory if layer is not None and done > 0 else self._rows(repeats)
-        encoded = self.bank(memory, embeddings[None].to(self.bank.dtype), valid)
-        self._ready, self._grown = encoded.difference, encoded.memory
+        encoded = self.bank(
+            self._rows(repeats), embeddings[None].to(self.bank.dtype), self._valid, slice(None), self._seen
+        )
+        self._ready, self._grown = encoded.difference, [encoded.seen]
 
     def _end(self, cache: Cache | None) -> None:
         """Keep what causal encoders have read of x with the decoder's own cache, if it keeps one."""
-        if self._grown is not None and cache is not None:
-            layer = _encoder_layer(cache)
+        if self._grown and cache is not None:
+            layer, seen = _encoder_layer(cache), MemoryBatch.stack(self._grown)
             if layer is None:
-                cache.layers.append(EncoderCacheLayer(self._grown))
+                cache.layers.append(EncoderCacheLayer(seen))
             else:
-                layer.memory = self._grown
-        self._mask = self._ready = self._grown = None
-        self._begun = False
+                layer.memory = seen
+        self._mask = self._ready = self._valid = self._seen = None
+        self._grown, self._begun = [], False
 
-    def _difference(self, layer: int, stream: Tensor, _output: Tensor) -> Tensor | None:
+    def _difference(self, layer: int, stream: Tensor, output: Tensor) -> Tensor | None:
         """Return what is added at a hookpoint [b, T, W]; None where nobody receives."""
         assert self._begun, (
             f"{type(self.decoder).__name__} runs its blocks without calling {type(stack_of(self.decoder))}"
         )
-        if self._mask is None:
+        if self._valid is None:
             return None
         number = self.numbers[layer]
         if self._ready is not None:
             difference = self._ready[number]
+        elif self._mask is None and self.bank.encoder.reads != "inputs":
+            return None
         else:
-            memory = self._rows(stream.shape[0] // self.receives.shape[0])
+            # An encoder that is causal over x reads all of it, also what receives nothing.
             asked = slice(number, number + 1)
-            everything = torch.ones(stream.shape[:2], dtype=torch.bool, device=stream.device)
-            difference = self.bank(memory, stream[None], everything, asked).difference[0]
+            memory = self._rows(stream.shape[0] // self.receives.shape[0])
+            x = read_by(self.bank.encoder, stream, output)[None]
+            seen = None if self._seen is None else self._seen.of(asked)
+            encoded = self.bank(memory, x, self._valid, asked, seen)
+            difference = encoded.difference[0]
+            if encoded.seen is not None:
+                self._grown.append(encoded.seen)
+        if self._mask is None:
+            return None
         # -0.0 leaves every float as it is, +0.0 would turn -0.0 into +0.0: rows without knowledge stay bit for bit.
         return torch.where(self._mask, difference.to(stream.dtype), -torch.zeros_like(stream))
 
@@ -187,6 +203,11 @@ class Injection:
                 else self.memory.map(lambda tensor, dim: tensor.repeat_interleave(repeats, dim))
             )
         return self._repeated[repeats]
+
+
+def read_by(encoder: Encoder, stream: Tensor, output: Tensor) -> Tensor:
+    """Return what an encoder of states reads where a module's output entered the stream, [B, T, W]."""
+    return stream - output if encoder.reads == "inputs" else stream
 
 
 def _columns(prompt: Tensor, done: int, length: int, beyond: Tensor) -> Tensor:

@@ -42,7 +42,8 @@ class TrainingConfig:
     clip: float = 1.0
     """Largest gradient norm of each encoder; 0 switches clipping off."""
     precision: str = "fp32"
-    """``fp32`` or ``bf16`` (autocast) for the encoders; the decoder keeps the type it was loaded in."""
+    """``fp32`` or ``bf16`` (autocast) for the encoders, or ``auto``: what is fast where they run; the decoder keeps the
+    type it was loaded in."""
     calibration: int = 64
     """Examples on which centre and scale of each layer's differences are measured before the first step."""
     max_knowledge: int | None = None
@@ -70,8 +71,8 @@ class TrainingConfig:
             near = difflib.get_close_matches(self.objective, OBJECTIVES, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"objective={self.objective!r} is not known; choose one of {', '.join(OBJECTIVES)}.{hint}")
-        if self.precision not in ("fp32", "bf16"):
-            raise ValueError(f"precision={self.precision!r} is not known; choose fp32 or bf16.")
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise ValueError(f"precision={self.precision!r} is not known; choose auto, fp32 or bf16.")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(field.default, int | float) and not isinstance(value, int | float):

@@ -88,17 +88,17 @@ class DifferenceObjective(Objective):
         """Run the decoder on a batch as the configuration, the model's own if None, says."""
         model, config = self.model, config or self.model.config
         student = self._student(batch) if config.rollout == "student" else None
-        return collect(model.decoder, model.points, batch, kind=config.difference, student=student)
+        return collect(model.decoder, model.points, batch, kind=config.difference, student=student, read=model.read)
 
     def _student(self, batch: Batch) -> Student:
         """Return what the encoders would inject now."""
         bank, mask = self.bank, batch["knowledge_mask"]
 
         def student(states: Tensor) -> Callable[[int, Tensor], Tensor]:
-            if bank.encoder.reads == "states":
+            if bank.encoder.reads != "embeddings":
                 memory = bank.prepare(states, mask)
                 everything = batch["input_mask"]
-                return lambda n, stream: bank(memory, stream[None], everything, slice(n, n + 1)).difference[0]
+                return lambda n, read: bank(memory, read[None], everything, slice(n, n + 1)).difference[0]
             embed = self.model.decoder.get_input_embeddings()
             inputs = embed(batch["input_ids"])[None].to(bank.dtype)
             ready = bank(batch_memory(self.model, batch), inputs, batch["input_mask"]).difference
@@ -141,8 +141,8 @@ class DistillObjective(CrossEntropyObjective):
 def batch_memory(model: DiekaeModel, batch: Batch) -> MemoryBatch:
     """Prepare the knowledge of a laid-out batch, with gradients to the bank and none to the decoder."""
     mask = batch["knowledge_mask"]
-    if model.bank.encoder.reads == "states":
-        return model.bank.prepare(knowledge_states(model.decoder, model.points, batch), mask)
+    if model.bank.encoder.reads != "embeddings":
+        return model.bank.prepare(knowledge_states(model.decoder, model.points, batch, model.read), mask)
     ids = torch.gather(batch["full_ids"], 1, knowledge_columns(batch, batch["full_ids"].shape[1]))
     with torch.no_grad():
         embeddings = model.decoder.get_input_embeddings()(ids)[None].to(model.bank.dtype)

@@ -149,8 +149,11 @@ def _calibrate(objective: Objective, dataset: PromptDataset, config: TrainingCon
     bank.calibrate(found.targets, found.receives)
     if bank.encoder.starts_from_decoder:
         known, mask, receives = found.knowledge_states, found.knowledge_mask, found.receives
-        sample = Sample(known, mask, found.states, found.input_mask, receives, bank.goal(found.targets)[:, receives])
+        sample = Sample(known, mask, found.states, found.input_mask, receives, bank.scale)
         bank.encoder.start_from(attention_weights(model.decoder, model.layers), sample)
+        # The centre is then that of what the start leaves over.
+        said = bank.encoder(bank.prepare(known, mask), found.states, found.input_mask).difference[:, receives]
+        bank.bias.sub_(bank.scale[:, None] * said.float().mean(1))
 
 
 def _cached(
@@ -164,6 +167,7 @@ def _cached(
     key = {
         "decoder": fingerprint(model.decoder),
         "dtype": str(model.decoder.dtype),
+        "reads": model.bank.encoder.reads,
         "layers": list(model.layers),
         **{name: getattr(model.config, name) for name in ("site", "difference", "scope", "anchor")},
     }

@@ -1,0 +1,204 @@
+"""The decoder's own attention, asked once with K in sight and once without: what reading K adds to it.
+
+In D(K, x) the attention of a layer reads anchor, K and x together; in D(x), anchor and x. Their difference is
+
+    W_o (A(q; anchor, K, x) − A(q; anchor, x)),
+
+and with the decoder's own projections of the layer it *is* the difference at the attention's output, so these encoders
+have most of what they need before their first step. What they learn is what the layers between them would have read.
+
+Shapes: N encoders (n asked at once), B rows, S slots of K, P positions of x read before, T new ones, W decoder width,
+H query heads, G key heads, r head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from diekae.encoders.base import (
+    Encoded,
+    Encoder,
+    GroupedLinear,
+    GroupedRMSNorm,
+    MemoryBatch,
+    Sample,
+    register,
+    visible_columns,
+)
+from diekae.encoders.start import AttentionWeights, reduce_attention
+
+
+@dataclass(frozen=True)
+class AttentionOptions:
+    """Sizes of the ``attention`` encoder."""
+
+    heads: int | None = None
+    """H, query heads; the decoder's if None."""
+    kv_heads: int | None = None
+    """G, heads of keys and values, each shared by H/G query heads; the decoder's if None. Memory grows with it."""
+    head_size: int | None = None
+    """r, dimensions a head, even; the decoder's if None."""
+    mlp_width: int = 64
+    """Width of a gated MLP over x and what attention found, for what a layer cannot read itself; 0 for none."""
+    start: str = "decoder"
+    """``decoder``: from the attention of the decoder's own layer, or ``random``."""
+
+    def __post_init__(self) -> None:
+        """Check the sizes.
+
+        Raises:
+            ValueError: A size is not positive, heads do not divide each other, or the start is unknown.
+        """
+        heads, shared, size = self.heads or 1, self.kv_heads or 1, self.head_size or 2
+        if min(heads, shared, size) < 1 or self.mlp_width < 0 or size % 2 or (self.heads and heads % shared):
+            raise ValueError(
+                f"attention sizes must be positive, kv_heads must divide heads and head_size must be even, got {self}."
+            )
+        if self.start not in ("decoder", "random"):
+            raise ValueError(f"start={self.start!r} is not known; choose decoder or random.")
+
+
+@register("attention")
+class Attention(Encoder):
+    """The attention of N decoder layers, over K and x and over x alone, and a small gated MLP."""
+
+    reads = "inputs"
+    options = AttentionOptions
+
+    def __init__(self, count: int, embedding_width: int, width: int, options: AttentionOptions) -> None:
+        """Build N encoders; sizes that are None must have been settled."""
+        super().__init__(count, embedding_width, width)
+        assert options.heads and options.kv_heads and options.head_size, f"{options} is not settled"
+        self.sizes, self.heads, self.groups, self.size = options, options.heads, options.kv_heads, options.head_size
+        d, shared, inner = self.heads * self.size, self.groups * self.size, options.mlp_width
+        self.norm = GroupedRMSNorm(count, width)
+        self.query = GroupedLinear(count, width, d, std=(width * self.size) ** -0.5)
+        self.key = GroupedLinear(count, width, shared)
+        self.value = GroupedLinear(count, width, shared)
+        if inner:
+            self.skip = GroupedLinear(count, width, inner)
+            self.heard = GroupedLinear(count, d, inner)
+            self.mlp_norm = GroupedRMSNorm(count, 2 * inner)
+            self.gate = GroupedLinear(count, 2 * inner, inner)
+            self.inner = GroupedLinear(count, 2 * inner, inner)
+        self.up = GroupedLinear(count, d + inner, width, std=0.0)
+        default = 10000.0 ** -(torch.arange(0, self.size, 2) / self.size)
+        # Kept as bits: a bank that is cast to bf16 would round its angles: radians at some hundred tokens.
+        self.register_buffer("angles", default.expand(count, self.groups, -1).contiguous().view(torch.int32))
+
+    angles: Tensor
+
+    @classmethod
+    def settle(cls, options: Any, config: Any) -> Any:
+        """Take the sizes that are None from the decoder's configuration."""
+        heads = int(config.num_attention_heads)
+        found = {
+            "heads": heads,
+            "kv_heads": int(getattr(config, "num_key_value_heads", None) or heads),
+            "head_size": int(getattr(config, "head_dim", None) or config.hidden_size // heads),
+        }
+        given = {name: getattr(options, name) for name in found}
+        return {**found, **{name: value for name, value in given.items() if value is not None}}
+
+    @property
+    def frequencies(self) -> Tensor:
+        """Return radians a token, [N, G, r/2]."""
+        return self.angles.view(torch.float32)
+
+    def prepare(self, knowledge: Tensor, mask: Tensor, past: MemoryBatch | None = None) -> MemoryBatch:
+        """Project K's states [N, B, K, W] to turned keys and to values; see :meth:`Encoder.prepare`."""
+        position = torch.zeros(len(mask), dtype=torch.long, device=mask.device) if past is None else past.position
+        normed, gain = self.norm.split(knowledge.to(self.key.weight.dtype))
+        places = position[:, None] + (mask.long().cumsum(1) - 1).clamp(min=0)
+        keys = self._turn(self.key(normed, gain=gain), places, slice(None)).flatten(3)
+        tensors, position = {"keys": keys, "values": self.value(normed, gain=gain)}, position + mask.sum(1)
+        if past is not None:
+            tensors = {name: torch.cat([past.tensors[name], new], dim=2) for name, new in tensors.items()}
+            mask = torch.cat([past.mask, mask], dim=1)
+        return MemoryBatch(tensors, mask, position)
+
+    def forward(
+        self, memory: MemoryBatch, x: Tensor, mask: Tensor, which: slice = slice(None), seen: MemoryBatch | None = None
+    ) -> Encoded:
+        """Return the differences of the asked encoders at x [n, B, T, W]; see :meth:`Encoder.forward`."""
+        normed, gain = self.norm.split(x.to(self.query.weight.dtype), which)
+        before = torch.zeros_like(memory.position) if seen is None else seen.position
+        # In the run with K the anchor stands before K, not after it: the first token behind it follows K's last.
+        start = memory.position - self.anchor_tokens + before
+        places = start[:, None] + (mask.long().cumsum(1) - 1).clamp(min=0)
+        query = self._turn(self.query(normed, which, gain), places, which)
+        own = {
+            "keys": self._turn(self.key(normed, which, gain), places, which).flatten(3),
+            "values": self.value(normed, which, gain),
+        }
+        visible, past = visible_columns(None if seen is None else seen.mask, mask), mask
+        if seen is not None:
+            own = {name: torch.cat([seen.tensors[name].to(new), new], dim=2) for name, new in own.items()}
+            past = torch.cat([seen.mask, mask], dim=1)
+        both = {name: torch.cat([memory.tensors[name][which].to(new), new], dim=2) for name, new in own.items()}
+        sight = torch.cat([memory.mask[:, None].expand(-1, mask.shape[1], -1), visible], dim=2)
+        answer = self._attend(query, both, sight) - self._attend(query, own, visible)
+        if self.sizes.mlp_width:
+            heard = torch.cat([self.skip(normed, which, gain), self.heard(answer, which)], dim=-1)
+            inner = self.mlp_norm(heard, which)
+            thought = F.silu(self.gate(inner, which)) * self.inner(inner, which)
+            answer = torch.cat([answer, thought], dim=-1)
+        return Encoded(self.up(answer, which), MemoryBatch(own, past, before + mask.sum(1)))
+
+    def _turn(self, x: Tensor, places: Tensor, which: slice) -> Tensor:
+        """Turn queries or keys [n, B, T, heads · r] by their places [B, T]; [n, B, T, heads, r]."""
+        x = x.unflatten(-1, (-1, self.size))
+        angles = places[None, :, :, None, None].float() * self.frequencies[which, None, None]
+        angles = angles.repeat_interleave(x.shape[3] // self.groups, 3)
+        cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        first, second = x.chunk(2, dim=-1)
+        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+    def _attend(self, query: Tensor, slots: dict[str, Tensor], visible: Tensor) -> Tensor:
+        """Attend from query [n, B, T, H, r] to the slots that are visible, bool [B, T, slots]; [n, B, T, H · r]."""
+        count, rows = query.shape[:2]
+        keys, values = (slots[name].unflatten(-1, (-1, self.size)) for name in ("keys", "values"))
+        q, k, v = (t.flatten(0, 1).transpose(1, 2) for t in (query, keys, values))
+        mask = visible.expand(count, -1, -1, -1).flatten(0, 1)[:, None]
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0, enable_gqa=self.groups != self.heads)
+        answer: Tensor = mixed.transpose(1, 2).flatten(2).unflatten(0, (count, rows))
+        return answer
+
+    @property
+    def starts_from_decoder(self) -> bool:
+        """Tell whether training begins with :meth:`start_from`."""
+        return self.sizes.start == "decoder"
+
+    @torch.no_grad()
+    def start_from(self, weights: Sequence[AttentionWeights], sample: Sample) -> None:
+        """Take over the decoder's own attention; see :mod:`diekae.encoders.start`.
+
+        Args:
+            weights: Of the N layers.
+            sample: Where the encoders will read, and the scale that they will be measured in.
+
+        Raises:
+            ValueError: Heads or widths are not those of the decoder.
+        """
+        query, key = weights[0].query, weights[0].key
+        if (self.heads, self.groups) != (len(query), len(key)) or self.size > key.shape[1]:
+            raise ValueError(
+                f"start='decoder' needs heads={len(query)}, kv_heads={len(key)} and a head_size of at most "
+                f"{key.shape[1]}, as this decoder has; got {self.sizes}."
+            )
+        self.norm.weight.copy_(torch.stack([layer.norm for layer in weights]))
+        known = self.norm(sample.known.float())[:, sample.known_mask]
+        seen = self.norm(sample.seen.float())[:, sample.receives]
+        found = [reduce_attention(layer, self.size, known[n], seen[n]) for n, layer in enumerate(weights)]
+        self.query.weight.copy_(torch.stack([one.query.flatten(0, 1) for one in found]))
+        self.key.weight.copy_(torch.stack([one.key.flatten(0, 1) for one in found]))
+        self.value.weight.copy_(torch.stack([one.value.flatten(0, 1) for one in found]))
+        self.angles.copy_(torch.stack([one.frequencies for one in found]).float().contiguous().view(torch.int32))
+        output = torch.stack([one.output.transpose(0, 1).flatten(1) for one in found])
+        self.up.weight[:, :, : output.shape[2]] = output / sample.scale[:, None, None]
