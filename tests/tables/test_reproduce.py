@@ -20,7 +20,8 @@ from diekae.data.mixture import DataSpec, load_prompts
 from diekae.data.prompt import Prompt
 from diekae.evaluation.methods import Fitted, Task
 from diekae.files import alone
-from diekae.tables import Lab, Plan, augment, table2, table3, table4, table5
+from diekae.models import fast_dtype
+from diekae.tables import Lab, Plan, augment, table1, table2, table3, table4, table5
 from diekae.tables.edits import load_edits
 from diekae.tables.probe import Row, probe
 
@@ -187,13 +188,24 @@ def test_answers_are_asked_for_as_questions(place: Path) -> None:
         assert lab.load(name, "test", 6) == prompts[expected]
 
 
-@pytest.mark.parametrize(("dtype", "loaded"), [("auto", "fp32"), ("bf16", "bf16")])
-def test_the_type_of_the_weights_is_chosen_and_told(dtype: str, loaded: str, place: Path) -> None:
+@pytest.mark.parametrize("dtype", ["auto", "bf16"])
+def test_the_type_of_the_weights_is_chosen_and_told(dtype: str, place: Path) -> None:
+    loaded = "bf16" if dtype == "bf16" or fast_dtype("cpu") == torch.bfloat16 else "fp32"
     lab = make_lab(place, dtype=dtype)
     assert lab.decoder.dtype is {"fp32": torch.float32, "bf16": torch.bfloat16}[loaded]
     assert lab.plan.to_dict()["dtype"] == loaded and lab.identity["dtype"] == str(lab.decoder.dtype)
     assert lab.plan.on("cuda").dtype == loaded, "decided once"
     assert Plan(place, dtype=dtype).on("cuda").dtype == "bf16"
+
+
+@pytest.mark.parametrize(("method", "same"), [("lora", True), ("sft", True), ("ours", False)])
+def test_a_method_without_a_bank_is_the_same_under_every_bank(method: str, same: bool, place: Path) -> None:
+    keys = []
+    for preset in ("default", "attention", "paper"):
+        lab = make_lab(place, preset=preset, methods=(method,))
+        keys.append(table1.cells(lab)[-1].key)
+    assert (keys[0] == keys[1]) is same
+    assert keys[0] != keys[2], "the paper's anchor lays prompts out otherwise"
 
 
 def test_what_is_left_out_as_too_long_is_told(place: Path, tmp_path: Path) -> None:

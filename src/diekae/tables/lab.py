@@ -29,6 +29,8 @@ from diekae.training.config import TrainingConfig
 Progress = Callable[[str, int, int], None]
 UNTRAINED = ("bare", "prompted", "prompted_cached")
 """Methods that learn nothing."""
+WITHOUT_BANK = ("lora", "sft", "cartridge")
+"""Methods that learn without a bank: all they know of its configuration is how prompts are laid out."""
 AT_ONCE = 4
 """Examples that a training step holds in memory together: gradients through a decoder take gigabytes at sixteen."""
 CACHE_GB = 4.0
@@ -175,6 +177,7 @@ class Lab:
             batch_size=AT_ONCE,
             gradient_accumulation=max(1, min(self.plan.batch_size, len(train)) // AT_ONCE),
             evaluations=EVALUATIONS,
+            precision=self.plan.dtype,
             seed=self.plan.seed,
         )
         task = Task(
@@ -202,10 +205,14 @@ class Lab:
 
     def settings(self, method: str, task: Task) -> dict[str, Any]:
         """Return all that a method's figures depend on besides what is scored; training, if it is trained."""
-        if method not in UNTRAINED:
-            return {**self.task_settings(task), "method": method}
         layout = {"anchor": task.diekae.anchor, "knowledge": task.knowledge}
-        return {**self.identity, **layout, "method": method}
+        if method in UNTRAINED:
+            return {**self.identity, **layout, "method": method}
+        settings = self.task_settings(task)
+        if method in WITHOUT_BANK:
+            del settings["diekae"]
+            settings |= layout
+        return {**settings, "method": method}
 
     def task_settings(self, task: Task) -> dict[str, Any]:
         """Return all that fitting a method to a task depends on, as JSON values."""

@@ -13,6 +13,7 @@ from diekae.config import DiekaeConfig
 from diekae.data.example import nearest
 from diekae.data.sources import source_card
 from diekae.evaluation.methods import method_names
+from diekae.models import fast_dtype
 
 EVALUATIONS = 8
 """Validations of a training run: the points of figure 3."""
@@ -48,8 +49,8 @@ class Plan:
     preset: str = "default"
     """What a bank is: ``default`` or ``paper``, as :meth:`diekae.config.DiekaeConfig.preset`."""
     dtype: str = "auto"
-    """Type of the decoder's weights: ``bf16``, ``fp32``, or ``auto``: bf16 on a GPU, fp32 on a CPU, where bf16 without
-    instructions of its own took eight times as long forwards and fifteen times with gradients (SmolLM2, AVX2)."""
+    """Type of the decoder's weights: ``bf16``, ``fp32``, or ``auto``: what is fast on the device, as
+    :func:`diekae.models.fast_dtype` says (SmolLM2, AVX2: fp32 is eight times as fast, fifteen with gradients)."""
     seed: int = 0
     """Decides subsets, initial weights, order and resamples."""
     batch_size: int = 16
@@ -91,7 +92,7 @@ class Plan:
         """Return the plan with the type of the weights decided for a device."""
         if self.dtype != "auto":
             return self
-        return dataclasses.replace(self, dtype="bf16" if torch.device(device).type == "cuda" else "fp32")
+        return dataclasses.replace(self, dtype="bf16" if fast_dtype(device) == torch.bfloat16 else "fp32")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, without the folders of one machine, which say nothing to a reader."""
