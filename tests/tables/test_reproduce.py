@@ -311,10 +311,15 @@ def test_table4_has_every_row_and_length(place: Path, tmp_path: Path, monkeypatc
     found = made(place, "table4", tmp_path)
     rows = rows_of(found["table4"]["sheets"][0])
     assert [row["method"] for row in rows] == list(table4.ROWS)
-    assert [row["128 tokens"] for row in rows] == [f"{n}.0 (5)" for n in range(1, 7)]
+    assert [row["128 tokens"] for row in rows] == [f"{n}.0 (5)" for n in range(1, 9)]
     assert {(row.way, row.encoder) for row in asked} == set(table4.ROWS.values())
+    assert {(row.encoder, row.preset) for row in asked} == {
+        ("reader", "default"),
+        ("token", "default"),
+        ("attention", "attention"),
+    }
     made(place, "table4", tmp_path)
-    assert len(asked) == 6, "nothing is measured twice"
+    assert len(asked) == 8, "nothing is measured twice"
 
 
 @pytest.mark.slow

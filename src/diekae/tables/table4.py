@@ -22,9 +22,13 @@ ROWS = {
     "D(K,x)": ("prompted", "reader"),
     "ours, reader": ("ours", "reader"),
     "ours, reader, K prepared": ("ours_prepared", "reader"),
+    "ours, attention": ("ours", "attention"),
+    "ours, attention, K prepared": ("ours_prepared", "attention"),
     "ours, token": ("ours", "token"),
     "ours, token, K prepared": ("ours_prepared", "token"),
 }
+OWN_PRESET = ("attention",)
+"""Encoders that have a preset of their name, for they suit no other site; the plan's preset says the rest of others."""
 PAPER = {
     "D(x)": "13.61 at 10",
     "D(K,x)": "16.86 at 512, 20.24 at 1024, out of memory at 2048",
@@ -60,8 +64,9 @@ def cells(lab: Lab) -> list[Cell]:
 
 def _cell(lab: Lab, label: str, tokens: int) -> Cell:
     way, encoder = ROWS[label]
-    row = Row(lab.plan.model, way, tokens, encoder, lab.plan.preset, lab.decoder.device.type, lab.plan.dtype)
-    settings = {**lab.identity, "way": way, "tokens": tokens, "encoder": encoder, "preset": lab.plan.preset}
+    preset = encoder if encoder in OWN_PRESET else lab.plan.preset
+    row = Row(lab.plan.model, way, tokens, encoder, preset, lab.decoder.device.type, lab.plan.dtype)
+    settings = {**lab.identity, "way": way, "tokens": tokens, "encoder": encoder, "preset": preset}
     return Cell(f"memory-{way}-{encoder}-{tokens}", settings, 2 * tokens + 4000, lambda: dict(probe(row)))
 
 
