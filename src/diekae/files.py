@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -39,3 +40,22 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """
     with written_whole(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process; the hold ends with the block, or with the process, however that ends.
+
+    Raises:
+        RuntimeError: Another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RuntimeError(
+                f"another process is at work in {str(folder)!r} and would lose its checkpoints; expected a folder that"
+                " no other process writes to: wait until it has ended, or name another with --out."
+            ) from error
+        yield

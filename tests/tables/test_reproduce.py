@@ -10,14 +10,18 @@ import numpy as np
 import pytest
 import torch
 from click.testing import Result
+from layouts import write_json
 from small import LABELS, read, write_data, write_decoder
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from diekae.cli import typer_app
+from diekae.data.mixture import DataSpec, load_prompts
 from diekae.data.prompt import Prompt
 from diekae.evaluation.methods import Fitted, Task
-from diekae.tables import Lab, Plan, augment, table2, table3, table4, table5
+from diekae.files import alone
+from diekae.models import fast_dtype
+from diekae.tables import Lab, Plan, augment, table1, table2, table3, table4, table5
 from diekae.tables.edits import load_edits
 from diekae.tables.probe import Row, probe
 
@@ -168,6 +172,68 @@ def test_changed_settings_are_measured_anew(
     assert (calls[:3] == ["bare", "prompted", "bare"]) is (options[0] in ("--seed", "--limit", "--preset"))
 
 
+def test_answers_are_asked_for_as_questions(place: Path) -> None:
+    """In the format `qa`, where the answer's line ends; what is no question set keeps the bank's format."""
+    lab = make_lab(place)
+    for name, expected in (("dream", "qa"), ("proofwriter", "plain")):
+        prompts = {
+            form: load_prompts(
+                DataSpec(name, str(place / "data" / name), "test", limit=6, longest=256, format=form),
+                lab.plan.seed,
+                lab.prompter,
+            )
+            for form in ("qa", "plain")
+        }
+        assert prompts["qa"] != prompts["plain"]
+        assert lab.load(name, "test", 6) == prompts[expected]
+
+
+@pytest.mark.parametrize("dtype", ["auto", "bf16"])
+def test_the_type_of_the_weights_is_chosen_and_told(dtype: str, place: Path) -> None:
+    loaded = "bf16" if dtype == "bf16" or fast_dtype("cpu") == torch.bfloat16 else "fp32"
+    lab = make_lab(place, dtype=dtype)
+    assert lab.decoder.dtype is {"fp32": torch.float32, "bf16": torch.bfloat16}[loaded]
+    assert lab.plan.to_dict()["dtype"] == loaded and lab.identity["dtype"] == str(lab.decoder.dtype)
+    assert lab.plan.on("cuda").dtype == loaded, "decided once"
+    assert Plan(place, dtype=dtype).on("cuda").dtype == "bf16"
+
+
+@pytest.mark.parametrize(("method", "same"), [("lora", True), ("sft", True), ("ours", False)])
+def test_a_method_without_a_bank_is_the_same_under_every_bank(method: str, same: bool, place: Path) -> None:
+    keys = []
+    for preset in ("default", "attention", "paper"):
+        lab = make_lab(place, preset=preset, methods=(method,))
+        keys.append(table1.cells(lab)[-1].key)
+    assert (keys[0] == keys[1]) is same
+    assert keys[0] != keys[2], "the paper's anchor lays prompts out otherwise"
+
+
+def test_what_is_left_out_as_too_long_is_told(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "data" / "dream", tmp_path / "data" / "dream")
+    shutil.copytree(place / "decoder", tmp_path / "decoder")
+    dialogues = read(tmp_path / "data" / "dream" / "test.json")
+    for dialogue in dialogues[:3]:
+        dialogue[0][0] += " the house is red" * 9
+    write_json(tmp_path / "data" / "dream" / "test.json", dialogues)
+    found = made(tmp_path, "table1", tmp_path / "out", "--methods", "bare", "--longest", "30", "--limit", "10")
+    assert len(dialogues) == 10 and found["left_out"]["dream"] == {
+        "train": [0, 12],
+        "validation": [0, 8],
+        "test": [3, 10],
+    }
+    page = (tmp_path / "out" / "table1.md").read_text()
+    assert "Left out of dream for more than 30 tokens of knowledge: 3 of 10 in test." in page
+
+
+def test_a_second_run_leaves_the_first_its_checkpoints(place: Path, first: tuple[Path, dict[str, Any]]) -> None:
+    (first[0] / "work").mkdir()
+    with alone(first[0]):
+        result = invoke(place, "table1", first[0], *FEW)
+    assert isinstance(result.exception, RuntimeError) and "another process is at work in" in str(result.exception)
+    assert (first[0] / "work").is_dir()
+    made(place, "table1", first[0], *FEW)  # the hold has ended
+
+
 def test_table2_agrees_with_rows_asked_alone(place: Path, tmp_path: Path) -> None:
     found = made(place, "table2", tmp_path, *FEW)
     lab = make_lab(place)
@@ -245,10 +311,15 @@ def test_table4_has_every_row_and_length(place: Path, tmp_path: Path, monkeypatc
     found = made(place, "table4", tmp_path)
     rows = rows_of(found["table4"]["sheets"][0])
     assert [row["method"] for row in rows] == list(table4.ROWS)
-    assert [row["128 tokens"] for row in rows] == [f"{n}.0 (5)" for n in range(1, 7)]
+    assert [row["128 tokens"] for row in rows] == [f"{n}.0 (5)" for n in range(1, 9)]
     assert {(row.way, row.encoder) for row in asked} == set(table4.ROWS.values())
+    assert {(row.encoder, row.preset) for row in asked} == {
+        ("reader", "default"),
+        ("token", "default"),
+        ("attention", "attention"),
+    }
     made(place, "table4", tmp_path)
-    assert len(asked) == 6, "nothing is measured twice"
+    assert len(asked) == 8, "nothing is measured twice"
 
 
 @pytest.mark.slow
@@ -346,6 +417,7 @@ def test_all_leaves_out_what_has_no_data(place: Path, tmp_path: Path, monkeypatc
         ("table1", ("--sets", "quasar_t"), "no data set is at hand for this table: quasar_t"),
         ("table1", ("--preset", "papre"), "Did you mean 'paper'"),
         ("table1", ("--limit", "1"), "limit=1 must be at least 2"),
+        ("table1", ("--dtype", "fp23"), "unknown dtype 'fp23', did you mean 'fp32'"),
         ("table1", ("--epochs", "0"), "epochs=0.0 must be positive"),
         ("table2", ("--sets", "dream"), "'dream' has no classes"),
         ("table1", ("--data", "/nowhere"), "no folder '/nowhere'; expected one that holds a folder"),

@@ -26,9 +26,11 @@ def command(
     limit: Annotated[int, typer.Option(help="Examples of each data set that are scored.")] = _DEFAULT.limit,
     epochs: Annotated[float, typer.Option(help="Passes over the training examples.")] = _DEFAULT.epochs,
     longest: Annotated[int, typer.Option(help="Leave out examples with more tokens of knowledge.")] = _DEFAULT.longest,
+    context: Annotated[int, typer.Option(help="Tokens of the longest context in table4.")] = _DEFAULT.context,
     methods: Annotated[str, typer.Option(help="Methods in place of the table's own: bare,lora,cartridge.")] = "",
     sets: Annotated[str, typer.Option(help="Data sets in place of the table's own: dream,zsre.")] = "",
     preset: Annotated[str, typer.Option(help="What a bank is: default or paper.")] = _DEFAULT.preset,
+    dtype: Annotated[str, typer.Option(help="Decoder's weights: bf16, fp32, or auto by the device.")] = _DEFAULT.dtype,
     seed: Annotated[int, typer.Option(help="Decides subsets, initial weights and order.")] = _DEFAULT.seed,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; cuda by default where there is one.")] = None,
 ) -> None:
@@ -41,9 +43,11 @@ def command(
         limit=limit,
         epochs=epochs,
         longest=longest,
+        context=context,
         methods=_names(methods),
         sets=_names(sets),
         preset=preset,
+        dtype=dtype,
         seed=seed,
     )
     with progress_bars() as (show, _):

@@ -6,6 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice
+from typing import NamedTuple
 
 from diekae.data.example import DataError, check_limit, check_split
 from diekae.data.prompt import Prompt, Prompter
@@ -86,8 +87,22 @@ def shares(total: int, weights: Sequence[float]) -> list[int]:
     return sizes
 
 
+class Chosen(NamedTuple):
+    """What was taken from one spec."""
+
+    prompts: list[Prompt]
+    """The examples, tokenized."""
+    left_out: int
+    """Examples that were met on the way and left out, because their knowledge is longer than the spec allows."""
+
+
 def load_prompts(spec: DataSpec, seed: int, prompter: Prompter) -> list[Prompt]:
     """Load and tokenize one spec; arguments and errors as in `load_mixture`."""
+    return choose_prompts(spec, seed, prompter).prompts
+
+
+def choose_prompts(spec: DataSpec, seed: int, prompter: Prompter) -> Chosen:
+    """Load and tokenize one spec, and count what is too long; arguments and errors as in `load_mixture`."""
     # With a longest K the limit counts what is short enough, so everything has to be loaded first.
     limit = spec.limit if spec.longest is None else None
     examples = load_source(
@@ -101,12 +116,15 @@ def load_prompts(spec: DataSpec, seed: int, prompter: Prompter) -> list[Prompt]:
     # Shuffled first, so that tokenizing can stop at the limit.
     random.Random(seed).shuffle(examples)
     prompts: list[Prompt] = []
+    left_out = 0
     for example in examples:
         prompt = prompter.prompt(example, spec.format)
         if spec.longest is None or len(prompt.knowledge) <= spec.longest:
             prompts.append(prompt)
+        else:
+            left_out += 1
         if len(prompts) == spec.limit:
             break
     if not prompts:
         raise DataError(f"source {spec.source!r}: no example has at most longest={spec.longest} tokens of knowledge")
-    return prompts
+    return Chosen(prompts, left_out)

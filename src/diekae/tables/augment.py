@@ -16,13 +16,12 @@ from diekae.data.prompt import Prompt
 from diekae.evaluation.methods import Task, fit
 from diekae.tables.cells import Cell, Result, digest_prompts
 from diekae.tables.lab import Lab
+from diekae.tables.plan import QUESTION_SETS
 from diekae.tables.score import score_texts, time_passes
 from diekae.training.trainer import last_whole_checkpoint
 
 SETS = ("cmu_dog", "curiosity", "dream", "natural_questions", "quasar_t", "wizard_of_wikipedia")
 """The paper's (section 4.1)."""
-QUESTION_SETS = ("dream", "natural_questions", "quasar_t", "zsre", "facts")
-"""Sets whose targets are answers, which can be compared with what is generated."""
 PASSES = 5
 """Passes over the scored examples that a cell is worth, answers included."""
 TRAINING_WORK = {

@@ -15,7 +15,7 @@ import torch
 
 from diekae.config import DiekaeConfig, resolve_layers
 from diekae.data.example import DataError
-from diekae.data.mixture import DataSpec, load_prompts
+from diekae.data.mixture import DataSpec, choose_prompts
 from diekae.data.prompt import Prompt, Prompter, truncate_knowledge
 from diekae.evaluation.methods import Task
 from diekae.evaluation.methods.base import without_knowledge
@@ -23,12 +23,14 @@ from diekae.fingerprint import fingerprint, window
 from diekae.inject.hookpoints import find_blocks
 from diekae.models import load_decoder
 from diekae.tables.cells import Cells, digest, digest_prompts
-from diekae.tables.plan import EVALUATIONS, Plan
+from diekae.tables.plan import DTYPES, EVALUATIONS, QUESTION_SETS, Plan
 from diekae.training.config import TrainingConfig
 
 Progress = Callable[[str, int, int], None]
 UNTRAINED = ("bare", "prompted", "prompted_cached")
 """Methods that learn nothing."""
+WITHOUT_BANK = ("lora", "sft", "cartridge")
+"""Methods that learn without a bank: all they know of its configuration is how prompts are laid out."""
 AT_ONCE = 4
 """Examples that a training step holds in memory together: gradients through a decoder take gigabytes at sixteen."""
 CACHE_GB = 4.0
@@ -63,13 +65,16 @@ class Lab:
         Raises:
             ValueError: The decoder cannot be loaded.
         """
-        self.plan, self.out, self.progress = plan, Path(out), progress
-        self.decoder, self.tokenizer = load_decoder(plan.model, device=device)
+        self.plan = plan = plan.on(device)
+        self.out, self.progress = Path(out), progress
+        self.decoder, self.tokenizer = load_decoder(plan.model, dtype=DTYPES[plan.dtype], device=device)
         self.config = DiekaeConfig.preset(plan.preset)
         self.prompter = Prompter(self.tokenizer, self.config.template, self.config.format)
         self.cells = Cells(self.out / "cells")
         self.missing: dict[str, str] = {}
         """Why a data set takes no part, by name."""
+        self.left_out: dict[str, dict[str, list[int]]] = {}
+        """Examples left out as longer than the plan's ``longest``, and those they were among, by data set and part."""
         self._parts: dict[str, Parts | None] = {}
 
     @functools.cached_property
@@ -129,11 +134,13 @@ class Lab:
             DataError: It is not at hand.
         """
         folder = str(self.plan.data / name)
-        spec = DataSpec(name, folder, split=split, limit=limit, longest=self.plan.longest)
+        form = "qa" if name in QUESTION_SETS else None
+        spec = DataSpec(name, folder, split=split, limit=limit, longest=self.plan.longest, format=form)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the builders' counts of bad records are `diekae data build`'s to tell
-            prompts = load_prompts(spec, self.plan.seed, self.prompter)
-        return self._fitting(name, prompts)
+            chosen = choose_prompts(spec, self.plan.seed, self.prompter)
+        self.left_out.setdefault(name, {})[split] = [chosen.left_out, chosen.left_out + len(chosen.prompts)]
+        return self._fitting(name, chosen.prompts)
 
     def _fitting(self, name: str, prompts: Sequence[Prompt]) -> list[Prompt]:
         """Leave out prompts whose input and target alone pass the window, and cut K to it; either is warned of."""
@@ -170,6 +177,7 @@ class Lab:
             batch_size=AT_ONCE,
             gradient_accumulation=max(1, min(self.plan.batch_size, len(train)) // AT_ONCE),
             evaluations=EVALUATIONS,
+            precision=self.plan.dtype,
             seed=self.plan.seed,
         )
         task = Task(
@@ -197,10 +205,14 @@ class Lab:
 
     def settings(self, method: str, task: Task) -> dict[str, Any]:
         """Return all that a method's figures depend on besides what is scored; training, if it is trained."""
-        if method not in UNTRAINED:
-            return {**self.task_settings(task), "method": method}
         layout = {"anchor": task.diekae.anchor, "knowledge": task.knowledge}
-        return {**self.identity, **layout, "method": method}
+        if method in UNTRAINED:
+            return {**self.identity, **layout, "method": method}
+        settings = self.task_settings(task)
+        if method in WITHOUT_BANK:
+            del settings["diekae"]
+            settings |= layout
+        return {**settings, "method": method}
 
     def task_settings(self, task: Task) -> dict[str, Any]:
         """Return all that fitting a method to a task depends on, as JSON values."""

@@ -7,13 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from diekae.config import DiekaeConfig
 from diekae.data.example import nearest
 from diekae.data.sources import source_card
 from diekae.evaluation.methods import method_names
+from diekae.models import fast_dtype
 
 EVALUATIONS = 8
 """Validations of a training run: the points of figure 3."""
+QUESTION_SETS = ("dream", "natural_questions", "quasar_t", "zsre", "facts")
+"""Sets whose targets are answers: they are asked in the format ``qa``, in which an answer ends, and what is generated
+is compared with the target. Others keep the bank's format."""
+DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}
+"""What the decoder's weights may be, by name; ``auto`` is decided by the device."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +40,17 @@ class Plan:
     """Passes over the training examples; table 3 makes at least the paper's five."""
     longest: int = 256
     """Examples whose knowledge has more tokens are left out, of training and of scoring."""
+    context: int = 2048
+    """Tokens of the longest context in table 4, cut to the decoder's window; the paper goes up to 2048."""
     methods: tuple[str, ...] = ()
     """Methods in place of a table's own, in order; D(x) and D(K, x) are always measured."""
     sets: tuple[str, ...] = ()
     """Data sets in place of a table's own, in order."""
     preset: str = "default"
     """What a bank is: ``default`` or ``paper``, as :meth:`diekae.config.DiekaeConfig.preset`."""
+    dtype: str = "auto"
+    """Type of the decoder's weights: ``bf16``, ``fp32``, or ``auto``: what is fast on the device, as
+    :func:`diekae.models.fast_dtype` says (SmolLM2, AVX2: fp32 is eight times as fast, fifteen with gradients)."""
     seed: int = 0
     """Decides subsets, initial weights, order and resamples."""
     batch_size: int = 16
@@ -49,7 +62,7 @@ class Plan:
         Raises:
             ValueError: A number is out of range, or a name is not known; the nearest known one is named.
         """
-        for name, least in (("train_examples", 1), ("limit", 2), ("longest", 1), ("batch_size", 1)):
+        for name, least in (("train_examples", 1), ("limit", 2), ("longest", 1), ("context", 1), ("batch_size", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {least}.")
         if self.epochs <= 0:
@@ -65,12 +78,21 @@ class Plan:
                 raise ValueError(f"unknown method {method!r}{nearest(method, known)}; there are {', '.join(known)}")
         for name in self.sets:
             source_card(name)
+        if self.dtype not in DTYPES:
+            near = nearest(self.dtype, list(DTYPES))
+            raise ValueError(f"unknown dtype {self.dtype!r}{near}; there are {', '.join(DTYPES)}")
         DiekaeConfig.preset(self.preset)
 
     @property
     def validation_examples(self) -> int:
         """Return how many examples of each data set choose checkpoints: an eighth of the training examples, or 8."""
         return max(8, self.train_examples // 8)
+
+    def on(self, device: str) -> Plan:
+        """Return the plan with the type of the weights decided for a device."""
+        if self.dtype != "auto":
+            return self
+        return dataclasses.replace(self, dtype="bf16" if fast_dtype(device) == torch.bfloat16 else "fp32")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, without the folders of one machine, which say nothing to a reader."""

@@ -20,6 +20,7 @@ from diekae.evaluation.evaluate import lay_out
 from diekae.evaluation.memory import peak_memory
 from diekae.model import DiekaeModel
 from diekae.models import load_decoder
+from diekae.tables.plan import DTYPES
 from diekae.training.objectives import batch_injection, batch_memory
 
 INPUT_TOKENS = 10
@@ -46,6 +47,8 @@ class Row:
     """What the bank is besides."""
     device: str
     """Where."""
+    dtype: str = "bf16"
+    """Type of the decoder's weights, as :attr:`diekae.tables.plan.Plan.dtype`, decided."""
 
 
 def probe(row: Row) -> dict[str, int]:
@@ -70,7 +73,7 @@ def probe(row: Row) -> dict[str, int]:
 
 def measure(row: Row) -> dict[str, int]:
     """Measure a row in this process."""
-    decoder, tokenizer = load_decoder(row.model, device=row.device)
+    decoder, tokenizer = load_decoder(row.model, dtype=DTYPES[row.dtype], device=row.device)
     config = DiekaeConfig.preset(row.preset)
     if config.encoder != row.encoder:
         config = DiekaeConfig.preset(row.preset, encoder=row.encoder, encoder_options={})

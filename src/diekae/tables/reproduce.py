@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from diekae.data.example import DataError, nearest
-from diekae.files import write_atomically
+from diekae.files import alone, write_atomically
 from diekae.provenance import write_json
 from diekae.tables import figure3, figure4, table1, table2, table3, table4, table5
 from diekae.tables.cells import Cell, Result
@@ -59,7 +59,13 @@ def reproduce(
     Raises:
         ValueError: The name is not known.
         DataError: The table has no data at hand.
+        RuntimeError: Another process is at work in the lab's folder.
     """
+    with alone(lab.out):
+        return _reproduce(name, lab, json, tell)
+
+
+def _reproduce(name: str, lab: Lab, json: str | Path | None, tell: Tell) -> dict[str, Report]:
     planned = _plan(table_names(name), lab, tell)
     estimate = _Estimate(lab, [cell for cells in planned.values() for cell in cells], tell)
     made: dict[str, Report] = {}
@@ -70,7 +76,8 @@ def reproduce(
         made[table] = TABLES[table].report(lab, results)
         written[table] = _write(table, lab, cells, results, made[table])
         tell(f"{table}: {lab.out / f'{table}.md'}")
-    write_json(json or lab.out / f"{name}.json", {"plan": lab.plan.to_dict(), "missing": lab.missing, **written})
+    about = {"plan": lab.plan.to_dict(), "missing": lab.missing, "left_out": lab.left_out}
+    write_json(json or lab.out / f"{name}.json", {**about, **written})
     return made
 
 
@@ -118,6 +125,16 @@ class _Estimate:
         return result
 
 
+def _left_out(lab: Lab) -> list[str]:
+    """Say how many examples had more knowledge than the plan allows."""
+    found = []
+    for name, parts in lab.left_out.items():
+        counts = ", ".join(f"{left} of {met} in {part}" for part, (left, met) in parts.items() if left)
+        if counts:
+            found.append(f"Left out of {name} for more than {lab.plan.longest} tokens of knowledge: {counts}.")
+    return found
+
+
 def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
 
@@ -140,6 +157,7 @@ def _write(table: str, lab: Lab, cells: Sequence[Cell], results: Sequence[Result
     title = TABLES[table].TITLE
     plan = ", ".join(f"{key}={value}" for key, value in lab.plan.to_dict().items())
     remarks = [f"Settings: {plan}.", *(f"Not at hand: {name} ({why})." for name, why in lab.missing.items())]
+    remarks += _left_out(lab)
     write_atomically(lab.out / f"{table}.md", markdown(title, report.sheets, remarks))
     if report.panels:
         draw(report.panels, lab.out / table)

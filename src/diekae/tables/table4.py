@@ -14,17 +14,21 @@ from diekae.tables.sheet import Report, Sheet
 
 TITLE = "Table 4: peak memory over context length"
 SHORTEST = 128
-"""Tokens of the shortest context; the others are doubled up to the window."""
+"""Tokens of the shortest context; the others are doubled up to the longest."""
 LEAST = 32
-"""Tokens of the only context of a decoder whose window is shorter than :data:`SHORTEST`."""
+"""Tokens of the only context of a decoder whose window, or plan, is shorter than :data:`SHORTEST`."""
 ROWS = {
     "D(x)": ("bare", "reader"),
     "D(K,x)": ("prompted", "reader"),
     "ours, reader": ("ours", "reader"),
     "ours, reader, K prepared": ("ours_prepared", "reader"),
+    "ours, attention": ("ours", "attention"),
+    "ours, attention, K prepared": ("ours_prepared", "attention"),
     "ours, token": ("ours", "token"),
     "ours, token, K prepared": ("ours_prepared", "token"),
 }
+OWN_PRESET = ("attention",)
+"""Encoders that have a preset of their name, for they suit no other site; the plan's preset says the rest of others."""
 PAPER = {
     "D(x)": "13.61 at 10",
     "D(K,x)": "16.86 at 512, 20.24 at 1024, out of memory at 2048",
@@ -39,31 +43,36 @@ _NOTES = (
 )
 
 
-def lengths(window: int) -> list[int]:
-    """Return 128, 256, … up to the decoder's window, which is the last."""
-    if window < SHORTEST:
-        return [max(LEAST, window)]
+def lengths(longest: int) -> list[int]:
+    """Return 128, 256, … up to the longest."""
+    if longest < SHORTEST:
+        return [max(LEAST, longest)]
     found = [SHORTEST]
-    while found[-1] * 2 <= window:
+    while found[-1] * 2 <= longest:
         found.append(found[-1] * 2)
     return found
 
 
+def _lengths(lab: Lab) -> list[int]:
+    return lengths(min(lab.window, lab.plan.context))
+
+
 def cells(lab: Lab) -> list[Cell]:
     """Return a cell for each row and length."""
-    return [_cell(lab, label, tokens) for label in ROWS for tokens in lengths(lab.window)]
+    return [_cell(lab, label, tokens) for label in ROWS for tokens in _lengths(lab)]
 
 
 def _cell(lab: Lab, label: str, tokens: int) -> Cell:
     way, encoder = ROWS[label]
-    row = Row(lab.plan.model, way, tokens, encoder, lab.plan.preset, lab.decoder.device.type)
-    settings = {**lab.identity, "way": way, "tokens": tokens, "encoder": encoder, "preset": lab.plan.preset}
+    preset = encoder if encoder in OWN_PRESET else lab.plan.preset
+    row = Row(lab.plan.model, way, tokens, encoder, preset, lab.decoder.device.type, lab.plan.dtype)
+    settings = {**lab.identity, "way": way, "tokens": tokens, "encoder": encoder, "preset": preset}
     return Cell(f"memory-{way}-{encoder}-{tokens}", settings, 2 * tokens + 4000, lambda: dict(probe(row)))
 
 
 def report(lab: Lab, results: Sequence[Result]) -> Report:
     """Lay the peaks out, in MB."""
-    columns, found, rows = lengths(lab.window), iter(results), []
+    columns, found, rows = _lengths(lab), iter(results), []
     for label in ROWS:
         measured = [next(found) for _ in columns]
         cells = [f"{one['added'] / 1e6:.1f} ({one['peak'] / 1e6:,.0f})" if one else "out of memory" for one in measured]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from transformers import Cache, PreTrainedModel
 
 from diekae import DiekaeConfig
 from diekae.data.prompt import Prompt
-from diekae.evaluation.methods import Fitted, Task, fit, method_names, register
+from diekae.evaluation.methods import Fitted, Task, fit, method_names, ours, register
 from diekae.evaluation.methods import base as registry
 from diekae.evaluation.methods.base import without_knowledge
 from diekae.evaluation.methods.cartridge import CartridgeOptions
@@ -208,6 +209,19 @@ def test_ours_learns_edits_without_knowledge(tmp_path: Path) -> None:
     before = loss(fit("bare", task), list(task.train))
     fitted = fit("ours_finetuned_from_scratch", task)
     assert loss(fitted, list(task.train)) < 0.7 * before
+
+
+def test_what_comes_before_the_first_step_is_part_of_the_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = ours.train
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        time.sleep(0.5)  # as collecting differences takes
+        return original(*arguments, **options)
+
+    task = make_task(tmp_path, steps=1)
+    fast = fit("ours", task).cost.seconds
+    monkeypatch.setattr(ours, "train", slow)
+    assert fit("ours", dataclasses.replace(task, folder=tmp_path / "slow")).cost.seconds > max(0.5, fast)
 
 
 @pytest.mark.parametrize("name", ["lora", "sft", "ours"])
