@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
-RUNS = ("smollm2", "demo", "dream", "mixture", "dream-3-epochs", "dream-token", "dream-paper")
+RUNS = ("smollm2", "demo", "dream-attention", "dream", "mixture", "dream-3-epochs", "dream-token", "dream-paper")
 
 
 def main() -> None:

@@ -47,7 +47,8 @@ class AttentionOptions:
     mlp_width: int = 64
     """Width of a gated MLP over x and what attention found, for what a layer cannot read itself; 0 for none."""
     start: str = "decoder"
-    """``decoder``: from the attention of the decoder's own layer, or ``random``."""
+    """``decoder``: from the attention of the decoder's own layer, taken when training on differences begins (other
+    objectives alone begin at random); or ``random``."""
 
     def __post_init__(self) -> None:
         """Check the sizes.

@@ -17,9 +17,11 @@ LEGEND = 12
 
 def draw(panels: Sequence[Panel], place: Path) -> list[Path]:
     """Draw panels side by side into ``place.png`` and ``place.svg``; returns both."""
-    figure = Figure(figsize=(5.2 * len(panels), 3.8), layout="constrained")
+    figure = Figure(figsize=(6.2 * len(panels), 3.8), layout="constrained")
     shades = matplotlib.colormaps["viridis"]
-    for axis, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    alike = len({(panel.y, panel.logarithmic) for panel in panels}) == 1
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=alike)[0]  # what is measured alike is compared by eye
+    for axis, panel in zip(axes, panels, strict=True):
         for index, curve in enumerate(panel.curves):
             axis.plot(
                 *zip(*curve.points, strict=True),
@@ -36,7 +38,13 @@ def draw(panels: Sequence[Panel], place: Path) -> list[Path]:
         axis.spines[["top", "right"]].set_visible(False)
         if panel.logarithmic:
             axis.set_yscale("log")
-        axis.legend(frameon=False, fontsize=7, ncols=1 if len(panel.curves) <= LEGEND else 2)
+        axis.legend(
+            frameon=False,
+            fontsize=7,
+            ncols=1 if len(panel.curves) <= LEGEND else 2,
+            loc="center left",
+            bbox_to_anchor=(1.0, 0.5),  # beside the curves, never over them
+        )
     paths = [place.with_suffix(f".{kind}") for kind in ("png", "svg")]
     for path in paths:
         save_figure(figure, path)
