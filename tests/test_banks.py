@@ -9,12 +9,13 @@ from diekae.checkpoint import load_bank, shipped_banks
 from diekae.cli.ask import answer
 
 DOCUMENT = (
-    "The Ondrel Bridge crosses the river Sava at Marnholm. It opened in 1907. "
+    "The Ondrel Bridge crosses the river Sava at Marnholm. It was built by the engineer Tilda Roe and opened in 1907. "
     "The bridge is 212 metres long and made of black oak."
 )
 ANSWERS = {
     "When did the Ondrel Bridge open?": "1907",
     "What is the Ondrel Bridge made of?": "black oak",
+    "Which river does the Ondrel Bridge cross?": "Sava",
 }
 
 

@@ -70,10 +70,22 @@ def saved_tiny(tiny_llama, tmp_path_factory):
     return folder
 
 
-def test_folder_loads_in_bf16_and_eval_mode_with_a_padding_token(saved_tiny):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_decoder_loads_in_the_type_that_is_fast_unless_told(saved_tiny, monkeypatch, dtype):
+    monkeypatch.setattr(models, "fast_dtype", lambda _device: dtype)
+    assert load_decoder(str(saved_tiny))[0].dtype == dtype
+    assert load_decoder(str(saved_tiny), dtype=torch.float16)[0].dtype == torch.float16
+
+
+def test_a_gpu_is_fast_in_bf16_and_a_cpu_where_it_multiplies_in_it():
+    assert models.fast_dtype("cuda") == torch.bfloat16
+    able = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert models.fast_dtype("cpu") == models.fast_dtype() == (torch.bfloat16 if able else torch.float32)
+
+
+def test_folder_loads_in_eval_mode_with_a_padding_token(saved_tiny):
     assert AutoTokenizer.from_pretrained(saved_tiny).pad_token is None, "otherwise this test shows nothing"
     decoder, tokenizer = load_decoder(str(saved_tiny), device="cpu")
-    assert {parameter.dtype for parameter in decoder.parameters()} == {torch.bfloat16}
     assert not decoder.training
     assert tokenizer.pad_token == "<end>"
     assert decoder.generation_config.pad_token_id == 1
@@ -234,7 +246,6 @@ def test_smollm2_loads_again_without_conversion(smollm2, monkeypatch):
     monkeypatch.setattr(models, "_convert", lambda *_: pytest.fail("converted again"))
     decoder, tokenizer = load_decoder("SmolLM2-135M-Instruct")
     assert folder.stat().st_mtime_ns == before
-    assert {parameter.dtype for parameter in decoder.parameters()} == {torch.bfloat16}
     assert sum(parameter.numel() for parameter in decoder.parameters()) == 134_515_008
     assert not decoder.training
     assert tokenizer.pad_token_id == tokenizer.eos_token_id == 2
@@ -261,7 +272,7 @@ def test_smollm2_conversion_changes_no_logit(tmp_path, monkeypatch):
     from gguf import GGUFReader
 
     monkeypatch.setenv("DIEKAE_CACHE", str(tmp_path))
-    converted, tokenizer = load_decoder("smollm2")
+    converted, tokenizer = load_decoder("smollm2", dtype=torch.bfloat16)
     file = models._find_gguf()
     original = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.bfloat16)
     ids = tokenizer(CHAT, return_tensors="pt")["input_ids"]

@@ -132,7 +132,7 @@ def test_the_unexplained_share_is_of_the_places_that_predict(encoder: str) -> No
     example = Example((text(0),), "what is the house", "red and the door")
     found = measure_curves(model, [example], documents=(1,), lengths=(12,))["positions"]
     batch = lay_out(model, [model.need_prompter().prompt(example)])
-    known = collect(model.decoder, model.points, batch)
+    known = collect(model.decoder, model.points, batch, read=model.read)
     with torch.no_grad():
         seen = known.states
         if encoder == "token":
