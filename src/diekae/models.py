@@ -74,7 +74,7 @@ def load_decoder(
 def fast_dtype(device: str | torch.device | None = None) -> torch.dtype:
     """Return bfloat16 where the device computes in it, else float32.
 
-    A CPU without AVX-512 unpacks every bf16 product: SmolLM2 then runs eight times slower than in fp32.
+    A CPU without AVX-512 unpacks every bf16 product: SmolLM2 then runs many times slower than in fp32.
     """
     if device is not None and torch.device(device).type != "cpu":
         return torch.bfloat16

@@ -34,7 +34,7 @@ def command(
     steps: Annotated[int, typer.Option(help="Optimizer steps a stage; the recipe's by default.")] = -1,
     json: Annotated[Path | None, typer.Option(help="Where the figures go; result.json in the folder.")] = None,
 ) -> None:
-    """Ask the shipped bank; then train one on fictional facts (ten minutes on two cores), measure it and ask it."""
+    """Ask the shipped bank; train one on fictional facts (a quarter of an hour on a slow core), measure and ask it."""
     source = files("diekae.demo")
     values = tomllib.loads(source.joinpath("demo.toml").read_text())
     if steps > 0:

@@ -118,11 +118,8 @@ class Attention(Encoder):
         normed, gain = self.norm.split(knowledge.to(self.key.weight.dtype))
         places = position[:, None] + (mask.long().cumsum(1) - 1).clamp(min=0)
         keys = self._turn(self.key(normed, gain=gain), places, slice(None)).flatten(3)
-        tensors, position = {"keys": keys, "values": self.value(normed, gain=gain)}, position + mask.sum(1)
-        if past is not None:
-            tensors = {name: torch.cat([past.tensors[name], new], dim=2) for name, new in tensors.items()}
-            mask = torch.cat([past.mask, mask], dim=1)
-        return MemoryBatch(tensors, mask, position)
+        memory = MemoryBatch({"keys": keys, "values": self.value(normed, gain=gain)}, mask, mask.sum(1))
+        return memory if past is None else past.then(memory)
 
     def forward(
         self, memory: MemoryBatch, x: Tensor, mask: Tensor, which: slice = slice(None), seen: MemoryBatch | None = None
@@ -134,23 +131,19 @@ class Attention(Encoder):
         start = memory.position - self.anchor_tokens + before
         places = start[:, None] + (mask.long().cumsum(1) - 1).clamp(min=0)
         query = self._turn(self.query(normed, which, gain), places, which)
-        own = {
-            "keys": self._turn(self.key(normed, which, gain), places, which).flatten(3),
-            "values": self.value(normed, which, gain),
-        }
-        visible, past = visible_columns(None if seen is None else seen.mask, mask), mask
-        if seen is not None:
-            own = {name: torch.cat([seen.tensors[name].to(new), new], dim=2) for name, new in own.items()}
-            past = torch.cat([seen.mask, mask], dim=1)
-        both = {name: torch.cat([memory.tensors[name][which].to(new), new], dim=2) for name, new in own.items()}
+        keys = self._turn(self.key(normed, which, gain), places, which).flatten(3)
+        own = MemoryBatch({"keys": keys, "values": self.value(normed, which, gain)}, mask, mask.sum(1))
+        visible = visible_columns(None if seen is None else seen.mask, mask)
+        own = own if seen is None else seen.then(own)
+        both = memory.of(which).then(own)
         sight = torch.cat([memory.mask[:, None].expand(-1, mask.shape[1], -1), visible], dim=2)
-        answer = self._attend(query, both, sight) - self._attend(query, own, visible)
+        answer = self._attend(query, both.tensors, sight) - self._attend(query, own.tensors, visible)
         if self.sizes.mlp_width:
             heard = torch.cat([self.skip(normed, which, gain), self.heard(answer, which)], dim=-1)
             inner = self.mlp_norm(heard, which)
             thought = F.silu(self.gate(inner, which)) * self.inner(inner, which)
             answer = torch.cat([answer, thought], dim=-1)
-        return Encoded(self.up(answer, which), MemoryBatch(own, past, before + mask.sum(1)))
+        return Encoded(self.up(answer, which), own)
 
     def _turn(self, x: Tensor, places: Tensor, which: slice) -> Tensor:
         """Turn queries or keys [n, B, T, heads · r] by their places [B, T]; [n, B, T, heads, r]."""

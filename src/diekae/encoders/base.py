@@ -39,6 +39,11 @@ class MemoryBatch:
         tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors}
         return cls(tensors, parts[0].mask, parts[0].position)
 
+    def then(self, new: MemoryBatch) -> MemoryBatch:
+        """Return these slots with others behind them, in the type of the new ones."""
+        tensors = {name: torch.cat([self.tensors[name].to(fresh), fresh], dim=2) for name, fresh in new.tensors.items()}
+        return MemoryBatch(tensors, torch.cat([self.mask, new.mask], dim=1), self.position + new.position)
+
     def of(self, which: slice) -> MemoryBatch:
         """Return the memory of some encoders."""
         return MemoryBatch({name: tensor[which] for name, tensor in self.tensors.items()}, self.mask, self.position)

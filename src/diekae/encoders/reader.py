@@ -77,11 +77,8 @@ class Reader(Encoder):
         """Project K's states [N, B, K, W] to keys and values; see :meth:`Encoder.prepare`."""
         normed, gain = self.knowledge_norm.split(knowledge.to(self.key.weight.dtype))
         tensors = {"keys": self.key(normed, gain=gain), "values": self.value(normed, gain=gain)}
-        position = mask.sum(1)
-        if past is not None:
-            tensors = {name: torch.cat([past.tensors[name], new], dim=2) for name, new in tensors.items()}
-            mask, position = torch.cat([past.mask, mask], dim=1), past.position + position
-        return MemoryBatch(tensors, mask, position)
+        memory = MemoryBatch(tensors, mask, mask.sum(1))
+        return memory if past is None else past.then(memory)
 
     def forward(
         self,

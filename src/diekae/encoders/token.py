@@ -78,16 +78,16 @@ class Token(Encoder):
         """Read K [1, B, K, V] into keys and values; see :meth:`Encoder.prepare`."""
         past = self._empty(knowledge) if past is None else past
         _, new = self._read(past, knowledge, mask, need_output=False)
-        return _join(past, new)
+        return past.then(new)
 
     def forward(
         self, memory: MemoryBatch, x: Tensor, mask: Tensor, which: slice = slice(None), seen: MemoryBatch | None = None
     ) -> Encoded:
         """Return the differences of all N encoders at x [1, B, T, V]; see :meth:`Encoder.forward`."""
         assert which == slice(None), "the token bank runs as a whole"
-        hidden, new = self._read(memory if seen is None else _join(memory, seen), x, mask, need_output=True)
+        hidden, new = self._read(memory if seen is None else memory.then(seen), x, mask, need_output=True)
         assert hidden is not None
-        return Encoded(self.up(self.norm(hidden)), new if seen is None else _join(seen, new))
+        return Encoded(self.up(self.norm(hidden)), new if seen is None else seen.then(new))
 
     def _empty(self, like: Tensor) -> MemoryBatch:
         """Return the memory of no token at all for the rows of ``like`` [1, B, …]."""
@@ -160,12 +160,6 @@ class _Block(nn.Module):
         x = x + self.output(mixed.transpose(1, 2).flatten(2).unflatten(0, (count, rows)))
         normed = self.mlp_norm(x)
         return x + self.down(F.silu(self.gate(normed)) * self.up(normed)), key, value
-
-
-def _join(first: MemoryBatch, then: MemoryBatch) -> MemoryBatch:
-    """Put slots behind others."""
-    tensors = {name: torch.cat([first.tensors[name].to(new), new], dim=2) for name, new in then.tensors.items()}
-    return MemoryBatch(tensors, torch.cat([first.mask, then.mask], dim=1), first.position + then.position)
 
 
 def rotary(positions: Tensor, size: int, theta: float) -> tuple[Tensor, Tensor]:

@@ -50,7 +50,7 @@ class Plan:
     """What a bank is: ``default`` or ``paper``, as :meth:`diekae.config.DiekaeConfig.preset`."""
     dtype: str = "auto"
     """Type of the decoder's weights: ``bf16``, ``fp32``, or ``auto``: what is fast on the device, as
-    :func:`diekae.models.fast_dtype` says (SmolLM2, AVX2: fp32 is eight times as fast, fifteen with gradients)."""
+    :func:`diekae.models.fast_dtype` says."""
     seed: int = 0
     """Decides subsets, initial weights, order and resamples."""
     batch_size: int = 16
