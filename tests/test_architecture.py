@@ -14,7 +14,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("fingerprint", "data", "encoders"),
     ("config", "provenance"),
     ("inject", "memory", "checkpoint", "models"),
-    ("differences",),
+    ("differences", "prepare"),
     ("model",),
     ("training",),
     ("evaluation",),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+import torch
 from builders import make_decoder, make_tokenizer
 from click.testing import Result
 from typer.testing import CliRunner
@@ -256,6 +257,23 @@ def test_resuming_in_the_middle_of_a_later_stage_ends_the_same(staged: Path, pla
     assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
     assert same(whole, bank_of(cut))
     assert "earlier run's checkpoints" in said_by("train", place / "staged.toml", "--out", cut)
+
+
+def test_a_recipe_goes_on_from_a_trained_bank(place: Path, trained: tuple[Path, str]) -> None:
+    text = (place / "tiny.toml").read_text()
+    new = text[text.index("[diekae]") : text.index("[training]")]
+    rates = "".join(f"{name}learning_rate = 1e-12\n" for name in ("", "start_", "final_"))
+    (place / "on.toml").write_text(text.replace(new, "").replace("[training]\n", f"[training]\n{rates}", 1))
+    result = invoke("train", place / "on.toml", "--set", f"bank={trained[0] / 'bank'}", "--out", place / "on")
+    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
+    before, after = bank_of(trained[0]), bank_of(place / "on")
+    assert all(
+        torch.allclose(before[name], tensor, atol=1e-6) for name, tensor in after.items() if "angles" not in name
+    )
+    recipe = strict(place / "on" / "result.json")["recipe"]
+    assert recipe["bank"] == "bank", "its name, without the path of this machine"
+    assert recipe["diekae"]["layers"] == "all"
+    assert "leave out the one or the other" in said_by("train", place / "tiny.toml", "--set", "bank=any")
 
 
 def test_stages_that_are_no_tables_are_refused(place: Path) -> None:

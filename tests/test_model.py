@@ -213,6 +213,26 @@ def test_reading_in_chunks_is_reading_whole(encoder: str, kind: str, chunk_size:
 
 
 @BOTH
+@pytest.mark.parametrize("kind", ["llama", "opt", "gemma2"])
+@pytest.mark.parametrize("chunk_size", [None, 5])
+def test_documents_read_together_are_as_read_alone(encoder: str, kind: str, chunk_size: int | None) -> None:
+    model = make_model(encoder, decoder=make_decoder(kind))
+    documents = [SHIP, " ".join((WORDS * 3)[:150]), CASTLE, RIVER, "the sea"]
+    together = model.prepare_many(documents, batch_size=3, chunk_size=chunk_size)
+    assert len({len(memory) for memory in together}) > 3
+    for document, memory in zip(documents, together, strict=True):
+        alone = model.prepare(document)
+        assert (memory.position, len(memory), memory.bank) == (alone.position, len(alone), alone.bank)
+        if chunk_size and len(alone) > WINDOW - len(model.anchor):
+            continue  # its windows are cut elsewhere
+        for name, tensor in alone.tensors.items():
+            torch.testing.assert_close(memory.tensors[name], tensor, atol=2e-5, rtol=1e-4)
+    assert model.prepare_many([]) == []
+    with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
+        model.prepare_many(documents, batch_size=0)
+
+
+@BOTH
 @pytest.mark.parametrize("chunk_size", [None, 7])
 def test_knowledge_longer_than_the_window_is_read_to_its_end(encoder: str, chunk_size: int | None) -> None:
     model = make_model(encoder)

@@ -12,18 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from diekae.checkpoint import load_bank, save_bank
 from diekae.config import DiekaeConfig, resolve_layers
 from diekae.data.prompt import Prompter, pad_left
-from diekae.encoders import MemoryBatch
 from diekae.encoders.bank import Bank
 from diekae.fingerprint import fingerprint, window
-from diekae.inject.hookpoints import find_blocks, find_hookpoints, stack_of
-from diekae.inject.hooks import visiting
+from diekae.inject.hookpoints import find_blocks, find_hookpoints
 from diekae.inject.injection import Injection, read_by
 from diekae.memory import Knowledge, Memory, batch_memories, rows_of
+from diekae.prepare import read_documents
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -115,7 +114,6 @@ class DiekaeModel(nn.Module):
         ids, mask = pad_left(rows, prompter.tokenizer.pad_token_id, self.device)
         return {"input_ids": ids, "attention_mask": mask}
 
-    @torch.no_grad()
     def prepare(self, knowledge: str | Sequence[str], *, chunk_size: int | None = None) -> Memory:
         """Read knowledge once, independent of any input.
 
@@ -127,40 +125,30 @@ class DiekaeModel(nn.Module):
         Raises:
             ValueError: A document is empty, the chunk is not positive, or there is no tokenizer.
         """
-        if chunk_size is not None and chunk_size < 1:
-            raise ValueError(f"chunk_size={chunk_size} must be at least 1, or None to read as much as fits the window.")
         documents = [knowledge] if isinstance(knowledge, str) else list(knowledge)
         if not documents:
             raise ValueError("knowledge is an empty list; give at least one document, or None for no knowledge.")
+        return Memory.join(self.prepare_many(documents, batch_size=1, chunk_size=chunk_size))
+
+    def prepare_many(
+        self, documents: Sequence[str], *, batch_size: int = 16, chunk_size: int | None = None
+    ) -> list[Memory]:
+        """Read documents apart, several at once, and return the memory of each.
+
+        Args:
+            documents: Texts, in any order.
+            batch_size: Documents read at once; those of like length go together.
+            chunk_size: As in :meth:`prepare`.
+
+        Raises:
+            ValueError: A document is empty, a size is not positive, or there is no tokenizer.
+        """
+        for name, size in (("batch_size", batch_size), ("chunk_size", chunk_size)):
+            if size is not None and size < 1:
+                raise ValueError(f"{name}={size} must be at least 1.")
         prompter = self.need_prompter()
-        return Memory.join([self._prepare_ids(prompter.knowledge(text), chunk_size) for text in documents])
-
-    def _prepare_ids(self, ids: Sequence[int], chunk_size: int | None) -> Memory:
-        """Read the tokens of one document."""
-        room = window(self.decoder) - len(self.anchor)
-        step = min(chunk_size or room, room)
-        past: MemoryBatch | None = None
-        cache: DynamicCache | None = None
-        for start in range(0, len(ids), step):
-            chunk = torch.tensor([list(ids[start : start + step])], device=self.device)
-            if self.bank.encoder.reads == "embeddings":
-                read = self.decoder.get_input_embeddings()(chunk)[None].to(self.bank.dtype)
-            else:
-                if cache is None or int(cache.get_seq_length()) + chunk.shape[1] > window(self.decoder):
-                    cache = DynamicCache(config=self.decoder.config)
-                    chunk = torch.cat([torch.tensor([self.anchor], device=self.device), chunk], dim=1)
-                read = self._states(chunk, cache)[:, :, -len(ids[start : start + step]) :]
-            mask = torch.ones(1, read.shape[2], dtype=torch.bool, device=self.device)
-            past = self.bank.prepare(read, mask, past)
-        assert past is not None, "a document has at least one token"
-        return Memory({k: v[:, 0] for k, v in past.tensors.items()}, int(past.position[0]), self.bank.fingerprint())
-
-    def _states(self, ids: Tensor, cache: DynamicCache) -> Tensor:
-        """Return the stream at the hookpoints for ids [1, K], [N, 1, K, W]."""
-        states: list[Tensor] = []
-        with visiting(self.points, lambda _layer, stream, output: states.append(self.read(stream, output))):
-            stack_of(self.decoder)(input_ids=ids, past_key_values=cache, use_cache=True)
-        return torch.stack(states)
+        ids = [prompter.knowledge(text) for text in documents]
+        return read_documents(self.bank, self.decoder, self.points, self.anchor, ids, batch_size, chunk_size)
 
     def memories(self, knowledge: Knowledge, rows: int) -> list[Memory | None]:
         """Return one memory, or None, for each row; see :func:`diekae.memory.rows_of`."""

@@ -42,8 +42,10 @@ class Recipe:
     """Type the decoder is loaded in: float32, bfloat16, float16, or auto: what is fast where it runs."""
     folder: str | None
     """Folder that the data sets' folders are relative to."""
-    diekae: DiekaeConfig
-    """What the bank is."""
+    bank: str | None
+    """A trained bank to go on from: its folder, or the name of a shipped one; it says itself what it is."""
+    diekae: DiekaeConfig | None
+    """What a new bank is; None where one is gone on from."""
     stages: tuple[TrainingConfig, ...]
     """How it is trained: one stage after the other, each from where the last one ended."""
     data: dict[str, tuple[DataSpec, ...]]
@@ -74,11 +76,17 @@ def make_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
     Raises:
         ValueError: A key is unknown or a part of the data is missing.
     """
-    known = {"name", "decoder", "dtype", "folder", "preset", "diekae", "training", "stage", "data"}
+    known = {"name", "decoder", "dtype", "folder", "bank", "preset", "diekae", "training", "stage", "data"}
     if unknown := set(values) - known:
         raise ValueError(f"{where}: unknown keys {sorted(unknown)}; expected {sorted(known)}.")
     if values.get("dtype", "auto") not in DTYPES:
         raise ValueError(f"{where}: dtype={values['dtype']!r} is not known; choose one of {', '.join(DTYPES)}.")
+    bank = values.get("bank")
+    if bank is not None and (given := {"preset", "diekae"} & set(values)):
+        raise ValueError(
+            f"{where}: bank={bank!r} says itself what it is, so {' and '.join(sorted(given))} cannot change it; leave "
+            "out the one or the other."
+        )
     data = {}
     for part in PARTS:
         specs = values.get("data", {}).get(part)
@@ -93,7 +101,8 @@ def make_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
         values.get("decoder", "smollm2"),
         values.get("dtype", "auto"),
         values.get("folder"),
-        DiekaeConfig.preset(values.get("preset", "default"), **values.get("diekae", {})),
+        bank,
+        None if bank is not None else DiekaeConfig.preset(values.get("preset", "default"), **values.get("diekae", {})),
         _stages(values, where),
         data,
     )
@@ -154,7 +163,10 @@ def run_recipe(
     decoder, tokenizer = loaded or load_decoder(recipe.decoder, dtype=DTYPES[recipe.dtype])
     seed = recipe.stages[0].seed
     torch.manual_seed(seed)
-    model = DiekaeModel(decoder, recipe.diekae, tokenizer)
+    if recipe.bank is None:
+        model = DiekaeModel(decoder, recipe.diekae, tokenizer)
+    else:
+        model = DiekaeModel.from_pretrained(recipe.bank, decoder, tokenizer)
     prompter = model.need_prompter()
     learn, check = (load_mixture(_placed(recipe, part), seed, prompter) for part in ("train", "validation"))
     start = time.perf_counter()
@@ -173,7 +185,7 @@ def run_recipe(
             progress=lambda how, done, total, name=name: progress(f"{name}: {how}", done, total),  # type: ignore[misc]
         )
     return model, {
-        "recipe": _portable(recipe),
+        "recipe": _portable(recipe, model.config),
         "examples": {"train": len(learn), "validation": len(check)},
         "parameters": sum(parameter.numel() for parameter in model.bank.parameters()),
         "layers": list(model.layers),
@@ -207,10 +219,12 @@ def _train_stages(
     return log
 
 
-def _portable(recipe: Recipe) -> dict[str, Any]:
+def _portable(recipe: Recipe, config: DiekaeConfig) -> dict[str, Any]:
     """Return the recipe as JSON values, without the paths of one machine, which say nothing to a reader."""
     values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe)))
     values["folder"] = None
+    values["bank"] = Path(recipe.bank).name if recipe.bank else None
+    values["diekae"] = config.to_dict()
     for specs in values["data"].values():
         for spec in specs:
             spec["folder"] = Path(spec["folder"]).name if spec["folder"] else None
