@@ -160,13 +160,19 @@ def test_a_bank_is_evaluated_on_files(trained: tuple[Path, str], place: Path, tm
     figures = tmp_path / "figures.json"
     data = place / "data" / "test.jsonl"
     result = invoke(
-        "evaluate", "--bank", trained[0] / "bank", "--data", data, "--data", other, "--limit", "4", "--json", figures
+        *("evaluate", "--bank", trained[0] / "bank", "--data", data, "--data", other, "--limit", "4"),
+        *("--answers", "--json", figures),
     )
     assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
     found = strict(figures)
     assert len(found["sets"]) == 2, "two files of one name"
     assert found["scope"] == "all" and found["format"] == "plain" and found["limit"] == 4
     assert "versions" in found and "machine" in found
+    answers = found["sets"]["test.jsonl"]["answers"]
+    assert set(answers) == {"bare", "prompted", "ours"} and all(
+        0 <= s["exact"] <= s["f1"] <= 1 for s in answers.values()
+    )
+    assert "exact match" in result.output
     run = strict(trained[0] / "result.json")
     assert found["sets"]["test.jsonl"]["nll"]["ours"] == pytest.approx(run["sets"]["jsonl"]["nll"]["ours"], rel=1e-4)
 

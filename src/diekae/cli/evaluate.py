@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
 from diekae.cli.console import SHIPPED, BankOption, check_choice, console, figures, progress_bars, times
 from diekae.data import read_examples
+from diekae.data.prompt import truncate_knowledge
 from diekae.evaluation import evaluate
+from diekae.evaluation.methods.ours import as_methods
+from diekae.evaluation.scoring import score_answers
+from diekae.fingerprint import window
 from diekae.model import DiekaeModel
 from diekae.provenance import write_json
 
@@ -22,30 +29,48 @@ def command(
     limit: Annotated[int | None, typer.Option(help="Use only the first examples of each file.")] = None,
     batch_size: Annotated[int, typer.Option(help="Examples a pass.")] = 16,
     max_knowledge: Annotated[int | None, typer.Option(help="Cut K to this many tokens.")] = None,
+    answers: Annotated[bool, typer.Option(help="Also answer greedily, and compare with the target.")] = False,
     json: Annotated[Path | None, typer.Option(help="Where the figures go.")] = None,
 ) -> None:
-    """Measure D(x), D(K,x) and ours on held-out examples: NLL, recovered, grounded, and seconds a pass."""
+    """Measure D(x), D(K,x) and ours on held-out examples: NLL, recovered, grounded, answers, and seconds a pass."""
     check_choice("scope", scope)
     check_choice("format", format)
     files = {path: read_examples(path, limit) for path in data}
     with console.status("loading the bank and its decoder"):
         model = DiekaeModel.from_pretrained(bank)
-    prompter, sets = model.need_prompter(), {}
+    if scope is not None:
+        model.config = dataclasses.replace(model.config, scope=scope)
+    prompter, sets = model.need_prompter(), dict[str, dict[str, Any]]()
     with progress_bars() as (show, _):
         for path, examples in files.items():
             name = path.name if path.name not in sets else str(path)
-            sets[name] = evaluate(
-                model,
-                [prompter.prompt(example, format) for example in examples],
-                scope=scope,
-                batch_size=batch_size,
-                max_knowledge=max_knowledge,
-                progress=lambda how, done, total, name=name: show(f"{name}: {how}", done, total),  # type: ignore[misc]
-            )
+            prompts = [prompter.prompt(example, format) for example in examples]
+            told = lambda how, done, total, name=name: show(f"{name}: {how}", done, total)  # noqa: E731
+            sets[name] = evaluate(model, prompts, batch_size=batch_size, max_knowledge=max_knowledge, progress=told)
+            if answers:
+                kept = truncate_knowledge(prompts, max_knowledge, window(model.decoder))
+                scores = {way.name: score_answers(way, kept, batch_size, told) for way in as_methods(model)}
+                sets[name]["answers"] = {
+                    way: {"exact": float(found.exact.mean()), "f1": float(found.f1.mean())}
+                    for way, found in scores.items()
+                }
     console.print(figures(sets, str(bank)))
+    if answers:
+        console.print(_answers(sets))
     for found in sets.values():
         console.print(times(found["seconds"]))
     if json is not None:
-        settings = {"scope": scope or model.config.scope, "format": format or model.config.format}
+        settings = {"scope": model.config.scope, "format": format or model.config.format}
         write_json(json, {"config": model.config.to_dict(), **settings, "limit": limit, "sets": sets})
         console.print(f"figures: {json}", highlight=False)
+
+
+def _answers(sets: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Lay out what greedy answers are worth."""
+    table = Table(title="greedy answers, exact match / token F1 in %", title_justify="left")
+    for name in ("data", "D(x)", "D(K,x)", "ours"):
+        table.add_column(name, justify="left" if name == "data" else "right")
+    for name, found in sets.items():
+        cells = [f"{100 * score['exact']:.0f} / {100 * score['f1']:.0f}" for score in found["answers"].values()]
+        table.add_row(name, *cells)
+    return table

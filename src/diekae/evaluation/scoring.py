@@ -14,9 +14,12 @@ from torch.nn import functional as F
 
 from diekae.data.example import Example
 from diekae.data.prompt import Prompt, Prompter
+from diekae.evaluation import answers
 from diekae.evaluation.methods import Fitted
 
 Progress = Callable[[str, int, int], None]
+ANSWER_TOKENS = 24
+"""Longest answer that is generated."""
 Numbers = NDArray[np.float64]
 
 
@@ -53,6 +56,15 @@ class LabelScores(NamedTuple):
         """Return the candidate that is likeliest per token, which does not favour short ones."""
         chosen: NDArray[np.int64] = (self.total / self.tokens).argmax(1)
         return chosen
+
+
+class AnswerScores(NamedTuple):
+    """What greedy answers are worth, by SQuAD's definition."""
+
+    exact: Numbers
+    """1 where the answer is the target, else 0; [examples]."""
+    f1: Numbers
+    """Token F1, [examples]."""
 
 
 def nll(
@@ -137,6 +149,29 @@ def score_labels(
     rows = [dataclasses.replace(prompt, target=target) for prompt in prompts for target in candidates]
     found = nll(fitted, rows, batch_size, progress)
     return LabelScores(-found.total.reshape(-1, len(candidates)), np.array([len(target) for target in candidates]))
+
+
+def score_answers(
+    fitted: Fitted,
+    prompts: Sequence[Prompt],
+    batch_size: int = 16,
+    progress: Progress = lambda _what, _done, _all: None,
+) -> AnswerScores:
+    """Answer greedily and compare the first line with the target; arguments as for :func:`nll`.
+
+    Raises:
+        ValueError: There is no prompt.
+    """
+    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row].knowledge) + len(prompts[row].input))
+    exact, f1 = np.zeros(len(prompts)), np.zeros(len(prompts))
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        for row, text in zip(rows, fitted.generate([prompts[row] for row in rows], ANSWER_TOKENS), strict=True):
+            said = answers.first_line(text)
+            wanted = [str(fitted.tokenizer.decode(list(prompts[row].target), skip_special_tokens=True)).strip()]
+            exact[row], f1[row] = answers.exact_match(said, wanted), answers.f1(said, wanted)
+        progress(f"answers of {fitted.name}", min(len(prompts), start + batch_size), len(prompts))
+    return AnswerScores(exact, f1)
 
 
 def _sum_by_example(

@@ -11,18 +11,15 @@ from collections.abc import Callable, Sequence
 import torch
 
 from diekae.data.prompt import Prompt
-from diekae.evaluation import answers
 from diekae.evaluation.evaluate import swap_knowledge, time_all, time_in_turn
 from diekae.evaluation.methods import Fitted
 from diekae.evaluation.methods.ours import Injected
-from diekae.evaluation.scoring import harm, nll
+from diekae.evaluation.scoring import harm, nll, score_answers
 from diekae.fingerprint import window
 
 Progress = Callable[[str, int, int], None]
 Columns = dict[str, list[float]]
 """Numbers of each example, by name."""
-ANSWER_TOKENS = 24
-"""Longest answer that is generated."""
 
 
 def score_texts(
@@ -50,20 +47,9 @@ def score_texts(
     elif swapped is not None:
         found["nll_other"] = nll(fitted, swapped, batch_size, progress).total.tolist()
         found["harm"] = harm(bare, fitted, swapped, batch_size, progress).total.tolist()
-    return found | (_answers(fitted, prompts, batch_size, progress) if answer else {})
-
-
-def _answers(fitted: Fitted, prompts: Sequence[Prompt], batch_size: int, progress: Progress) -> Columns:
-    """Generate answers greedily and compare them with the targets."""
-    found: Columns = {"exact": [], "f1": []}
-    for start in range(0, len(prompts), batch_size):
-        batch = prompts[start : start + batch_size]
-        for prompt, text in zip(batch, fitted.generate(batch, ANSWER_TOKENS), strict=True):
-            said = answers.first_line(text)
-            wanted = [str(fitted.tokenizer.decode(list(prompt.target), skip_special_tokens=True)).strip()]
-            found["exact"].append(answers.exact_match(said, wanted))
-            found["f1"].append(answers.f1(said, wanted))
-        progress(f"answers of {fitted.name}", min(len(prompts), start + batch_size), len(prompts))
+    if answer:
+        exact, f1 = score_answers(fitted, prompts, batch_size, progress)
+        found |= {"exact": exact.tolist(), "f1": f1.tolist()}
     return found
 
 

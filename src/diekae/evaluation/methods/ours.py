@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from diekae.data.prompt import Batch, Prompt, collate, pad_left, run_of, to_device
 from diekae.evaluation.methods.base import Cost, Fitted, Task, register
-from diekae.evaluation.methods.decoders import at_labels, greedy
+from diekae.evaluation.methods.decoders import Plain, at_labels, greedy
 from diekae.evaluation.methods.tuning import Watch
 from diekae.inject.injection import Injection
 from diekae.model import DiekaeModel
@@ -52,6 +53,17 @@ class Injected(Fitted):
     def _scoped(self, prompts: Sequence[Prompt]) -> Batch:
         """Lay prompts out as the bank was trained."""
         return to_device(collate(prompts, scope=self.model.config.scope, anchor=self.anchor), self.decoder.device)
+
+
+def as_methods(model: DiekaeModel) -> tuple[Fitted, ...]:
+    """Return D(x), D(K, x) and a trained bank as methods that can be scored alike."""
+    tokenizer = model.need_prompter().tokenizer
+    shared: dict[str, Any] = {"decoder": model.decoder, "tokenizer": tokenizer, "anchor": model.config.anchor}
+    return (
+        Plain(name="bare", knowledge=False, **shared),
+        Plain(name="prompted", **shared),
+        Injected(name="ours", model=model, **shared),
+    )
 
 
 @register("ours")
