@@ -112,10 +112,10 @@ class DiekaeConfig:
             raise ValueError(f"preset {name!r} is not known; choose one of {', '.join(PRESETS)}.{_near(name, PRESETS)}")
         return cls.from_dict({**PRESETS[name], **overrides})
 
-    def settled(self, decoder: Any) -> DiekaeConfig:
-        """Return the configuration for a decoder of this (text) configuration: its sizes where ours say none."""
+    def settled(self, traits: Mapping[str, Any]) -> DiekaeConfig:
+        """Return the configuration for a decoder whose attention has these traits: its sizes where ours say none."""
         kind = encoder_class(self.encoder)
-        changes = kind.settle(kind.make_options(self.encoder_options), decoder)
+        changes = kind.settle(kind.make_options(self.encoder_options), traits)
         return dataclasses.replace(self, encoder_options={**self.encoder_options, **changes}) if changes else self
 
     @classmethod

@@ -19,6 +19,7 @@ from diekae.config import DiekaeConfig, resolve_layers
 from diekae.data.prompt import Prompter, pad_left
 from diekae.encoders.bank import Bank
 from diekae.fingerprint import fingerprint, window
+from diekae.inject.attention import attention_traits
 from diekae.inject.hookpoints import find_blocks, find_hookpoints
 from diekae.inject.injection import Injection, read_by
 from diekae.memory import Knowledge, Memory, batch_memories, rows_of
@@ -58,9 +59,8 @@ class DiekaeModel(nn.Module):
         self.layers = resolve_layers(self.config.layers, len(find_blocks(decoder)))
         self.points = find_hookpoints(decoder, self.layers, self.config.site)
         embedding_width = decoder.get_input_embeddings().weight.shape[1]  # type: ignore[index]
-        text = decoder.config.get_text_config(decoder=True)
-        width = text.hidden_size
-        self.config = self.config.settled(text)
+        width = decoder.config.get_text_config(decoder=True).hidden_size
+        self.config = self.config.settled(attention_traits(decoder))
         self.bank = Bank(self.config.encoder, self.config.encoder_options, self.layers, int(embedding_width), width)
         self.bank.to(decoder.device)
         self.prompter = None if tokenizer is None else Prompter(tokenizer, self.config.template, self.config.format)

@@ -21,7 +21,8 @@ HEADS, GROUPS, SIZE, W = 4, 2, 8, 24
 def weights(seed: int = 0) -> AttentionWeights:
     draw = torch.Generator().manual_seed(seed)
     shapes = (W,), (HEADS, SIZE, W), (GROUPS, SIZE, W), (GROUPS, SIZE, W), (HEADS, W, SIZE), (SIZE // 2,)
-    return AttentionWeights(*(torch.randn(*shape, generator=draw) for shape in shapes))
+    biases = (HEADS, SIZE), (GROUPS, SIZE)
+    return AttentionWeights(*(torch.randn(*shape, generator=draw) for shape in (*shapes, *biases)))
 
 
 def rows(count: int, seed: int) -> Tensor:
@@ -54,7 +55,7 @@ def test_a_smaller_start_is_better_than_leaving_dimensions_out() -> None:
     assert 0 < error < 0.8 * left_out
 
 
-@pytest.mark.parametrize("architecture", ["llama", "mistral", "qwen2", "gemma2", "mixtral"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma2", "gemma3_text", "phi3", "mixtral"])
 def test_a_start_explains_more_than_the_centre_and_is_no_identity(architecture: str) -> None:
     decoder = make_decoder(architecture)
     model = make_model("attention", decoder=decoder, encoder_options={}, effect=0.0)
@@ -111,21 +112,27 @@ def test_a_norm_that_leaves_its_gain_to_the_maps_says_the_same() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("architecture", ["llama", "mistral"])
-def test_a_start_at_full_size_is_transformers_attention_with_k_less_that_without(architecture: str) -> None:
-    decoder, known, asked, rows_ = make_decoder(architecture), 7, 5, 2
-    block = decoder.model.layers[1]
+@pytest.mark.parametrize("architecture", ["llama", "mistral", "qwen2", "qwen3", "gemma3_text", "phi3"])
+@pytest.mark.parametrize("layer", [1, 3])
+def test_a_start_at_full_size_is_transformers_attention_with_k_less_that_without(architecture: str, layer: int) -> None:
+    sizes = {"layer_types": ["sliding_attention"] * 3 + ["full_attention"]} if architecture == "gemma3_text" else {}
+    decoder, known, asked, rows_ = make_decoder(architecture, **sizes), 7, 5, 2
+    block = decoder.model.layers[layer]
     width, anchor = decoder.config.hidden_size, 1
     draw = torch.Generator().manual_seed(0)
+    for name, parameter in block.self_attn.named_parameters():
+        if parameter.ndim == 1:  # biases begin at zero and gains at one, which would hide that they are left out
+            parameter.copy_(torch.randn(parameter.shape, generator=draw) * (2.0 if "bias" in name else 0.5))
     knowledge, x = (torch.randn(1, rows_, length, width, generator=draw) for length in (known, asked))
-    model = make_model("attention", decoder=decoder, encoder_options={"mlp_width": 0}, layers=(1,), effect=0.0)
+    model = make_model("attention", decoder=decoder, encoder_options={"mlp_width": 0}, layers=(layer,), effect=0.0)
     encoder, masks = model.bank.encoder, [torch.ones(rows_, length, dtype=torch.bool) for length in (known, asked)]
     sample = Sample(knowledge, masks[0], x, masks[1], masks[1], torch.ones(1))
-    encoder.start_from(attention_weights(decoder, (1,)), sample)
+    encoder.start_from(attention_weights(decoder, (layer,)), sample)
     got = encoder(encoder.prepare(knowledge, masks[0]), x, masks[1]).difference[0]
+    kind = (decoder.config.layer_types[layer],) if architecture == "gemma3_text" else ()
 
     def read(states: Tensor, places: Tensor) -> Tensor:
-        turn = decoder.model.rotary_emb(states, places[None])
+        turn = decoder.model.rotary_emb(states, places[None], *kind)
         length = states.shape[1]
         mask = torch.full((length, length), -1e9).triu(1)[None, None]
         out: Tensor = block.self_attn(block.input_layernorm(states), position_embeddings=turn, attention_mask=mask)[0]
@@ -136,3 +143,15 @@ def test_a_start_at_full_size_is_transformers_attention_with_k_less_that_without
     assert want.abs().max() > 0.1
     # The product of value and output is cut through a decomposition, which costs some digits.
     torch.testing.assert_close(got, want, atol=2e-3, rtol=1e-2)
+
+
+def test_a_start_from_norms_needs_them_and_whole_heads() -> None:
+    decoder, sample = make_decoder("qwen3"), Sample(*[torch.zeros(1)] * 6)
+    layer = attention_weights(decoder, (0,))
+    for options in ({"norms": False}, {"head_size": 4}):
+        model = make_model("attention", decoder=decoder, encoder_options=options, layers=(0,), effect=0.0)
+        with pytest.raises(ValueError, match="needs norms=True and head_size=8"):
+            model.bank.encoder.start_from(layer, sample)
+    decoder.model.layers[0].self_attn.k_norm = torch.nn.RMSNorm(16)
+    with pytest.raises(ValueError, match=r"gain of 8; in layer 0 of Qwen3ForCausalLM it has the shape \(16,\)"):
+        attention_weights(decoder, (0,))

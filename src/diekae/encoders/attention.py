@@ -13,12 +13,12 @@ H query heads, G key heads, r head size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diekae.encoders.base import (
@@ -44,6 +44,10 @@ class AttentionOptions:
     """G, heads of keys and values, each shared by H/G query heads; the decoder's if None. Memory grows with it."""
     head_size: int | None = None
     """r, dimensions a head, even; the decoder's if None."""
+    biases: bool | None = None
+    """Whether queries and keys have a bias; as the decoder's have if None."""
+    norms: bool | None = None
+    """Whether each head's queries and keys are normed; as the decoder's are if None."""
     mlp_width: int = 64
     """Width of a gated MLP over x and what attention found, for what a layer cannot read itself; 0 for none."""
     start: str = "decoder"
@@ -82,6 +86,14 @@ class Attention(Encoder):
         self.query = GroupedLinear(count, width, d, std=(width * self.size) ** -0.5)
         self.key = GroupedLinear(count, width, shared)
         self.value = GroupedLinear(count, width, shared)
+        if options.biases:
+            self.query_bias = nn.Parameter(torch.zeros(count, d))
+            self.key_bias = nn.Parameter(torch.zeros(count, shared))
+        if options.norms:
+            self.query_norm = GroupedRMSNorm(count, self.size)
+            self.key_norm = GroupedRMSNorm(count, self.size)
+            with torch.no_grad():
+                self.query_norm.weight.fill_(self.size**-0.5)  # scores are bare products
         if inner:
             self.skip = GroupedLinear(count, width, inner)
             self.heard = GroupedLinear(count, d, inner)
@@ -96,16 +108,9 @@ class Attention(Encoder):
     angles: Tensor
 
     @classmethod
-    def settle(cls, options: Any, config: Any) -> Any:
-        """Take the sizes that are None from the decoder's configuration."""
-        heads = int(config.num_attention_heads)
-        found = {
-            "heads": heads,
-            "kv_heads": int(getattr(config, "num_key_value_heads", None) or heads),
-            "head_size": int(getattr(config, "head_dim", None) or config.hidden_size // heads),
-        }
-        given = {name: getattr(options, name) for name in found}
-        return {**found, **{name: value for name, value in given.items() if value is not None}}
+    def settle(cls, options: Any, traits: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Take what is None from the decoder's attention."""
+        return {name: value for name, value in traits.items() if getattr(options, name) is None}
 
     @property
     def frequencies(self) -> Tensor:
@@ -117,7 +122,7 @@ class Attention(Encoder):
         position = torch.zeros(len(mask), dtype=torch.long, device=mask.device) if past is None else past.position
         normed, gain = self.norm.split(knowledge.to(self.key.weight.dtype))
         places = position[:, None] + (mask.long().cumsum(1) - 1).clamp(min=0)
-        keys = self._turn(self.key(normed, gain=gain), places, slice(None)).flatten(3)
+        keys = self._keys(normed, gain, places)
         memory = MemoryBatch({"keys": keys, "values": self.value(normed, gain=gain)}, mask, mask.sum(1))
         return memory if past is None else past.then(memory)
 
@@ -130,8 +135,8 @@ class Attention(Encoder):
         # In the run with K the anchor stands before K, not after it: the first token behind it follows K's last.
         start = memory.position - self.anchor_tokens + before
         places = start[:, None] + (mask.long().cumsum(1) - 1).clamp(min=0)
-        query = self._turn(self.query(normed, which, gain), places, which)
-        keys = self._turn(self.key(normed, which, gain), places, which).flatten(3)
+        query = self._queries(normed, gain, places, which)
+        keys = self._keys(normed, gain, places, which)
         own = MemoryBatch({"keys": keys, "values": self.value(normed, which, gain)}, mask, mask.sum(1))
         visible = visible_columns(None if seen is None else seen.mask, mask)
         own = own if seen is None else seen.then(own)
@@ -145,9 +150,24 @@ class Attention(Encoder):
             answer = torch.cat([answer, thought], dim=-1)
         return Encoded(self.up(answer, which), own)
 
+    def _queries(self, normed: Tensor, gain: Tensor | None, places: Tensor, which: slice) -> Tensor:
+        """Return the turned queries of x [n, B, T, W], [n, B, T, H, r]."""
+        query = self.query(normed, which, gain)
+        query = query + self.query_bias[which, None, None].to(query.dtype) if self.sizes.biases else query
+        query = query.unflatten(-1, (-1, self.size))
+        query = _by_head(self.query_norm, query, which) if self.sizes.norms else query
+        return self._turn(query, places, which)
+
+    def _keys(self, normed: Tensor, gain: Tensor | None, places: Tensor, which: slice = slice(None)) -> Tensor:
+        """Return the turned keys of K or x [n, B, T, W], [n, B, T, G · r]."""
+        key = self.key(normed, which, gain)
+        key = key + self.key_bias[which, None, None].to(key.dtype) if self.sizes.biases else key
+        key = key.unflatten(-1, (-1, self.size))
+        key = _by_head(self.key_norm, key, which) if self.sizes.norms else key
+        return self._turn(key, places, which).flatten(3)
+
     def _turn(self, x: Tensor, places: Tensor, which: slice) -> Tensor:
-        """Turn queries or keys [n, B, T, heads · r] by their places [B, T]; [n, B, T, heads, r]."""
-        x = x.unflatten(-1, (-1, self.size))
+        """Turn queries or keys [n, B, T, heads, r] by their places [B, T]."""
         angles = places[None, :, :, None, None].float() * self.frequencies[which, None, None]
         angles = angles.repeat_interleave(x.shape[3] // self.groups, 3)
         cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
@@ -181,6 +201,11 @@ class Attention(Encoder):
             ValueError: Heads or widths are not those of the decoder.
         """
         query, key = weights[0].query, weights[0].key
+        if weights[0].query_norm is not None and (not self.sizes.norms or self.size != key.shape[1]):
+            raise ValueError(
+                f"this decoder norms each head's queries and keys, so start='decoder' needs norms=True and "
+                f"head_size={key.shape[1]}; got {self.sizes}."
+            )
         if (self.heads, self.groups) != (len(query), len(key)) or self.size > key.shape[1]:
             raise ValueError(
                 f"start='decoder' needs heads={len(query)}, kv_heads={len(key)} and a head_size of at most "
@@ -194,5 +219,17 @@ class Attention(Encoder):
         self.key.weight.copy_(torch.stack([one.key.flatten(0, 1) for one in found]))
         self.value.weight.copy_(torch.stack([one.value.flatten(0, 1) for one in found]))
         self.angles.copy_(torch.stack([one.frequencies for one in found]).float().contiguous().view(torch.int32))
+        if self.sizes.biases:
+            self.query_bias.copy_(torch.stack([one.query_bias.flatten() for one in found]))
+            self.key_bias.copy_(torch.stack([one.key_bias.flatten() for one in found]))
+        if self.sizes.norms:
+            for norm, gains in ((self.query_norm, "query_norm"), (self.key_norm, "key_norm")):
+                norm.weight.copy_(torch.stack([getattr(layer, gains) for layer in weights]))
         output = torch.stack([one.output.transpose(0, 1).flatten(1) for one in found])
         self.up.weight[:, :, : output.shape[2]] = output / sample.scale[:, None, None]
+
+
+def _by_head(norm: GroupedRMSNorm, x: Tensor, which: slice) -> Tensor:
+    """Norm every head of x [n, B, T, heads, r] on its own."""
+    normed: Tensor = norm(x.flatten(2, 3), which).unflatten(2, x.shape[2:4])
+    return normed

@@ -126,8 +126,8 @@ class Encoder(nn.Module, ABC):
         return cls.options(**values)
 
     @classmethod
-    def settle(cls, options: Any, config: Any) -> Mapping[str, Any]:  # noqa: ARG003
-        """Return options that differ for a decoder of this (text) configuration: sizes that follow its own."""
+    def settle(cls, options: Any, traits: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG003
+        """Return options that differ for a decoder whose attention has these traits: those that follow its own."""
         return {}
 
     @property

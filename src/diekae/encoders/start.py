@@ -18,7 +18,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class AttentionWeights:
-    """The attention of one decoder block, as far as a start needs it. Biases are left out."""
+    """The attention of one decoder block, as far as a start needs it.
+
+    Biases of values and of the output are the same with K and without, so they are left out.
+    """
 
     norm: Tensor
     """Gain of the norm before it, [W]."""
@@ -32,6 +35,14 @@ class AttentionWeights:
     """[H, W, h]."""
     frequencies: Tensor
     """Radians a token by which dimensions i and i + h/2 of queries and keys are turned, [h/2]; 0 where they are not."""
+    query_bias: Tensor | None = None
+    """[H, h], scaled as the query; None where there is none."""
+    key_bias: Tensor | None = None
+    """[G, h]."""
+    query_norm: Tensor | None = None
+    """Gain of a norm of each head's query, [h], which then bears the scale; None where there is none."""
+    key_norm: Tensor | None = None
+    """[h]."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,10 @@ class ReducedAttention:
     """[H, W, r]."""
     frequencies: Tensor
     """[G, r/2]."""
+    query_bias: Tensor
+    """[H, r]."""
+    key_bias: Tensor
+    """[G, r]."""
 
 
 def reduce_attention(weights: AttentionWeights, size: int, known: Tensor, seen: Tensor) -> ReducedAttention:
@@ -63,23 +78,38 @@ def reduce_attention(weights: AttentionWeights, size: int, known: Tensor, seen: 
     groups = len(weights.key)
     share, half = heads // groups, whole // 2
     known_root = _root(known)
-    queries, keys, values, outputs, frequencies = [], [], [], [], []
+    shift = _or_zeros(weights.query_bias, weights.query), _or_zeros(weights.key_bias, weights.key)
+    queries, keys, values, outputs, frequencies, shifts = [], [], [], [], [], []
     for group in range(groups):
         mine = slice(group * share, (group + 1) * share)
         query, key = weights.query[mine].float(), weights.key[group].float()
-        asked = (query @ seen.float().T).square().mean(-1).unflatten(-1, (2, half)).sum((0, 1))
-        held = (key @ known.float().T).square().mean(-1).unflatten(-1, (2, half)).sum(0)
+        asked = (
+            (query @ seen.float().T + shift[0][mine, :, None]).square().mean(-1).unflatten(-1, (2, half)).sum((0, 1))
+        )
+        held = (key @ known.float().T + shift[1][group, :, None]).square().mean(-1).unflatten(-1, (2, half)).sum(0)
         pairs = (asked * held).topk(size // 2).indices.sort().values
         kept = torch.cat([pairs, pairs + half])
         queries.append(query[:, kept])
         keys.append(key[kept])
         frequencies.append(weights.frequencies[pairs])
+        shifts.append((shift[0][mine][:, kept], shift[1][group][kept]))
         left, right = _cut(weights.output[mine].float().flatten(0, 1), weights.value[group].float() @ known_root, size)
         outputs.append(left.unflatten(0, (share, -1)))
         values.append(_solve(known_root, right.T).T)
     return ReducedAttention(
-        torch.cat(queries), torch.stack(keys), torch.stack(values), torch.cat(outputs), torch.stack(frequencies)
+        torch.cat(queries),
+        torch.stack(keys),
+        torch.stack(values),
+        torch.cat(outputs),
+        torch.stack(frequencies),
+        torch.cat([query for query, _ in shifts]),
+        torch.stack([key for _, key in shifts]),
     )
+
+
+def _or_zeros(bias: Tensor | None, weight: Tensor) -> Tensor:
+    """Return a bias [heads, h] of weights [heads, h, W], zeros if there is none."""
+    return weight.new_zeros(weight.shape[:2]).float() if bias is None else bias.float()
 
 
 def _root(rows: Tensor) -> Tensor:
