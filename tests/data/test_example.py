@@ -171,6 +171,29 @@ def test_weights_decide_the_shares_and_not_the_length(tmp_path: Path) -> None:
         _inputs([specs[0], unweighted[1]], seed=0)
 
 
+def test_a_share_of_the_examples_is_given_anothers_knowledge(tmp_path: Path) -> None:
+    rows = [Example((f"k{number:02}",), f"{number:02}", "T") for number in range(20)]
+    write_examples(tmp_path / "train.jsonl", rows)
+    prompter = Prompter(_Characters(), template="{knowledge}")  # type: ignore[arg-type]
+
+    def pairs(unrelated: float) -> dict[str, str]:
+        spec = DataSpec("jsonl", str(tmp_path), unrelated=unrelated)
+        texts = [
+            tuple("".join(map(chr, ids)) for ids in (p.input, p.knowledge)) for p in load_mixture([spec], 0, prompter)
+        ]
+        return {asked: known for asked, known in texts}
+
+    own = {f"{number:02}": f"k{number:02}" for number in range(20)}
+    assert pairs(0.0) == own
+    changed = pairs(0.25)
+    assert set(changed) == set(own) and set(changed.values()) <= set(own.values())
+    assert sum(changed[asked] != own[asked] for asked in own) == 5
+    assert all(known != own[asked] for asked, known in pairs(1.0).items())
+    write_examples(tmp_path / "train.jsonl", [Example(("k",), f"{number}", "T") for number in range(4)])
+    with pytest.raises(DataError, match="all examples know the same"):
+        pairs(0.5)
+
+
 @pytest.mark.parametrize(
     ("total", "weights", "sizes"), [(10, [1, 1, 1], [4, 3, 3]), (7, [0.5, 0.25], [5, 2]), (1, [1, 9], [0, 1])]
 )
@@ -192,6 +215,8 @@ def test_a_wrong_spec_is_refused_at_once() -> None:
         DataSpec("facts", split="valid")
     with pytest.raises(DataError, match="limit is -1"):
         DataSpec("facts", limit=-1)
+    with pytest.raises(DataError, match="unrelated is 1.5; expected a share"):
+        DataSpec("facts", unrelated=1.5)
     for weight in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(DataError, match="weight is .*; expected a positive number"):
             DataSpec("facts", weight=weight)

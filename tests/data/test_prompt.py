@@ -7,7 +7,7 @@ import torch
 from builders import make_tokenizer
 
 from diekae.data.example import Example
-from diekae.data.prompt import IGNORED, Prompt, Prompter, collate, truncate_knowledge, wrapping
+from diekae.data.prompt import IGNORED, Prompt, Prompter, collate, other_knowledge, truncate_knowledge, wrapping
 
 TEMPLATE = "imagine that {{knowledge}}\n"
 ROWS = [Prompt((1,), (10, 11, 12), (20, 21), (30,)), Prompt((1,), (13,), (22, 23, 24), (31, 32))]
@@ -156,3 +156,12 @@ def test_the_parts_joined_are_the_text_of_smollm2(smollm2, format: str) -> None:
     whole = tokenizer(text, add_special_tokens=False).input_ids
     assert list(prompt.anchor + prompt.input + prompt.target) == whole
     assert prompt.anchor[0] == tokenizer.bos_token_id
+
+
+def test_other_knowledge_is_the_next_that_differs() -> None:
+    a, b, c = (1, 2), (3,), (4, 5)
+    assert other_knowledge([a, b, c]) == [1, 2, 0]
+    assert other_knowledge([a, a, b, b]) == [2, 2, 0, 0]
+    assert other_knowledge([a, b, a]) == [1, 2, 1]
+    assert other_knowledge([a, a]) is None
+    assert other_knowledge([a]) is None

@@ -9,10 +9,9 @@ import torch
 from builders import hook_count, make_decoder, make_model, make_prompts
 from transformers import PreTrainedModel
 
-from diekae.data.prompt import IGNORED, Batch, Prompt
+from diekae.data.prompt import IGNORED, Batch, Prompt, other_knowledge
 from diekae.evaluation import evaluate
 from diekae.evaluation.evaluate import nll
-from diekae.evaluation.metrics import other_knowledge
 from diekae.model import DiekaeModel
 from diekae.training.objectives import score_logits
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from diekae.evaluation.metrics import LEAST_GAP, Scores, mean_defined, other_knowledge, perplexity
+from diekae.evaluation.metrics import LEAST_GAP, Scores, mean_defined, perplexity
 
 
 def test_recovered_is_the_share_of_the_gap() -> None:
@@ -44,12 +44,3 @@ def test_a_mean_leaves_out_what_is_not_defined() -> None:
     assert mean_defined([None, None]) is None
     assert mean_defined([]) is None
     assert mean_defined([0.0, None]) == 0.0
-
-
-def test_other_knowledge_is_the_next_that_differs() -> None:
-    a, b, c = (1, 2), (3,), (4, 5)
-    assert other_knowledge([a, b, c]) == [1, 2, 0]
-    assert other_knowledge([a, a, b, b]) == [2, 2, 0, 0]
-    assert other_knowledge([a, b, a]) == [1, 2, 1]
-    assert other_knowledge([a, a]) is None
-    assert other_knowledge([a]) is None

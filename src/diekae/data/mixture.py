@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from itertools import cycle, islice
 from typing import NamedTuple
 
 from diekae.data.example import DataError, check_limit, check_split
-from diekae.data.prompt import Prompt, Prompter
+from diekae.data.prompt import Prompt, Prompter, other_knowledge
 from diekae.data.sources import load_source
 
 
@@ -18,7 +19,7 @@ class DataSpec:
     """Which examples of which source.
 
     Raises:
-        DataError: If the split is unknown, the limit is below 1, or the weight is no positive number.
+        DataError: If the split is unknown, the limit is below 1, a share is none, or the weight is no positive number.
     """
 
     source: str
@@ -35,6 +36,9 @@ class DataSpec:
     """Text around x and y, ``plain``, ``qa`` or ``chat``; the bank's own when ``None``."""
     options: Mapping[str, bool | int] = field(default_factory=dict)
     """Values for options of the source, see its `diekae.data.card.Card`."""
+    unrelated: float = 0.0
+    """Share of the examples that are given another's knowledge, so that a bank learns what reading makes of a text
+    that says nothing about x: next to nothing."""
     weight: float | None = None
     """The spec's share of a mixture, relative to the other specs' weights; as many as there are when ``None``."""
 
@@ -42,6 +46,8 @@ class DataSpec:
         """Check what can be checked before any file is read."""
         check_split(self.split)
         check_limit(self.limit)
+        if not 0 <= self.unrelated <= 1:
+            raise DataError(f"unrelated is {self.unrelated}; expected a share of the examples, from 0 to 1")
         if self.weight is not None and not 0 < self.weight < float("inf"):
             raise DataError(f"weight is {self.weight}; expected a positive number, or None for no weighing")
 
@@ -127,4 +133,19 @@ def choose_prompts(spec: DataSpec, seed: int, prompter: Prompter) -> Chosen:
             break
     if not prompts:
         raise DataError(f"source {spec.source!r}: no example has at most longest={spec.longest} tokens of knowledge")
-    return Chosen(prompts, left_out)
+    return Chosen(_exchange_some(prompts, spec), left_out)
+
+
+def _exchange_some(prompts: list[Prompt], spec: DataSpec) -> list[Prompt]:
+    """Give the spec's unrelated share of the prompts, evenly spread, another prompt's knowledge."""
+    if not spec.unrelated:
+        return prompts
+    partners = other_knowledge([prompt.knowledge for prompt in prompts])
+    if partners is None:
+        raise DataError(f"source {spec.source!r}: all examples know the same, so none can be given unrelated knowledge")
+    return [
+        dataclasses.replace(prompt, knowledge=prompts[partner].knowledge)
+        if int((number + 1) * spec.unrelated) > int(number * spec.unrelated)
+        else prompt
+        for number, (prompt, partner) in enumerate(zip(prompts, partners, strict=True))
+    ]

@@ -129,6 +129,19 @@ class Prompter:
         return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
 
 
+def other_knowledge(knowledge: Sequence[tuple[int, ...]]) -> list[int] | None:
+    """Give each example the next example whose knowledge differs; None if all know the same."""
+    count = len(knowledge)
+    partners = []
+    for number in range(count):
+        steps = (s for s in range(1, count) if knowledge[(number + s) % count] != knowledge[number])
+        step = next(steps, None)
+        if step is None:
+            return None
+        partners.append((number + step) % count)
+    return partners
+
+
 def truncate_knowledge(prompts: Sequence[Prompt], limit: int | None, window: int) -> list[Prompt]:
     """Cut K, from its end, to ``limit`` tokens and to the decoder's window; say how many were cut.
 

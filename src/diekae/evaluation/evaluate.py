@@ -12,9 +12,9 @@ import torch
 from torch.nn import functional as F
 from transformers import DynamicCache
 
-from diekae.data.prompt import IGNORED, Batch, Prompt, collate, run_of, to_device, truncate_knowledge
+from diekae.data.prompt import IGNORED, Batch, Prompt, collate, other_knowledge, run_of, to_device, truncate_knowledge
 from diekae.encoders import MemoryBatch
-from diekae.evaluation.metrics import Scores, other_knowledge, perplexity
+from diekae.evaluation.metrics import Scores, perplexity
 from diekae.fingerprint import window
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel

@@ -71,16 +71,3 @@ def mean_defined(values: list[float | None]) -> float | None:
     """Return the mean of the figures that are defined."""
     defined = [value for value in values if value is not None]
     return sum(defined) / len(defined) if defined else None
-
-
-def other_knowledge(knowledge: list[tuple[int, ...]]) -> list[int] | None:
-    """Give each example the next example whose knowledge differs; None if all know the same."""
-    count = len(knowledge)
-    partners = []
-    for number in range(count):
-        steps = (s for s in range(1, count) if knowledge[(number + s) % count] != knowledge[number])
-        step = next(steps, None)
-        if step is None:
-            return None
-        partners.append((number + step) % count)
-    return partners
