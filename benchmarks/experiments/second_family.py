@@ -124,7 +124,7 @@ def make_decoder(tokenizer: PreTrainedTokenizerFast, out: Path, seeds: int, seed
     decoder = GemmaForCausalLM(config)
     arguments = TrainingArguments(
         output_dir=str(out / "decoder"),
-        per_device_train_batch_size=32,
+        per_device_train_batch_size=16,
         train_sampling_strategy="group_by_length",
         num_train_epochs=1,
         learning_rate=2e-3,
@@ -149,7 +149,7 @@ def make_decoder(tokenizer: PreTrainedTokenizerFast, out: Path, seeds: int, seed
 def main(
     out: Annotated[Path, typer.Option(help="Folder for decoder and bank.")],
     json: Annotated[Path, typer.Option(help="Where the figures go.")],
-    rounds: Annotated[int, typer.Option(help=f"Times {DOCUMENTS} documents that the decoder learns from.")] = 12,
+    rounds: Annotated[int, typer.Option(help=f"Times {DOCUMENTS} documents that the decoder learns from.")] = 5,
     seed: Annotated[int, typer.Option(help="Seed of the decoder.")] = 0,
 ) -> None:
     """Make a decoder that reads, then a bank for it, and measure the bank on documents with names of their own."""
