@@ -21,9 +21,9 @@ from diekae.evaluation.methods import Task
 from diekae.evaluation.methods.base import without_knowledge
 from diekae.fingerprint import fingerprint, window
 from diekae.inject.hookpoints import find_blocks
-from diekae.models import load_decoder
+from diekae.models import DTYPES, load_decoder
 from diekae.tables.cells import Cells, digest, digest_prompts
-from diekae.tables.plan import DTYPES, EVALUATIONS, QUESTION_SETS, Plan
+from diekae.tables.plan import EVALUATIONS, QUESTION_SETS, Plan
 from diekae.training.config import TrainingConfig
 
 Progress = Callable[[str, int, int], None]

@@ -7,21 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from diekae.config import DiekaeConfig
 from diekae.data.example import nearest
 from diekae.data.sources import source_card
 from diekae.evaluation.methods import method_names
-from diekae.models import fast_dtype
+from diekae.models import settled_dtype
+from diekae.training.config import PRECISIONS
 
 EVALUATIONS = 8
 """Validations of a training run: the points of figure 3."""
 QUESTION_SETS = ("dream", "natural_questions", "quasar_t", "zsre", "facts")
 """Sets whose targets are answers: they are asked in the format ``qa``, in which an answer ends, and what is generated
 is compared with the target. Others keep the bank's format."""
-DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}
-"""What the decoder's weights may be, by name; ``auto`` is decided by the device."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +75,9 @@ class Plan:
                 raise ValueError(f"unknown method {method!r}{nearest(method, known)}; there are {', '.join(known)}")
         for name in self.sets:
             source_card(name)
-        if self.dtype not in DTYPES:
-            near = nearest(self.dtype, list(DTYPES))
-            raise ValueError(f"unknown dtype {self.dtype!r}{near}; there are {', '.join(DTYPES)}")
+        if self.dtype not in PRECISIONS:  # what is trained computes in the decoder's type
+            near = nearest(self.dtype, PRECISIONS)
+            raise ValueError(f"unknown dtype {self.dtype!r}{near}; there are {', '.join(PRECISIONS)}")
         DiekaeConfig.preset(self.preset)
 
     @property
@@ -90,9 +87,7 @@ class Plan:
 
     def on(self, device: str) -> Plan:
         """Return the plan with the type of the weights decided for a device."""
-        if self.dtype != "auto":
-            return self
-        return dataclasses.replace(self, dtype="bf16" if fast_dtype(device) == torch.bfloat16 else "fp32")
+        return dataclasses.replace(self, dtype=settled_dtype(self.dtype, device))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, without the folders of one machine, which say nothing to a reader."""
