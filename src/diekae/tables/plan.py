@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,11 @@ class Plan:
     sets: tuple[str, ...] = ()
     """Data sets in place of a table's own, in order."""
     preset: str = "default"
-    """What a bank is: ``default`` or ``paper``, as :meth:`diekae.config.DiekaeConfig.preset`."""
+    """What a bank is: ``default``, ``attention`` or ``paper``, as :meth:`diekae.config.DiekaeConfig.preset`."""
+    template: str | None = None
+    """Text around K for every method, D(K, x) among them; ``{knowledge}`` is replaced. None keeps the preset's."""
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
+    """Peak learning rate of a method, by name; a method that is not named takes its own default."""
     dtype: str = "auto"
     """Type of the decoder's weights: ``bf16``, ``fp32``, or ``auto``: what is fast on the device, as
     :func:`diekae.models.fast_dtype` says."""
@@ -70,15 +75,27 @@ class Plan:
                 "`diekae data download` fetches it."
             )
         known = method_names()
-        for method in self.methods:
+        for method in (*self.methods, *self.learning_rates):
             if method not in known:
                 raise ValueError(f"unknown method {method!r}{nearest(method, known)}; there are {', '.join(known)}")
+        for name, rate in self.learning_rates.items():
+            if rate <= 0:
+                raise ValueError(f"learning_rates[{name!r}]={rate} must be positive.")
         for name in self.sets:
             source_card(name)
         if self.dtype not in PRECISIONS:  # what is trained computes in the decoder's type
             near = nearest(self.dtype, PRECISIONS)
             raise ValueError(f"unknown dtype {self.dtype!r}{near}; there are {', '.join(PRECISIONS)}")
-        DiekaeConfig.preset(self.preset)
+        assert self.config, "a wrong preset or template is said here"
+
+    @property
+    def config(self) -> DiekaeConfig:
+        """Return what a bank is.
+
+        Raises:
+            ValueError: The preset is not known, or the template has no place for K.
+        """
+        return DiekaeConfig.preset(self.preset, **({} if self.template is None else {"template": self.template}))
 
     @property
     def validation_examples(self) -> int:
