@@ -1,4 +1,4 @@
-"""Print the README's table of measured banks from the JSON files beside this script.
+"""Print the tables of measured banks of README.md and docs/research.md from the JSON files beside this script.
 
 Run it with ``python benchmarks/summary.py``.
 """
@@ -6,18 +6,29 @@ Run it with ``python benchmarks/summary.py``.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
-RUNS = ("smollm2", "demo", "dream-attention", "dream", "mixture", "dream-3-epochs", "dream-token", "dream-paper")
+RUNS = ("smollm2", "demo", "dream-attention", "dream-reader", "dream-token", "dream-paper")
+"""The README's."""
+EARLIER = ("dream", "dream-3-epochs", "dream-token", "dream-paper", "mixture")
+"""What earlier code measured: docs/research.md's."""
 
 
 def main() -> None:
+    """Print both tables."""
+    show(RESULTS, RUNS)
+    print()
+    show(RESULTS / "history", EARLIER)
+
+
+def show(folder: Path, runs: Sequence[str]) -> None:
     """Print one row a data set of every run that is there."""
     print("| run | encoder | data | n | D(x) | D(K,x) | ours | recovered | grounded |")
     print("|---|---|---|---|---|---|---|---|---|")
-    for run in RUNS:
-        path = RESULTS / f"{run}.json"
+    for run in runs:
+        path = folder / f"{run}.json"
         if not path.is_file():
             continue
         result = json.loads(path.read_text())

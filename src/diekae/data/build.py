@@ -7,8 +7,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -62,32 +62,16 @@ def build_source(
     """
     card = source_card(name)
     settled = settle_options(name, card, options or {})
+    expected = None if limit is not None else expected_counts(card, settled)
+    read = functools.partial(iterate_source, name, folder=raw, limit=limit, seed=seed, options=settled)
     place = Path(out)
     earlier = _earlier_files(place)
-    expected = None if limit is not None else expected_counts(card, settled)
-    place.mkdir(parents=True, exist_ok=True)
-    parts: dict[str, dict[str, Any]] = {}
-    missing: list[MissingData] = []
-    read = functools.partial(iterate_source, name, folder=raw, limit=limit, seed=seed, options=settled)
-    try:
-        with tempfile.TemporaryDirectory(dir=place, prefix=".build-") as beside:
-            for split, count in zip(SPLITS, expected or (None,) * len(SPLITS), strict=True):
-                bad = BadRecords(strict)
-                try:
-                    examples = read(split=split, bad=bad)
-                    part = _write(Path(beside), split, _watched(examples, split, count or 0, progress))
-                except MissingData as error:
-                    missing.append(error)
-                    part = _missing(error, raw)
-                parts[split] = part | _agreement(part, count, bad)
-            _check(name, raw, parts, missing)
-            files = {file for part in parts.values() for file in part["files"]}
-            for file in files:
-                os.replace(Path(beside) / file, place / file)
-    except BaseException:
-        with suppress(OSError):  # it was there before, with something in it
-            place.rmdir()
-        raise
+    with _beside(place) as folder:
+        parts, missing = _parts(read, folder, raw, expected or (None,) * len(SPLITS), strict, progress)
+        _check(name, raw, parts, missing)
+        files = {file for part in parts.values() for file in part["files"]}
+        for file in files:
+            os.replace(folder / file, place / file)
     for file in earlier - files:
         (place / file).unlink(missing_ok=True)
     return {
@@ -99,6 +83,42 @@ def build_source(
         "seed": seed,
         "splits": parts,
     }
+
+
+@contextmanager
+def _beside(place: Path) -> Iterator[Path]:
+    """Make a folder, and one within it to write into, which does not stay; neither does the first after an error."""
+    place.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=place, prefix=".build-") as folder:
+            yield Path(folder)
+    except BaseException:
+        with suppress(OSError):  # it was there before, with something in it
+            place.rmdir()
+        raise
+
+
+def _parts(
+    read: Callable[..., Iterator[Example]],
+    folder: Path,
+    raw: str | Path | None,
+    expected: Sequence[int | None],
+    strict: bool,
+    progress: Progress,
+) -> tuple[dict[str, dict[str, Any]], list[MissingData]]:
+    """Write every part that the upstream files hold into a folder; returns what each is, and what was missing."""
+    parts: dict[str, dict[str, Any]] = {}
+    missing: list[MissingData] = []
+    for split, count in zip(SPLITS, expected, strict=True):
+        bad = BadRecords(strict)
+        try:
+            examples = read(split=split, bad=bad)
+            part = _write(folder, split, _watched(examples, split, count or 0, progress))
+        except MissingData as error:
+            missing.append(error)
+            part = _missing(error, raw)
+        parts[split] = part | _agreement(part, count, bad)
+    return parts, missing
 
 
 def _missing(error: MissingData, raw: str | Path | None) -> dict[str, Any]:

@@ -21,9 +21,9 @@ from diekae.evaluation.methods import Task
 from diekae.evaluation.methods.base import without_knowledge
 from diekae.fingerprint import fingerprint, window
 from diekae.inject.hookpoints import find_blocks
-from diekae.models import load_decoder
+from diekae.models import DTYPES, load_decoder
 from diekae.tables.cells import Cells, digest, digest_prompts
-from diekae.tables.plan import DTYPES, EVALUATIONS, QUESTION_SETS, Plan
+from diekae.tables.plan import EVALUATIONS, QUESTION_SETS, Plan
 from diekae.training.config import TrainingConfig
 
 Progress = Callable[[str, int, int], None]
@@ -68,7 +68,7 @@ class Lab:
         self.plan = plan = plan.on(device)
         self.out, self.progress = Path(out), progress
         self.decoder, self.tokenizer = load_decoder(plan.model, dtype=DTYPES[plan.dtype], device=device)
-        self.config = DiekaeConfig.preset(plan.preset)
+        self.config = plan.config
         self.prompter = Prompter(self.tokenizer, self.config.template, self.config.format)
         self.cells = Cells(self.out / "cells")
         self.missing: dict[str, str] = {}
@@ -187,6 +187,7 @@ class Lab:
             validation=validation,
             folder=self.out / "work",
             training=training,
+            learning_rates=self.plan.learning_rates,
             diekae=config,
             knowledge=knowledge,
             resume=True,
@@ -226,6 +227,8 @@ class Lab:
             "training": {**training, "betas": list(training["betas"])},
             "diekae": task.diekae.to_dict(),
             "knowledge": task.knowledge,
+            # Absent where none is set, so that such results keep their names.
+            **({"learning_rates": dict(task.learning_rates)} if task.learning_rates else {}),
         }
 
     def tidy(self) -> None:

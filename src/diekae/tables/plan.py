@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from diekae.config import DiekaeConfig
 from diekae.data.example import nearest
 from diekae.data.sources import source_card
 from diekae.evaluation.methods import method_names
-from diekae.models import fast_dtype
+from diekae.models import settled_dtype
+from diekae.training.config import PRECISIONS
 
 EVALUATIONS = 8
 """Validations of a training run: the points of figure 3."""
 QUESTION_SETS = ("dream", "natural_questions", "quasar_t", "zsre", "facts")
 """Sets whose targets are answers: they are asked in the format ``qa``, in which an answer ends, and what is generated
 is compared with the target. Others keep the bank's format."""
-DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}
-"""What the decoder's weights may be, by name; ``auto`` is decided by the device."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,11 @@ class Plan:
     sets: tuple[str, ...] = ()
     """Data sets in place of a table's own, in order."""
     preset: str = "default"
-    """What a bank is: ``default`` or ``paper``, as :meth:`diekae.config.DiekaeConfig.preset`."""
+    """What a bank is: ``default``, ``attention`` or ``paper``, as :meth:`diekae.config.DiekaeConfig.preset`."""
+    template: str | None = None
+    """Text around K for every method, D(K, x) among them; ``{knowledge}`` is replaced. None keeps the preset's."""
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
+    """Peak learning rate of a method, by name; a method that is not named takes its own default."""
     dtype: str = "auto"
     """Type of the decoder's weights: ``bf16``, ``fp32``, or ``auto``: what is fast on the device, as
     :func:`diekae.models.fast_dtype` says."""
@@ -73,15 +75,27 @@ class Plan:
                 "`diekae data download` fetches it."
             )
         known = method_names()
-        for method in self.methods:
+        for method in (*self.methods, *self.learning_rates):
             if method not in known:
                 raise ValueError(f"unknown method {method!r}{nearest(method, known)}; there are {', '.join(known)}")
+        for name, rate in self.learning_rates.items():
+            if rate <= 0:
+                raise ValueError(f"learning_rates[{name!r}]={rate} must be positive.")
         for name in self.sets:
             source_card(name)
-        if self.dtype not in DTYPES:
-            near = nearest(self.dtype, list(DTYPES))
-            raise ValueError(f"unknown dtype {self.dtype!r}{near}; there are {', '.join(DTYPES)}")
-        DiekaeConfig.preset(self.preset)
+        if self.dtype not in PRECISIONS:  # what is trained computes in the decoder's type
+            near = nearest(self.dtype, PRECISIONS)
+            raise ValueError(f"unknown dtype {self.dtype!r}{near}; there are {', '.join(PRECISIONS)}")
+        assert self.config, "a wrong preset or template is said here"
+
+    @property
+    def config(self) -> DiekaeConfig:
+        """Return what a bank is.
+
+        Raises:
+            ValueError: The preset is not known, or the template has no place for K.
+        """
+        return DiekaeConfig.preset(self.preset, **({} if self.template is None else {"template": self.template}))
 
     @property
     def validation_examples(self) -> int:
@@ -90,9 +104,7 @@ class Plan:
 
     def on(self, device: str) -> Plan:
         """Return the plan with the type of the weights decided for a device."""
-        if self.dtype != "auto":
-            return self
-        return dataclasses.replace(self, dtype="bf16" if fast_dtype(device) == torch.bfloat16 else "fp32")
+        return dataclasses.replace(self, dtype=settled_dtype(self.dtype, device))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, without the folders of one machine, which say nothing to a reader."""

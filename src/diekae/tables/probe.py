@@ -19,8 +19,7 @@ from diekae.data.prompt import Batch, Prompt
 from diekae.evaluation.evaluate import lay_out
 from diekae.evaluation.memory import peak_memory
 from diekae.model import DiekaeModel
-from diekae.models import load_decoder
-from diekae.tables.plan import DTYPES
+from diekae.models import DTYPES, load_decoder
 from diekae.training.objectives import batch_injection, batch_memory
 
 INPUT_TOKENS = 10

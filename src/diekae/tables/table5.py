@@ -89,7 +89,7 @@ def report(lab: Lab, results: Sequence[Result]) -> Report:
     for name, found in (("memit", memit), ("conv", conv), ("all", every)):
         paper = " / ".join(number(value) for value in PAPER[name])
         if "sets" not in found:
-            rows.append([name, "0", *["–"] * 6, paper])
+            rows.append([name, "0", *["–"] * 8, paper])
             continue
         tables = list(joined(found, bare, prompted).values())
         nll = figures.mean_nll(tables, seed=lab.plan.seed)
@@ -102,12 +102,15 @@ def report(lab: Lab, results: Sequence[Result]) -> Report:
                 interval(Interval(*map(perplexity, nll)), 2),
                 number(mean_paper_perplexity(tables, lab.plan.batch_size)),
                 interval(figures.recovered(tables, lab.plan.seed), 2),
+                interval(figures.grounded(tables, lab.plan.seed), 2),
                 number(found["cost"]["epoch_seconds"], 1),
                 number(1000 * found["seconds"]["method"], 1),
+                number(found["seconds"]["method"] / found["seconds"]["bare"]),
                 paper,
             ]
         )
-    heads = ("layers", "encoders", "NLL", "perplexity", "paper_perplexity", "recovered", "training, s an epoch")
+    shares = ("recovered", "grounded")  # an encoder that has only learned what answers look like is grounded in nothing
+    heads = ("layers", "encoders", "NLL", "perplexity", "paper_perplexity", *shares, "training, s an epoch")
     note = f"conv: {', '.join(map(str, layers['conv'])) or 'no layer'}."
-    columns = (*heads, "inference, ms", "paper")
+    columns = (*heads, "inference, ms", "× D(x)", "paper")
     return Report([Sheet(TITLE, columns, rows, (*_NOTES, note))])

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 OBJECTIVES = ("difference", "cross_entropy", "distill")
+PRECISIONS = ("auto", "fp32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,8 @@ class TrainingConfig:
             near = difflib.get_close_matches(self.objective, OBJECTIVES, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"objective={self.objective!r} is not known; choose one of {', '.join(OBJECTIVES)}.{hint}")
-        if self.precision not in ("auto", "fp32", "bf16"):
-            raise ValueError(f"precision={self.precision!r} is not known; choose auto, fp32 or bf16.")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision={self.precision!r} is not known; choose one of {', '.join(PRECISIONS)}.")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(field.default, int | float) and not isinstance(value, int | float):

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
-from diekae.models import fast_dtype
+from diekae.models import settled_dtype
 from diekae.training.config import TrainingConfig
 from diekae.training.objectives import Objective, Sums
 
@@ -164,7 +164,7 @@ def arguments(config: TrainingConfig, folder: Path, steps: int, drop_last: bool)
         adam_beta1=config.betas[0],
         adam_beta2=config.betas[1],
         max_grad_norm=config.clip or 1e9,
-        bf16=config.precision == "bf16" or (config.precision == "auto" and fast_dtype() == torch.bfloat16),
+        bf16=settled_dtype(config.precision) == "bf16",
         logging_steps=config.logging_steps,
         logging_nan_inf_filter=False,
         report_to=[],
