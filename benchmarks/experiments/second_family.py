@@ -2,8 +2,8 @@
 
     python benchmarks/experiments/second_family.py --out runs/second-family --json benchmarks/results/second-family.json
 
-No other weights are needed: tokenizer and decoder are made here, from documents whose names no test document shares. The
-bank's recipe is the shipped one's but for sizes and data: every second layer of six, and fictional facts alone. An
+No other weights are needed: tokenizer and decoder are made here, from documents whose names no test document shares.
+The bank's recipe is the shipped one's but for sizes and data: every second layer of six, and fictional facts alone. An
 interrupted run goes on where it stopped.
 """
 
