@@ -259,9 +259,11 @@ def test_resuming_in_the_middle_of_a_later_stage_ends_the_same(staged: Path, pla
     shutil.rmtree(cut / "bank")
     shutil.rmtree(cut / "2-cross_entropy" / "bank")
     shutil.rmtree(cut / "2-cross_entropy" / "checkpoint-4")
+    (cut / "1-difference" / "seconds.txt").write_text("1000.0\n")
     result = invoke("train", place / "staged.toml", "--out", cut, "--resume")
     assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
     assert same(whole, bank_of(cut))
+    assert strict(cut / "result.json")["training_seconds"] > 1000, "the seconds of all calls count"
     assert "earlier run's checkpoints" in said_by("train", place / "staged.toml", "--out", cut)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from diekae.model import DiekaeModel
 from diekae.models import DTYPES, load_decoder
 from diekae.training.config import TrainingConfig
 from diekae.training.run import processes, train
+from diekae.training.stopwatch import seconds_of
 
 Progress = Callable[[str, int, int], None]
 PARTS = ("train", "validation", "test")
@@ -168,9 +168,7 @@ def run_recipe(
         model = DiekaeModel.from_pretrained(recipe.bank, decoder, tokenizer)
     prompter = model.need_prompter()
     learn, check = (load_mixture(_placed(recipe, part), seed, prompter) for part in ("train", "validation"))
-    start = time.perf_counter()
     log = _train_stages(model, recipe, learn, check, Path(out), resume, progress, callbacks)
-    seconds = time.perf_counter() - start
     if not processes().is_main_process:
         return model, {}
     sets: dict[str, dict[str, Any]] = {}
@@ -188,7 +186,7 @@ def run_recipe(
         "examples": {"train": len(learn), "validation": len(check)},
         "parameters": sum(parameter.numel() for parameter in model.bank.parameters()),
         "layers": list(model.layers),
-        "training_seconds": seconds,
+        "training_seconds": sum(seconds_of(_place(recipe, number, Path(out))) for number in range(len(recipe.stages))),
         "sets": sets,
         "mean": {name: mean_defined([found[name] for found in sets.values()]) for name in ("recovered", "grounded")},
         "log": log,
@@ -208,7 +206,7 @@ def _train_stages(
     """Train stage after stage; several have a subfolder each. Returns the log, each line with its stage."""
     monitor, log = _recovered(model, check[:48]), list[dict[str, Any]]()
     for number, stage in enumerate(recipe.stages):
-        folder = out if len(recipe.stages) == 1 else out / f"{number + 1}-{stage.objective}"
+        folder = _place(recipe, number, out)
         lines = train(
             model, learn, check, stage, folder, resume=resume, monitor=monitor, progress=progress, callbacks=callbacks
         )
@@ -216,6 +214,11 @@ def _train_stages(
     if processes().is_main_process and len(recipe.stages) > 1:
         model.save_pretrained(out / "bank")
     return log
+
+
+def _place(recipe: Recipe, number: int, out: Path) -> Path:
+    """Return a stage's folder: the run's own where it has but one."""
+    return out if len(recipe.stages) == 1 else out / f"{number + 1}-{recipe.stages[number].objective}"
 
 
 def _portable(recipe: Recipe, config: DiekaeConfig) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from diekae.model import DiekaeModel
 from diekae.training.config import TrainingConfig
 from diekae.training.dataset import CachedDataset, PromptDataset, collect_to_disk
 from diekae.training.objectives import OBJECTIVES, DifferenceObjective, Objective
+from diekae.training.stopwatch import Stopwatch
 from diekae.training.trainer import BankTrainer, LastStep, Monitor, arguments, last_whole_checkpoint
 
 Progress = Callable[[str, int, int], None]
@@ -66,6 +67,7 @@ def train(
             f"got {len(training)} training and {len(validation)} validation examples; give at least one each."
         )
     folder = Path(folder)
+    clock = None if any(isinstance(one, Stopwatch) for one in callbacks) else Stopwatch(folder, resume)
     set_seed(config.seed)
     objective = OBJECTIVES[config.objective](model)
     with frozen(model.decoder):
@@ -81,6 +83,8 @@ def train(
                 for part, name in zip((learn, check), names, strict=True)
             ]
         trainer = build_trainer(objective, data, config, folder, monitor, callbacks)
+        if clock is not None:
+            trainer.add_callback(clock)
         trainer.train_from(checkpoint)
     if trainer.is_world_process_zero():
         model.save_pretrained(folder / "bank")

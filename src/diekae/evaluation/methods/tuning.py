@@ -6,7 +6,6 @@ lowest loss on the validation prompts is kept.
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,15 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel, TrainerCallback, set_seed
+from transformers import PreTrainedModel, set_seed
 
 from diekae.data.prompt import IGNORED, Batch, run_of
 from diekae.evaluation.methods.base import Cost, Task
-from diekae.files import write_atomically
 from diekae.training.config import TrainingConfig
 from diekae.training.dataset import PromptDataset
 from diekae.training.objectives import Sums, logits_at
 from diekae.training.run import build_trainer
+from diekae.training.stopwatch import Stopwatch
 from diekae.training.trainer import BankTrainer, NotFinite, last_whole_checkpoint
 
 
@@ -90,33 +89,25 @@ class TunedTrainer(BankTrainer):
         return norm
 
 
-class Watch(TrainerCallback):
-    """Measures the seconds of a run, also of one that goes on after a kill, and tells how far it is."""
+class Watch(Stopwatch):
+    """Measures the seconds of a run, and tells how far it is."""
 
     def __init__(self, name: str, folder: Path, task: Task) -> None:
-        """Look up what an earlier call has spent.
+        """Start the clock.
 
         Args:
             name: The method, for the display.
             folder: The run's.
             task: Whose progress is told.
         """
-        self.name, self.path, self.progress = name, folder / "seconds.txt", task.progress
-        self.before = float(self.path.read_text()) if task.resume and self.path.is_file() else 0.0
-        self.start: float | None = None
-        # What is done before the first step, such as collecting differences, is part of what training takes.
-        self.made = time.perf_counter()
+        super().__init__(folder, task.resume)
+        self.name, self.progress = name, task.progress
         self.bar = Progress(console=Console(stderr=True), disable=task.progress is not None)
         self.line = self.bar.add_task(f"training {name}")
 
-    @property
-    def seconds(self) -> float:
-        """Return seconds in all calls; what a kill threw away does not count."""
-        return self.before + (time.perf_counter() - self.start if self.start else 0.0)
-
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """Start."""
-        self.start = self.made
+        """Show the bar."""
+        super().on_train_begin()
         self.bar.start()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
@@ -125,13 +116,9 @@ class Watch(TrainerCallback):
         if self.progress is not None:
             self.progress(f"training {self.name}", state.global_step, state.max_steps)
 
-    def on_save(self, *_: Any, **__: Any) -> None:
-        """Keep the seconds beside the checkpoint that they led to."""
-        write_atomically(self.path, f"{self.seconds:.3f}\n")
-
     def on_train_end(self, *_: Any, **__: Any) -> None:
         """Stop."""
-        self.before, self.start = self.seconds, None
+        super().on_train_end()
         self.bar.stop()
 
     def cost(self, module: nn.Module, config: TrainingConfig, examples: int) -> Cost:
