@@ -3,7 +3,7 @@
     python benchmarks/experiments/second_family.py --out runs/second-family --json benchmarks/results/second-family.json
 
 No other weights are needed: tokenizer and decoder are made here, from documents whose names no test document shares.
-The bank's recipe is the shipped one's but for sizes and data: every second layer of six, and fictional facts alone. An
+The bank's recipe is the shipped one's but for sizes and data: every second layer of six, or all, and fictional facts alone. An
 interrupted run goes on where it stopped.
 """
 
@@ -44,16 +44,16 @@ SIZES = {
     "max_position_embeddings": 1024,
 }
 TEMPLATE = "Context: {knowledge}\n\n"
-RECIPE = {
+LAYERS = ("every:2", "all")
+BANK = {
+    "encoder": "attention",
+    "encoder_options": {"mlp_width": 48},
+    "site": "attention",
+    "format": "qa",
+    "template": TEMPLATE,
+}
+RECIPE: dict[str, Any] = {
     "name": "second-family",
-    "diekae": {
-        "layers": "every:2",
-        "encoder": "attention",
-        "encoder_options": {"mlp_width": 48},
-        "site": "attention",
-        "format": "qa",
-        "template": TEMPLATE,
-    },
     "training": {
         "epochs": 5,
         "learning_rate": 4e-4,
@@ -157,11 +157,16 @@ def main(
     decoder, log = make_decoder(tokenizer, out, rounds, seed)
     decoder.config.name_or_path = "second-family"
     show = lambda what, done, total: print(f"\r{what} {done}/{total}", end="" if done < total else "\n")  # noqa: E731
-    _, result = run_recipe(make_recipe(RECIPE), out / "bank", resume=True, progress=show, loaded=(decoder, tokenizer))
+    banks = {}
+    for layers in LAYERS:
+        recipe = make_recipe({**RECIPE, "diekae": {**BANK, "layers": layers}})
+        place = out / f"bank-{layers.replace(':', '-')}"
+        _, banks[layers] = run_recipe(recipe, place, resume=True, progress=show, loaded=(decoder, tokenizer))
+        for name, found in banks[layers]["sets"].items():
+            nll = {how: round(value, 3) for how, value in found["nll"].items()}
+            print(layers, name, nll, found["recovered"], found["grounded"])
     sizes = {"family": decoder.config.model_type, "parameters": decoder.num_parameters(), "rounds": rounds, **SIZES}
-    write_json(json, {"decoder": {**sizes, "vocabulary": VOCABULARY, "log": log}, **result})
-    for name, found in result["sets"].items():
-        print(name, {k: round(v, 3) for k, v in found["nll"].items()}, found["recovered"], found["grounded"])
+    write_json(json, {"decoder": {**sizes, "vocabulary": VOCABULARY, "log": log}, "banks": banks})
 
 
 if __name__ == "__main__":
