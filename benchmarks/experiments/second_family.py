@@ -3,8 +3,8 @@
     python benchmarks/experiments/second_family.py --out runs/second-family --json benchmarks/results/second-family.json
 
 No other weights are needed: tokenizer and decoder are made here, from documents whose names no test document shares.
-The bank's recipe is the shipped one's but for sizes and data: every second layer of six, or all, and fictional facts alone. An
-interrupted run goes on where it stopped.
+The bank's recipe is the shipped one's but for sizes and data: every second layer of six, or all, and fictional facts
+alone. An interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 
 from diekae.data.example import Example
@@ -142,6 +143,10 @@ def make_decoder(tokenizer: PreTrainedTokenizerFast, out: Path, seeds: int, seed
     data = Readings(prompter, range(1, 1 + seeds))
     trainer = Trainer(decoder, arguments, train_dataset=data, data_collator=Readings.collate)
     last = get_last_checkpoint(arguments.output_dir) if Path(arguments.output_dir).is_dir() else None
+    if last is not None:
+        state = TrainerState.load_from_json(str(Path(last) / "trainer_state.json"))
+        if state.global_step >= state.max_steps:
+            return GemmaForCausalLM.from_pretrained(last).eval(), state.log_history
     trainer.train(resume_from_checkpoint=last)
     return decoder.eval(), trainer.state.log_history
 
