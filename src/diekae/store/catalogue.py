@@ -1,0 +1,302 @@
+"""The catalogue: which documents there are, where they came from, what was prepared of them. SQLite, one file.
+
+Readers never wait: the journal is written ahead (WAL), so each sees the catalogue as it last was whole. Writers take
+turns. SQLite's own full-text index (FTS5) ranks by BM25 and changes in the same transaction as the rows, so what is
+listed can be found and what is gone cannot, also after a kill.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+LAYOUT = 1
+"""Version of the tables."""
+PATIENCE = 60.0
+"""Seconds that a writer waits for another."""
+
+_TABLES = """
+CREATE TABLE documents (
+    number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, title TEXT NOT NULL, characters INTEGER NOT NULL
+);
+CREATE VIRTUAL TABLE texts USING fts5(title, text, tokenize = 'porter unicode61 remove_diacritics 2');
+CREATE TABLE sources (
+    place TEXT PRIMARY KEY, document TEXT NOT NULL REFERENCES documents(id) ON DELETE CASCADE,
+    size INTEGER NOT NULL, changed INTEGER NOT NULL
+);
+CREATE INDEX sources_of ON sources(document);
+CREATE TABLE memories (
+    document TEXT NOT NULL REFERENCES documents(id) ON DELETE CASCADE, bank TEXT NOT NULL, file TEXT NOT NULL UNIQUE,
+    sha256 TEXT NOT NULL, bytes INTEGER NOT NULL, slots INTEGER NOT NULL, precision TEXT NOT NULL,
+    PRIMARY KEY (document, bank)
+);
+"""
+_ENTRIES = """
+SELECT d.id, d.title, d.characters, m.slots, m.bytes, m.precision,
+    (SELECT group_concat(place, char(10)) FROM sources WHERE document = d.id AND place != d.id)
+FROM documents d LEFT JOIN memories m ON m.document = d.id AND m.bank = ?
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One document, as it is listed."""
+
+    id: str
+    """SHA-256 of the text, in hexadecimal; a unique beginning of it names the document too."""
+    title: str
+    """Its file's name, or the beginning of its first line."""
+    characters: int
+    """Length of the text."""
+    slots: int | None
+    """Slots of the memory that was prepared, about one a token; None where this bank has prepared none yet."""
+    bytes: int | None
+    """Size of that memory's file."""
+    precision: str | None
+    """How it is kept: ``exact``, ``bf16`` or ``int8``."""
+    places: tuple[str, ...]
+    """Files that hold the text; none where it was given as a text."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The file of one memory."""
+
+    document: str
+    """Id of the document."""
+    bank: str
+    """Which bank prepared it; see :attr:`diekae.store.KnowledgeStore.bank`."""
+    file: str
+    """Its path in the store's folder."""
+    sha256: str
+    """Digest of the file."""
+    bytes: int
+    """Size of the file."""
+    slots: int
+    """Slots of the memory."""
+    precision: str
+    """How it is kept."""
+
+
+class Catalogue:
+    """The tables, through one connection a thread."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the catalogue, or begin one.
+
+        Raises:
+            ValueError: The file is no catalogue, is damaged, or was written by a newer version.
+            OSError: It cannot be opened or written.
+        """
+        self.path = path
+        self._local = threading.local()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self.reading() as connection:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > LAYOUT:
+            raise ValueError(f"{str(path)!r} has layout {version}, newer than {LAYOUT}; update diekae to read it.")
+        if version == 0:
+            self._begin()
+
+    def _begin(self) -> None:
+        """Make the tables, unless another process was first."""
+        with self.writing() as connection:
+            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+                for statement in _TABLES.split(";")[:-1]:
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {LAYOUT}")
+
+    def _connection(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute("PRAGMA foreign_keys = ON")
+            self._local.connection = connection
+        return connection
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Read the catalogue as it is at this moment, whatever is written meanwhile."""
+        with self._transaction("BEGIN") as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Write as the only writer; all of it is kept when the block ends well, and nothing otherwise."""
+        with self._transaction("BEGIN IMMEDIATE") as connection:
+            yield connection
+
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
+        try:
+            connection = self._connection()
+            connection.execute(begin)
+            try:
+                yield connection
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            raise OSError(
+                f"the catalogue {str(self.path)!r} cannot be used ({error}); expected a folder that can be written, on "
+                f"a local disk, and no other writer for more than {PATIENCE:.0f} s."
+            ) from error
+        except sqlite3.DatabaseError as error:
+            raise ValueError(
+                f"{str(self.path)!r} is not a catalogue, or is damaged ({error}); restore it from a copy, or add the "
+                "documents to a new store."
+            ) from error
+
+    def close(self) -> None:
+        """Close this thread's connection."""
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is not None:
+            connection.close()
+            self._local.connection = None
+
+    def entries(self, bank: str = "", ids: Sequence[str] | None = None) -> list[Entry]:
+        """Return all documents, or those of the given ids, in the order they were added.
+
+        Args:
+            bank: Whose memory is meant.
+            ids: Documents, whole ids.
+        """
+        with self.reading() as connection:
+            chosen = "" if ids is None else f"WHERE d.id IN ({','.join('?' * len(ids))})"
+            rows = connection.execute(f"{_ENTRIES} {chosen} ORDER BY d.number", (bank, *(ids or ())))
+            return [
+                Entry(document, title, length, slots, size, precision, tuple(places.split("\n")) if places else ())
+                for document, title, length, slots, size, precision, places in rows
+            ]
+
+    def banks(self) -> list[str]:
+        """Return the banks that have prepared something."""
+        with self.reading() as connection:
+            return [row[0] for row in connection.execute("SELECT DISTINCT bank FROM memories ORDER BY bank")]
+
+    def find(self, name: str) -> str:
+        """Return the id of a document that is named by a beginning of its id, a file or a title.
+
+        Raises:
+            ValueError: None or several are so named.
+        """
+        asks = (
+            ("SELECT id FROM documents WHERE id = ?", name),
+            ("SELECT document FROM sources WHERE place = ?", str(Path(name).resolve())),
+            ("SELECT id FROM documents WHERE title = ?", name),
+            ("SELECT id FROM documents WHERE id GLOB ?", f"{name}*" if re.fullmatch("[0-9a-f]{4,}", name) else None),
+        )
+        with self.reading() as connection:
+            for ask, value in asks:
+                found = [row[0] for row in connection.execute(ask, (value,))]
+                if len(found) == 1:
+                    return str(found[0])
+                if found:
+                    raise ValueError(f"{name!r} names {len(found)} documents; give more of the id: {found}.")
+        raise ValueError(
+            f"the store has no document {name!r}; expected an id, at least four characters of its beginning, a file or "
+            "a title, as `diekae knowledge list` shows them."
+        )
+
+    def text(self, document: str) -> str:
+        """Return a document's text."""
+        with self.reading() as connection:
+            ask = "SELECT t.text FROM texts t JOIN documents d ON t.rowid = d.number WHERE d.id = ?"
+            return str(connection.execute(ask, (document,)).fetchone()[0])
+
+    def put(self, document: str, title: str, text: str, place: str, size: int = 0, changed: int = 0) -> list[str]:
+        """Note a document and where it came from; returns files of memories that nobody names any more.
+
+        A place that held another text before lets go of it.
+
+        Args:
+            document: Its id.
+            title: Its title.
+            text: All of it.
+            place: The file that holds it, or its own id where it was given as a text.
+            size: Bytes of the file.
+            changed: When the file was last changed, in nanoseconds.
+        """
+        with self.writing() as connection:
+            row = connection.execute("SELECT document FROM sources WHERE place = ?", (place,)).fetchone()
+            if connection.execute("SELECT 1 FROM documents WHERE id = ?", (document,)).fetchone() is None:
+                values = (document, title, len(text))
+                done = connection.execute("INSERT INTO documents(id, title, characters) VALUES (?, ?, ?)", values)
+                connection.execute(
+                    "INSERT INTO texts(rowid, title, text) VALUES (?, ?, ?)", (done.lastrowid, title, text)
+                )
+            connection.execute("INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?)", (place, document, size, changed))
+            return _drop_if_unused(connection, row[0]) if row is not None else []
+
+    def drop(self, document: str) -> list[str]:
+        """Forget a document; returns the files of its memories, to be removed afterwards."""
+        with self.writing() as connection:
+            connection.execute("DELETE FROM sources WHERE document = ?", (document,))
+            return _drop_if_unused(connection, document)
+
+    def leave(self, place: str) -> list[str]:
+        """Forget that a file held a document, and the document if nothing else holds it; returns files as above."""
+        with self.writing() as connection:
+            row = connection.execute("SELECT document FROM sources WHERE place = ?", (place,)).fetchone()
+            connection.execute("DELETE FROM sources WHERE place = ?", (place,))
+            return _drop_if_unused(connection, row[0]) if row is not None else []
+
+    def sources(self) -> dict[str, tuple[str, int, int]]:
+        """Return each file's document, size and time of change."""
+        with self.reading() as connection:
+            rows = connection.execute("SELECT place, document, size, changed FROM sources WHERE place != document")
+            return {place: (document, size, changed) for place, document, size, changed in rows}
+
+    def prepared(self, bank: str | None = None, document: str | None = None) -> list[Prepared]:
+        """Return the memories, of one bank or of all, of one document or of all."""
+        with self.reading() as connection:
+            rows = connection.execute(
+                "SELECT document, bank, file, sha256, bytes, slots, precision FROM memories"
+                " WHERE (?1 IS NULL OR bank = ?1) AND (?2 IS NULL OR document = ?2) ORDER BY file",
+                (bank, document),
+            )
+            return [Prepared(*row) for row in rows]
+
+    def search(self, words: Sequence[str], count: int) -> list[tuple[str, float]]:
+        """Return ids and BM25 scores, best first, of documents that hold any of the words (Robertson et al., 1994).
+
+        A word's weight is ln(1 + (N − n + ½) / (n + ½)), as in Lucene, N documents of which n hold it. SQLite's own,
+        without the 1, is nothing where half of the documents hold a word: in a store of two, that is every word.
+        """
+        scores: dict[int, float] = {}
+        with self.reading() as connection:
+            total = connection.execute("SELECT count(*) FROM documents").fetchone()[0]
+            ask = "SELECT rowid, -bm25(texts) FROM texts WHERE texts MATCH ?"
+            for word in dict.fromkeys(words):
+                rows = connection.execute(ask, ('"' + word.replace('"', '""') + '"',)).fetchall()
+                odds = (total - len(rows) + 0.5) / (len(rows) + 0.5)
+                # SQLite never lets a weight fall below a millionth (`fts5_aux.c`, `fts5Bm25GetData`).
+                weight = math.log(1 + odds) / max(math.log(odds), 1e-6)
+                for number, score in rows:
+                    scores[number] = scores.get(number, 0.0) + weight * score
+            best = sorted(scores, key=lambda number: (-scores[number], number))[:count]
+            ids = dict(
+                connection.execute(
+                    f"SELECT number, id FROM documents WHERE number IN ({','.join('?' * len(best))})", best
+                ).fetchall()
+            )
+        return [(ids[number], scores[number]) for number in best]
+
+
+def _drop_if_unused(connection: sqlite3.Connection, document: str) -> list[str]:
+    """Remove a document that no source names; returns the files of its memories."""
+    if connection.execute("SELECT 1 FROM sources WHERE document = ?", (document,)).fetchone() is not None:
+        return []
+    files = [row[0] for row in connection.execute("SELECT file FROM memories WHERE document = ?", (document,))]
+    connection.execute("DELETE FROM texts WHERE rowid = (SELECT number FROM documents WHERE id = ?)", (document,))
+    connection.execute("DELETE FROM documents WHERE id = ?", (document,))
+    return files

@@ -1,0 +1,328 @@
+"""The knowledge store: documents in a folder, each prepared once by a bank, picked by id or by question.
+
+    FOLDER/catalogue.sqlite                    documents, where they came from, the index that questions are put to
+    FOLDER/memories/BANK/DOCUMENT-….safetensors
+
+A memory's file is written, then its row: a kill between the two leaves a file that nobody names, and never a row
+without its file. Files have names of their own, so a writer that removes a document cannot hit one that adds it again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+
+from diekae.files import write_atomically
+from diekae.fingerprint import fingerprint
+from diekae.memory import Memory
+from diekae.model import DiekaeModel
+from diekae.store.blob import PRECISIONS, pack, unpack
+from diekae.store.catalogue import Catalogue, Entry, Prepared
+from diekae.store.readers import find_documents, read_document
+from diekae.store.verify import Fault, find_faults
+
+BATCH = 8
+"""Documents that are prepared together, and kept before the next ones are begun."""
+TITLE = 60
+"""Most characters of a title that is taken from the text."""
+STOP_WORDS = frozenset(
+    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this to"
+    " was will with did do does how what when where which who whose why were".split()
+)
+"""Words that lead to no document: Lucene's English ones, and those that make a question."""
+Progress = Callable[[str, int, int], None]
+"""Told what is done, how much of it, and of how much."""
+
+
+@dataclass
+class Added:
+    """What one call of :meth:`KnowledgeStore.add` did; ids of documents, or files."""
+
+    ids: list[str] = field(default_factory=list)
+    """Every document that was named, in order, each once."""
+    prepared: list[str] = field(default_factory=list)
+    """Those whose memory was made now."""
+    unchanged: int = 0
+    """Files that are as they were when they were last added, and were not read."""
+    gone: list[str] = field(default_factory=list)
+    """Files below the folder that are in the store and no longer on disk."""
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    """Files of a folder that could not be read, and why."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A document that a question led to."""
+
+    id: str
+    """Its id."""
+    score: float
+    """BM25; comparable within one search only."""
+    title: str
+    """Its title."""
+    text: str
+    """All of it."""
+
+
+class KnowledgeStore:
+    """Documents and their prepared memory on disk, for any number of readers and writers at once."""
+
+    def __init__(self, folder: str | Path, model: DiekaeModel | None = None, *, precision: str = "exact") -> None:
+        """Open a store, or begin one.
+
+        Args:
+            folder: Where it lies.
+            model: Who prepares; without one the store can be listed, searched, cleared and verified.
+            precision: How new memories are kept: ``exact``, ``bf16`` (half of fp32) or ``int8`` (a quarter).
+
+        Raises:
+            ValueError: The precision is not known, or the folder holds a damaged catalogue.
+            OSError: The folder cannot be written.
+        """
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision={precision!r} is not known; choose one of {', '.join(PRECISIONS)}.")
+        self.folder, self.model, self.precision = Path(folder), model, precision
+        self.catalogue = Catalogue(self.folder / "catalogue.sqlite")
+
+    @property
+    def bank(self) -> str:
+        """Return the key of the model's bank, under which memories lie; the only one there is if there is no model."""
+        if self.model is not None:
+            return f"{self.model.bank.fingerprint()}-{self._circumstances}"
+        banks = self.catalogue.banks()
+        return banks[0] if len(banks) == 1 else ""
+
+    @cached_property
+    def _circumstances(self) -> str:
+        """Return a digest of what a memory depends on besides the text and the bank's weights.
+
+        Which decoder they read, where in it, and what stands around K.
+        """
+        model = self._need_model()
+        config = model.config
+        parts = (fingerprint(model.decoder), config.site, config.template, config.anchor, model.anchor)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
+
+    def add(
+        self,
+        documents: str | Path | Iterable[str | Path],
+        *,
+        prune: bool = False,
+        progress: Progress = lambda _what, _done, _all: None,
+    ) -> Added:
+        """Add documents, and prepare what this bank has not prepared yet.
+
+        A file that is as it was is not read again; a file that changed leaves its old text. Work that is cut off goes
+        on where it stopped.
+
+        Args:
+            documents: A text (``str``), a file or folder (``Path``), or several of them.
+            prune: Also remove files of the given folders that are no longer on disk.
+            progress: Told how far reading and preparing are.
+
+        Raises:
+            FileNotFoundError: A named file or folder does not exist.
+            ValueError: A text is blank, a named file cannot be read, or there is no model.
+        """
+        self._need_model()
+        given = [documents] if isinstance(documents, str | Path) else list(documents)
+        added, known = Added(), self.catalogue.sources()
+        for text in (entry for entry in given if isinstance(entry, str)):
+            if not text.strip():
+                raise ValueError(f"a text is empty ({text!r}); give a document as str, or a file as Path.")
+        files = list(_files([entry for entry in given if isinstance(entry, Path)], known, added))
+        for entry in given:
+            if isinstance(entry, str):
+                added.ids.append(self._note(entry, _title(entry), document_id(entry)))
+        for number, (path, named) in enumerate(files):
+            self._add_file(path, named, known, added)
+            progress("reading", number + 1, len(files))
+        if prune:
+            for place in added.gone:
+                self._unlink(self.catalogue.leave(place))
+        added.ids = list(dict.fromkeys(added.ids))
+        added.prepared = self._prepare(added.ids, progress)
+        return added
+
+    def prepare_missing(self, progress: Progress = lambda _what, _done, _all: None) -> list[str]:
+        """Prepare all documents that this bank has not prepared yet; returns their ids."""
+        return self._prepare([entry.id for entry in self.documents()], progress)
+
+    def documents(self) -> list[Entry]:
+        """Return all documents, in the order they were added."""
+        return self.catalogue.entries(self.bank)
+
+    def remove(self, name: str) -> Entry:
+        """Forget a document, with the memories of all banks.
+
+        Args:
+            name: Its id or a beginning of it, a file that holds it, or its title.
+
+        Raises:
+            ValueError: No document, or several, have that name.
+        """
+        document = self.catalogue.find(name)
+        (entry,) = self.catalogue.entries(self.bank, [document])
+        self._unlink(self.catalogue.drop(document))
+        return entry
+
+    def verify(self, *, repair: bool = False, progress: Progress = lambda _what, _done, _all: None) -> list[Fault]:
+        """Compare catalogue and files; with ``repair`` remove what is wrong: it is prepared anew when it is needed."""
+        return find_faults(self.folder, self.catalogue, repair=repair, progress=progress)
+
+    def memory(self, *names: str) -> Memory:
+        """Return what a document, or several together, were prepared to: fit for ``model.generate(…, knowledge=…)``.
+
+        What this bank has not prepared yet is prepared now, and kept.
+
+        Args:
+            *names: Documents, named as for :meth:`remove`.
+
+        Raises:
+            ValueError: No document is named, or none has that name; it is not prepared and there is no model; or its
+                file is damaged.
+        """
+        if not names:
+            raise ValueError("no document is named; expected at least one id.")
+        return Memory.join([self._memory(self.catalogue.find(name)) for name in names])
+
+    def text(self, name: str) -> str:
+        """Return a document's text; named as for :meth:`remove`."""
+        return self.catalogue.text(self.catalogue.find(name))
+
+    def search(self, question: str, k: int = 3) -> list[Found]:
+        """Return the k documents that answer a question best by BM25, the best first; none if none shares a word.
+
+        Raises:
+            ValueError: k is not positive.
+        """
+        if k < 1:
+            raise ValueError(f"k={k} must be at least 1.")
+        words = re.findall(r"\w+", question.lower())
+        words = [word for word in words if word not in STOP_WORDS] or words
+        found = self.catalogue.search(words, k) if words else []
+        titles = {entry.id: entry.title for entry in self.catalogue.entries("", [document for document, _ in found])}
+        return [Found(one, score, titles[one], self.catalogue.text(one)) for one, score in found if one in titles]
+
+    def close(self) -> None:
+        """Close this thread's connection to the catalogue."""
+        self.catalogue.close()
+
+    def _add_file(self, path: Path, named: bool, known: dict[str, tuple[str, int, int]], added: Added) -> None:
+        """Note one file's text, unless the file is as it was."""
+        place = str(path)
+        try:
+            state = path.stat()
+            if known.get(place, ("", -1, -1))[1:] == (state.st_size, state.st_mtime_ns):
+                added.unchanged += 1
+                added.ids.append(known[place][0])
+                return
+            text = read_document(path)
+        except (ValueError, OSError, ModuleNotFoundError) as error:
+            if named:
+                raise
+            added.failed.append((place, str(error)))
+            return
+        added.ids.append(self._note(text, path.name, place, state.st_size, state.st_mtime_ns))
+
+    def _note(self, text: str, title: str, place: str, size: int = 0, changed: int = 0) -> str:
+        """Put a text into the catalogue; returns its id."""
+        document = document_id(text)
+        self._unlink(self.catalogue.put(document, title, text, place, size, changed))
+        return document
+
+    def _prepare(self, ids: Sequence[str], progress: Progress) -> list[str]:
+        """Prepare what is missing, batch by batch, like lengths together."""
+        model, bank = self._need_model(), self.bank
+        wanted, known = set(ids), self.catalogue.entries(bank)
+        missing = [entry for entry in known if entry.id in wanted and entry.slots is None]
+        order, done = iter(sorted(missing, key=lambda entry: entry.characters)), 0
+        while batch := list(islice(order, BATCH)):
+            texts = [self.catalogue.text(entry.id) for entry in batch]
+            for entry, memory in zip(batch, [model.prepare(text) for text in texts], strict=True):
+                self._keep(entry.id, bank, memory)
+            done += len(batch)
+            progress("preparing", done, len(missing))
+        return [entry.id for entry in missing]
+
+    def _keep(self, document: str, bank: str, memory: Memory) -> None:
+        """Write a memory's file, then its row, unless another process was first or the document is gone."""
+        content = pack(memory, self.precision)
+        file = f"memories/{bank}/{document[:16]}-{uuid.uuid4().hex[:8]}.safetensors"
+        row = Prepared(
+            document, bank, file, hashlib.sha256(content).hexdigest(), len(content), len(memory), self.precision
+        )
+        # The file is written as the only writer, so that `verify` never takes it for one that nobody names.
+        with self.catalogue.writing() as connection:
+            if connection.execute("SELECT 1 FROM documents WHERE id = ?", (document,)).fetchone() is None:
+                return
+            ask = "SELECT 1 FROM memories WHERE document = ? AND bank = ?"
+            if connection.execute(ask, (document, bank)).fetchone() is not None:
+                return
+            write_atomically(self.folder / file, content)
+            values = (row.document, row.bank, row.file, row.sha256, row.bytes, row.slots, row.precision)
+            connection.execute("INSERT INTO memories VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+
+    def _memory(self, document: str) -> Memory:
+        """Map one document's memory, or make it."""
+        bank = self.bank
+        for _ in range(2):
+            rows = self.catalogue.prepared(bank, document)
+            if not rows:
+                self._prepare([document], lambda _what, _done, _all: None)
+                rows = self.catalogue.prepared(bank, document)
+            try:
+                return unpack(self.folder / rows[0].file)
+            except FileNotFoundError:
+                continue  # removed and added again between the two looks
+            except ValueError as error:
+                raise ValueError(f"{error} Run `diekae knowledge verify --repair`, and it is prepared anew.") from error
+        raise ValueError(
+            f"the memory of document {document[:12]} is missing in {str(self.folder)!r}; run `diekae knowledge verify "
+            "--repair`, and it is prepared anew."
+        )
+
+    def _unlink(self, files: Sequence[str]) -> None:
+        for file in files:
+            (self.folder / file).unlink(missing_ok=True)
+
+    def _need_model(self) -> DiekaeModel:
+        if self.model is None:
+            raise ValueError("preparing needs a model; open the store with KnowledgeStore(folder, model).")
+        return self.model
+
+
+def document_id(text: str) -> str:
+    """Return the id of a text: its SHA-256, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _files(places: Sequence[Path], known: dict[str, tuple[str, int, int]], added: Added) -> Iterator[tuple[Path, bool]]:
+    """Yield the files that are named, or lie in a named folder, and whether they were named; note those gone.
+
+    Raises:
+        FileNotFoundError: A file or folder is not there.
+    """
+    for place in places:
+        whole = place.resolve()
+        if not whole.exists():
+            raise FileNotFoundError(f"nothing at {str(place)!r}; expected a file or a folder of documents.")
+        if not whole.is_dir():
+            yield whole, True
+            continue
+        found = find_documents(whole)
+        here = {str(path) for path in found}
+        added.gone += sorted(name for name in known if Path(name).is_relative_to(whole) and name not in here)
+        yield from ((path, False) for path in found)
+
+
+def _title(text: str) -> str:
+    """Return the beginning of the first line."""
+    line = next(line.strip() for line in text.splitlines() if line.strip())
+    return line if len(line) <= TITLE else line[: TITLE - 1] + "…"

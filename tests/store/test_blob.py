@@ -1,0 +1,71 @@
+"""A memory in a file: exact, in bf16, in int8."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from builders import make_model
+
+from diekae import Memory
+from diekae.store import KnowledgeStore
+from diekae.store.blob import pack, quantize, restore, unpack
+
+CASTLE = "the castle was built by king four in the north and two towers are red"
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 192), (2, 4, 2, 4, 32), (1, 2, 7), (2, 0, 64)])
+@pytest.mark.parametrize("gain", [1e-6, 1.0, 1e4])
+def test_int8_is_within_half_a_step_of_its_group(shape: tuple[int, ...], gain: float) -> None:
+    tensor = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * gain
+    if tensor.numel():
+        tensor[0, 0] = 0.0
+        tensor[0, 1, ..., 0] = 100 * gain  # an outlier spoils its own group and no other
+    whole, scale = quantize(tensor)
+    assert whole.dtype == torch.int8 and whole.shape == tensor.shape
+    group = tensor.shape[-1] // scale.shape[-1]
+    steps = scale.float().repeat_interleave(group, -1)
+    assert bool(((restore(whole, scale) - tensor).abs() <= 0.5001 * steps + 1e-12 * gain).all())
+    largest = tensor.unflatten(-1, (-1, group)).abs().amax(-1)
+    assert bool((scale.float() <= largest / 126).all()), "a step is no coarser than the group's largest asks for"
+
+
+@pytest.mark.parametrize("encoder", ["token", "reader", "attention"])
+def test_precisions_are_small_and_close(encoder: str, tmp_path: Path) -> None:
+    model = make_model(encoder)
+    memory, inputs = model.prepare(CASTLE), model.tokenize("who built the castle")
+    want = model(**inputs, knowledge=memory).logits
+    effect = float((want - model(**inputs).logits).abs().max())
+    for precision, error in (("exact", 0.0), ("bf16", 0.05), ("int8", 0.05)):
+        path = tmp_path / precision
+        path.write_bytes(pack(memory, precision))
+        back = unpack(path)
+        assert (back.bank, back.position, len(back)) == (memory.bank, memory.position, len(memory))
+        got = model(**inputs, knowledge=back).logits
+        assert float((got - want).abs().max()) <= error * effect
+        if precision == "exact":
+            assert all(torch.equal(back.tensors[name], tensor) for name, tensor in memory.tensors.items())
+            assert Memory.load(path).bank == memory.bank, "an exact file is also one of Memory.save's"
+    assert back.tensors["keys"].dtype == memory.tensors["keys"].dtype
+
+
+def test_a_store_keeps_int8(tmp_path: Path) -> None:
+    model = make_model("token", encoder_options={"width": 128, "heads": 4, "blocks": 4, "mlp_width": 24})
+    exact, small = KnowledgeStore(tmp_path / "a", model), KnowledgeStore(tmp_path / "b", model, precision="int8")
+    sizes = []
+    for store in (exact, small):
+        (document,) = store.add(" ".join([CASTLE] * 12)).ids
+        (entry,) = store.documents()
+        sizes.append(entry.bytes or 0)
+        memory = store.memory(document)
+    assert entry.precision == "int8" and memory.tensors["keys"].dtype == torch.float32
+    assert sizes[1] < 0.28 * sizes[0]
+
+
+def test_what_is_no_memory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="precision='int4'"):
+        pack(Memory({}, 0, ""), "int4")
+    with pytest.raises(FileNotFoundError):
+        unpack(tmp_path / "none")
+    (tmp_path / "bad").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="holds no prepared memory"):
+        unpack(tmp_path / "bad")

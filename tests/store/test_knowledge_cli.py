@@ -1,0 +1,79 @@
+"""`diekae knowledge` and `diekae ask --store`."""
+
+import json
+from pathlib import Path
+
+import pytest
+from builders import make_decoder, make_model, make_tokenizer
+from click.testing import Result
+from typer.testing import CliRunner
+
+from diekae.cli import typer_app
+
+
+def invoke(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(typer_app, [str(argument) for argument in arguments], terminal_width=200)
+
+
+def said_by(*arguments: str | Path) -> str:
+    result = invoke(*arguments)
+    assert isinstance(result.exception, ValueError | OSError), result.output
+    return str(result.exception)
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bank")
+    decoder = make_decoder()
+    decoder.save_pretrained(folder / "decoder")
+    make_tokenizer().save_pretrained(folder / "decoder")
+    decoder.config.name_or_path = str(folder / "decoder")
+    make_model("reader", decoder=decoder).save_pretrained(folder / "bank")
+    return folder / "bank"
+
+
+def test_a_folder_is_added_listed_asked_changed_and_verified(bank: Path, tmp_path: Path) -> None:
+    docs, store = tmp_path / "docs", tmp_path / "store"
+    docs.mkdir()
+    (docs / "castle.txt").write_text("the castle is red")
+    (docs / "river.md").write_text("a river has [seven] dogs")
+    (docs / "bad.txt").write_bytes(b"\xff\xfe\xfa")
+    result = invoke("knowledge", "add", docs, "--store", store, "--bank", bank, "--precision", "int8")
+    assert result.exit_code == 1 and "left out" in result.output and "2 documents, 2 prepared now" in result.output
+    (docs / "bad.txt").unlink()
+    (docs / "castle.txt").write_text("the tower is blue and old")
+    result = invoke("knowledge", "add", docs, "--text", "a silver ship", "--store", store, "--bank", bank)
+    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
+    assert "3 documents, 2 prepared now, 1 files unchanged" in result.output
+    listed = invoke("knowledge", "list", "--store", store)
+    assert "castle.txt" in listed.output and "int8" in listed.output and "3 documents, 3 prepared" in listed.output
+    rows = [json.loads(line) for line in invoke("knowledge", "list", "--json", "--store", store).output.splitlines()]
+    assert [row["precision"] for row in rows] == ["int8", "exact", "exact"]
+    assert "river.md" in invoke("knowledge", "search", "dogs?", "--store", store).output
+    asked = invoke("ask", "--store", store, "--bank", bank, "where are the dogs")
+    assert asked.exit_code == 0 and "from river.md" in asked.output and "with knowledge" in asked.output
+    named = invoke("ask", "--store", store, "--document", "castle.txt", "--bank", bank, "where are the dogs")
+    assert named.exit_code == 0 and "from" not in named.output
+    assert "shares a word" in said_by("ask", "--store", store, "--bank", bank, "elephants")
+    assert invoke("knowledge", "verify", "--store", store).exit_code == 0
+    next(store.rglob("*.safetensors")).unlink()
+    broken = invoke("knowledge", "verify", "--store", store)
+    assert broken.exit_code == 1 and "missing" in broken.output
+    assert invoke("knowledge", "verify", "--repair", "--store", store).exit_code == 0
+    again = invoke("knowledge", "add", "--store", store, "--bank", bank)
+    assert "1 prepared now" in again.output, "without paths, what is missing is prepared"
+    assert "removed" in invoke("knowledge", "remove", "river.md", rows[1]["id"], "--store", store).output
+    assert "1 documents" in invoke("knowledge", "list", "--store", store).output
+
+
+def test_wrong_calls_are_named_before_anything_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "fact.txt").write_text("a fact")
+    for verb in ("list", "verify"):
+        assert "no store at" in said_by("knowledge", verb, "--store", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    assert "nothing at" in said_by("knowledge", "add", tmp_path / "none.txt", "--store", tmp_path / "none")
+    assert "precision='int4'" in said_by("knowledge", "add", "--precision", "int4", "--store", tmp_path / "none")
+    assert "either --knowledge FILE, or --store" in said_by("ask", "what")
+    both = said_by("ask", "--store", tmp_path, "--knowledge", tmp_path / "fact.txt", "what")
+    assert "either --knowledge FILE, or --store" in both
+    assert "name the store" in said_by("ask", "--document", "x", "--knowledge", tmp_path / "fact.txt", "what")

@@ -1,0 +1,154 @@
+"""Several processes at one store, kills at any moment, damage, and what `verify` says and repairs."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from builders import make_model
+
+from diekae import DiekaeModel
+from diekae.store import KnowledgeStore
+
+HERE = Path(__file__).parents[1]
+WORKER = """
+import sys
+from builders import WORDS, make_model
+from diekae.store import KnowledgeStore
+
+folder, first, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+store = KnowledgeStore(folder, make_model("reader"))
+print("ready", flush=True)
+for number in range(first, first + count):
+    words = [WORDS[number % len(WORDS)], WORDS[number // len(WORDS) % len(WORDS)], WORDS[number * 7 % len(WORDS)]]
+    store.add(" ".join(["document", *words]))
+    print(number, flush=True)
+"""
+
+
+def start(folder: Path, first: int, count: int) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
+    command = [sys.executable, "-c", WORKER, str(folder), str(first), str(count)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+@pytest.fixture(scope="module")
+def model() -> DiekaeModel:
+    return make_model("reader")
+
+
+def whole(store: KnowledgeStore) -> bool:
+    """Whether every document that is listed as prepared can be read."""
+    return all(len(store.memory(entry.id)) == entry.slots for entry in store.documents() if entry.slots)
+
+
+def test_two_processes_write_while_a_third_reads(model: DiekaeModel, tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    writers = [start(folder, 0, 30), start(folder, 15, 30)]  # half of the texts are the same
+    store = KnowledgeStore(folder, model)
+    looks = 0
+    while any(writer.poll() is None for writer in writers):
+        assert whole(store)
+        looks += 1
+        time.sleep(0.02)
+    assert [writer.wait() for writer in writers] == [0, 0] and looks
+    entries = store.documents()
+    assert len(entries) == len(set(entry.id for entry in entries)) == 45 and all(entry.slots for entry in entries)
+    assert len(list(folder.rglob("*.safetensors"))) == 45, "a text that both prepared is kept once"
+    assert not store.verify()
+
+
+def test_a_kill_at_any_moment_leaves_a_store_that_is_whole(model: DiekaeModel, tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    for kill in range(3):
+        writer = start(folder, 100 * kill, 100_000)
+        assert writer.stdout is not None
+        for _ in range(3 + kill):
+            writer.stdout.readline()
+        time.sleep(0.003 * kill)
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        writer.stdout.close()
+        store = KnowledgeStore(folder, model)
+        assert whole(store) and len(store.documents()) >= 2 * (kill + 1)
+        assert {fault.kind for fault in store.verify()} <= {"orphan"}
+        store.verify(repair=True)
+        assert not store.verify()
+
+
+def test_a_kill_between_file_and_row_leaves_an_orphan_that_verify_removes(
+    model: DiekaeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = KnowledgeStore(tmp_path / "store", model)
+    store.add("the castle is red")
+    child = os.fork()
+    if child == 0:  # the child writes the file, and is killed before the row
+        import diekae.store.store as room
+
+        write = room.write_atomically
+
+        def killed(path: Path, content: bytes) -> None:
+            write(path, content)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        room.write_atomically = killed
+        KnowledgeStore(tmp_path / "store", model).add("the tower is blue")
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert [fault.kind for fault in store.verify()] == ["orphan"]
+    assert [entry.slots is not None for entry in store.documents()] == [True, False]
+    (fault,) = store.verify(repair=True)
+    assert fault.repaired and not (store.folder / fault.file).exists()
+    assert not store.verify() and len(store.add("the tower is blue").prepared) == 1
+
+
+def test_damage_is_named_and_prepared_anew_after_repair(model: DiekaeModel, tmp_path: Path) -> None:
+    store = KnowledgeStore(tmp_path / "store", model)
+    ids = store.add(["the castle is red", "the tower is blue", "a river has dogs"]).ids
+    files = {row.document: store.folder / row.file for row in store.catalogue.prepared()}
+    content = bytearray(files[ids[0]].read_bytes())
+    content[-3] ^= 1
+    files[ids[0]].write_bytes(content)
+    files[ids[1]].unlink()
+    stray = files[ids[0]].with_name(".half.safetensors.x7")
+    stray.write_bytes(b"cut off")
+    want = {("damaged", ids[0]), ("missing", ids[1]), ("orphan", None)}
+    assert {(fault.kind, fault.document) for fault in store.verify()} == want
+    assert {(fault.kind, fault.document) for fault in store.verify()} == want, "looking changes nothing"
+    with pytest.raises(ValueError, match="verify --repair"):
+        store.memory(ids[1])
+    assert all(fault.repaired for fault in store.verify(repair=True)) and not stray.exists()
+    assert not store.verify()
+    assert len(store.documents()) == 3, "the documents themselves stay"
+    assert len(store.memory(*ids)) == sum(len(model.prepare(store.text(one))) for one in ids)
+
+
+def test_a_cut_off_file_is_refused_with_what_to_do(model: DiekaeModel, tmp_path: Path) -> None:
+    store = KnowledgeStore(tmp_path / "store", model)
+    (document,) = store.add("the castle is red").ids
+    path = store.folder / store.catalogue.prepared()[0].file
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ValueError, match="verify --repair"):
+        store.memory(document)
+
+
+def test_an_index_that_does_not_fit_the_texts_is_rebuilt(model: DiekaeModel, tmp_path: Path) -> None:
+    store = KnowledgeStore(tmp_path / "store", model)
+    store.add("the castle is red")
+    with store.catalogue.writing() as connection:
+        connection.execute("UPDATE texts_content SET c1 = 'a silver ship'")
+    assert [fault.kind for fault in store.verify()] == ["index"]
+    store.verify(repair=True)
+    assert not store.verify() and store.search("ship") and not store.search("red")
+
+
+def test_threads_share_a_store(model: DiekaeModel, tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    store = KnowledgeStore(tmp_path / "store", model)
+    (document,) = store.add("the castle is red").ids
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(lambda _: len(store.memory(document)), range(16))) == {len(store.memory(document))}

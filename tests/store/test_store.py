@@ -1,0 +1,267 @@
+"""The knowledge store: prepared once, found again, changed, removed, damaged, shared."""
+
+import math
+import os
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from builders import make_model
+
+from diekae import DiekaeModel, Memory
+from diekae.store import KnowledgeStore
+
+CASTLE = "the castle was built by king four in the north and two towers are red"
+RIVER = "a river has seven dogs"
+SHIP = "the silver ship opened in the year nine"
+
+
+@pytest.fixture(scope="module")
+def model() -> DiekaeModel:
+    return make_model("attention")
+
+
+@pytest.fixture
+def store(model: DiekaeModel, tmp_path: Path) -> KnowledgeStore:
+    return KnowledgeStore(tmp_path / "store", model)
+
+
+def same(one: Memory, other: Memory) -> bool:
+    equal = all(torch.equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items())
+    return equal and (one.position, one.bank) == (other.position, other.bank)
+
+
+def counting(model: DiekaeModel, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every text that the model prepares from now on."""
+    seen: list[str] = []
+    prepare = model._prepare_ids
+
+    def note(ids, *rest):
+        seen.append(model.tokenizer.decode(ids))
+        return prepare(ids, *rest)
+
+    monkeypatch.setattr(model, "_prepare_ids", note)
+    return seen
+
+
+def test_a_memory_comes_back_bit_for_bit_and_generates_the_same(model: DiekaeModel, store: KnowledgeStore) -> None:
+    ids = store.add([CASTLE, RIVER]).ids
+    again = KnowledgeStore(store.folder, model)
+    assert same(again.memory(ids[0]), model.prepare(CASTLE))
+    assert same(again.memory(*ids), model.prepare([CASTLE, RIVER]))
+    inputs = model.tokenize("who built the castle")
+    want = model.generate(**inputs, knowledge=model.prepare(CASTLE), max_new_tokens=8, do_sample=False)
+    assert torch.equal(
+        model.generate(**inputs, knowledge=again.memory(ids[0]), max_new_tokens=8, do_sample=False), want
+    )
+    assert not torch.equal(model.generate(**inputs, max_new_tokens=8, do_sample=False), want)
+
+
+def test_the_same_text_is_prepared_once(
+    model: DiekaeModel, store: KnowledgeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = counting(model, monkeypatch)
+    (tmp_path / "a.txt").write_text(CASTLE)
+    (tmp_path / "b.md").write_text(CASTLE + "\n\n")
+    added = store.add([CASTLE, tmp_path / "a.txt", tmp_path / "b.md", CASTLE])
+    assert len(added.ids) == len(added.prepared) == len(seen) == 1
+    assert not store.add(CASTLE).prepared and len(seen) == 1
+    (entry,) = store.documents()
+    assert {Path(place).name for place in entry.places} == {"a.txt", "b.md"}
+    assert len(list(store.folder.rglob("*.safetensors"))) == 1
+
+
+def test_only_what_changed_in_a_folder_is_read_and_prepared(
+    model: DiekaeModel, store: KnowledgeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "docs"
+    (folder / "deep").mkdir(parents=True)
+    (folder / ".git").mkdir()
+    (folder / ".git" / "hidden.txt").write_text("hidden")
+    (folder / "castle.txt").write_text(CASTLE)
+    (folder / "deep" / "river.md").write_text(RIVER)
+    (folder / "picture.png").write_bytes(b"\x89PNG")
+    first = store.add(folder)
+    assert len(first.prepared) == 2 and not first.unchanged and not first.failed
+    seen = counting(model, monkeypatch)
+    assert store.add(folder).unchanged == 2 and not seen
+    (folder / "castle.txt").write_text(SHIP)
+    (folder / "deep" / "river.md").touch()
+    os.utime(folder / "deep" / "river.md", ns=(1, 1))  # touched, but of the same text
+    changed = store.add(folder)
+    assert len(changed.prepared) == len(seen) == 1 and changed.unchanged == 0
+    assert {store.text(entry.id) for entry in store.documents()} == {RIVER, SHIP}, "the old text is left"
+    assert len(list(store.folder.rglob("*.safetensors"))) == 2 and not store.verify()
+    assert store.add(folder).unchanged == 2
+
+
+def test_files_that_are_gone_are_named_and_pruned_when_asked(store: KnowledgeStore, tmp_path: Path) -> None:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "castle.txt").write_text(CASTLE)
+    (folder / "river.txt").write_text(RIVER)
+    store.add(folder)
+    (folder / "river.txt").unlink()
+    assert [Path(name).name for name in store.add(folder).gone] == ["river.txt"]
+    assert len(store.documents()) == 2
+    store.add(folder, prune=True)
+    assert [entry.title for entry in store.documents()] == ["castle.txt"]
+    assert not store.verify() and not store.search("river")
+
+
+def test_a_text_that_stands_elsewhere_too_stays(store: KnowledgeStore, tmp_path: Path) -> None:
+    path = tmp_path / "castle.txt"
+    path.write_text(CASTLE)
+    ids = store.add([path, CASTLE]).ids
+    path.write_text(RIVER)
+    store.add(path)
+    assert store.text(ids[0]) == CASTLE and len(store.documents()) == 2
+
+
+def test_bad_files_of_a_folder_are_left_out_and_named(store: KnowledgeStore, tmp_path: Path) -> None:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "a.txt").write_bytes("château".encode("latin-1"))
+    (folder / "b.txt").write_text(" \n")
+    (folder / "c.txt").write_text(CASTLE)
+    added = store.add(folder)
+    assert [Path(place).name for place, _ in added.failed] == ["a.txt", "b.txt"]
+    assert "is not UTF-8" in added.failed[0][1] and "holds no text" in added.failed[1][1]
+    assert len(added.prepared) == 1
+    with pytest.raises(ValueError, match="is not UTF-8"):
+        store.add(folder / "a.txt")
+
+
+def test_documents_are_named_by_id_beginning_file_and_title(store: KnowledgeStore, tmp_path: Path) -> None:
+    path = tmp_path / "castle.txt"
+    path.write_text(CASTLE)
+    castle, river = store.add([path, RIVER]).ids
+    for name in (castle, castle[:8], str(path), "castle.txt"):
+        assert store.text(name) == CASTLE
+    assert store.text(RIVER) == RIVER, "a short text is its own title"
+    with pytest.raises(ValueError, match="no document 'abc'"):
+        store.text("abc")
+    assert store.remove(castle[:8]).id == castle
+    assert [entry.id for entry in store.documents()] == [river]
+    with pytest.raises(ValueError, match="no document"):
+        store.memory(castle)
+    assert len(list(store.folder.rglob("*.safetensors"))) == 1
+
+
+def test_a_question_leads_to_the_document_that_answers_it(store: KnowledgeStore) -> None:
+    castle, river, ship = store.add([CASTLE, RIVER, SHIP]).ids
+    assert [found.id for found in store.search("who built the castle?", 1)] == [castle]
+    assert store.search("DOGS & rivers")[0].id == river, "case and endings do not matter"
+    assert store.search('"ship" OR NEAR(', 1)[0].id == ship, "a question is no query language"
+    assert store.search("elephants") == [] and store.search("?!") == []
+    scores = [found.score for found in store.search("the silver castle in the north")]
+    assert scores == sorted(scores, reverse=True) and len(scores) >= 2
+    with pytest.raises(ValueError, match="k=0"):
+        store.search("castle", 0)
+
+
+def test_a_store_of_two_tells_them_apart(store: KnowledgeStore) -> None:
+    castle, river = store.add([CASTLE, RIVER]).ids
+    assert store.search("where are the dogs in the north of the two", 1)[0].id == castle
+    assert store.search("where are the dogs", 1)[0].id == river, "words that make a question do not count"
+    assert store.search("where are the")[0].id == castle, "unless there are no others"
+
+
+def test_the_ranking_is_bm25(store: KnowledgeStore) -> None:
+    """Scores by hand (Robertson et al., 1994): k1 1.2 and b 0.75 as SQLite has them, weights as Lucene's."""
+    texts = ["red bridge", "red red house by the sea", "blue road", "cold wind", "old stone"]
+    ids = store.add(texts).ids
+    # A short text is its own title, and titles are indexed too: every length and frequency counts twice.
+    lengths = [2 * len(text.split()) for text in texts]
+    mean = sum(lengths) / len(lengths)
+    inverse = math.log(1 + (len(texts) - 2 + 0.5) / (2 + 0.5))
+
+    def score(row: int, count: int) -> float:
+        return inverse * count * 2.2 / (count + 1.2 * (0.25 + 0.75 * lengths[row] / mean))
+
+    want = {ids[0]: score(0, 2), ids[1]: score(1, 4)}
+    got = {found.id: found.score for found in store.search("red")}
+    assert got == pytest.approx(want, rel=1e-4)
+
+
+def test_another_bank_prepares_for_itself(store: KnowledgeStore, model: DiekaeModel) -> None:
+    (document,) = store.add(CASTLE).ids
+    other = make_model("attention", decoder=model.decoder, seed=5)
+    theirs = KnowledgeStore(store.folder, other)
+    assert theirs.documents()[0].slots is None, "the document is there, its memory is not"
+    memory = theirs.memory(document)
+    assert memory.bank == other.bank.fingerprint() != store.memory(document).bank
+    assert same(memory, other.prepare(CASTLE)) and same(store.memory(document), model.prepare(CASTLE))
+    with pytest.raises(ValueError, match="prepare the knowledge again"):
+        model(**model.tokenize("what"), knowledge=memory)
+    retold = make_model("attention", decoder=model.decoder, template="about {knowledge}")
+    assert retold.bank.fingerprint() == model.bank.fingerprint()
+    assert KnowledgeStore(store.folder, retold).documents()[0].slots is None, "another template is another memory"
+    assert len(theirs.prepare_missing()) == 0
+    theirs.remove(document)
+    assert not list(store.folder.rglob("*.safetensors")), "the memories of all banks are gone"
+
+
+def test_without_a_model_a_store_is_listed_searched_and_read(store: KnowledgeStore, model: DiekaeModel) -> None:
+    (document,) = store.add(CASTLE).ids
+    bare = KnowledgeStore(store.folder)
+    assert bare.documents() == store.documents() and bare.documents()[0].slots
+    assert same(bare.memory(document), model.prepare(CASTLE))
+    assert bare.search("castle")[0].id == document and not bare.verify()
+    with pytest.raises(ValueError, match="needs a model"):
+        bare.add(RIVER)
+
+
+def test_a_memory_is_mapped_and_not_copied(store: KnowledgeStore) -> None:
+    (document,) = store.add(CASTLE).ids
+    memory = store.memory(document)
+    (path,) = store.folder.rglob("*.safetensors")
+    assert path.name in Path("/proc/self/maps").read_text(), "the file is not mapped"
+    store.remove(document)
+    assert torch.isfinite(memory.tensors["keys"]).all(), "what is mapped stays readable after its file is gone"
+
+
+def test_ten_thousand_documents_are_listed_in_less_than_a_second(store: KnowledgeStore) -> None:
+    with store.catalogue.writing() as connection:
+        for number in range(10_000):
+            key, text = f"{number:064x}", f"document {number} " + "of words and more words " * 40
+            connection.execute("INSERT INTO documents VALUES (?, ?, ?, ?)", (number + 1, key, f"t{number}", len(text)))
+            connection.execute("INSERT INTO texts(rowid, title, text) VALUES (?, ?, ?)", (number + 1, "t", text))
+            connection.execute("INSERT INTO sources VALUES (?, ?, 1, 1)", (f"/docs/{number}.txt", key))
+            row = (key, store.bank, f"memories/{number}", "0", 1, 100, "exact")
+            connection.execute("INSERT INTO memories VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+    start = time.process_time()  # of this process alone: others share the machine
+    entries = KnowledgeStore(store.folder, store.model).documents()
+    seconds = time.process_time() - start
+    assert len(entries) == 10_000 and entries[77].places == ("/docs/77.txt",) and entries[77].slots == 100
+    assert seconds < 1
+    start = time.process_time()
+    assert store.search("document 4321", 1)[0].title == "t4321"
+    assert time.process_time() - start < 1
+
+
+def test_a_file_that_is_no_catalogue_is_named(tmp_path: Path) -> None:
+    (tmp_path / "catalogue.sqlite").write_bytes(b"not a data base, but long enough to be looked at" * 20)
+    with pytest.raises(ValueError, match="is not a catalogue, or is damaged"):
+        KnowledgeStore(tmp_path)
+
+
+def test_a_newer_layout_is_refused(store: KnowledgeStore) -> None:
+    with sqlite3.connect(store.catalogue.path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(ValueError, match="layout 99, newer than 1"):
+        KnowledgeStore(store.folder)
+
+
+def test_wrong_calls_are_named(store: KnowledgeStore, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a text is empty"):
+        store.add([CASTLE, " "])
+    with pytest.raises(FileNotFoundError, match="expected a file or a folder"):
+        store.add(tmp_path / "none")
+    assert store.documents() == [], "nothing is half added"
+    with pytest.raises(ValueError, match="precision='int4'"):
+        KnowledgeStore(tmp_path, precision="int4")
+    with pytest.raises(ValueError, match="no document is named"):
+        store.memory()
