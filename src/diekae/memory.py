@@ -52,6 +52,8 @@ class Memory:
         """
         if not memories or len({memory.bank for memory in memories}) != 1:
             raise ValueError(f"expected memories of one bank, got {sorted({memory.bank for memory in memories})}.")
+        if len(memories) == 1:
+            return memories[0]  # what is mapped from a file stays so
         tensors = {name: torch.cat([m.tensors[name] for m in memories], dim=1) for name in memories[0].tensors}
         return cls(tensors, max(memory.position for memory in memories), memories[0].bank)
 

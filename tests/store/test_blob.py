@@ -29,6 +29,7 @@ def test_int8_is_within_half_a_step_of_its_group(shape: tuple[int, ...], gain: f
     assert bool((scale.float() <= largest / 126).all()), "a step is no coarser than the group's largest asks for"
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("encoder", ["token", "reader", "attention"])
 def test_precisions_are_small_and_close(encoder: str, tmp_path: Path) -> None:
     model = make_model(encoder)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -32,8 +32,8 @@ BATCH = 8
 TITLE = 60
 """Most characters of a title that is taken from the text."""
 STOP_WORDS = frozenset(
-    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this to"
-    " was will with did do does how what when where which who whose why were".split()
+    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this"
+    " to was will with did do does how what when where which who whose why were".split()
 )
 """Words that lead to no document: Lucene's English ones, and those that make a question."""
 Progress = Callable[[str, int, int], None]
@@ -133,16 +133,13 @@ class KnowledgeStore:
         self._need_model()
         given = [documents] if isinstance(documents, str | Path) else list(documents)
         added, known = Added(), self.catalogue.sources()
-        for text in (entry for entry in given if isinstance(entry, str)):
-            if not text.strip():
-                raise ValueError(f"a text is empty ({text!r}); give a document as str, or a file as Path.")
-        files = list(_files([entry for entry in given if isinstance(entry, Path)], known, added))
-        for entry in given:
-            if isinstance(entry, str):
-                added.ids.append(self._note(entry, _title(entry), document_id(entry)))
-        for number, (path, named) in enumerate(files):
-            self._add_file(path, named, known, added)
-            progress("reading", number + 1, len(files))
+        places = _places(given, known, added)
+        for number, (place, named) in enumerate(places):
+            if isinstance(place, str):
+                added.ids.append(self._note(place, _title(place), document_id(place)))
+            else:
+                self._add_file(place, named, known, added)
+            progress("reading", number + 1, len(places))
         if prune:
             for place in added.gone:
                 self._unlink(self.catalogue.leave(place))
@@ -303,23 +300,35 @@ def document_id(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _files(places: Sequence[Path], known: dict[str, tuple[str, int, int]], added: Added) -> Iterator[tuple[Path, bool]]:
-    """Yield the files that are named, or lie in a named folder, and whether they were named; note those gone.
+def _places(
+    given: Sequence[str | Path], known: dict[str, tuple[str, int, int]], added: Added
+) -> list[tuple[str | Path, bool]]:
+    """Return the texts and files that are named, or lie in a named folder, and whether they were named.
+
+    Files that are known below such a folder and no longer there are noted.
 
     Raises:
+        ValueError: A text is blank.
         FileNotFoundError: A file or folder is not there.
     """
-    for place in places:
-        whole = place.resolve()
+    places: list[tuple[str | Path, bool]] = []
+    for entry in given:
+        if isinstance(entry, str):
+            if not entry.strip():
+                raise ValueError(f"a text is empty ({entry!r}); give a document as str, or a file as Path.")
+            places.append((entry, True))
+            continue
+        whole = entry.resolve()
         if not whole.exists():
-            raise FileNotFoundError(f"nothing at {str(place)!r}; expected a file or a folder of documents.")
+            raise FileNotFoundError(f"nothing at {str(entry)!r}; expected a file or a folder of documents.")
         if not whole.is_dir():
-            yield whole, True
+            places.append((whole, True))
             continue
         found = find_documents(whole)
         here = {str(path) for path in found}
         added.gone += sorted(name for name in known if Path(name).is_relative_to(whole) and name not in here)
-        yield from ((path, False) for path in found)
+        places += [(path, False) for path in found]
+    return places
 
 
 def _title(text: str) -> str:
