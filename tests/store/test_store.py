@@ -29,28 +29,31 @@ def store(model: DiekaeModel, tmp_path: Path) -> KnowledgeStore:
 
 
 def same(one: Memory, other: Memory) -> bool:
-    equal = all(torch.equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items())
-    return equal and (one.position, one.bank) == (other.position, other.bank)
+    """Whether two memories are one but for the rounding that reading several texts at once makes."""
+    close = all(torch.allclose(tensor, other.tensors[name], atol=1e-5) for name, tensor in one.tensors.items())
+    return close and (one.position, one.bank) == (other.position, other.bank)
 
 
 def counting(model: DiekaeModel, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every text that the model prepares from now on."""
     seen: list[str] = []
-    prepare = model._prepare_ids
+    prepare = model.prepare_many
 
-    def note(ids, *rest):
-        seen.append(model.tokenizer.decode(ids))
-        return prepare(ids, *rest)
+    def note(texts, **options):
+        seen.extend(texts)
+        return prepare(texts, **options)
 
-    monkeypatch.setattr(model, "_prepare_ids", note)
+    monkeypatch.setattr(model, "prepare_many", note)
     return seen
 
 
-def test_a_memory_comes_back_bit_for_bit_and_generates_the_same(model: DiekaeModel, store: KnowledgeStore) -> None:
+def test_a_memory_comes_back_and_generates_the_same(model: DiekaeModel, store: KnowledgeStore) -> None:
     ids = store.add([CASTLE, RIVER]).ids
     again = KnowledgeStore(store.folder, model)
     assert same(again.memory(ids[0]), model.prepare(CASTLE))
     assert same(again.memory(*ids), model.prepare([CASTLE, RIVER]))
+    alone = store.memory(*store.add(SHIP).ids)
+    assert all(torch.equal(alone.tensors[name], tensor) for name, tensor in model.prepare(SHIP).tensors.items())
     inputs = model.tokenize("who built the castle")
     want = model.generate(**inputs, knowledge=model.prepare(CASTLE), max_new_tokens=8, do_sample=False)
     assert torch.equal(

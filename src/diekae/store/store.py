@@ -27,7 +27,7 @@ from diekae.store.catalogue import Catalogue, Entry, Prepared
 from diekae.store.readers import find_documents, read_document
 from diekae.store.verify import Fault, find_faults
 
-BATCH = 8
+BATCH = 16
 """Documents that are prepared together, and kept before the next ones are begun."""
 TITLE = 60
 """Most characters of a title that is taken from the text."""
@@ -242,7 +242,7 @@ class KnowledgeStore:
         order, done = iter(sorted(missing, key=lambda entry: entry.characters)), 0
         while batch := list(islice(order, BATCH)):
             texts = [self.catalogue.text(entry.id) for entry in batch]
-            for entry, memory in zip(batch, [model.prepare(text) for text in texts], strict=True):
+            for entry, memory in zip(batch, model.prepare_many(texts, batch_size=BATCH), strict=True):
                 self._keep(entry.id, bank, memory)
             done += len(batch)
             progress("preparing", done, len(missing))
