@@ -12,7 +12,7 @@ from rich.markup import escape
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from diekae.allocator import keep_freed_memory  # noqa: E402 - the verbosity is read when Transformers is imported
-from diekae.cli import ask, curves, data, demo, evaluate, knowledge, layers, reproduce, train  # noqa: E402
+from diekae.cli import ask, bench, curves, data, demo, evaluate, knowledge, layers, reproduce, train  # noqa: E402
 from diekae.training.trainer import NotFinite  # noqa: E402
 
 typer_app = typer.Typer(
@@ -21,7 +21,7 @@ typer_app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for verb in (train, ask, evaluate, curves, layers, reproduce, demo):
+for verb in (train, ask, evaluate, curves, layers, reproduce, bench, demo):
     typer_app.command(verb.__name__.rpartition(".")[2])(verb.command)
 typer_app.add_typer(data.group, name="data")
 typer_app.add_typer(knowledge.group, name="knowledge")

@@ -189,7 +189,9 @@ class GroupedLinear(nn.Module):
             gain: Factors of x's elements that are taken into the weights, [N, in]; see :meth:`GroupedRMSNorm.split`.
         """
         weight = self.weight[which] if gain is None else self.weight[which] * gain[which, None]
-        weight = weight if torch.is_autocast_enabled(x.device.type) else weight.to(x.dtype)
+        kind = x.device.type
+        if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
+            weight = weight.to(x.dtype)
         flat = x.flatten(1, -2)
         if x.shape[0] == 1 and weight.shape[0] > 1:
             out = (flat[0] @ weight.flatten(0, 1).T).unflatten(-1, weight.shape[:2]).movedim(1, 0)

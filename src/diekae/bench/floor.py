@@ -1,0 +1,167 @@
+"""Operations and bytes: what a pass must do, on any machine. LLaMA2-7B's are counted on the device ``meta``.
+
+Operations are multiplications and additions of matrix products and attention (PyTorch's counter); products of
+attention count in full, also where a causal mask spares half of them.
+
+Shapes: B rows, T columns, P columns in the cache.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from transformers import PreTrainedModel
+
+from diekae.bench.setting import random_cache
+from diekae.encoders import MemoryBatch
+from diekae.inject.hooks import run
+from diekae.model import DiekaeModel
+
+
+def _attention(query: Any, key: Any, value: Any, *_rest: Any, out_shape: Any = None, **_options: Any) -> int:  # noqa: ARG001
+    count: int = sdpa_flop_count(query, key, value)
+    return count
+
+
+def _attention_gradient(gradient: Any, query: Any, key: Any, value: Any, *_rest: Any, **_options: Any) -> int:  # noqa: ARG001
+    # Five products where the forward has two: the scores once more, and one each for Q, K, V and the weights.
+    return 5 * int(sdpa_flop_count(query, key, value)) // 2
+
+
+# The CPU's kernel is the one that PyTorch's counter does not know.
+_FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+_MAPPING = {_FORWARD: _attention, _BACKWARD: _attention_gradient}
+
+
+def operations(call: Callable[[], object], *, gradients: bool = False) -> int:
+    """Return the operations of a call, counted while it runs."""
+    with FlopCounterMode(display=False, custom_mapping=_MAPPING) as counter, torch.set_grad_enabled(gradients):
+        call()
+    return int(counter.get_total_flops())
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all tensors that are made inside the block and still held; on any device, ``meta`` too."""
+
+    def __init__(self) -> None:
+        """Start from nothing."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = 0
+        self._known: set[int] = set()
+
+    def _release(self, key: int, size: int) -> None:
+        self.now -= size
+        self._known.discard(key)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+        """Run the operation and take note of storages that are new."""
+        given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if not isinstance(leaf, Tensor):
+                continue
+            storage = leaf.untyped_storage()
+            key = storage._cdata
+            if key in self._known or key in given:
+                continue
+            self._known.add(key)
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._release, key, storage.nbytes())
+        return out
+
+
+def peak_bytes(call: Callable[[], object]) -> int:
+    """Return the most bytes that tensors made by a call held at any moment."""
+    with LiveBytes() as counter, torch.no_grad():
+        kept = call()
+        del kept
+    return int(counter.peak)
+
+
+def decoder_pass(decoder: PreTrainedModel, new: int, past: int = 0, *, head: int = 1) -> int:
+    """Return the operations of one pass over ``new`` columns behind ``past`` cached ones, ``head`` logits kept."""
+    ids, options = _inputs(decoder, new, past)
+    return operations(lambda: decoder(input_ids=ids, logits_to_keep=head, **options))
+
+
+def states_pass(model: DiekaeModel, new: int) -> int:
+    """Return the operations of reading ``new`` columns up to the bank's last hookpoint."""
+    ids, options = _inputs(model.decoder, new, 0)
+    return operations(lambda: run(model.decoder, ids, model.points, lambda *_: None, **options))
+
+
+@torch.no_grad()
+def bank_pass(model: DiekaeModel, new: int, slots: int) -> int:
+    """Return the operations of all encoders at ``new`` columns of x, ``slots`` slots known."""
+    memory, mask = prepare_bank(model, slots), torch.ones(1, new, dtype=torch.bool, device=model.decoder.device)
+    return operations(lambda: model.bank(memory, _given(model, new), mask))
+
+
+def bank_prepare(model: DiekaeModel, length: int) -> int:
+    """Return the operations of all encoders on ``length`` tokens of K, the decoder's states given."""
+    return operations(lambda: prepare_bank(model, length))
+
+
+@torch.no_grad()
+def prepare_bank(model: DiekaeModel, length: int) -> MemoryBatch:
+    """Let the bank read ``length`` tokens of K, of which the embeddings or states are given."""
+    mask = torch.ones(1, length, dtype=torch.bool, device=model.decoder.device)
+    return model.bank.prepare(_given(model, length), mask)
+
+
+@torch.no_grad()
+def bank_peak(model: DiekaeModel, new: int, slots: int) -> tuple[int, int]:
+    """Return the most bytes that the bank's tensors take while it answers ``new`` columns, and while it prepares."""
+    memory, mask = prepare_bank(model, slots), torch.ones(1, new, dtype=torch.bool, device=model.decoder.device)
+    return peak_bytes(lambda: model.bank(memory, _given(model, new), mask)), peak_bytes(
+        lambda: prepare_bank(model, slots)
+    )
+
+
+def _given(model: DiekaeModel, length: int) -> Tensor:
+    bank = model.bank
+    width, count = bank.encoder.width, len(bank.layers)
+    if bank.encoder.reads == "embeddings":
+        width, count = bank.encoder.embedding_width, 1
+    return torch.empty(count, 1, length, width, dtype=bank.dtype, device=model.decoder.device)
+
+
+def _inputs(decoder: PreTrainedModel, new: int, past: int) -> tuple[Tensor, dict[str, Any]]:
+    """Return ids, and a mask that needs no look at them: tensors on ``meta`` hold nothing to look at."""
+    device = decoder.device
+    ids = torch.zeros(1, new, dtype=torch.long, device=device)
+    mask = torch.ones(1, 1, new, past + new, dtype=torch.bool, device=device)
+    if not past:
+        return ids, {"attention_mask": mask, "use_cache": False}
+    return ids, {"attention_mask": mask, "past_key_values": random_cache(decoder, past), "use_cache": True}
+
+
+def weight_bytes(module: torch.nn.Module) -> int:
+    """Return the bytes of all parameters, each once."""
+    return sum(parameter.nbytes for parameter in module.parameters())
+
+
+def cache_bytes(decoder: PreTrainedModel, length: int) -> int:
+    """Return the bytes of the decoder's keys and values of ``length`` tokens."""
+    layers: Any = random_cache(decoder, length).layers
+    return sum(int(layer.keys.nbytes + layer.values.nbytes) for layer in layers)
+
+
+def decode_bytes(decoder: PreTrainedModel) -> int:
+    """Return the bytes of weights that one generated token reads: all but the embedding table, of which it reads a row.
+
+    A table that is also the head is read whole.
+    """
+    table: Any = decoder.get_input_embeddings()
+    head: Any = decoder.get_output_embeddings()
+    tied = head is not None and head.weight.data_ptr() == table.weight.data_ptr() and table.weight.device.type != "meta"
+    return weight_bytes(decoder) - (0 if tied else table.weight.nbytes)

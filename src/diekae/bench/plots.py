@@ -1,0 +1,60 @@
+"""How cost grows, drawn: one panel a curve, both axes logarithmic, the fitted exponent in the legend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from diekae.evaluation.plots import ACCENT, INK, MUTED
+
+COLOURS = {"bare": MUTED, "reader": ACCENT, "reader_all": ACCENT, "token": "#c2571a", "token_prompt": "#c2571a"}
+REST = ("#6a4c93", "#2a7f3f", INK)
+LABELS = {
+    "bare": "D(x)",
+    "prompted": "D(K,x)",
+    "prompted_cached": "D(K,x) cached",
+    "prompted_static": "D(K,x) cached, static",
+    "token_prompt": "token, prompt",
+    "reader_all": "reader, all",
+    "attention_all": "attention, all",
+}
+TITLES = {
+    "knowledge": "tokens of K",
+    "inputs": "tokens of x",
+    "layers": "layers that receive",
+    "batch": "rows of a batch",
+    "documents": "documents of 256 tokens",
+}
+
+
+def draw_growth(found: Mapping[str, Any]) -> Figure:
+    """Draw all curves of a benchmark's result."""
+    curves = found["curves"]
+    figure = Figure(figsize=(4.4 * len(curves), 3.9), layout="constrained")
+    axes = figure.subplots(1, len(curves), squeeze=False)[0]
+    for axis, (name, curve) in zip(axes, curves.items(), strict=True):
+        _draw(axis, name, curve)
+    axes[0].set_ylabel("seconds, one pass" if found["benchmark"] != "decode" else "seconds, one token", fontsize=9)
+    return figure
+
+
+def _draw(axis: Any, name: str, curve: Mapping[str, Any]) -> None:
+    axis.set_title(TITLES.get(name, name), loc="left", fontsize=10, color=INK)
+    axis.tick_params(labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
+    points, rest = curve["points"], list(REST)
+    for way, seconds in curve["seconds"].items():
+        power = curve["exponent"][way]
+        label = LABELS.get(way, way) + ("" if power is None else f"  ∝ n^{power:.2f}")
+        colour = COLOURS.get(way) or rest.pop(0)
+        axis.plot(points, seconds, color=colour, marker="o", markersize=3, linewidth=1.5, label=label)
+    axis.set_xticks(points, [str(point) for point in points], rotation=45 if len(points) > 6 else 0)
+    axis.minorticks_off()
+    low, high = axis.get_ylim()
+    axis.set_ylim(low / 1.15, high * 1.15)
+    # Below the panel: the curves fill it.
+    axis.legend(frameon=False, fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)

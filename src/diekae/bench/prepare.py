@@ -1,0 +1,75 @@
+"""Knowledge that was never seen: reading it and x once, against D(K, x)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from diekae.bench import floor
+from diekae.bench.inference import curve
+from diekae.bench.setting import Bench, Row, Way, llama2_7b
+from diekae.model import DiekaeModel
+from diekae.prepare import read_documents
+
+MOST = 2048
+"""Longest K: D(K, x) takes minutes beyond it on a slow core."""
+
+
+@torch.no_grad()
+def measure(bench: Bench) -> dict[str, Any]:
+    """Measure the row "one pass cold"."""
+    seconds: dict[str, dict[str, float]] = {}
+    for length in bench.fitting(MOST):
+        known, ids = bench.ids(length), bench.ids(bench.inputs)
+        whole = torch.cat([bench.ids(1), known, ids], dim=1)
+        ways = {"prompted": bench.bare(whole)}
+        ways |= {name: _cold(bench.model(name), known, ids) for name in ("token", "reader", "attention")}
+        seconds[str(length)] = bench.seconds(f"cold, |K| {length}", ways)
+    rows = []
+    for length in (128, 1024):
+        if (at := seconds.get(str(length))) is None:
+            continue
+        for name in ("token", "reader", "attention"):
+            aim = 0.15 if (name, length) == ("token", 1024) else None
+            title = f"pass cold, {name}, |K| {length}, against D(K,x)"
+            note = f"|x| {bench.inputs}; by operations, causal masks counted in full"
+            rows.append(Row(title, aim, at[name] / at["prompted"], _least(bench, bench.model(name), length), note=note))
+    points = sorted(seconds, key=int)
+    ways_of = {name: [seconds[point][name] for point in points] for name in seconds[points[0]]} if points else {}
+    return {
+        "rows": [row.to_dict() for row in rows + _llama_rows(bench.inputs)],
+        "seconds": seconds,
+        "curves": {"knowledge": curve([int(point) for point in points], ways_of)},
+    }
+
+
+def _cold(model: DiekaeModel, known: torch.Tensor, ids: torch.Tensor) -> Way:
+    """Prepare K and read x."""
+
+    def run() -> object:
+        (memory,) = read_documents(model.bank, model.decoder, model.points, model.anchor, known.tolist())
+        return model(ids, knowledge=memory, use_cache=False, logits_to_keep=1)
+
+    return run
+
+
+def _least(bench: Bench, model: DiekaeModel, length: int) -> float:
+    """Return the operations of a cold pass against those of D(K, x)."""
+    decoder, inputs = bench.decoder, bench.inputs
+    states = 0 if model.bank.encoder.reads == "embeddings" else floor.states_pass(model, length + 1)
+    ours = (
+        states
+        + floor.bank_prepare(model, length)
+        + floor.bank_pass(model, inputs, length)
+        + floor.decoder_pass(decoder, inputs)
+    )
+    return ours / floor.decoder_pass(decoder, length + 1 + inputs)
+
+
+def _llama_rows(inputs: int) -> list[Row]:
+    """Count LLaMA2-7B's shape."""
+    seven = Bench(llama2_7b(), inputs=inputs)
+    title = "pass cold, token, |K| 1024, against D(K,x), LLaMA2-7B's shape"
+    least = _least(seven, seven.model("token"), 1024)
+    return [Row(title, 0.65, None, least, note=f"|x| {inputs}; the paper measured 0.65; operations alone")]

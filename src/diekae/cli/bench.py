@@ -1,0 +1,63 @@
+"""`diekae bench`: what knowledge costs, as ratios within one run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.table import Table
+
+from diekae.bench import BENCHMARKS, Bench, run_benchmark
+from diekae.bench.plots import draw_growth
+from diekae.cli.console import console, progress_bars
+from diekae.evaluation.plots import check_kind, save_figure
+from diekae.models import load_decoder
+from diekae.provenance import write_json
+
+_DEFAULT = Bench.lengths
+
+
+def command(
+    name: Annotated[str, typer.Argument(help=f"{', '.join(BENCHMARKS)}.")],
+    decoder: Annotated[str, typer.Option(help="A decoder's name or folder.")] = "smollm2",
+    lengths: Annotated[list[int], typer.Option(min=1, help="Tokens of K; may be repeated.")] = list(_DEFAULT),  # noqa: B006
+    inputs: Annotated[int, typer.Option(min=1, help="Tokens of x.")] = Bench.inputs,
+    rounds: Annotated[int, typer.Option(min=1, help="Times each is timed, in turn with the others.")] = Bench.rounds,
+    threads: Annotated[int, typer.Option(min=1, help="Threads; with one, this process's own seconds are taken.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of random numbers.")] = Bench.seed,
+    json: Annotated[Path | None, typer.Option(help="Where the figures go.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Where the curves go (.png, .svg or .pdf).")] = None,
+) -> None:
+    """Measure a benchmark: with knowledge against without, against K in the prompt, and against a cached prefix."""
+    if name not in BENCHMARKS:
+        raise ValueError(f"benchmark {name!r} is not known; choose one of {', '.join(BENCHMARKS)}.")
+    if plot is not None:
+        check_kind(plot)
+    torch.set_num_threads(threads)
+    with console.status("loading the decoder"):
+        model, _ = load_decoder(decoder)
+    with progress_bars() as (show, _):
+        bench = Bench(model, lengths=sorted(lengths), inputs=inputs, rounds=rounds, seed=seed, progress=show)
+        found = run_benchmark(name, bench)
+    console.print(_table(found))
+    if json is not None:
+        write_json(json, found)
+        console.print(f"figures: {json}", highlight=False)
+    if plot is not None and found.get("curves"):
+        save_figure(draw_growth(found), plot)
+        console.print(f"plot: {plot}", highlight=False)
+
+
+def _table(found: dict[str, Any]) -> Table:
+    """Lay the rows out."""
+    table = Table(title=f"{found['benchmark']}, {found['decoder']} in {found['dtype']}", title_justify="left")
+    for column in ("", "aim", "measured", "floor"):
+        table.add_column(column, justify="right" if column else "left")
+    for row in found["rows"]:
+        mark = {True: "[green]", False: "[red]", None: ""}[row["reached"]]
+        aim = "" if row["aim"] is None else f"{'≥' if row['at_least'] else '≤'} {row['aim']:.3g}"
+        figure = "not measured" if row["figure"] is None else f"{mark}{row['figure']:.3g}"
+        table.add_row(row["name"], aim, figure, "" if row["floor"] is None else f"{row['floor']:.3g}")
+    return table
