@@ -89,6 +89,11 @@ def batch_memories(rows: Sequence[Memory | None]) -> MemoryBatch:
     """
     given = [row for row in rows if row is not None]
     length = max(len(row) for row in given)
+    device = next(iter(given[0].tensors.values())).device
+    if all(row is given[0] for row in rows):  # one for all: nothing is copied
+        views = {name: like[:, None].expand(-1, len(rows), *like.shape[1:]) for name, like in given[0].tensors.items()}
+        filled = torch.ones(len(rows), length, dtype=torch.bool, device=device)
+        return MemoryBatch(views, filled, torch.full((len(rows),), given[0].position, device=device), full=length > 0)
     tensors = {}
     for name, like in given[0].tensors.items():
         padded = like.new_zeros((like.shape[0], len(rows), length, *like.shape[2:]))
@@ -96,10 +101,10 @@ def batch_memories(rows: Sequence[Memory | None]) -> MemoryBatch:
             if row is not None:
                 padded[:, number, : len(row)] = row.tensors[name].to(padded)
         tensors[name] = padded
-    device = next(iter(given[0].tensors.values())).device
     lengths = torch.tensor([0 if row is None else len(row) for row in rows], device=device)
     positions = torch.tensor([0 if row is None else row.position for row in rows], device=device)
-    return MemoryBatch(tensors, torch.arange(length, device=device)[None] < lengths[:, None], positions)
+    mask = torch.arange(length, device=device)[None] < lengths[:, None]
+    return MemoryBatch(tensors, mask, positions, full=all(row is not None and len(row) == length for row in rows))
 
 
 Document = str | Memory

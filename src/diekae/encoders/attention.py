@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from diekae.encoders.base import (
     register,
     visible_columns,
 )
+from diekae.encoders.parts import added, ask, fold, unfold
 from diekae.encoders.start import AttentionWeights, reduce_attention
 
 
@@ -67,6 +68,29 @@ class AttentionOptions:
             )
         if self.start not in ("decoder", "random"):
             raise ValueError(f"start={self.start!r} is not known; choose decoder or random.")
+
+
+_Turn = tuple[Tensor, Tensor]
+"""Cosine and sine of rotary angles, [N, B, T, G, r/2]."""
+
+
+class _View(NamedTuple):
+    """What all layers of one forward share."""
+
+    turn: _Turn
+    """How queries and keys of x are turned."""
+    own: Tensor
+    """With gradients, which columns of x are visible, bool [B, T, P + T]; without, what is added to the scores of
+    folded queries, [B, 1, H/G · T, P + T]."""
+    both: Tensor | None = None
+    """With gradients, which slots of K and x are, bool [B, T, S + P + T]."""
+
+
+def _turned(x: Tensor, turn: _Turn, which: slice) -> Tensor:
+    """Turn queries or keys [n, B, T, heads, r] by the angles of their places."""
+    cos, sin = (part[which].repeat_interleave(x.shape[3] // part.shape[3], 3) for part in turn)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
 @register("attention")
@@ -122,7 +146,7 @@ class Attention(Encoder):
         position = torch.zeros(len(mask), dtype=torch.long, device=mask.device) if past is None else past.position
         normed, gain = self.norm.split(knowledge.to(self.key.weight.dtype))
         places = position[:, None] + (mask.long().cumsum(1) - 1).clamp(min=0)
-        keys = self._keys(normed, gain, places)
+        keys = self._keys(normed, gain, self._angles(places, normed.dtype))
         memory = MemoryBatch({"keys": keys, "values": self.value(normed, gain=gain)}, mask, mask.sum(1))
         return memory if past is None else past.then(memory)
 
@@ -131,18 +155,16 @@ class Attention(Encoder):
     ) -> Encoded:
         """Return the differences of the asked encoders at x [n, B, T, W]; see :meth:`Encoder.forward`."""
         normed, gain = self.norm.split(x.to(self.query.weight.dtype), which)
-        before = torch.zeros_like(memory.position) if seen is None else seen.position
-        # In the run with K the anchor stands before K, not after it: the first token behind it follows K's last.
-        start = memory.position - self.anchor_tokens + before
-        places = start[:, None] + (mask.long().cumsum(1) - 1).clamp(min=0)
-        query = self._queries(normed, gain, places, which)
-        keys = self._keys(normed, gain, places, which)
+        given = (mask, None if seen is None else seen.mask)
+        view: _View = memory.lasting("view", given, lambda: self._view(memory, mask, seen, normed.dtype))
+        query = self._queries(normed, gain, view.turn, which)
+        keys = self._keys(normed, gain, view.turn, which)
         own = MemoryBatch({"keys": keys, "values": self.value(normed, which, gain)}, mask, mask.sum(1))
-        visible = visible_columns(None if seen is None else seen.mask, mask)
         own = own if seen is None else seen.then(own)
-        both = memory.of(which).then(own)
-        sight = torch.cat([memory.mask[:, None].expand(-1, mask.shape[1], -1), visible], dim=2)
-        answer = self._attend(query, both.tensors, sight) - self._attend(query, own.tensors, visible)
+        if view.both is None:
+            answer = self._apart(query, memory, own, view, which)
+        else:
+            answer = self._joined(query, memory.of(which), own, view)
         if self.sizes.mlp_width:
             heard = torch.cat([self.skip(normed, which, gain), self.heard(answer, which)], dim=-1)
             inner = self.mlp_norm(heard, which)
@@ -150,29 +172,51 @@ class Attention(Encoder):
             answer = torch.cat([answer, thought], dim=-1)
         return Encoded(self.up(answer, which), own)
 
-    def _queries(self, normed: Tensor, gain: Tensor | None, places: Tensor, which: slice) -> Tensor:
+    def _queries(self, normed: Tensor, gain: Tensor | None, turn: _Turn, which: slice) -> Tensor:
         """Return the turned queries of x [n, B, T, W], [n, B, T, H, r]."""
         query = self.query(normed, which, gain)
         query = query + self.query_bias[which, None, None].to(query.dtype) if self.sizes.biases else query
         query = query.unflatten(-1, (-1, self.size))
         query = _by_head(self.query_norm, query, which) if self.sizes.norms else query
-        return self._turn(query, places, which)
+        return _turned(query, turn, which)
 
-    def _keys(self, normed: Tensor, gain: Tensor | None, places: Tensor, which: slice = slice(None)) -> Tensor:
+    def _keys(self, normed: Tensor, gain: Tensor | None, turn: _Turn, which: slice = slice(None)) -> Tensor:
         """Return the turned keys of K or x [n, B, T, W], [n, B, T, G · r]."""
         key = self.key(normed, which, gain)
         key = key + self.key_bias[which, None, None].to(key.dtype) if self.sizes.biases else key
         key = key.unflatten(-1, (-1, self.size))
         key = _by_head(self.key_norm, key, which) if self.sizes.norms else key
-        return self._turn(key, places, which).flatten(3)
+        return _turned(key, turn, which).flatten(3)
 
-    def _turn(self, x: Tensor, places: Tensor, which: slice) -> Tensor:
-        """Turn queries or keys [n, B, T, heads, r] by their places [B, T]."""
-        angles = places[None, :, :, None, None].float() * self.frequencies[which, None, None]
-        angles = angles.repeat_interleave(x.shape[3] // self.groups, 3)
-        cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-        first, second = x.chunk(2, dim=-1)
-        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    def _view(self, memory: MemoryBatch, mask: Tensor, seen: MemoryBatch | None, dtype: torch.dtype) -> _View:
+        """Work out what all layers of one forward share."""
+        before = torch.zeros_like(memory.position) if seen is None else seen.position
+        # In the run with K the anchor stands before K, not after it: the first token behind it follows K's last.
+        start = memory.position - self.anchor_tokens + before
+        turn = self._angles(start[:, None] + (mask.long().cumsum(1) - 1).clamp(min=0), dtype)
+        visible = visible_columns(None if seen is None else seen.mask, mask)
+        if torch.is_grad_enabled():
+            known = memory.mask[:, None].expand(-1, mask.shape[1], -1)
+            return _View(turn, visible, torch.cat([known, visible], dim=2))
+        return _View(turn, added(visible, dtype).repeat(1, self.heads // self.groups, 1)[:, None])
+
+    def _angles(self, places: Tensor, dtype: torch.dtype) -> _Turn:
+        """Return how all encoders turn queries and keys at places [B, T]."""
+        angles = places[None, :, :, None, None].float() * self.frequencies[:, None, None]
+        return angles.cos().to(dtype), angles.sin().to(dtype)
+
+    def _apart(self, query: Tensor, memory: MemoryBatch, own: MemoryBatch, view: _View, which: slice) -> Tensor:
+        """Return A(K, x) − A(x) = σ(L(K) − L(x)) (A(K) − A(x)), each read once; see :mod:`diekae.encoders.parts`."""
+        folded = fold(query, self.groups)
+        known = ask(folded, memory.part(which, self.size, query.dtype), 1.0)
+        seen = ask(folded, own.part(slice(None), self.size, query.dtype, view.own), 1.0)
+        share = (known.weight - seen.weight).sigmoid().to(query.dtype)
+        return unfold(share * (known.answer - seen.answer), *query.shape[:3])
+
+    def _joined(self, query: Tensor, memory: MemoryBatch, own: MemoryBatch, view: _View) -> Tensor:
+        """Return the same with gradients."""
+        assert view.both is not None
+        return self._attend(query, memory.then(own).tensors, view.both) - self._attend(query, own.tensors, view.own)
 
     def _attend(self, query: Tensor, slots: dict[str, Tensor], visible: Tensor) -> Tensor:
         """Attend from query [n, B, T, H, r] to the slots that are visible, bool [B, T, slots]; [n, B, T, H · r]."""

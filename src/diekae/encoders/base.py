@@ -13,12 +13,13 @@ import dataclasses
 import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from diekae.encoders.parts import Part, added, repeat_rows
 from diekae.encoders.start import AttentionWeights
 
 
@@ -32,6 +33,9 @@ class MemoryBatch:
     """Which slots hold knowledge; bool [B, S]."""
     position: Tensor
     """Position at which x goes on after K, in tokens; int64 [B]. Only causal encoders read it."""
+    full: bool = False
+    """Whether all slots are known to hold knowledge, so that nobody need ask the mask."""
+    _kept: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def stack(cls, parts: Sequence[MemoryBatch]) -> MemoryBatch:
@@ -46,12 +50,44 @@ class MemoryBatch:
 
     def of(self, which: slice) -> MemoryBatch:
         """Return the memory of some encoders."""
-        return MemoryBatch({name: tensor[which] for name, tensor in self.tensors.items()}, self.mask, self.position)
+        tensors = {name: tensor[which] for name, tensor in self.tensors.items()}
+        return MemoryBatch(tensors, self.mask, self.position, self.full)
 
     def map(self, change: Callable[[Tensor, int], Tensor]) -> MemoryBatch:
         """Return a copy in which ``change(tensor, dimension of the rows)`` replaced each tensor."""
         tensors = {name: change(tensor, 1) for name, tensor in self.tensors.items()}
-        return MemoryBatch(tensors, change(self.mask, 0), change(self.position, 0))
+        return MemoryBatch(tensors, change(self.mask, 0), change(self.position, 0), self.full)
+
+    def part(self, which: slice, size: int, dtype: torch.dtype, mask: Tensor | None = None) -> Part:
+        """Return keys and values [N, B, S, G · r] of some encoders for their attention, not copied.
+
+        Args:
+            which: The n encoders.
+            size: r, dimensions of a head.
+            dtype: Of the queries.
+            mask: What is added to the scores of each row, [B, 1, T, S]; by default all that is known is visible.
+        """
+        asked = (self.tensors[name][which].to(dtype) for name in ("keys", "values"))
+        keys, values = (slots.unflatten(-1, (-1, size)).flatten(0, 1).transpose(1, 2) for slots in asked)
+        mask = self.hidden(dtype) if mask is None else mask
+        return Part(keys, values, None if mask is None else repeat_rows(mask, len(keys)))
+
+    def hidden(self, dtype: torch.dtype) -> Tensor | None:
+        """Return what is added to each row's scores, [B, 1, 1, S]; None where all slots are full."""
+        if self.full:
+            return None
+        mask: Tensor = self.lasting("mask", (), lambda: added(self.mask[:, None, None], dtype))
+        return mask
+
+    def lasting(self, name: str, given: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+        """Return what ``make`` makes, and keep it as long as the very same tensors are given.
+
+        So the encoders of one forward, asked layer by layer, share what depends on the layout of x alone.
+        """
+        known = self._kept.get(name)
+        if known is None or any(one is not other for one, other in zip(known[0], given, strict=True)):
+            known = self._kept[name] = (given, make())
+        return known[1]
 
 
 class Encoded(NamedTuple):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diekae.encoders.base import Encoded, Encoder, GroupedLinear, GroupedRMSNorm, MemoryBatch, register
+from diekae.encoders.parts import ask, fold, unfold
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,21 @@ class Reader(Encoder):
         thought = self.outer(F.silu(self.gate(inner, which)) * self.inner(inner, which), which)
         return Encoded(self.up(torch.cat([answer, thought], dim=-1), which))
 
+    def _ask(self, query: Tensor, memory: MemoryBatch, which: slice) -> Tensor:
+        """Return the same without a copy of memory: the null slot, whose value is nothing, takes its share of it."""
+        size, groups = self.sizes.width // self.sizes.heads, self.sizes.kv_heads or self.sizes.heads
+        folded = fold(query.unflatten(-1, (-1, size)), groups)
+        found = ask(folded, memory.part(which, size, query.dtype))
+        null = self.null_key[which].to(query.dtype).unflatten(-1, (groups, size))
+        # [n, G, r] for [n · B, G, r, 1]
+        score = folded @ null.repeat_interleave(query.shape[1], 0)[..., None] * size**-0.5
+        share = (found.weight - score.float()).sigmoid().to(query.dtype)
+        return unfold(found.answer * share, *query.shape[:3])
+
     def _attend(self, query: Tensor, memory: MemoryBatch, which: slice) -> Tensor:
         """Attend from query [n, B, T, d] to the real slots of memory and the null slot; [n, B, T, d]."""
+        if not torch.is_grad_enabled():
+            return self._ask(query, memory, which)
         count, rows = query.shape[:2]
         null = self.null_key[which, None, None].to(query.dtype).expand(-1, rows, -1, -1)
         keys = torch.cat([null, memory.tensors["keys"][which].to(query.dtype)], dim=2)

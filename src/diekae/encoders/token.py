@@ -6,8 +6,8 @@ d encoder width, H heads of d/H.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from diekae.encoders.base import (
     register,
     visible_columns,
 )
+from diekae.encoders.parts import Part, added, attend, repeat_rows
 
 
 @dataclass(frozen=True)
@@ -76,47 +77,68 @@ class Token(Encoder):
 
     def prepare(self, knowledge: Tensor, mask: Tensor, past: MemoryBatch | None = None) -> MemoryBatch:
         """Read K [1, B, K, V] into keys and values; see :meth:`Encoder.prepare`."""
-        past = self._empty(knowledge) if past is None else past
-        _, new = self._read(past, knowledge, mask, need_output=False)
-        return past.then(new)
+        # Nothing real sees padding on its right, and what stands there stays hidden: no mask of K × K is needed.
+        left = not mask.is_meta and bool((mask[:, 1:] & ~mask[:, :-1]).any())
+        own = added(visible_columns(None, mask), self.down.weight.dtype)[:, None] if left else None
+        _, new = self._read([] if past is None else [past], knowledge, mask, own, need_output=False)
+        return new if past is None else past.then(new)
 
     def forward(
         self, memory: MemoryBatch, x: Tensor, mask: Tensor, which: slice = slice(None), seen: MemoryBatch | None = None
     ) -> Encoded:
         """Return the differences of all N encoders at x [1, B, T, V]; see :meth:`Encoder.forward`."""
         assert which == slice(None), "the token bank runs as a whole"
-        hidden, new = self._read(memory if seen is None else memory.then(seen), x, mask, need_output=True)
+        before = [memory] if seen is None else [memory, seen]
+        own = added(visible_columns(None, mask), self.down.weight.dtype)[:, None]
+        hidden, new = self._read(before, x, mask, own, need_output=True)
         assert hidden is not None
         return Encoded(self.up(self.norm(hidden)), new if seen is None else seen.then(new))
 
-    def _empty(self, like: Tensor) -> MemoryBatch:
-        """Return the memory of no token at all for the rows of ``like`` [1, B, …]."""
-        rows, sizes = like.shape[1], self.sizes
-        shape = (self.count, rows, 0, sizes.blocks, sizes.heads, sizes.width // sizes.heads)
-        empty = self.down.weight.new_empty(shape)
-        return MemoryBatch(
-            {"keys": empty, "values": empty},
-            torch.zeros(rows, 0, dtype=torch.bool, device=like.device),
-            torch.zeros(rows, dtype=torch.long, device=like.device),
-        )
-
     def _read(
-        self, memory: MemoryBatch, tokens: Tensor, mask: Tensor, need_output: bool
+        self,
+        before: Sequence[MemoryBatch],
+        tokens: Tensor,
+        mask: Tensor,
+        own: Tensor | None,
+        need_output: bool,
     ) -> tuple[Tensor | None, MemoryBatch]:
-        """Run the blocks over new tokens [1, B, T, V] after a memory; return hidden [N, B, T, d] and what is new."""
-        positions = memory.position[:, None] + (mask.long().cumsum(1) - 1).clamp(min=0)
+        """Run the blocks over new tokens [1, B, T, V].
+
+        Args:
+            before: What was read before them, K first.
+            tokens: Their embeddings.
+            mask: Which of them are real, bool [B, T].
+            own: What is added to their scores of each other, [B, 1, T, T]; causal, and nothing else, if None.
+            need_output: Whether somebody reads what the last block says.
+
+        Returns:
+            What it says [N, B, T, d], and the new keys and values.
+        """
+        start = sum(
+            (memory.position for memory in before), torch.zeros(len(mask), dtype=torch.long, device=mask.device)
+        )
+        positions = start[:, None] + (mask.long().cumsum(1) - 1).clamp(min=0)
         turn = rotary(positions, self.sizes.width // self.sizes.heads, self.sizes.rope_theta)
-        visible = visible_columns(memory.mask, mask)
         hidden = self.down(tokens.to(self.down.weight.dtype))
+        own = None if own is None else repeat_rows(own, self.count * len(mask))
         keys, values = [], []
         for index, block in enumerate(self.blocks):
             last = index == len(self.blocks) - 1
-            past = tuple(memory.tensors[name][:, :, :, index] for name in ("keys", "values"))
-            hidden, key, value = block(hidden, past, turn, visible, output=need_output or not last)
+            parts = [_part(memory, index, hidden.dtype) for memory in before]
+            hidden, key, value = block(hidden, parts, turn, own, output=need_output or not last)
             keys.append(key)
             values.append(value)
         new = MemoryBatch({"keys": torch.stack(keys, dim=3), "values": torch.stack(values, dim=3)}, mask, mask.sum(1))
         return (hidden if need_output else None), new
+
+
+def _part(memory: MemoryBatch, block: int, dtype: torch.dtype) -> Part:
+    """Return one block's keys and values [N · B, H, S, d/H] of what was read, not copied."""
+    keys, values = (
+        memory.tensors[name][:, :, :, block].to(dtype).flatten(0, 1).transpose(1, 2) for name in ("keys", "values")
+    )
+    mask = memory.hidden(dtype)
+    return Part(keys, values, None if mask is None else repeat_rows(mask, len(keys)))
 
 
 class _Block(nn.Module):
@@ -136,7 +158,7 @@ class _Block(nn.Module):
         self.down = GroupedLinear(count, options.mlp_width, d)
 
     def forward(
-        self, x: Tensor, past: tuple[Any, ...], turn: tuple[Tensor, Tensor], visible: Tensor, output: bool
+        self, x: Tensor, before: Sequence[Part], turn: tuple[Tensor, Tensor], own: Tensor | None, output: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return hidden [N, B, T, d] and the new keys and values [N, B, T, H, d/H].
 
@@ -148,15 +170,9 @@ class _Block(nn.Module):
         if not output:
             return x, key, value
         query = rotate(self.query(normed).unflatten(-1, (self.heads, -1)), turn)
-        keys, values = (torch.cat([old.to(new.dtype), new], dim=2) for old, new in zip(past, (key, value), strict=True))
         count, rows = x.shape[:2]
-        q, k, v = (t.flatten(0, 1).transpose(1, 2) for t in (query, keys, values))
-        mixed = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=visible.expand(count, *visible.shape).flatten(0, 1)[:, None],
-        )
+        q, k, v = (t.flatten(0, 1).transpose(1, 2) for t in (query, key, value))
+        mixed = attend(q, [*before, Part(k, v, own, causal=own is None)])
         x = x + self.output(mixed.transpose(1, 2).flatten(2).unflatten(0, (count, rows)))
         normed = self.mlp_norm(x)
         return x + self.down(F.silu(self.gate(normed)) * self.up(normed)), key, value
