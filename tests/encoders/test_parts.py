@@ -1,0 +1,126 @@
+"""Attention over parts is attention over all slots, whichever way it is worked out."""
+
+import pytest
+import torch
+from builders import make_model
+from torch import Tensor
+from torch.nn import functional as F
+
+from diekae.encoders import MemoryBatch
+from diekae.encoders.parts import Part, added, ask, attend, fold, join, unfold
+
+ROWS, HEADS, SIZE = 3, 2, 8
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
+
+
+def part(slots: int, visible: Tensor | None = None, gain: float = 1.0, seed: int = 0) -> Part:
+    # Strided, as memories lie: slots before heads.
+    keys, values = (draw(ROWS, slots, HEADS, SIZE, seed=seed + n).transpose(1, 2) for n in range(2))
+    return Part(gain * keys, values, None if visible is None else added(visible, keys.dtype))
+
+
+def by_hand(query: Tensor, parts: list[Part], scale: float) -> Tensor:
+    """Softmax in double precision over all slots, behind each other."""
+    scores = []
+    for one in parts:
+        mask = one.mask if one.mask is not None else torch.zeros(())
+        if one.causal:
+            mask = torch.full(query.shape[2:3] * 2, -torch.inf).triu(1)
+        scores.append((query.double() @ one.keys.double().transpose(-1, -2)) * scale + mask.double())
+    values = torch.cat([one.values.double() for one in parts], dim=2)
+    return (torch.cat(scores, dim=-1).softmax(-1) @ values).to(query.dtype)
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("queries", [1, 5])
+@pytest.mark.parametrize("scale", [None, 1.0])
+def test_several_parts_are_one(gradients: bool, queries: int, scale: float | None) -> None:
+    query = 3 * draw(ROWS, HEADS, queries, SIZE)
+    hidden = torch.ones(ROWS, 1, 1, 40, dtype=torch.bool)
+    hidden[0, ..., 7:] = False
+    parts = [part(40, hidden), part(9, gain=4.0, seed=1), part(queries, seed=2)._replace(causal=True)]
+    with torch.set_grad_enabled(gradients):
+        got = attend(query, parts, scale)
+    want = by_hand(query, parts, SIZE**-0.5 if scale is None else scale)
+    torch.testing.assert_close(got, want, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(attend(query, [join(parts, queries)], scale), want, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_kernel_and_the_products_say_the_same(causal: bool) -> None:
+    query = 5 * draw(ROWS, HEADS, 6, SIZE)
+    one = part(6)._replace(causal=causal)
+    with torch.no_grad():
+        kernel = ask(query, one, 0.7)
+    products = ask(query, one, 0.7)
+    torch.testing.assert_close(kernel.answer, products.answer, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(kernel.weight, products.weight, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_what_sees_nothing_weighs_nothing(gradients: bool) -> None:
+    query = draw(ROWS, HEADS, 4, SIZE)
+    visible = torch.ones(ROWS, 1, 1, 10, dtype=torch.bool)
+    visible[1] = False
+    known, own = part(10, visible), part(4, seed=3)
+    with torch.set_grad_enabled(gradients):
+        got = attend(query, [known, own])
+        alone = F.scaled_dot_product_attention(query, own.keys, own.values)
+        empty = attend(query, [part(0), own])
+    assert got.isfinite().all()
+    torch.testing.assert_close(got[1], alone[1], atol=1e-6, rtol=1e-6)
+    assert (got[0] - alone[0]).abs().max() > 0.1
+    torch.testing.assert_close(empty, alone, atol=1e-6, rtol=1e-6)
+
+
+def test_scores_far_apart_do_not_overflow() -> None:
+    query = 100 * draw(ROWS, HEADS, 3, SIZE)
+    parts = [part(5, gain=50.0), part(5, seed=4)]
+    with torch.no_grad():
+        got = attend(query, parts)
+    torch.testing.assert_close(got, by_hand(query, parts, SIZE**-0.5), atol=1e-4, rtol=1e-4)
+
+
+def test_folded_queries_share_keys_as_grouped_attention_does() -> None:
+    query, groups, share = draw(2, ROWS, 5, 6, SIZE), 2, 3
+    keys, values = draw(2 * ROWS, groups, 9, SIZE), draw(2 * ROWS, groups, 9, SIZE, seed=5)
+    got = unfold(F.scaled_dot_product_attention(fold(query, groups), keys, values), 2, ROWS, 5)
+    flat = query.flatten(0, 1).transpose(1, 2)
+    wide = F.scaled_dot_product_attention(
+        flat, keys.repeat_interleave(share, 1), values.repeat_interleave(share, 1)
+    ).transpose(1, 2)
+    torch.testing.assert_close(got, wide.flatten(2).unflatten(0, (2, ROWS)), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["token", "reader", "attention"])
+def test_encoders_say_the_same_with_and_without_gradients(name: str) -> None:
+    model = make_model(name)
+    bank, width = model.bank, model.bank.encoder.width
+    count = 1 if name == "token" else len(bank.layers)
+    known, x, more = (draw(count, ROWS, length, width) for length in (11, 6, 1))
+    masks = [torch.ones(ROWS, length, dtype=torch.bool) for length in (11, 6, 1)]
+    masks[0][1, 8:] = False
+    masks[1][2, :2] = False
+    memory = bank.prepare(known, masks[0])
+    memory = MemoryBatch({key: value.detach() for key, value in memory.tensors.items()}, memory.mask, memory.position)
+    found = []
+    for gradients in (False, True):
+        with torch.set_grad_enabled(gradients):
+            first = bank(memory.map(lambda tensor, _: tensor), x, masks[1])
+            second = bank(memory.map(lambda tensor, _: tensor), more, masks[2], slice(None), first.seen)
+        found.append((first.difference.detach(), second.difference.detach()))
+    for without, with_them in zip(*found, strict=True):
+        torch.testing.assert_close(without, with_them, atol=1e-5, rtol=1e-5)
+
+
+def test_what_lasts_is_made_anew_for_other_tensors() -> None:
+    memory = MemoryBatch({}, torch.ones(1, 1, dtype=torch.bool), torch.zeros(1))
+    one, other, made = torch.zeros(1), torch.zeros(1), []
+
+    def get(given: Tensor | None) -> int:
+        return memory.lasting("x", (given,), lambda: made.append(0) or len(made))
+
+    assert [get(one), get(one), get(other), get(None), get(None), get(one)] == [1, 1, 2, 3, 3, 4]
