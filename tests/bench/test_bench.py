@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +26,10 @@ def bench() -> Bench:
 
 
 @pytest.mark.parametrize("name", list(BENCHMARKS))
-def test_every_benchmark_measures_its_rows(bench: Bench, name: str, tmp_path: Path) -> None:
+def test_every_benchmark_measures_its_rows(bench: Bench, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diekae.bench.memory.LENGTH", 64)
+    for sizes in ("STEP", "EPOCH", "FINE"):
+        monkeypatch.setattr(f"diekae.bench.train.{sizes}", {"rows": 2, "knowledge": 16, "target": 3})
     found = json.loads(json.dumps(run_benchmark(name, bench), allow_nan=False))
     measured = [row for row in found["rows"] if row["figure"] is not None]
     assert measured and all(row["figure"] > 0 for row in measured if "peak" not in row["name"])

@@ -119,12 +119,10 @@ def prepare_bank(model: DiekaeModel, length: int) -> MemoryBatch:
 
 
 @torch.no_grad()
-def bank_peak(model: DiekaeModel, new: int, slots: int) -> tuple[int, int]:
-    """Return the most bytes that the bank's tensors take while it answers ``new`` columns, and while it prepares."""
+def bank_peak(model: DiekaeModel, new: int, slots: int) -> int:
+    """Return the most bytes that the bank's tensors take while it answers ``new`` columns."""
     memory, mask = prepare_bank(model, slots), torch.ones(1, new, dtype=torch.bool, device=model.decoder.device)
-    return peak_bytes(lambda: model.bank(memory, _given(model, new), mask)), peak_bytes(
-        lambda: prepare_bank(model, slots)
-    )
+    return peak_bytes(lambda: model.bank(memory, _given(model, new), mask))
 
 
 def _given(model: DiekaeModel, length: int) -> Tensor:

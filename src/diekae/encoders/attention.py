@@ -208,7 +208,7 @@ class Attention(Encoder):
     def _apart(self, query: Tensor, memory: MemoryBatch, own: MemoryBatch, view: _View, which: slice) -> Tensor:
         """Return A(K, x) − A(x) = σ(L(K) − L(x)) (A(K) − A(x)), each read once; see :mod:`diekae.encoders.parts`."""
         folded = fold(query, self.groups)
-        known = ask(folded, memory.part(which, self.size, query.dtype), 1.0)
+        known = ask(folded, memory.part(which, self.size, query.dtype, once=query.shape[2] > 1), 1.0)
         seen = ask(folded, own.part(slice(None), self.size, query.dtype, view.own), 1.0)
         share = (known.weight - seen.weight).sigmoid().to(query.dtype)
         return unfold(share * (known.answer - seen.answer), *query.shape[:3])

@@ -58,19 +58,26 @@ class MemoryBatch:
         tensors = {name: change(tensor, 1) for name, tensor in self.tensors.items()}
         return MemoryBatch(tensors, change(self.mask, 0), change(self.position, 0), self.full)
 
-    def part(self, which: slice, size: int, dtype: torch.dtype, mask: Tensor | None = None) -> Part:
-        """Return keys and values [N, B, S, G · r] of some encoders for their attention, not copied.
+    def part(self, which: slice, size: int, dtype: torch.dtype, mask: Tensor | None = None, once: bool = True) -> Part:
+        """Return keys and values [N, B, S, G · r] of some encoders for their attention.
 
         Args:
             which: The n encoders.
             size: r, dimensions of a head.
             dtype: Of the queries.
             mask: What is added to the scores of each row, [B, 1, T, S]; by default all that is known is visible.
+            once: Whether they are asked once and lie as they are; or by every generated token, for which each head's
+                slots are laid behind each other, a copy that the third token has paid for.
         """
-        asked = (self.tensors[name][which].to(dtype) for name in ("keys", "values"))
-        keys, values = (slots.unflatten(-1, (-1, size)).flatten(0, 1).transpose(1, 2) for slots in asked)
+        keys, values = (self._heads(name, size, dtype, once)[which].flatten(0, 1) for name in ("keys", "values"))
         mask = self.hidden(dtype) if mask is None else mask
         return Part(keys, values, None if mask is None else repeat_rows(mask, len(keys)))
+
+    def _heads(self, name: str, size: int, dtype: torch.dtype, once: bool) -> Tensor:
+        """Return keys or values as [N, B, G, S, r]."""
+        lying = self.tensors[name].to(dtype).unflatten(-1, (-1, size)).transpose(2, 3)
+        laid: Tensor = lying if once else self.lasting(f"laid {name}", (), lying.contiguous)
+        return laid
 
     def hidden(self, dtype: torch.dtype) -> Tensor | None:
         """Return what is added to each row's scores, [B, 1, 1, S]; None where all slots are full."""

@@ -100,7 +100,7 @@ class Reader(Encoder):
         """Return the same without a copy of memory: the null slot, whose value is nothing, takes its share of it."""
         size, groups = self.sizes.width // self.sizes.heads, self.sizes.kv_heads or self.sizes.heads
         folded = fold(query.unflatten(-1, (-1, size)), groups)
-        found = ask(folded, memory.part(which, size, query.dtype))
+        found = ask(folded, memory.part(which, size, query.dtype, once=query.shape[2] > 1))
         null = self.null_key[which].to(query.dtype).unflatten(-1, (groups, size))
         # [n, G, r] for [n · B, G, r, 1]
         score = folded @ null.repeat_interleave(query.shape[1], 0)[..., None] * size**-0.5

@@ -124,7 +124,11 @@ class Token(Encoder):
         keys, values = [], []
         for index, block in enumerate(self.blocks):
             last = index == len(self.blocks) - 1
-            parts = [_part(memory, index, hidden.dtype) for memory in before]
+            parts = [
+                # What was read of x grows with every token: K alone is worth laying out.
+                _part(memory, index, hidden.dtype, once=number > 0 or tokens.shape[2] > 1)
+                for number, memory in enumerate(before)
+            ]
             hidden, key, value = block(hidden, parts, turn, own, output=need_output or not last)
             keys.append(key)
             values.append(value)
@@ -132,13 +136,15 @@ class Token(Encoder):
         return (hidden if need_output else None), new
 
 
-def _part(memory: MemoryBatch, block: int, dtype: torch.dtype) -> Part:
-    """Return one block's keys and values [N · B, H, S, d/H] of what was read, not copied."""
-    keys, values = (
-        memory.tensors[name][:, :, :, block].to(dtype).flatten(0, 1).transpose(1, 2) for name in ("keys", "values")
-    )
+def _part(memory: MemoryBatch, block: int, dtype: torch.dtype, once: bool) -> Part:
+    """Return one block's keys and values [N · B, H, S, d/H] of what was read; see :meth:`MemoryBatch.part`."""
+    found = []
+    for name in ("keys", "values"):
+        lying = memory.tensors[name].to(dtype).movedim(2, 4)  # [N, B, blocks, H, S, d/H]
+        laid: Tensor = lying if once else memory.lasting(f"laid {name}", (), lying.contiguous)
+        found.append(laid[:, :, block].flatten(0, 1))
     mask = memory.hidden(dtype)
-    return Part(keys, values, None if mask is None else repeat_rows(mask, len(keys)))
+    return Part(found[0], found[1], None if mask is None else repeat_rows(mask, len(found[0])))
 
 
 class _Block(nn.Module):

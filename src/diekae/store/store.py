@@ -13,7 +13,7 @@ import hashlib
 import re
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -24,13 +24,12 @@ from diekae.memory import Memory
 from diekae.model import DiekaeModel
 from diekae.store.blob import PRECISIONS, pack, unpack
 from diekae.store.catalogue import Catalogue, Entry, Prepared
-from diekae.store.readers import find_documents, read_document
+from diekae.store.intake import Added, document_id, places_of, title_of
+from diekae.store.readers import read_document
 from diekae.store.verify import Fault, find_faults
 
 BATCH = 16
 """Documents that are prepared together, and kept before the next ones are begun."""
-TITLE = 60
-"""Most characters of a title that is taken from the text."""
 STOP_WORDS = frozenset(
     "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this"
     " to was will with did do does how what when where which who whose why were".split()
@@ -38,22 +37,6 @@ STOP_WORDS = frozenset(
 """Words that lead to no document: Lucene's English ones, and those that make a question."""
 Progress = Callable[[str, int, int], None]
 """Told what is done, how much of it, and of how much."""
-
-
-@dataclass
-class Added:
-    """What one call of :meth:`KnowledgeStore.add` did; ids of documents, or files."""
-
-    ids: list[str] = field(default_factory=list)
-    """Every document that was named, in order, each once."""
-    prepared: list[str] = field(default_factory=list)
-    """Those whose memory was made now."""
-    unchanged: int = 0
-    """Files that are as they were when they were last added, and were not read."""
-    gone: list[str] = field(default_factory=list)
-    """Files below the folder that are in the store and no longer on disk."""
-    failed: list[tuple[str, str]] = field(default_factory=list)
-    """Files of a folder that could not be read, and why."""
 
 
 @dataclass(frozen=True)
@@ -133,10 +116,10 @@ class KnowledgeStore:
         self._need_model()
         given = [documents] if isinstance(documents, str | Path) else list(documents)
         added, known = Added(), self.catalogue.sources()
-        places = _places(given, known, added)
+        places = places_of(given, known, added)
         for number, (place, named) in enumerate(places):
             if isinstance(place, str):
-                added.ids.append(self._note(place, _title(place), document_id(place)))
+                added.ids.append(self._note(place, title_of(place), document_id(place)))
             else:
                 self._add_file(place, named, known, added)
             progress("reading", number + 1, len(places))
@@ -293,45 +276,3 @@ class KnowledgeStore:
         if self.model is None:
             raise ValueError("preparing needs a model; open the store with KnowledgeStore(folder, model).")
         return self.model
-
-
-def document_id(text: str) -> str:
-    """Return the id of a text: its SHA-256, in hexadecimal."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _places(
-    given: Sequence[str | Path], known: dict[str, tuple[str, int, int]], added: Added
-) -> list[tuple[str | Path, bool]]:
-    """Return the texts and files that are named, or lie in a named folder, and whether they were named.
-
-    Files that are known below such a folder and no longer there are noted.
-
-    Raises:
-        ValueError: A text is blank.
-        FileNotFoundError: A file or folder is not there.
-    """
-    places: list[tuple[str | Path, bool]] = []
-    for entry in given:
-        if isinstance(entry, str):
-            if not entry.strip():
-                raise ValueError(f"a text is empty ({entry!r}); give a document as str, or a file as Path.")
-            places.append((entry, True))
-            continue
-        whole = entry.resolve()
-        if not whole.exists():
-            raise FileNotFoundError(f"nothing at {str(entry)!r}; expected a file or a folder of documents.")
-        if not whole.is_dir():
-            places.append((whole, True))
-            continue
-        found = find_documents(whole)
-        here = {str(path) for path in found}
-        added.gone += sorted(name for name in known if Path(name).is_relative_to(whole) and name not in here)
-        places += [(path, False) for path in found]
-    return places
-
-
-def _title(text: str) -> str:
-    """Return the beginning of the first line."""
-    line = next(line.strip() for line in text.splitlines() if line.strip())
-    return line if len(line) <= TITLE else line[: TITLE - 1] + "…"
