@@ -22,11 +22,11 @@ from diekae.model import DiekaeModel
 from diekae.training.dataset import CachedDataset, PromptDataset, collect_to_disk
 from diekae.training.objectives import CrossEntropyObjective, DifferenceObjective, Objective
 
-STEP = {"rows": 4, "knowledge": 192, "target": 8}
+STEP = {"rows": 2, "knowledge": 192, "target": 8}
 """Sizes of the batch of a step on differences."""
-EPOCH = {"rows": 16, "knowledge": 128, "target": 8}
+EPOCH = {"rows": 8, "knowledge": 128, "target": 8}
 """Examples of an epoch."""
-FINE = {"rows": 1, "knowledge": 1024, "target": 16}
+FINE = {"rows": 1, "knowledge": 512, "target": 16}
 """Sizes of a batch of fine-tuning."""
 ROUNDS = 3
 """Most times that each is timed: a step takes many seconds on a slow core."""
