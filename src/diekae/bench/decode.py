@@ -9,7 +9,7 @@ from transformers import StaticCache
 
 from diekae.bench import floor
 from diekae.bench.inference import curve
-from diekae.bench.setting import Bench, Row, copied, llama2_7b
+from diekae.bench.setting import Bench, Row, Times, copied, llama2_7b
 from diekae.memory import Memory
 from diekae.model import DiekaeModel
 
@@ -21,6 +21,7 @@ TOKENS = 8
 def measure(bench: Bench) -> dict[str, Any]:
     """Measure the rows "a generated token"."""
     seconds: dict[str, dict[str, float]] = {}
+    times: dict[str, Times] = {}
     for length in bench.fitting():
         ways: dict[str, Any] = {"bare": _bare(bench), "prompted_cached": _cached(bench, length)}
         if bench.decoder.config.get_text_config(decoder=True).model_type == "llama":
@@ -29,20 +30,29 @@ def measure(bench: Bench) -> dict[str, Any]:
             model = bench.model(name)
             ways[f"{name}_{scope}"] = _ours(bench, model, bench.memory(model, length), scope)
         found = bench.seconds(f"generated token, |K| {length}", ways)
+        times[str(length)] = found
         seconds[str(length)] = {name: value / TOKENS for name, value in found.items()}
     rows = []
     for length in (128, 1024, 4096):
         if (at := seconds.get(str(length))) is None:
             continue
         title = f"generated token, prompt scope, |K| {length}, against D(x)"
-        rows.append(Row(title, 1.0, round(at["token_prompt"] / at["bare"], 3), 1.0, note="the encoders do not run"))
-        cached = min(value for name, value in at.items() if name.startswith("prompted"))
+        rows.append(
+            Row(
+                title,
+                1.0,
+                round(times[str(length)].ratio("token_prompt", "bare"), 3),
+                1.0,
+                note="the encoders do not run",
+            )
+        )
+        cached = min((name for name in at if name.startswith("prompted")), key=lambda name: at[name])
         for name in ("reader", "attention"):
             least = _least_bytes(bench, bench.model(name), length)
             title = f"generated token, {name}, all, |K| {length}, against D(K,x) cached"
             aim = 0.6 if length == 4096 and name == "reader" else None
             note = "the faster of a growing and a static cache; floor by bytes read"
-            rows.append(Row(title, aim, at[f"{name}_all"] / cached, least, note=note))
+            rows.append(Row(title, aim, times[str(length)].ratio(f"{name}_all", cached), least, note=note))
     points = sorted(seconds, key=int)
     ways = {name: [seconds[point][name] for point in points] for name in seconds[points[0]]} if points else {}
     return {

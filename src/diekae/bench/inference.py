@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from diekae.bench import floor
-from diekae.bench.setting import Bench, Row, Way, copied, llama2_7b
+from diekae.bench.setting import Bench, Row, Times, Way, copied, llama2_7b
 from diekae.memory import Memory
 from diekae.model import DiekaeModel
 
@@ -30,7 +30,7 @@ KNOWN = 256
 def measure(bench: Bench) -> dict[str, Any]:
     """Measure the rows "one pass over x with prepared knowledge", and the curves."""
     rows: list[Row] = []
-    by_length: dict[str, dict[str, float]] = {}
+    by_length: dict[str, Times] = {}
     for length in bench.fitting():
         ways = {"bare": bench.bare(bench.ids(bench.inputs)), "prompted_cached": _cached(bench, length)}
         for name in ("token", "reader", "attention"):
@@ -42,12 +42,13 @@ def measure(bench: Bench) -> dict[str, Any]:
         if (found := by_length.get(str(length))) is not None:
             least = counted[str(length)][name] / counted[str(length)]["bare"]
             title = f"pass over x, {name}, |K| {length}, against D(x)"
-            rows.append(Row(title, aim, found[name] / found["bare"], least, note=f"|x| {bench.inputs}; by operations"))
+            rows.append(Row(title, aim, found.ratio(name, "bare"), least, note=f"|x| {bench.inputs}; by operations"))
     return {
         "rows": [row.to_dict() for row in rows + _llama_rows(bench.inputs)],
         "seconds": by_length,
+        "ratios": {key: {name: found.ratio(name, "bare") for name in found} for key, found in by_length.items()},
         "operations": counted,
-        "curves": {"knowledge": _knowledge_curve(by_length), **_growth(bench)},
+        "curves": {"knowledge": _knowledge_curve(by_length), **(_growth(bench) if bench.curves else {})},
     }
 
 
@@ -90,7 +91,7 @@ def _llama_rows(inputs: int) -> list[Row]:
     return rows
 
 
-def _knowledge_curve(by_length: dict[str, dict[str, float]]) -> dict[str, Any]:
+def _knowledge_curve(by_length: dict[str, Times]) -> dict[str, Any]:
     points = sorted(by_length, key=int)
     ways = {name: [by_length[point][name] for point in points] for name in by_length[points[0]]} if points else {}
     return curve([int(point) for point in points], ways)

@@ -8,7 +8,7 @@ import torch
 
 from diekae.bench import floor
 from diekae.bench.inference import curve
-from diekae.bench.setting import Bench, Row, Way, llama2_7b
+from diekae.bench.setting import Bench, Row, Times, Way, llama2_7b
 from diekae.model import DiekaeModel
 from diekae.prepare import read_documents
 
@@ -19,7 +19,7 @@ MOST = 2048
 @torch.no_grad()
 def measure(bench: Bench) -> dict[str, Any]:
     """Measure the row "one pass cold"."""
-    seconds: dict[str, dict[str, float]] = {}
+    seconds: dict[str, Times] = {}
     for length in bench.fitting(MOST):
         known, ids = bench.ids(length), bench.ids(bench.inputs)
         whole = torch.cat([bench.ids(1), known, ids], dim=1)
@@ -34,7 +34,9 @@ def measure(bench: Bench) -> dict[str, Any]:
             aim = 0.15 if (name, length) == ("token", 1024) else None
             title = f"pass cold, {name}, |K| {length}, against D(K,x)"
             note = f"|x| {bench.inputs}; by operations, causal masks counted in full"
-            rows.append(Row(title, aim, at[name] / at["prompted"], _least(bench, bench.model(name), length), note=note))
+            rows.append(
+                Row(title, aim, at.ratio(name, "prompted"), _least(bench, bench.model(name), length), note=note)
+            )
     points = sorted(seconds, key=int)
     ways_of = {name: [seconds[point][name] for point in points] for name in seconds[points[0]]} if points else {}
     return {

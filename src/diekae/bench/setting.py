@@ -82,14 +82,20 @@ class Bench:
     """Times that each way is timed, in turn with the others, after one round that warms up."""
     seed: int = 0
     """Of all random numbers."""
+    curves: bool = True
+    """Whether it is also measured how the cost of a pass grows with all but K."""
     progress: Progress = lambda _what, _done, _all: None
     """Told how far it is."""
     _models: dict[str, DiekaeModel] = field(default_factory=dict)
 
+    @property
+    def room(self) -> int:
+        """Return how long K may be beside x and what is generated."""
+        return window(self.decoder) - self.inputs - 16
+
     def fitting(self, most: int | None = None) -> list[int]:
-        """Return the lengths of K that fit the window beside x and what is generated, and are at most ``most``."""
-        room = window(self.decoder) - self.inputs - 16
-        return [length for length in self.lengths if length <= min(room, most or room)]
+        """Return the lengths of K that fit the window, and are at most ``most``."""
+        return [length for length in self.lengths if length <= min(self.room, most or self.room)]
 
     def model(self, name: str, **options: Any) -> DiekaeModel:
         """Return the decoder with one of `BANKS` beside it, its up-projection random; options override the bank's."""
@@ -129,8 +135,8 @@ class Bench:
         """Return the decoder's own pass over ids [rows, length]."""
         return lambda: self.decoder(input_ids=ids, use_cache=False, logits_to_keep=1)
 
-    def seconds(self, what: str, ways: Mapping[str, Way]) -> dict[str, float]:
-        """Return the median seconds of each way; see :func:`time_in_turn`."""
+    def seconds(self, what: str, ways: Mapping[str, Way]) -> Times:
+        """Return the seconds of each way; see :func:`time_in_turn`."""
         return time_in_turn(ways, self.rounds, lambda done, total: self.progress(what, done, total))
 
 
@@ -168,10 +174,23 @@ def clock() -> float:
     return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
+class Times(dict[str, float]):
+    """Median seconds by way, and how the ways compare within each round."""
+
+    def __init__(self, taken: Mapping[str, Sequence[float]]) -> None:
+        """Keep what every round took."""
+        super().__init__({name: statistics.median(values) for name, values in taken.items()})
+        self.taken = taken
+
+    def ratio(self, name: str, base: str) -> float:
+        """Return the median over rounds of one way's seconds to another's: a slow round slows both."""
+        return statistics.median(a / b for a, b in zip(self.taken[name], self.taken[base], strict=True))
+
+
 def time_in_turn(
     ways: Mapping[str, Way], rounds: int, progress: Callable[[int, int], None] = lambda _done, _all: None
-) -> dict[str, float]:
-    """Return median seconds of several ways, one after the other in every round, so that noise meets all alike.
+) -> Times:
+    """Return seconds of several ways, one after the other in every round, so that noise meets all alike.
 
     Args:
         ways: Names what is run. A way may be a pair (prepare, run): what the first returns is handed to the second, and
@@ -191,7 +210,7 @@ def time_in_turn(
             if number:
                 taken[name].append(clock() - start)
         progress(number, rounds)
-    return {name: statistics.median(values) for name, values in taken.items()}
+    return Times(taken)
 
 
 def llama2_7b() -> PreTrainedModel:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from diekae.bench import floor
-from diekae.bench.setting import Bench, Row, Way, llama2_7b, time_in_turn
+from diekae.bench.setting import Bench, Row, Times, Way, llama2_7b, time_in_turn
 from diekae.data.prompt import Batch, Prompt
 from diekae.encoders.bank import Bank
 from diekae.inject.hooks import frozen, visiting
@@ -53,7 +53,7 @@ def _step(bench: Bench) -> tuple[list[Row], dict[str, Any]]:
         layers = f"layers {model.layers[0]}–{model.layers[-1]}"
         note = f"{STEP['rows']} examples of |K| {STEP['knowledge']}, |x| {bench.inputs}; {layers}; floor by operations"
         title = f"training step, {name}, against two full forwards and a loop over encoders"
-        rows.append(Row(title, aim, found["ours"] / found["plain"], counts["ours"] / counts["plain"], note=note))
+        rows.append(Row(title, aim, found.ratio("ours", "plain"), counts["ours"] / counts["plain"], note=note))
         seconds[f"step_{name}"] = found
     seven = Bench(llama2_7b(), inputs=bench.inputs)
     title = "training step, token, against two full forwards and a loop over encoders, LLaMA2-7B's shape"
@@ -71,7 +71,7 @@ def _epoch(bench: Bench) -> tuple[list[Row], dict[str, Any]]:
             found = _timed(bench, f"epoch, {name}", _epochs(data, Path(place)))
         title = f"epoch from cached differences, {name}, against the first"
         note = f"{EPOCH['rows']} examples of |K| {EPOCH['knowledge']}, |x| {bench.inputs}"
-        rows.append(Row(title, 0.1, found["later"] / found["first"], _least_epoch(bench, model), note=note))
+        rows.append(Row(title, 0.1, found.ratio("later", "first"), _least_epoch(bench, model), note=note))
         seconds[f"epoch_{name}"] = found
     return rows, seconds
 
@@ -88,7 +88,7 @@ def _epochs(data: _Data, place: Path) -> dict[str, Way]:
 
 def _fine(bench: Bench) -> tuple[list[Row], dict[str, Any]]:
     """Compare cross-entropy through the injected decoder with LoRA, K in its context."""
-    sizes = {**FINE, "knowledge": max(bench.fitting(FINE["knowledge"]))}
+    sizes = {**FINE, "knowledge": min(FINE["knowledge"], bench.room - FINE["target"])}
     ways: dict[str, Way] = {"lora": _lora_step(bench, _dataset(bench, bench.model("token"), sizes).batch())}
     for name in ("token", "reader", "attention"):
         model = bench.model(name, scope="all")
@@ -100,7 +100,7 @@ def _fine(bench: Bench) -> tuple[list[Row], dict[str, Any]]:
         Row(
             f"tokens a second of cross-entropy, {name}, against LoRA with K in context",
             3.0 if name == "token" else None,
-            found["lora"] / found[name],
+            found.ratio("lora", name),
             counts["lora"] / counts[name],
             at_least=True,
             note=note,
@@ -224,7 +224,7 @@ def _counted(run: Way) -> int:
     return floor.operations(run, gradients=True)
 
 
-def _timed(bench: Bench, what: str, ways: dict[str, Way]) -> dict[str, float]:
+def _timed(bench: Bench, what: str, ways: dict[str, Way]) -> Times:
     return time_in_turn(ways, min(bench.rounds, ROUNDS), lambda done, total: bench.progress(what, done, total))
 
 

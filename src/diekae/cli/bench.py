@@ -26,6 +26,7 @@ def command(
     inputs: Annotated[int, typer.Option(min=1, help="Tokens of x.")] = Bench.inputs,
     rounds: Annotated[int, typer.Option(min=1, help="Times each is timed, in turn with the others.")] = Bench.rounds,
     threads: Annotated[int, typer.Option(min=1, help="Threads; with one, this process's own seconds are taken.")] = 1,
+    curves: Annotated[bool, typer.Option(help="Also how a pass grows with x, layers, batch and documents.")] = True,
     seed: Annotated[int, typer.Option(help="Of random numbers.")] = Bench.seed,
     json: Annotated[Path | None, typer.Option(help="Where the figures go.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Where the curves go (.png, .svg or .pdf).")] = None,
@@ -39,7 +40,9 @@ def command(
     with console.status("loading the decoder"):
         model, _ = load_decoder(decoder)
     with progress_bars() as (show, _):
-        bench = Bench(model, lengths=sorted(lengths), inputs=inputs, rounds=rounds, seed=seed, progress=show)
+        bench = Bench(
+            model, lengths=sorted(lengths), inputs=inputs, rounds=rounds, seed=seed, curves=curves, progress=show
+        )
         found = run_benchmark(name, bench)
     console.print(_table(found))
     if json is not None:
