@@ -37,15 +37,8 @@ def measure(bench: Bench) -> dict[str, Any]:
         if (at := seconds.get(str(length))) is None:
             continue
         title = f"generated token, prompt scope, |K| {length}, against D(x)"
-        rows.append(
-            Row(
-                title,
-                1.0,
-                round(times[str(length)].ratio("token_prompt", "bare"), 3),
-                1.0,
-                note="the encoders do not run",
-            )
-        )
+        ratio = round(times[str(length)].ratio("token_prompt", "bare"), 2)
+        rows.append(Row(title, 1.0, ratio, 1.0, note="the encoders do not run; to two digits"))
         cached = min((name for name in at if name.startswith("prompted")), key=lambda name: at[name])
         for name in ("reader", "attention"):
             least = _least_bytes(bench, bench.model(name), length)

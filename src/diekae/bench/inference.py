@@ -128,11 +128,11 @@ def _growth(bench: Bench) -> dict[str, Any]:
 
 
 def curve(points: Sequence[int], ways: dict[str, list[float]]) -> dict[str, Any]:
-    """Return a curve with, for each way, the exponent p of seconds ~ pointsᵖ, and that of what it adds to D(x)."""
+    """Return a curve with, for each way, the exponent p of seconds ~ pointsᵖ, and that of the share it adds to D(x)."""
     exponents = {name: exponent(points, values) for name, values in ways.items()}
     bare = ways.get("bare")
     added = {
-        name: exponent(points, [value - base for value, base in zip(values, bare, strict=True)])
+        name: exponent(points, [value / base - 1 for value, base in zip(values, bare, strict=True)])
         for name, values in ways.items()
         if bare is not None and name != "bare"
     }

@@ -40,9 +40,7 @@ def command(
     with console.status("loading the decoder"):
         model, _ = load_decoder(decoder)
     with progress_bars() as (show, _):
-        bench = Bench(
-            model, lengths=sorted(lengths), inputs=inputs, rounds=rounds, seed=seed, curves=curves, progress=show
-        )
+        bench = Bench(model, {}, sorted(lengths), inputs, rounds, seed, curves, show)
         found = run_benchmark(name, bench)
     console.print(_table(found))
     if json is not None:
