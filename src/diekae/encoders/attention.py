@@ -26,11 +26,11 @@ from diekae.encoders.base import (
     Encoder,
     GroupedLinear,
     GroupedRMSNorm,
-    MemoryBatch,
     Sample,
     register,
     visible_columns,
 )
+from diekae.encoders.memory import MemoryBatch
 from diekae.encoders.parts import added, ask, fold, unfold
 from diekae.encoders.start import AttentionWeights, reduce_attention
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diekae.encoders.base import Encoded, MemoryBatch, encoder_class
+from diekae.encoders.base import Encoded, encoder_class
+from diekae.encoders.memory import MemoryBatch
 
 
 class Bank(nn.Module):

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diekae.encoders.base import Encoded, Encoder, GroupedLinear, GroupedRMSNorm, MemoryBatch, register
+from diekae.encoders.base import Encoded, Encoder, GroupedLinear, GroupedRMSNorm, register
+from diekae.encoders.memory import MemoryBatch
 from diekae.encoders.parts import ask, fold, unfold
 
 

@@ -18,10 +18,10 @@ from diekae.encoders.base import (
     Encoder,
     GroupedLinear,
     GroupedRMSNorm,
-    MemoryBatch,
     register,
     visible_columns,
 )
+from diekae.encoders.memory import MemoryBatch
 from diekae.encoders.parts import Part, added, attend, repeat_rows
 
 

@@ -91,6 +91,9 @@ class Injection:
         self.bank, self.decoder, self.points = bank, decoder, points
         self.memory, self.receives, self.valid, self.beyond = memory, receives, valid, beyond
         self.numbers = {layer: number for number, layer in enumerate(bank.layers)}
+        # Asked of the device once a call, and not again for every token.
+        self._receiving: list[bool] = receives.any(0).tolist()
+        self._later = bool(beyond.any())
         self._repeated: dict[int, MemoryBatch] = {}
         self._begun = False
         self._mask: Tensor | None = None
@@ -132,17 +135,17 @@ class Injection:
         assert given is not None, "the decoder was called without input_ids or inputs_embeds"
         cache = kwargs.get("past_key_values")
         done = int(cache.get_seq_length()) if cache is not None else 0
+        self._begun = True
+        self._mask = self._valid = self._ready = None
+        self._grown = []
+        if not self._anyone(done):
+            return
         rows, repeats = given.shape[0], given.shape[0] // self.receives.shape[0]
         mask = _columns(self.receives, done, given.shape[1], self.beyond).repeat_interleave(repeats, 0)
         assert mask.shape[0] == rows, (
             f"the decoder runs {rows} rows, not a multiple of the {self.receives.shape[0]} given"
         )
-        self._mask = mask[..., None] if bool(mask.any()) else None
-        self._begun = True
-        self._ready, self._grown = None, []
-        if not (bool(self.receives[:, done:].any()) or bool(self.beyond.any())):
-            self._valid = None
-            return
+        self._mask = mask[..., None] if self._anyone(done, done + given.shape[1]) else None
         always = torch.ones_like(self.beyond)
         self._valid = _columns(self.valid, done, given.shape[1], always).repeat_interleave(repeats, 0)
         layer = _encoder_layer(cache)
@@ -155,6 +158,11 @@ class Injection:
             self._rows(repeats), embeddings[None].to(self.bank.dtype), self._valid, slice(None), self._seen
         )
         self._ready, self._grown = encoded.difference, [encoded.seen]
+
+    def _anyone(self, start: int, stop: int | None = None) -> bool:
+        """Tell whether any row receives in columns start … stop, or in any from there on."""
+        inside = any(self._receiving[start:stop])
+        return inside or (self._later and (stop is None or stop > len(self._receiving)))
 
     def _end(self, cache: Cache | None) -> None:
         """Keep what causal encoders have read of x with the decoder's own cache, if it keeps one."""
