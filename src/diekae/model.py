@@ -20,6 +20,7 @@ from diekae.data.prompt import Prompter, pad_left
 from diekae.encoders.bank import Bank
 from diekae.fingerprint import fingerprint, window
 from diekae.inject.attention import attention_traits
+from diekae.inject.columns import anchored, guess_mask
 from diekae.inject.hookpoints import find_blocks, find_hookpoints
 from diekae.inject.injection import Injection, read_by
 from diekae.memory import Knowledge, Memory, batch_memories, rows_of
@@ -178,7 +179,9 @@ class DiekaeModel(nn.Module):
             return
         active = torch.tensor([row is not None for row in rows], device=self.device)
         valid = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-        receives = valid & ~self._anchored(input_ids, valid) if injection_mask is None else injection_mask.bool()
+        receives = valid if injection_mask is None else injection_mask.bool()
+        if injection_mask is None and self.config.anchor == "shared":
+            receives = valid & ~anchored(input_ids, valid, self.anchor)
         everywhere = (scope or self.config.scope) == "all"
         injection = Injection(
             self.bank,
@@ -191,23 +194,6 @@ class DiekaeModel(nn.Module):
         )
         with injection.active():
             yield
-
-    def _anchored(self, input_ids: Tensor, valid: Tensor) -> Tensor:
-        """Find the columns of each row's anchor, bool [B, L]: its common beginning with the bank's anchor.
-
-        With a shared anchor the first real column belongs to it whatever it holds, for it carries the attention sink.
-        """
-        if self.config.anchor == "own":
-            return torch.zeros_like(valid)
-        place = valid.long().cumsum(1) - 1
-        found = valid & (place == 0)
-        same = valid
-        for number, token in enumerate(self.anchor):
-            here = valid & (place == number)
-            # A row counts as anchored up to the first token that differs.
-            same = same & ((here & (input_ids == token)).any(1, keepdim=True))
-            found = found | (here & same)
-        return found
 
     def forward(
         self,
@@ -271,17 +257,9 @@ class DiekaeModel(nn.Module):
         self._check(input_ids)
         mask = kwargs.pop("attention_mask", None)
         if mask is None:
-            mask = self._guess_mask(input_ids, kwargs.get("pad_token_id"))
+            mask = guess_mask(input_ids, self.decoder.generation_config, kwargs.get("pad_token_id"))
         with self.injected(knowledge, input_ids, mask):
             return self.decoder.generate(input_ids=input_ids, attention_mask=mask, **kwargs)  # type: ignore[operator]
-
-    def _guess_mask(self, input_ids: Tensor, padding: int | None) -> Tensor:
-        """Take padding tokens for padding, unless they also end texts, as Transformers' ``generate`` does."""
-        settings = self.decoder.generation_config
-        padding = padding if padding is not None else getattr(settings, "pad_token_id", None)
-        ends = getattr(settings, "eos_token_id", None)
-        ends = ends if isinstance(ends, list) else [ends]
-        return torch.ones_like(input_ids) if padding is None or padding in ends else (input_ids != padding).long()
 
     def _check(self, input_ids: Tensor) -> None:
         if input_ids.ndim != 2 or input_ids.numel() == 0:
