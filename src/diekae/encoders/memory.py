@@ -59,7 +59,7 @@ class MemoryBatch:
             dtype: Of the queries.
             mask: What is added to the scores of each row, [B, 1, T, S]; by default all that is known is visible.
             once: Whether they are asked once and lie as they are; or by every generated token, for which each head's
-                slots are laid behind each other, a copy that the third token has paid for.
+                slots are laid behind each other, a copy that pays after a few.
         """
         keys, values = (self._heads(name, size, dtype, once)[which].flatten(0, 1) for name in ("keys", "values"))
         mask = self.hidden(dtype) if mask is None else mask
