@@ -18,6 +18,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("model",),
     ("training", "store"),
     ("evaluation",),
+    ("editing",),
     ("tables", "recipe", "report", "bench"),
     ("demo",),
     ("cli",),

@@ -20,13 +20,13 @@ import numpy as np
 
 from diekae.data.example import DataError, Example
 from diekae.data.prompt import Prompt
+from diekae.editing.cases import Case, load_cases
 from diekae.evaluation.answers import normalize
 from diekae.evaluation.methods import Fitted, Task, fit
 from diekae.evaluation.scoring import harm, nll
 from diekae.tables import figures
 from diekae.tables.augment import cost, size, training_work
 from diekae.tables.cells import Cell, Result, digest
-from diekae.tables.edits import Edit, load_edits
 from diekae.tables.lab import Lab
 from diekae.tables.sheet import NOTHING, Report, Sheet, interval, number
 
@@ -67,14 +67,14 @@ def cells(lab: Lab) -> list[Cell]:
         DataError: CounterFact is not at hand.
     """
     try:
-        edits = load_edits(lab.plan.data / "counterfact", lab.plan.train_examples, lab.plan.seed)
+        edits = load_cases(lab.plan.data / "counterfact", lab.plan.train_examples, lab.plan.seed)
     except DataError as error:
         lab.missing["counterfact"] = str(error).replace(str(lab.plan.data), "DATA")
         raise
     return [_cell(lab, method, edits) for method in methods(lab)]
 
 
-def _cell(lab: Lab, method: str, edits: Sequence[Edit]) -> Cell:
+def _cell(lab: Lab, method: str, edits: Sequence[Case]) -> Cell:
     asked = [_prompt(lab, edit, edit.prompt, edit.new) for edit in edits]
     given = method in WITH_KNOWLEDGE
     task = lab.task(asked, asked, epochs=max(EPOCHS, lab.plan.epochs), knowledge=given)
@@ -87,7 +87,7 @@ def _cell(lab: Lab, method: str, edits: Sequence[Edit]) -> Cell:
     return Cell(f"editing-{method}", settings, work, lambda: score(lab, method, task, edits))
 
 
-def score(lab: Lab, method: str, task: Task, edits: Sequence[Edit]) -> Result:
+def score(lab: Lab, method: str, task: Task, edits: Sequence[Case]) -> Result:
     """Fit a method to the edits, and score it on each case."""
     bare, fitted = fit("bare", task), fit(method, task)
     found = successes(lab, fitted, edits)
@@ -103,7 +103,7 @@ def score(lab: Lab, method: str, task: Task, edits: Sequence[Edit]) -> Result:
     return {"columns": found, "cost": cost(fitted)}
 
 
-def successes(lab: Lab, fitted: Fitted, edits: Sequence[Edit]) -> dict[str, list[float]]:
+def successes(lab: Lab, fitted: Fitted, edits: Sequence[Case]) -> dict[str, list[float]]:
     """Return each case's share of successes by kind, plain and by length, and whether it has prompts of the kind."""
     asked: list[tuple[int, str, str]] = []
     for place, edit in enumerate(edits):
@@ -144,7 +144,7 @@ def tally(asked: Sequence[tuple[int, str, str]], total: Any, tokens: Any, cases:
     return found
 
 
-def _generated(lab: Lab, fitted: Fitted, edits: Sequence[Edit]) -> list[float]:
+def _generated(lab: Lab, fitted: Fitted, edits: Sequence[Case]) -> list[float]:
     """Tell of each edit whether the new object is what is generated, up to case, punctuation and articles."""
     found = []
     for start in range(0, len(edits), lab.plan.batch_size):
@@ -156,7 +156,7 @@ def _generated(lab: Lab, fitted: Fitted, edits: Sequence[Edit]) -> list[float]:
     return found
 
 
-def _prompt(lab: Lab, edit: Edit, text: str, target: str) -> Prompt:
+def _prompt(lab: Lab, edit: Case, text: str, target: str) -> Prompt:
     return lab.prompter.prompt(Example((edit.fact,), text, target))
 
 
