@@ -162,6 +162,11 @@ class LearnedGate(Gate):
         scores, ids = self._index.search(vectors, min(NEAR, len(self._entries)))
         return [self._decide(*row) for row in zip(texts, vectors, scores, ids, strict=True)]
 
+    def nearest(self, vectors: Vectors) -> Vectors:
+        """Return the likeness of the likest edit to each vector, [B]."""
+        found: Vectors = self._index.search(vectors, 1)[0][:, 0]
+        return found
+
     def _decide(self, text: str, vector: Vectors, scores: Vectors, ids: Any) -> list[int]:
         """Return the edits that speak to one text: of each subject that is mentioned the likest, else the likest."""
         chosen: list[tuple[float, int]] = []
