@@ -14,6 +14,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("fingerprint", "data", "encoders"),
     ("config", "provenance"),
     ("inject", "memory", "checkpoint", "models"),
+    ("editor",),
     ("differences", "prepare"),
     ("model",),
     ("training", "store"),

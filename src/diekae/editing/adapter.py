@@ -13,17 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diekae.data.prompt import IGNORED, Batch
 from diekae.encoders import MemoryBatch
 from diekae.memory import Memory
 from diekae.model import DiekaeModel
-from diekae.training.objectives import Sums, batch_memory, injected_logits
 
 
 @dataclass(frozen=True)
@@ -87,33 +84,3 @@ class MemoryAdapter(nn.Module):
         mask = torch.ones(1, len(memory), dtype=torch.bool)
         found = self(MemoryBatch(one, mask, torch.tensor([memory.position])))
         return Memory({name: t[:, 0] for name, t in found.tensors.items()}, memory.position, memory.bank)
-
-
-class AdapterObjective(nn.Module):
-    """Cross-entropy of the target through the decoder, with gradients to the adapter alone.
-
-    It counts and adds up as :class:`diekae.training.objectives.Objective`, so the trainer of banks trains it.
-    """
-
-    layers: tuple[int, ...] = ()
-    """Nothing is reported by layer."""
-
-    def __init__(self, model: DiekaeModel, adapter: MemoryAdapter) -> None:
-        """Hold the adapter as this module's only parameters; the bank must want no gradients."""
-        super().__init__()
-        self.adapter = adapter
-        self._outside = {"model": model}  # a dict hides it from nn.Module's registration
-
-    def count(self, batch: dict[str, Tensor]) -> Tensor:
-        """Count target tokens."""
-        return (batch["labels"] != IGNORED).sum()
-
-    def forward(self, **batch: Any) -> Sums:
-        """Inject the changed memories, and score the targets."""
-        laid_out, model = Batch(**batch), self._outside["model"]  # type: ignore[typeddict-item]
-        with torch.no_grad():
-            memory = batch_memory(model, laid_out)
-        logits, labels = injected_logits(model, laid_out, self.adapter(memory))
-        loss = F.cross_entropy(logits.float(), labels, reduction="sum")
-        nothing = torch.zeros(0, device=loss.device)
-        return Sums(loss, torch.tensor(len(labels), device=loss.device), nothing, nothing)

@@ -57,7 +57,7 @@ class Gate(ABC):
         """Return the ids of the edits that speak to each text, the most apt first; an empty list keeps it shut."""
 
     def conflicts(self, entry: Entry, others: Sequence[Entry]) -> list[int]:  # noqa: ARG002
-        """Return the ids of others that say something else of the same fact in other words, as far as the gate knows."""
+        """Return the ids of others that say something else of the same fact, as far as the gate knows."""
         return []
 
 

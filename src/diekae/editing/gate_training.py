@@ -1,4 +1,4 @@
-"""Training a learned gate: contrast of inputs and edits' prompts (van den Oord et al., 2018, InfoNCE), and its thresholds.
+"""Training a learned gate: contrast of inputs and edits' prompts (InfoNCE; van den Oord et al., 2018), and thresholds.
 
 The decoder reads every text once; the heads then learn from its states, which takes seconds a pass.
 
@@ -133,7 +133,7 @@ def draw_batch(groups: Sequence[Group], draw: random.Random) -> list[Group]:
 
 
 def contrast(encoder: PromptEncoder, read: dict[str, Tensor], batch: Sequence[Group]) -> Tensor:
-    """Return the nats by which an input misses its edit among all of a batch, and what else is asked of its subjects."""
+    """Return the nats by which an input misses its edit among a batch's, and what else is asked of their subjects."""
     others = [group.other for group in batch if group.other]
     keys = encoder(*_padded(read, [group.key for group in batch] + others))
     facts = [group.fact for group in batch]

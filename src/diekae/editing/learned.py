@@ -1,11 +1,11 @@
-"""The learned gate: an input and the prompts of the edits become vectors, by the decoder's own states, and are compared.
+"""The learned gate: an input and the edits' prompts become vectors, by the decoder's own states, and are compared.
 
 A few heads pool the decoder's states of a text in two early layers, each by an attention of its own over the tokens,
 and the pooled states are projected and normalised: [width]. A text and an edit's prompt that ask the same of the same
 subject lie near each other, whatever the words. Trained once for a decoder (:mod:`diekae.editing.gate_training`).
 
-A subject that is mentioned letter for letter is evidence of its own: with it the gate asks for less likeness, which then
-mostly tells facts of one subject apart; without it (a subject misspelt, shortened or told in other words) for more.
+A subject that is mentioned letter for letter is evidence of its own: with it the gate asks for less likeness, which
+then mostly tells facts of one subject apart; without it (a subject misspelt, shortened or told in other words) for more.
 
 Shapes: L layers read, B texts, T tokens, W decoder width, H heads, d width of a head.
 """

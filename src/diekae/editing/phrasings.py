@@ -74,7 +74,7 @@ class Phrasings:
         return (draw.choice(others) if others else own).replace("{}", case.subject)
 
     def elsewhere(self, case: Case, draw: random.Random) -> str | None:
-        """Ask something else of the case's subject: a relation that others of its kind have; None where there is none."""
+        """Ask something else of the case's subject: a relation that others of its kind have, if there is one."""
         partners = self.partners.get(self.relations.get(template(case), ""), [])
         return draw.choice(self.templates[draw.choice(partners)]).replace("{}", case.subject) if partners else None
 

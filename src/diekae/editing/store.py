@@ -248,8 +248,8 @@ class EditStore:
             if name == "format":
                 raise ValueError(f"{self.name} has format {found.get(name)}; this version of diekae reads {FORMAT}.")
             raise ValueError(
-                f"{self.name} was made for {name} {found.get(name)}, but this {name} is {value}; load the right {name}, "
-                "or make the edits anew from their list."
+                f"{self.name} was made for {name} {found.get(name)}, but this {name} is {value}; load the right "
+                f"{name}, or make the edits anew from their list."
             )
 
     def _damaged(self, number: int) -> ValueError:
@@ -275,7 +275,9 @@ class EditStore:
         try:
             yield
         except sqlite3.OperationalError as error:
-            raise OSError(f"{self.name} cannot be used now ({error}); is another process at work, or the disk full?") from error
+            raise OSError(
+                f"{self.name} cannot be used now ({error}); is another process at work, or the disk full?"
+            ) from error
         except sqlite3.DatabaseError as error:
             raise ValueError(f"{self.name} is damaged or holds no edits ({error}); restore it from a copy.") from error
 
