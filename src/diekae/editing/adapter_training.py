@@ -25,18 +25,19 @@ from diekae.training.config import TrainingConfig
 from diekae.training.run import build_trainer
 from diekae.training.trainer import last_whole_checkpoint
 
-LONGEST = 28
+LONGEST = 24
 """Tokens of an input; longer ones are asked for by the edit's own prompt."""
-BEHIND = 8
+BEHIND = 6
 """Tokens behind the target along which the decoder stays."""
 SETTINGS = TrainingConfig(
     objective="cross_entropy",
-    max_steps=120,
+    max_steps=60,
     batch_size=6,
     learning_rate=3e-3,
     start_learning_rate=5e-4,
     final_learning_rate=1e-4,
     evaluations=6,
+    logging_steps=5,
 )
 
 

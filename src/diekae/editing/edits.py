@@ -112,6 +112,8 @@ def make_gate(model: DiekaeModel, gate: str | Gate | None, trained: Trained) -> 
     if name == "mention":
         return MentionGate()
     if trained.encoder is None:
-        raise ValueError("gate='learned' was not trained for this bank; train it (`diekae edit train`), or use 'mention'.")
+        raise ValueError(
+            "gate='learned' was not trained for this bank; train it (`diekae edit train`), or use 'mention'."
+        )
     states = States(model.decoder, model.need_prompter(), model.anchor, trained.gate.layers)
     return LearnedGate(states, trained.encoder, trained.gate)

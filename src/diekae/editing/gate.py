@@ -56,6 +56,9 @@ class Gate(ABC):
     def open(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of the edits that speak to each text, the most apt first; an empty list keeps it shut."""
 
+    def forget(self) -> None:  # noqa: B027 - most gates keep nothing
+        """Forget what was read of inputs, as before a measurement of time."""
+
     def conflicts(self, entry: Entry, others: Sequence[Entry]) -> list[int]:  # noqa: ARG002
         """Return the ids of others that say something else of the same fact, as far as the gate knows."""
         return []

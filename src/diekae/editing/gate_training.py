@@ -14,11 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from diekae.editing.cases import Case
-from diekae.editing.gate import Entry, Progress
+from diekae.editing.gate import Progress
 from diekae.editing.learned import BATCH, GateOptions, LearnedGate, PromptEncoder, States, bare
 from diekae.editing.phrasings import Phrasings, misspelt, shortened, template
 
@@ -27,8 +28,8 @@ GROUPS = 64
 TOGETHER = 8
 """Groups of a step that share their relation, so that subjects must be told apart."""
 TEMPERATURE = 0.05
-FALSE_ALONE = 0.002
-"""Share of inputs that no edit is meant for, at which the gate may open where no subject is mentioned."""
+FALSE_ALONE = 0.005
+"""Share of inputs at which the gate may open for a wrong edit whose subject is not mentioned."""
 
 
 class Group(NamedTuple):
@@ -63,6 +64,11 @@ def make_groups(cases: Sequence[Case], phrasings: Phrasings, seed: int) -> list[
     return groups
 
 
+def texts_of(groups: Sequence[Group]) -> list[str]:
+    """Return all texts of some groups."""
+    return [text for group in groups for text in (group.key, *group.queries, *([group.other] if group.other else []))]
+
+
 @torch.no_grad()
 def read_states(states: States, texts: Sequence[str], progress: Progress) -> dict[str, Tensor]:
     """Return the decoder's states of each text's own tokens, [L, T, W] in half precision."""
@@ -78,7 +84,7 @@ def read_states(states: States, texts: Sequence[str], progress: Progress) -> dic
 
 
 def train_encoder(
-    states: States,
+    read: dict[str, Tensor],
     groups: Sequence[Group],
     options: GateOptions,
     *,
@@ -90,7 +96,7 @@ def train_encoder(
     """Train an encoder.
 
     Args:
-        states: The decoder's.
+        read: The decoder's states of the groups' texts, from :func:`read_states`.
         groups: From :func:`make_groups`.
         options: Sizes.
         steps: Optimizer steps.
@@ -101,8 +107,6 @@ def train_encoder(
     Returns:
         The encoder, and the loss of each step in nats an input.
     """
-    texts = [text for g in groups for text in (g.key, *g.queries, *([g.other] if g.other else []))]
-    read = read_states(states, texts, progress)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = PromptEncoder(next(iter(read.values())).shape[2], options)
@@ -155,35 +159,45 @@ def _padded(read: dict[str, Tensor], texts: Sequence[str]) -> tuple[Tensor, Tens
 
 
 def choose_thresholds(
-    gate: LearnedGate, entries: Sequence[Entry], meant: Sequence[tuple[str, int]], unmeant: Sequence[str]
-) -> GateOptions:
-    """Choose how like an input must be, on inputs that are not reported.
+    gate: LearnedGate, groups: Sequence[Group], read: dict[str, Tensor], others: Sequence[str]
+) -> tuple[GateOptions, dict[str, list[float]]]:
+    """Choose how like an input must be, on facts that are neither learned from nor reported.
 
-    Where a subject is mentioned, the threshold that tells best which inputs are meant (their shares weighing alike);
-    where none is, the lowest at which at most :data:`FALSE_ALONE` of the inputs that no edit is meant for would open.
+    Where a subject is mentioned, the threshold that tells best an input in other words from one that asks something
+    else of the subject (their shares weighing alike). Where none is, the lowest at which :data:`FALSE_ALONE` of the
+    inputs would open for an edit that is not theirs: each input is compared with all edits but its own.
 
     Args:
         gate: The gate; its thresholds are not looked at.
-        entries: Edits, as many as are to be expected.
-        meant: Inputs, each with the id of its edit.
-        unmeant: Inputs that no edit is meant for.
+        groups: Facts that choose.
+        read: States of their texts, and of ``others``.
+        others: Prompts of further edits.
+
+    Returns:
+        The options with both thresholds, and the likenesses behind them.
     """
-    gate.options = dataclasses.replace(gate.options, mentioned=-1.0, alone=-1.0)
-    gate.tell(entries)
-    texts = [text for text, _ in meant] + list(unmeant)
-    vectors, known = gate.encode(texts), {entry.id: entry.vector for entry in entries}
-    nearest = gate.nearest(vectors)
-    right: list[float] = []
-    wrong: list[float] = []
-    alone: list[float] = []
-    for row, text in enumerate(texts):
-        best = [max(float(vectors[row] @ known[n]) for n in group) for group in gate.mention.mentioned(text)]
-        if best:
-            (right if row < len(meant) else wrong).append(max(best))
-        elif row >= len(meant):
-            alone.append(float(nearest[row]))
-    levels = np.unique(np.round(np.concatenate([right, wrong]), 3)) if right and wrong else np.array([0.0])
-    shares = [np.mean(np.array(right) >= t) - np.mean(np.array(wrong) >= t) for t in levels] if right and wrong else [0]
-    mentioned = float(levels[int(np.argmax(shares))])
-    lowest = float(np.quantile(alone, 1 - FALSE_ALONE)) if alone else 0.8
-    return dataclasses.replace(gate.options, mentioned=round(mentioned, 4), alone=round(lowest + 1e-4, 4))
+
+    def vectors(texts: Sequence[str]) -> NDArray[np.float32]:
+        with torch.no_grad():
+            parts = [gate.encoder(*_padded(read, texts[n : n + GROUPS])) for n in range(0, len(texts), GROUPS)]
+        found: NDArray[np.float32] = torch.cat([torch.zeros(0, gate.width), *parts]).numpy()
+        return found
+
+    own = vectors([group.key for group in groups])
+    keys = np.concatenate([own, vectors(others)])
+    near: dict[str, list[float]] = {"right": [], "wrong": [], "unsure": [], "alone": []}
+    for which, name in ((0, "right"), (1, "unsure")):
+        likeness = vectors([group.queries[which] for group in groups]) @ keys.T
+        places = np.arange(len(groups))
+        near[name] = likeness[places, places].tolist()
+        same = [[other.fact == group.fact for other in groups] + [False] * len(others) for group in groups]
+        near["alone"] += np.where(np.array(same), -1.0, likeness).max(1).tolist()
+    told = [n for n, group in enumerate(groups) if group.other]
+    asked = vectors([str(groups[n].other) for n in told])
+    near["wrong"] = (asked * own[told]).sum(1).tolist()
+    right, wrong = (np.array(near[name]) for name in ("right", "wrong"))
+    levels = np.unique(np.round(np.concatenate([right, wrong]), 3))
+    shares = [np.mean(right >= level) - np.mean(wrong >= level) for level in levels]
+    mentioned, alone = float(levels[int(np.argmax(shares))]), float(np.quantile(near["alone"], 1 - FALSE_ALONE))
+    options = dataclasses.replace(gate.options, mentioned=round(mentioned, 4), alone=round(alone + 1e-3, 4))
+    return options, near

@@ -5,7 +5,7 @@ and the pooled states are projected and normalised: [width]. A text and an edit'
 subject lie near each other, whatever the words. Trained once for a decoder (:mod:`diekae.editing.gate_training`).
 
 A subject that is mentioned letter for letter is evidence of its own: with it the gate asks for less likeness, which
-then mostly tells facts of one subject apart; without it (a subject misspelt, shortened or told in other words) for more.
+then mostly tells facts of one subject apart; without it (misspelt, shortened or told in other words) for more.
 
 Shapes: L layers read, B texts, T tokens, W decoder width, H heads, d width of a head.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -32,6 +33,10 @@ REACH = 96
 """Last tokens of a text that are read: what is asked stands at its end."""
 BATCH = 32
 """Texts a pass."""
+TIE = 0.03
+"""Difference of likeness that tells two edits of one subject apart."""
+REMEMBERED = 4096
+"""Texts whose vectors are kept."""
 NEAR = 16
 """Edits that are looked at beside those whose subject is mentioned."""
 
@@ -124,6 +129,7 @@ class LearnedGate(Gate):
         self.width, self.mention = options.width, MentionGate()
         self._entries: dict[int, Entry] = {}
         self._index: Any = None
+        self._read: OrderedDict[str, Vectors] = OrderedDict()
 
     @property
     def fingerprint(self) -> str:
@@ -158,9 +164,23 @@ class LearnedGate(Gate):
         """See :meth:`Gate.open`."""
         if not self._entries or not texts:
             return [[] for _ in texts]
-        vectors = self.encode(texts)
+        vectors = self._vectors(texts)
         scores, ids = self._index.search(vectors, min(NEAR, len(self._entries)))
         return [self._decide(*row) for row in zip(texts, vectors, scores, ids, strict=True)]
+
+    def _vectors(self, texts: Sequence[str]) -> Vectors:
+        """Return the vectors of texts, of the last ones without reading them again."""
+        fresh = [text for text in dict.fromkeys(texts) if text not in self._read]
+        if fresh:
+            self._read |= dict(zip(fresh, self.encode(fresh), strict=True))
+        found = np.stack([self._read[text] for text in texts])
+        while len(self._read) > REMEMBERED:
+            self._read.popitem(last=False)
+        return found
+
+    def forget(self) -> None:
+        """See :meth:`Gate.forget`."""
+        self._read.clear()
 
     def nearest(self, vectors: Vectors) -> Vectors:
         """Return the likeness of the likest edit to each vector, [B]."""
@@ -172,7 +192,9 @@ class LearnedGate(Gate):
         chosen: list[tuple[float, int]] = []
         for group in self.mention.mentioned(text):
             likeness = [(float(vector @ self._entries[number].vector), number) for number in group]
-            chosen += [best for best in (max(likeness),) if best[0] >= self.options.mentioned]
+            best = max(likeness)[0]
+            if best >= self.options.mentioned:  # of edits that are about as like, the newest speaks
+                chosen.append((best, max(number for value, number in likeness if value > best - TIE)))
         if not chosen and float(scores[0]) >= self.options.alone:
             chosen = [(float(scores[0]), int(ids[0]))]
         return list(dict.fromkeys(number for _, number in sorted(chosen, reverse=True)))[:MOST]

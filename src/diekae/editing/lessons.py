@@ -85,8 +85,8 @@ class LessonObjective(nn.Module):
             change: What is done to memories before they are injected.
         """
         super().__init__()
-        self.trained, self.locality, self.change = trained, locality, change
-        self._outside = {"model": model}  # a dict hides it from nn.Module's registration
+        self.trained, self.locality = trained, locality
+        self._outside: dict[str, Any] = {"model": model, "change": change}  # a dict hides them from nn.Module
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -99,11 +99,11 @@ class LessonObjective(nn.Module):
 
     def forward(self, **batch: Any) -> Sums:
         """Return the sum over the taught tokens, the KL in proportion."""
-        marks, model = batch.pop("taught"), self._outside["model"]
+        marks, model, change = batch.pop("taught"), self._outside["model"], self._outside["change"]
         laid_out = Batch(**batch)  # type: ignore[typeddict-item]
-        with torch.set_grad_enabled(self.change is None and torch.is_grad_enabled()):
+        with torch.set_grad_enabled(change is None and torch.is_grad_enabled()):
             memory = batch_memory(model, laid_out)
-        logits, labels = injected_logits(model, laid_out, self.change(memory) if self.change else memory)
+        logits, labels = injected_logits(model, laid_out, change(memory) if change else memory)
         there = laid_out["labels"] != IGNORED
         said = marks[there]
         loss = F.cross_entropy(logits[said].float(), labels[said], reduction="sum")

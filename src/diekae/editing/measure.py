@@ -23,6 +23,8 @@ from diekae.evaluation.scoring import Sums, harm, nll
 
 Progress = Callable[[str, int, int], None]
 BATCH = 12
+GENERATED = {"generated": "n_es", "begins": "n_es", "generated_ps": "n_ps", "begins_ps": "n_ps", "unchanged": "n_near"}
+"""What is told of generated texts, and which cases count for it."""
 
 
 class Kept:
@@ -44,10 +46,11 @@ class Kept:
     ) -> list[Any]:
         """Return the value of each key; ``measure`` is given the places of those that are missing, some at a time."""
         names = [hashlib.sha256(repr(key).encode()).hexdigest()[:24] for key in keys]
-        missing = [place for name, place in {name: n for n, name in enumerate(names)}.items() if name not in self.values]
+        places = {name: place for place, name in enumerate(names)}
+        missing = [place for name, place in places.items() if name not in self.values]
         for start in range(0, len(missing), step):
-            places = missing[start : start + step]
-            fresh = {names[place]: value for place, value in zip(places, measure(places), strict=True)}
+            some = missing[start : start + step]
+            fresh = {names[place]: value for place, value in zip(some, measure(some), strict=True)}
             self.values |= fresh
             if self.path is not None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,14 +150,19 @@ class Bench:
         unchanged = [float(one == other) for one, other in same]
         columns["unchanged"] = np.bincount([n for n, _ in near], unchanged, len(cases)).tolist()
         columns["n_near"] = [float(bool(case.neighbours)) for case in cases]
-        found = {"n": len(cases), **summary(columns)}
-        for name, count in (("generated", "n_es"), ("begins", "n_es"), ("generated_ps", "n_ps"), ("unchanged", "n_near")):
-            found[name] = share(columns, name, count)
+        found = self.together(columns)
         if unrelated:
             tokens = sum(len(prompt.target) for prompt in unrelated)
             found["drift"] = float(np.sum(self.drift(fitted, unrelated))) / tokens
             found["perplexity"] = float(np.exp(self.nll(fitted, unrelated).total.sum() / tokens))
             found["perplexity_bare"] = float(np.exp(self.nll(self.bare, unrelated).total.sum() / tokens))
+        return found
+
+    def together(self, columns: dict[str, list[float]]) -> dict[str, Any]:
+        """Summarise each case's columns."""
+        found = {"n": len(columns["es"]), **summary(columns)}
+        for name, count in GENERATED.items():
+            found[name] = share(columns, name, count)
         return {**found, "columns": {name: [round(v, 4) for v in column] for name, column in columns.items()}}
 
     def _generated(self, fitted: Fitted, cases: Sequence[Case]) -> dict[str, list[float]]:
@@ -163,10 +171,13 @@ class Bench:
         for name, place in (("generated", 0), ("generated_ps", 1)):
             rows = [n for n, case in enumerate(cases) if place == 0 or case.paraphrases]
             asked = [(cases[n].prompt, *cases[n].paraphrases)[place] for n in rows]
-            prompts = [prompt_of(self.prompter, cases[n], text, cases[n].new) for n, text in zip(rows, asked, strict=True)]
+            pairs = zip(rows, asked, strict=True)
+            prompts = [prompt_of(self.prompter, cases[n], text, cases[n].new) for n, text in pairs]
             said = [says(text, cases[n].new) for n, text in zip(rows, self.texts(fitted, prompts), strict=True)]
             for key, column in ((name, 0), (name.replace("generated", "begins"), 1)):
-                found[key] = np.bincount(rows, [one[column] for one in said], len(cases)).tolist() if rows else []
+                values = np.zeros(len(cases))
+                values[rows] = [one[column] for one in said]
+                found[key] = values.tolist()
         return found
 
 

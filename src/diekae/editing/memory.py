@@ -114,8 +114,8 @@ class MemoryEdits(Editor):
         """Return the edits in force, or with ``every`` superseded and reverted ones too."""
         return self.store.records(every=every)
 
-    def revert(self, number: int) -> Record:
-        """Take an edit back: the decoder answers as if it had never been made.
+    def revert(self, number: int) -> Record | None:
+        """Take an edit back: the decoder answers as if it had never been made; see :meth:`EditStore.revert`.
 
         Raises:
             ValueError: There is no such edit, or it was reverted before.
@@ -174,6 +174,7 @@ class MemoryEdits(Editor):
         return [self.joined(ids) for ids in self.which(texts)]
 
     def joined(self, ids: Sequence[int]) -> Memory | None:
+        """Return what some edits inject together; None for none."""
         return Memory.join([self._memory(number) for number in ids]) if ids else None
 
     def _memory(self, number: int) -> Memory:

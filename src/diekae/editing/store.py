@@ -156,8 +156,8 @@ class EditStore:
                 raise ValueError(f"no edit {number} in {self.name}; `list` shows those that are there.")
             return self._record(*row)
 
-    def revert(self, number: int) -> Record:
-        """Take an edit back; the one that it superseded speaks again.
+    def revert(self, number: int) -> Record | None:
+        """Take an edit back; the one that it superseded speaks again. Returns it, or None if its record is damaged.
 
         Raises:
             ValueError: There is none of that number, or it was reverted before.
@@ -168,7 +168,10 @@ class EditStore:
                 what = "is not in" if row is None else "was reverted before in"
                 raise ValueError(f"edit {number} {what} {self.name}; `list` shows those that can be reverted.")
             self._base.execute("UPDATE edits SET reverted = 1 WHERE id = ?", (number,))
-        return self.record(number)
+        try:
+            return self.record(number)
+        except ValueError:
+            return None
 
     def put_memory(self, number: int, data: bytes) -> None:
         """Keep the prepared memory of an edit."""
