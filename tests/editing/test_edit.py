@@ -58,7 +58,8 @@ def test_files_of_three_kinds(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps([GOOD, GOOD]))
     (tmp_path / "a.jsonl").write_text(json.dumps(GOOD) + "\n\n" + json.dumps(GOOD))
     (tmp_path / "a.csv").write_text(
-        'prompt,subject,target,aliases\n"The mother tongue of Danielle Darrieux is",Danielle Darrieux,English,Darrieux|DD\n'
+        "prompt,subject,target,aliases\n"
+        '"The mother tongue of Danielle Darrieux is",Danielle Darrieux,English,Darrieux|DD\n'
     )
     assert read_edits(tmp_path / "a.json") == read_edits(tmp_path / "a.jsonl") == [Edit(**GOOD)] * 2
     assert read_edits(tmp_path / "a.csv") == [Edit(**GOOD, aliases=("Darrieux", "DD"))]

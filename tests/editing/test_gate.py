@@ -9,7 +9,7 @@ from diekae.editing import Edit
 from diekae.editing.cases import Case
 from diekae.editing.gate import Entry, MentionGate
 from diekae.editing.gate_training import Group, choose_thresholds, contrast, read_states, texts_of, train_encoder
-from diekae.editing.learned import GateOptions, LearnedGate, PromptEncoder, States
+from diekae.editing.learned import GateOptions, LearnedGate, PromptEncoder, States, resembles
 from diekae.editing.phrasings import Phrasings, misspelt, prefix_of, shortened
 
 NOTHING = np.zeros(0, np.float32)
@@ -27,8 +27,8 @@ def told(*names: str | tuple[str, ...]) -> MentionGate:
 
 def test_exact_mention() -> None:
     gate = told("Oslo", "New York", "York", ("United Kingdom", "UK", "U.K."), "Oslo")
-    texts = ["Where is Oslo?", "Oslofjord", "oslo", "In New York, York is", "the UK is", "U.K.'s capital", "nothing", ""]
-    assert gate.open(texts) == [[5, 1], [], [], [2, 3], [4], [4], [], []], "longest first, whole words, exact, newest first"
+    texts = ["Where is Oslo?", "Oslofjord", "oslo", "In New York, York is", "the UK is", "U.K.'s capital", "none", ""]
+    assert gate.open(texts) == [[5, 1], [], [], [2, 3], [4], [4], [], []], "longest, whole words, exact, newest first"
     assert MentionGate().open(["Oslo"]) == [[]]
 
 
@@ -83,6 +83,21 @@ def test_without_a_mention_only_a_very_like_edit_speaks(states: States) -> None:
         assert gate.open(["the old horse by the lake is"]) == [expected]
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("Danielle Darrieux", "Rain. Danielle Darieux spoke", True),
+        ("Danielle Darrieux", "Rain. Darrieux spoke", True),
+        ("Danielle Darrieux", "Rain. Daniel Barenboim spoke", False),
+        ("New York", "New Zealand is", False),
+        ("South Africa", "South Korea is", False),
+        ("Oslo", "Bergen is", False),
+    ],
+)
+def test_names_that_are_nearly_there(name: str, text: str, expected: bool) -> None:
+    assert resembles(name, text) is expected
+
+
 def test_conflicts_are_other_answers_to_like_prompts_of_one_subject(states: States) -> None:
     gate = make_gate(states, GateOptions(**{**vars(OPTIONS), "alone": 0.95}))
     known = entries(
@@ -100,20 +115,22 @@ def test_conflicts_are_other_answers_to_like_prompts_of_one_subject(states: Stat
 
 def test_training_brings_other_words_nearer_than_other_subjects(states: States) -> None:
     things = ("house", "tower", "bridge", "castle", "boat", "door", "garden", "wall")
+    asked = [(f"where is the {thing}", f"by the {thing}") for thing in things]
     groups = [
-        Group("near", (thing, "near"), f"the {thing} is near", (f"where is the {thing}", f"by the {thing}"), f"the {thing} was red")
-        for thing in things
-    ]  # fmt: skip
+        Group("near", (thing, "near"), f"the {thing} is near", words, f"the {thing} was red")
+        for thing, words in zip(things, asked, strict=True)
+    ]
     read = read_states(states, texts_of(groups), lambda *_: None)
     encoder, losses = train_encoder(read, groups, OPTIONS, steps=60, rate=1e-2)
     with torch.no_grad():
         assert float(contrast(encoder, read, groups)) < 0.5 * losses[0]
     gate = LearnedGate(states, encoder, OPTIONS)
     options, near = choose_thresholds(gate, groups, read, [])
-    assert np.mean(near["right"]) > np.mean(near["wrong"]) and -1 < options.mentioned < 1 and options.alone < 1.01
+    assert np.mean(near["told"]) > np.mean(near["wrong"]) and -1 < options.mentioned < 1
+    assert options.nearly <= options.alone < 1.01
     gate.options = options
-    gate.tell([Entry(n, Edit(g.key, things[n], "x"), v) for n, (g, v) in enumerate(zip(groups, gate.encode([g.key for g in groups]), strict=True))])  # fmt: skip  # noqa: E501
-    assert [ids for ids in gate.open([group.queries[0] for group in groups])] == [[n] for n in range(len(things))]
+    gate.tell(entries(gate, *(Edit(group.key, thing, "x") for group, thing in zip(groups, things, strict=True))))
+    assert gate.open([group.queries[0] for group in groups]) == [[n] for n in range(1, len(things) + 1)]
     assert losses == train_encoder(read, groups, OPTIONS, steps=60, rate=1e-2)[1], "the same seed learns the same"
 
 

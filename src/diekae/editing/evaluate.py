@@ -31,6 +31,8 @@ from diekae.fingerprint import fingerprint
 from diekae.model import DiekaeModel
 
 Progress = Callable[[str, int, int], None]
+
+
 def _silent(_what: str, _done: int, _all: int) -> None:
     return None
 

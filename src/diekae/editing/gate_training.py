@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from diekae.editing.cases import Case
 from diekae.editing.gate import Progress
-from diekae.editing.learned import BATCH, GateOptions, LearnedGate, PromptEncoder, States, bare
+from diekae.editing.learned import BATCH, NEAR, GateOptions, LearnedGate, PromptEncoder, States, bare, resembles
 from diekae.editing.phrasings import Phrasings, misspelt, shortened, template
 
 GROUPS = 64
@@ -28,8 +28,8 @@ GROUPS = 64
 TOGETHER = 8
 """Groups of a step that share their relation, so that subjects must be told apart."""
 TEMPERATURE = 0.05
-FALSE_ALONE = 0.005
-"""Share of inputs at which the gate may open for a wrong edit whose subject is not mentioned."""
+LOST, FALSE = 0.02, 0.005
+"""Shares of inputs that the gate may stay shut for though the subject is mentioned, and open for wrongly where not."""
 
 
 class Group(NamedTuple):
@@ -159,45 +159,60 @@ def _padded(read: dict[str, Tensor], texts: Sequence[str]) -> tuple[Tensor, Tens
 
 
 def choose_thresholds(
-    gate: LearnedGate, groups: Sequence[Group], read: dict[str, Tensor], others: Sequence[str]
+    gate: LearnedGate, groups: Sequence[Group], read: dict[str, Tensor], others: Sequence[Group]
 ) -> tuple[GateOptions, dict[str, list[float]]]:
     """Choose how like an input must be, on facts that are neither learned from nor reported.
 
-    Where a subject is mentioned, the threshold that tells best an input in other words from one that asks something
-    else of the subject (their shares weighing alike). Where none is, the lowest at which :data:`FALSE_ALONE` of the
-    inputs would open for an edit that is not theirs: each input is compared with all edits but its own.
+    Each input is compared with all edits, its own taken away. Where a subject is mentioned, all but :data:`LOST` of the
+    inputs in other words must open for their edit. Where it is mentioned nearly, or not, the lowest threshold at which
+    :data:`FALSE` of the inputs would open for an edit that is not theirs.
 
     Args:
         gate: The gate; its thresholds are not looked at.
         groups: Facts that choose.
-        read: States of their texts, and of ``others``.
-        others: Prompts of further edits.
+        read: States of all texts.
+        others: Further facts, whose edits are in force too.
 
     Returns:
-        The options with both thresholds, and the likenesses behind them.
+        The options with the thresholds, and the likenesses behind them.
     """
-
-    def vectors(texts: Sequence[str]) -> NDArray[np.float32]:
-        with torch.no_grad():
-            parts = [gate.encoder(*_padded(read, texts[n : n + GROUPS])) for n in range(0, len(texts), GROUPS)]
-        found: NDArray[np.float32] = torch.cat([torch.zeros(0, gate.width), *parts]).numpy()
-        return found
-
-    own = vectors([group.key for group in groups])
-    keys = np.concatenate([own, vectors(others)])
-    near: dict[str, list[float]] = {"right": [], "wrong": [], "unsure": [], "alone": []}
-    for which, name in ((0, "right"), (1, "unsure")):
-        likeness = vectors([group.queries[which] for group in groups]) @ keys.T
-        places = np.arange(len(groups))
-        near[name] = likeness[places, places].tolist()
-        same = [[other.fact == group.fact for other in groups] + [False] * len(others) for group in groups]
-        near["alone"] += np.where(np.array(same), -1.0, likeness).max(1).tolist()
-    told = [n for n, group in enumerate(groups) if group.other]
-    asked = vectors([str(groups[n].other) for n in told])
-    near["wrong"] = (asked * own[told]).sum(1).tolist()
-    right, wrong = (np.array(near[name]) for name in ("right", "wrong"))
-    levels = np.unique(np.round(np.concatenate([right, wrong]), 3))
-    shares = [np.mean(right >= level) - np.mean(wrong >= level) for level in levels]
-    mentioned, alone = float(levels[int(np.argmax(shares))]), float(np.quantile(near["alone"], 1 - FALSE_ALONE))
-    options = dataclasses.replace(gate.options, mentioned=round(mentioned, 4), alone=round(alone + 1e-3, 4))
+    known, right = [*groups, *others], np.arange(len(groups))
+    keys = _vectors(gate, read, [group.key for group in known])
+    near: dict[str, list[float]] = {"told": [], "unsure": [], "other": [], "wrong": [], "wrong_nearly": []}
+    strange = ~np.array([[one.fact == group.fact for one in known] for group in groups])
+    for which, name in ((0, "told"), (1, "unsure")):
+        texts = [group.queries[which] for group in groups]
+        likeness = _vectors(gate, read, texts) @ keys.T
+        near[name] = likeness[right, right].tolist()
+        near["wrong"] += np.where(strange, likeness, -1.0).max(1).tolist()
+        near["wrong_nearly"] += [
+            _best_that_resembles(row, known, allowed, text)
+            for row, allowed, text in zip(likeness, strange, texts, strict=True)
+        ]
+    asked = [n for n, group in enumerate(groups) if group.other]
+    if asked:
+        near["other"] = (_vectors(gate, read, [str(groups[n].other) for n in asked]) * keys[asked]).sum(1).tolist()
+    options = dataclasses.replace(
+        gate.options,
+        mentioned=round(float(np.quantile(near["told"], LOST)), 4),
+        nearly=round(float(np.quantile(near["wrong_nearly"], 1 - FALSE)) + 1e-3, 4),
+        alone=round(float(np.quantile(near["wrong"], 1 - FALSE)) + 1e-3, 4),
+    )
     return options, near
+
+
+def _best_that_resembles(
+    likeness: NDArray[np.float32], known: Sequence[Group], allowed: NDArray[np.bool_], text: str
+) -> float:
+    """Return the likeness of the likest of the first edits that are allowed and whose subject is nearly in the text."""
+    for n in np.argsort(-likeness)[:NEAR]:
+        if allowed[n] and resembles(known[n].fact[0], text):
+            return float(likeness[n])
+    return -1.0
+
+
+def _vectors(gate: LearnedGate, read: dict[str, Tensor], texts: Sequence[str]) -> NDArray[np.float32]:
+    with torch.no_grad():
+        parts = [gate.encoder(*_padded(read, texts[n : n + GROUPS])) for n in range(0, len(texts), GROUPS)]
+    found: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
+    return found

@@ -5,7 +5,7 @@ and the pooled states are projected and normalised: [width]. A text and an edit'
 subject lie near each other, whatever the words. Trained once for a decoder (:mod:`diekae.editing.gate_training`).
 
 A subject that is mentioned letter for letter is evidence of its own: with it the gate asks for less likeness, which
-then mostly tells facts of one subject apart; without it (misspelt, shortened or told in other words) for more.
+then mostly tells facts of one subject apart; where it is misspelt or shortened for more, and without it for most.
 
 Shapes: L layers read, B texts, T tokens, W decoder width, H heads, d width of a head.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -33,6 +34,8 @@ REACH = 96
 """Last tokens of a text that are read: what is asked stands at its end."""
 BATCH = 32
 """Texts a pass."""
+SPELT = 0.82
+"""Share of letters that must agree where a name is misspelt."""
 TIE = 0.03
 """Difference of likeness that tells two edits of one subject apart."""
 REMEMBERED = 4096
@@ -53,6 +56,8 @@ class GateOptions:
     """d, numbers a head."""
     mentioned: float = 0.5
     """Least likeness (cosine) of an edit whose subject is mentioned."""
+    nearly: float = 0.7
+    """Least likeness of an edit whose subject is mentioned nearly: misspelt, or with words left out."""
     alone: float = 0.8
     """Least likeness of any other edit."""
 
@@ -195,9 +200,21 @@ class LearnedGate(Gate):
             best = max(likeness)[0]
             if best >= self.options.mentioned:  # of edits that are about as like, the newest speaks
                 chosen.append((best, max(number for value, number in likeness if value > best - TIE)))
-        if not chosen and float(scores[0]) >= self.options.alone:
-            chosen = [(float(scores[0]), int(ids[0]))]
+        if not chosen:
+            chosen = self._unmentioned(text, scores, ids)[:1]
         return list(dict.fromkeys(number for _, number in sorted(chosen, reverse=True)))[:MOST]
+
+    def _unmentioned(self, text: str, scores: Vectors, ids: Any) -> list[tuple[float, int]]:
+        """Return edits that speak though their subject is not mentioned letter for letter, the likest first."""
+        found = []
+        for score, number in zip(scores.tolist(), ids.tolist(), strict=True):
+            least = self.options.alone
+            if score >= self.options.nearly:
+                names = self._entries[number].edit.names
+                least = min(least, self.options.nearly) if any(resembles(name, text) for name in names) else least
+            if score >= least:
+                found.append((score, number))
+        return found
 
     def conflicts(self, entry: Entry, others: Sequence[Entry]) -> list[int]:
         """See :meth:`Gate.conflicts`: another target for the same subject, and a prompt as like as an input must be."""
@@ -212,9 +229,27 @@ class LearnedGate(Gate):
         return [other.id for other in near if float(entry.vector @ other.vector) >= self.options.alone]
 
 
+def resembles(name: str, text: str) -> bool:
+    """Tell whether a text holds nearly a name: some letters differ, or half of them stand there in whole words."""
+    fuzz = _fuzz()
+    if fuzz.partial_ratio(name, text, score_cutoff=100 * SPELT) > 0:
+        return True
+    words, there = re.findall(r"\w+", name), re.findall(r"\w+", text)
+    kept = [word for word in words if len(word) > 2 and any(fuzz.ratio(word, other) >= 90 for other in there)]
+    return 2 * sum(map(len, kept)) >= sum(map(len, words))
+
+
 def bare(text: str) -> str:
     """Take the words of the format ``qa`` away from around a question, that both formats are compared alike."""
     return text.strip().removeprefix("Question: ").removesuffix("Answer:").strip()
+
+
+def _fuzz() -> Any:
+    try:
+        from rapidfuzz import fuzz
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("the learned gate needs rapidfuzz: run `pip install 'diekae[editing]'`") from error
+    return fuzz
 
 
 def _faiss() -> Any:

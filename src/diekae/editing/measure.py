@@ -198,6 +198,3 @@ def opened(asked: Asked, prompts: Sequence[Prompt], meant: Sequence[str | None])
         "right": 100 * float(np.mean(right)),
         "alone": 100 * float(np.mean([r and len(ids) == 1 for r, ids in zip(right, spoken, strict=True)])),
     }
-
-
-

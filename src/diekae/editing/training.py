@@ -128,7 +128,7 @@ def _gate(
     read = _kept_states(states, texts_of([*groups, *check]), out / "states.safetensors", progress)
     encoder, losses = train_encoder(read, groups, options, steps=sizes.gate_steps, seed=seed, progress=progress)
     gate = LearnedGate(states, encoder, options)
-    best, near = choose_thresholds(gate, check, read, [group.key for group in groups])
+    best, near = choose_thresholds(gate, check, read, groups)
     Trained(encoder, best).save(out / "gate.safetensors", model)
     rounded = {name: [round(value, 3) for value in values] for name, values in near.items()}
     return {"losses": [round(loss, 4) for loss in losses], "thresholds": dataclasses.asdict(best), "likeness": rounded}
@@ -142,4 +142,3 @@ def _kept_states(states: States, texts: Sequence[str], path: Path, progress: Pro
         found |= read_states(states, missing, progress)
         write_atomically(path, save({text: tensor.contiguous() for text, tensor in found.items()}))
     return found
-
