@@ -11,9 +11,10 @@ from typing import Any
 from diekae.config import DiekaeConfig
 from diekae.editing.cases import Case
 from diekae.editing.scores import prompt_of
-from diekae.editing.weights import WeightEdits, WeightOptions
+from diekae.editing.weights import WeightEdits, WeightOptions, load_weight_edits
 from diekae.evaluation.methods import Cost, Fitted, Task, fit
 from diekae.evaluation.methods.ours import Injected
+from diekae.files import write_atomically
 from diekae.model import DiekaeModel
 from diekae.training.config import TrainingConfig
 
@@ -37,7 +38,7 @@ def fitted(model: DiekaeModel, name: str, cases: Sequence[Case], folder: Path, p
     """
     prompter = model.need_prompter()
     if name.startswith("weights"):
-        return _weights(model, name, cases, progress)
+        return _weights(model, name, cases, folder / name, progress)
     prompts = [prompt_of(prompter, case, case.prompt, case.new) for case in cases]
     task = Task(
         decoder=model.decoder,
@@ -55,11 +56,17 @@ def fitted(model: DiekaeModel, name: str, cases: Sequence[Case], folder: Path, p
     return fit(name, task)
 
 
-def _weights(model: DiekaeModel, name: str, cases: Sequence[Case], progress: Progress) -> Fitted:
-    """Train encoders E(_, x), with or without what the paper does not have."""
+def _weights(model: DiekaeModel, name: str, cases: Sequence[Case], folder: Path, progress: Progress) -> Fitted:
+    """Train encoders E(_, x), with or without what the paper does not have; those of an earlier run are read."""
     plain: dict[str, Any] = {"locality": 0.0, "sentences": 0} if name != "weights" else {}
-    edits, start = WeightEdits(model, epochs=EPOCHS, **plain), time.perf_counter()
-    edits.add([case.edit for case in cases], progress=progress)
+    watch, start = folder / "seconds.txt", time.perf_counter()
+    if watch.is_file():
+        edits = load_weight_edits(model, folder)
+    else:
+        edits = WeightEdits(model, epochs=EPOCHS, **plain)
+        edits.add([case.edit for case in cases], progress=progress)
+        edits.save(folder)
+        write_atomically(watch, f"{time.perf_counter() - start:.3f}\n")
     assert edits.inner is not None
     own = sum(parameter.numel() for parameter in edits.inner.bank.parameters())
     return Injected(
@@ -67,7 +74,7 @@ def _weights(model: DiekaeModel, name: str, cases: Sequence[Case], progress: Pro
         decoder=model.decoder,
         tokenizer=model.need_prompter().tokenizer,
         knowledge=False,
-        cost=Cost(own, time.perf_counter() - start, EPOCHS),
+        cost=Cost(own, float(watch.read_text()), EPOCHS),
         model=edits.inner,
     )
 

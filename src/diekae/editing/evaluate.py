@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import random
@@ -85,14 +86,17 @@ class Evaluation:
         self.prompter = model.need_prompter()
         self.unrelated = self._unrelated()
         bare = compare.fitted(model, "bare", self.cases[:1], plan.out / "work", progress)
-        self.bench = Bench(self.prompter, bare, Kept(plan.out / "kept.jsonl"), self._tag(), progress)
+        self.tag = f"{fingerprint(model.decoder)}-{model.bank.fingerprint()}"
+        self.bench = Bench(self.prompter, bare, Kept(plan.out / "kept.jsonl"), self.tag, self.adapter, progress)
         self.bare = bare
 
-    def _tag(self) -> str:
+    @functools.cached_property
+    def adapter(self) -> str:
+        """Return a digest of the adapter."""
         digest = hashlib.sha256()
         for tensor in self.trained.adapter.state_dict().values() if self.trained.adapter else []:
-            digest.update(tensor.numpy().tobytes())
-        return f"{fingerprint(self.model.decoder)}-{self.model.bank.fingerprint()}-{digest.hexdigest()[:12]}"
+            digest.update(tensor.cpu().numpy().tobytes())
+        return digest.hexdigest()[:12]
 
     def _unrelated(self) -> list[Prompt]:
         """Return passages of Natural Questions, cut in the middle."""
@@ -104,7 +108,10 @@ class Evaluation:
     def part(self, name: str) -> dict[str, Any]:
         """Measure one part, or read what an earlier run has measured of it with this very plan."""
         plan = {key: str(value) for key, value in asdict(self.plan).items() if key not in ("data", "out")}
-        key = hashlib.sha256(json.dumps([name, plan, self._tag()]).encode()).hexdigest()[:12]
+        gate = None if self.trained.encoder is None else make_gate(self.model, "learned", self.trained).fingerprint
+        key = hashlib.sha256(
+            json.dumps([name, plan, self.tag, self.adapter, asdict(self.trained.gate), gate]).encode()
+        ).hexdigest()[:12]
         path = self.plan.out / "parts" / f"{name}-{key}.json"
         if not path.is_file():
             write_atomically(path, json.dumps(getattr(self, name)()))
@@ -122,11 +129,16 @@ class Evaluation:
                     found["few"][f"memory, {gate}"] = self._score(edits, few)
                     found["many"][f"memory, {gate}"] = self._score(edits, self.cases)
             else:
-                method = compare.fitted(self.model, name, few, self.plan.out / "work" / self._tag(), self.progress)
+                method = compare.fitted(self.model, name, few, self.plan.out / "work" / self._set(few), self.progress)
                 found["few"][name] = {**self._score(method, few), "cost": method.cost._asdict()}
                 if name == "bare":
                     found["many"][name] = self._score(method, self.cases)
         return found
+
+    def _set(self, cases: Sequence[Case]) -> str:
+        """Name the folder of what is trained on some cases."""
+        text = json.dumps([self.tag, [case.case for case in cases], compare.settings()], default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def _score(self, method: Fitted, cases: Sequence[Case]) -> dict[str, Any]:
         return self.bench.method(method, cases, self.unrelated, self.plan.neighbours)

@@ -62,23 +62,27 @@ class Kept:
 class Bench:
     """Scores methods on cases; all that was scored before is looked up."""
 
-    def __init__(self, prompter: Prompter, bare: Fitted, kept: Kept, tag: str, progress: Progress) -> None:
+    def __init__(
+        self, prompter: Prompter, bare: Fitted, kept: Kept, tag: str, adapter: str, progress: Progress
+    ) -> None:
         """Begin.
 
         Args:
             prompter: Lays prompts out.
             bare: D(x).
             kept: What was measured before.
-            tag: What every value depends on: fingerprints of decoder, bank, gate and adapter.
+            tag: What every value depends on: the fingerprints of decoder and bank.
+            adapter: What names the adapter of edits' memories.
             progress: Told how far it is.
         """
-        self.prompter, self.bare, self.kept, self.tag, self.progress = prompter, bare, kept, tag, progress
+        self.prompter, self.bare, self.kept, self.tag, self.adapter = prompter, bare, kept, tag, adapter
+        self.progress = progress
 
     def keys(self, fitted: Fitted, prompts: Sequence[Prompt], kind: str) -> tuple[list[Any], list[bool]]:
         """Return what each value depends on, and for which prompts it is the bare decoder's."""
         if isinstance(fitted, Asked):
             spoken = fitted.spoken(prompts)
-            said = [tuple(fitted.edits.store.record(n).edit.statement for n in ids) for ids in spoken]
+            said = [(self.adapter, *_statements(fitted, ids)) if ids else () for ids in spoken]
         else:
             bare = fitted.name == "bare"
             said = [() if bare else (fitted.name, prompt.knowledge) for prompt in prompts]  # type: ignore[misc]
@@ -181,6 +185,10 @@ class Bench:
         return found
 
 
+def _statements(asked: Asked, ids: Sequence[int]) -> list[str]:
+    return [asked.edits.store.record(number).edit.statement for number in ids]
+
+
 def opened(asked: Asked, prompts: Sequence[Prompt], meant: Sequence[str | None]) -> dict[str, float]:
     """Return how often the gate opens, and how often for the edit that is meant, in per cent.
 
@@ -190,7 +198,7 @@ def opened(asked: Asked, prompts: Sequence[Prompt], meant: Sequence[str | None])
         meant: The statement of the edit that each input asks for; None for inputs that no edit is meant for.
     """
     spoken = asked.spoken(prompts)
-    said = [[asked.edits.store.record(number).edit.statement for number in ids] for ids in spoken]
+    said = [_statements(asked, ids) for ids in spoken]
     right = [bool(statements) and statements[0] == wanted for statements, wanted in zip(said, meant, strict=True)]
     return {
         "n": len(prompts),

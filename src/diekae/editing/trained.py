@@ -49,11 +49,14 @@ class Trained:
 
 
 def find_trained(model: DiekaeModel) -> Trained:
-    """Return what came with the package for a model's bank; empty where nothing did."""
+    """Return what came with the package for a model: the gate by its decoder, the adapter by its bank; or nothing."""
+    decoder = fingerprint(model.decoder)
     for folder in shipped_banks().values():
         path = folder / FILE
-        if path.is_file() and _read(path)[0]["bank"] == model.bank.fingerprint():
-            return load_trained(path, model)
+        if path.is_file() and (info := _read(path)[0])["decoder"] == decoder:
+            found = _make(info, path, model)
+            same = info["bank"] == model.bank.fingerprint()
+            return found if same else dataclasses.replace(found, adapter=None)
     return Trained()
 
 
@@ -64,12 +67,18 @@ def load_trained(path: str | Path, model: DiekaeModel) -> Trained:
         FileNotFoundError: There is no such file.
         ValueError: It is damaged, of a newer format, or was trained for another decoder or bank.
     """
-    info, tensors = _read(Path(path))
+    info = _read(Path(path))[0]
     if info["format"] > FORMAT:
         raise ValueError(f"{str(path)!r} has format {info['format']}; update diekae to read it.")
     for name, own in (("decoder", fingerprint(model.decoder)), ("bank", model.bank.fingerprint())):
         if info[name] != own and not (name == "bank" and "adapter" not in info):
             raise ValueError(f"{str(path)!r} was trained for {name} {info[name]}, but this {name} is {own}.")
+    return _make(info, Path(path), model)
+
+
+def _make(info: dict[str, Any], path: Path, model: DiekaeModel) -> Trained:
+    """Build what a file describes."""
+    tensors = _read(path)[1]
     encoder, options, adapter = None, GateOptions(), None
     if "gate" in info:
         options = GateOptions(**{**info["gate"], "layers": tuple(info["gate"]["layers"])})
