@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 from diekae.cli import typer_app
 from diekae.data.mixture import DataSpec, load_prompts
 from diekae.data.prompt import Prompt
+from diekae.editing.cases import load_cases
 from diekae.evaluation.methods import Fitted, Task
 from diekae.files import alone
 from diekae.models import fast_dtype
 from diekae.tables import Lab, Plan, augment, table1, table2, table3, table4, table5
-from diekae.editing.cases import load_cases
 from diekae.tables.probe import Row, probe
 
 SIZES = ("--train-examples", "12", "--limit", "6", "--epochs", "1")

@@ -108,7 +108,7 @@ def make_edit(record: Mapping[str, Any]) -> Edit:
         prompt = prompt.replace("{}", subject)
     aliases = record.get("aliases") or ()
     names = tuple(alias.strip() for alias in aliases.split("|")) if isinstance(aliases, str) else tuple(aliases)
-    return Edit(prompt, subject, found["target"], names, _first(record, _TRUE) or None)  # type: ignore[arg-type]
+    return Edit(prompt, subject, found["target"], names, _first(record, _TRUE) or None)
 
 
 def _first(record: Mapping[str, Any], keys: Iterable[str]) -> Any:

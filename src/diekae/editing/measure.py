@@ -86,7 +86,7 @@ class Bench:
         else:
             bare = fitted.name == "bare"
             said = [() if bare else (fitted.name, prompt.knowledge) for prompt in prompts]  # type: ignore[misc]
-        targets = [prompt.target if kind != "text" else () for prompt in prompts]
+        targets = [() if kind.startswith("text") else prompt.target for prompt in prompts]
         rows = zip(prompts, said, targets, strict=True)
         return [(self.tag, kind, what, p.anchor, p.input, target) for p, what, target in rows], [not w for w in said]
 
@@ -108,7 +108,7 @@ class Bench:
 
     def texts(self, fitted: Fitted, prompts: Sequence[Prompt], length: int = ANSWER) -> list[str]:
         """Return what is generated greedily behind each prompt."""
-        keys, shut = self.keys(fitted, prompts, "text")
+        keys, shut = self.keys(fitted, prompts, "text" if length == ANSWER else f"text {length}")
 
         def measure(places: list[int]) -> list[str]:
             found = [""] * len(places)
