@@ -15,7 +15,7 @@ def main() -> None:
     """Print every part that was measured."""
     for path in sorted(RESULTS.glob("*.json")):
         found = json.loads(path.read_text())
-        for part in ("methods", "one", "zsre", "sample"):
+        for part in ("forms", "methods", "one", "zsre", "sample"):
             if part in found:
                 tables = found[part] if part == "methods" else {"all": found[part]}
                 for name, rows in tables.items():

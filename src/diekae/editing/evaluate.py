@@ -15,11 +15,13 @@ from typing import Any
 from diekae.data.prompt import Prompt
 from diekae.data.sources import load_source
 from diekae.editing import compare
+from diekae.editing.adapter import AdapterOptions, MemoryAdapter
 from diekae.editing.asked import Asked
 from diekae.editing.cases import Case, choose, divide, divide_by_subject, read_counterfact, read_zsre
 from diekae.editing.chains import find_chains, score_chains
 from diekae.editing.edit import Edit
 from diekae.editing.edits import make_gate
+from diekae.editing.gate import MentionGate
 from diekae.editing.growth import asked, read_vectors, time_edits, time_queries, with_edits
 from diekae.editing.inputs import make_inputs, shared_subjects
 from diekae.editing.measure import Bench, Kept, opened
@@ -38,7 +40,7 @@ def _silent(_what: str, _done: int, _all: int) -> None:
     return None
 
 
-PARTS = ("methods", "gates", "growth", "one", "zsre", "sample", "chains")
+PARTS = ("forms", "methods", "gates", "growth", "one", "zsre", "sample", "chains")
 SAMPLE = "full_format_sample.json"
 
 
@@ -204,6 +206,17 @@ class Evaluation:
         prompts = [prompt_of(self.prompter, case, case.paraphrases[0], case.new) for case in others]
         method.edits.gate.forget()
         return time_queries(method.edits, self.model, prompts)
+
+    def forms(self) -> dict[str, Any]:
+        """Measure what makes an edit's memory of a document's, on validation cases: what chose the adapter's form."""
+        cases = choose(self.parts.validation, self.plan.few, self.plan.seed)
+        plain = MemoryAdapter.for_model(self.model, AdapterOptions(rank=0, slots=0))
+        found = {}
+        for name, adapter in (("document", None), ("four copies", plain), ("adapter", self.trained.adapter)):
+            edits = with_edits(self.model, MentionGate(), Trained(adapter=adapter), [c.edit for c in cases], None)
+            bench = Bench(self.prompter, self.bare, self.bench.kept, self.tag, f"{name} {self.adapter}", self.progress)
+            found[name] = bench.method(asked(self.model, edits, name), cases, self.unrelated, 1)
+        return found
 
     def zsre(self) -> dict[str, Any]:
         """Measure edits of zsRE, none of whose subjects anything was trained on."""
