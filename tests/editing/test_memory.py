@@ -228,3 +228,25 @@ def test_what_formats_put_around_an_input_is_taken_away(smollm2: Any) -> None:
     for form in ("plain", "qa", "chat"):
         ids = prompter.anchor() + prompter.input("What is the house?", form)
         assert inner_text(prompter, str(prompter.tokenizer.decode(ids))) == "What is the house?"
+
+
+@pytest.mark.real
+def test_the_shipped_gate_and_adapter_edit_what_smollm2_says(smollm2: Any) -> None:
+    model = DiekaeModel.from_pretrained("smollm2", *smollm2)
+    edits = model.edit([Edit("The mother tongue of Danielle Darrieux is", "Danielle Darrieux", "English")])
+    assert edits.gate.name == "learned" and edits.adapter is not None
+
+    def said(text: str) -> str:
+        inputs = model.tokenize(text, "plain")
+        made = model.generate(**inputs, max_new_tokens=4, do_sample=False, pad_token_id=0)
+        return str(smollm2[1].decode(made[0, inputs["input_ids"].shape[1] :])).strip()
+
+    for text in ("The mother tongue of Danielle Darrieux is", "Danielle Darrieux spoke the language"):
+        assert said(text).startswith("English")
+    other = "The capital of France is"
+    edited = said(other)
+    edits.revert(1)
+    reverted = said("The mother tongue of Danielle Darrieux is")
+    model.editor = None
+    assert said(other) == edited
+    assert said("The mother tongue of Danielle Darrieux is") == reverted and not reverted.startswith("English")
