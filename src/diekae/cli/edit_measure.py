@@ -9,7 +9,8 @@ import typer
 from rich.table import Table
 
 from diekae.cli.console import SHIPPED, BankOption, console, progress_bars
-from diekae.cli.edit import TrainedOption, group
+from diekae.cli.edit import TrainedOption
+from diekae.cli.edit import group as group
 from diekae.editing.evaluate import PARTS, Plan, evaluate_edits
 from diekae.editing.plots import draw_growth
 from diekae.editing.trained import find_trained, load_trained

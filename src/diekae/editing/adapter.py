@@ -75,7 +75,8 @@ class MemoryAdapter(nn.Module):
         changed = flat * gain[:, None, None] + torch.einsum("nbsd,ndr,nre->nbse", flat, down, up)
         changed = changed.repeat(1, 1, self.options.copies, 1)
         slots = slots[:, None].expand(-1, flat.shape[1], -1, -1)
-        return torch.cat([changed, slots], dim=2).unflatten(3, tensor.shape[3:])
+        found: Tensor = torch.cat([changed, slots], dim=2).unflatten(3, tensor.shape[3:])
+        return found
 
     @torch.no_grad()
     def adapt(self, memory: Memory) -> Memory:

@@ -34,7 +34,7 @@ class Asked(Fitted):
         if fresh:
             prompter = self.edits.model.need_prompter()
             texts = [inner_text(prompter, str(self.tokenizer.decode([*p.anchor, *p.input]))) for p in fresh]
-            self.decided |= {p.input: ids for p, ids in zip(fresh, self.edits.which(texts), strict=True)}
+            self.decided |= dict(zip((p.input for p in fresh), self.edits.which(texts), strict=True))
         return [self.decided[prompt.input] for prompt in prompts]
 
     def read(self, prompts: Sequence[Prompt], batch: Batch, states: bool) -> Tensor:

@@ -116,7 +116,7 @@ def train_encoder(
     for step in range(steps):
         loss = contrast(encoder, read, draw_batch(groups, draw))
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         schedule.step()
         losses.append(float(loss.detach()))

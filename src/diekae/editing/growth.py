@@ -85,7 +85,7 @@ def time_edits(model: DiekaeModel, trained: Trained, gate: Gate, edits: Sequence
 def time_queries(edits: MemoryEdits, model: DiekaeModel, prompts: Sequence[Prompt]) -> dict[str, float]:
     """Return milliseconds a question: what the gate takes, of that the search alone, and D(x)'s pass beside them."""
     prompter = model.need_prompter()
-    texts = [str(prompter.tokenizer.decode(prompt.input)) for prompt in prompts]
+    texts = [str(prompter.tokenizer.decode(list(prompt.input))) for prompt in prompts]
     times: dict[str, list[float]] = {"gate": [], "mention": [], "bare": []}
     mention = MentionGate()
     mention.tell(edits.entries)
@@ -97,7 +97,7 @@ def time_queries(edits: MemoryEdits, model: DiekaeModel, prompts: Sequence[Promp
             ("bare", lambda ids=ids: model.decoder(ids, use_cache=False, logits_to_keep=1)),
         ):
             start = time.perf_counter()
-            call()  # type: ignore[no-untyped-call]
+            call()
             times[name].append(1000 * (time.perf_counter() - start))
     found = {f"ms_{name}": statistics.median(values[3:]) for name, values in times.items()}
     return {**found, "gate_over_bare": found["ms_gate"] / found["ms_bare"]}

@@ -91,7 +91,8 @@ class LessonObjective(nn.Module):
     @property
     def layers(self) -> tuple[int, ...]:
         """Return the layers that are reported apart: a bank's, and none of anything else."""
-        return self._outside["model"].bank.layers if self.trained is self._outside["model"].bank else ()
+        model: DiekaeModel = self._outside["model"]
+        return model.bank.layers if self.trained is model.bank else ()
 
     def count(self, batch: dict[str, Tensor]) -> Tensor:
         """Count tokens that are taught."""

@@ -30,6 +30,10 @@ from diekae.fingerprint import fingerprint
 from diekae.memory import Knowledge, Memory
 from diekae.model import DiekaeModel
 
+# `list` means the method inside the class below.
+Pairs = list[tuple[Record, Record]]
+Spoken = list[list[int]]
+Memories = list[Memory | None]
 READY = 512
 """Memories kept ready for use; others are read from the store when they are asked for."""
 BATCH = 16
@@ -122,7 +126,7 @@ class MemoryEdits(Editor):
         """
         return self.store.revert(number)
 
-    def conflicts(self) -> list[tuple[Record, Record]]:
+    def conflicts(self) -> Pairs:
         """Return pairs of live edits, older first, that seem to say different things of one fact in other words."""
         self.refresh()
         records = {record.id: record for record in self.store.records()}
@@ -164,12 +168,12 @@ class MemoryEdits(Editor):
     entries: Sequence[Entry] = ()
     """The live edits as the gate knows them."""
 
-    def which(self, texts: Sequence[str]) -> list[list[int]]:
+    def which(self, texts: Sequence[str]) -> Spoken:
         """Return the ids of the edits that speak to each text, none where the gate stays shut."""
         self.refresh()
         return self.gate.open(texts) if self.entries else [[] for _ in texts]
 
-    def knowledge(self, texts: Sequence[str]) -> list[Memory | None]:
+    def knowledge(self, texts: Sequence[str]) -> Memories:
         """Return what is injected for each text; None where the gate stays shut."""
         return [self.joined(ids) for ids in self.which(texts)]
 

@@ -37,7 +37,9 @@ class Trained:
 
     def save(self, path: str | Path, model: DiekaeModel) -> None:
         """Write both parts in bf16."""
-        tensors, info = {}, {"format": FORMAT, "decoder": fingerprint(model.decoder), "bank": model.bank.fingerprint()}
+        tensors: dict[str, torch.Tensor] = {}
+        info: dict[str, Any] = {"format": FORMAT, "decoder": fingerprint(model.decoder)}
+        info["bank"] = model.bank.fingerprint()
         if self.encoder is not None:
             info["gate"] = dataclasses.asdict(self.gate)
             tensors |= {f"gate.{name}": tensor for name, tensor in self.encoder.state_dict().items()}
