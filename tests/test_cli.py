@@ -20,7 +20,7 @@ from diekae.cli import typer_app
 from diekae.recipe import make_recipe, read_recipe
 from diekae.report import write_report
 
-VERBS = ("train", "ask", "evaluate", "curves", "layers", "reproduce", "bench", "demo", "data", "knowledge")
+VERBS = ("train", "ask", "evaluate", "curves", "layers", "reproduce", "bench", "demo", "data", "knowledge", "edit")
 COLOURS, THINGS = ("red", "blue", "green", "silver"), ("house", "bridge", "tower", "castle", "boat", "door", "gate")
 RECIPE = """
 name = "tiny"

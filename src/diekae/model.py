@@ -5,6 +5,7 @@ Shapes: N encoders, B rows, L columns of the prompt, K knowledge tokens, W decod
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import PreTrainedModel
 from diekae.checkpoint import load_bank, save_bank
 from diekae.config import DiekaeConfig, resolve_layers
 from diekae.data.prompt import Prompter, pad_left
+from diekae.editor import Call, Editor
 from diekae.encoders.bank import Bank
 from diekae.fingerprint import fingerprint, window
 from diekae.inject.attention import attention_traits
@@ -57,6 +59,7 @@ class DiekaeModel(nn.Module):
         self.config = config or DiekaeConfig()
         self.tokenizer = tokenizer
         self._outside: dict[str, Any] = {"decoder": decoder}  # a dict hides it from nn.Module's registration
+        self.editor: Editor | None = None
         self.layers = resolve_layers(self.config.layers, len(find_blocks(decoder)))
         self.points = find_hookpoints(decoder, self.layers, self.config.site)
         embedding_width = decoder.get_input_embeddings().weight.shape[1]  # type: ignore[index]
@@ -222,9 +225,9 @@ class DiekaeModel(nn.Module):
         self._check(input_ids)
         past = kwargs.get("past_key_values")
         done = int(past.get_seq_length()) if past is not None else 0
-        context = self._context(knowledge, input_ids, attention_mask, injection_mask, done)
-        with context:
-            return self.decoder(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        with self._edited(knowledge, input_ids, attention_mask, past if done else None) as call:
+            with self._context(call.knowledge, input_ids, attention_mask, injection_mask, done):
+                return call.keep(self.decoder(input_ids=input_ids, attention_mask=attention_mask, **kwargs))
 
     def _context(
         self, knowledge: Knowledge, input_ids: Tensor, mask: Tensor | None, injection_mask: Tensor | None, done: int
@@ -258,8 +261,20 @@ class DiekaeModel(nn.Module):
         mask = kwargs.pop("attention_mask", None)
         if mask is None:
             mask = guess_mask(input_ids, self.decoder.generation_config, kwargs.get("pad_token_id"))
-        with self.injected(knowledge, input_ids, mask):
+        with self._edited(knowledge, input_ids, mask, None) as call, self.injected(call.knowledge, input_ids, mask):
             return self.decoder.generate(input_ids=input_ids, attention_mask=mask, **kwargs)  # type: ignore[operator]
+
+    def edit(self, edits: Sequence[Any], **options: Any) -> Any:
+        """Edit facts; from then on calls of this model are edited. See :func:`diekae.editing.edit_model`."""
+        return _editing().edit_model(self, edits, **options)
+
+    def load_edits(self, folder: str | Path, **options: Any) -> Any:
+        """Take up edits that were saved; see :func:`diekae.editing.load_edits`."""
+        return _editing().load_edits(self, folder, **options)
+
+    def _edited(self, knowledge: Knowledge, input_ids: Tensor, mask: Tensor | None, cache: Any) -> Any:
+        """Return the context of one call, as the edits want it."""
+        return self.editor.around(knowledge, input_ids, mask, cache) if self.editor else nullcontext(Call(knowledge))
 
     def _check(self, input_ids: Tensor) -> None:
         if input_ids.ndim != 2 or input_ids.numel() == 0:
@@ -316,3 +331,8 @@ class DiekaeModel(nn.Module):
         own = sum(parameter.numel() for parameter in self.bank.parameters())
         all_of_it = own + sum(parameter.numel() for parameter in self.decoder.parameters())
         print(f"trainable params: {own:,} || all params: {all_of_it:,} || trainable%: {100 * own / all_of_it:.4f}")
+
+
+def _editing() -> Any:
+    """Return the room above that knows how to edit: looked up when it is asked for, for nothing here depends on it."""
+    return importlib.import_module("diekae.editing")

@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 from diekae.cli import typer_app
 from diekae.data.mixture import DataSpec, load_prompts
 from diekae.data.prompt import Prompt
+from diekae.editing.cases import load_cases
 from diekae.evaluation.methods import Fitted, Task
 from diekae.files import alone
 from diekae.models import fast_dtype
 from diekae.tables import Lab, Plan, augment, table1, table2, table3, table4, table5
-from diekae.tables.edits import load_edits
 from diekae.tables.probe import Row, probe
 
 SIZES = ("--train-examples", "12", "--limit", "6", "--epochs", "1")
@@ -308,7 +308,7 @@ def test_nothing_that_is_reported_is_selected_on(place: Path, tmp_path: Path, mo
 def test_table3_agrees_with_rows_asked_alone(place: Path, tmp_path: Path) -> None:
     found = made(place, "table3", tmp_path, "--methods", "bare,prompted,ours_finetuned_from_scratch")
     lab = make_lab(place)
-    edits = load_edits(place / "data" / "counterfact", 12, 0)
+    edits = load_cases(place / "data" / "counterfact", 12, 0)
     for cell, knowledge in zip(found["table3"]["cells"][:2], (False, True), strict=True):
         columns = cell["result"]["columns"]
 

@@ -12,7 +12,19 @@ from rich.markup import escape
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from diekae.allocator import keep_freed_memory  # noqa: E402 - the verbosity is read when Transformers is imported
-from diekae.cli import ask, bench, curves, data, demo, evaluate, knowledge, layers, reproduce, train  # noqa: E402
+from diekae.cli import (  # noqa: E402
+    ask,
+    bench,
+    curves,
+    data,
+    demo,
+    edit_measure,
+    evaluate,
+    knowledge,
+    layers,
+    reproduce,
+    train,
+)
 from diekae.training.trainer import NotFinite  # noqa: E402
 
 typer_app = typer.Typer(
@@ -25,6 +37,7 @@ for verb in (train, ask, evaluate, curves, layers, reproduce, bench, demo):
     typer_app.command(verb.__name__.rpartition(".")[2])(verb.command)
 typer_app.add_typer(data.group, name="data")
 typer_app.add_typer(knowledge.group, name="knowledge")
+typer_app.add_typer(edit_measure.group, name="edit")
 
 
 def app() -> None:

@@ -20,13 +20,14 @@ import numpy as np
 
 from diekae.data.example import DataError, Example
 from diekae.data.prompt import Prompt
+from diekae.editing.cases import Case, load_cases
+from diekae.editing.scores import KINDS, successes
 from diekae.evaluation.answers import normalize
 from diekae.evaluation.methods import Fitted, Task, fit
 from diekae.evaluation.scoring import harm, nll
 from diekae.tables import figures
 from diekae.tables.augment import cost, size, training_work
 from diekae.tables.cells import Cell, Result, digest
-from diekae.tables.edits import Edit, load_edits
 from diekae.tables.lab import Lab
 from diekae.tables.sheet import NOTHING, Report, Sheet, interval, number
 
@@ -43,7 +44,6 @@ PAPER = {
     "ours_finetuned_from_scratch": (56.74, 50.84, 43.43),
 }
 """ES, PS and NS of the paper in per cent."""
-KINDS = ("es", "ps", "ns")
 _NOTES = (
     "ES, PS, NS: per cent of edited prompts, paraphrases and neighbours where the right one of both objects is the "
     "likelier as a whole; S: their harmonic mean; by length: per token, as in ROME's code. In brackets: 95 % bootstrap "
@@ -67,14 +67,14 @@ def cells(lab: Lab) -> list[Cell]:
         DataError: CounterFact is not at hand.
     """
     try:
-        edits = load_edits(lab.plan.data / "counterfact", lab.plan.train_examples, lab.plan.seed)
+        edits = load_cases(lab.plan.data / "counterfact", lab.plan.train_examples, lab.plan.seed)
     except DataError as error:
         lab.missing["counterfact"] = str(error).replace(str(lab.plan.data), "DATA")
         raise
     return [_cell(lab, method, edits) for method in methods(lab)]
 
 
-def _cell(lab: Lab, method: str, edits: Sequence[Edit]) -> Cell:
+def _cell(lab: Lab, method: str, edits: Sequence[Case]) -> Cell:
     asked = [_prompt(lab, edit, edit.prompt, edit.new) for edit in edits]
     given = method in WITH_KNOWLEDGE
     task = lab.task(asked, asked, epochs=max(EPOCHS, lab.plan.epochs), knowledge=given)
@@ -87,10 +87,10 @@ def _cell(lab: Lab, method: str, edits: Sequence[Edit]) -> Cell:
     return Cell(f"editing-{method}", settings, work, lambda: score(lab, method, task, edits))
 
 
-def score(lab: Lab, method: str, task: Task, edits: Sequence[Edit]) -> Result:
+def score(lab: Lab, method: str, task: Task, edits: Sequence[Case]) -> Result:
     """Fit a method to the edits, and score it on each case."""
     bare, fitted = fit("bare", task), fit(method, task)
-    found = successes(lab, fitted, edits)
+    found = successes(lab.prompter, lambda rows: nll(fitted, rows, lab.plan.batch_size, lab.progress), edits)
     found["generated"] = _generated(lab, fitted, edits)
     near = [
         (place, _prompt(lab, edit, text, edit.true)) for place, edit in enumerate(edits) for text in edit.neighbours
@@ -103,48 +103,7 @@ def score(lab: Lab, method: str, task: Task, edits: Sequence[Edit]) -> Result:
     return {"columns": found, "cost": cost(fitted)}
 
 
-def successes(lab: Lab, fitted: Fitted, edits: Sequence[Edit]) -> dict[str, list[float]]:
-    """Return each case's share of successes by kind, plain and by length, and whether it has prompts of the kind."""
-    asked: list[tuple[int, str, str]] = []
-    for place, edit in enumerate(edits):
-        kinds = zip(KINDS, ((edit.prompt,), edit.paraphrases, edit.neighbours), strict=True)
-        asked += [(place, kind, text) for kind, texts in kinds for text in texts]
-    rows = [
-        _prompt(lab, edits[place], text, target)
-        for place, _, text in asked
-        for target in (edits[place].new, edits[place].true)
-    ]
-    scored = nll(fitted, rows, lab.plan.batch_size, lab.progress)
-    return tally(asked, scored.total.reshape(-1, 2), scored.tokens.reshape(-1, 2), len(edits))
-
-
-def tally(asked: Sequence[tuple[int, str, str]], total: Any, tokens: Any, cases: int) -> dict[str, list[float]]:
-    """Average successes over each case's prompts of a kind.
-
-    Args:
-        asked: Case, kind and text of each prompt.
-        total: NLL of the new and the true object after it, [prompts, 2].
-        tokens: Their tokens, [prompts, 2].
-        cases: Number of cases.
-
-    Returns:
-        ``es``, ``ps``, ``ns``, the same with ``_by_length``, and ``n_es`` …: 1 where a case has such prompts, else 0.
-    """
-    found: dict[str, list[float]] = {}
-    for kind in KINDS:
-        rows = [row for row, (_, one, _) in enumerate(asked) if one == kind]
-        places = [asked[row][0] for row in rows]
-        count = np.bincount(places, minlength=cases) if rows else np.zeros(cases)
-        for suffix, cost_of in (("", total), ("_by_length", total / tokens)):
-            new, true = cost_of[rows, 0], cost_of[rows, 1]
-            right = (new > true) if kind == "ns" else (new < true)
-            sums = np.bincount(places, right.astype(float), cases) if rows else np.zeros(cases)
-            found[kind + suffix] = (sums / np.maximum(count, 1)).tolist()
-        found[f"n_{kind}"] = (count > 0).astype(float).tolist()
-    return found
-
-
-def _generated(lab: Lab, fitted: Fitted, edits: Sequence[Edit]) -> list[float]:
+def _generated(lab: Lab, fitted: Fitted, edits: Sequence[Case]) -> list[float]:
     """Tell of each edit whether the new object is what is generated, up to case, punctuation and articles."""
     found = []
     for start in range(0, len(edits), lab.plan.batch_size):
@@ -156,7 +115,7 @@ def _generated(lab: Lab, fitted: Fitted, edits: Sequence[Edit]) -> list[float]:
     return found
 
 
-def _prompt(lab: Lab, edit: Edit, text: str, target: str) -> Prompt:
+def _prompt(lab: Lab, edit: Case, text: str, target: str) -> Prompt:
     return lab.prompter.prompt(Example((edit.fact,), text, target))
 
 

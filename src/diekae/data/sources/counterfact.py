@@ -27,7 +27,7 @@ from diekae.data.sources import register
 
 _ORIGINAL = "counterfact.json"
 _REDUCED = ("counterfact-train.json", "counterfact-edit.json", "counterfact-val.json")
-_TRAIN_PERCENT = 85
+TRAIN_PERCENT = 85
 CARD = Card(
     title="CounterFact (Meng et al., 2022)",
     licence="MIT; the reduced files Apache-2.0",
@@ -63,7 +63,7 @@ def load_counterfact(request: Request) -> Iterator[Example]:
         for number, example in request.convert(request.entries(name), case):
             cases[number] = example
     ordered = [cases[number] for number in sorted(cases)]
-    cut = len(ordered) * _TRAIN_PERCENT // 100
+    cut = len(ordered) * TRAIN_PERCENT // 100
     train, held_out = ordered[:cut], ordered[cut:]
     if request.options["paper_splits"]:
         parts = {"train": train, "validation": held_out, "test": []}

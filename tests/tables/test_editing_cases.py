@@ -7,7 +7,7 @@ from layouts import FULL_DATA, needs_full_data, write_json
 from small import THINGS, write_counterfact
 
 from diekae.data.example import DataError
-from diekae.tables.edits import load_edits
+from diekae.editing.cases import load_cases
 
 RECORD = {
     "case_id": 4,
@@ -24,7 +24,7 @@ RECORD = {
 
 def test_the_original_layout(tmp_path: Path) -> None:
     write_json(tmp_path / "counterfact.json", [RECORD])
-    (edit,) = load_edits(tmp_path, 5, 0)
+    (edit,) = load_cases(tmp_path, 5, 0)
     assert edit.prompt == "Luigi Snozzi, who has a citizenship from"
     assert (edit.new, edit.true) == ("Singapore", "Switzerland")
     assert edit.fact == "Luigi Snozzi, who has a citizenship from Singapore."
@@ -33,17 +33,17 @@ def test_the_original_layout(tmp_path: Path) -> None:
 
 def test_generation_prompts_are_no_paraphrases(tmp_path: Path) -> None:
     write_counterfact(tmp_path)
-    edits = load_edits(tmp_path, 100, 0)
+    edits = load_cases(tmp_path, 100, 0)
     assert len(edits) == 16, "a third of 24 cases has no paraphrase"
     assert all(edit.case % 3 and edit.paraphrases == (f"a {edit.subject} has on it",) for edit in edits)
     (tmp_path / "generation_prompts.txt").unlink()
-    edits = load_edits(tmp_path, 100, 0)
+    edits = load_cases(tmp_path, 100, 0)
     assert len(edits) == 24 and not any(edit.paraphrases for edit in edits), "unknown is not true"
 
 
 def test_neighbours_are_pooled_and_never_about_the_subject(tmp_path: Path) -> None:
     write_counterfact(tmp_path)
-    for edit in load_edits(tmp_path, 100, 0):
+    for edit in load_cases(tmp_path, 100, 0):
         assert len(edit.neighbours) == len(THINGS) - 1
         assert not any(edit.subject in text for text in edit.neighbours)
         own = THINGS[(THINGS.index(edit.subject) + 1) % len(THINGS)]
@@ -52,17 +52,17 @@ def test_neighbours_are_pooled_and_never_about_the_subject(tmp_path: Path) -> No
 
 def test_the_choice_is_the_seeds(tmp_path: Path) -> None:
     write_counterfact(tmp_path)
-    assert load_edits(tmp_path, 5, 0) == load_edits(tmp_path, 5, 0) != load_edits(tmp_path, 5, 1)
+    assert load_cases(tmp_path, 5, 0) == load_cases(tmp_path, 5, 0) != load_cases(tmp_path, 5, 1)
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="counterfact-train.json is missing"):
-        load_edits(tmp_path, 5, 0)
+        load_cases(tmp_path, 5, 0)
 
 
 @needs_full_data
 def test_the_true_paraphrases_of_the_full_set() -> None:
     assert FULL_DATA is not None
-    edits = load_edits(FULL_DATA / "counterfact", 10**6, 0)
+    edits = load_cases(FULL_DATA / "counterfact", 10**6, 0)
     assert 3000 < len(edits) <= 3739
     assert all(edit.paraphrases and edit.neighbours for edit in edits)

@@ -1,0 +1,103 @@
+"""How edits of the mechanism ``memory`` grow: quality on one fixed sample, and what an edit and a question cost."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from diekae.data.prompt import Prompt
+from diekae.editing.asked import Asked
+from diekae.editing.edit import Edit
+from diekae.editing.gate import Gate, MentionGate, Vectors
+from diekae.editing.memory import MemoryEdits, make_store
+from diekae.editing.trained import Trained
+from diekae.model import DiekaeModel
+
+Progress = Callable[[str, int, int], None]
+CHUNK = 512
+"""Prompts whose vectors are one file."""
+
+
+def read_vectors(gate: Gate, edits: Sequence[Edit], folder: Path, progress: Progress) -> Vectors:
+    """Return the gate's vectors of the edits' prompts; those that an earlier call has made are read from the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = []
+    for start in range(0, len(edits), CHUNK):
+        path = folder / f"{start:06d}.npy"
+        prompts = [edit.prompt for edit in edits[start : start + CHUNK]]
+        part = np.load(path, allow_pickle=False) if path.is_file() else np.zeros((0, gate.width), np.float32)
+        if len(part) != len(prompts):
+            part = gate.encode(prompts)
+            np.save(path, part, allow_pickle=False)
+        parts.append(part)
+        progress("reading the edits' prompts", min(len(edits), start + CHUNK), len(edits))
+    return np.concatenate(parts)
+
+
+def with_edits(
+    model: DiekaeModel, gate: Gate, trained: Trained, edits: Sequence[Edit], vectors: Vectors | None
+) -> MemoryEdits:
+    """Return these edits in a store of this process, memories not yet prepared.
+
+    Args:
+        model: What is edited.
+        gate: Decides.
+        trained: Whose adapter is used.
+        edits: In the order of their making.
+        vectors: The gate's, [edits or more, width]; made anew if None.
+    """
+    made = MemoryEdits(model, make_store(model, None), gate, trained.adapter)
+    rows = []
+    for number, edit in enumerate(edits):
+        if made.store.duplicate(edit) is None:
+            record = made.store.add(edit)
+            if vectors is not None and gate.width:
+                rows.append((record.id, vectors[number].tobytes()))
+    if rows:
+        made.store.put_vectors(gate.fingerprint, rows)
+    made.refresh()
+    return made
+
+
+def asked(model: DiekaeModel, edits: MemoryEdits, name: str) -> Asked:
+    """Return edits as a method."""
+    return Asked(name=name, decoder=model.decoder, tokenizer=model.need_prompter().tokenizer, edits=edits)
+
+
+def time_edits(model: DiekaeModel, trained: Trained, gate: Gate, edits: Sequence[Edit], folder: Path) -> dict[str, Any]:
+    """Return milliseconds and bytes of an edit that is made whole: written, read by the gate and by the bank."""
+    made = MemoryEdits(model, make_store(model, folder), gate, trained.adapter)
+    start = time.perf_counter()
+    made.add(edits)
+    seconds = time.perf_counter() - start
+    size = made.store.nbytes()
+    made.store.close()
+    return {"edits": len(edits), "ms_an_edit": 1000 * seconds / len(edits), "bytes_an_edit": size / len(edits)}
+
+
+@torch.no_grad()
+def time_queries(edits: MemoryEdits, model: DiekaeModel, prompts: Sequence[Prompt]) -> dict[str, float]:
+    """Return milliseconds a question: what the gate takes, of that the search alone, and D(x)'s pass beside them."""
+    prompter = model.need_prompter()
+    texts = [str(prompter.tokenizer.decode(list(prompt.input))) for prompt in prompts]
+    times: dict[str, list[float]] = {"gate": [], "mention": [], "bare": []}
+    mention = MentionGate()
+    mention.tell(edits.entries)
+    for text, prompt in zip(texts, prompts, strict=True):
+        ids = torch.tensor([prompt.anchor + prompt.input], device=model.device)
+        for name, call in (
+            ("gate", lambda text=text: edits.which([text])),
+            ("mention", lambda text=text: mention.open([text])),
+            ("bare", lambda ids=ids: model.decoder(ids, use_cache=False, logits_to_keep=1)),
+        ):
+            start = time.perf_counter()
+            call()
+            times[name].append(1000 * (time.perf_counter() - start))
+    found = {f"ms_{name}": statistics.median(values[3:]) for name, values in times.items()}
+    return {**found, "gate_over_bare": found["ms_gate"] / found["ms_bare"]}

@@ -1,0 +1,144 @@
+"""What ``diekae edit train`` does: a gate and a memory adapter for one bank, in one file; a cut run goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from diekae.editing.adapter_training import SETTINGS, make_lessons, train_adapter
+from diekae.editing.cases import Case, Parts, divide, divide_by_subject, read_counterfact, read_zsre
+from diekae.editing.gate_training import choose_thresholds, make_groups, read_states, texts_of, train_encoder
+from diekae.editing.learned import GateOptions, LearnedGate, States
+from diekae.editing.phrasings import Phrasings
+from diekae.editing.trained import FILE, Trained, load_trained
+from diekae.files import write_atomically
+from diekae.model import DiekaeModel
+
+Progress = Callable[[str, int, int], None]
+PARTS = ("adapter", "gate")
+CHECKED = 140
+"""Facts with a paraphrase that choose the thresholds."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is learned from; to each number of facts come half as many without a paraphrase, and a fifth of zsRE."""
+
+    gate_facts: int = 700
+    """Facts of CounterFact with a paraphrase."""
+    gate_steps: int = 600
+    """Optimizer steps."""
+    adapter_facts: int = 900
+    """Facts of CounterFact with a paraphrase."""
+    adapter_steps: int = 60
+    """Optimizer steps."""
+
+
+def train_editing(
+    model: DiekaeModel,
+    data: Path,
+    out: Path,
+    sizes: Sizes,
+    parts: Sequence[str] = PARTS,
+    *,
+    seed: int = 0,
+    progress: Progress = lambda _what, _done, _all: None,
+) -> tuple[Path, dict[str, Any]]:
+    """Train on the training parts of CounterFact and zsRE; their validation parts choose.
+
+    Args:
+        model: Decoder and bank.
+        data: Folder with ``counterfact`` and ``zsre``.
+        out: Checkpoints, and the result; a part that an earlier run has trained stays in it.
+        sizes: How much.
+        parts: ``adapter``, ``gate``.
+        seed: Decides facts, wordings, start and order.
+        progress: Told how far it is.
+
+    Returns:
+        The file, and what was seen while training.
+    """
+    known, questions = divide(read_counterfact(data / "counterfact")), divide_by_subject(read_zsre(data / "zsre"))
+    phrasings = Phrasings.find(known.train)
+    log: dict[str, Any] = {"sizes": dataclasses.asdict(sizes), "seed": seed}
+    if "adapter" in parts:
+        log["adapter"] = _adapter(model, known, questions, phrasings, out, sizes, seed, progress)
+    if "gate" in parts:
+        log["gate"] = _gate(model, known, questions, phrasings, out, sizes, seed, progress)
+    files = [out / f"{part}.safetensors" for part in PARTS]
+    found = [load_trained(file, model) for file in files if file.is_file()]
+    encoder = next((one for one in found if one.encoder is not None), Trained())
+    adapter = next((one.adapter for one in found if one.adapter is not None), None)
+    Trained(encoder.encoder, encoder.gate, adapter).save(out / FILE, model)
+    return out / FILE, log
+
+
+def chosen(known: Parts, questions: Parts, number: int, seed: int) -> list[Case]:
+    """Choose facts to learn from."""
+    draw = random.Random(seed)
+    told = [case for case in known.train if case.paraphrases]
+    rest = [case for case in known.train if not case.paraphrases]
+    draw.shuffle(told)
+    draw.shuffle(rest)
+    return told[:number] + rest[: number // 2] + questions.train[: number // 5]
+
+
+def _adapter(
+    model: DiekaeModel,
+    known: Parts,
+    questions: Parts,
+    phrasings: Phrasings,
+    out: Path,
+    sizes: Sizes,
+    seed: int,
+    progress: Progress,
+) -> Any:
+    prompter = model.need_prompter()
+    learned = make_lessons(prompter, chosen(known, questions, sizes.adapter_facts, seed), phrasings, seed)
+    checked = [case for case in known.validation if case.paraphrases][:16] + questions.validation[:4]
+    check = make_lessons(prompter, checked, phrasings, seed + 1)
+    settings = dataclasses.replace(SETTINGS, max_steps=sizes.adapter_steps, seed=seed)
+    adapter, log = train_adapter(model, learned, check, out / "adapter", settings=settings, progress=progress)
+    Trained(adapter=adapter).save(out / "adapter.safetensors", model)
+    return log
+
+
+def _gate(
+    model: DiekaeModel,
+    known: Parts,
+    questions: Parts,
+    phrasings: Phrasings,
+    out: Path,
+    sizes: Sizes,
+    seed: int,
+    progress: Progress,
+) -> Any:
+    options = GateOptions()
+    states = States(model.decoder, model.need_prompter(), model.anchor, options.layers)
+    groups = make_groups(chosen(known, questions, sizes.gate_facts, seed), phrasings, seed)
+    checked = [case for case in known.validation if case.paraphrases][:CHECKED]
+    check = make_groups(checked, phrasings, seed + 1) + make_groups(questions.validation, phrasings, seed + 2)
+    read = _kept_states(states, texts_of([*groups, *check]), out / "states.safetensors", progress)
+    encoder, losses = train_encoder(read, groups, options, steps=sizes.gate_steps, seed=seed, progress=progress)
+    gate = LearnedGate(states, encoder, options)
+    best, near = choose_thresholds(gate, check, read, groups)
+    Trained(encoder, best).save(out / "gate.safetensors", model)
+    rounded = {name: [round(value, 3) for value in values] for name, values in near.items()}
+    return {"losses": [round(loss, 4) for loss in losses], "thresholds": dataclasses.asdict(best), "likeness": rounded}
+
+
+def _kept_states(states: States, texts: Sequence[str], path: Path, progress: Progress) -> dict[str, Tensor]:
+    """Return the states of texts; those that an earlier run has read are kept beside the result."""
+    found = load_file(path) if path.is_file() else {}
+    missing = [text for text in texts if text not in found]
+    if missing:
+        found |= read_states(states, missing, progress)
+        write_atomically(path, save({text: tensor.contiguous() for text, tensor in found.items()}))
+    return found

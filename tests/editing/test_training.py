@@ -1,0 +1,192 @@
+"""What is trained for editing: lessons, the adapter, encoders E(_, x)."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from builders import make_model
+from torch.nn import functional as F
+
+from diekae import DiekaeModel
+from diekae.data.example import Example
+from diekae.data.prompt import IGNORED, Prompt
+from diekae.editing import Edit
+from diekae.editing.adapter import AdapterOptions, MemoryAdapter
+from diekae.editing.adapter_training import SETTINGS, train_adapter
+from diekae.editing.lessons import Lesson, LessonObjective, Lessons, staying, taught
+from diekae.editing.trained import Trained, find_trained, load_trained
+from diekae.editing.weights import WeightEdits, load_weight_edits
+
+THINGS = ("house", "bridge", "tower", "castle", "boat", "door")
+
+
+def lessons(model: DiekaeModel) -> list[list[Lesson]]:
+    prompter = model.need_prompter()
+    items = []
+    for n, thing in enumerate(THINGS):
+        colour = ("red", "blue", "green")[n % 3]
+        prompt = prompter.prompt(Example((f"the {thing} is {colour}",), f"the {thing} is", colour))
+        still = Prompt(model.anchor, prompt.knowledge, prompter.input(f"the {thing} was by the sea"), ())
+        items.append([taught(prompt, prompter.input("in the snow")), staying(still)])
+    return items
+
+
+def test_labels_are_taught_up_to_the_targets_end_and_stay_behind_it() -> None:
+    model = make_model("reader")
+    first, second = lessons(model)[0]
+    batch = Lessons([]).collate([[first, second]])
+    there = batch["labels"] != IGNORED
+    assert batch["taught"].sum(1).tolist() == [1, 0]
+    assert there.sum(1).tolist() == [1 + 3, 6], "behind the target; all behind the first token, and behind the last"
+    assert bool((batch["labels"][batch["taught"]] == first.prompt.target[0]).all())
+    assert not bool((batch["taught"] & ~there).any())
+
+
+def test_the_loss_is_cross_entropy_and_kl_by_hand() -> None:
+    model = make_model("reader")
+    items = lessons(model)[:2]
+    batch = Lessons(items).collate(items)
+    plain, both = (LessonObjective(model, model.bank, weight)(**dict(batch)) for weight in (0.0, 0.7))
+    total = divergence = torch.zeros(())
+    count = 0
+    for lesson in (lesson for item in items for lesson in item):
+        prompt = lesson.prompt
+        ids = torch.tensor([prompt.anchor + prompt.input + prompt.target])
+        edited = _edited_logits(model, prompt, ids)
+        bare = model.decoder(ids).logits[0]
+        for n, token in enumerate(prompt.target):
+            place = len(prompt.anchor) + len(prompt.input) + n - 1
+            if n < lesson.taught:
+                total = total - edited[place].log_softmax(-1)[token]
+            else:
+                base = bare[place].log_softmax(-1)
+                divergence = divergence + (base.exp() * (base - edited[place].log_softmax(-1))).sum()
+                count += 1
+    torch.testing.assert_close(plain.loss, total, rtol=1e-4, atol=1e-4)
+    expected = total + 0.7 * divergence / count * plain.positions
+    torch.testing.assert_close(both.loss, expected, rtol=1e-4, atol=1e-4)
+
+
+def _edited_logits(model: DiekaeModel, prompt: Prompt, ids: torch.Tensor) -> torch.Tensor:
+    """One row alone, its knowledge read by the decoder and the bank, then injected into a forward of the model."""
+    from diekae.prepare import read_documents
+
+    (memory,) = read_documents(model.bank, model.decoder, model.points, model.anchor, [prompt.knowledge], 1, None)
+    logits: torch.Tensor = model(ids, knowledge=memory).logits[0]
+    return logits
+
+
+def test_an_untrained_adapter_adds_its_slots_and_copies_alone() -> None:
+    model = make_model("reader")
+    memory = model.prepare("the house is red")
+    adapter = MemoryAdapter.for_model(model, AdapterOptions(rank=2, slots=3, copies=2))
+    found = adapter.adapt(memory)
+    assert len(found) == 2 * len(memory) + 3 and (found.position, found.bank) == (memory.position, memory.bank)
+    for name, tensor in memory.tensors.items():
+        torch.testing.assert_close(found.tensors[name][:, : 2 * len(memory)], torch.cat([tensor, tensor], 1))
+
+
+def everything(model: DiekaeModel) -> dict[str, torch.Tensor]:
+    return {**model.bank.state_dict(), **model.decoder.state_dict()}
+
+
+def test_training_an_adapter_lowers_its_loss_and_touches_nothing_else(tmp_path: Path) -> None:
+    model = make_model("reader")
+    before = {name: tensor.clone() for name, tensor in everything(model).items()}
+    items = lessons(model)
+    settings = dataclasses.replace(SETTINGS, max_steps=30, batch_size=6, evaluations=2, learning_rate=2e-2)
+    adapter, log = train_adapter(model, items, items, tmp_path, settings=settings, locality=0.1)
+    losses = [row["eval_loss"] for row in log if "eval_loss" in row]
+    batch = Lessons(items).collate(items)
+    untrained = MemoryAdapter.for_model(model)
+    start = LessonObjective(model, untrained, 0.1, untrained)(**dict(batch))
+    assert losses[-1] < 0.8 * float((start.loss / start.positions).detach())
+    after = everything(model)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert all(parameter.requires_grad for parameter in model.bank.parameters())
+    again, _ = train_adapter(model, items, items, tmp_path, settings=settings, locality=0.1)  # found finished
+    for one, other in zip(adapter.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_what_was_trained_is_read_back(tmp_path: Path, model: DiekaeModel, trained: Trained) -> None:
+    path = tmp_path / "editing.safetensors"
+    trained.save(path, model)
+    found = load_trained(path, model)
+    assert found.gate == trained.gate and found.adapter is not None and found.encoder is not None
+    assert found.adapter.options == trained.adapter.options  # type: ignore[union-attr]
+    other = make_model("reader", seed=1)
+    with pytest.raises(ValueError, match="trained for bank"):
+        load_trained(path, other)
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ValueError, match="damaged"):
+        load_trained(path, model)
+    with pytest.raises(FileNotFoundError, match="edit train"):
+        load_trained(tmp_path / "none", model)
+    assert find_trained(model) == Trained(), "nothing comes with the package for a random bank"
+
+
+@pytest.fixture
+def weights() -> WeightEdits:
+    model = make_model("reader")
+    edits = WeightEdits(model, preset="default", epochs=30, batch_size=2, sentences=0, locality=0.0, learning_rate=1e-2)
+    edits.add([Edit("the house is", "house", "red"), Edit("the tower is", "tower", "blue")])
+    model.editor = edits
+    return edits
+
+
+def ask(model: DiekaeModel, text: str) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model(**model.tokenize(text)).logits[0, -1]
+    return found
+
+
+def test_weights_say_the_targets_and_revert_to_the_bare_decoder(weights: WeightEdits) -> None:
+    model, prompter = weights.model, weights.model.need_prompter()
+    for text, target in (("the house is", "red"), ("the tower is", "blue")):
+        assert int(ask(model, text).argmax()) == prompter.input(target)[0]
+        made = model.generate(**model.tokenize(text), max_new_tokens=1, do_sample=False)
+        assert int(made[0, -1]) == prompter.input(target)[0]
+    kept = ask(model, "the house is")
+    weights.revert(2)
+    assert [record.edit.target for record in weights.list()] == ["red"]
+    assert not torch.equal(ask(model, "the house is"), kept), "the others are trained anew"
+    weights.revert(1)
+    edited = ask(model, "the house is")
+    model.editor = None
+    assert torch.equal(edited, ask(model, "the house is"))
+    with pytest.raises(ValueError, match="no edit 1 is in force"):
+        weights.revert(1)
+
+
+def test_weights_are_saved_and_loaded(weights: WeightEdits, tmp_path: Path) -> None:
+    kept = ask(weights.model, "the tower is")
+    weights.save(tmp_path)
+    found = load_weight_edits(weights.model, tmp_path)
+    weights.model.editor = found
+    assert torch.equal(ask(weights.model, "the tower is"), kept) and found.list() == weights.list()
+
+
+def test_weights_refuse_what_is_there_and_unknown_options(weights: WeightEdits) -> None:
+    with pytest.raises(ValueError, match="edited already"):
+        weights.add([Edit("the house is", "house", "red")])
+    with pytest.raises(ValueError, match="localty"):
+        WeightEdits(weights.model, localty=1.0)
+
+
+def test_locality_keeps_other_texts_nearer_to_the_bare_decoder() -> None:
+    model = make_model("reader")
+    edits = [Edit("the house is", "house", "red"), Edit("the tower is", "tower", "blue")]
+    bare = ask(model, "the boat is").log_softmax(-1)
+    apart = {}
+    for locality in (0.0, 3.0):
+        made = WeightEdits(
+            model, preset="default", epochs=30, batch_size=2, sentences=8, locality=locality, learning_rate=1e-2
+        )
+        made.add(edits)
+        model.editor = made
+        moved = ask(model, "the boat is").log_softmax(-1)
+        apart[locality] = float(F.kl_div(moved, bare, log_target=True, reduction="sum"))
+        model.editor = None
+    assert apart[3.0] < 0.5 * apart[0.0]
