@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -265,6 +266,25 @@ def test_resuming_in_the_middle_of_a_later_stage_ends_the_same(staged: Path, pla
     assert same(whole, bank_of(cut))
     assert strict(cut / "result.json")["training_seconds"] > 1000, "the seconds of all calls count"
     assert "earlier run's checkpoints" in said_by("train", place / "staged.toml", "--out", cut)
+
+
+def test_a_finished_run_may_be_moved(trained: tuple[Path, str], place: Path) -> None:
+    moved = place / "moved"
+    shutil.copytree(trained[0], moved)
+    shutil.rmtree(moved / "bank")
+
+    def note(place_of: Callable[[Path], Path]) -> None:
+        for path in moved.glob("checkpoint-*/trainer_state.json"):
+            state = json.loads(path.read_text())
+            state["best_model_checkpoint"] = str(place_of(Path(state["best_model_checkpoint"])))
+            path.write_text(json.dumps(state))
+
+    note(lambda best: place / "gone" / best.name)
+    result = invoke("train", place / "tiny.toml", "--out", moved, "--resume")
+    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
+    assert same(bank_of(moved), bank_of(trained[0]))
+    note(lambda best: best.with_name("checkpoint-5"))
+    assert "is missing" in said_by("train", place / "tiny.toml", "--out", moved, "--resume")
 
 
 def test_a_recipe_goes_on_from_a_trained_bank(place: Path, trained: tuple[Path, str]) -> None:

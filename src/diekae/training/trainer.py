@@ -33,10 +33,28 @@ class NotFinite(RuntimeError):
 class LastStep(TrainerCallback):
     """Validates and saves after the last step too, so that it can be the best."""
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Find the best checkpoint of a resumed run where the run now lies; without it the next best is chosen."""
+        if not _find_best(state, Path(args.output_dir)):
+            state.best_metric = state.best_model_checkpoint = None
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Ask for both."""
         if state.global_step >= state.max_steps:
             control.should_evaluate = control.should_save = True
+
+
+def _find_best(state: TrainerState, folder: Path) -> bool:
+    """Look for the best checkpoint in the run's folder, which may have been moved or copied since it was noted.
+
+    The Trainer would only warn of a path that is not there, and leave the bank untrained.
+    """
+    if state.best_model_checkpoint is None:
+        return True
+    best = folder / Path(state.best_model_checkpoint).name
+    if best.is_dir():
+        state.best_model_checkpoint = str(best)
+    return best.is_dir()
 
 
 class BankTrainer(Trainer):
@@ -57,6 +75,11 @@ class BankTrainer(Trainer):
             state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
             if state.global_step >= self.args.max_steps:
                 self.state = state
+                if not _find_best(state, Path(checkpoint).parent):
+                    raise FileNotFoundError(
+                        f"the best checkpoint of the run in {str(Path(checkpoint).parent)!r} is missing "
+                        f"({state.best_model_checkpoint}); put it back, or train anew without resuming."
+                    )
                 self._load_best_model()
                 return
         self.train(resume_from_checkpoint=checkpoint)
