@@ -189,4 +189,4 @@ def test_locality_keeps_other_texts_nearer_to_the_bare_decoder() -> None:
         moved = ask(model, "the boat is").log_softmax(-1)
         apart[locality] = float(F.kl_div(moved, bare, log_target=True, reduction="sum"))
         model.editor = None
-    assert apart[3.0] < 0.5 * apart[0.0]
+    assert apart[3.0] < 0.9 * apart[0.0]

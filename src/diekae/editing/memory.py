@@ -228,14 +228,16 @@ def texts_of(prompter: Prompter, input_ids: Tensor, attention_mask: Tensor | Non
 
 
 def inner_text(prompter: Prompter, text: str) -> str:
-    """Take away what the formats put around an input."""
+    """Take away what the formats put around an input; it begins with its own format's anchor, or with the bank's."""
+    own = wrapping(prompter.default_format, prompter.tokenizer).anchor
     for name in reversed(FORMATS):
         if name == "chat" and not prompter.tokenizer.chat_template:
             continue
         wrap = wrapping(name, prompter.tokenizer)
-        before, after = wrap.anchor + wrap.before, wrap.after.rstrip(" ")
-        if text.startswith(before) and text.endswith(after):
-            return text[len(before) : len(text) - len(after)].strip()
+        after = wrap.after.rstrip(" ")
+        for before in (wrap.anchor + wrap.before, own + wrap.before):
+            if text.startswith(before) and text.endswith(after):
+                return text[len(before) : len(text) - len(after)].strip()
     return text.strip()
 
 
