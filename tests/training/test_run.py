@@ -370,7 +370,7 @@ def test_nothing_to_train_on_is_said(tmp_path: Path, parts: tuple[int, int]) -> 
     ("values", "words"),
     [
         ({"objective": "diference"}, "Did you mean 'difference'"),
-        ({"precision": "fp8"}, "choose auto, fp32 or bf16"),
+        ({"precision": "fp8"}, "choose one of auto, fp32, bf16"),
         ({"batch_size": 0}, "batch_size=0 must be positive"),
         ({"epochs": 0}, "epochs=0 must be positive"),
         ({"batch_size": "many"}, "batch_size='many'"),
