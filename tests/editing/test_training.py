@@ -180,7 +180,7 @@ def test_locality_keeps_other_texts_nearer_to_the_bare_decoder() -> None:
     edits = [Edit("the house is", "house", "red"), Edit("the tower is", "tower", "blue")]
     bare = ask(model, "the boat is").log_softmax(-1)
     apart = {}
-    for locality in (0.0, 3.0):
+    for locality in (0.0, 10.0):
         made = WeightEdits(
             model, preset="default", epochs=30, batch_size=2, sentences=8, locality=locality, learning_rate=1e-2
         )
@@ -189,4 +189,4 @@ def test_locality_keeps_other_texts_nearer_to_the_bare_decoder() -> None:
         moved = ask(model, "the boat is").log_softmax(-1)
         apart[locality] = float(F.kl_div(moved, bare, log_target=True, reduction="sum"))
         model.editor = None
-    assert apart[3.0] < 0.9 * apart[0.0]
+    assert apart[10.0] < 0.5 * apart[0.0]
