@@ -21,7 +21,7 @@ from diekae.evaluation.memory import peak_memory
 from diekae.evaluation.methods import Fitted, Task, fit
 from diekae.evaluation.methods.ours import Injected
 from diekae.evaluation.metrics import paper_perplexity
-from diekae.evaluation.scoring import harm, label_targets, nll, score_labels
+from diekae.evaluation.scoring import harm, label_targets, nll, score_answers, score_labels
 
 
 def make_fitted(name: str, decoder: torch.nn.Module | None = None) -> Fitted:
@@ -104,6 +104,8 @@ def test_labels_are_tokenized_as_targets() -> None:
             score_labels(make_fitted("bare"), make_prompts(1), candidates)
     with pytest.raises(ValueError, match="got 0 prompts and batch_size=16"):
         nll(make_fitted("bare"), [])
+    with pytest.raises(ValueError, match="got 0 prompts and batch_size=16"):
+        score_answers(make_fitted("bare"), [])
 
 
 # The right column is what the official evaluate-v1.1.py gives, worked out by hand from its text.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -162,15 +162,13 @@ def score_answers(
     Raises:
         ValueError: There is no prompt.
     """
-    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row].knowledge) + len(prompts[row].input))
     exact, f1 = np.zeros(len(prompts)), np.zeros(len(prompts))
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
+    for rows, done in _batches(prompts, batch_size):
         for row, text in zip(rows, fitted.generate([prompts[row] for row in rows], ANSWER_TOKENS), strict=True):
             said = answers.first_line(text)
             wanted = [str(fitted.tokenizer.decode(list(prompts[row].target), skip_special_tokens=True)).strip()]
             exact[row], f1[row] = answers.exact_match(said, wanted), answers.f1(said, wanted)
-        progress(f"answers of {fitted.name}", min(len(prompts), start + batch_size), len(prompts))
+        progress(f"answers of {fitted.name}", done, len(prompts))
     return AnswerScores(exact, f1)
 
 
@@ -181,15 +179,26 @@ def _sum_by_example(
     progress: Callable[[int, int], None],
 ) -> Sums:
     """Add up what is measured at each target token, [labels], to one number an example."""
-    if not prompts or batch_size < 1:
-        raise ValueError(f"got {len(prompts)} prompts and batch_size={batch_size}; expected at least one of each.")
-    lengths = np.array([len(p.knowledge) + len(p.input) + len(p.target) for p in prompts])
     tokens = np.array([len(prompt.target) for prompt in prompts])
-    order, total = np.argsort(lengths, kind="stable"), np.zeros(len(prompts))
-    for start in range(0, len(prompts), batch_size):
-        rows = order[start : start + batch_size]
+    total = np.zeros(len(prompts))
+    for rows, done in _batches(prompts, batch_size):
         with torch.no_grad():
             values = measure([prompts[row] for row in rows]).double().cpu().split(tokens[rows].tolist())
         total[rows] = [float(value.sum()) for value in values]
-        progress(min(len(prompts), start + batch_size), len(prompts))
+        progress(done, len(prompts))
     return Sums(total, tokens.astype(np.float64))
+
+
+def _batches(prompts: Sequence[Prompt], batch_size: int) -> Iterator[tuple[list[int], int]]:
+    """Yield the rows of each batch, examples of like length together, and how many are done behind it.
+
+    Raises:
+        ValueError: There is no prompt, or a batch holds none.
+    """
+    if not prompts or batch_size < 1:
+        raise ValueError(f"got {len(prompts)} prompts and batch_size={batch_size}; expected at least one of each.")
+    lengths = np.array([len(p.knowledge) + len(p.input) + len(p.target) for p in prompts])
+    order: list[int] = np.argsort(lengths, kind="stable").tolist()
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        yield rows, start + len(rows)
