@@ -194,6 +194,27 @@ def test_a_share_of_the_examples_is_given_anothers_knowledge(tmp_path: Path) -> 
         pairs(0.5)
 
 
+def test_knowledge_stands_among_that_of_others(tmp_path: Path) -> None:
+    rows = [Example((f"k{number:02}",), f"{number:02}", "T") for number in range(40)] + [Example((), "none", "T")]
+    write_examples(tmp_path / "train.jsonl", rows)
+    prompter = Prompter(_Characters(), template="{knowledge}")  # type: ignore[arg-type]
+
+    def known(seed: int, **options: int) -> dict[str, list[str]]:
+        prompts = load_mixture([DataSpec("jsonl", str(tmp_path), **options)], seed, prompter)
+        return {"".join(map(chr, p.input)): "".join(map(chr, p.knowledge)).split("\n") for p in prompts}
+
+    found = known(0, among=30)
+    mine = [documents for asked, documents in found.items() if asked != "none"]
+    assert all(f"k{asked}" in documents for asked, documents in found.items() if asked != "none")
+    assert all(len(documents) == len(set(documents)) for documents in mine), "a document twice"
+    sizes = {len(documents) for documents in mine}
+    assert len(sizes) > 5 and max(sizes) in (9, 10), "lengths are drawn, up to 30 tokens"
+    places = {documents.index(f"k{asked}") for asked, documents in found.items() if len(documents) > 3}
+    assert len(places) > 1, "its own knowledge always stands at one place"
+    assert found == known(0, among=30) != known(1, among=30)
+    assert all(known(0, among=2)[asked] == [f"k{asked}"] for asked in found if asked != "none")
+
+
 @pytest.mark.parametrize(
     ("total", "weights", "sizes"), [(10, [1, 1, 1], [4, 3, 3]), (7, [0.5, 0.25], [5, 2]), (1, [1, 9], [0, 1])]
 )
@@ -217,6 +238,8 @@ def test_a_wrong_spec_is_refused_at_once() -> None:
         DataSpec("facts", limit=-1)
     with pytest.raises(DataError, match="unrelated is 1.5; expected a share"):
         DataSpec("facts", unrelated=1.5)
+    with pytest.raises(DataError, match="among is 0; expected a positive number of tokens"):
+        DataSpec("facts", among=0)
     for weight in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(DataError, match="weight is .*; expected a positive number"):
             DataSpec("facts", weight=weight)

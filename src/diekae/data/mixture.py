@@ -19,7 +19,7 @@ class DataSpec:
     """Which examples of which source.
 
     Raises:
-        DataError: If the split is unknown, the limit is below 1, a share is none, or the weight is no positive number.
+        DataError: If the split is unknown, a limit is below 1, a share is none, or the weight is no positive number.
     """
 
     source: str
@@ -39,6 +39,9 @@ class DataSpec:
     unrelated: float = 0.0
     """Share of the examples that are given another's knowledge, so that a bank learns what reading makes of a text
     that says nothing about x: next to nothing."""
+    among: int | None = None
+    """Put each example's knowledge among that of others, as one text of at most so many tokens, a length drawn for each,
+    so that a bank learns to find what matters in much that does not; it stands alone when ``None``."""
     weight: float | None = None
     """The spec's share of a mixture, relative to the other specs' weights; as many as there are when ``None``."""
 
@@ -46,6 +49,8 @@ class DataSpec:
         """Check what can be checked before any file is read."""
         check_split(self.split)
         check_limit(self.limit)
+        if self.among is not None and self.among < 1:
+            raise DataError(f"among is {self.among}; expected a positive number of tokens, or None for K alone")
         if not 0 <= self.unrelated <= 1:
             raise DataError(f"unrelated is {self.unrelated}; expected a share of the examples, from 0 to 1")
         if self.weight is not None and not 0 < self.weight < float("inf"):
@@ -122,18 +127,42 @@ def choose_prompts(spec: DataSpec, seed: int, prompter: Prompter) -> Chosen:
     # Shuffled first, so that tokenizing can stop at the limit.
     random.Random(seed).shuffle(examples)
     prompts: list[Prompt] = []
+    texts: list[str] = []
     left_out = 0
     for example in examples:
         prompt = prompter.prompt(example, spec.format)
         if spec.longest is None or len(prompt.knowledge) <= spec.longest:
             prompts.append(prompt)
+            texts.append("\n".join(example.knowledge))
         else:
             left_out += 1
         if len(prompts) == spec.limit:
             break
     if not prompts:
         raise DataError(f"source {spec.source!r}: no example has at most longest={spec.longest} tokens of knowledge")
+    if spec.among is not None:
+        prompts = _among_others(prompts, texts, spec.among, random.Random(seed), prompter)
     return Chosen(_exchange_some(prompts, spec), left_out)
+
+
+def _among_others(
+    prompts: list[Prompt], texts: list[str], most: int, draw: random.Random, prompter: Prompter
+) -> list[Prompt]:
+    """Put the knowledge of each prompt, whose text stands beside it, among the others' at a place of its own."""
+    lengths = {text: len(prompt.knowledge) for text, prompt in zip(texts, prompts, strict=True)}
+    documents = [text for text in lengths if text]
+    enough = min(len(documents), 2 + most // min(lengths[text] for text in documents)) if documents else 0
+    found = []
+    for own, prompt in zip(texts, prompts, strict=True):
+        together, total = [own] if own else [], lengths[own]
+        wanted = draw.randint(min(total, most), most)
+        for other in draw.sample(documents, enough):
+            if other not in together and total + lengths[other] <= wanted:
+                together.insert(draw.randint(0, len(together)), other)
+                total += lengths[other]
+        joined = "\n".join(together)
+        found.append(dataclasses.replace(prompt, knowledge=prompter.knowledge(joined)) if joined else prompt)
+    return found
 
 
 def _exchange_some(prompts: list[Prompt], spec: DataSpec) -> list[Prompt]:
