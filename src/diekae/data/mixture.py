@@ -40,8 +40,8 @@ class DataSpec:
     """Share of the examples that are given another's knowledge, so that a bank learns what reading makes of a text
     that says nothing about x: next to nothing."""
     among: int | None = None
-    """Put each example's knowledge among that of others, as one text of at most so many tokens, a length drawn for each,
-    so that a bank learns to find what matters in much that does not; it stands alone when ``None``."""
+    """Put each example's knowledge among that of others, as one text of at most so many tokens, a length drawn for
+    each, so that a bank learns to find what matters in much that does not; it stands alone when ``None``."""
     weight: float | None = None
     """The spec's share of a mixture, relative to the other specs' weights; as many as there are when ``None``."""
 
