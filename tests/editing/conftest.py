@@ -21,7 +21,7 @@ def model() -> DiekaeModel:
 @pytest.fixture
 def trained(model: DiekaeModel) -> Trained:
     """A gate that opens for nothing but nearly equal texts, and an adapter that changes memories."""
-    options = GateOptions(layers=(1, 2), heads=2, head_width=8, mentioned=0.9, alone=0.99)
+    options = GateOptions(layers=(1, 2), heads=2, head_width=8, mentioned=0.9, nearly=0.99)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         adapter = MemoryAdapter.for_model(model, AdapterOptions(rank=2, slots=1, copies=2))

@@ -1,5 +1,8 @@
 """Gates: exact mention, and a learned one on a random decoder."""
 
+import dataclasses
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +11,19 @@ from builders import make_model
 from diekae.editing import Edit
 from diekae.editing.cases import Case
 from diekae.editing.gate import Entry, MentionGate
-from diekae.editing.gate_training import Group, choose_thresholds, contrast, read_states, texts_of, train_encoder
-from diekae.editing.learned import GateOptions, LearnedGate, PromptEncoder, States, resembles
-from diekae.editing.phrasings import Phrasings, misspelt, prefix_of, shortened
+from diekae.editing.gate_training import (
+    Check,
+    Relation,
+    choose_thresholds,
+    draw_pairs,
+    make_checks,
+    make_relations,
+    read_states,
+    train_encoder,
+)
+from diekae.editing.learned import STAND_IN, GateOptions, LearnedGate, PromptEncoder, States
+from diekae.editing.names import NearNames, near
+from diekae.editing.phrasings import Phrasings, misspelt, shortened, split_off
 
 NOTHING = np.zeros(0, np.float32)
 
@@ -44,98 +57,144 @@ def states() -> States:
     return States(model.decoder, model.need_prompter(), model.anchor, (1, 2))
 
 
-OPTIONS = GateOptions(layers=(1, 2), heads=2, head_width=8, mentioned=0.5, alone=0.9)
+OPTIONS = GateOptions(layers=(1, 2), heads=2, head_width=8, mentioned=-1.0, nearly=-1.0)
 
 
-def make_gate(states: States, options: GateOptions = OPTIONS) -> LearnedGate:
+def make_gate(states: States, **options: float) -> LearnedGate:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return LearnedGate(states, PromptEncoder(32, options), options)
+        return LearnedGate(states, PromptEncoder(32, OPTIONS), dataclasses.replace(OPTIONS, **options))
 
 
 def entries(gate: LearnedGate, *edits: Edit) -> list[Entry]:
-    vectors = gate.encode([edit.prompt for edit in edits])
+    vectors = gate.encode(edits)
     return [Entry(number, edit, vector) for number, (edit, vector) in enumerate(zip(edits, vectors, strict=True), 1)]
 
 
 def test_a_text_has_the_same_vector_alone_and_among_longer_ones(states: States) -> None:
-    gate = make_gate(states)
     texts = ["the red house is", "the old king of the island by the sea is in the castle", "wind"]
-    together = gate.encode(texts)
-    apart = np.concatenate([gate.encode([text]) for text in texts])
-    np.testing.assert_allclose(together, apart, atol=1e-5)
-    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
-    np.testing.assert_allclose(gate.encode(["Question: the red house is\nAnswer:"]), together[:1], atol=1e-5)
+    together, apart = make_gate(states).vectors(texts), make_gate(states)
+    for text in texts:
+        np.testing.assert_allclose(together[text], apart.vectors([text])[text], atol=1e-5)
+        assert np.linalg.norm(together[text]) == pytest.approx(1, abs=1e-5)
+
+
+def test_vectors_tell_what_is_asked_whoever_it_is_asked_of(states: States) -> None:
+    gate = make_gate(states)
+    one, same, other, question = gate.encode(
+        [
+            Edit("the red house is", "red house", "old"),
+            Edit("the island is", "island", "old"),
+            Edit("by the sea the island is", "island", "old"),
+            Edit("Question: the island is\nAnswer:", "island", "old"),
+        ]
+    )
+    assert np.array_equal(one, same) and np.array_equal(one, question) and not np.allclose(one, other, atol=1e-3)
 
 
 def test_of_one_subject_the_likest_edit_speaks_and_the_newer_of_equals(states: States) -> None:
-    gate = make_gate(states)
+    gate = make_gate(states, mentioned=0.999)
     first, second = Edit("the house is near", "house", "one"), Edit("by the sea the house was built", "house", "two")
     gate.tell(entries(gate, first, second, Edit("the house is near ", "house", "three")))
-    assert gate.open([first.prompt, second.prompt]) == [[3], [2]]
+    assert gate.open([first.prompt, second.prompt, "the house had"]) == [[3], [2], []]
 
 
-def test_without_a_mention_only_a_very_like_edit_speaks(states: States) -> None:
-    edit = Edit("the old house by the lake is", "house", "one")
-    for alone, expected in ((-1.0, [1]), (1.1, [])):
-        gate = make_gate(states, GateOptions(**{**vars(OPTIONS), "alone": alone}))
-        gate.tell(entries(gate, edit))
-        assert gate.open(["the old horse by the lake is"]) == [expected]
+def test_a_subject_that_is_nearly_named_must_be_asked_the_like(states: States) -> None:
+    edits = Edit("the old castle is near", "old castle", "one"), Edit("the bridge was", "bridge", "two")
+    texts = ["the old caslte is near", "the bridge is near", "the sea is near"]
+    for nearly, expected in ((0.999, [1]), (1.1, [])):
+        gate = make_gate(states, mentioned=0.999, nearly=nearly)
+        gate.tell(entries(gate, *edits))
+        assert gate.open(texts) == [expected, [], []]
+    both = "the bridge was by the old caslte"
+    gate = make_gate(states, mentioned=-1.0)
+    gate.tell(entries(gate, *edits))
+    assert gate.open([both]) == [[2]], "a name to the letter goes first"
+    gate.options = dataclasses.replace(OPTIONS, mentioned=1.1)
+    assert gate.open([both]) == [[1]], "one that is asked something else hides no other"
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "expected"),
+    ("name", "text", "found"),
     [
-        ("Danielle Darrieux", "Rain. Danielle Darieux spoke", True),
-        ("Danielle Darrieux", "Rain. Darrieux spoke", True),
-        ("Danielle Darrieux", "Rain. Daniel Barenboim spoke", False),
-        ("New York", "New Zealand is", False),
-        ("South Africa", "South Korea is", False),
-        ("Oslo", "Bergen is", False),
+        ("Danielle Darrieux", "Rain. Danielle Darieux spoke", "Danielle Darieux"),
+        ("Danielle Darrieux", "Rain. danielle darrieux spoke", "danielle darrieux"),
+        ("Danielle Darrieux", "Rain. Darrieux, an actress", "Darrieux"),
+        ("Danielle Darrieux", "What is Darrieux's mother tongue", "Darrieux"),
+        ("Danielle Darrieux", "Rain. Danielle Steel spoke", None),
+        ("Danielle Darrieux", "with Michel Darrieux she", None),
+        ("Danielle Darrieux", "Rain. Daniel Barenboim spoke", None),
+        ("Jazz Band of Preservation Hall", "In Preservation Hall they", "Preservation Hall"),
+        ("Niger", "Nigerian traditional states", None),
+        ("New York", "New Zealand is", None),
+        ("South Africa", "South Korea is", None),
+        ("Oslo", "Bergen is", None),
+        ("Straßburg", "the town of Strassburg is", "Strassburg"),
+        ("Oslo", "", None),
     ],
 )
-def test_names_that_are_nearly_there(name: str, text: str, expected: bool) -> None:
-    assert resembles(name, text) is expected
+def test_names_that_are_nearly_there(name: str, text: str, found: str | None) -> None:
+    span = near(name, text)
+    assert (span and text[slice(*span)]) == found
+    named = NearNames(["Reykjavik", name]).find(text)
+    assert [text[place.start : place.end] for place in named] == ([found] if found else [])
+
+
+def test_the_likest_name_comes_first() -> None:
+    names = NearNames(["Anderson Islands", "Andersson Island", "Sanderson Island"])
+    assert [place.which for place in names.find("Anderson Island is")] == [0, 1, 2]
+    assert NearNames([]).find("Anderson") == [] == NearNames(["x"]).find("")
 
 
 def test_conflicts_are_other_answers_to_like_prompts_of_one_subject(states: States) -> None:
-    gate = make_gate(states, GateOptions(**{**vars(OPTIONS), "alone": 0.95}))
+    gate = make_gate(states)
     known = entries(
         gate,
         Edit("the house is", "house", "one"),
-        Edit("the house is  in", "house", "two"),
+        Edit("the house is in the", "house", "two"),
         Edit("the tower is", "tower", "two"),
     )
     like = float(known[0].vector @ known[1].vector)
-    gate.options = GateOptions(**{**vars(OPTIONS), "alone": like - 1e-3})
+    gate.options = dataclasses.replace(OPTIONS, mentioned=like - 1e-3)
     assert gate.conflicts(known[1], [known[0], known[2]]) == [1]
-    gate.options = GateOptions(**{**vars(OPTIONS), "alone": like + 1e-3})
+    gate.options = dataclasses.replace(OPTIONS, mentioned=like + 1e-3)
     assert gate.conflicts(known[1], [known[0], known[2]]) == []
 
 
-def test_training_brings_other_words_nearer_than_other_subjects(states: States) -> None:
-    things = ("house", "tower", "bridge", "castle", "boat", "door", "garden", "wall")
-    asked = [(f"where is the {thing}", f"by the {thing}") for thing in things]
-    groups = [
-        Group("near", (thing, "near"), f"the {thing} is near", words, f"the {thing} was red")
-        for thing, words in zip(things, asked, strict=True)
+def test_training_brings_inputs_nearer_to_what_they_ask(states: States) -> None:
+    asked = {
+        "place": ("{} is near", "where is {}", "by {}"),
+        "age": ("{} is old", "when was {}", "{} was in the year"),
+        "look": ("{} is red", "how is {}", "{} was green"),
+        "owner": ("{} of the king", "who had {}", "{} has a"),
+    }
+    relations = [
+        Relation([text.replace("{}", STAND_IN) for text in texts], [f"the sea. {t}".replace("{}", "X") for t in texts])
+        for texts in asked.values()
     ]
-    read = read_states(states, texts_of(groups), lambda *_: None)
-    encoder, losses = train_encoder(read, groups, OPTIONS, steps=60, rate=1e-2)
-    with torch.no_grad():
-        assert float(contrast(encoder, read, groups)) < 0.5 * losses[0]
+    read = read_states(states, [text for r in relations for text in (*r.keys, *r.inputs)], lambda *_: None)
+    encoder, losses = train_encoder(read, [relations], OPTIONS, steps=60, rate=1e-2)
+    assert np.mean(losses[-5:]) < 0.5 * losses[0]
+    assert losses == train_encoder(read, [relations], OPTIONS, steps=60, rate=1e-2)[1], "the same seed learns the same"
+    checks = [
+        Check("tower", "tower is near", "the sea. where is tower", "where is towre", "who had tower"),
+        Check("castle", "castle of the king", "the sea. who had castle", "who had caslte", "castle is red"),
+    ]
     gate = LearnedGate(states, encoder, OPTIONS)
-    options, near = choose_thresholds(gate, groups, read, [])
-    assert np.mean(near["told"]) > np.mean(near["wrong"]) and -1 < options.mentioned < 1
-    assert options.nearly <= options.alone < 1.01
-    gate.options = options
-    gate.tell(entries(gate, *(Edit(group.key, thing, "x") for group, thing in zip(groups, things, strict=True))))
-    assert gate.open([group.queries[0] for group in groups]) == [[n] for n in range(1, len(things) + 1)]
-    assert losses == train_encoder(read, groups, OPTIONS, steps=60, rate=1e-2)[1], "the same seed learns the same"
+    options, likeness = choose_thresholds(gate, checks)
+    assert np.mean(likeness["told"]) > np.mean(likeness["other"]) and likeness["wrong"] == [-1.0] * 4
+    assert options.mentioned == options.nearly == pytest.approx(min(likeness["told"]), abs=0.02)
 
 
-def case(number: int, subject: str, prompt: str, near: str, told: str | None = None) -> Case:
-    return Case(number, prompt, subject, "new", "old", (told,) if told else (), (near,))
+def test_what_is_drawn_has_as_much_of_each_source() -> None:
+    sources = [[Relation([f"k{n}"], [f"i{n}"]) for n in range(9)], [Relation(["k9"], ["i9"])]]
+    pairs = draw_pairs(sources, random.Random(0))
+    assert {(key[1:], text[1:]) for number, key, text in pairs} == {(str(n), str(n)) for n, _, _ in pairs}
+    assert sum(number == 9 for number, _, _ in pairs) == len(pairs) / 2
+
+
+def case(number: int, subject: str, prompt: str, beside: str, told: str | None = None) -> Case:
+    return Case(number, prompt, subject, "new", "old", (told,) if told else (), (beside,))
 
 
 def test_phrasings_are_found_in_the_cases() -> None:
@@ -145,13 +204,30 @@ def test_phrasings_are_found_in_the_cases() -> None:
     found = Phrasings.find(cases)
     assert found.relations["{} was born in"] == found.relations["{} is native to"] != found.relations["{} plays the"]
     assert set(found.prefixes) == {"Rain."}
-    import random
-
     draw = random.Random(0)
     assert found.reworded(cases[0], draw) == "P0 is native to"
     assert found.elsewhere(cases[0], draw) == "P0 plays the"
     assert found.behind("x", draw) == "Rain. x"
-    assert prefix_of(cases[0], "P0 is native to", ["{} is native to"]) == []
+    assert split_off(cases[0], "P0 is native to", ["{} is native to"]) == ("{} is native to", "")
+    assert split_off(cases[0], "Rain. P0 is native to", ["{} is native to", "{}"]) == ("{} is native to", "Rain.")
+    assert split_off(cases[0], "P0 fell", ["{} is native to"]) == (None, "")
+    made = {relation.keys[0]: relation.inputs for relation in make_relations(cases[:4], found, 0)}
+    assert set(made) == {"X is native to", "X plays the"} and "Rain. X is native to" in made["X is native to"]
+    (check,) = make_checks(cases[:1], found, 0)
+    assert check.told == "Rain. P0 is native to" and check.other == "P0 plays the" and check.unsure != check.told
+
+
+def test_a_paraphrase_joins_templates_of_questions() -> None:
+    cases = [
+        Case(n, f"Who made P{n}?", f"P{n}", "new", "old", (f"P{n} is by whom?",), (), format="qa") for n in range(2)
+    ]
+    cases.append(Case(2, "When was Q built?", "Q", "new", "old", (), (), format="qa"))
+    found = Phrasings.find(cases)
+    assert found.relations["Who made {}?"] == found.relations["{} is by whom?"] != found.relations["When was {} built?"]
+
+
+def test_letters_are_changed_and_words_left_out() -> None:
+    draw = random.Random(0)
     for _ in range(50):
         changed = misspelt("Danielle", draw)
         assert changed != "Danielle" and abs(len(changed) - 8) <= 1 and changed[0] == "D"

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diekae.editing.edit import Edit
+from diekae.editing.names import ExactNames
 
 Vectors = NDArray[np.float32]
 Progress = Callable[[str, int, int], None]
@@ -28,7 +29,7 @@ class Entry(NamedTuple):
     edit: Edit
     """What is edited."""
     vector: Vectors
-    """What :meth:`Gate.encode` made of its prompt, [width]."""
+    """What :meth:`Gate.encode` made of it, [width]."""
 
 
 class Gate(ABC):
@@ -44,9 +45,9 @@ class Gate(ABC):
         """Return what names the gate's vectors: they are made anew for another one."""
         return self.name
 
-    def encode(self, prompts: Sequence[str], progress: Progress = lambda _what, _done, _all: None) -> Vectors:  # noqa: ARG002
-        """Return what is kept of each edit's prompt, [prompts, width]."""
-        return np.zeros((len(prompts), 0), np.float32)
+    def encode(self, edits: Sequence[Edit], progress: Progress = lambda _what, _done, _all: None) -> Vectors:  # noqa: ARG002
+        """Return what is kept of each edit, [edits, width]."""
+        return np.zeros((len(edits), 0), np.float32)
 
     @abstractmethod
     def tell(self, entries: Sequence[Entry]) -> None:
@@ -78,44 +79,24 @@ class MentionGate(Gate):
         Raises:
             ModuleNotFoundError: ``ahocorasick-rs`` is not installed.
         """
-        self._names: list[str] = []
-        self._ids: list[list[int]] = []
-        self._search = _automaton([])
+        self.tell([])
 
     def tell(self, entries: Sequence[Entry]) -> None:
         """See :meth:`Gate.tell`."""
-        found: dict[str, list[int]] = {}
-        for entry in entries:
-            for name in dict.fromkeys(entry.edit.names):
-                found.setdefault(name.strip(), []).append(entry.id)
-        self._names, self._ids = list(found), [sorted(ids, reverse=True) for ids in found.values()]
-        self._search = _automaton(self._names)
-
-    def mentioned(self, text: str) -> list[list[int]]:
-        """Return the edits of each name that is mentioned, in the order of the text; a name inside a longer is none."""
-        spans = [span for span in self._search(text) if _whole(text, span[1], span[2])]
-        kept: list[tuple[int, int, int]] = []
-        for which, start, end in sorted(spans, key=lambda span: (span[1] - span[2], span[1])):
-            if all(end <= other[1] or other[2] <= start for other in kept):
-                kept.append((which, start, end))
-        return [self._ids[which] for which, _, _ in sorted(kept, key=lambda span: span[1])]
+        found = by_name(entries)
+        self._ids = [sorted((entry.id for entry in group), reverse=True) for group in found.values()]
+        self._names = ExactNames(list(found))
 
     def open(self, texts: Sequence[str]) -> list[list[int]]:
-        """See :meth:`Gate.open`."""
-        return [list(dict.fromkeys(i for ids in self.mentioned(text) for i in ids))[:MOST] for text in texts]
+        """See :meth:`Gate.open`; the first that is mentioned speaks first."""
+        ids = [[number for place in self._names.find(text) for number in self._ids[place.which]] for text in texts]
+        return [list(dict.fromkeys(row))[:MOST] for row in ids]
 
 
-def _automaton(names: Sequence[str]) -> Callable[[str], list[tuple[int, int, int]]]:
-    """Return a search for all places of all names: (which name, first character, behind the last)."""
-    try:
-        from ahocorasick_rs import AhoCorasick, MatchKind
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("editing needs ahocorasick-rs: run `pip install 'diekae[editing]'`") from error
-    built = AhoCorasick(list(names), matchkind=MatchKind.Standard)
-    return lambda text: built.find_matches_as_indexes(text, overlapping=True)
-
-
-def _whole(text: str, start: int, end: int) -> bool:
-    """Tell whether a place begins and ends with words."""
-    inside = start > 0 and text[start - 1].isalnum() and text[start].isalnum()
-    return not inside and not (end < len(text) and text[end].isalnum() and text[end - 1].isalnum())
+def by_name(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """Return the edits of each subject and alias."""
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        for name in dict.fromkeys(name.strip() for name in entry.edit.names):
+            found.setdefault(name, []).append(entry)
+    return found

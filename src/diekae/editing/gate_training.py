@@ -1,8 +1,9 @@
 """Training a learned gate: contrast of inputs and edits' prompts (InfoNCE; van den Oord et al., 2018), and thresholds.
 
-The decoder reads every text once; the heads then learn from its states, which takes seconds a pass.
+What is asked has no subject in it, so a few hundred templates of relations, behind many sentences, are all there is to
+learn; the decoder reads each once, and the heads then learn from its states, which takes a tenth of a second a step.
 
-Shapes: G groups of a batch, T tokens, L layers, W decoder width.
+Shapes: T tokens, L layers, W decoder width.
 """
 
 from __future__ import annotations
@@ -14,59 +15,72 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from diekae.editing.cases import Case
 from diekae.editing.gate import Progress
-from diekae.editing.learned import BATCH, NEAR, GateOptions, LearnedGate, PromptEncoder, States, bare, resembles
+from diekae.editing.learned import BATCH, STAND_IN, GateOptions, LearnedGate, PromptEncoder, States, bare
+from diekae.editing.names import NearNames
 from diekae.editing.phrasings import Phrasings, misspelt, shortened, template
 
-GROUPS = 64
-"""Groups a step."""
-TOGETHER = 8
-"""Groups of a step that share their relation, so that subjects must be told apart."""
+PAIRS = 80
+"""Inputs of a step; each source of relations has the same share of them."""
+BEHIND = 4
+"""Sentences that each template is learned behind, beside paraphrases as they were found."""
 TEMPERATURE = 0.05
 LOST, FALSE = 0.02, 0.005
-"""Shares of inputs that the gate may stay shut for though the subject is mentioned, and open for wrongly where not."""
+"""Shares of inputs that the gate may stay shut for though the subject is named, and open for wrongly where nearly."""
 
 
-class Group(NamedTuple):
-    """One fact, the inputs that ask for it, and one that asks something else of its subject."""
+class Relation(NamedTuple):
+    """One relation, a stand-in for its subject."""
 
-    relation: str
-    """Groups of one relation are near each other."""
-    fact: tuple[str, str]
-    """Subject and relation: what must not be held against each other."""
+    keys: list[str]
+    """As edits ask for it."""
+    inputs: list[str]
+    """As inputs ask for it."""
+
+
+class Check(NamedTuple):
+    """A fact that chooses thresholds."""
+
+    subject: str
+    """Of whom."""
     key: str
     """The edit's prompt."""
-    queries: tuple[str, str]
-    """In other words; and with a subject that is misspelt or shortened."""
+    told: str
+    """The same in other words."""
+    unsure: str
+    """The same of a subject that is misspelt or shortened."""
     other: str | None
     """Something else of the same subject."""
 
 
-def make_groups(cases: Sequence[Case], phrasings: Phrasings, seed: int) -> list[Group]:
-    """Make a group of each case; the same seed makes the same groups."""
-    draw, groups = random.Random(seed), []
+def make_relations(cases: Sequence[Case], phrasings: Phrasings, seed: int) -> list[Relation]:
+    """Return the relations of some cases, each with its templates and paraphrases; the same seed draws the same."""
+    draw, found = random.Random(seed), dict[str, Relation]()
+    for relation, templates in phrasings.templates.items():
+        keys = [name.replace("{}", STAND_IN) for name in templates]
+        behind = [phrasings.behind(key, draw) for key in keys for _ in range(BEHIND if phrasings.prefixes else 0)]
+        found[relation] = Relation(keys, [*keys, *behind])
     for case in cases:
-        relation = phrasings.relations.get(template(case), f"question {case.case}")
+        told = [text.replace(case.subject, STAND_IN) for text in case.paraphrases if case.subject in text]
+        found[phrasings.relations[template(case)]].inputs.extend(told)
+    return [relation for relation in found.values() if len(relation.inputs) > 1]
+
+
+def make_checks(cases: Sequence[Case], phrasings: Phrasings, seed: int) -> list[Check]:
+    """Return what chooses thresholds; the same seed draws the same."""
+    draw, checks = random.Random(seed), []
+    for case in cases:
         told = case.paraphrases[0] if case.paraphrases else phrasings.behind(phrasings.reworded(case, draw), draw)
         name = misspelt(case.subject, draw)
         if draw.random() < 0.4:
             name = shortened(case.subject, draw) or name
-        unsure = (phrasings.reworded(case, draw) if case.format == "plain" else case.prompt).replace(case.subject, name)
-        if draw.random() < 0.3:
-            unsure = phrasings.behind(unsure, draw)
-        other = phrasings.elsewhere(case, draw)
-        groups.append(Group(relation, (case.subject, relation), case.prompt, (told, unsure), other))
-    return groups
-
-
-def texts_of(groups: Sequence[Group]) -> list[str]:
-    """Return all texts of some groups."""
-    return [text for group in groups for text in (group.key, *group.queries, *([group.other] if group.other else []))]
+        unsure = told.replace(case.subject, name)
+        checks.append(Check(case.subject, case.prompt, told, unsure, phrasings.elsewhere(case, draw)))
+    return checks
 
 
 @torch.no_grad()
@@ -85,10 +99,10 @@ def read_states(states: States, texts: Sequence[str], progress: Progress) -> dic
 
 def train_encoder(
     read: dict[str, Tensor],
-    groups: Sequence[Group],
+    relations: Sequence[Sequence[Relation]],
     options: GateOptions,
     *,
-    steps: int = 800,
+    steps: int = 300,
     rate: float = 3e-3,
     seed: int = 0,
     progress: Progress = lambda _what, _done, _all: None,
@@ -96,8 +110,8 @@ def train_encoder(
     """Train an encoder.
 
     Args:
-        read: The decoder's states of the groups' texts, from :func:`read_states`.
-        groups: From :func:`make_groups`.
+        read: The decoder's states of all keys and inputs, from :func:`read_states`.
+        relations: Of several sources, which have the same share of a step.
         options: Sizes.
         steps: Optimizer steps.
         rate: Peak learning rate of a cosine.
@@ -114,7 +128,7 @@ def train_encoder(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     draw, losses = random.Random(seed), []
     for step in range(steps):
-        loss = contrast(encoder, read, draw_batch(groups, draw))
+        loss = contrast(encoder, read, draw_pairs(relations, draw))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -124,31 +138,23 @@ def train_encoder(
     return encoder.eval(), losses
 
 
-def draw_batch(groups: Sequence[Group], draw: random.Random) -> list[Group]:
-    """Draw groups, some of which share their relation."""
-    by_relation: dict[str, list[Group]] = {}
-    for group in groups:
-        by_relation.setdefault(group.relation, []).append(group)
-    chosen: list[Group] = []
-    while len(chosen) < min(GROUPS, len(groups)):
-        kin = by_relation[draw.choice(groups).relation]
-        chosen += draw.sample(kin, min(TOGETHER, len(kin)))
-    return chosen[:GROUPS]
+def draw_pairs(relations: Sequence[Sequence[Relation]], draw: random.Random) -> list[tuple[int, str, str]]:
+    """Draw relations, and of each a number that names it, a key and an input."""
+    pairs, first = [], 0
+    for source in relations:
+        for number in draw.choices(range(len(source)), k=PAIRS // len(relations)):
+            pairs.append((first + number, draw.choice(source[number].keys), draw.choice(source[number].inputs)))
+        first += len(source)
+    return pairs
 
 
-def contrast(encoder: PromptEncoder, read: dict[str, Tensor], batch: Sequence[Group]) -> Tensor:
-    """Return the nats by which an input misses its edit among a batch's, and what else is asked of their subjects."""
-    others = [group.other for group in batch if group.other]
-    keys = encoder(*_padded(read, [group.key for group in batch] + others))
-    facts = [group.fact for group in batch]
-    same = torch.tensor([[one == other and n != m for m, other in enumerate(facts)] for n, one in enumerate(facts)])
-    same = F.pad(same, (0, len(others)))
-    total = torch.zeros(())
-    for which in range(2):
-        asked = encoder(*_padded(read, [group.queries[which] for group in batch]))
-        likeness = (asked @ keys.T / TEMPERATURE).masked_fill(same, -torch.inf)
-        total = total + F.cross_entropy(likeness, torch.arange(len(batch)))
-    return total / 2
+def contrast(encoder: PromptEncoder, read: dict[str, Tensor], pairs: Sequence[tuple[int, str, str]]) -> Tensor:
+    """Return the nats by which an input misses its key among those of other relations."""
+    numbers = torch.tensor([number for number, _, _ in pairs])
+    keys = encoder(*_padded(read, [key for _, key, _ in pairs]))
+    asked = encoder(*_padded(read, [text for _, _, text in pairs]))
+    same = (numbers[:, None] == numbers) & ~torch.eye(len(pairs), dtype=torch.bool)
+    return F.cross_entropy((asked @ keys.T / TEMPERATURE).masked_fill(same, -torch.inf), torch.arange(len(pairs)))
 
 
 def _padded(read: dict[str, Tensor], texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -158,61 +164,44 @@ def _padded(read: dict[str, Tensor], texts: Sequence[str]) -> tuple[Tensor, Tens
     return states, torch.arange(length)[None] < torch.tensor([[row.shape[1]] for row in rows])
 
 
-def choose_thresholds(
-    gate: LearnedGate, groups: Sequence[Group], read: dict[str, Tensor], others: Sequence[Group]
-) -> tuple[GateOptions, dict[str, list[float]]]:
+def choose_thresholds(gate: LearnedGate, checks: Sequence[Check]) -> tuple[GateOptions, dict[str, list[float]]]:
     """Choose how like an input must be, on facts that are neither learned from nor reported.
 
-    Each input is compared with all edits, its own taken away. Where a subject is mentioned, all but :data:`LOST` of the
-    inputs in other words must open for their edit. Where it is mentioned nearly, or not, the lowest threshold at which
-    :data:`FALSE` of the inputs would open for an edit that is not theirs.
+    Where a subject is named, all but :data:`LOST` of the inputs in other words must open for their edit. Where it is
+    nearly named, the lowest threshold, but no lower one, at which :data:`FALSE` of the inputs would open for an edit
+    that is not theirs, were all the facts' edits in force but their own.
 
     Args:
         gate: The gate; its thresholds are not looked at.
-        groups: Facts that choose.
-        read: States of all texts.
-        others: Further facts, whose edits are in force too.
+        checks: Facts that choose.
 
     Returns:
         The options with the thresholds, and the likenesses behind them.
     """
-    known, right = [*groups, *others], np.arange(len(groups))
-    keys = _vectors(gate, read, [group.key for group in known])
-    near: dict[str, list[float]] = {"told": [], "unsure": [], "other": [], "wrong": [], "wrong_nearly": []}
-    strange = ~np.array([[one.fact == group.fact for one in known] for group in groups])
-    for which, name in ((0, "told"), (1, "unsure")):
-        texts = [group.queries[which] for group in groups]
-        likeness = _vectors(gate, read, texts) @ keys.T
-        near[name] = likeness[right, right].tolist()
-        near["wrong"] += np.where(strange, likeness, -1.0).max(1).tolist()
-        near["wrong_nearly"] += [
-            _best_that_resembles(row, known, allowed, text)
-            for row, allowed, text in zip(likeness, strange, texts, strict=True)
-        ]
-    asked = [n for n, group in enumerate(groups) if group.other]
-    if asked:
-        near["other"] = (_vectors(gate, read, [str(groups[n].other) for n in asked]) * keys[asked]).sum(1).tolist()
-    options = dataclasses.replace(
-        gate.options,
-        mentioned=round(float(np.quantile(near["told"], LOST)), 4),
-        nearly=round(float(np.quantile(near["wrong_nearly"], 1 - FALSE)) + 1e-3, 4),
-        alone=round(float(np.quantile(near["wrong"], 1 - FALSE)) + 1e-3, 4),
-    )
-    return options, near
+    names = NearNames([check.subject for check in checks])
+    pairs: dict[str, list[tuple[str, str]]] = {"told": [], "other": []}
+    wrong: list[list[tuple[str, str]]] = []
+    for check in checks:
+        key = check.key.replace(check.subject, STAND_IN)
+        pairs["told"].append((check.told.replace(check.subject, STAND_IN), key))
+        if check.other:
+            pairs["other"].append((check.other.replace(check.subject, STAND_IN), key))
+        for text in (check.told, check.unsure):
+            near = [(place, checks[place.which]) for place in names.find(text)]
+            wrong.append(
+                [
+                    (place.replaced(text, STAND_IN), other.key.replace(other.subject, STAND_IN))
+                    for place, other in near
+                    if other.subject != check.subject
+                ]
+            )
+    found = {name: _likeness(gate, some) for name, some in pairs.items()}
+    found["wrong"] = [max(_likeness(gate, some), default=-1.0) for some in wrong]
+    mentioned = round(float(np.quantile(found["told"], LOST)), 4)
+    nearly = max(mentioned, round(float(np.quantile(found["wrong"], 1 - FALSE)) + 1e-3, 4))
+    return dataclasses.replace(gate.options, mentioned=mentioned, nearly=nearly), found
 
 
-def _best_that_resembles(
-    likeness: NDArray[np.float32], known: Sequence[Group], allowed: NDArray[np.bool_], text: str
-) -> float:
-    """Return the likeness of the likest of the first edits that are allowed and whose subject is nearly in the text."""
-    for n in np.argsort(-likeness)[:NEAR]:
-        if allowed[n] and resembles(known[n].fact[0], text):
-            return float(likeness[n])
-    return -1.0
-
-
-def _vectors(gate: LearnedGate, read: dict[str, Tensor], texts: Sequence[str]) -> NDArray[np.float32]:
-    with torch.no_grad():
-        parts = [gate.encoder(*_padded(read, texts[n : n + GROUPS])) for n in range(0, len(texts), GROUPS)]
-    found: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
-    return found
+def _likeness(gate: LearnedGate, pairs: Sequence[tuple[str, str]]) -> list[float]:
+    vectors = gate.vectors(dict.fromkeys(text for pair in pairs for text in pair))
+    return [float(vectors[one] @ vectors[other]) for one, other in pairs]

@@ -21,19 +21,19 @@ from diekae.model import DiekaeModel
 
 Progress = Callable[[str, int, int], None]
 CHUNK = 512
-"""Prompts whose vectors are one file."""
+"""Edits whose vectors are one file."""
 
 
 def read_vectors(gate: Gate, edits: Sequence[Edit], folder: Path, progress: Progress) -> Vectors:
-    """Return the gate's vectors of the edits' prompts; those that an earlier call has made are read from the folder."""
+    """Return the gate's vectors of edits; those that an earlier call has made are read from the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     parts = []
     for start in range(0, len(edits), CHUNK):
         path = folder / f"{start:06d}.npy"
-        prompts = [edit.prompt for edit in edits[start : start + CHUNK]]
+        chunk = edits[start : start + CHUNK]
         part = np.load(path, allow_pickle=False) if path.is_file() else np.zeros((0, gate.width), np.float32)
-        if len(part) != len(prompts):
-            part = gate.encode(prompts)
+        if len(part) != len(chunk):
+            part = gate.encode(chunk)
             np.save(path, part, allow_pickle=False)
         parts.append(part)
         progress("reading the edits' prompts", min(len(edits), start + CHUNK), len(edits))

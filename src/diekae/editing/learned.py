@@ -1,11 +1,10 @@
-"""The learned gate: an input and the edits' prompts become vectors, by the decoder's own states, and are compared.
+"""The learned gate: who is named in an input, and whether it asks of them what an edit's prompt asks.
 
-A few heads pool the decoder's states of a text in two early layers, each by an attention of its own over the tokens,
-and the pooled states are projected and normalised: [width]. A text and an edit's prompt that ask the same of the same
-subject lie near each other, whatever the words. Trained once for a decoder (:mod:`diekae.editing.gate_training`).
-
-A subject that is mentioned letter for letter is evidence of its own: with it the gate asks for less likeness, which
-then mostly tells facts of one subject apart; where it is misspelt or shortened for more, and without it for most.
+Names are found by their letters (:mod:`diekae.editing.names`). What is asked is read from the decoder's own states: the
+subject is replaced by a stand-in, in the input and in the edit's prompt, and both become vectors, so that they tell the
+question alone, whoever it is asked of. A few heads pool the states in two early layers, each by an attention of its own
+over the tokens, and the pooled states are projected and normalised: [width]. Trained once for a decoder
+(:mod:`diekae.editing.gate_training`).
 
 Shapes: L layers read, B texts, T tokens, W decoder width, H heads, d width of a head.
 """
@@ -14,11 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,7 +23,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from diekae.data.prompt import Prompter
-from diekae.editing.gate import MOST, Entry, Gate, MentionGate, Progress, Vectors
+from diekae.editing.edit import Edit
+from diekae.editing.gate import MOST, Entry, Gate, Progress, Vectors, by_name
+from diekae.editing.names import ExactNames, NearNames, Place
 from diekae.inject.hookpoints import find_hookpoints
 from diekae.inject.hooks import run
 
@@ -34,14 +33,14 @@ REACH = 96
 """Last tokens of a text that are read: what is asked stands at its end."""
 BATCH = 32
 """Texts a pass."""
-SPELT = 0.82
-"""Share of letters that must agree where a name is misspelt."""
+STAND_IN = "X"
+"""Stands where the subject stood."""
 TIE = 0.03
 """Difference of likeness that tells two edits of one subject apart."""
 REMEMBERED = 4096
 """Texts whose vectors are kept."""
-NEAR = 16
-"""Edits that are looked at beside those whose subject is mentioned."""
+NEAR = 8
+"""Names that nearly stand in a text and are looked at."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +53,10 @@ class GateOptions:
     """Heads a layer."""
     head_width: int = 32
     """d, numbers a head."""
-    mentioned: float = 0.5
-    """Least likeness (cosine) of an edit whose subject is mentioned."""
-    nearly: float = 0.7
-    """Least likeness of an edit whose subject is mentioned nearly: misspelt, or with words left out."""
-    alone: float = 0.8
-    """Least likeness of any other edit."""
+    mentioned: float = 0.4
+    """Least likeness (cosine) of an edit whose subject is named."""
+    nearly: float = 0.5
+    """Least likeness of an edit whose subject is nearly named: misspelt, or with words left out."""
 
     @property
     def width(self) -> int:
@@ -118,7 +115,7 @@ class States:
 
 
 class LearnedGate(Gate):
-    """Opens for edits whose prompt asks what the input asks."""
+    """Opens where an edit's subject is named and the input asks of it what the edit's prompt asks."""
 
     name = "learned"
 
@@ -131,89 +128,75 @@ class LearnedGate(Gate):
             options: Its sizes and thresholds.
         """
         self.states, self.encoder, self.options = states, encoder.to(states.decoder.device), options
-        self.width, self.mention = options.width, MentionGate()
-        self._entries: dict[int, Entry] = {}
-        self._index: Any = None
+        self.width = options.width
         self._read: OrderedDict[str, Vectors] = OrderedDict()
+        self.tell([])
 
     @property
     def fingerprint(self) -> str:
         """Return a digest of the encoder; thresholds change no vector."""
-        digest = hashlib.sha256(json.dumps(asdict(self.options)["layers"]).encode())
+        digest = hashlib.sha256(json.dumps([self.options.layers, STAND_IN]).encode())
         for tensor in self.encoder.state_dict().values():
             digest.update(tensor.detach().to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
         return f"{self.name}-{digest.hexdigest()[:16]}"
 
+    def encode(self, edits: Sequence[Edit], progress: Progress = lambda _what, _done, _all: None) -> Vectors:
+        """See :meth:`Gate.encode`; edits that ask the same of different subjects are read once."""
+        asked = [bare(edit.prompt).replace(edit.subject, STAND_IN) for edit in edits]
+        found = self.vectors(dict.fromkeys(asked), progress)
+        return np.stack([found[text] for text in asked]) if asked else np.zeros((0, self.width), np.float32)
+
     @torch.no_grad()
-    def encode(self, prompts: Sequence[str], progress: Progress = lambda _what, _done, _all: None) -> Vectors:
-        """See :meth:`Gate.encode`; texts of like length are read together."""
-        found = np.zeros((len(prompts), self.width), np.float32)
-        order = sorted(range(len(prompts)), key=lambda n: len(prompts[n]))
-        for start in range(0, len(order), BATCH):
-            rows = order[start : start + BATCH]
-            found[rows] = self.encoder(*self.states([bare(prompts[row]) for row in rows])).cpu().numpy()
-            progress("reading prompts", min(len(order), start + BATCH), len(order))
+    def vectors(self, texts: Iterable[str], progress: Progress = lambda _what, _done, _all: None) -> dict[str, Vectors]:
+        """Return the vectors of texts, those of like length read together, the last ones not again."""
+        found = {text: self._read[text] for text in texts if text in self._read}
+        fresh = sorted({text for text in texts if text not in found}, key=len)
+        for start in range(0, len(fresh), BATCH):
+            batch = fresh[start : start + BATCH]
+            vectors = self.encoder(*self.states(batch)).cpu().numpy()
+            found |= dict(zip(batch, vectors, strict=True))
+            progress("reading prompts", min(len(fresh), start + BATCH), len(fresh))
+        self._read |= {text: found[text] for text in fresh}
+        while len(self._read) > REMEMBERED:
+            self._read.popitem(last=False)
         return found
 
     def tell(self, entries: Sequence[Entry]) -> None:
         """See :meth:`Gate.tell`."""
-        faiss = _faiss()
-        self._entries = {entry.id: entry for entry in entries}
-        self.mention.tell(entries)
-        self._index = faiss.IndexIDMap(faiss.IndexFlatIP(self.width))
-        if entries:
-            vectors = np.stack([entry.vector for entry in entries]).astype(np.float32)
-            self._index.add_with_ids(vectors, np.array([entry.id for entry in entries], np.int64))
+        found = by_name(entries)
+        self._entries = list(found.values())
+        self._exact, self._near = ExactNames(list(found)), NearNames(list(found))
 
     def open(self, texts: Sequence[str]) -> list[list[int]]:
-        """See :meth:`Gate.open`."""
-        if not self._entries or not texts:
-            return [[] for _ in texts]
-        vectors = self._vectors(texts)
-        scores, ids = self._index.search(vectors, min(NEAR, len(self._entries)))
-        return [self._decide(*row) for row in zip(texts, vectors, scores, ids, strict=True)]
-
-    def _vectors(self, texts: Sequence[str]) -> Vectors:
-        """Return the vectors of texts, of the last ones without reading them again."""
-        fresh = [text for text in dict.fromkeys(texts) if text not in self._read]
-        if fresh:
-            self._read |= dict(zip(fresh, self.encode(fresh), strict=True))
-        found = np.stack([self._read[text] for text in texts])
-        while len(self._read) > REMEMBERED:
-            self._read.popitem(last=False)
-        return found
+        """See :meth:`Gate.open`: of each subject that is named the likest edit; else of one that is nearly named."""
+        exact = [self._exact.find(text) for text in texts]
+        found = [sorted(row, reverse=True) for row in self._asked(texts, exact, self.options.mentioned)]
+        shut = [number for number, row in enumerate(found) if not row]
+        nearly = [_apart(self._near.find(texts[number]), exact[number])[:NEAR] for number in shut]
+        rows = self._asked([texts[number] for number in shut], nearly, self.options.nearly)
+        for number, row in zip(shut, rows, strict=True):
+            found[number] = row[:1]
+        return [list(dict.fromkeys(number for _, number in row))[:MOST] for row in found]
 
     def forget(self) -> None:
         """See :meth:`Gate.forget`."""
         self._read.clear()
 
-    def nearest(self, vectors: Vectors) -> Vectors:
-        """Return the likeness of the likest edit to each vector, [B]."""
-        found: Vectors = self._index.search(vectors, 1)[0][:, 0]
-        return found
-
-    def _decide(self, text: str, vector: Vectors, scores: Vectors, ids: Any) -> list[int]:
-        """Return the edits that speak to one text: of each subject that is mentioned the likest, else the likest."""
-        chosen: list[tuple[float, int]] = []
-        for group in self.mention.mentioned(text):
-            likeness = [(float(vector @ self._entries[number].vector), number) for number in group]
-            best = max(likeness)[0]
-            if best >= self.options.mentioned:  # of edits that are about as like, the newest speaks
-                chosen.append((best, max(number for value, number in likeness if value > best - TIE)))
-        if not chosen:
-            chosen = self._unmentioned(text, scores, ids)[:1]
-        return list(dict.fromkeys(number for _, number in sorted(chosen, reverse=True)))[:MOST]
-
-    def _unmentioned(self, text: str, scores: Vectors, ids: Any) -> list[tuple[float, int]]:
-        """Return edits that speak though their subject is not mentioned letter for letter, the likest first."""
-        found = []
-        for score, number in zip(scores.tolist(), ids.tolist(), strict=True):
-            least = self.options.alone
-            if score >= self.options.nearly:
-                names = self._entries[number].edit.names
-                least = min(least, self.options.nearly) if any(resembles(name, text) for name in names) else least
-            if score >= least:
-                found.append((score, number))
+    def _asked(
+        self, texts: Sequence[str], places: Sequence[Sequence[Place]], least: float
+    ) -> list[list[tuple[float, int]]]:
+        """Return likeness and id of the edit that is asked for at each place of each text, where one is."""
+        asked = [[place.replaced(text, STAND_IN) for place in row] for text, row in zip(texts, places, strict=True)]
+        vectors = self.vectors(dict.fromkeys(text for row in asked for text in row))
+        found: list[list[tuple[float, int]]] = []
+        for row, questions in zip(places, asked, strict=True):
+            found.append([])
+            for place, question in zip(row, questions, strict=True):
+                vector = vectors[question]
+                likeness = [(float(vector @ entry.vector), entry.id) for entry in self._entries[place.which]]
+                best = max(likeness)[0]
+                if best >= least:  # of edits that are about as like, the newest speaks
+                    found[-1].append((best, max(number for value, number in likeness if value > best - TIE)))
         return found
 
     def conflicts(self, entry: Entry, others: Sequence[Entry]) -> list[int]:
@@ -226,35 +209,14 @@ class LearnedGate(Gate):
             and other.edit.target.strip() != entry.edit.target.strip()
             and other.edit.fact != entry.edit.fact
         ]
-        return [other.id for other in near if float(entry.vector @ other.vector) >= self.options.alone]
+        return [other.id for other in near if float(entry.vector @ other.vector) >= self.options.mentioned]
 
 
-def resembles(name: str, text: str) -> bool:
-    """Tell whether a text holds nearly a name: some letters differ, or half of them stand there in whole words."""
-    fuzz = _fuzz()
-    if fuzz.partial_ratio(name, text, score_cutoff=100 * SPELT) > 0:
-        return True
-    words, there = re.findall(r"\w+", name), re.findall(r"\w+", text)
-    kept = [word for word in words if len(word) > 2 and any(fuzz.ratio(word, other) >= 90 for other in there)]
-    return 2 * sum(map(len, kept)) >= sum(map(len, words))
+def _apart(places: Sequence[Place], others: Sequence[Place]) -> list[Place]:
+    """Return the places that lie over none of the others."""
+    return [p for p in places if all(p.end <= other.start or other.end <= p.start for other in others)]
 
 
 def bare(text: str) -> str:
     """Take the words of the format ``qa`` away from around a question, that both formats are compared alike."""
     return text.strip().removeprefix("Question: ").removesuffix("Answer:").strip()
-
-
-def _fuzz() -> Any:
-    try:
-        from rapidfuzz import fuzz
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("the learned gate needs rapidfuzz: run `pip install 'diekae[editing]'`") from error
-    return fuzz
-
-
-def _faiss() -> Any:
-    try:
-        import faiss
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("the learned gate needs faiss: run `pip install 'diekae[editing]'`") from error
-    return faiss

@@ -156,7 +156,7 @@ class MemoryEdits(Editor):
         known = self.store.vectors(gate.fingerprint) if gate.width else {}
         fresh = [record for record in records if gate.width and record.id not in known]
         if fresh:
-            vectors = gate.encode([record.edit.prompt for record in fresh], progress)
+            vectors = gate.encode([record.edit for record in fresh], progress)
             rows = [(record.id, vector.tobytes()) for record, vector in zip(fresh, vectors, strict=True)]
             self.store.put_vectors(gate.fingerprint, rows)
             known |= dict(rows)

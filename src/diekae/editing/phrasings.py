@@ -1,9 +1,9 @@
-"""The same fact in other words, made from CounterFact itself: what a gate learns to know again, and what to leave.
+"""The same fact in other words, made from the cases themselves: what a gate learns to know again, and what to leave.
 
-Prompts of CounterFact are templates with a subject in them. Templates of one relation are found by what cases and their
-neighbourhood prompts share; a subject can then be asked for by another template, behind a sentence that has nothing to
-do with it, misspelt or shortened; and the nearest wrong edits are other subjects in the same template and the same
-subject in the templates of other relations.
+Prompts are templates with a subject in them. Templates of one relation are found by what cases share with their
+paraphrases and, in CounterFact, with their neighbourhood prompts; a subject can then be asked for by another template,
+behind a sentence that has nothing to do with it, misspelt or shortened; and the nearest wrong edits are other subjects
+in the same template and the same subject in the templates of other relations.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from diekae.editing.cases import Case
 
 VOTES, SHARE = 3, 0.08
-"""Neighbourhood prompts that must join two templates: at least so many, and of the first one's at least this share."""
+"""Neighbourhood prompts that must join two templates: at least so many, and of the first one's at least this share.
+Of paraphrases one is enough, if it is such a share of the first one's."""
 
 
 @dataclass
@@ -35,13 +36,21 @@ class Phrasings:
     @classmethod
     def find(cls, cases: Sequence[Case]) -> Phrasings:
         """Find relations, their partners and prefixes in cases that are none of those reported."""
-        asked = Counter(template(case) for case in cases)
+        asked = {template(case) for case in cases}
+        asked |= {
+            text.replace(case.subject, "{}") for case in cases if case.format == "qa" for text in case.paraphrases
+        }
         ordered = sorted(asked, key=lambda text: (-len(text), text))
-        votes: dict[str, Counter[str]] = defaultdict(Counter)
+        near, told = defaultdict[str, Counter[str]](Counter), defaultdict[str, Counter[str]](Counter)
+        prefixes: list[str] = []
         for case in cases:
-            near = next((t for n in case.neighbours[:1] for t in ordered if fits(t, n)), None)
-            if near is not None:
-                votes[template(case)][near] += 1
+            own = template(case)
+            if case.format == "plain":
+                near[own].update([t for n in case.neighbours[:1] for t in ordered if fits(t, n)][:1])
+            for text in case.paraphrases:
+                other, before = split_off(case, text, ordered)
+                told[own].update([other] if other else [])
+                prefixes += [before] if before else []
         parent = {name: name for name in asked}
 
         def root(name: str) -> str:
@@ -49,10 +58,11 @@ class Phrasings:
                 name = parent[name]
             return name
 
-        for first, counted in votes.items():
-            for second, count in counted.items():
-                if count >= VOTES and count >= SHARE * counted.total():
-                    parent[root(first)] = root(second)
+        for votes, least in ((near, VOTES), (told, 1)):
+            for first, counted in votes.items():
+                for second, count in counted.items():
+                    if count >= least and count >= SHARE * counted.total():
+                        parent[root(first)] = root(second)
         relations = {name: root(name) for name in asked}
         templates: dict[str, list[str]] = defaultdict(list)
         for name in sorted(asked):
@@ -64,7 +74,6 @@ class Phrasings:
         for shared in known.values():
             for one in shared:
                 partners[one] |= shared - {one}
-        prefixes = [p for case in cases for text in case.paraphrases for p in prefix_of(case, text, ordered)]
         return cls(relations, dict(templates), {k: sorted(v) for k, v in partners.items()}, prefixes)
 
     def reworded(self, case: Case, draw: random.Random) -> str:
@@ -94,19 +103,19 @@ def fits(pattern: str, prompt: str) -> bool:
     return len(prompt) > len(before) + len(after) and prompt.startswith(before) and prompt.endswith(after)
 
 
-def prefix_of(case: Case, paraphrase: str, ordered: Sequence[str]) -> list[str]:
-    """Return what stands before the template in a paraphrase; nothing where no template is known, or none stands there.
+def split_off(case: Case, paraphrase: str, ordered: Sequence[str]) -> tuple[str | None, str]:
+    """Return the template that a paraphrase ends with, None where none is known, and what stands before it.
 
     Args:
         case: Whose paraphrase it is.
-        paraphrase: A sentence, then a template with the subject.
+        paraphrase: A template with the subject, mostly behind a sentence.
         ordered: Templates, the longest first.
     """
     for name in ordered:
         filled = name.replace("{}", case.subject)
-        if paraphrase.endswith(f" {filled}"):
-            return [paraphrase.removesuffix(filled).strip()]
-    return []
+        if paraphrase == filled or paraphrase.endswith(f" {filled}"):
+            return name, paraphrase.removesuffix(filled).strip()
+    return None, ""
 
 
 def misspelt(name: str, draw: random.Random) -> str:

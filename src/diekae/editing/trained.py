@@ -20,7 +20,7 @@ from diekae.fingerprint import fingerprint
 from diekae.model import DiekaeModel
 
 FILE = "editing.safetensors"
-FORMAT = 1
+FORMAT = 2
 """Version of the file."""
 
 
@@ -55,7 +55,7 @@ def find_trained(model: DiekaeModel) -> Trained:
     decoder = fingerprint(model.decoder)
     for folder in shipped_banks().values():
         path = folder / FILE
-        if path.is_file() and (info := _read(path)[0])["decoder"] == decoder:
+        if path.is_file() and (info := _read(path)[0])["decoder"] == decoder and info["format"] == FORMAT:
             found = _make(info, path, model)
             same = info["bank"] == model.bank.fingerprint()
             return found if same else dataclasses.replace(found, adapter=None)
@@ -70,8 +70,9 @@ def load_trained(path: str | Path, model: DiekaeModel) -> Trained:
         ValueError: It is damaged, of a newer format, or was trained for another decoder or bank.
     """
     info = _read(Path(path))[0]
-    if info["format"] > FORMAT:
-        raise ValueError(f"{str(path)!r} has format {info['format']}; update diekae to read it.")
+    if info["format"] != FORMAT:
+        todo = "update diekae to read it" if info["format"] > FORMAT else "train it anew (`diekae edit train`)"
+        raise ValueError(f"{str(path)!r} has format {info['format']}, expected {FORMAT}; {todo}.")
     for name, own in (("decoder", fingerprint(model.decoder)), ("bank", model.bank.fingerprint())):
         if info[name] != own and not (name == "bank" and "adapter" not in info):
             raise ValueError(f"{str(path)!r} was trained for {name} {info[name]}, but this {name} is {own}.")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diekae.editing.adapter_training import SETTINGS, make_lessons, train_adapter
 from diekae.editing.cases import Case, Parts, divide, divide_by_subject, read_counterfact, read_zsre
-from diekae.editing.gate_training import choose_thresholds, make_groups, read_states, texts_of, train_encoder
+from diekae.editing.gate_training import choose_thresholds, make_checks, make_relations, read_states, train_encoder
 from diekae.editing.learned import GateOptions, LearnedGate, States
 from diekae.editing.phrasings import Phrasings
 from diekae.editing.trained import FILE, Trained, load_trained
@@ -29,14 +29,14 @@ CHECKED = 140
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is learned from; to each number of facts come half as many without a paraphrase, and a fifth of zsRE."""
+    """How much is learned from."""
 
-    gate_facts: int = 700
-    """Facts of CounterFact with a paraphrase."""
-    gate_steps: int = 600
+    gate_facts: int = 1500
+    """Paraphrases of CounterFact, beside all templates of it and of zsRE."""
+    gate_steps: int = 300
     """Optimizer steps."""
     adapter_facts: int = 900
-    """Facts of CounterFact with a paraphrase."""
+    """Facts of CounterFact with a paraphrase, to which come half as many without, and a fifth of zsRE."""
     adapter_steps: int = 60
     """Optimizer steps."""
 
@@ -122,13 +122,17 @@ def _gate(
 ) -> Any:
     options = GateOptions()
     states = States(model.decoder, model.need_prompter(), model.anchor, options.layers)
-    groups = make_groups(chosen(known, questions, sizes.gate_facts, seed), phrasings, seed)
-    checked = [case for case in known.validation if case.paraphrases][:CHECKED]
-    check = make_groups(checked, phrasings, seed + 1) + make_groups(questions.validation, phrasings, seed + 2)
-    read = _kept_states(states, texts_of([*groups, *check]), out / "states.safetensors", progress)
-    encoder, losses = train_encoder(read, groups, options, steps=sizes.gate_steps, seed=seed, progress=progress)
+    asking = Phrasings.find(questions.train)
+    told = [case for case in known.train if case.paraphrases]
+    told = random.Random(seed).sample(told, min(sizes.gate_facts, len(told)))
+    relations = [make_relations(told, phrasings, seed), make_relations(questions.train, asking, seed)]
+    texts = [text for source in relations for relation in source for text in (*relation.keys, *relation.inputs)]
+    read = _kept_states(states, texts, out / "states.safetensors", progress)
+    encoder, losses = train_encoder(read, relations, options, steps=sizes.gate_steps, seed=seed, progress=progress)
     gate = LearnedGate(states, encoder, options)
-    best, near = choose_thresholds(gate, check, read, groups)
+    checked = [case for case in known.validation if case.paraphrases][:CHECKED]
+    checks = make_checks(checked, phrasings, seed + 1) + make_checks(questions.validation, asking, seed + 2)
+    best, near = choose_thresholds(gate, checks)
     Trained(encoder, best).save(out / "gate.safetensors", model)
     rounded = {name: [round(value, 3) for value in values] for name, values in near.items()}
     return {"losses": [round(loss, 4) for loss in losses], "thresholds": dataclasses.asdict(best), "likeness": rounded}
