@@ -26,7 +26,7 @@ from diekae.model import DiekaeModel
 from diekae.training.config import TrainingConfig
 from diekae.training.dataset import PromptDataset
 from diekae.training.objectives import OBJECTIVES, DifferenceObjective
-from diekae.training.run import build_trainer, train
+from diekae.training.run import _cached, build_trainer, train
 from diekae.training.trainer import BankTrainer, NotFinite, last_whole_checkpoint
 
 SCRIPT = Path(__file__).with_name("tiny_run.py")
@@ -90,15 +90,48 @@ def test_the_saved_bank_is_the_best_of_all_validations(tmp_path: Path) -> None:
     assert_same({name.removeprefix("bank."): tensor for name, tensor in saved.items()}, weights(model))
 
 
+@pytest.mark.parametrize("cache", [False, True])
+def test_grouping_by_length_leaves_less_padding_and_no_example_out(tmp_path: Path, cache: bool) -> None:
+    padding, examples = {}, {}
+    for grouped in (False, True):
+        seen: list[Tensor] = []
+
+        class Watched(BankTrainer):
+            def compute_loss(self, model: Any, inputs: Any, *args: Any, **options: Any) -> Tensor:
+                seen.append(inputs["knowledge_mask"])  # noqa: B023
+                return super().compute_loss(model, inputs, *args, **options)
+
+        model = make_model("reader", effect=0.0)
+        objective = DifferenceObjective(model)
+        options = {"cache": str(tmp_path / "cache")} if cache else {}
+        config = TrainingConfig(batch_size=8, evaluations=1, group_by_length=grouped, **options)  # type: ignore[arg-type]
+        prompts = [
+            dataclasses.replace(prompt, knowledge=prompt.knowledge[:1] * (1 + 4 * (number % 16)))
+            for number, prompt in enumerate(tiny_prompts(64))
+        ]
+        data: Any = [PromptDataset(prompts, scope="all", anchor="shared")] * 2
+        if cache:
+            data = [_cached(objective, data[0], config, "", lambda *_: None)] * 2
+        trainer = build_trainer(objective, data, config, tmp_path / str(grouped), None, (), kind=Watched)
+        trainer.train()
+        padding[grouped] = sum(int((~mask).sum()) for mask in seen)
+        examples[grouped] = sorted(length for mask in seen for length in mask.sum(1).tolist())
+    assert padding[True] < 0.6 * padding[False]
+    assert examples[True] == examples[False] == sorted(1 + 4 * (number % 16) for number in range(64))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_a_run_that_is_killed_and_resumed_ends_bit_for_bit_as_one_left_alone(tmp_path: Path, accumulation: int) -> None:
+@pytest.mark.parametrize(("accumulation", "grouped"), [(1, False), (2, False), (1, True)])
+def test_a_run_that_is_killed_and_resumed_ends_bit_for_bit_as_one_left_alone(
+    tmp_path: Path, accumulation: int, grouped: bool
+) -> None:
     # 44 examples, so that epochs end between batches, and a checkpoint stands in the middle of one.
     training = {
         "max_steps": 40,
         "evaluations": 8,
         "batch_size": 8 // accumulation,
         "gradient_accumulation": accumulation,
+        "group_by_length": grouped,
     }
     alone, log = tiny_run(tmp_path / "alone", prompts=44, training=training)
     folder = tmp_path / "killed"

@@ -26,6 +26,8 @@ class TrainingConfig:
     """Optimizer steps; overrides ``epochs`` when positive."""
     batch_size: int = 16
     """Examples a step and process, before accumulation."""
+    group_by_length: bool = False
+    """Put examples of like length into one step, so that less of it is padding; worth it where lengths differ much."""
     gradient_accumulation: int = 1
     """Batches an optimizer step."""
     learning_rate: float = 2e-3

@@ -35,6 +35,7 @@ class PromptDataset(Dataset[Prompt]):
     def __init__(self, prompts: Sequence[Prompt], *, scope: str, anchor: str) -> None:
         """Keep the prompts and how they are laid out."""
         self.prompts, self.scope, self.anchor = prompts, scope, anchor
+        self.lengths = [_length(prompt) for prompt in prompts]
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -52,9 +53,9 @@ class PromptDataset(Dataset[Prompt]):
 class CachedDataset(Dataset[dict[str, Tensor]]):
     """Differences collected once, read from memory-mapped safetensors, each example without padding."""
 
-    def __init__(self, folder: Path, places: Sequence[int]) -> None:
-        """Open a finished cache; ``places`` says where on disk each example lies."""
-        self.folder, self.places = folder, places
+    def __init__(self, folder: Path, places: Sequence[int], lengths: Sequence[int]) -> None:
+        """Open a finished cache; ``places`` says where on disk each example lies, ``lengths`` how long each is."""
+        self.folder, self.places, self.lengths = folder, places, lengths
         self._open: dict[int, Any] = {}
 
     def __len__(self) -> int:
@@ -112,7 +113,7 @@ def collect_to_disk(
     home.mkdir(parents=True, exist_ok=True)
     write_atomically(home / "key.json", json.dumps(key, indent=2, sort_keys=True))
     # Like lengths together: padding is work for the decoder. Where an example lies is then not where it stands.
-    lengths = [len(p.knowledge) + 2 * (len(p.input) + len(p.target)) for p in dataset.prompts]
+    lengths = dataset.lengths
     order = sorted(range(len(dataset)), key=lambda index: lengths[index])
     done = size = 0
     for start in range(0, len(order), SHARD):
@@ -132,7 +133,12 @@ def collect_to_disk(
     places = [0] * len(order)
     for place, index in enumerate(order):
         places[index] = place
-    return CachedDataset(home, places)
+    return CachedDataset(home, places, lengths)
+
+
+def _length(prompt: Prompt) -> int:
+    """Return the tokens of both runs."""
+    return len(prompt.knowledge) + 2 * (len(prompt.input) + len(prompt.target))
 
 
 def _unpadded(found: Differences, prompts: Sequence[Prompt]) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from diekae.models import settled_dtype
 from diekae.training.config import TrainingConfig
@@ -83,6 +84,14 @@ class BankTrainer(Trainer):
                 self._load_best_model()
                 return
         self.train(resume_from_checkpoint=checkpoint)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Group by the lengths that the data set knows, where that is wanted."""
+        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return LengthGroupedSampler(batch, lengths=list(dataset.lengths))
 
     def get_decay_parameter_names(self, model: Any) -> list[str]:
         """Name the matrices, [N, out, in]; norms and null slots, [N, size], do not decay."""
@@ -201,6 +210,7 @@ def arguments(config: TrainingConfig, folder: Path, steps: int, drop_last: bool)
         greater_is_better=False,
         remove_unused_columns=False,
         dataloader_drop_last=drop_last,
+        train_sampling_strategy="group_by_length" if config.group_by_length else "random",
         seed=config.seed,
         data_seed=config.seed,
         use_cpu=not torch.cuda.is_available(),
