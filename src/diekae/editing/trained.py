@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,14 @@ def find_trained(model: DiekaeModel) -> Trained:
         path = folder / FILE
         if path.is_file() and (info := _read(path)[0])["decoder"] == decoder and info["format"] == FORMAT:
             found = _make(info, path, model)
-            same = info["bank"] == model.bank.fingerprint()
-            return found if same else dataclasses.replace(found, adapter=None)
+            if info["bank"] == model.bank.fingerprint() or found.adapter is None:
+                return found
+            warnings.warn(
+                "The adapter that came with the package is for another bank than this one: edits speak as plain "
+                "documents do, which is less surely. `diekae edit train` makes an adapter for this bank.",
+                stacklevel=2,
+            )
+            return dataclasses.replace(found, adapter=None)
     return Trained()
 
 

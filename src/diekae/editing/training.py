@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -66,12 +66,12 @@ def train_editing(
         The file, and what was seen while training.
     """
     known, questions = divide(read_counterfact(data / "counterfact")), divide_by_subject(read_zsre(data / "zsre"))
-    phrasings = Phrasings.find(known.train)
+    ground = _Ground(model, known, questions, Phrasings.find(known.train), out, sizes, seed, progress)
     log: dict[str, Any] = {"sizes": dataclasses.asdict(sizes), "seed": seed}
     if "adapter" in parts:
-        log["adapter"] = _adapter(model, known, questions, phrasings, out, sizes, seed, progress)
+        log["adapter"] = _adapter(ground)
     if "gate" in parts:
-        log["gate"] = _gate(model, known, questions, phrasings, out, sizes, seed, progress)
+        log["gate"] = _gate(ground)
     files = [out / f"{part}.safetensors" for part in PARTS]
     found = [load_trained(file, model) for file in files if file.is_file()]
     encoder = next((one for one in found if one.encoder is not None), Trained())
@@ -80,8 +80,21 @@ def train_editing(
     return out / FILE, log
 
 
+class _Ground(NamedTuple):
+    """What both parts are trained on."""
+
+    model: DiekaeModel
+    known: Parts
+    questions: Parts
+    phrasings: Phrasings
+    out: Path
+    sizes: Sizes
+    seed: int
+    progress: Progress
+
+
 def chosen(known: Parts, questions: Parts, number: int, seed: int) -> list[Case]:
-    """Choose facts to learn from."""
+    """Choose facts to learn from: so many with a paraphrase, half as many without, a fifth as many of zsRE."""
     draw = random.Random(seed)
     told = [case for case in known.train if case.paraphrases]
     rest = [case for case in known.train if not case.paraphrases]
@@ -90,50 +103,35 @@ def chosen(known: Parts, questions: Parts, number: int, seed: int) -> list[Case]
     return told[:number] + rest[: number // 2] + questions.train[: number // 5]
 
 
-def _adapter(
-    model: DiekaeModel,
-    known: Parts,
-    questions: Parts,
-    phrasings: Phrasings,
-    out: Path,
-    sizes: Sizes,
-    seed: int,
-    progress: Progress,
-) -> Any:
-    prompter = model.need_prompter()
-    learned = make_lessons(prompter, chosen(known, questions, sizes.adapter_facts, seed), phrasings, seed)
-    checked = [case for case in known.validation if case.paraphrases][:16] + questions.validation[:4]
-    check = make_lessons(prompter, checked, phrasings, seed + 1)
+def _adapter(ground: _Ground) -> Any:
+    sizes, seed, prompter = ground.sizes, ground.seed, ground.model.need_prompter()
+    facts = chosen(ground.known, ground.questions, sizes.adapter_facts, seed)
+    learned = make_lessons(prompter, facts, ground.phrasings, seed)
+    checked = [case for case in ground.known.validation if case.paraphrases][:16] + ground.questions.validation[:4]
+    check = make_lessons(prompter, checked, ground.phrasings, seed + 1)
     settings = dataclasses.replace(SETTINGS, max_steps=sizes.adapter_steps, seed=seed)
-    adapter, log = train_adapter(model, learned, check, out / "adapter", settings=settings, progress=progress)
-    Trained(adapter=adapter).save(out / "adapter.safetensors", model)
+    folder = ground.out / "adapter"
+    adapter, log = train_adapter(ground.model, learned, check, folder, settings=settings, progress=ground.progress)
+    Trained(adapter=adapter).save(ground.out / "adapter.safetensors", ground.model)
     return log
 
 
-def _gate(
-    model: DiekaeModel,
-    known: Parts,
-    questions: Parts,
-    phrasings: Phrasings,
-    out: Path,
-    sizes: Sizes,
-    seed: int,
-    progress: Progress,
-) -> Any:
-    options = GateOptions()
-    states = States(model.decoder, model.need_prompter(), model.anchor, options.layers)
+def _gate(ground: _Ground) -> Any:
+    sizes, seed, questions, options = ground.sizes, ground.seed, ground.questions, GateOptions()
+    states = States(ground.model.decoder, ground.model.need_prompter(), ground.model.anchor, options.layers)
     asking = Phrasings.find(questions.train)
-    told = [case for case in known.train if case.paraphrases]
+    told = [case for case in ground.known.train if case.paraphrases]
     told = random.Random(seed).sample(told, min(sizes.gate_facts, len(told)))
-    relations = [make_relations(told, phrasings, seed), make_relations(questions.train, asking, seed)]
+    relations = [make_relations(told, ground.phrasings, seed), make_relations(questions.train, asking, seed)]
     texts = [text for source in relations for relation in source for text in (*relation.keys, *relation.inputs)]
-    read = _kept_states(states, texts, out / "states.safetensors", progress)
-    encoder, losses = train_encoder(read, relations, options, steps=sizes.gate_steps, seed=seed, progress=progress)
-    gate = LearnedGate(states, encoder, options)
-    checked = [case for case in known.validation if case.paraphrases][:CHECKED]
-    checks = make_checks(checked, phrasings, seed + 1) + make_checks(questions.validation, asking, seed + 2)
-    best, near = choose_thresholds(gate, checks)
-    Trained(encoder, best).save(out / "gate.safetensors", model)
+    read = _kept_states(states, texts, ground.out / "states.safetensors", ground.progress)
+    encoder, losses = train_encoder(
+        read, relations, options, steps=sizes.gate_steps, seed=seed, progress=ground.progress
+    )
+    checked = [case for case in ground.known.validation if case.paraphrases][:CHECKED]
+    checks = make_checks(checked, ground.phrasings, seed + 1) + make_checks(questions.validation, asking, seed + 2)
+    best, near = choose_thresholds(LearnedGate(states, encoder, options), checks)
+    Trained(encoder, best).save(ground.out / "gate.safetensors", ground.model)
     rounded = {name: [round(value, 3) for value in values] for name, values in near.items()}
     return {"losses": [round(loss, 4) for loss in losses], "thresholds": dataclasses.asdict(best), "likeness": rounded}
 
