@@ -21,7 +21,7 @@ from diekae.editing.gate_training import (
     read_states,
     train_encoder,
 )
-from diekae.editing.learned import STAND_IN, GateOptions, LearnedGate, PromptEncoder, States
+from diekae.editing.learned import STAND_IN, GateOptions, LearnedGate, PromptEncoder, States, without_subject
 from diekae.editing.names import NearNames, near
 from diekae.editing.phrasings import Phrasings, misspelt, shortened, split_off
 
@@ -233,3 +233,15 @@ def test_letters_are_changed_and_words_left_out() -> None:
         assert changed != "Danielle" and abs(len(changed) - 8) <= 1 and changed[0] == "D"
     assert shortened("Danielle", draw) is None and shortened("Al Be", draw) is None
     assert shortened("Danielle Darrieux", draw) in ("Danielle", "Darrieux")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "subject", "asked"),
+    [
+        ("Go is by Google", "Go", "X is by Google"),
+        ("When did the Romans end", "Roman", "When did the Xs end"),
+        ("Who is in AC/DC (band)?", "AC/DC (band)", "Who is in X?"),
+    ],
+)
+def test_the_subject_is_taken_out_as_a_whole_word(prompt: str, subject: str, asked: str) -> None:
+    assert without_subject(Edit(prompt, subject, "one")) == asked

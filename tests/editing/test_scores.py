@@ -15,7 +15,7 @@ from diekae.editing.chains import find_chains
 from diekae.editing.compare import fitted
 from diekae.editing.gate import MentionGate
 from diekae.editing.growth import asked as as_method
-from diekae.editing.growth import read_vectors, time_queries, with_edits
+from diekae.editing.growth import time_queries, with_edits
 from diekae.editing.measure import Bench, Kept
 from diekae.editing.scores import answer, harmonic, prompt_of, says, successes, summary
 from diekae.editing.trained import Trained
@@ -83,7 +83,7 @@ def test_the_same_values_are_kept_over_runs_and_behind_a_cut_line(tmp_path: Path
 
 def test_an_edited_model_is_scored_as_it_answers(tmp_path: Path) -> None:
     model = make_model("reader")
-    edits = with_edits(model, MentionGate(), Trained(), [case.edit for case in CASES], None)
+    edits = with_edits(model, MentionGate(), Trained(), [case.edit for case in CASES])
     method = as_method(model, edits, "memory")
     bare = fitted(model, "bare", CASES, tmp_path, lambda *_: None)
     bench = Bench(model.need_prompter(), bare, Kept(None), "tag", "none", lambda *_: None)
@@ -103,7 +103,6 @@ def test_an_edited_model_is_scored_as_it_answers(tmp_path: Path) -> None:
     assert text == model.need_prompter().tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True).strip()
     times = time_queries(edits, model, [prompt] * 5)
     assert times["ms_gate"] > 0 and times["gate_over_bare"] > 0
-    assert read_vectors(MentionGate(), [case.edit for case in CASES], tmp_path, lambda *_: None).shape == (2, 0)
     assert isinstance(method, Asked)
 
 

@@ -22,7 +22,7 @@ from diekae.editing.chains import find_chains, score_chains
 from diekae.editing.edit import Edit
 from diekae.editing.edits import make_gate
 from diekae.editing.gate import MentionGate
-from diekae.editing.growth import asked, read_vectors, time_edits, time_queries, with_edits
+from diekae.editing.growth import asked, time_edits, time_queries, with_edits
 from diekae.editing.inputs import make_inputs, shared_subjects
 from diekae.editing.measure import Bench, Kept, opened
 from diekae.editing.phrasings import Phrasings
@@ -145,10 +145,10 @@ class Evaluation:
     def _score(self, method: Fitted, cases: Sequence[Case]) -> dict[str, Any]:
         return self.bench.method(method, cases, self.unrelated, self.plan.neighbours)
 
-    def _edited(self, gate: str, cases: Sequence[Case], vectors: Any = None) -> Any:
+    def _edited(self, gate: str, cases: Sequence[Case]) -> Any:
         """Return the edits of some cases, all in force at once."""
         chosen = make_gate(self.model, gate, self.trained)
-        made = with_edits(self.model, chosen, self.trained, [case.edit for case in cases], vectors)
+        made = with_edits(self.model, chosen, self.trained, [case.edit for case in cases])
         return asked(self.model, made, f"memory, {gate}")
 
     def one(self) -> dict[str, Any]:
@@ -178,15 +178,11 @@ class Evaluation:
         first = {case.case for case in self.cases}
         order = [*self.cases, *_shuffled([c for c in self.everything if c.case not in first], self.plan.seed)]
         edits = [case.edit for case in order]
-        gate = make_gate(self.model, None, self.trained)
-        largest = min(max(self.plan.sizes), len(edits))
-        folder = self.plan.out / "vectors" / gate.fingerprint
-        vectors = read_vectors(gate, edits[:largest], folder, self.progress) if gate.width else None
         cost = self._cost(edits[-self.plan.timed :])
         found = []
         for size in [size for size in self.plan.sizes if size <= len(edits)]:
             for name in self.plan.gates:
-                method = self._edited(name, order[:size], vectors)
+                method = self._edited(name, order[:size])
                 cases = self.cases[: min(size, len(self.cases))]
                 row = {"edits": size, "gate": name, **self._score(method, cases), **self._times(method)}
                 del row["columns"]
@@ -213,7 +209,7 @@ class Evaluation:
         plain = MemoryAdapter.for_model(self.model, AdapterOptions(rank=0, slots=0))
         found = {}
         for name, adapter in (("document", None), ("four copies", plain), ("adapter", self.trained.adapter)):
-            edits = with_edits(self.model, MentionGate(), Trained(adapter=adapter), [c.edit for c in cases], None)
+            edits = with_edits(self.model, MentionGate(), Trained(adapter=adapter), [c.edit for c in cases])
             bench = Bench(self.prompter, self.bare, self.bench.kept, self.tag, f"{name} {self.adapter}", self.progress)
             found[name] = bench.method(asked(self.model, edits, name), cases, self.unrelated, 1)
         return found

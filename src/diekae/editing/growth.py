@@ -4,45 +4,22 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from diekae.data.prompt import Prompt
 from diekae.editing.asked import Asked
 from diekae.editing.edit import Edit
-from diekae.editing.gate import Gate, MentionGate, Vectors
+from diekae.editing.gate import Gate, MentionGate
 from diekae.editing.memory import MemoryEdits, make_store
 from diekae.editing.trained import Trained
 from diekae.model import DiekaeModel
 
-Progress = Callable[[str, int, int], None]
-CHUNK = 512
-"""Edits whose vectors are one file."""
 
-
-def read_vectors(gate: Gate, edits: Sequence[Edit], folder: Path, progress: Progress) -> Vectors:
-    """Return the gate's vectors of edits; those that an earlier call has made are read from the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = []
-    for start in range(0, len(edits), CHUNK):
-        path = folder / f"{start:06d}.npy"
-        chunk = edits[start : start + CHUNK]
-        part = np.load(path, allow_pickle=False) if path.is_file() else np.zeros((0, gate.width), np.float32)
-        if len(part) != len(chunk):
-            part = gate.encode(chunk)
-            np.save(path, part, allow_pickle=False)
-        parts.append(part)
-        progress("reading the edits' prompts", min(len(edits), start + CHUNK), len(edits))
-    return np.concatenate(parts)
-
-
-def with_edits(
-    model: DiekaeModel, gate: Gate, trained: Trained, edits: Sequence[Edit], vectors: Vectors | None
-) -> MemoryEdits:
+def with_edits(model: DiekaeModel, gate: Gate, trained: Trained, edits: Sequence[Edit]) -> MemoryEdits:
     """Return these edits in a store of this process, memories not yet prepared.
 
     Args:
@@ -50,17 +27,11 @@ def with_edits(
         gate: Decides.
         trained: Whose adapter is used.
         edits: In the order of their making.
-        vectors: The gate's, [edits or more, width]; made anew if None.
     """
     made = MemoryEdits(model, make_store(model, None), gate, trained.adapter)
-    rows = []
-    for number, edit in enumerate(edits):
+    for edit in edits:
         if made.store.duplicate(edit) is None:
-            record = made.store.add(edit)
-            if vectors is not None and gate.width:
-                rows.append((record.id, vectors[number].tobytes()))
-    if rows:
-        made.store.put_vectors(gate.fingerprint, rows)
+            made.store.add(edit)
     made.refresh()
     return made
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -142,7 +143,7 @@ class LearnedGate(Gate):
 
     def encode(self, edits: Sequence[Edit], progress: Progress = lambda _what, _done, _all: None) -> Vectors:
         """See :meth:`Gate.encode`; edits that ask the same of different subjects are read once."""
-        asked = [bare(edit.prompt).replace(edit.subject, STAND_IN) for edit in edits]
+        asked = [without_subject(edit) for edit in edits]
         found = self.vectors(dict.fromkeys(asked), progress)
         return np.stack([found[text] for text in asked]) if asked else np.zeros((0, self.width), np.float32)
 
@@ -210,6 +211,13 @@ class LearnedGate(Gate):
             and other.edit.fact != entry.edit.fact
         ]
         return [other.id for other in near if float(entry.vector @ other.vector) >= self.options.mentioned]
+
+
+def without_subject(edit: Edit) -> str:
+    """Return what an edit's prompt asks: the stand-in in its subject's place, a whole word wherever it is one."""
+    prompt, subject = bare(edit.prompt), edit.subject.strip()
+    found = re.sub(rf"(?<!\w){re.escape(subject)}(?!\w)", STAND_IN, prompt)
+    return found if found != prompt else prompt.replace(subject, STAND_IN, 1)
 
 
 def _apart(places: Sequence[Place], others: Sequence[Place]) -> list[Place]:
