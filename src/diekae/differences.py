@@ -78,8 +78,8 @@ def collect(
 
     def keep(layer: int, stream: Tensor, output: Tensor) -> None:
         value = stream if kind == "sequential" else output
-        with_knowledge[index[layer]] = _gather(value, columns)
-        knowledge_states[index[layer]] = _gather(read(stream, output), slots)
+        with_knowledge[index[layer]] = take_columns(value, columns)
+        knowledge_states[index[layer]] = take_columns(read(stream, output), slots)
 
     run(decoder, batch["full_ids"], points, keep)
     known = torch.stack(knowledge_states)
@@ -125,7 +125,7 @@ def knowledge_states(
         decoder,
         batch["full_ids"][:, :length],
         points,
-        lambda _layer, stream, output: states.append(_gather(read(stream, output), slots)),
+        lambda _layer, stream, output: states.append(take_columns(read(stream, output), slots)),
     )
     return torch.stack(states)
 
@@ -144,6 +144,6 @@ def _columns(batch: Batch) -> Tensor:
     return shifted.clamp(max=batch["full_ids"].shape[1] - 1)
 
 
-def _gather(states: Tensor, columns: Tensor) -> Tensor:
+def take_columns(states: Tensor, columns: Tensor) -> Tensor:
     """Take columns [B, C] of states [B, T, W]; returns [B, C, W]."""
     return torch.gather(states, 1, columns[..., None].expand(-1, -1, states.shape[-1]))

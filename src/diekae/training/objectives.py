@@ -15,8 +15,9 @@ from transformers import PreTrainedModel
 
 from diekae.config import DiekaeConfig
 from diekae.data.prompt import IGNORED, Batch, run_of
-from diekae.differences import Differences, Student, collect, knowledge_columns, knowledge_states
+from diekae.differences import Differences, Student, collect, knowledge_columns, knowledge_states, take_columns
 from diekae.encoders import MemoryBatch
+from diekae.inject.hooks import visiting
 from diekae.inject.injection import Injection
 from diekae.model import DiekaeModel
 
@@ -126,12 +127,20 @@ class DistillObjective(CrossEntropyObjective):
     """Kullback–Leibler divergence from the injected run to D(K, x), over the target's positions."""
 
     def forward(self, **batch: Any) -> Sums:
-        """Inject, and compare with the run that has K in its prompt."""
-        laid_out = Batch(**batch)  # type: ignore[typeddict-item]
-        logits, labels = injected_logits(self.model, laid_out)
-        with torch.no_grad():
-            ids, offset = run_of(laid_out, knowledge=True)
-            teacher = score_logits(self.model, ids, laid_out["labels"], offset)
+        """Inject, and compare with the run that has K in its prompt; what encoders read of K is taken from that run."""
+        laid_out, model = Batch(**batch), self.model  # type: ignore[typeddict-item]
+        ids, offset = run_of(laid_out, knowledge=True)
+        slots = knowledge_columns(laid_out, ids.shape[1])
+        states: list[Tensor] = []
+
+        def keep(_layer: int, stream: Tensor, output: Tensor) -> None:
+            states.append(take_columns(model.read(stream, output), slots))
+
+        reads = model.bank.encoder.reads != "embeddings"
+        with torch.no_grad(), visiting(model.points if reads else {}, keep):
+            teacher = score_logits(model, ids, laid_out["labels"], offset)
+        memory = model.bank.prepare(torch.stack(states), laid_out["knowledge_mask"]) if reads else None
+        logits, labels = injected_logits(model, laid_out, memory)
         divergence = F.kl_div(
             logits.float().log_softmax(-1), teacher.float().log_softmax(-1), log_target=True, reduction="sum"
         )
