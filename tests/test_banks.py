@@ -14,7 +14,7 @@ DOCUMENT = (
 )
 ANSWERS = {
     "When did the Ondrel Bridge open?": "1907",
-    "What is the Ondrel Bridge made of?": "black oak",
+    "Who built the Ondrel Bridge?": "Tilda Roe",
     "Which river does the Ondrel Bridge cross?": "Sava",
 }
 
