@@ -13,6 +13,12 @@ SPELT = 82.0
 SHARED = 0.34
 """Share of a name's trigrams that must stand in a text before it is looked at."""
 
+OPENING = frozenset(
+    "a an and are as at but by did do does for from had has have how in is it of on or that the these this those to "
+    "was were what when where which who whom whose why with".split()
+)
+"""Words that are capitalised for no other reason than that they open a sentence."""
+
 
 class Place(NamedTuple):
     """Where a name stands in a text."""
@@ -83,8 +89,8 @@ class NearNames:
 def near(name: str, text: str) -> tuple[int, int] | None:
     """Return where a text nearly holds a name, in whole words; None where it does not.
 
-    Some letters differ, whatever their case, or only half of it or more stands there in words of its own; unless what
-    stands beside them belongs to another name: for *Danielle Darrieux*, *Danielle Steel* is somebody else.
+    Some letters differ, whatever their case, but no digit; or only half of it or more stands there in words of its own;
+    unless what stands beside them belongs to another name: for *Danielle Darrieux*, *Danielle Steel* is somebody else.
     """
     fuzz = _needed("rapidfuzz.fuzz", "rapidfuzz")
     lower, whole = name.casefold(), text.casefold()
@@ -95,7 +101,7 @@ def near(name: str, text: str) -> tuple[int, int] | None:
         cut = whole[place.dest_start : place.dest_end]
         start = place.dest_start + len(cut) - len(cut.lstrip())
         start, end = _widened(whole, start, start + len(cut.strip()))
-        if _ratio(name, text[start:end]) >= SPELT:
+        if _ratio(name, text[start:end]) >= SPELT and _numbers(name) == _numbers(text[start:end]):
             return start, end
     return _shortened(name, text)
 
@@ -117,10 +123,21 @@ def _shortened(name: str, text: str) -> tuple[int, int] | None:
 
 
 def _belongs_to_another(text: str, start: int, end: int) -> bool:
-    """Tell whether a capitalised word stands directly beside a place, but for one that begins a sentence."""
-    after = re.match(r" [^\W\d_]", text[end:])
-    before = re.search(r"(?<=[\w,] )([^\W\d_])\w* $", text[:start])
-    return bool((after and after[0][1].isupper()) or (before and before[1].isupper()))
+    """Tell whether a capitalised word or a number stands beside a place; words that open a sentence are none."""
+    after = re.match(r" \W?(\w)", text[end:])
+    before = re.search(r"(\w\S*\w|\w) $", text[:start])
+    return bool(
+        (after and _is_of_a_name(after[1]))
+        or (before and _is_of_a_name(before[1]) and before[1].casefold() not in OPENING)
+    )
+
+
+def _numbers(text: str) -> list[str]:
+    return re.findall(r"\d+", text)
+
+
+def _is_of_a_name(word: str) -> bool:
+    return word[0].isupper() or word[0].isdigit()
 
 
 def _whole(text: str, start: int, end: int) -> bool:
