@@ -49,7 +49,7 @@ def time_edits(model: DiekaeModel, trained: Trained, gate: Gate, edits: Sequence
     seconds = time.perf_counter() - start
     size = made.store.nbytes()
     made.store.close()
-    return {"edits": len(edits), "ms_an_edit": 1000 * seconds / len(edits), "bytes_an_edit": size / len(edits)}
+    return {"timed": len(edits), "ms_an_edit": 1000 * seconds / len(edits), "bytes_an_edit": size / len(edits)}
 
 
 @torch.no_grad()
@@ -70,5 +70,5 @@ def time_queries(edits: MemoryEdits, model: DiekaeModel, prompts: Sequence[Promp
             start = time.perf_counter()
             call()
             times[name].append(1000 * (time.perf_counter() - start))
-    found = {f"ms_{name}": statistics.median(values[3:]) for name, values in times.items()}
+    found = {f"ms_{name}": statistics.median(values[3:] or values) for name, values in times.items()}
     return {**found, "gate_over_bare": found["ms_gate"] / found["ms_bare"]}
