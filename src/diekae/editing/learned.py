@@ -173,7 +173,9 @@ class LearnedGate(Gate):
         exact = [self._exact.find(text) for text in texts]
         found = [sorted(row, reverse=True) for row in self._asked(texts, exact, self.options.mentioned)]
         shut = [number for number, row in enumerate(found) if not row]
-        nearly = [_apart(self._near.find(texts[number]), exact[number])[:NEAR] for number in shut]
+        nearly = [
+            [place for place in self._near.find(texts[number]) if place.apart(exact[number])][:NEAR] for number in shut
+        ]
         rows = self._asked([texts[number] for number in shut], nearly, self.options.nearly)
         for number, row in zip(shut, rows, strict=True):
             found[number] = row[:1]
@@ -218,11 +220,6 @@ def without_subject(edit: Edit) -> str:
     prompt, subject = bare(edit.prompt), edit.subject.strip()
     found = re.sub(rf"(?<!\w){re.escape(subject)}(?!\w)", STAND_IN, prompt)
     return found if found != prompt else prompt.replace(subject, STAND_IN, 1)
-
-
-def _apart(places: Sequence[Place], others: Sequence[Place]) -> list[Place]:
-    """Return the places that lie over none of the others."""
-    return [p for p in places if all(p.end <= other.start or other.end <= p.start for other in others)]
 
 
 def bare(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +30,10 @@ class Place(NamedTuple):
     end: int
     """Behind the last."""
 
+    def apart(self, others: Iterable[Place]) -> bool:
+        """Tell whether it lies over none of the others."""
+        return all(self.end <= other.start or other.end <= self.start for other in others)
+
     def replaced(self, text: str, other: str) -> str:
         """Return the text with something else in the name's place."""
         return text[: self.start] + other + text[self.end :]
@@ -52,8 +56,7 @@ class ExactNames:
         found = [Place(*place) for place in self._search.find_matches_as_indexes(text, overlapping=True)]
         kept: list[Place] = []
         for place in sorted(found, key=lambda place: (place.start - place.end, place.start)):
-            apart = all(place.end <= other.start or other.end <= place.start for other in kept)
-            if apart and _whole(text, place.start, place.end):
+            if place.apart(kept) and _whole(text, place.start, place.end):
                 kept.append(place)
         return sorted(kept, key=lambda place: place.start)
 
