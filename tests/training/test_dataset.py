@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from builders import make_decoder, make_model, make_prompts
+from torch import Tensor
 
 from diekae.data.prompt import Batch, Prompt
 from diekae.differences import Differences
@@ -15,7 +16,7 @@ from diekae.model import DiekaeModel
 from diekae.training import run as training_run
 from diekae.training.config import TrainingConfig
 from diekae.training.dataset import SHARD, CachedDataset, PromptDataset, collect_to_disk
-from diekae.training.objectives import DifferenceObjective
+from diekae.training.objectives import OBJECTIVES, DifferenceObjective
 
 COUNT = 2 * SHARD + 8
 """Examples of three shards, the last one short."""
@@ -31,11 +32,11 @@ class Gather:
     def __init__(self, model: DiekaeModel, dies_at: int = -1) -> None:
         self.objective, self.calls, self.dies_at = DifferenceObjective(model), 0, dies_at
 
-    def __call__(self, batch: Batch) -> Differences:
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
         if self.calls == self.dies_at:
             raise KeyboardInterrupt
         self.calls += 1
-        return self.objective.collect(batch)
+        return self.objective.keep(batch)
 
 
 def dataset_of(model: DiekaeModel, prompts: list[Prompt]) -> PromptDataset:
@@ -43,7 +44,7 @@ def dataset_of(model: DiekaeModel, prompts: list[Prompt]) -> PromptDataset:
 
 
 def cache_at(
-    folder: Path, model: DiekaeModel, gather: Callable[[Batch], Differences], limit_gb: float = 1.0, **key: Any
+    folder: Path, model: DiekaeModel, gather: Callable[[Batch], dict[str, Tensor]], limit_gb: float = 1.0, **key: Any
 ) -> CachedDataset:
     return collect_to_disk(folder, dataset_of(model, many_prompts()), gather, key=key, limit_gb=limit_gb)
 
@@ -83,6 +84,40 @@ def test_cached_differences_are_the_live_ones_rounded_to_bf16(
     assert int(objective.count(batch)) == int(objective.count(live_batch))  # type: ignore[arg-type]
     with_cache, without = objective(**batch), objective(**live_batch)
     torch.testing.assert_close(with_cache.errors, without.errors, rtol=2e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("objective_name", ["cross_entropy", "distill"])
+@pytest.mark.parametrize("encoder", ["reader", "attention", "token"])
+def test_a_loss_through_the_decoder_is_the_same_from_the_cache_and_nothing_runs_over_knowledge(
+    tmp_path: Path, encoder: str, objective_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(encoder)
+    with torch.no_grad():
+        for parameter in model.bank.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(7)))
+    objective = OBJECTIVES[objective_name](model)
+    if (objective_name, encoder) == ("cross_entropy", "token"):
+        with pytest.raises(ValueError, match="encoder='token' reads embeddings alone"):
+            cache_at(tmp_path, model, objective.keep)
+        return
+    cached = cache_at(tmp_path, model, objective.keep)
+    chosen = [SHARD + 3, 0, COUNT - 1, 5]
+    dataset = dataset_of(model, many_prompts())
+    live = dataset.collate([dataset[number] for number in chosen])
+    kept = cached.collate([cached[number] for number in chosen])
+    assert torch.equal(kept["labels"], live["labels"])
+    assert int(objective.count(kept)) == int(objective.count(live))  # type: ignore[arg-type]
+    expected = objective(**live)
+    widths: list[int] = []
+    hook = model.decoder.register_forward_pre_hook(
+        lambda _module, _args, kwargs: widths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    monkeypatch.setattr("diekae.training.objectives.knowledge_states", None)
+    found = objective(**kept)
+    hook.remove()
+    assert widths == [live["input_ids"].shape[1]], "one run, over x alone"
+    torch.testing.assert_close(found.loss, expected.loss, rtol=1e-2, atol=1e-3)
+    assert found.loss.requires_grad
 
 
 def test_a_finished_cache_is_read_again_and_the_decoder_is_not_run(tmp_path: Path) -> None:

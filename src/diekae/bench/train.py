@@ -125,7 +125,7 @@ class _Data:
 
     def collected(self, folder: Path) -> CachedDataset:
         """Collect their differences into a folder."""
-        return collect_to_disk(folder, self.dataset, self.objective.collect, key={}, limit_gb=16)
+        return collect_to_disk(folder, self.dataset, self.objective.keep, key={}, limit_gb=16)
 
 
 def _dataset(bench: Bench, model: DiekaeModel, sizes: dict[str, int]) -> _Data:

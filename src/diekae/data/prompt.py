@@ -228,7 +228,7 @@ def run_of(batch: Batch, knowledge: bool) -> tuple[Tensor, Tensor]:
     """Return one of a batch's two runs: ids [B, columns], and how far right of their labels the targets stand [B]."""
     if knowledge:
         return batch["full_ids"], batch["offset"]
-    return batch["input_ids"], torch.zeros_like(batch["offset"])
+    return batch["input_ids"], batch["input_ids"].new_zeros(len(batch["input_ids"]))
 
 
 def pad_left(rows: Sequence[Sequence[int]], padding: int | None, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -52,7 +52,8 @@ class TrainingConfig:
     max_knowledge: int | None = None
     """Longest K in tokens; the rest is cut from its end, and said."""
     cache: str | None = None
-    """Folder for collected differences: the decoder runs once, every later epoch reads from disk. Teacher only."""
+    """Folder for what the decoder makes of K, once: the differences, or what encoders read of it and, to distil, D(K,
+    x)'s logits. Every later epoch reads from disk. Not for rollout ``student``."""
     cache_limit_gb: float = 16.0
     """Most that the cache may take on disk, in GB."""
     evaluations: int = 8
@@ -83,10 +84,6 @@ class TrainingConfig:
         for name in ("epochs", "batch_size", "gradient_accumulation", "learning_rate", "evaluations", "calibration"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive.")
-        if self.cache and self.objective != "difference":
-            raise ValueError(
-                f"cache={self.cache!r} is for objective='difference', not {self.objective!r}; leave it out."
-            )
         object.__setattr__(self, "betas", tuple(self.betas))
 
     @classmethod

@@ -1,6 +1,6 @@
-"""Training data: prompts that the decoder reads each time, or differences that were collected once and kept on disk.
+"""Training data: prompts that the decoder reads each time, or what it makes of them, collected once and kept on disk.
 
-Shapes: N encoders, K knowledge tokens, T columns of x, W decoder width.
+Shapes: N encoders, B rows, K knowledge tokens, T columns of x, W decoder width.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from diekae.data.prompt import Batch, Prompt, collate
-from diekae.differences import Differences
+from diekae.data.prompt import IGNORED, Batch, Prompt, collate
 from diekae.files import write_atomically
 
-LAYOUT = 2
+LAYOUT = 3
 """Version of the cache's files."""
 SHARD = 32
 """Examples of one file, and of one pass of the decoder while collecting."""
@@ -51,7 +50,7 @@ class PromptDataset(Dataset[Prompt]):
 
 
 class CachedDataset(Dataset[dict[str, Tensor]]):
-    """Differences collected once, read from memory-mapped safetensors, each example without padding."""
+    """What an objective keeps, collected once, read from memory-mapped safetensors, each example without padding."""
 
     def __init__(self, folder: Path, places: Sequence[int], lengths: Sequence[int]) -> None:
         """Open a finished cache; ``places`` says where on disk each example lies, ``lengths`` how long each is."""
@@ -67,39 +66,48 @@ class CachedDataset(Dataset[dict[str, Tensor]]):
         shard, place = divmod(self.places[index], SHARD)
         if shard not in self._open:
             self._open[shard] = safe_open(str(_shard(self.folder, shard)), framework="pt")
-        return {name: self._open[shard].get_tensor(f"{place}.{name}") for name in _FIELDS}
+        names = [name for name in _FIELDS if f"{place}.{name}" in self._open[shard].keys()]  # noqa: SIM118
+        return {name: self._open[shard].get_tensor(f"{place}.{name}") for name in names}
 
     def collate(self, items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Pad a batch: a :class:`Differences` as a dictionary."""
-        known = [torch.ones(len(item["knowledge_ids"]), dtype=torch.bool) for item in items]
-        seen = [torch.ones(len(item["input_ids"]), dtype=torch.bool) for item in items]
-        batch = {"knowledge_mask": _pad(known), "input_mask": _pad(seen)}
-        for name in ("knowledge_ids", "input_ids", "receives"):
-            batch[name] = _pad([item[name] for item in items])
-        for name in ("knowledge_states", "states", "targets"):
-            batch[name] = _pad([item[name].transpose(0, 1) for item in items]).permute(2, 0, 1, 3)
+        """Pad a batch, as :meth:`diekae.training.objectives.Objective.keep` made it."""
+        batch = {}
+        for mask, ids in (("knowledge_mask", "knowledge_ids"), ("input_mask", "input_ids")):
+            batch[mask] = _pad([torch.ones(len(item[ids]), dtype=torch.bool) for item in items])
+        for name in items[0]:
+            rows = [item[name] for item in items]
+            if name == TEACHER:
+                batch[name] = torch.cat(rows)
+            elif rows[0].ndim == 3:  # [N, length, W]
+                batch[name] = _pad([row.transpose(0, 1) for row in rows]).permute(2, 0, 1, 3)
+            else:
+                batch[name] = _pad(rows, IGNORED if name == LABELS else 0)
         return batch
 
 
-_FIELDS = ("knowledge_ids", "input_ids", "receives", "knowledge_states", "states", "targets")
+LABELS, TEACHER = "labels", "teacher"
+_ALONG_KNOWLEDGE = ("knowledge_ids", "knowledge_states")
+_ALONG_INPUT = ("input_ids", "receives", LABELS, "states", "targets")
+_FIELDS = (*_ALONG_KNOWLEDGE, *_ALONG_INPUT, TEACHER)
+"""What may be kept of an example; an objective keeps some of it."""
 
 
 def collect_to_disk(
     folder: Path,
     dataset: PromptDataset,
-    gather: Callable[[Batch], Differences],
+    gather: Callable[[Batch], Mapping[str, Tensor]],
     *,
     key: dict[str, Any],
     limit_gb: float,
     progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> CachedDataset:
-    """Collect the differences of all examples, once; a cache that was cut off goes on where it stopped.
+    """Collect what is kept of all examples, once; a cache that was cut off goes on where it stopped.
 
     Args:
         folder: Holds one subfolder for each key.
         dataset: The prompts.
-        gather: Runs the decoder on a batch.
-        key: What the differences depend on besides the prompts (decoder's fingerprint, layers, site, …).
+        gather: Runs the decoder on a batch; see :meth:`diekae.training.objectives.Objective.keep`.
+        key: What comes of it, besides the prompts, depends on this (decoder's fingerprint, layers, site, …).
         limit_gb: Most that the cache may take on disk.
         progress: Called with examples done and in all.
 
@@ -120,7 +128,7 @@ def collect_to_disk(
         path, rows = _shard(home, start // SHARD), order[start : start + SHARD]
         if not _is_whole(path, len(rows)):
             prompts = [dataset.prompts[index] for index in rows]
-            write_atomically(path, save(_unpadded(gather(dataset.collate(prompts)), prompts)))
+            write_atomically(path, save(_unpadded(gather(dataset.collate(prompts)), len(prompts))))
         size += path.stat().st_size
         done += sum(lengths[index] for index in rows)
         if (expected := size * sum(lengths) / done) > limit_gb * 1e9:
@@ -141,22 +149,23 @@ def _length(prompt: Prompt) -> int:
     return len(prompt.knowledge) + 2 * (len(prompt.input) + len(prompt.target))
 
 
-def _unpadded(found: Differences, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
-    """Cut a padded batch into examples, in bf16 where it holds states."""
-    tensors = {}
-    for row in range(len(prompts)):
-        k, t = int(found.knowledge_mask[row].sum()), int(found.input_mask[row].sum())
-        tensors[f"{row}.knowledge_ids"] = found.knowledge_ids[row, :k].cpu().clone()
-        tensors[f"{row}.input_ids"] = found.input_ids[row, :t].cpu().clone()
-        tensors[f"{row}.receives"] = found.receives[row, :t].cpu().clone()
-        tensors[f"{row}.knowledge_states"] = _stored(found.knowledge_states[:, row, :k])
-        tensors[f"{row}.states"] = _stored(found.states[:, row, :t])
-        tensors[f"{row}.targets"] = _stored(found.targets[:, row, :t])
+def _unpadded(found: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+    """Cut a padded batch into its examples, states in bf16."""
+    lengths = dict.fromkeys(_ALONG_KNOWLEDGE, found["knowledge_mask"].sum(1).tolist())
+    lengths |= dict.fromkeys(_ALONG_INPUT, found["input_mask"].sum(1).tolist())
+    tensors: dict[str, Tensor] = {}
+    for name in _FIELDS:
+        if name not in found:
+            continue
+        if name == TEACHER:  # fp16: logits are small, and bf16 would round what is distilled
+            scored = (found[LABELS] != IGNORED).sum(1).tolist()
+            rows = list(found[name].to(torch.float16).split(scored))
+        elif found[name].ndim == 4:
+            rows = [found[name][:, row, : lengths[name][row]].to(torch.bfloat16) for row in range(count)]
+        else:
+            rows = [found[name][row, : lengths[name][row]] for row in range(count)]
+        tensors |= {f"{row}.{name}": value.to("cpu").contiguous().clone() for row, value in enumerate(rows)}
     return tensors
-
-
-def _stored(tensor: Tensor) -> Tensor:
-    return tensor.to("cpu", torch.bfloat16).contiguous().clone()
 
 
 def _shard(folder: Path, number: int) -> Path:
@@ -169,10 +178,11 @@ def _is_whole(path: Path, count: int) -> bool:
         return False
     try:
         with safe_open(str(path), framework="pt") as file:
-            return len(file.keys()) == count * len(_FIELDS)
+            names: list[str] = file.keys()
     except SafetensorError:
         return False
+    return sum(name.endswith(".input_ids") for name in names) == count
 
 
-def _pad(rows: Sequence[Tensor]) -> Tensor:
-    return pad_sequence(list(rows), batch_first=True)
+def _pad(rows: Sequence[Tensor], value: int = 0) -> Tensor:
+    return pad_sequence(list(rows), batch_first=True, padding_value=value)

@@ -58,6 +58,13 @@ class Objective(nn.Module):
         """Return how many positions of a batch count."""
         raise NotImplementedError
 
+    def keep(self, batch: Batch) -> dict[str, Tensor]:
+        """Return what the frozen decoder makes of a batch, padded as it is; ``forward`` takes it in the batch's place.
+
+        Named as in :class:`Differences` and :class:`Batch`; and ``teacher``, logits of D(K, x) [labels, vocabulary].
+        """
+        raise NotImplementedError
+
     def _nothing(self) -> Tensor:
         return torch.zeros(len(self.bank.layers), device=self.bank.bias.device)
 
@@ -84,6 +91,16 @@ class DifferenceObjective(Objective):
         goal = bank.goal(found.targets)[:, found.receives]
         error = (encoded.difference.float()[:, found.receives] - goal).square().mean(-1).sum(1)
         return Sums(error.sum(), found.receives.sum(), error.detach(), goal.square().mean(-1).sum(1))
+
+    def keep(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the differences.
+
+        Raises:
+            ValueError: They change with the bank.
+        """
+        if self.model.config.rollout == "student":
+            raise ValueError("rollout='student' changes with the bank and cannot be cached; leave cache out.")
+        return vars(self.collect(batch))
 
     def collect(self, batch: Batch, config: DiekaeConfig | None = None) -> Differences:
         """Run the decoder on a batch as the configuration, the model's own if None, says."""
@@ -115,10 +132,23 @@ class CrossEntropyObjective(Objective):
         """Count target tokens."""
         return (batch["labels"] != IGNORED).sum()
 
+    def keep(self, batch: Batch) -> dict[str, Tensor]:
+        """Return what encoders read of K.
+
+        Raises:
+            ValueError: They read embeddings alone, so that nothing is saved.
+        """
+        if self.model.bank.encoder.reads == "embeddings":
+            raise ValueError(
+                f"encoder={self.model.config.encoder!r} reads embeddings alone, so that the decoder does not run over "
+                "K in training by cross-entropy and a cache saves nothing; leave cache out."
+            )
+        states = knowledge_states(self.model.decoder, self.model.points, batch, self.model.read)
+        return {**_without_full(batch), "knowledge_states": states}
+
     def forward(self, **batch: Any) -> Sums:
         """Inject, and score the target."""
-        laid_out = Batch(**batch)  # type: ignore[typeddict-item]
-        logits, labels = injected_logits(self.model, laid_out)
+        logits, labels = injected_logits(self.model, Batch(**batch))  # type: ignore[typeddict-item]
         loss = F.cross_entropy(logits.float(), labels, reduction="sum")
         return Sums(loss, torch.tensor(len(labels), device=loss.device), self._nothing(), self._nothing())
 
@@ -126,36 +156,58 @@ class CrossEntropyObjective(Objective):
 class DistillObjective(CrossEntropyObjective):
     """Kullback–Leibler divergence from the injected run to D(K, x), over the target's positions."""
 
-    def forward(self, **batch: Any) -> Sums:
-        """Inject, and compare with the run that has K in its prompt; what encoders read of K is taken from that run."""
-        laid_out, model = Batch(**batch), self.model  # type: ignore[typeddict-item]
-        ids, offset = run_of(laid_out, knowledge=True)
-        slots = knowledge_columns(laid_out, ids.shape[1])
+    @torch.no_grad()
+    def keep(self, batch: Batch) -> dict[str, Tensor]:
+        """Run D(K, x), and take from the same run what encoders read of K."""
+        model = self.model
+        ids, offset = run_of(batch, knowledge=True)
+        slots = knowledge_columns(batch, ids.shape[1])
         states: list[Tensor] = []
 
-        def keep(_layer: int, stream: Tensor, output: Tensor) -> None:
+        def see(_layer: int, stream: Tensor, output: Tensor) -> None:
             states.append(take_columns(model.read(stream, output), slots))
 
         reads = model.bank.encoder.reads != "embeddings"
-        with torch.no_grad(), visiting(model.points if reads else {}, keep):
-            teacher = score_logits(model, ids, laid_out["labels"], offset)
-        memory = model.bank.prepare(torch.stack(states), laid_out["knowledge_mask"]) if reads else None
-        logits, labels = injected_logits(model, laid_out, memory)
+        with visiting(model.points if reads else {}, see):
+            teacher = score_logits(model, ids, batch["labels"], offset)
+        known = {"knowledge_states": torch.stack(states)} if reads else {}
+        return {**_without_full(batch), **known, "teacher": teacher}
+
+    def forward(self, **batch: Any) -> Sums:
+        """Inject, and compare with the run that has K in its prompt."""
+        found: Any = batch if "teacher" in batch else self.keep(Batch(**batch))  # type: ignore[typeddict-item]
+        logits, labels = injected_logits(self.model, found)
         divergence = F.kl_div(
-            logits.float().log_softmax(-1), teacher.float().log_softmax(-1), log_target=True, reduction="sum"
+            logits.float().log_softmax(-1), found["teacher"].float().log_softmax(-1), log_target=True, reduction="sum"
         )
         return Sums(divergence, torch.tensor(len(labels), device=divergence.device), self._nothing(), self._nothing())
 
 
+def _without_full(batch: Batch) -> dict[str, Tensor]:
+    """Return what the run over x needs of a batch, and K's tokens."""
+    names = ("knowledge_mask", "input_ids", "input_mask", "receives", "labels")
+    return {**{name: batch[name] for name in names}, "knowledge_ids": _knowledge_ids(batch)}  # type: ignore[literal-required]
+
+
+def _knowledge_ids(batch: Batch) -> Tensor:
+    return torch.gather(batch["full_ids"], 1, knowledge_columns(batch, batch["full_ids"].shape[1]))
+
+
 def batch_memory(model: DiekaeModel, batch: Batch) -> MemoryBatch:
-    """Prepare the knowledge of a laid-out batch, with gradients to the bank and none to the decoder."""
-    mask = batch["knowledge_mask"]
+    """Prepare the knowledge of a batch, with gradients to the bank and none to the decoder.
+
+    What :meth:`Objective.keep` has found of K already is taken from the batch.
+    """
+    kept: Any = batch
     if model.bank.encoder.reads != "embeddings":
-        return model.bank.prepare(knowledge_states(model.decoder, model.points, batch, model.read), mask)
-    ids = torch.gather(batch["full_ids"], 1, knowledge_columns(batch, batch["full_ids"].shape[1]))
-    with torch.no_grad():
-        embeddings = model.decoder.get_input_embeddings()(ids)[None].to(model.bank.dtype)
-    return model.bank.prepare(embeddings, mask)
+        states = kept.get("knowledge_states")
+        known = knowledge_states(model.decoder, model.points, batch, model.read) if states is None else states
+    else:
+        ids = kept.get("knowledge_ids")
+        with torch.no_grad():
+            embedded = model.decoder.get_input_embeddings()(_knowledge_ids(batch) if ids is None else ids)
+        known = embedded[None].to(model.bank.dtype)
+    return model.bank.prepare(known, batch["knowledge_mask"])
 
 
 def injected_logits(model: DiekaeModel, batch: Batch, memory: MemoryBatch | None = None) -> tuple[Tensor, Tensor]:

@@ -77,7 +77,7 @@ def train(
             calibrate(model, learn, config)
         data: list[PromptDataset | CachedDataset] = [learn, check]
         if config.cache:
-            names = ("collecting training differences", "collecting validation differences")
+            names = ("collecting for training", "collecting for validation")
             data = [
                 _cached(objective, part, config, name, progress)
                 for part, name in zip((learn, check), names, strict=True)
@@ -164,10 +164,9 @@ def _cached(
 ) -> CachedDataset:
     """Collect to disk, in the main process first; the others then find it done."""
     model = objective.model
-    assert isinstance(objective, DifferenceObjective) and config.cache
-    if model.config.rollout == "student":
-        raise ValueError("rollout='student' changes with the bank and cannot be cached; leave cache out.")
+    assert config.cache
     key = {
+        "objective": config.objective,
         "decoder": fingerprint(model.decoder),
         "dtype": str(model.decoder.dtype),
         "reads": model.bank.encoder.reads,
@@ -178,7 +177,7 @@ def _cached(
         return collect_to_disk(
             Path(config.cache),
             dataset,
-            lambda batch: objective.collect(to_device(batch, model.device)),
+            lambda batch: objective.keep(to_device(batch, model.device)),
             key=key,
             limit_gb=config.cache_limit_gb,
             progress=lambda done, total: progress(name, done, total),
