@@ -17,11 +17,10 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from diekae import DiekaeModel
-from diekae.cli import typer_app
+from diekae.cli import VERBS, load_verb, typer_app
 from diekae.recipe import make_recipe, read_recipe
 from diekae.report import write_report
 
-VERBS = ("train", "ask", "evaluate", "curves", "layers", "reproduce", "bench", "demo", "data", "knowledge", "edit")
 COLOURS, THINGS = ("red", "blue", "green", "silver"), ("house", "bridge", "tower", "castle", "boat", "door", "gate")
 RECIPE = """
 name = "tiny"
@@ -425,6 +424,22 @@ def test_an_error_is_one_paragraph_on_stderr_without_a_traceback(place: Path) ->
     assert "Traceback" not in done.stderr
     assert "error" in done.stderr and "no [[data.test]]" in done.stderr, "brackets are no markup"
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_help_is_there_at_once_and_says_what_the_verbs_say() -> None:
+    asked = (
+        "import atexit, sys; from diekae.cli import app\n"
+        "atexit.register(lambda: print(sorted({'torch', 'transformers'} & set(sys.modules))))\n"
+        "app()"
+    )
+    done = subprocess.run([sys.executable, "-c", asked, "--help"], capture_output=True, text=True, timeout=60)
+    assert "reproduce" in done.stdout and done.stdout.rstrip().endswith("[]"), "neither was imported"
+    for verb, words in VERBS.items():
+        assert load_verb(verb).help.split("\n\n")[0].replace("\n", " ").strip() == words, verb
+
+
+def test_a_verb_that_is_not_known_is_named() -> None:
+    assert "No such command 'trian'" in invoke("trian").output and "train" in invoke("trian").output
 
 
 def test_debug_shows_the_traceback(place: Path) -> None:

@@ -25,7 +25,9 @@ from diekae.provenance import write_json
 
 SHOWN = 600
 """Characters of a document that are shown."""
-group = typer.Typer(help="Fetch data sets, turn them into examples, and look at them.", no_args_is_help=True)
+group = typer.Typer(
+    help="Fetch data sets, turn them into examples, and look at them.", no_args_is_help=True, add_completion=False
+)
 Name = Annotated[str, typer.Argument(help="A data set, see `diekae data list`.")]
 Options = Annotated[
     list[str] | None, typer.Option("--option", help="Set an option of the data set: key=value. May be repeated.")

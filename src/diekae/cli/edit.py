@@ -18,7 +18,9 @@ from diekae.editing.store import FILE, Record
 from diekae.editing.trained import Trained, load_trained
 from diekae.model import DiekaeModel
 
-group = typer.Typer(help="Edit facts: each revertible, and nothing else changed.", no_args_is_help=True)
+group = typer.Typer(
+    help="Edit facts: each revertible, and nothing else changed.", no_args_is_help=True, add_completion=False
+)
 FolderOption = Annotated[Path, typer.Option(help="Where the edits are kept.")]
 GateOption = Annotated[str | None, typer.Option(help="learned or mention; learned where one was trained for the bank.")]
 TrainedOption = Annotated[

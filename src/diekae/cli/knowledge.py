@@ -14,7 +14,7 @@ from diekae.cli.console import SHIPPED, BankOption, console, progress_bars
 from diekae.model import DiekaeModel
 from diekae.store import Added, Entry, KnowledgeStore
 
-group = typer.Typer(help="Keep documents and what a bank prepared of them.", no_args_is_help=True)
+group = typer.Typer(help="Keep documents and what a bank prepared of them.", no_args_is_help=True, add_completion=False)
 StoreOption = Annotated[Path, typer.Option(help="The store's folder.")]
 _STORE = Path("knowledge")
 

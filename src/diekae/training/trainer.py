@@ -27,7 +27,7 @@ Monitor = Callable[[], dict[str, float]]
 """Measures something at each validation, for the log: ``{"recovered": 0.5}``."""
 
 
-class NotFinite(RuntimeError):
+class NotFinite(FloatingPointError):
     """A gradient was NaN or infinite: training stopped before the step; the last good checkpoint stands."""
 
 
