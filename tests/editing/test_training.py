@@ -127,6 +127,22 @@ def test_what_was_trained_is_read_back(tmp_path: Path, model: DiekaeModel, train
     assert find_trained(model) == Trained(), "nothing comes with the package for a random bank"
 
 
+def test_a_bank_of_ones_own_gets_the_shipped_gate_and_is_told_that_the_adapter_is_not_its(
+    tmp_path: Path,
+    model: DiekaeModel,
+    trained: Trained,
+    monkeypatch: pytest.MonkeyPatch,
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    trained.save(tmp_path / "editing.safetensors", model)
+    monkeypatch.setattr("diekae.editing.trained.shipped_banks", lambda: {"tiny": tmp_path})
+    own = find_trained(model)
+    assert own.encoder is not None and own.adapter is not None and not recwarn
+    with pytest.warns(UserWarning, match="adapter that came with the package is for another bank"):
+        other = find_trained(make_model("reader", seed=1))
+    assert other.encoder is not None and other.gate == trained.gate and other.adapter is None
+
+
 @pytest.fixture
 def weights() -> WeightEdits:
     model = make_model("reader")
