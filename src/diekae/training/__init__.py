@@ -1,1 +1,1 @@
-"""Training: objectives, the cache of what the decoder makes of each example, and one trainer on the Hugging Face Trainer."""
+"""Training: objectives, a cache of the decoder's part in them, and one trainer on the Hugging Face Trainer."""
