@@ -426,6 +426,11 @@ def test_an_error_is_one_paragraph_on_stderr_without_a_traceback(place: Path) ->
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_bench_names_a_wrong_benchmark_and_a_wrong_dtype() -> None:
+    assert "benchmark 'speed' is not known; choose one of inference" in said_by("bench", "speed")
+    assert "--dtype 'int4' is not known; choose one of auto, fp32" in said_by("bench", "decode", "--dtype", "int4")
+
+
 def test_help_is_there_at_once_and_says_what_the_verbs_say() -> None:
     asked = (
         "import atexit, sys; from diekae.cli import app\n"
