@@ -50,6 +50,14 @@ class Recipe:
     data: dict[str, tuple[DataSpec, ...]]
     """Sources of the parts train, validation and test."""
 
+    def placed(self, part: str) -> list[DataSpec]:
+        """Return the part's specs with folders made whole."""
+        base = Path(self.folder or "")
+        return [
+            dataclasses.replace(spec, folder=str(base / spec.folder)) if spec.folder else spec
+            for spec in self.data[part]
+        ]
+
 
 def read_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
     """Read a recipe file (TOML), with settings like ``training.epochs=3`` on top.
@@ -167,12 +175,12 @@ def run_recipe(
     else:
         model = DiekaeModel.from_pretrained(recipe.bank, decoder, tokenizer)
     prompter = model.need_prompter()
-    learn, check = (load_mixture(_placed(recipe, part), seed, prompter) for part in ("train", "validation"))
+    learn, check = (load_mixture(recipe.placed(part), seed, prompter) for part in ("train", "validation"))
     log = _train_stages(model, recipe, learn, check, Path(out), resume, progress, callbacks)
     if not processes().is_main_process:
         return model, {}
     sets: dict[str, dict[str, Any]] = {}
-    for spec in _placed(recipe, "test"):
+    for spec in recipe.placed("test"):
         prompts = load_prompts(spec, seed, prompter)
         name = spec.source if spec.source not in sets else f"{spec.source} {len(sets) + 1}"
         sets[name] = evaluate(
@@ -233,14 +241,6 @@ def _portable(recipe: Recipe, config: DiekaeConfig) -> dict[str, Any]:
     for stage in values["stages"]:
         stage["cache"] = bool(stage["cache"])
     return values
-
-
-def _placed(recipe: Recipe, part: str) -> list[DataSpec]:
-    """Return the part's specs with folders made whole."""
-    base = Path(recipe.folder) if recipe.folder else Path()
-    return [
-        dataclasses.replace(spec, folder=str(base / spec.folder)) if spec.folder else spec for spec in recipe.data[part]
-    ]
 
 
 def _recovered(model: DiekaeModel, prompts: Sequence[Prompt]) -> Callable[[], dict[str, float]]:
