@@ -93,10 +93,12 @@ def attend(query: Tensor, parts: Sequence[Part], scale: float | None = None) -> 
             query, one.keys, one.values, attn_mask=one.mask, is_causal=one.causal, scale=scale
         )
     answer, weight = ask(query, parts[0], scale)
-    for part in parts[1:]:
+    for number, part in enumerate(parts[1:], 2):
         other = ask(query, part, scale)
         share = (other.weight - weight).sigmoid().to(answer.dtype)
-        answer, weight = answer + share * (other.answer - answer), torch.logaddexp(weight, other.weight)
+        answer = torch.lerp(answer, other.answer, share)
+        if number < len(parts):
+            weight = torch.logaddexp(weight, other.weight)
     return answer
 
 
