@@ -376,8 +376,8 @@ def test_missing_files_are_named(trained: tuple[Path, str], place: Path) -> None
     assert "knowledge is empty" in said_by("ask", "--bank", bank, "--knowledge", place / "blank.txt", "what")
 
 
-@pytest.mark.parametrize("option", ["scope", "format"])
-def test_an_unknown_scope_or_format_is_named_before_anything_is_loaded(place: Path, option: str) -> None:
+@pytest.mark.parametrize("option", ["scope", "format", "dtype"])
+def test_an_unknown_choice_is_named_before_anything_is_loaded(place: Path, option: str) -> None:
     data = place / "data" / "test.jsonl"
     text = said_by("evaluate", "--bank", place / "nowhere", "--data", data, f"--{option}", "every")
     assert f"--{option} 'every' is not known; choose one of" in text

@@ -11,9 +11,9 @@ from rich.table import Table
 
 from diekae.bench import BENCHMARKS, Bench, run_benchmark
 from diekae.bench.plots import draw_growth
-from diekae.cli.console import console, progress_bars
+from diekae.cli.console import DtypeOption, console, dtype_of, progress_bars
 from diekae.evaluation.plots import check_kind, save_figure
-from diekae.models import DTYPES, load_decoder
+from diekae.models import load_decoder
 from diekae.provenance import write_json
 
 _DEFAULT = Bench.lengths
@@ -27,7 +27,7 @@ def command(
     rounds: Annotated[int, typer.Option(min=1, help="Times each is timed, in turn with the others.")] = Bench.rounds,
     threads: Annotated[int, typer.Option(min=1, help="Threads; with one, this process's own seconds are taken.")] = 1,
     curves: Annotated[bool, typer.Option(help="Also how a pass grows with x, layers, batch and documents.")] = True,
-    dtype: Annotated[str, typer.Option(help="fp32, bf16, fp16, or auto: what is fast here.")] = "auto",
+    dtype: DtypeOption = "auto",
     seed: Annotated[int, typer.Option(help="Of random numbers.")] = Bench.seed,
     json: Annotated[Path | None, typer.Option(help="Where the figures go.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Where the curves go (.png, .svg or .pdf).")] = None,
@@ -35,13 +35,12 @@ def command(
     """Measure a benchmark: with knowledge against without, against K in the prompt, and against a cached prefix."""
     if name not in BENCHMARKS:
         raise ValueError(f"benchmark {name!r} is not known; choose one of {', '.join(BENCHMARKS)}.")
-    if dtype not in DTYPES:
-        raise ValueError(f"--dtype {dtype!r} is not known; choose one of {', '.join(DTYPES)}.")
+    kind = dtype_of(dtype)
     if plot is not None:
         check_kind(plot)
     torch.set_num_threads(threads)
     with console.status("loading the decoder"):
-        model, _ = load_decoder(decoder, dtype=DTYPES[dtype])
+        model, _ = load_decoder(decoder, dtype=kind)
     with progress_bars() as (show, _):
         bench = Bench(model, {}, sorted(lengths), inputs, rounds, seed, curves, show)
         found = run_benchmark(name, bench)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.console import Console
 from rich.progress import (
@@ -23,12 +24,32 @@ from transformers import TrainerCallback
 
 from diekae.config import CHOICES
 from diekae.evaluation.evaluate import PASSES
+from diekae.models import DTYPES
 from diekae.training.run import processes
 
 console = Console(stderr=False)
 SHIPPED = Path("smollm2")
 """The bank that verbs use unless told."""
 BankOption = Annotated[Path, typer.Option(help="A bank's folder, or the name of one that came with the package.")]
+DtypeOption = Annotated[
+    str, typer.Option(help="Type of the decoder: fp32, bf16, fp16, or auto: what is fast on this machine.")
+]
+
+
+def dtype_of(name: str) -> torch.dtype | None:
+    """Return the type that ``--dtype`` names; None is what is fast here.
+
+    Raises:
+        ValueError: The name is not known.
+    """
+    if name not in DTYPES:
+        raise ValueError(f"--dtype {name!r} is not known; choose one of {', '.join(DTYPES)}.")
+    return DTYPES[name]
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """Return a type's name for a result."""
+    return str(dtype).removeprefix("torch.")
 
 
 def check_choice(option: str, value: str | None) -> None:

@@ -9,7 +9,17 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from diekae.cli.console import SHIPPED, BankOption, check_choice, console, progress_bars, share
+from diekae.cli.console import (
+    SHIPPED,
+    BankOption,
+    DtypeOption,
+    check_choice,
+    console,
+    dtype_of,
+    name_of,
+    progress_bars,
+    share,
+)
 from diekae.data import read_examples
 from diekae.evaluation.curves import DOCUMENTS, LENGTHS, measure_curves
 from diekae.evaluation.plots import check_kind, draw_curves, save_figure
@@ -25,16 +35,18 @@ def command(
     documents: Annotated[list[int], typer.Option(help="Documents known at once; may be repeated.")] = list(DOCUMENTS),  # noqa: B006
     lengths: Annotated[list[int], typer.Option(help="Tokens of knowledge; may be repeated.")] = list(LENGTHS),  # noqa: B006
     batch_size: Annotated[int, typer.Option(help="Examples a pass.")] = 8,
+    dtype: DtypeOption = "auto",
     json: Annotated[Path | None, typer.Option(help="Where the figures go.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Where the plots go (.png, .svg or .pdf).")] = None,
 ) -> None:
     """Measure a bank by number of documents, length of knowledge, target position and copying, and its harm."""
     check_choice("format", format)
+    kind = dtype_of(dtype)
     if plot is not None:
         check_kind(plot)
     examples = read_examples(data, limit)
     with console.status("loading the bank and its decoder"):
-        model = DiekaeModel.from_pretrained(bank)
+        model = DiekaeModel.from_pretrained(bank, dtype=kind)
     with progress_bars() as (show, _):
         found = measure_curves(
             model,
@@ -51,6 +63,7 @@ def command(
             console.print(f"too few or too long documents for {name} {missing}", highlight=False, markup=False)
     if json is not None:
         settings = {"config": model.config.to_dict(), "data": data.name, "format": format or model.config.format}
+        settings["dtype"] = name_of(model.decoder.dtype)
         write_json(json, {**settings, **found})
         console.print(f"figures: {json}", highlight=False)
     if plot is not None:

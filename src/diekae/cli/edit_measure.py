@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from diekae.cli.console import SHIPPED, BankOption, console, progress_bars
+from diekae.cli.console import SHIPPED, BankOption, DtypeOption, console, dtype_of, name_of, progress_bars
 from diekae.cli.edit import TrainedOption
 from diekae.cli.edit import group as group
 from diekae.editing.evaluate import PARTS, Plan, evaluate_edits
@@ -37,16 +37,18 @@ def evaluate(
     neighbours: Annotated[int, typer.Option(help="Neighbourhood prompts a case.")] = Plan.neighbours,
     unrelated: Annotated[int, typer.Option(help="Unrelated texts.")] = Plan.unrelated,
     seed: Annotated[int, typer.Option(help="Decides which cases.")] = Plan.seed,
+    dtype: DtypeOption = "auto",
     json: Annotated[Path | None, typer.Option(help="Where the figures go.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Where the plot of growth goes (.png, .svg or .pdf).")] = None,
 ) -> None:
     """Measure edits on CounterFact and zsRE: success, neighbours, what is generated, drift, growth and chains."""
     if plot is not None:
         check_kind(plot)
+    kind = dtype_of(dtype)
     sizes, methods = tuple(size or Plan.sizes), tuple(method or Plan.methods)
     plan = Plan(data, out, cases, few, sizes, methods, neighbours=neighbours, unrelated=unrelated, seed=seed)
     with console.status("loading the bank and its decoder"):
-        model = DiekaeModel.from_pretrained(bank)
+        model = DiekaeModel.from_pretrained(bank, dtype=kind)
     known = find_trained(model) if trained is None else load_trained(trained, model)
     with progress_bars() as (show, _):
         found = evaluate_edits(model, known, plan, part or PARTS, show)
@@ -54,7 +56,7 @@ def evaluate(
         if "methods" in found:
             console.print(_table(found["methods"][name], f"CounterFact, edits at once: {name}"))
     if json is not None:
-        write_json(json, found)
+        write_json(json, {"dtype": name_of(model.decoder.dtype), **found})
         console.print(f"figures: {json}", highlight=False)
     if plot is not None and "growth" in found:
         save_figure(draw_growth(found["growth"]), plot)
@@ -72,17 +74,19 @@ def train(
     adapter_facts: Annotated[int, typer.Option(help="Facts that the adapter learns from.")] = Sizes.adapter_facts,
     adapter_steps: Annotated[int, typer.Option(help="Steps of the adapter.")] = Sizes.adapter_steps,
     seed: Annotated[int, typer.Option(help="Decides facts, wordings and order.")] = 0,
+    dtype: DtypeOption = "auto",
     json: Annotated[Path | None, typer.Option(help="Where the log goes.")] = None,
 ) -> None:
     """Train a bank's gate and memory adapter, once; on facts of CounterFact and zsRE that are never reported."""
+    kind = dtype_of(dtype)
     with console.status("loading the bank and its decoder"):
-        model = DiekaeModel.from_pretrained(bank)
+        model = DiekaeModel.from_pretrained(bank, dtype=kind)
     sizes = Sizes(gate_facts, gate_steps, adapter_facts, adapter_steps)
     with progress_bars() as (show, _):
         path, log = train_editing(model, data, out, sizes, part or TRAINED_PARTS, seed=seed, progress=show)
     console.print(f"trained: {path}; --trained {path} uses it", highlight=False)
     if json is not None:
-        write_json(json, log)
+        write_json(json, {"dtype": name_of(model.decoder.dtype), **log})
 
 
 def _table(rows: dict[str, Any], title: str) -> Table:

@@ -10,7 +10,18 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from diekae.cli.console import SHIPPED, BankOption, check_choice, console, figures, progress_bars, times
+from diekae.cli.console import (
+    SHIPPED,
+    BankOption,
+    DtypeOption,
+    check_choice,
+    console,
+    dtype_of,
+    figures,
+    name_of,
+    progress_bars,
+    times,
+)
 from diekae.data import read_examples
 from diekae.data.prompt import truncate_knowledge
 from diekae.evaluation import evaluate
@@ -30,14 +41,16 @@ def command(
     batch_size: Annotated[int, typer.Option(help="Examples a pass.")] = 16,
     max_knowledge: Annotated[int | None, typer.Option(help="Cut K to this many tokens.")] = None,
     answers: Annotated[bool, typer.Option(help="Also answer greedily, and compare with the target.")] = False,
+    dtype: DtypeOption = "auto",
     json: Annotated[Path | None, typer.Option(help="Where the figures go.")] = None,
 ) -> None:
     """Measure D(x), D(K,x) and ours on held-out examples: NLL, recovered, grounded, answers, and seconds a pass."""
     check_choice("scope", scope)
+    kind = dtype_of(dtype)
     check_choice("format", format)
     files = {path: read_examples(path, limit) for path in data}
     with console.status("loading the bank and its decoder"):
-        model = DiekaeModel.from_pretrained(bank)
+        model = DiekaeModel.from_pretrained(bank, dtype=kind)
     if scope is not None:
         model.config = dataclasses.replace(model.config, scope=scope)
     prompter, sets = model.need_prompter(), dict[str, dict[str, Any]]()
@@ -61,6 +74,7 @@ def command(
         console.print(times(found["seconds"]))
     if json is not None:
         settings = {"scope": model.config.scope, "format": format or model.config.format}
+        settings["dtype"] = name_of(model.decoder.dtype)
         write_json(json, {"config": model.config.to_dict(), **settings, "limit": limit, "sets": sets})
         console.print(f"figures: {json}", highlight=False)
 

@@ -88,7 +88,7 @@ class Evaluation:
         self.prompter = model.need_prompter()
         self.unrelated = self._unrelated()
         bare = compare.fitted(model, "bare", self.cases[:1], plan.out / "work", progress)
-        self.tag = f"{fingerprint(model.decoder)}-{model.bank.fingerprint()}"
+        self.tag = f"{fingerprint(model.decoder)}-{model.decoder.dtype}-{model.bank.fingerprint()}"
         self.bench = Bench(self.prompter, bare, Kept(plan.out / "kept.jsonl"), self.tag, self.adapter, progress)
         self.bare = bare
 
