@@ -14,6 +14,7 @@ RUNS = (
     "smollm2",
     "smollm2-long",
     "smollm2-distill",
+    "smollm2-distill-long",
     "reading",
     "demo",
     "dream-attention",
