@@ -11,7 +11,7 @@ import resource, sys
 import torch
 from diekae.allocator import keep_freed_memory
 assert keep_freed_memory() is (sys.argv[1] == "keep"), "told otherwise"
-for _ in range(3):
+for _ in range(20):  # until the blocks have found their place on the heap
     torch.ones(2**22)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(20):

@@ -94,8 +94,14 @@ def test_the_watchman_sees(path: str, text: str, fault: bool) -> None:
     assert bool(faults(path, text)) is fault
 
 
-def test_the_front_door_holds_names_and_nothing_else() -> None:
+def test_the_front_door_holds_names_and_what_looks_them_up() -> None:
     tree = ast.parse((SOURCE / "__init__.py").read_text())
-    kinds = {type(node) for node in tree.body}
-    assert kinds <= {ast.Expr, ast.ImportFrom, ast.Assign}
+    defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    assert defined == {"__getattr__", "__dir__"}
+    guarded = [node for node in tree.body if isinstance(node, ast.If)]
+    assert [ast.unparse(node.test) for node in guarded] == ["TYPE_CHECKING"]
+    assert {type(node) for node in tree.body} <= {ast.Expr, ast.ImportFrom, ast.Assign, ast.If, ast.FunctionDef}
+    assert set(diekae.__all__) <= set(dir(diekae))
+    with pytest.raises(AttributeError, match="no attribute 'Diekae'"):
+        diekae.Diekae  # noqa: B018
     assert all(hasattr(diekae, name) for name in diekae.__all__)

@@ -17,7 +17,7 @@ from transformers import TrainerCallback  # noqa: E402 - the builders stand one 
 from diekae.data.prompt import Prompt  # noqa: E402
 from diekae.model import DiekaeModel  # noqa: E402
 from diekae.training.config import TrainingConfig  # noqa: E402
-from diekae.training.run import train  # noqa: E402
+from diekae.training.run import processes, train  # noqa: E402
 
 
 def tiny_prompts(count: int) -> list[Prompt]:
@@ -56,3 +56,4 @@ def tiny_run(
 if __name__ == "__main__":
     options = json.loads(sys.argv[1])
     tiny_run(options.pop("folder"), **options)
+    processes().destroy_process_group()

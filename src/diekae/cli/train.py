@@ -11,6 +11,7 @@ from diekae.cli.console import console, figures, progress_bars
 from diekae.provenance import write_json
 from diekae.recipe import read_recipe, run_recipe
 from diekae.report import write_report
+from diekae.training.run import processes
 
 
 def command(
@@ -29,6 +30,7 @@ def command(
         )
     with progress_bars() as (show, bar):
         model, result = run_recipe(plan, folder, resume=resume, progress=show, callbacks=[bar])
+    processes().destroy_process_group()  # left to the interpreter's end, gloo's threads may abort the process
     if not result:  # another process measures and writes
         return
     model.print_trainable_parameters()
