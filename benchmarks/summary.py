@@ -11,10 +11,8 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
 RUNS = (
-    "smollm2",
-    "smollm2-long",
-    "smollm2-distill",
     "smollm2-distill-long",
+    "smollm2",
     "reading",
     "demo",
     "dream-attention",
@@ -23,14 +21,17 @@ RUNS = (
     "dream-paper",
 )
 """The README's."""
+STAGES = ("smollm2-long", "smollm2-distill")
+"""What lies between the first and the last run of the shipped bank."""
 EARLIER = ("dream", "dream-3-epochs", "dream-token", "dream-paper", "mixture")
 """What earlier code measured: docs/research.md's."""
 
 
 def main() -> None:
-    """Print both tables."""
-    show(RESULTS, RUNS)
-    print()
+    """Print the tables."""
+    for runs in (RUNS, STAGES):
+        show(RESULTS, runs)
+        print()
     show(RESULTS / "history", EARLIER)
 
 
