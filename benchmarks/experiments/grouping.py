@@ -49,7 +49,7 @@ def main() -> None:
         "grouped": list(LengthGroupedSampler(BATCH, lengths=dataset.lengths, generator=draw)),
     }
     objective = DifferenceObjective(model)
-    seconds, padding, tokens = dict.fromkeys(orders, 0.0), dict.fromkeys(orders, 0), 0
+    seconds, padding = dict.fromkeys(orders, 0.0), dict.fromkeys(orders, 0)
     with frozen(decoder):
         for start in track(range(0, EXAMPLES, BATCH), "batches"):
             for name, order in orders.items():

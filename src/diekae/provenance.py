@@ -39,6 +39,11 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
+def name_of(dtype: torch.dtype) -> str:
+    """Return a type's name for a result: ``float32``."""
+    return str(dtype).removeprefix("torch.")
+
+
 def write_json(path: str | Path, result: dict[str, Any]) -> None:
     """Write a result with its provenance."""
     write_atomically(Path(path), json.dumps({**result, **provenance()}, indent=2) + "\n")

@@ -7,6 +7,7 @@ from typing import Any
 
 from diekae.bench import decode, inference, memory, prepare, train
 from diekae.bench.setting import BANKS, Bench
+from diekae.provenance import name_of
 
 BENCHMARKS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "inference": inference.measure,
@@ -30,7 +31,7 @@ def run_benchmark(name: str, bench: Bench) -> dict[str, Any]:
     settings = {
         "benchmark": name,
         "decoder": str(decoder.config.name_or_path).rpartition("/")[2] or type(decoder).__name__,
-        "dtype": str(decoder.dtype).removeprefix("torch."),
+        "dtype": name_of(decoder.dtype),
         "banks": BANKS,
         "inputs": bench.inputs,
         "rounds": bench.rounds,

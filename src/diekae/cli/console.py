@@ -47,11 +47,6 @@ def dtype_of(name: str) -> torch.dtype | None:
     return DTYPES[name]
 
 
-def name_of(dtype: torch.dtype) -> str:
-    """Return a type's name for a result."""
-    return str(dtype).removeprefix("torch.")
-
-
 def check_choice(option: str, value: str | None) -> None:
     """Check an option that overrides the bank's configuration; None is its own.
 

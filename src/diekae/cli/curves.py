@@ -16,7 +16,6 @@ from diekae.cli.console import (
     check_choice,
     console,
     dtype_of,
-    name_of,
     progress_bars,
     share,
 )
@@ -24,7 +23,7 @@ from diekae.data import read_examples
 from diekae.evaluation.curves import DOCUMENTS, LENGTHS, measure_curves
 from diekae.evaluation.plots import check_kind, draw_curves, save_figure
 from diekae.model import DiekaeModel
-from diekae.provenance import write_json
+from diekae.provenance import name_of, write_json
 
 
 def command(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from diekae.cli.console import SHIPPED, BankOption, DtypeOption, console, dtype_of, name_of, progress_bars
+from diekae.cli.console import SHIPPED, BankOption, DtypeOption, console, dtype_of, progress_bars
 from diekae.cli.edit import TrainedOption
 from diekae.cli.edit import group as group
 from diekae.editing.evaluate import PARTS, Plan, evaluate_edits
@@ -18,7 +18,7 @@ from diekae.editing.training import PARTS as TRAINED_PARTS
 from diekae.editing.training import Sizes, train_editing
 from diekae.evaluation.plots import check_kind, save_figure
 from diekae.model import DiekaeModel
-from diekae.provenance import write_json
+from diekae.provenance import name_of, write_json
 
 DataOption = Annotated[Path, typer.Option(help="Folder with counterfact, zsre and natural_questions.")]
 

@@ -18,7 +18,6 @@ from diekae.cli.console import (
     console,
     dtype_of,
     figures,
-    name_of,
     progress_bars,
     times,
 )
@@ -29,7 +28,7 @@ from diekae.evaluation.methods.ours import as_methods
 from diekae.evaluation.scoring import score_answers
 from diekae.fingerprint import window
 from diekae.model import DiekaeModel
-from diekae.provenance import write_json
+from diekae.provenance import name_of, write_json
 
 
 def command(

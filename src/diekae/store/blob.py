@@ -14,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from diekae.memory import Memory
+from diekae.provenance import name_of
 
 PRECISIONS = ("exact", "bf16", "int8")
 """How a memory can be kept."""
@@ -35,7 +36,7 @@ def pack(memory: Memory, precision: str = "exact") -> bytes:
     if precision == "bf16":
         tensors = {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
     if precision == "int8":
-        info["types"] = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
+        info["types"] = {name: name_of(tensor.dtype) for name, tensor in tensors.items()}
         packed: dict[str, Tensor] = {}
         for name, tensor in tensors.items():
             packed[name], packed[name + _SCALE] = quantize(tensor)
