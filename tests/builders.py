@@ -102,7 +102,7 @@ def make_prompts(rows: int = 3, *, seed: int = 0, anchor: Sequence[int] = (1,)) 
 SMALL: dict[str, dict[str, Any]] = {
     "reader": {"width": 16, "heads": 2, "mlp_width": 24},
     "token": {"width": 16, "heads": 2, "blocks": 2, "mlp_width": 24},
-    "attention": {"heads": 4, "kv_heads": 2, "head_size": 6, "mlp_width": 10, "start": "random"},
+    "attention": {"mlp_width": 10},
 }
 """Sizes of tiny encoders."""
 

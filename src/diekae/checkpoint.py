@@ -22,7 +22,7 @@ from diekae.files import write_atomically
 from diekae.fingerprint import fingerprint
 
 CONFIG_NAME = "config.json"
-FORMAT = 1
+FORMAT = 2
 """Version of the folder's layout."""
 
 
@@ -111,6 +111,12 @@ def load_bank(folder: Path) -> SavedBank:
         description = json.loads(path.read_text())
         if description["format"] > FORMAT:
             raise ValueError(f"{str(folder)!r} has format {description['format']}; update diekae to read it.")
+        if description["format"] < FORMAT and description["config"]["encoder"] == "attention":
+            raise ValueError(
+                f"{str(folder)!r} is a bank of format {description['format']}, whose encoders project x themselves; "
+                f"now the decoder's attention reads K (format {FORMAT}). Train it anew by its recipe, or read without "
+                "training: DiekaeModel.exact(decoder, tokenizer)."
+            )
         saved = SavedBank(
             DiekaeConfig.from_dict(description["config"]),
             {},

@@ -34,8 +34,8 @@ class DiekaeConfig:
     depth), ``all``, ``every:K`` (layers K-1, 2K-1, …), or explicit layer numbers, from 0."""
 
     encoder: str = "reader"
-    """``attention`` is the decoder's own attention of that layer with K in sight, less that without; ``reader`` asks
-    the decoder's own states of K; ``token`` is the paper's small transformer."""
+    """``attention``: the decoder's own attention reads K's keys and values; ``reader`` asks the decoder's own states of
+    K; ``token`` is the paper's small transformer."""
 
     encoder_options: Mapping[str, Any] = field(default_factory=dict)
     """Sizes of the encoder (width, heads, …); what is not named keeps the encoder's default."""
@@ -89,11 +89,17 @@ class DiekaeConfig:
             raise ValueError(f"template={self.template!r} must hold '{{knowledge}}' exactly once.")
         if self.difference == "independent" and self.rollout == "student":
             raise ValueError("rollout='student' needs difference='sequential'; independent differences have none.")
-        if encoder_class(self.encoder).reads == "inputs" and self.site == "block":
-            raise ValueError(
-                f"encoder={self.encoder!r} reads what its module reads, and site='block' has no such module; use "
-                "site='attention'."
-            )
+        if encoder_class(self.encoder).reads == "attention":
+            if self.site != "attention":
+                raise ValueError(
+                    f"encoder={self.encoder!r} is read by the decoder's attention, so site={self.site!r} cannot be; "
+                    "use site='attention'."
+                )
+            if self.difference != "sequential":
+                raise ValueError(
+                    f"encoder={self.encoder!r} is read by the decoder as it runs, so its differences are sequential; "
+                    f"difference={self.difference!r} needs encoder='reader' or 'token'."
+                )
         options = encoder_class(self.encoder).make_options(self.encoder_options)
         object.__setattr__(self, "encoder_options", dataclasses.asdict(options))
 
@@ -102,7 +108,8 @@ class DiekaeConfig:
         """Build a named configuration; ``paper`` is the paper's own (sections 3 and 5, and its published code).
 
         Args:
-            name: ``paper``, ``default``, or ``attention``: the decoder's own attention in every second layer.
+            name: ``paper``, ``default``, ``attention``: read by the decoder's own attention, in every second layer; or
+                ``exact``: in all of them, with nothing to train.
             **overrides: Fields that differ from the preset.
 
         Raises:
@@ -137,6 +144,14 @@ class DiekaeConfig:
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "attention": {"layers": "every:2", "encoder": "attention", "site": "attention"},
+    "exact": {
+        "layers": "all",
+        "encoder": "attention",
+        "encoder_options": {"rank": 0, "mlp_width": 0},
+        "site": "attention",
+        "template": "Context: {knowledge}\n\n",
+        "format": "qa",
+    },
     "paper": {
         "layers": "memit",
         "encoder": "token",

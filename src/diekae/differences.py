@@ -13,11 +13,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from diekae.data.prompt import Batch
+from diekae.encoders import MemoryBatch
+from diekae.inject.attached import Attached
 from diekae.inject.hookpoints import Hookpoint
 from diekae.inject.hooks import run
 
-Read = Callable[[Tensor, Tensor], Tensor]
-"""Given the stream at a hookpoint and the hooked output, both [B, T, W], returns what an encoder reads of them."""
 Student = Callable[[Tensor], Callable[[int, Tensor], Tensor]]
 """Given what is read at K [N, B, K, W], returns ``guess(index, read)``, what an encoder injects at x [B, T, W]."""
 
@@ -44,10 +44,6 @@ class Differences:
     """Columns that receive a difference, bool [B, T]."""
 
 
-def _stream(stream: Tensor, _output: Tensor) -> Tensor:
-    return stream
-
-
 @torch.no_grad()
 def collect(
     decoder: PreTrainedModel,
@@ -56,7 +52,6 @@ def collect(
     *,
     kind: str = "sequential",
     student: Student | None = None,
-    read: Read = _stream,
 ) -> Differences:
     """Run the decoder with and without knowledge and take the differences at every hookpoint.
 
@@ -68,18 +63,17 @@ def collect(
             difference of the hooked outputs of two untouched runs (paper, section 3.2).
         student: With it the run over x carries what the encoders inject (rollout ``student``), otherwise the states
             of the run with knowledge (``teacher``).
-        read: What encoders read; the stream if not told.
     """
     index = {layer: number for number, layer in enumerate(sorted(points))}
     with_knowledge = [torch.empty(0)] * len(index)
     knowledge_states = [torch.empty(0)] * len(index)
-    columns = _columns(batch)
+    columns = run_columns(batch)
     slots = knowledge_columns(batch, batch["full_ids"].shape[1])
 
     def keep(layer: int, stream: Tensor, output: Tensor) -> None:
         value = stream if kind == "sequential" else output
         with_knowledge[index[layer]] = take_columns(value, columns)
-        knowledge_states[index[layer]] = take_columns(read(stream, output), slots)
+        knowledge_states[index[layer]] = take_columns(stream, slots)
 
     run(decoder, batch["full_ids"], points, keep)
     known = torch.stack(knowledge_states)
@@ -90,7 +84,7 @@ def collect(
 
     def compare(layer: int, stream: Tensor, output: Tensor) -> Tensor | None:
         number = index[layer]
-        states[number] = read(stream, output)
+        states[number] = stream
         if kind == "independent":
             targets[number] = with_knowledge[number] - output
             return None
@@ -114,20 +108,64 @@ def collect(
 
 
 @torch.no_grad()
-def knowledge_states(
-    decoder: PreTrainedModel, points: Mapping[int, Hookpoint], batch: Batch, read: Read = _stream
-) -> Tensor:
-    """Return what encoders read of K alone, [N, B, K, W]: one run over anchor and K."""
+def read_knowledge(attached: Attached, batch: Batch) -> dict[str, Tensor]:
+    """Return what encoders read of K alone: one run over anchor and K; see :func:`read_in_run`."""
     length = int((batch["knowledge_start"] + batch["knowledge_mask"].sum(1)).max())
-    slots = knowledge_columns(batch, length)
-    states: list[Tensor] = []
-    run(
-        decoder,
-        batch["full_ids"][:, :length],
-        points,
-        lambda _layer, stream, output: states.append(take_columns(read(stream, output), slots)),
-    )
-    return torch.stack(states)
+    places = run_places(attached, batch)
+    with attached.keeping() as kept:
+        stands = None if places is None else places[:, :length]
+        run(attached.decoder, batch["full_ids"][:, :length], attached.points, position_ids=stands)
+    return read_in_run(attached, batch, kept)
+
+
+def read_in_run(attached: Attached, batch: Batch, kept: list[Tensor]) -> dict[str, Tensor]:
+    """Return what encoders read of K in a run that begins with anchor and K.
+
+    Args:
+        attached: The bank.
+        batch: What was run.
+        kept: What encoders read of every column, [B, columns, D] each, as from :meth:`Attached.keeping`.
+
+    Returns:
+        ``knowledge_states`` [N, B, K, D]; and where the decoder's attention reads slots, ``anchor_states``
+        [N, B, a, D] and ``anchor_mask``, which of them are real, bool [B, a].
+    """
+    columns = knowledge_columns(batch, kept[0].shape[1])
+    found = {"knowledge_states": torch.stack([take_columns(states, columns) for states in kept])}
+    if attached.by_attention:
+        start = batch["knowledge_start"]
+        longest = int(start.max())
+        found["anchor_states"] = torch.stack([states[:, :longest] for states in kept])
+        found["anchor_mask"] = torch.arange(longest, device=start.device)[None] < start[:, None]
+    return found
+
+
+def run_places(attached: Attached, batch: Batch) -> Tensor | None:
+    """Return the positions of a run with knowledge, int64 [B, F], in which x stands where it stands without.
+
+    None where the encoders do not read positions: the decoder's own do then.
+    """
+    if not attached.by_attention:
+        return None
+    columns = torch.arange(batch["full_ids"].shape[1], device=batch["full_ids"].device)
+    return columns[None] - batch["offset"][:, None]
+
+
+def make_slots(attached: Attached, found: Mapping[str, Tensor], mask: Tensor, own_anchor: bool) -> MemoryBatch:
+    """Make slots, with gradients to the bank, of what :func:`read_in_run` found.
+
+    Args:
+        attached: The bank.
+        found: What was found.
+        mask: Real tokens of K, bool [B, K].
+        own_anchor: Whether x keeps its own anchor behind K.
+    """
+    anchored, lengths = found["anchor_mask"], mask.sum(1)
+    starts = anchored.sum(1)
+    first = -lengths - (starts if own_anchor else 0)
+    places = [first[:, None] + torch.arange(part.shape[1], device=mask.device)[None] for part in (anchored, mask)]
+    anchor = attached.slots(found["anchor_states"], anchored, places[0], lengths)
+    return attached.slots(found["knowledge_states"], mask, places[1] + starts[:, None], lengths, anchor)
 
 
 def knowledge_columns(batch: Batch, length: int) -> Tensor:
@@ -136,7 +174,7 @@ def knowledge_columns(batch: Batch, length: int) -> Tensor:
     return (batch["knowledge_start"][:, None] + count).clamp(max=length - 1)
 
 
-def _columns(batch: Batch) -> Tensor:
+def run_columns(batch: Batch) -> Tensor:
     """Return, for each column of the run over x, its column in the run with knowledge; int64 [B, T]."""
     places = torch.arange(batch["input_ids"].shape[1], device=batch["input_ids"].device)[None]
     inside = places >= batch["knowledge_start"][:, None]

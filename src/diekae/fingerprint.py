@@ -9,6 +9,8 @@ from transformers import PreTrainedModel
 
 SAMPLES = 257
 """Weights read of each tensor, evenly spaced: enough to tell fine-tunes apart, little enough for any size."""
+SMALLEST = 2.0**-16
+"""Weights below this count as zero: fp16 rounds those that bf16 does not."""
 CONFIG_KEYS = (
     "model_type",
     "hidden_size",
@@ -21,15 +23,47 @@ CONFIG_KEYS = (
 
 @torch.no_grad()
 def fingerprint(decoder: PreTrainedModel) -> str:
-    """Return a digest of the decoder's shape and weights that is the same on any device and in fp32 or bf16."""
+    """Return a digest of the decoder's shape and weights that is the same on any device, and in fp32 or bf16.
+
+    In fp16 too, where the weights were published in bf16: fp16 holds those exactly, but for the smallest.
+    """
     config = decoder.config.get_text_config(decoder=True)
     digest = hashlib.sha256(repr([(key, getattr(config, key, None)) for key in CONFIG_KEYS]).encode())
     for name, weight in sorted(decoder.named_parameters()):
         flat = weight.detach().reshape(-1)
         step = max(1, flat.numel() // SAMPLES)
-        sample = flat[::step].to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes()
-        digest.update(f"{name}{tuple(weight.shape)}".encode() + sample)
+        sample = flat[::step].to("cpu", torch.bfloat16)
+        sample = torch.where(sample.abs() < SMALLEST, torch.zeros_like(sample), sample)
+        digest.update(f"{name}{tuple(weight.shape)}".encode() + sample.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def check_whole(decoder: PreTrainedModel, bank: torch.nn.Module) -> None:
+    """Refuse a decoder that cannot be injected into as it stands now.
+
+    Raises:
+        ValueError: It is compiled, partly offloaded, on another device than its bank, or was resized.
+    """
+    stack: torch.nn.Module = decoder.get_decoder()
+    blocks = [module for module in stack.children() if isinstance(module, torch.nn.ModuleList)]
+    parts = [decoder, stack, *(block for some in blocks for block in some)]
+    if any(getattr(part, "_compiled_call_impl", None) is not None for part in parts):
+        raise ValueError(
+            "the decoder is compiled, and compiled code does not see what is injected; load it again without "
+            "decoder.compile() or torch.compile."
+        )
+    device = decoder.get_input_embeddings().weight.device
+    firsts = (next(part.parameters(), None) for part in parts)
+    if device.type != "meta" and any(first is not None and first.is_meta for first in firsts):
+        raise ValueError(
+            "parts of the decoder are offloaded (device 'meta'); load it whole on one device, without device_map."
+        )
+    own = next((tensor.device for tensor in (*bank.parameters(), *bank.buffers())), device)
+    if own != device:
+        raise ValueError(
+            f"the bank is on {own}, but the decoder is on {device}; move both: decoder.to({str(own)!r}) or "
+            f"model.to({str(device)!r})."
+        )
 
 
 def window(decoder: PreTrainedModel) -> int:

@@ -1,14 +1,15 @@
 """Prepared knowledge: what a bank keeps of one or several documents, on its own, saveable, independent of any input.
 
-Shapes: N encoders, S slots, B rows.
+Shapes: N encoders, S slots of K, a slots of the anchor, B rows.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,17 +19,25 @@ from torch import Tensor
 from diekae.encoders import MemoryBatch
 from diekae.files import write_atomically
 
+_ANCHOR, _PLACES = "anchor.", "places"
+
 
 @dataclass(frozen=True)
 class Memory:
     """The memory of one or several documents, for one bank."""
 
     tensors: dict[str, Tensor]
-    """What the encoders keep, by name; each [N, S, …]."""
+    """What the encoders keep of K, by name; each [N, S, …]."""
     position: int
     """Position at which x goes on after K, in tokens."""
     bank: str
     """Fingerprint of the bank that prepared it."""
+    anchor: dict[str, Tensor] = field(default_factory=dict)
+    """What they keep of the anchor, each [N, a, …]; empty where it is not kept. It does not count as a slot."""
+    anchor_ids: tuple[int, ...] = ()
+    """The anchor's tokens, with which every input that reads this begins."""
+    places: Tensor | None = None
+    """Positions of K's slots, int64 [S]: they end where x goes on; None where nobody reads them."""
 
     def __len__(self) -> int:
         """Return S, the number of slots."""
@@ -37,31 +46,66 @@ class Memory:
     @property
     def nbytes(self) -> int:
         """Return the size in bytes."""
-        return sum(tensor.nbytes for tensor in self.tensors.values())
+        return sum(tensor.nbytes for tensor in (*self.tensors.values(), *self.anchor.values()))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Memory:
         """Return a copy on another device or in another floating-point type."""
-        return Memory({k: v.to(device=device, dtype=dtype) for k, v in self.tensors.items()}, self.position, self.bank)
+
+        def moved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: tensor.to(device=device, dtype=dtype) for name, tensor in tensors.items()}
+
+        places = None if self.places is None else self.places.to(device)
+        return replace(self, tensors=moved(self.tensors), anchor=moved(self.anchor), places=places)
 
     @classmethod
     def join(cls, memories: Sequence[Memory]) -> Memory:
-        """Use several documents together; their order does not matter.
+        """Use several documents together; their order does not matter. They share the anchor of the longest.
 
         Raises:
-            ValueError: There is none, or they are of different banks.
+            ValueError: There is none, or they are of different banks or were read behind different anchors.
         """
         if not memories or len({memory.bank for memory in memories}) != 1:
             raise ValueError(f"expected memories of one bank, got {sorted({memory.bank for memory in memories})}.")
+        if len(anchors := {memory.anchor_ids for memory in memories}) != 1:
+            raise ValueError(
+                f"these documents were read behind different anchors ({sorted(anchors)}); prepare them in one format."
+            )
         if len(memories) == 1:
             return memories[0]  # what is mapped from a file stays so
         tensors = {name: torch.cat([m.tensors[name] for m in memories], dim=1) for name in memories[0].tensors}
-        return cls(tensors, max(memory.position for memory in memories), memories[0].bank)
+        longest = max(memories, key=lambda memory: memory.position)
+        places = [memory.places for memory in memories if memory.places is not None]
+        return replace(longest, tensors=tensors, places=torch.cat(places) if places else None)
+
+    def flatten(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return all tensors by name, and all else as JSON values; :meth:`unflatten` takes both back."""
+        tensors = {**self.tensors, **{_ANCHOR + name: tensor for name, tensor in self.anchor.items()}}
+        if self.places is not None:
+            tensors[_PLACES] = self.places
+        return tensors, {"position": self.position, "bank": self.bank, "anchor_ids": list(self.anchor_ids)}
+
+    @classmethod
+    def unflatten(cls, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> Memory:
+        """Build a memory of what :meth:`flatten` returned.
+
+        Raises:
+            KeyError, TypeError: Something is missing, or of another kind.
+        """
+        places = tensors.get(_PLACES)
+        return cls(
+            {n: t for n, t in tensors.items() if not n.startswith(_ANCHOR) and n != _PLACES},
+            info["position"],
+            info["bank"],
+            {n.removeprefix(_ANCHOR): t for n, t in tensors.items() if n.startswith(_ANCHOR)},
+            tuple(info["anchor_ids"]),
+            places,
+        )
 
     def save(self, path: str | Path) -> None:
         """Write to one safetensors file, whole or not at all."""
-        metadata = {"diekae": json.dumps({"position": self.position, "bank": self.bank})}
-        tensors = {name: tensor.contiguous().cpu() for name, tensor in self.tensors.items()}
-        write_atomically(Path(path), save(tensors, metadata))
+        tensors, info = self.flatten()
+        tensors = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+        write_atomically(Path(path), save(tensors, {"diekae": json.dumps(info)}))
 
     @classmethod
     def load(cls, path: str | Path) -> Memory:
@@ -76,7 +120,7 @@ class Memory:
         try:
             with safe_open(str(path), framework="pt") as file:
                 info = json.loads((file.metadata() or {})["diekae"])
-                return cls({name: file.get_tensor(name) for name in file.keys()}, info["position"], info["bank"])
+                return cls.unflatten({name: file.get_tensor(name) for name in file.keys()}, info)  # noqa: SIM118
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{str(path)!r} is not a memory saved by Memory.save, or is damaged: {error}") from error
 
@@ -88,23 +132,58 @@ def batch_memories(rows: Sequence[Memory | None]) -> MemoryBatch:
         rows: B memories of one bank, at least one of them not None.
     """
     given = [row for row in rows if row is not None]
-    length = max(len(row) for row in given)
-    device = next(iter(given[0].tensors.values())).device
+    positions = torch.tensor([0 if row is None else row.position for row in rows], device=_device(given[0]))
+    anchors = [None if row is None else row.anchor for row in rows]
+    anchor = _batch(anchors, [None if row is None else _anchor_places(row) for row in rows], positions)
+    places = [None if row is None else row.places for row in rows]
+    return _batch([None if row is None else row.tensors for row in rows], places, positions, anchor)
+
+
+def _anchor_places(memory: Memory) -> Tensor | None:
+    """Return where the anchor stands: before the first of K's slots."""
+    if not memory.anchor or memory.places is None:
+        return None
+    length = len(memory.anchor_ids)
+    first = int(memory.places.min()) if len(memory.places) else 0
+    return torch.arange(first - length, first, device=memory.places.device)
+
+
+def _batch(
+    rows: Sequence[dict[str, Tensor] | None],
+    places: Sequence[Tensor | None],
+    positions: Tensor,
+    anchor: MemoryBatch | None = None,
+) -> MemoryBatch | Any:
+    """Pad slots of B rows, each [N, S, …] by name; None where no row has any name."""
+    given = [row for row in rows if row]
+    if not given:
+        return None
+    lengths = [next(iter(row.values())).shape[1] if row else 0 for row in rows]
+    length = max(lengths)
     if all(row is given[0] for row in rows):  # one for all: nothing is copied
-        views = {name: like[:, None].expand(-1, len(rows), *like.shape[1:]) for name, like in given[0].tensors.items()}
-        filled = torch.ones(len(rows), length, dtype=torch.bool, device=device)
-        return MemoryBatch(views, filled, torch.full((len(rows),), given[0].position, device=device), full=length > 0)
-    tensors = {}
-    for name, like in given[0].tensors.items():
-        padded = like.new_zeros((like.shape[0], len(rows), length, *like.shape[2:]))
-        for number, row in enumerate(rows):
-            if row is not None:
-                padded[:, number, : len(row)] = row.tensors[name].to(padded)
-        tensors[name] = padded
-    lengths = torch.tensor([0 if row is None else len(row) for row in rows], device=device)
-    positions = torch.tensor([0 if row is None else row.position for row in rows], device=device)
-    mask = torch.arange(length, device=device)[None] < lengths[:, None]
-    return MemoryBatch(tensors, mask, positions, full=all(row is not None and len(row) == length for row in rows))
+        tensors = {name: like[:, None].expand(-1, len(rows), *like.shape[1:]) for name, like in given[0].items()}
+    else:
+        tensors = {}
+        for name, like in given[0].items():
+            padded = like.new_zeros((like.shape[0], len(rows), length, *like.shape[2:]))
+            for number, row in enumerate(rows):
+                if row:
+                    padded[:, number, : lengths[number]] = row[name].to(padded)
+            tensors[name] = padded
+    device = positions.device
+    mask = torch.arange(length, device=device)[None] < torch.tensor(lengths, device=device)[:, None]
+    stands = None
+    if any(place is not None for place in places):
+        stands = torch.zeros(len(rows), length, dtype=torch.long, device=device)
+        for number, place in enumerate(places):
+            if place is not None:
+                stands[number, : len(place)] = place
+    full = length > 0 and min(lengths) == length
+    return MemoryBatch(tensors, mask, positions, full, stands, anchor)
+
+
+def _device(memory: Memory) -> torch.device:
+    return next(iter(memory.tensors.values())).device
 
 
 Document = str | Memory
@@ -126,9 +205,10 @@ def rows_of(
 
     Raises:
         ValueError: The list does not have one entry a row, a row's list is empty, or a memory is of another bank.
+        TypeError: Something is neither a text, a memory nor a list of these.
     """
 
-    def memory(row: Document | Sequence[Document] | None) -> Memory | None:
+    def memory(row: Any) -> Memory | None:
         if row is None:
             return None
         if isinstance(row, str):
@@ -140,6 +220,8 @@ def rows_of(
                     "prepare the knowledge again."
                 )
             return row.to(device)
+        if not isinstance(row, list | tuple):
+            raise TypeError(_not_knowledge(row))
         found = [read for document in row if (read := memory(document)) is not None]
         if not found:
             raise ValueError(
@@ -149,9 +231,16 @@ def rows_of(
 
     if knowledge is None or isinstance(knowledge, str | Memory):
         return [memory(knowledge)] * rows
+    if not isinstance(knowledge, list | tuple):
+        raise TypeError(_not_knowledge(knowledge))
     if len(knowledge) != rows:
         raise ValueError(
             f"knowledge has {len(knowledge)} entries for {rows} rows; give one entry a row (a document, a list of "
             "documents, or None). Several documents for one row are a list inside the list."
         )
     return [memory(row) for row in knowledge]
+
+
+def _not_knowledge(value: object) -> str:
+    advice = "; read the file first: path.read_text()" if isinstance(value, Path) else ""
+    return f"knowledge is {value!r}; expected a text, what `prepare` returned, or a list of these, one a row{advice}."

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +17,17 @@ from transformers import PreTrainedModel
 
 from diekae.checkpoint import load_bank, save_bank
 from diekae.config import DiekaeConfig, resolve_layers
-from diekae.data.prompt import Prompter, pad_left
+from diekae.data.prompt import Prompt, Prompter, pad_left
 from diekae.editor import Call, Editor
+from diekae.encoders import encoder_class
 from diekae.encoders.bank import Bank
-from diekae.fingerprint import fingerprint, window
-from diekae.inject.attention import attention_traits
+from diekae.fingerprint import check_whole, fingerprint, window
+from diekae.inject.attached import Attached
+from diekae.inject.attention import AttentionSite, check_positions, exact_length, find_attention
 from diekae.inject.columns import anchored, guess_mask
+from diekae.inject.exactness import check_exact
 from diekae.inject.hookpoints import find_blocks, find_hookpoints
-from diekae.inject.injection import Injection, read_by
+from diekae.inject.injection import Injection, bare
 from diekae.memory import Knowledge, Memory, batch_memories, rows_of
 from diekae.prepare import read_documents
 
@@ -64,26 +67,46 @@ class DiekaeModel(nn.Module):
         self.points = find_hookpoints(decoder, self.layers, self.config.site)
         embedding_width = decoder.get_input_embeddings().weight.shape[1]  # type: ignore[index]
         width = decoder.config.get_text_config(decoder=True).hidden_size
-        self.config = self.config.settled(attention_traits(decoder))
+        sites: dict[int, AttentionSite] = {}
+        if encoder_class(self.config.encoder).reads == "attention":
+            check_positions(decoder)
+            every = find_attention(decoder)
+            check_exact(decoder, every)
+            sites = {layer: every[layer] for layer in self.layers}
+            self.config = self.config.settled(_traits(list(sites.values())))
         self.bank = Bank(self.config.encoder, self.config.encoder_options, self.layers, int(embedding_width), width)
         self.bank.to(decoder.device)
+        self.bank.decoder = fingerprint(decoder)
+        self._outside["sites"] = sites
         self.prompter = None if tokenizer is None else Prompter(tokenizer, self.config.template, self.config.format)
         self.anchor = self.prompter.anchor() if self.prompter else ()
 
+    @classmethod
+    def exact(
+        cls,
+        decoder: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        layers: str | Sequence[int] = "all",
+        **options: Any,
+    ) -> DiekaeModel:
+        """Read K exactly as with K in the prompt: no training, no data, any decoder with rotary positions.
+
+        Args:
+            decoder: Any ``*ForCausalLM``.
+            tokenizer: Its tokenizer.
+            layers: In which layers K is read; in fewer than ``all`` it takes less room and time, and answers worse.
+            **options: Other fields of :class:`DiekaeConfig`, such as ``template`` and ``format``.
+
+        Raises:
+            ValueError: The decoder cannot be read exactly; the message says why.
+        """
+        return cls(decoder, DiekaeConfig.preset("exact", layers=layers, **options), tokenizer)
+
     @property
-    def anchor(self) -> tuple[int, ...]:
-        """Return the tokens that both runs begin with."""
-        return self._anchor
-
-    @anchor.setter
-    def anchor(self, tokens: tuple[int, ...]) -> None:
-        self._anchor = tokens
-        # Under "own" x keeps its anchor after K.
-        self.bank.encoder.anchor_tokens = 0 if self.config.anchor == "own" else max(1, len(tokens))
-
-    def read(self, stream: Tensor, output: Tensor) -> Tensor:
-        """Return what encoders of states read where a module's output entered the stream; all [B, T, W]."""
-        return read_by(self.bank.encoder, stream, output)
+    def attached(self) -> Attached:
+        """Return the bank at its places in the decoder."""
+        return Attached(self.decoder, self.bank, self.points, self._outside["sites"])
 
     @property
     def decoder(self) -> PreTrainedModel:
@@ -114,15 +137,20 @@ class DiekaeModel(nn.Module):
             format: ``plain``, ``qa`` or ``chat``; the configuration's if None.
         """
         prompter = self.need_prompter()
-        rows = [self.anchor + prompter.input(t, format) for t in ([texts] if isinstance(texts, str) else texts)]
+        anchor = self._anchor_of(format)
+        rows = [anchor + prompter.input(t, format) for t in ([texts] if isinstance(texts, str) else texts)]
         ids, mask = pad_left(rows, prompter.tokenizer.pad_token_id, self.device)
         return {"input_ids": ids, "attention_mask": mask}
 
-    def prepare(self, knowledge: str | Sequence[str], *, chunk_size: int | None = None) -> Memory:
+    def prepare(
+        self, knowledge: str | Sequence[str], *, format: str | None = None, chunk_size: int | None = None
+    ) -> Memory:
         """Read knowledge once, independent of any input.
 
         Args:
             knowledge: A document, or several, which are read apart and used together.
+            format: Format of the inputs it is for, whose anchor it is read behind; the bank's own if None. What was
+                read for another format serves chats too, but stands before the system prompt then.
             chunk_size: Tokens of K read at once, to bound memory; the result is the same up to the decoder's window.
                 A longer document is cut into windows, each read on its own after the anchor.
 
@@ -132,16 +160,22 @@ class DiekaeModel(nn.Module):
         documents = [knowledge] if isinstance(knowledge, str) else list(knowledge)
         if not documents:
             raise ValueError("knowledge is an empty list; give at least one document, or None for no knowledge.")
-        return Memory.join(self.prepare_many(documents, batch_size=1, chunk_size=chunk_size))
+        return Memory.join(self.prepare_many(documents, batch_size=1, format=format, chunk_size=chunk_size))
 
     def prepare_many(
-        self, documents: Sequence[str], *, batch_size: int = 16, chunk_size: int | None = None
+        self,
+        documents: Sequence[str],
+        *,
+        batch_size: int = 16,
+        format: str | None = None,
+        chunk_size: int | None = None,
     ) -> list[Memory]:
         """Read documents apart, several at once, and return the memory of each.
 
         Args:
             documents: Texts, in any order.
             batch_size: Documents read at once; those of like length go together.
+            format: As in :meth:`prepare`.
             chunk_size: As in :meth:`prepare`.
 
         Raises:
@@ -152,7 +186,30 @@ class DiekaeModel(nn.Module):
                 raise ValueError(f"{name}={size} must be at least 1.")
         prompter = self.need_prompter()
         ids = [prompter.knowledge(text) for text in documents]
-        return read_documents(self.bank, self.decoder, self.points, self.anchor, ids, batch_size, chunk_size)
+        return read_documents(
+            self.attached,
+            self._anchor_of(format),
+            ids,
+            own_anchor=self.config.anchor == "own",
+            batch_size=batch_size,
+            chunk_size=chunk_size,
+        )
+
+    def _anchor_of(self, format: str | None) -> tuple[int, ...]:
+        """Return the anchor of a format; the bank's own if None."""
+        return self.anchor if format in (None, self.config.format) else self.need_prompter().anchor(format)
+
+    def prepare_prompts(self, prompts: Sequence[Prompt], *, batch_size: int = 16) -> list[Memory]:
+        """Read the knowledge of laid-out examples, each distinct one once; of none at all a bank makes E(_, x)."""
+        wanted = list(dict.fromkeys((prompt.anchor, prompt.knowledge) for prompt in prompts))
+        ready: dict[Any, Memory] = {}
+        for anchor in dict.fromkeys(anchor for anchor, _ in wanted):
+            ids = [knowledge for own, knowledge in wanted if own == anchor]
+            read = read_documents(
+                self.attached, anchor, ids, own_anchor=self.config.anchor == "own", batch_size=batch_size
+            )
+            ready |= {(anchor, knowledge): memory for knowledge, memory in zip(ids, read, strict=True)}
+        return [ready[prompt.anchor, prompt.knowledge] for prompt in prompts]
 
     def memories(self, knowledge: Knowledge, rows: int) -> list[Memory | None]:
         """Return one memory, or None, for each row; see :func:`diekae.memory.rows_of`."""
@@ -180,23 +237,69 @@ class DiekaeModel(nn.Module):
         if all(row is None for row in rows):
             yield
             return
+        with self._injection(rows, input_ids, attention_mask, injection_mask, scope).active(guard=True):
+            yield
+
+    def _injection(
+        self,
+        rows: Sequence[Memory | None],
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        injection_mask: Tensor | None,
+        scope: str | None = None,
+        done: int = 0,
+    ) -> Injection:
+        """Return what is injected; arguments as for :meth:`injected`, ``done`` columns in a cache already."""
+        check_whole(self.decoder, self.bank)
         active = torch.tensor([row is not None for row in rows], device=self.device)
         valid = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        hidden = torch.zeros_like(valid)
+        if self.attached.by_attention:
+            self._check_length(rows, valid)
+            if self.config.anchor == "shared":
+                hidden = self._own_anchors(rows, input_ids, valid, done)
         receives = valid if injection_mask is None else injection_mask.bool()
         if injection_mask is None and self.config.anchor == "shared":
-            receives = valid & ~anchored(input_ids, valid, self.anchor)
+            receives = valid & ~(hidden if self.attached.by_attention else anchored(input_ids, valid, self.anchor))
         everywhere = (scope or self.config.scope) == "all"
-        injection = Injection(
-            self.bank,
-            self.decoder,
-            self.points,
+        return Injection(
+            self.attached,
             batch_memories(rows),
             receives & active[:, None],
             valid,
             active & everywhere,
+            hidden,
         )
-        with injection.active():
-            yield
+
+    def _own_anchors(self, rows: Sequence[Memory | None], ids: Tensor, valid: Tensor, done: int) -> Tensor:
+        """Find the columns of x that its knowledge's anchor takes the place of, bool [B, L].
+
+        Raises:
+            ValueError: An input does not begin with the anchor its knowledge was read behind.
+        """
+        place = valid.long().cumsum(1) - 1
+        lengths = torch.tensor([[0 if row is None else len(row.anchor_ids)] for row in rows], device=ids.device)
+        for number, row in enumerate(rows):
+            # A single token holds the attention sink, whichever it is.
+            if done or row is None or len(row.anchor_ids) < 2:
+                continue
+            begins = tuple(ids[number, valid[number]][: len(row.anchor_ids)].tolist())
+            if begins != row.anchor_ids:
+                raise ValueError(
+                    f"input {number} begins with tokens {begins}, but its knowledge was read behind {row.anchor_ids}; "
+                    "prepare and tokenize in the same format: model.prepare(text, format=…), "
+                    "model.tokenize(question, format=…)."
+                )
+        return valid & (place < lengths)
+
+    def _check_length(self, rows: Sequence[Memory | None], valid: Tensor) -> None:
+        limit = exact_length(self.decoder)
+        longest = max(row.position for row in rows if row is not None) + valid.shape[1]
+        if limit is not None and longest > limit:
+            raise ValueError(
+                f"K and x have {longest} tokens together, and beyond {limit} this decoder turns all positions "
+                "otherwise (longrope); prepare shorter documents apart, or use encoder='reader'."
+            )
 
     def forward(
         self,
@@ -226,15 +329,27 @@ class DiekaeModel(nn.Module):
         past = kwargs.get("past_key_values")
         done = int(past.get_seq_length()) if past is not None else 0
         with self._edited(knowledge, input_ids, attention_mask, past if done else None) as call:
-            with self._context(call.knowledge, input_ids, attention_mask, injection_mask, done):
+            with self.behind(call.knowledge, input_ids, attention_mask, injection_mask, done):
                 return call.keep(self.decoder(input_ids=input_ids, attention_mask=attention_mask, **kwargs))
 
-    def _context(
-        self, knowledge: Knowledge, input_ids: Tensor, mask: Tensor | None, injection_mask: Tensor | None, done: int
-    ) -> Any:
-        """Return the context of one forward; columns before ``done`` are in the cache and do not matter any more."""
+    def behind(
+        self,
+        knowledge: Knowledge,
+        input_ids: Tensor,
+        mask: Tensor | None = None,
+        injection_mask: Tensor | None = None,
+        done: int = 0,
+        scope: str | None = None,
+    ) -> AbstractContextManager[None]:
+        """Return the context of one call whose first ``done`` columns are in a cache; see :meth:`injected`.
+
+        They do not matter any more, but x goes on behind them: K stands before all of x.
+        """
         if knowledge is None:
-            return nullcontext()
+            return bare()
+        rows = self.memories(knowledge, input_ids.shape[0])
+        if all(row is None for row in rows):
+            return bare()
         if done:
             before = input_ids.new_zeros((input_ids.shape[0], done))
             if injection_mask is None:
@@ -242,7 +357,7 @@ class DiekaeModel(nn.Module):
             if injection_mask.shape[1] == input_ids.shape[1]:
                 injection_mask = torch.cat([before.bool(), injection_mask.bool()], dim=1)
             input_ids = torch.cat([before, input_ids], dim=1)
-        return self.injected(knowledge, input_ids, mask, injection_mask)
+        return self._injection(rows, input_ids, mask, injection_mask, scope, done).active()
 
     def generate(self, input_ids: Tensor | None = None, *, knowledge: Knowledge = None, **kwargs: Any) -> Any:
         """Generate with knowledge injected: the decoder's own ``generate``, so every option of it holds.
@@ -261,7 +376,7 @@ class DiekaeModel(nn.Module):
         mask = kwargs.pop("attention_mask", None)
         if mask is None:
             mask = guess_mask(input_ids, self.decoder.generation_config, kwargs.get("pad_token_id"))
-        with self._edited(knowledge, input_ids, mask, None) as call, self.injected(call.knowledge, input_ids, mask):
+        with self._edited(knowledge, input_ids, mask, None) as call, self.behind(call.knowledge, input_ids, mask):
             return self.decoder.generate(input_ids=input_ids, attention_mask=mask, **kwargs)  # type: ignore[operator]
 
     def edit(self, edits: Sequence[Any], **options: Any) -> Any:
@@ -333,6 +448,22 @@ class DiekaeModel(nn.Module):
         own = sum(parameter.numel() for parameter in self.bank.parameters())
         all_of_it = own + sum(parameter.numel() for parameter in self.decoder.parameters())
         print(f"trainable params: {own:,} || all params: {all_of_it:,} || trainable%: {100 * own / all_of_it:.4f}")
+
+
+def _traits(sites: Sequence[AttentionSite]) -> dict[str, int]:
+    """Return the sizes of the attention of some layers, which must be alike.
+
+    Raises:
+        ValueError: They differ.
+    """
+    shapes = {(site.heads, site.key_shape, site.value_shape) for site in sites}
+    if len(shapes) != 1:
+        raise ValueError(
+            f"encoder='attention' needs layers whose attention is alike, and these have {sorted(shapes)} (heads, keys, "
+            "values); choose layers of one kind, or use encoder='reader'."
+        )
+    heads, (groups, key_size), (_, value_size) = shapes.pop()
+    return {"heads": heads, "kv_heads": groups, "key_size": key_size, "value_size": value_size}
 
 
 def _editing() -> Any:

@@ -1,67 +1,137 @@
 """Reading knowledge: documents in, their memories out, once and independent of any input.
 
-Shapes: N encoders, B documents, K knowledge tokens, W decoder width.
+Shapes: N encoders, B documents, K knowledge tokens, a tokens of the anchor, D what an encoder reads of a token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache
 
 from diekae.encoders import MemoryBatch
-from diekae.encoders.bank import Bank
 from diekae.fingerprint import window
-from diekae.inject.hookpoints import Hookpoint
+from diekae.inject.attached import Attached
 from diekae.inject.hooks import run
-from diekae.inject.injection import read_by
+from diekae.inject.injection import paused
 from diekae.memory import Memory
+
+PART = 0.75
+"""Most of the decoder's window that one part of a longer document takes: x stands behind it."""
 
 
 @torch.no_grad()
 def read_documents(
-    bank: Bank,
-    decoder: PreTrainedModel,
-    points: Mapping[int, Hookpoint],
+    attached: Attached,
     anchor: Sequence[int],
     documents: Sequence[Sequence[int]],
+    *,
+    own_anchor: bool = False,
     batch_size: int = 1,
     chunk_size: int | None = None,
 ) -> list[Memory]:
-    """Read documents, several at once where they fit.
+    """Read documents, several at once where they fit; one that passes the decoder's window is read in parts.
 
     Args:
-        bank: Whose memories they become.
-        decoder: Its decoder.
-        points: Its hookpoints, by layer.
+        attached: The bank whose memories they become, and its decoder.
         anchor: Tokens that stand before each document.
-        documents: The tokens of each, at least one.
+        documents: The tokens of each; none at all leaves the anchor alone, if anything.
+        own_anchor: Whether x keeps its own anchor behind K.
         batch_size: Documents read at once; those of like length go together.
-        chunk_size: Tokens of a document read at once; as much as fits the window if None.
+        chunk_size: Tokens of a document read at once, the rest following behind a cache; all if None.
     """
-    room = window(decoder) - len(anchor)
-    step = min(chunk_size or room, room)
-    memories: dict[int, Memory] = {}
-    for chosen in _batches(documents, batch_size, step):
-        batch: MemoryBatch | None = None
-        cache: DynamicCache | None = None
-        for start in range(0, max(len(documents[i]) for i in chosen), step):
-            ids, mask = _pad_right([documents[i][start : start + step] for i in chosen], decoder.device)
-            if bank.encoder.reads == "embeddings":
-                read = decoder.get_input_embeddings()(ids)[None].to(bank.dtype)
+    room = window(attached.decoder) - len(anchor)
+    parts: list[Sequence[int]] = []
+    owners: list[int] = []
+    for number, ids in enumerate(documents):
+        count = 1 if len(ids) <= room else math.ceil(len(ids) / max(1, int(PART * room)))
+        size = max(1, math.ceil(len(ids) / count))
+        parts += [ids[start : start + size] for start in range(0, max(1, len(ids)), size)]
+        owners += [number] * (len(parts) - len(owners))
+    read = _read_parts(attached, anchor, parts, own_anchor, batch_size, min(chunk_size or room, room))
+    found: list[list[Memory]] = [[] for _ in documents]
+    for number, memory in zip(owners, read, strict=True):
+        found[number].append(memory)
+    return [Memory.join(memories) for memories in found]
+
+
+def _read_parts(
+    attached: Attached,
+    anchor: Sequence[int],
+    parts: Sequence[Sequence[int]],
+    own_anchor: bool,
+    batch_size: int,
+    step: int,
+) -> list[Memory]:
+    bank, memories = attached.bank, dict[int, Memory]()
+    for chosen in _batches(parts, batch_size, step):
+        rows = [parts[number] for number in chosen]
+        with paused():
+            if attached.by_attention:
+                batch = _read_slots(attached, anchor, rows, own_anchor, step)
             else:
-                if cache is None or int(cache.get_seq_length()) + ids.shape[1] > window(decoder):
-                    cache = DynamicCache(config=decoder.config)
-                    ids = torch.cat([torch.tensor([list(anchor)], device=ids.device).expand(len(ids), -1), ids], dim=1)
-                read = _states(bank, decoder, points, ids, cache)[:, :, -mask.shape[1] :]
-            batch = bank.prepare(read, mask, batch)
-        assert batch is not None, "a document has at least one token"
+                batch = _read_states(attached, anchor, rows, step)
         for row, number in enumerate(chosen):
-            kept = {name: tensor[:, row, batch.mask[row]] for name, tensor in batch.tensors.items()}
-            memories[number] = Memory(kept, int(batch.position[row]), bank.fingerprint())
-    return [memories[number] for number in range(len(documents))]
+            memories[number] = Memory(
+                {name: tensor[:, row, batch.mask[row]] for name, tensor in batch.tensors.items()},
+                int(batch.position[row]),
+                bank.fingerprint(),
+                {} if batch.anchor is None else {name: t[:, row] for name, t in batch.anchor.tensors.items()},
+                tuple(anchor) if attached.by_attention else (),
+                None if batch.places is None else batch.places[row, batch.mask[row]],
+            )
+    return [memories[number] for number in range(len(parts))]
+
+
+def _read_states(attached: Attached, anchor: Sequence[int], rows: Sequence[Sequence[int]], step: int) -> MemoryBatch:
+    """Let encoders of states or embeddings read documents, chunk by chunk."""
+    decoder, bank = attached.decoder, attached.bank
+    memory: MemoryBatch | None = None
+    cache = DynamicCache(config=decoder.config)
+    for start in range(0, max(1, *map(len, rows)), step):
+        ids, mask = _pad_right([row[start : start + step] for row in rows], decoder.device)
+        if bank.encoder.reads == "embeddings":
+            read = decoder.get_input_embeddings()(ids)[None].to(bank.dtype)
+        else:
+            given = ids if start else _behind(anchor, ids)
+            with attached.keeping() as kept:
+                run(decoder, given, attached.points, past_key_values=cache, use_cache=True)
+            read = torch.stack(kept)[:, :, given.shape[1] - ids.shape[1] :]
+        memory = bank.prepare(read, mask, memory)
+    assert memory is not None
+    return memory
+
+
+def _read_slots(
+    attached: Attached, anchor: Sequence[int], rows: Sequence[Sequence[int]], own_anchor: bool, step: int
+) -> MemoryBatch:
+    """Make slots of documents, which stand where they end as x begins, chunk by chunk."""
+    decoder, a = attached.decoder, len(anchor)
+    ids, mask = _pad_right(rows, decoder.device)
+    lengths = mask.sum(1)
+    whole = _behind(anchor, ids)
+    places = torch.arange(whole.shape[1], device=ids.device)[None] - lengths[:, None] - (a if own_anchor else 0)
+    cache = DynamicCache(config=decoder.config) if whole.shape[1] > step + a else None
+    chunks, start = [], 0
+    while start < whole.shape[1]:
+        end = min(whole.shape[1], start + step + (0 if start else a))
+        with attached.keeping() as kept:
+            options: dict[str, Any] = {} if cache is None else {"past_key_values": cache, "use_cache": True}
+            run(decoder, whole[:, start:end], attached.points, position_ids=places[:, start:end], **options)
+        chunks.append(torch.stack(kept))
+        start = end
+    states = torch.cat(chunks, dim=2)
+    real = torch.ones(len(rows), a, dtype=torch.bool, device=ids.device)
+    first = attached.slots(states[:, :, :a], real, places[:, :a], lengths)
+    return attached.slots(states[:, :, a:], mask, places[:, a:], lengths, first)
+
+
+def _behind(anchor: Sequence[int], ids: Tensor) -> Tensor:
+    return torch.cat([torch.tensor([list(anchor)], device=ids.device).expand(len(ids), -1), ids], dim=1)
 
 
 def _batches(documents: Sequence[Sequence[int]], size: int, step: int) -> Iterator[list[int]]:
@@ -75,18 +145,6 @@ def _batches(documents: Sequence[Sequence[int]], size: int, step: int) -> Iterat
 def _pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Return ids and which are real, both [B, K]; nothing real ever sees what stands to its right."""
     lengths = torch.tensor([len(row) for row in rows], device=device)
-    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(list(row), device=device) for row in rows], batch_first=True)
+    tensors = [torch.tensor(list(row), dtype=torch.long, device=device) for row in rows]
+    ids = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)
     return ids, torch.arange(ids.shape[1], device=device) < lengths[:, None]
-
-
-def _states(
-    bank: Bank, decoder: PreTrainedModel, points: Mapping[int, Hookpoint], ids: Tensor, cache: DynamicCache
-) -> Tensor:
-    """Return what the encoders read of ids [B, K], [N, B, K, W]; blocks behind the last hookpoint do not run."""
-    states: list[Tensor] = []
-
-    def visit(_layer: int, stream: Tensor, output: Tensor) -> None:
-        states.append(read_by(bank.encoder, stream, output))
-
-    run(decoder, ids, points, visit, past_key_values=cache, use_cache=True)
-    return torch.stack(states)

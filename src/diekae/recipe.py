@@ -16,11 +16,11 @@ from diekae.config import DiekaeConfig
 from diekae.data.mixture import DataSpec, load_mixture, load_prompts
 from diekae.data.prompt import Prompt
 from diekae.evaluation import evaluate
-from diekae.evaluation.evaluate import nll
 from diekae.evaluation.metrics import mean_defined
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
 from diekae.models import DTYPES, load_decoder
+from diekae.run.score import nll
 from diekae.training.config import TrainingConfig
 from diekae.training.run import processes, train
 from diekae.training.stopwatch import seconds_of
@@ -248,11 +248,10 @@ def _recovered(model: DiekaeModel, prompts: Sequence[Prompt]) -> Callable[[], di
     ends: list[float] = []
 
     def monitor() -> dict[str, float]:
-        quiet: Progress = lambda _what, _done, _all: None  # noqa: E731
         with torch.no_grad(), frozen(model.decoder):
             if not ends:
-                ends.extend(nll(model, prompts, how, None, 16, quiet).mean for how in ("bare", "prompted"))
-            ours = nll(model, prompts, "ours", None, 16, quiet).mean
+                ends.extend(nll(model, prompts, how).mean for how in ("bare", "prompted"))
+            ours = nll(model, prompts, "ours").mean
         gap = ends[0] - ends[1]
         return {"nll": ours, "recovered": (ends[0] - ours) / gap if gap >= 0.05 else 0.0}
 

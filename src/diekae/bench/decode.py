@@ -9,9 +9,10 @@ from transformers import StaticCache
 
 from diekae.bench import floor
 from diekae.bench.inference import curve
-from diekae.bench.setting import Bench, Row, Times, copied, llama2_7b
+from diekae.bench.setting import Bench, Row, copied, llama2_7b
 from diekae.memory import Memory
 from diekae.model import DiekaeModel
+from diekae.run.timing import Times
 
 TOKENS = 8
 """Tokens that are generated in a row, of which the mean counts."""

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from diekae.bench import floor
-from diekae.bench.setting import Bench, Row, Times, Way, copied, llama2_7b
+from diekae.bench.setting import Bench, Row, copied, llama2_7b
 from diekae.memory import Memory
 from diekae.model import DiekaeModel
+from diekae.run.timing import Times, Way
 
 GROWTH: dict[str, tuple[int, ...]] = {
     "inputs": (8, 16, 32, 64, 128, 256),

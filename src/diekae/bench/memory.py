@@ -125,7 +125,7 @@ def _peak(name: str, way: str, inputs: int) -> int:
             return decoder(input_ids=torch.cat([ids[:, :1], known, ids], dim=1), **options)
         model = bench.model(way.removesuffix("_cold"))
         if way.endswith("_cold"):
-            (memory,) = read_documents(model.bank, decoder, model.points, model.anchor, known.tolist())
+            (memory,) = read_documents(model.attached, model.anchor, known.tolist())
         else:
             memory = bench.memory(model, LENGTH)
         return model(ids, knowledge=memory, **options)

@@ -8,9 +8,10 @@ import torch
 
 from diekae.bench import floor
 from diekae.bench.inference import curve
-from diekae.bench.setting import Bench, Row, Times, Way, llama2_7b
+from diekae.bench.setting import Bench, Row, llama2_7b
 from diekae.model import DiekaeModel
 from diekae.prepare import read_documents
+from diekae.run.timing import Times, Way
 
 MOST = 2048
 """Longest K: D(K, x) takes minutes beyond it on a slow core."""
@@ -50,7 +51,7 @@ def _cold(model: DiekaeModel, known: torch.Tensor, ids: torch.Tensor) -> Way:
     """Prepare K and read x."""
 
     def run() -> object:
-        (memory,) = read_documents(model.bank, model.decoder, model.points, model.anchor, known.tolist())
+        (memory,) = read_documents(model.attached, model.anchor, known.tolist())
         return model(ids, knowledge=memory, use_cache=False, logits_to_keep=1)
 
     return run

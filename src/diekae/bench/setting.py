@@ -9,10 +9,8 @@ Shapes: N encoders, S slots, B rows, T columns.
 from __future__ import annotations
 
 import copy
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,6 +22,7 @@ from diekae.fingerprint import window
 from diekae.memory import Memory
 from diekae.model import DiekaeModel
 from diekae.prepare import read_documents
+from diekae.run.timing import Times, Way, time_in_turn
 
 BANKS: dict[str, dict[str, Any]] = {
     "token": {"encoder": "token", "layers": "memit", "scope": "prompt"},
@@ -33,8 +32,6 @@ BANKS: dict[str, dict[str, Any]] = {
 """The banks that are measured: the paper's encoder in its six layers, and the two of ours, in every third."""
 Progress = Callable[[str, int, int], None]
 """Told what is measured, how much of it is, and of how much."""
-Way = Callable[[], object]
-"""One way of doing something, to be timed."""
 
 
 @dataclass
@@ -119,13 +116,14 @@ class Bench:
 
     def memory(self, model: DiekaeModel, length: int, copies: int = 1) -> Memory:
         """Return a memory as ``length`` tokens of K leave it, ``copies`` times: its shape, with random numbers."""
-        small = read_documents(model.bank, self.decoder, model.points, model.anchor, [self.ids(2)[0].tolist()])[0]
+        small = read_documents(model.attached, model.anchor, [self.ids(2)[0].tolist()])[0]
         draw = torch.Generator().manual_seed(self.seed)
         tensors = {
             name: torch.randn((len(like), length * copies, *like.shape[2:]), generator=draw).to(like)
             for name, like in small.tensors.items()
         }
-        return Memory(tensors, length, small.bank)
+        places = None if small.places is None else (torch.arange(length) - length + 1).repeat(copies)
+        return replace(small, tensors=tensors, position=length, places=places)
 
     def cache(self, length: int) -> DynamicCache:
         """Return the decoder's cache as ``length`` tokens leave it, with random keys and values."""
@@ -161,56 +159,6 @@ def copied(cache: DynamicCache) -> DynamicCache:
     twin = copy.copy(cache)
     twin.layers = [copy.copy(layer) for layer in cache.layers]
     return twin
-
-
-def clock() -> float:
-    """Return seconds of this process's own work on a CPU with one thread, else of the wall.
-
-    Other programs on the same core then lengthen nothing but what they take from its caches.
-    """
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-        return time.perf_counter()
-    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
-
-
-class Times(dict[str, float]):
-    """Median seconds by way, and how the ways compare within each round."""
-
-    def __init__(self, taken: Mapping[str, Sequence[float]]) -> None:
-        """Keep what every round took."""
-        super().__init__({name: statistics.median(values) for name, values in taken.items()})
-        self.taken = taken
-
-    def ratio(self, name: str, base: str) -> float:
-        """Return the median over rounds of one way's seconds to another's: a slow round slows both."""
-        return statistics.median(a / b for a, b in zip(self.taken[name], self.taken[base], strict=True))
-
-
-def time_in_turn(
-    ways: Mapping[str, Way], rounds: int, progress: Callable[[int, int], None] = lambda _done, _all: None
-) -> Times:
-    """Return seconds of several ways, one after the other in every round, so that noise meets all alike.
-
-    Args:
-        ways: Names what is run. A way may be a pair (prepare, run): what the first returns is handed to the second, and
-            only the second is timed.
-        rounds: Times each is timed, after one round that warms up.
-        progress: Told how far it is.
-    """
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
-        for name, way in ways.items():
-            run: Any = way
-            if isinstance(way, tuple):
-                given = way[0]()
-                run = lambda last=way[1], given=given: last(given)  # noqa: E731 - bound to this way
-            start = clock()
-            run()
-            if number:
-                taken[name].append(clock() - start)
-        progress(number, rounds)
-    return Times(taken)
 
 
 def llama2_7b() -> PreTrainedModel:

@@ -14,11 +14,12 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from diekae.bench import floor
-from diekae.bench.setting import Bench, Row, Times, Way, llama2_7b, time_in_turn
+from diekae.bench.setting import Bench, Row, llama2_7b
 from diekae.data.prompt import Batch, Prompt
 from diekae.encoders.bank import Bank
 from diekae.inject.hooks import frozen, visiting
 from diekae.model import DiekaeModel
+from diekae.run.timing import Times, Way, time_in_turn
 from diekae.training.dataset import CachedDataset, PromptDataset, collect_to_disk
 from diekae.training.objectives import CrossEntropyObjective, DifferenceObjective, Objective
 
@@ -212,7 +213,7 @@ def _lora_step(bench: Bench, batch: Batch) -> Way:
     """
     from diekae.evaluation.methods.decoders import need_peft
     from diekae.evaluation.methods.lora import with_adapters
-    from diekae.training.objectives import logits_at
+    from diekae.run.score import logits_at
 
     need_peft("lora")
     decoder = with_adapters(bench.decoder)

@@ -87,9 +87,9 @@ class Prompter:
         """
         self.tokenizer, self.template, self.default_format = tokenizer, template, default_format
 
-    def anchor(self) -> tuple[int, ...]:
-        """Return the tokens both runs begin with; never empty, for they hold the attention sink."""
-        text = wrapping(self.default_format, self.tokenizer).anchor
+    def anchor(self, format: str | None = None) -> tuple[int, ...]:
+        """Return the tokens both runs begin with in a format; never empty, for they hold the attention sink."""
+        text = wrapping(format or self.default_format, self.tokenizer).anchor
         ids = self._ids(text) if text else ()
         return ids or (0,)
 
@@ -119,7 +119,7 @@ class Prompter:
         wrap = wrapping(format or self.default_format, self.tokenizer)
         space = " " if wrap.after.endswith(" ") else ""
         return Prompt(
-            self.anchor(),
+            self.anchor(format),
             self.knowledge("\n".join(example.knowledge)) if example.knowledge else (),
             self.input(example.input, format),
             self._ids(space + example.target + wrap.end),

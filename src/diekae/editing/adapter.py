@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diekae.encoders import MemoryBatch
-from diekae.memory import Memory
+from diekae.memory import Memory, batch_memories
 from diekae.model import DiekaeModel
 
 
@@ -67,7 +67,18 @@ class MemoryAdapter(nn.Module):
         """Change the memories of a batch, tensors [N, B, S, …] → [N, B, c·S + m, …]."""
         tensors = {name: self._change(name, tensor) for name, tensor in batch.tensors.items()}
         mask = batch.mask.repeat(1, self.options.copies)
-        return MemoryBatch(tensors, F.pad(mask, (0, self.options.slots), value=True), batch.position)
+        return replace(
+            batch,
+            tensors=tensors,
+            mask=F.pad(mask, (0, self.options.slots), value=True),
+            full=False,
+            # The learned slots stand where x begins, in sight of every window.
+            places=None if batch.places is None else self._places(batch.places),
+            _kept={},
+        )
+
+    def _places(self, places: Tensor) -> Tensor:
+        return F.pad(places.repeat(1, self.options.copies), (0, self.options.slots))
 
     def _change(self, name: str, tensor: Tensor) -> Tensor:
         flat = tensor.flatten(3)
@@ -81,7 +92,6 @@ class MemoryAdapter(nn.Module):
     @torch.no_grad()
     def adapt(self, memory: Memory) -> Memory:
         """Change one prepared memory."""
-        one = {name: tensor[:, None] for name, tensor in memory.tensors.items()}
-        mask = torch.ones(1, len(memory), dtype=torch.bool)
-        found = self(MemoryBatch(one, mask, torch.tensor([memory.position])))
-        return Memory({name: t[:, 0] for name, t in found.tensors.items()}, memory.position, memory.bank)
+        found = self(batch_memories([memory]))
+        places = None if found.places is None else found.places[0]
+        return replace(memory, tensors={name: t[:, 0] for name, t in found.tensors.items()}, places=places)

@@ -15,8 +15,9 @@ from torch import Tensor
 from diekae.data.prompt import Batch, Prompt, pad_left
 from diekae.editing.memory import MemoryEdits, inner_text
 from diekae.evaluation.methods import Fitted
-from diekae.evaluation.methods.decoders import at_labels, greedy
+from diekae.evaluation.methods.decoders import greedy
 from diekae.memory import Memory
+from diekae.run.score import target_logits
 
 
 @dataclass(kw_only=True)
@@ -37,17 +38,15 @@ class Asked(Fitted):
             self.decided |= dict(zip((p.input for p in fresh), self.edits.which(texts), strict=True))
         return [self.decided[prompt.input] for prompt in prompts]
 
-    def read(self, prompts: Sequence[Prompt], batch: Batch, states: bool) -> Tensor:
+    def read(self, prompts: Sequence[Prompt], batch: Batch, states: bool) -> Tensor:  # noqa: ARG002
         """See :meth:`Fitted.read`."""
-        rows, ids, model = self._memories(prompts), batch["input_ids"], self.edits.model
-        with model.injected(rows, ids, batch["input_mask"].long()):
-            return at_labels(self.decoder, ids, batch["labels"], batch["offset"] * 0, states)
+        return target_logits(self.edits.model, prompts, "ours", memories=self._memories(prompts), states=states)
 
     def extend(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[list[int]]:
         """See :meth:`Fitted.extend`."""
         given = [prompt.anchor + prompt.input for prompt in prompts]
         ids, mask = pad_left(given, self.tokenizer.pad_token_id, self.decoder.device)
-        with self.edits.model.injected(self._memories(prompts), ids, mask):
+        with self.edits.model.behind(self._memories(prompts), ids, mask):
             return greedy(self.decoder, ids, mask, max_new_tokens, self.tokenizer)
 
     def _memories(self, prompts: Sequence[Prompt]) -> list[Memory | None]:

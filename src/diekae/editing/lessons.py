@@ -19,7 +19,8 @@ from diekae.data.prompt import IGNORED, Batch, Prompt, collate, run_of
 from diekae.editing.gate import Progress
 from diekae.encoders import MemoryBatch
 from diekae.model import DiekaeModel
-from diekae.training.objectives import Sums, batch_memory, injected_logits, score_logits
+from diekae.run.score import logits_at
+from diekae.training.objectives import Sums, batch_memory, injected_logits
 
 
 class Lesson(NamedTuple):
@@ -110,15 +111,14 @@ class LessonObjective(nn.Module):
         loss = F.cross_entropy(logits[said].float(), labels[said], reduction="sum")
         if bool((~said).any()) and self.locality:
             loss = loss + self.locality * self._apart(laid_out, there & ~marks, logits[~said]) * said.sum()
-        nothing = torch.zeros(len(self.layers), device=loss.device)
-        return Sums(loss, said.sum(), nothing, nothing)
+        return Sums(loss, said.sum(), torch.zeros(len(self.layers), 2, dtype=torch.float64, device=loss.device))
 
     def _apart(self, batch: Batch, stays: Tensor, logits: Tensor) -> Tensor:
         """Return KL to the bare decoder in nats a token, over the labels that stay, bool [B, T]."""
         labels = batch["labels"].masked_fill(~stays, IGNORED)
         with torch.no_grad():
             ids, offset = run_of(batch, knowledge=False)
-            base = score_logits(self._outside["model"], ids, labels, offset).float().log_softmax(-1)
+            base = logits_at(self._outside["model"].decoder, ids, labels, offset).float().log_softmax(-1)
         moved = logits.float().log_softmax(-1)
         return F.kl_div(moved, base, log_target=True, reduction="batchmean")
 

@@ -16,8 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
 from diekae.data.prompt import FORMATS, Prompter, wrapping
@@ -29,6 +27,7 @@ from diekae.editor import Call, Editor
 from diekae.fingerprint import fingerprint
 from diekae.memory import Knowledge, Memory
 from diekae.model import DiekaeModel
+from diekae.store.blob import pack, unpack_bytes
 
 # `list` means the method inside the class below.
 Pairs = list[tuple[Record, Record]]
@@ -188,8 +187,7 @@ class MemoryEdits(Editor):
             if data is None:
                 data = _bytes(self.model.prepare(self.store.record(number).edit.statement))
                 self.store.put_memory(number, data)
-            bank = self.model.bank
-            memory = _memory(data, bank.fingerprint(), number).to(self.model.device, bank.dtype)
+            memory = _memory(data, number).to(self.model.device, self.model.bank.dtype)
             self._ready[number] = self.adapter.adapt(memory) if self.adapter else memory
         self._ready.move_to_end(number)
         while len(self._ready) > READY:
@@ -248,13 +246,11 @@ def make_store(model: DiekaeModel, folder: str | Path | None) -> EditStore:
 
 def _bytes(memory: Memory) -> bytes:
     """Return a memory as safetensors, its floats in bf16: half the size, and more than its keys need."""
-    tensors = {name: tensor.to("cpu", torch.bfloat16).contiguous() for name, tensor in memory.tensors.items()}
-    return save({**tensors, "position": torch.tensor(memory.position)})
+    return pack(memory, "bf16")
 
 
-def _memory(data: bytes, bank: str, number: int) -> Memory:
+def _memory(data: bytes, number: int) -> Memory:
     try:
-        tensors = load(data)
-        return Memory(tensors, int(tensors.pop("position")), bank)
-    except (SafetensorError, KeyError) as error:
+        return unpack_bytes(data)
+    except ValueError as error:
         raise ValueError(f"the memory of edit {number} is damaged ({error}); revert it and make it again.") from error

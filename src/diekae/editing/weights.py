@@ -36,6 +36,7 @@ from diekae.files import write_atomically
 from diekae.inject.hooks import frozen
 from diekae.memory import Knowledge, Memory
 from diekae.model import DiekaeModel
+from diekae.prepare import read_documents
 from diekae.training.config import TrainingConfig
 from diekae.training.run import build_trainer
 
@@ -161,7 +162,7 @@ class WeightEdits(Editor):
             yield Call(knowledge)
             return
         done = int(cache.get_seq_length()) if cache is not None else 0
-        with self.inner._context(nothing(self.inner), input_ids, attention_mask, None, done):
+        with self.inner.behind(nothing(self.inner), input_ids, attention_mask, done=done):
             yield Call(knowledge)
 
     def _train(self, edits: Sequence[Edit], progress: Progress) -> None:
@@ -235,12 +236,8 @@ def own_sentences(model: DiekaeModel, number: int, seed: int) -> list[str]:
 
 def nothing(model: DiekaeModel) -> Memory:
     """Return the memory of no knowledge, with which a bank is E(_, x)."""
-    bank, reads = model.bank, model.bank.encoder.reads
-    encoder = bank.encoder
-    count, width = (1, encoder.embedding_width) if reads == "embeddings" else (len(bank.layers), encoder.width)
-    empty = torch.zeros(count, 1, 0, width, dtype=bank.dtype, device=model.device)
-    made = bank.prepare(empty, torch.zeros(1, 0, dtype=torch.bool, device=model.device))
-    return Memory({name: tensor[:, 0] for name, tensor in made.tensors.items()}, 0, bank.fingerprint())
+    (memory,) = read_documents(model.attached, model.anchor, [()])
+    return memory
 
 
 def load_weight_edits(model: DiekaeModel, folder: str | Path) -> WeightEdits:

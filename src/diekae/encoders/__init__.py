@@ -1,9 +1,19 @@
 """Encoders: small networks that read knowledge and input and return differences. One file each, registered by name."""
 
 from diekae.encoders.attention import Attention
-from diekae.encoders.base import Encoder, encoder_class, encoder_names, register
+from diekae.encoders.base import DifferenceEncoder, Encoder, encoder_class, encoder_names, register
 from diekae.encoders.memory import MemoryBatch
 from diekae.encoders.reader import Reader
 from diekae.encoders.token import Token
 
-__all__ = ["Attention", "Encoder", "MemoryBatch", "Reader", "Token", "encoder_class", "encoder_names", "register"]
+__all__ = [
+    "Attention",
+    "DifferenceEncoder",
+    "Encoder",
+    "MemoryBatch",
+    "Reader",
+    "Token",
+    "encoder_class",
+    "encoder_names",
+    "register",
+]

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from diekae.encoders.base import Encoded, encoder_class
+from diekae.encoders.base import DifferenceEncoder, Encoded, encoder_class
 from diekae.encoders.memory import MemoryBatch
 
 
@@ -40,25 +41,44 @@ class Bank(nn.Module):
         self.encoder = kind(len(self.layers), embedding_width, width, kind.make_options(options))  # type: ignore[call-arg]
         self.register_buffer("bias", torch.zeros(len(self.layers), width))
         self.register_buffer("scale", torch.ones(len(self.layers)))
-        self._fingerprint: tuple[tuple[int, ...], str] | None = None
+        self.autocast: torch.dtype | None = None
+        """Type that the encoders compute in while they are trained; the decoder keeps its own."""
+        self.decoder = ""
+        """Fingerprint of the decoder whose states are read: with trained weights or without, slots are its own."""
+        self._fingerprint: tuple[tuple[Any, ...], str] | None = None
 
     def prepare(self, knowledge: Tensor, mask: Tensor, past: MemoryBatch | None = None) -> MemoryBatch:
-        """Read knowledge; see :meth:`diekae.encoders.Encoder.prepare`."""
-        memory: MemoryBatch = self.encoder.prepare(knowledge, mask, past)
+        """Read knowledge; see :meth:`diekae.encoders.DifferenceEncoder.prepare`."""
+        assert isinstance(self.encoder, DifferenceEncoder), "the decoder's attention reads slots, not the bank"
+        with self._autocast():
+            memory: MemoryBatch = self.encoder.prepare(knowledge, mask, past)
         return memory
+
+    def encode(
+        self, memory: MemoryBatch, x: Tensor, mask: Tensor, which: slice = slice(None), seen: MemoryBatch | None = None
+    ) -> Encoded:
+        """Return differences in units of the scale, less the centre; see the encoder's ``forward``."""
+        with self._autocast():
+            encoded: Encoded = self.encoder(memory, x, mask, which, seen)
+        return encoded
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.bias.device.type, self.autocast)
 
     def forward(
         self, memory: MemoryBatch, x: Tensor, mask: Tensor, which: slice = slice(None), seen: MemoryBatch | None = None
     ) -> Encoded:
         """Return differences in the decoder's units, [n, B, T, W], and what is kept of x; see the encoder's."""
-        encoded = self.encoder(memory, x, mask, which, seen)
+        encoded = self.encode(memory, x, mask, which, seen)
         scale, bias = self.scale[which, None, None, None], self.bias[which, None, None]
         return Encoded(bias + scale * encoded.difference, encoded.seen)
 
     @property
     def dtype(self) -> torch.dtype:
         """Return the type of the encoders' parameters."""
-        return next(self.parameters()).dtype
+        return self.bias.dtype
 
     def state_by_layer(self) -> dict[str, Tensor]:
         """Return every tensor unstacked, named by decoder layer: ``layers.5.up.weight``."""
@@ -91,9 +111,9 @@ class Bank(nn.Module):
 
     def fingerprint(self) -> str:
         """Return a digest of all weights, which memory prepared by this bank carries; kept until a weight changes."""
-        versions = tuple(tensor._version for tensor in self.state_dict().values())
+        versions = (self.decoder, *(tensor._version for tensor in self.state_dict().values()))
         if self._fingerprint is None or self._fingerprint[0] != versions:
-            digest = hashlib.sha256(repr(self.layers).encode())
+            digest = hashlib.sha256(f"{self.layers}{self.decoder}".encode())
             for name, tensor in sorted(self.state_dict().items()):
                 digest.update(name.encode())
                 digest.update(tensor.detach().to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
@@ -111,9 +131,12 @@ class Bank(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, targets: Tensor, receives: Tensor) -> None:
-        """Measure centre and scale of the targets [N, B, T, W] at the receiving positions [B, T]."""
+        """Measure centre and scale of the targets [N, B, T, W] at the receiving positions [B, T].
+
+        Where the decoder's attention reads slots nothing is added in all rows alike, so the centre stays zero.
+        """
         kept = targets.float()[:, receives]
-        centre = kept.mean(1)
+        centre = kept.mean(1) if isinstance(self.encoder, DifferenceEncoder) else torch.zeros_like(self.bias)
         scale = (kept - centre[:, None]).square().mean((1, 2)).sqrt()
         self.bias.copy_(centre)
         self.scale.copy_(torch.where(scale > 0, scale, torch.ones_like(scale)))

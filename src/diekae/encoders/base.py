@@ -12,14 +12,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from diekae.encoders.memory import MemoryBatch
-from diekae.encoders.start import AttentionWeights
 
 
 class Encoded(NamedTuple):
@@ -31,33 +30,17 @@ class Encoded(NamedTuple):
     """What the n encoders keep of x so far, if they are causal over x; its position counts real tokens."""
 
 
-class Sample(NamedTuple):
-    """Some of what a bank is to learn, from which an encoder may start."""
-
-    known: Tensor
-    """States at K, [N, B, K, W]."""
-    known_mask: Tensor
-    """Real tokens of K, bool [B, K]."""
-    seen: Tensor
-    """States at x, [N, B, T, W], the anchor first."""
-    seen_mask: Tensor
-    """Real columns of x, bool [B, T]."""
-    receives: Tensor
-    """Columns that receive, bool [B, T]."""
-    scale: Tensor
-    """The bank's scale, [N]."""
-
-
-class Encoder(nn.Module, ABC):
+class Encoder(nn.Module):
     """All encoders of a bank, stacked.
 
-    A new encoder is one file: subclass, name the dataclass of its sizes, and decorate with :func:`register`.
+    A new encoder is one file: subclass (mostly :class:`DifferenceEncoder`), name the dataclass of its sizes, and
+    decorate with :func:`register`.
     """
 
-    reads: ClassVar[Literal["embeddings", "states", "inputs"]]
+    reads: ClassVar[Literal["embeddings", "states", "attention"]]
     """``embeddings``: K and x as the decoder's token embeddings, all encoders in one call, before the decoder runs.
-    ``states``: K and x as the decoder's stream at the hookpoint, each encoder at its own layer. ``inputs``: the stream
-    before the hooked module added to it."""
+    ``states``: K and x as the decoder's stream at the hookpoint, each encoder at its own layer. ``attention``: K's keys
+    and values, which the decoder's own attention of x reads."""
     options: ClassVar[type[Any]]
     """A frozen dataclass of sizes; every field has a default."""
 
@@ -74,8 +57,6 @@ class Encoder(nn.Module, ABC):
         """
         super().__init__()
         self.count, self.embedding_width, self.width = count, embedding_width, width
-        self.anchor_tokens = 0
-        """First tokens of x that stand before K in the run with both; set by whoever knows the anchor."""
 
     @classmethod
     def make_options(cls, values: Mapping[str, Any]) -> Any:
@@ -98,14 +79,9 @@ class Encoder(nn.Module, ABC):
         """Return options that differ for a decoder whose attention has these traits: those that follow its own."""
         return {}
 
-    @property
-    def starts_from_decoder(self) -> bool:
-        """Tell whether training begins with :meth:`start_from`."""
-        return False
 
-    def start_from(self, weights: Sequence[AttentionWeights], sample: Sample) -> None:
-        """Start from the decoder's own attention in the N layers, scaled to the sample."""
-        raise NotImplementedError(f"{type(self).__name__} has no start from the decoder.")
+class DifferenceEncoder(Encoder, ABC):
+    """Encoders that compute the difference themselves, from what they keep of K and from x."""
 
     @abstractmethod
     def prepare(self, knowledge: Tensor, mask: Tensor, past: MemoryBatch | None = None) -> MemoryBatch:

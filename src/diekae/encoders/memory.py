@@ -6,7 +6,7 @@ Shapes: N encoders of the bank, n of them in one call, B rows, S memory slots, T
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -27,6 +27,10 @@ class MemoryBatch:
     """Position at which x goes on after K, in tokens; int64 [B]. Only causal encoders read it."""
     full: bool = False
     """Whether all slots are known to hold knowledge, so that nobody need ask the mask."""
+    places: Tensor | None = None
+    """Positions of the slots, x beginning at 0; int64 [B, S]. The decoder's own attention alone reads them."""
+    anchor: MemoryBatch | None = None
+    """Slots of the anchor, apart from K's: x reads one anchor, however many documents there are."""
     _kept: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -42,13 +46,18 @@ class MemoryBatch:
 
     def of(self, which: slice) -> MemoryBatch:
         """Return the memory of some encoders."""
-        tensors = {name: tensor[which] for name, tensor in self.tensors.items()}
-        return MemoryBatch(tensors, self.mask, self.position, self.full)
+        return replace(self, tensors={name: tensor[which] for name, tensor in self.tensors.items()}, _kept={})
 
     def map(self, change: Callable[[Tensor, int], Tensor]) -> MemoryBatch:
         """Return a copy in which ``change(tensor, dimension of the rows)`` replaced each tensor."""
-        tensors = {name: change(tensor, 1) for name, tensor in self.tensors.items()}
-        return MemoryBatch(tensors, change(self.mask, 0), change(self.position, 0), self.full)
+        return MemoryBatch(
+            {name: change(tensor, 1) for name, tensor in self.tensors.items()},
+            change(self.mask, 0),
+            change(self.position, 0),
+            self.full,
+            None if self.places is None else change(self.places, 0),
+            None if self.anchor is None else self.anchor.map(change),
+        )
 
     def part(self, which: slice, size: int, dtype: torch.dtype, mask: Tensor | None = None, once: bool = True) -> Part:
         """Return keys and values [N, B, S, G · r] of some encoders for their attention.

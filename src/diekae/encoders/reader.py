@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diekae.encoders.base import Encoded, Encoder, GroupedLinear, GroupedRMSNorm, register
+from diekae.encoders.base import DifferenceEncoder, Encoded, GroupedLinear, GroupedRMSNorm, register
 from diekae.encoders.memory import MemoryBatch
 from diekae.encoders.parts import ask, fold, unfold
 
@@ -48,7 +48,7 @@ class ReaderOptions:
 
 
 @register("reader")
-class Reader(Encoder):
+class Reader(DifferenceEncoder):
     """One cross-attention from x to K a layer, a gated MLP, and an up-projection that starts at zero."""
 
     reads = "states"
@@ -76,7 +76,7 @@ class Reader(Encoder):
         self.up = GroupedLinear(count, d + skip, width, std=0.0)
 
     def prepare(self, knowledge: Tensor, mask: Tensor, past: MemoryBatch | None = None) -> MemoryBatch:
-        """Project K's states [N, B, K, W] to keys and values; see :meth:`Encoder.prepare`."""
+        """Project K's states [N, B, K, W] to keys and values; see :meth:`DifferenceEncoder.prepare`."""
         normed, gain = self.knowledge_norm.split(knowledge.to(self.key.weight.dtype))
         tensors = {"keys": self.key(normed, gain=gain), "values": self.value(normed, gain=gain)}
         memory = MemoryBatch(tensors, mask, mask.sum(1))
@@ -90,7 +90,7 @@ class Reader(Encoder):
         which: slice = slice(None),
         seen: MemoryBatch | None = None,  # noqa: ARG002
     ) -> Encoded:
-        """Return the differences of the asked encoders at x [n, B, T, W]; see :meth:`Encoder.forward`."""
+        """Return the differences of the asked encoders at x [n, B, T, W]; see :meth:`DifferenceEncoder.forward`."""
         normed, gain = self.input_norm.split(x.to(self.query.weight.dtype), which)
         answer = self._attend(self.query(normed, which, gain), memory, which)
         inner = self.mlp_norm(torch.cat([answer, self.skip(normed, which, gain)], dim=-1), which)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diekae.encoders.base import (
+    DifferenceEncoder,
     Encoded,
-    Encoder,
     GroupedLinear,
     GroupedRMSNorm,
     register,
@@ -55,7 +55,7 @@ class TokenOptions:
 
 
 @register("token")
-class Token(Encoder):
+class Token(DifferenceEncoder):
     """A stacked bank of small Llamas, causal over K then x; its memory is their own key/value cache.
 
     Documents that were prepared apart all begin at position 0, and x goes on after the longest: their order does
@@ -76,7 +76,7 @@ class Token(Encoder):
         self.up = GroupedLinear(count, d, width, std=0.0 if options.identity_start else None)
 
     def prepare(self, knowledge: Tensor, mask: Tensor, past: MemoryBatch | None = None) -> MemoryBatch:
-        """Read K [1, B, K, V] into keys and values; see :meth:`Encoder.prepare`."""
+        """Read K [1, B, K, V] into keys and values; see :meth:`DifferenceEncoder.prepare`."""
         # Nothing real sees padding on its right, and what stands there stays hidden: no mask of K × K is needed.
         left = not mask.is_meta and bool((mask[:, 1:] & ~mask[:, :-1]).any())
         own = added(visible_columns(None, mask), self.down.weight.dtype)[:, None] if left else None
@@ -86,7 +86,7 @@ class Token(Encoder):
     def forward(
         self, memory: MemoryBatch, x: Tensor, mask: Tensor, which: slice = slice(None), seen: MemoryBatch | None = None
     ) -> Encoded:
-        """Return the differences of all N encoders at x [1, B, T, V]; see :meth:`Encoder.forward`."""
+        """Return the differences of all N encoders at x [1, B, T, V]; see :meth:`DifferenceEncoder.forward`."""
         assert which == slice(None), "the token bank runs as a whole"
         before = [memory] if seen is None else [memory, seen]
         own = added(visible_columns(None, mask), self.down.weight.dtype)[:, None]

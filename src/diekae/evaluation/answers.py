@@ -34,6 +34,17 @@ def f1(answer: str, references: Sequence[str]) -> float:
     return _best(lambda reference: _overlap(normalize(answer).split(), normalize(reference).split()), references)
 
 
+def right(answer: str, references: Sequence[str]) -> float:
+    """Return 1 if one of the references stands in the answer after normalisation, as whole words, else 0.
+
+    Raises:
+        ValueError: There is no reference.
+    """
+    said = f" {normalize(answer)} "
+    wanted = [f" {normalize(reference)} " for reference in references]
+    return _best(lambda reference: float(bool(reference.strip()) and reference in said), wanted)
+
+
 def first_line(text: str) -> str:
     """Return what a plain completion means as its answer: everything up to the first line break."""
     return text.strip().partition("\n")[0].strip()

@@ -17,13 +17,13 @@ from torch.nn import functional as F
 
 from diekae.data.example import Example
 from diekae.data.prompt import IGNORED, Prompt, truncate_knowledge
-from diekae.evaluation.evaluate import lay_out, target_logits
 from diekae.evaluation.metrics import Scores
 from diekae.fingerprint import window
 from diekae.inject.hooks import frozen
-from diekae.memory import Memory, batch_memories
+from diekae.memory import Memory
 from diekae.model import DiekaeModel
-from diekae.training.objectives import DifferenceObjective
+from diekae.run.score import batches, lay_out, score, target_logits
+from diekae.training.objectives import DifferenceObjective, unexplained
 
 Progress = Callable[[str, int, int], None]
 DOCUMENTS = (1, 2, 8, 32)
@@ -154,21 +154,12 @@ class _Bench:
 
     def nll(self, how: str, prompts: Sequence[Prompt], memories: Sequence[Memory] = ()) -> list[Tensor]:
         """Return the NLL of each example's target tokens in nats, [tokens] each."""
-        found = []
-        for rows in self._batches(prompts):
-            logits, labels = self._logits(how, prompts[rows], memories[rows])
-            losses = F.cross_entropy(logits.float(), labels, reduction="none").double().cpu()
-            found += list(losses.split([len(prompt.target) for prompt in prompts[rows]]))
-        return found
+        return score(lambda rows: self._logits(how, prompts, memories, rows), prompts, self.batch_size)
 
-    def _batches(self, prompts: Sequence[Prompt]) -> list[slice]:
-        return [slice(start, start + self.batch_size) for start in range(0, len(prompts), self.batch_size)]
-
-    def _logits(self, how: str, prompts: Sequence[Prompt], memories: Sequence[Memory]) -> tuple[Tensor, Tensor]:
-        """Return logits [labels, vocabulary] and labels [labels] of one batch."""
-        batch = lay_out(self.model, prompts)
-        memory = batch_memories(memories) if how == "ours" else None
-        return target_logits(self.model, batch, how, memory), batch["labels"][batch["labels"] != IGNORED]
+    def _logits(self, how: str, prompts: Sequence[Prompt], memories: Sequence[Memory], rows: Sequence[int]) -> Tensor:
+        """Return logits [labels, vocabulary] of some examples."""
+        known = [memories[row] for row in rows] if how == "ours" else None
+        return target_logits(self.model, [prompts[row] for row in rows], how, memories=known)
 
     def point(self, chosen: dict[int, list[int]], apart: bool) -> dict[str, Any]:
         """Measure examples that know other documents beside their own.
@@ -227,20 +218,22 @@ class _Bench:
     def _unexplained(self) -> list[float | None]:
         """Return the share of the differences' variance that is left, mean over layers; None where none is injected."""
         objective = DifferenceObjective(self.model)
-        errors, spread = torch.zeros(2, len(POSITIONS), len(self.model.layers), dtype=torch.float64)
-        for rows in self._batches(self.prompts):
-            batch = lay_out(self.model, self.prompts[rows])
-            found = objective.collect(batch)
+        count, width = self.model.bank.bias.shape
+        parts = torch.zeros(len(POSITIONS), count, 2 + width, dtype=torch.float64)
+        positions = [0] * len(POSITIONS)
+        for rows, _ in batches(self.prompts, self.batch_size):
+            batch = lay_out(self.model, [self.prompts[row] for row in rows])
+            found = batch if self.model.attached.by_attention else vars(objective.collect(batch))
             predicts = (batch["labels"] != IGNORED).roll(-1, 1)
             token = predicts.long().cumsum(1) - 1
             for group, (first, end) in enumerate(POSITIONS):
-                places = found.receives & predicts & (token >= first) & (token < (end or self.room))
+                places = batch["receives"] & predicts & (token >= first) & (token < (end or self.room))
                 if places.any():
-                    sums = objective(**{**vars(found), "receives": places})
-                    errors[group] += sums.errors.cpu()
-                    spread[group] += sums.spread.cpu()
-        shares = (errors / spread).mean(1).tolist()
-        return [share if total > 0 else None for share, total in zip(shares, spread.sum(1), strict=True)]
+                    sums = objective(**{**found, "receives": places})
+                    parts[group] += sums.parts.cpu()
+                    positions[group] += int(sums.positions)
+        shares = [unexplained(part, max(1, number)) for part, number in zip(parts, positions, strict=True)]
+        return [None if share is None else float(share.mean()) for share in shares]
 
     def copies(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
         """Return the figures of targets that stand in K, whatever their case, and of those that do not."""
@@ -262,10 +255,12 @@ class _Bench:
             return None
         others = [self.memory(next(self.library.others(row))) for row in range(len(self.prompts))]
         divergence, harm, tokens = 0.0, 0.0, 0
-        for rows in self._batches(self.prompts):
-            moved, labels = self._logits("ours", self.prompts[rows], others[rows])
-            base, _ = self._logits("bare", self.prompts[rows], ())
-            ours, bare = moved.float().log_softmax(-1), base.float().log_softmax(-1)
+        for rows, _ in batches(self.prompts, self.batch_size):
+            labels = torch.tensor([token for row in rows for token in self.prompts[row].target])
+            ours, bare = (
+                self._logits(how, self.prompts, others, rows).float().log_softmax(-1) for how in ("ours", "bare")
+            )
+            labels = labels.to(ours.device)
             divergence += float(F.kl_div(ours, bare, log_target=True, reduction="sum"))
             harm += float(F.nll_loss(ours, labels, reduction="sum") - F.nll_loss(bare, labels, reduction="sum"))
             tokens += len(labels)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import torch
-from torch.nn import functional as F
 from transformers import DynamicCache
 
-from diekae.data.prompt import IGNORED, Batch, Prompt, collate, other_knowledge, run_of, to_device, truncate_knowledge
-from diekae.encoders import MemoryBatch
+from diekae.data.prompt import Prompt, other_knowledge, truncate_knowledge
 from diekae.evaluation.metrics import Scores, perplexity
 from diekae.fingerprint import window
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
-from diekae.training.objectives import batch_memory, injected_logits, score_logits
+from diekae.run.score import lay_out, logits_at, score, summed, target_logits
+from diekae.run.timing import time_in_turn
 
 Progress = Callable[[str, int, int], None]
 PASSES = {
@@ -31,20 +31,6 @@ PASSES = {
 """What is timed, and its name for people."""
 TIMED_EXAMPLES = 8
 TIMED_ROUNDS = 3
-
-
-class Nll(NamedTuple):
-    """Summed NLL of one pass over the data."""
-
-    total: float
-    """Nats."""
-    tokens: int
-    """Target tokens."""
-
-    @property
-    def mean(self) -> float:
-        """Return nats per token."""
-        return self.total / self.tokens
 
 
 def evaluate(
@@ -69,7 +55,8 @@ def evaluate(
         progress: Told which pass runs and how far it is.
 
     Returns:
-        ``n``, ``tokens``, NLL and perplexity of every pass, ``recovered``, ``grounded`` and ``seconds``.
+        ``n``, ``tokens``, NLL and perplexity of every pass, ``recovered``, ``grounded``; the same of the first token of
+        each target (``first_token``); and ``seconds``.
 
     Raises:
         ValueError: An example has no knowledge, or does not fit the decoder's window.
@@ -82,25 +69,48 @@ def evaluate(
     prompts = truncate_knowledge(prompts, max_knowledge, window(model.decoder))
     swapped = swap_knowledge(prompts, window(model.decoder), max_knowledge)
     with frozen(model.decoder), torch.no_grad():
-        found = {
-            "bare": nll(model, prompts, "bare", scope, batch_size, progress),
-            "prompted": nll(model, prompts, "prompted", scope, batch_size, progress),
-            "ours": nll(model, prompts, "ours", scope, batch_size, progress),
-        }
+        passes = [(how, how, prompts) for how in ("bare", "prompted", "ours")]
         if swapped is not None:
-            found["prompted_other"] = nll(model, swapped, "prompted", scope, batch_size, progress)
-            found["ours_other"] = nll(model, swapped, "ours", scope, batch_size, progress)
+            passes += [(f"{how}_other", how, swapped) for how in ("prompted", "ours")]
+        found, first = {}, {}
+        for name, how, examples in passes:
+            losses = score_way(model, examples, how, scope, batch_size, partial(progress, name))
+            found[name] = summed(losses)
+            first[name] = float(torch.stack([loss[0] for loss in losses]).mean())
         seconds = time_all(model, prompts, scope) if time_passes else None
     scores = Scores(**{name: value.mean for name, value in found.items()})
     return {
         "n": len(prompts),
-        "tokens": found["bare"].tokens,
+        "tokens": int(found["bare"].tokens.sum()),
         "nll": {name: value.mean for name, value in found.items()},
         "perplexity": {name: perplexity(value.mean) for name, value in found.items()},
         "recovered": scores.recovered,
         "grounded": scores.grounded,
+        "first_token": {"nll": first, **_shares(first)},
         "seconds": seconds,
     }
+
+
+def _shares(means: Mapping[str, float]) -> dict[str, float | None]:
+    scores = Scores(**means)
+    return {"recovered": scores.recovered, "grounded": scores.grounded}
+
+
+def score_way(
+    model: DiekaeModel,
+    prompts: Sequence[Prompt],
+    how: str,
+    scope: str | None = None,
+    batch_size: int = 16,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> list[torch.Tensor]:
+    """Return the NLL of each example's target tokens, fp64 [tokens] each; see :func:`diekae.run.score.score`."""
+    return score(
+        lambda rows: target_logits(model, [prompts[row] for row in rows], how, scope=scope),
+        prompts,
+        batch_size,
+        progress,
+    )
 
 
 def swap_knowledge(prompts: Sequence[Prompt], window: int, limit: int | None = None) -> list[Prompt] | None:
@@ -115,93 +125,36 @@ def swap_knowledge(prompts: Sequence[Prompt], window: int, limit: int | None = N
     return truncate_knowledge(swapped, limit, window)
 
 
-@torch.no_grad()
-def nll(
-    model: DiekaeModel, prompts: Sequence[Prompt], how: str, scope: str | None, batch_size: int, progress: Progress
-) -> Nll:
-    """Sum the NLL of all targets in one of the ways ``bare``, ``prompted`` or ``ours``.
-
-    Examples of like length go together; the sum does not depend on it.
-    """
-    order = sorted(prompts, key=lambda p: len(p.knowledge) + len(p.input) + len(p.target))
-    total, tokens = 0.0, 0
-    for start in range(0, len(order), batch_size):
-        batch = lay_out(model, order[start : start + batch_size], scope)
-        labels = batch["labels"][batch["labels"] != IGNORED]
-        logits = target_logits(model, batch, how)
-        total += float(F.cross_entropy(logits.float(), labels, reduction="sum"))
-        tokens += len(labels)
-        progress(how, min(len(order), start + batch_size), len(order))
-    return Nll(total, tokens)
-
-
-def lay_out(model: DiekaeModel, prompts: Sequence[Prompt], scope: str | None = None) -> Batch:
-    """Lay a batch out as the bank was trained, on the model's device."""
-    return to_device(collate(prompts, scope=scope or model.config.scope, anchor=model.config.anchor), model.device)
-
-
-def target_logits(model: DiekaeModel, batch: Batch, how: str, memory: MemoryBatch | None = None) -> torch.Tensor:
-    """Return the logits that predict the targets of a batch, [labels, vocabulary].
-
-    Args:
-        model: Decoder and bank.
-        batch: From :func:`lay_out`.
-        how: ``bare``, ``prompted`` or ``ours``.
-        memory: What ours knows; the batch's own knowledge, prepared now, if None.
-    """
-    if how == "ours":
-        return injected_logits(model, batch, memory)[0]
-    ids, offset = run_of(batch, how == "prompted")
-    return score_logits(model, ids, batch["labels"], offset)
-
-
 def time_all(model: DiekaeModel, prompts: Sequence[Prompt], scope: str | None) -> dict[str, float]:
-    """Return median seconds of one pass over one example, each way in turn, warmed up.
+    """Return median seconds of one pass over one example, each way in turn, warmed up; the head runs alike in all.
 
     ``prompted`` reads K and x; ``prompted_cached`` reads x behind K's cached keys and values; ``prepare`` reads K
     once; ``ours`` reads x with K prepared.
     """
-
-    def passes(prompt: Prompt) -> dict[str, Callable[[], object]]:
+    ways: list[dict[str, Callable[[], object]]] = []
+    for prompt in prompts[:TIMED_EXAMPLES]:
         batch = lay_out(model, [prompt], scope)
-        memory = batch_memory(model, batch)
+        memories = model.prepare_prompts([prompt])
         prefix = int(batch["knowledge_start"][0]) + len(prompt.knowledge)
+        ids, offset = batch["full_ids"], batch["offset"]
         cache = DynamicCache(config=model.decoder.config)
-        model.decoder(input_ids=batch["full_ids"][:, :prefix], past_key_values=cache, use_cache=True)
-        rest = batch["full_ids"][:, prefix:]
-        return {
-            "bare": lambda: target_logits(model, batch, "bare"),
-            "prompted": lambda: target_logits(model, batch, "prompted"),
-            "prompted_cached": lambda: model.decoder(input_ids=rest, past_key_values=cache, use_cache=True),
-            "prepare": lambda: batch_memory(model, batch),
-            "ours": lambda: target_logits(model, batch, "ours", memory),
-        }
-
-    return time_in_turn(prompts, passes)
-
-
-def time_in_turn(
-    prompts: Sequence[Prompt], passes: Callable[[Prompt], Mapping[str, Callable[[], object]]]
-) -> dict[str, float]:
-    """Return median seconds of several passes over single examples, one after the other, so that noise meets all alike.
-
-    Args:
-        prompts: Examples; a few are enough.
-        passes: Names what is run for an example; called anew each round, and not timed.
-    """
-    taken: dict[str, list[float]] = {}
-    for number in range(TIMED_ROUNDS + 1):
-        for prompt in prompts[:TIMED_EXAMPLES]:
-            for name, run in passes(prompt).items():
-                _synchronize()
-                start = time.perf_counter()
-                run()
-                _synchronize()
-                if number:  # the first round warms up
-                    taken.setdefault(name, []).append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in taken.items()}
+        model.decoder(input_ids=ids[:, :prefix], past_key_values=cache, use_cache=True, logits_to_keep=1)
+        ways.append(
+            {
+                "bare": partial(target_logits, model, [prompt], "bare"),
+                "prompted": partial(target_logits, model, [prompt], "prompted"),
+                "prompted_cached": partial(_behind, model, ids[:, prefix:], batch["labels"], offset - prefix, cache),
+                "prepare": partial(model.prepare_prompts, [prompt]),
+                "ours": partial(target_logits, model, [prompt], "ours", memories=memories, scope=scope),
+            }
+        )
+    taken = [time_in_turn(way, TIMED_ROUNDS) for way in ways]
+    return {name: statistics.median(one[name] for one in taken) for name in taken[0]}
 
 
-def _synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+def _behind(
+    model: DiekaeModel, ids: torch.Tensor, labels: torch.Tensor, offset: torch.Tensor, cache: DynamicCache
+) -> object:
+    own = copy.copy(cache)
+    own.layers = [copy.copy(layer) for layer in cache.layers]
+    return logits_at(model.decoder, ids, labels, offset, past_key_values=own, use_cache=True)

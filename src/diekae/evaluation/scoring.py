@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,6 +15,7 @@ from diekae.data.example import Example
 from diekae.data.prompt import Prompt, Prompter
 from diekae.evaluation import answers
 from diekae.evaluation.methods import Fitted
+from diekae.run.score import batches, by_example
 
 Progress = Callable[[str, int, int], None]
 ANSWER_TOKENS = 24
@@ -65,6 +65,8 @@ class AnswerScores(NamedTuple):
     """1 where the answer is the target, else 0; [examples]."""
     f1: Numbers
     """Token F1, [examples]."""
+    right: Numbers
+    """1 where the target stands in the answer's first line, [examples]."""
 
 
 def nll(
@@ -162,14 +164,15 @@ def score_answers(
     Raises:
         ValueError: There is no prompt.
     """
-    exact, f1 = np.zeros(len(prompts)), np.zeros(len(prompts))
-    for rows, done in _batches(prompts, batch_size):
+    exact, f1, right = (np.zeros(len(prompts)) for _ in range(3))
+    for rows, done in batches(prompts, batch_size):
         for row, text in zip(rows, fitted.generate([prompts[row] for row in rows], ANSWER_TOKENS), strict=True):
             said = answers.first_line(text)
             wanted = [str(fitted.tokenizer.decode(list(prompts[row].target), skip_special_tokens=True)).strip()]
             exact[row], f1[row] = answers.exact_match(said, wanted), answers.f1(said, wanted)
+            right[row] = answers.right(said, wanted)
         progress(f"answers of {fitted.name}", done, len(prompts))
-    return AnswerScores(exact, f1)
+    return AnswerScores(exact, f1, right)
 
 
 def _sum_by_example(
@@ -179,26 +182,7 @@ def _sum_by_example(
     progress: Callable[[int, int], None],
 ) -> Sums:
     """Add up what is measured at each target token, [labels], to one number an example."""
-    tokens = np.array([len(prompt.target) for prompt in prompts])
     total = np.zeros(len(prompts))
-    for rows, done in _batches(prompts, batch_size):
-        with torch.no_grad():
-            values = measure([prompts[row] for row in rows]).double().cpu().split(tokens[rows].tolist())
+    for rows, values in by_example(lambda rows: measure([prompts[r] for r in rows]), prompts, batch_size, progress):
         total[rows] = [float(value.sum()) for value in values]
-        progress(done, len(prompts))
-    return Sums(total, tokens.astype(np.float64))
-
-
-def _batches(prompts: Sequence[Prompt], batch_size: int) -> Iterator[tuple[list[int], int]]:
-    """Yield the rows of each batch, examples of like length together, and how many are done behind it.
-
-    Raises:
-        ValueError: There is no prompt, or a batch holds none.
-    """
-    if not prompts or batch_size < 1:
-        raise ValueError(f"got {len(prompts)} prompts and batch_size={batch_size}; expected at least one of each.")
-    lengths = np.array([len(p.knowledge) + len(p.input) + len(p.target) for p in prompts])
-    order: list[int] = np.argsort(lengths, kind="stable").tolist()
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        yield rows, start + len(rows)
+    return Sums(total, np.array([len(prompt.target) for prompt in prompts], dtype=np.float64))

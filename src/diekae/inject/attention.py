@@ -1,146 +1,236 @@
-"""The attention weights of a decoder's blocks, for encoders that start from them."""
+"""The attention of a decoder's layers: found by a run, and told from outside to read more than it is given.
+
+Transformers sends the attention of every layer through an interface (``ALL_ATTENTION_FUNCTIONS``). What is registered
+here calls the decoder's own implementation, and hands the call to a :data:`Read` where one came down with it as a
+keyword. Without one the decoder computes what it computes anyway, with the same tensors.
+
+Shapes: B rows, T queries, C keys (with a cache C is longer than T), H query heads, G key heads, d head size, W decoder
+width.
+"""
 
 from __future__ import annotations
 
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from diekae.encoders.start import AttentionWeights
-from diekae.inject.hookpoints import find_blocks, stack_of
+from diekae.inject.hookpoints import TOKENS, find_blocks, stack_of
+from diekae.inject.hooks import Owner
 
-_OUTPUTS = ("o_proj", "out_proj", "dense")
-_NORMS = ("q_norm", "k_norm")
+IMPLEMENTATIONS = ("sdpa", "eager")
+"""Attention implementations that take a mask with an entry for each query and key."""
+_PREFIX, _KEYWORD = "diekae_", "diekae_read"
 
-
-def attention_traits(decoder: PreTrainedModel) -> dict[str, Any]:
-    """Return what encoders that follow the decoder's attention settle on, as far as it has any.
-
-    ``heads``, ``kv_heads`` and ``head_size``; whether queries and keys have ``biases``; whether each head's have
-    ``norms``.
-    """
-    config: Any = decoder.config.get_text_config(decoder=True)
-    heads = int(getattr(config, "num_attention_heads", 0))
-    if not heads:
-        return {}
-    attention = _attention(find_blocks(decoder)[0])
-    return {
-        "heads": heads,
-        "kv_heads": int(getattr(config, "num_key_value_heads", None) or heads),
-        "head_size": int(getattr(config, "head_dim", None) or config.hidden_size // heads),
-        "biases": attention is not None and _maps(attention)[0].bias is not None,
-        "norms": hasattr(attention, _NORMS[0]),
-    }
+Attend = Callable[..., tuple[Tensor, Any]]
+"""The decoder's own attention: ``(module, query [B, H, T, d], key [B, G, C, d], value, mask, **options)`` to an answer
+[B, T, H, d] and its weights or None."""
+Read = Callable[..., tuple[Tensor, Any]]
+"""What stands in its place: the same arguments behind the :data:`Attend` itself."""
 
 
-def attention_weights(decoder: PreTrainedModel, layers: tuple[int, ...]) -> list[AttentionWeights]:
-    """Return the attention weights of some layers.
+@dataclass(frozen=True)
+class AttentionSite:
+    """The attention of one decoder layer."""
 
-    Raises:
-        ValueError: A block's attention has no query, key and value projections, or norms of another kind than a head's.
-    """
-    blocks = find_blocks(decoder)
-    return [_weights(decoder, layer, blocks[layer]) for layer in layers]
-
-
-def _attention(block: nn.Module) -> Any:
-    """Find a block's attention: whatever projects queries, keys and values, each apart or all at once."""
-    return next(
-        (m for m in block.modules() if hasattr(m, "qkv_proj") or all(hasattr(m, f"{n}_proj") for n in "qkv")), None
-    )
+    module: nn.Module
+    """What projects queries, keys and values and calls the interface."""
+    heads: int
+    """H."""
+    key_shape: tuple[int, int]
+    """G, and the dimensions of a key."""
+    value_shape: tuple[int, int]
+    """G, and the dimensions of a value."""
 
 
-def _maps(attention: Any) -> list[Any]:
-    """Return the projections to queries, keys and values; one for all three where they are fused."""
-    return [attention.qkv_proj] if hasattr(attention, "qkv_proj") else [getattr(attention, f"{n}_proj") for n in "qkv"]
+def implementation(decoder: PreTrainedModel) -> str:
+    """Return the name of the decoder's own attention implementation, whether it is wrapped or not."""
+    name: str = decoder.config.get_text_config(decoder=True)._attn_implementation
+    return name.removeprefix(_PREFIX)
 
 
-def _weights(decoder: PreTrainedModel, layer: int, block: nn.Module) -> AttentionWeights:
-    attention, traits = _attention(block), attention_traits(decoder)
-    output = next((getattr(attention, name) for name in _OUTPUTS if hasattr(attention, name)), None)
-    if attention is None or output is None:
-        raise ValueError(
-            f"start='decoder' needs attention with projections to queries, keys and values and from their heads; layer "
-            f"{layer} of {type(decoder).__name__} has none such. Use start='random'."
-        )
-    size, groups = traits["head_size"], traits["kv_heads"]
-    parts = [size * traits["heads"], size * groups, size * groups]
-    query, key, value = torch.cat([one.weight.detach().float() for one in _maps(attention)]).split(parts)
-    frequencies, rotary_scale = _rotary(decoder, layer, size, query.device)
-    scale = getattr(attention, "scaling", size**-0.5) * rotary_scale**2
-    early, late = (1.0, scale) if traits["norms"] else (scale, 1.0)  # a norm forgets what scaled its input
-    query_bias = key_bias = query_norm = key_norm = None
-    if traits["biases"]:
-        query_bias, key_bias, _ = torch.cat([one.bias.detach().float() for one in _maps(attention)]).split(parts)
-        query_bias, key_bias = query_bias.unflatten(0, (-1, size)) * early, key_bias.unflatten(0, (-1, size))
-    if traits["norms"]:
-        query_norm, key_norm = (_head_gain(getattr(attention, name), size, layer, decoder) for name in _NORMS)
-        query_norm = query_norm * late
-    return AttentionWeights(
-        norm=_norm(block, attention, query.shape[1]),
-        query=query.unflatten(0, (-1, size)) * early,
-        key=key.unflatten(0, (-1, size)),
-        value=value.unflatten(0, (-1, size)),
-        output=output.weight.detach().float().unflatten(1, (-1, size)).transpose(0, 1),
-        frequencies=frequencies,
-        query_bias=query_bias,
-        key_bias=key_bias,
-        query_norm=query_norm,
-        key_norm=key_norm,
-    )
-
-
-def _head_gain(norm: nn.Module, size: int, layer: int, decoder: PreTrainedModel) -> Tensor:
-    """Return the gain of a norm of queries or keys, [h].
+def wrap_attention(decoder: PreTrainedModel) -> None:
+    """Let the decoder's attention take a :data:`Read`; its results stay the same without one. A second call is free.
 
     Raises:
-        ValueError: It is not a norm of one head.
+        ValueError: Its implementation takes no mask of queries and keys, or it has none that can be set.
     """
-    shape = tuple(getattr(norm, "weight", torch.empty(0)).shape)
-    if shape != (size,):
+    name = implementation(decoder)
+    if decoder.config.get_text_config(decoder=True)._attn_implementation == _PREFIX + name:
+        return
+    if name not in IMPLEMENTATIONS:
         raise ValueError(
-            f"start='decoder' needs norms of queries and keys a head at a time, with a gain of {size}; in layer "
-            f"{layer} of {type(decoder).__name__} it has the shape {shape}. Use start='random'."
+            f"attention implementation {name!r} takes no mask of queries and keys, so it cannot read knowledge; load "
+            f"the decoder with attn_implementation={' or '.join(map(repr, IMPLEMENTATIONS))}, or use encoder='reader'."
         )
-    return _gain(norm, norm.weight)  # type: ignore[arg-type]
+    decoder.set_attn_implementation(_PREFIX + name)
+    if decoder.config.get_text_config(decoder=True)._attn_implementation != _PREFIX + name:
+        raise ValueError(_refusal(decoder, "its attention does not go through Transformers' attention interface"))
 
 
-def _norm(block: nn.Module, attention: nn.Module, width: int) -> Tensor:
-    """Return the gain of the first norm of the block, which stands before its attention; ones if it has none."""
-    for module in block.children():
-        weight = getattr(module, "weight", None)
-        if module is not attention and weight is not None and weight.shape == (width,):
-            return _gain(module, weight)
-    return torch.ones(width)
+def _register(name: str) -> None:
+    def attend(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
+        read: Read | None = kwargs.pop(_KEYWORD, None)
+        own: Attend = ALL_ATTENTION_FUNCTIONS.get(name) or sys.modules[type(module).__module__].eager_attention_forward
+        return own(module, *args, **kwargs) if read is None else read(own, module, *args, **kwargs)
+
+    ALL_ATTENTION_FUNCTIONS.register(_PREFIX + name, attend)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(_PREFIX + name, ALL_MASK_ATTENTION_FUNCTIONS[name])
+
+
+for _name in IMPLEMENTATIONS:
+    _register(_name)
+
+
+@contextmanager
+def reading(modules: Mapping[int, nn.Module], make: Callable[[int, Tensor], Read | None]) -> Iterator[None]:
+    """Hand a :data:`Read` to the attention of some layers in every forward that this context makes inside the block.
+
+    Args:
+        modules: Attention modules by a number of the caller's.
+        make: Called with that number and with what the attention reads, [B, T, W]; None leaves the decoder alone.
+    """
+    owner, handles = Owner(), list[Any]()
+
+    def hook_of(number: int) -> Any:
+        # `*rest`: another thread may meet this hook before torch has noted that it takes keywords.
+        def hook(_module: nn.Module, *rest: Any) -> Any:
+            if not owner.here:
+                return None
+            args, kwargs = rest
+            read = make(number, args[0] if args else kwargs["hidden_states"])
+            return None if read is None else (args, {**kwargs, _KEYWORD: read})
+
+        return hook
+
+    with owner:
+        try:
+            for number, module in modules.items():
+                handles.append(module.register_forward_pre_hook(hook_of(number), with_kwargs=True))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
 @torch.no_grad()
-def _gain(norm: nn.Module, weight: Tensor) -> Tensor:
-    """Read a norm's gain off what it does, for some keep gain − 1: alternating signs have mean 0 and mean square 1."""
-    signs = torch.ones_like(weight)
-    signs[1::2] = -1
-    gain: Tensor = (norm(signs) - norm(-signs)) / 2 * signs
-    return gain.float()
-
-
-def _rotary(decoder: PreTrainedModel, layer: int, size: int, device: torch.device) -> tuple[Tensor, float]:
-    """Return radians a token of each pair of dimensions [h/2], and the factor that rotary positions put on both sides.
+def find_attention(decoder: PreTrainedModel) -> list[AttentionSite]:
+    """Find the attention of every layer by a run over a few tokens.
 
     Raises:
-        ValueError: Not all of a head is turned.
+        ValueError: Some layer's attention does not go through Transformers' attention interface.
     """
-    rotary: Any = getattr(stack_of(decoder), "rotary_emb", None)
-    if rotary is None:
-        return torch.zeros(size // 2, device=device), 1.0
-    kinds = getattr(decoder.config.get_text_config(decoder=True), "layer_types", None)
-    # Where kinds of layers are turned differently, each has its own.
-    kind = f"{kinds[layer]}_" if kinds and hasattr(rotary, f"{kinds[layer]}_inv_freq") else ""
-    frequencies = getattr(rotary, f"{kind}inv_freq", None)
-    if frequencies is None or len(frequencies) != size // 2:
+    wrap_attention(decoder)
+    blocks = find_blocks(decoder)
+    candidates = [
+        (layer, module)
+        for layer, block in enumerate(blocks)
+        for module in block.modules()
+        if module is not block and _takes_keywords(module)
+    ]
+    sites: dict[int, list[AttentionSite]] = {}
+
+    def make(number: int, _states: Tensor) -> Read:
+        layer, candidate = candidates[number]
+
+        def read(
+            own: Attend, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any
+        ) -> tuple[Tensor, Any]:
+            found = AttentionSite(candidate, query.shape[1], _shape(key), _shape(value))
+            sites.setdefault(layer, []).append(found)
+            return own(module, query, key, value, *rest, **options)
+
+        return read
+
+    vocabulary = int(decoder.get_input_embeddings().weight.shape[0])  # type: ignore[index]
+    ids = torch.arange(TOKENS, device=decoder.device)[None] % vocabulary
+    with reading({number: module for number, (_, module) in enumerate(candidates)}, make):
+        stack_of(decoder)(input_ids=ids, use_cache=False)
+    missing = [layer for layer in range(len(blocks)) if len(sites.get(layer, [])) != 1]
+    if missing:
         raise ValueError(
-            f"start='decoder' needs rotary positions that turn all {size} dimensions of a head; "
-            f"those of {type(decoder).__name__} do not. Use start='random'."
+            _refusal(decoder, f"layers {missing} do not attend through Transformers' attention interface, once each")
         )
-    return frequencies.float().to(device), float(getattr(rotary, f"{kind}attention_scaling", 1.0))
+    return [sites[layer][0] for layer in range(len(blocks))]
+
+
+def _takes_keywords(module: nn.Module) -> bool:
+    parameters = inspect.signature(module.forward).parameters.values()
+    return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+
+
+def _shape(states: Tensor) -> tuple[int, int]:
+    return states.shape[1], states.shape[3]
+
+
+def _refusal(decoder: PreTrainedModel, why: str) -> str:
+    return f"encoder='attention' cannot read exactly with {type(decoder).__name__}: {why}. Use encoder='reader'."
+
+
+def check_positions(decoder: PreTrainedModel) -> None:
+    """Refuse positions whose angles depend on how long the whole text is.
+
+    Raises:
+        ValueError: The decoder scales its rotary positions dynamically.
+    """
+    if "dynamic" in _rope_kinds(decoder):
+        raise ValueError(
+            _refusal(decoder, "its rotary positions are scaled dynamically, by the length of the whole text")
+        )
+
+
+def exact_length(decoder: PreTrainedModel) -> int | None:
+    """Return the longest K and x together whose angles do not depend on their length; None where none ever do.
+
+    ``longrope`` turns every token otherwise once the text passes the length of the first training.
+    """
+    if "longrope" not in _rope_kinds(decoder):
+        return None
+    config = decoder.config.get_text_config(decoder=True)
+    parameters: Any = getattr(config, "rope_parameters", None) or {}
+    length = parameters.get("original_max_position_embeddings") or getattr(
+        config, "original_max_position_embeddings", None
+    )
+    return None if length is None else int(length)
+
+
+def _rope_kinds(decoder: PreTrainedModel) -> set[str]:
+    parameters: Any = getattr(decoder.config.get_text_config(decoder=True), "rope_parameters", None) or {}
+    tables = [parameters, *(table for table in parameters.values() if isinstance(table, dict))]
+    return {str(table["rope_type"]) for table in tables if "rope_type" in table}
+
+
+class Turner:
+    """Turns keys as the decoder does: by its own rotary angles and its own function."""
+
+    def __init__(self, decoder: PreTrainedModel, sites: Mapping[int, AttentionSite], places: Tensor) -> None:
+        """Prepare to turn keys that stand at places, int [B, S]."""
+        self.decoder, self.sites, self.places = decoder, sites, places
+        self._angles: dict[str | None, tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, layer: int, keys: Tensor) -> Tensor:
+        """Turn keys [B, S, G, d] of one layer."""
+        cos, sin = self._angles_of(layer, keys)
+        size = cos.shape[-1] if cos.shape[-1] <= keys.shape[-1] else keys.shape[-1]
+        turn = sys.modules[type(self.sites[layer].module).__module__].apply_rotary_pos_emb
+        part = keys[..., :size].transpose(1, 2)
+        turned: Tensor = turn(part, part, cos.to(keys.dtype), sin.to(keys.dtype))[1].transpose(1, 2)
+        return turned if size == keys.shape[-1] else torch.cat([turned, keys[..., size:]], dim=-1)
+
+    def _angles_of(self, layer: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        rotary: Any = stack_of(self.decoder).rotary_emb
+        kinds = getattr(self.decoder.config.get_text_config(decoder=True), "layer_types", None)
+        kind = kinds[layer] if kinds and "layer_type" in inspect.signature(rotary.forward).parameters else None
+        if kind not in self._angles:
+            options = {} if kind is None else {"layer_type": kind}
+            with torch.no_grad():
+                self._angles[kind] = rotary(like, self.places.to(like.device), **options)
+        return self._angles[kind]

@@ -5,9 +5,9 @@ Shapes: B rows, T positions, W decoder width.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -20,15 +20,51 @@ Visit = Callable[[int, Tensor, Tensor], Tensor | None]
 """Called as ``visit(layer, stream, output)``, both [B, T, W]; returns what is added to the output, or None."""
 
 
+_ENTERED: ContextVar[frozenset[Owner]] = ContextVar("diekae_entered", default=frozenset())
+
+
+class Owner:
+    """Whose hooks they are: they answer to the thread or task that entered, and to what copies its context.
+
+    A ``with`` block of its own; :attr:`here` tells whether the caller is inside.
+    """
+
+    def __enter__(self) -> Owner:
+        """Begin."""
+        _ENTERED.set(_ENTERED.get() | {self})
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End; also where another context than the one that began does so."""
+        _ENTERED.set(_ENTERED.get() - {self})
+
+    @property
+    def here(self) -> bool:
+        """Tell whether this context is inside the block."""
+        return self in _ENTERED.get()
+
+    @staticmethod
+    def leave() -> frozenset[Owner]:
+        """Leave all blocks that this context is inside of, and return them for :meth:`restore`."""
+        inside = _ENTERED.get()
+        _ENTERED.set(frozenset())
+        return inside
+
+    @staticmethod
+    def restore(inside: frozenset[Owner]) -> None:
+        """Be inside blocks again."""
+        _ENTERED.set(_ENTERED.get() | inside)
+
+
 class _Stop(Exception):  # noqa: N818 - not an error: ends a forward whose rest nobody reads
     """Raised by the last hookpoint of a run that needs no more."""
 
 
 @contextmanager
 def visiting(points: Mapping[int, Hookpoint], visit: Visit, *, stop_after: int | None = None) -> Iterator[None]:
-    """Call ``visit`` at every hookpoint, whenever *this thread* runs the decoder inside the block.
+    """Call ``visit`` at every hookpoint, whenever *this context* (thread or task) runs the decoder inside the block.
 
-    Other threads that use the decoder meanwhile pass by the hooks untouched. All hooks are removed at the end,
+    Others that use the decoder meanwhile pass by the hooks untouched. All hooks are removed at the end,
     whatever happens.
 
     Args:
@@ -36,26 +72,26 @@ def visiting(points: Mapping[int, Hookpoint], visit: Visit, *, stop_after: int |
         visit: Reads the residual stream right after the hookpoint and may return a difference for its output.
         stop_after: Layer whose visit ends the forward; only :func:`run` may pass it.
     """
-    thread = threading.get_ident()
     handles: list[Any] = []
-    try:
-        for layer, point in points.items():
-            parts: dict[Any, Tensor] = {}
-            if point.addends:
-                handles.append(point.block.register_forward_pre_hook(_keep_input(thread, parts), with_kwargs=True))
-                handles += [m.register_forward_hook(_keep_output(thread, parts)) for m in point.addends]
-            hook = _visit_hook(thread, layer, point, visit, parts, stop_after == layer)
-            handles.append(point.module.register_forward_hook(hook))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    with Owner() as owner:
+        try:
+            for layer, point in points.items():
+                parts: dict[Any, Tensor] = {}
+                if point.addends:
+                    handles.append(point.block.register_forward_pre_hook(_keep_input(owner, parts), with_kwargs=True))
+                    handles += [m.register_forward_hook(_keep_output(owner, parts)) for m in point.addends]
+                hook = _visit_hook(owner, layer, point, visit, parts, stop_after == layer)
+                handles.append(point.module.register_forward_hook(hook))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
-def _keep_input(thread: int, parts: dict[Any, Tensor]) -> Any:
+def _keep_input(owner: Owner, parts: dict[Any, Tensor]) -> Any:
     # `*rest`: another thread may meet this hook before torch has noted that it takes keywords.
     def hook(_module: nn.Module, *rest: Any) -> None:
-        if threading.get_ident() == thread:
+        if owner.here:
             args, kwargs = rest
             parts.clear()
             parts["input"] = args[0] if args else kwargs["hidden_states"]
@@ -63,17 +99,17 @@ def _keep_input(thread: int, parts: dict[Any, Tensor]) -> Any:
     return hook
 
 
-def _keep_output(thread: int, parts: dict[Any, Tensor]) -> Any:
+def _keep_output(owner: Owner, parts: dict[Any, Tensor]) -> Any:
     def hook(module: nn.Module, _args: Any, output: Any) -> None:
-        if threading.get_ident() == thread:
+        if owner.here:
             parts[module] = first_tensor(output)
 
     return hook
 
 
-def _visit_hook(thread: int, layer: int, point: Hookpoint, visit: Visit, parts: dict[Any, Tensor], stop: bool) -> Any:
+def _visit_hook(owner: Owner, layer: int, point: Hookpoint, visit: Visit, parts: dict[Any, Tensor], stop: bool) -> Any:
     def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-        if threading.get_ident() != thread:
+        if not owner.here:
             return None
         value = first_tensor(output)
         stream = value
@@ -108,9 +144,16 @@ def frozen(decoder: PreTrainedModel) -> Iterator[None]:
             module.training = mode
 
 
-def run(decoder: PreTrainedModel, ids: Tensor, points: Mapping[int, Hookpoint], visit: Visit, **kwargs: Any) -> None:
-    """Run the decoder over ids [B, T], without gradients, without its head, and only up to the last hookpoint."""
-    with torch.no_grad(), visiting(points, visit, stop_after=max(points)):
+def run(
+    decoder: PreTrainedModel,
+    ids: Tensor,
+    points: Mapping[int, Hookpoint],
+    visit: Visit = lambda _layer, _stream, _output: None,
+    gradients: bool = False,
+    **kwargs: Any,
+) -> None:
+    """Run the decoder over ids [B, T] without its head, and only up to the last hookpoint; no gradients unless told."""
+    with torch.set_grad_enabled(gradients and torch.is_grad_enabled()), visiting(points, visit, stop_after=max(points)):
         try:
             stack_of(decoder)(input_ids=ids, use_cache=kwargs.pop("use_cache", False), **kwargs)
         except _Stop:

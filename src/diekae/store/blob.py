@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from diekae.memory import Memory
@@ -31,16 +32,16 @@ def pack(memory: Memory, precision: str = "exact") -> bytes:
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision={precision!r} is not known; choose one of {', '.join(PRECISIONS)}.")
-    info = {"position": memory.position, "bank": memory.bank, "precision": precision}
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in memory.tensors.items()}
+    whole, info = memory.flatten()
+    info["precision"] = precision
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in whole.items()}
     if precision == "bf16":
-        tensors = {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
+        tensors = {n: t.to(torch.bfloat16) if t.is_floating_point() else t for n, t in tensors.items()}
     if precision == "int8":
-        info["types"] = {name: name_of(tensor.dtype) for name, tensor in tensors.items()}
-        packed: dict[str, Tensor] = {}
-        for name, tensor in tensors.items():
-            packed[name], packed[name + _SCALE] = quantize(tensor)
-        tensors = packed
+        # The anchor's few slots hold the attention sink, and stay exact.
+        info["types"] = {name: name_of(tensor.dtype) for name, tensor in memory.tensors.items()}
+        for name in memory.tensors:
+            tensors[name], tensors[name + _SCALE] = quantize(tensors[name])
     return save(tensors, {"diekae": json.dumps(info)})
 
 
@@ -56,15 +57,33 @@ def unpack(path: Path) -> Memory:
     try:
         with safe_open(str(path), framework="pt") as file:
             info = json.loads((file.metadata() or {})["diekae"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-        if info.get("precision") == "int8":
-            tensors = {
-                name: restore(tensors[name], tensors[name + _SCALE]).to(getattr(torch, kind))
-                for name, kind in info["types"].items()
-            }
-        return Memory(tensors, info["position"], info["bank"])
-    except (SafetensorError, KeyError, TypeError, AttributeError, json.JSONDecodeError, RuntimeError) as error:
+            return _restored({name: file.get_tensor(name) for name in file.keys()}, info)  # noqa: SIM118
+    except _DAMAGED as error:
         raise ValueError(f"{str(path)!r} holds no prepared memory, or is damaged: {error}") from error
+
+
+def unpack_bytes(data: bytes) -> Memory:
+    """Read what :func:`pack` returned.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    try:
+        length = int.from_bytes(data[:8], "little")
+        info = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["diekae"])
+        return _restored(load(data), info)
+    except (*_DAMAGED, UnicodeDecodeError) as error:
+        raise ValueError(f"no prepared memory, or damaged: {error}") from error
+
+
+_DAMAGED = (SafetensorError, KeyError, TypeError, AttributeError, json.JSONDecodeError, RuntimeError)
+
+
+def _restored(tensors: dict[str, Tensor], info: dict[str, Any]) -> Memory:
+    if info.get("precision") == "int8":
+        for name, kind in info["types"].items():
+            tensors[name] = restore(tensors[name], tensors.pop(name + _SCALE)).to(getattr(torch, kind))
+    return Memory.unflatten(tensors, info)
 
 
 def quantize(tensor: Tensor) -> tuple[Tensor, Tensor]:

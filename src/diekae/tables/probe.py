@@ -15,12 +15,11 @@ from dataclasses import asdict, dataclass
 import torch
 
 from diekae.config import DiekaeConfig
-from diekae.data.prompt import Batch, Prompt
-from diekae.evaluation.evaluate import lay_out
+from diekae.data.prompt import Prompt
 from diekae.evaluation.memory import peak_memory
 from diekae.model import DiekaeModel
 from diekae.models import DTYPES, load_decoder
-from diekae.training.objectives import batch_injection, batch_memory
+from diekae.run.score import lay_out
 
 INPUT_TOKENS = 10
 """Tokens of x: what the paper takes for an example input (section 5.4)."""
@@ -77,39 +76,39 @@ def measure(row: Row) -> dict[str, int]:
     if config.encoder != row.encoder:
         config = DiekaeConfig.preset(row.preset, encoder=row.encoder, encoder_options={})
     model = DiekaeModel(decoder, config, tokenizer)
-    batch = _batch(model, row.tokens)
-    call = _call(model, batch, row.way)
+    call = _call(model, _prompt(model, row.tokens), row.way)
     if row.tokens > 2 * INPUT_TOKENS:  # what the first call of all allocates for good is no part of this one
         with torch.no_grad():
-            _call(model, _batch(model, 2 * INPUT_TOKENS), row.way)()
+            _call(model, _prompt(model, 2 * INPUT_TOKENS), row.way)()
     found = peak_memory(call, row.device)
     return {"peak": found.peak, "added": found.added}
 
 
-def _call(model: DiekaeModel, batch: Batch, way: str) -> Callable[[], object]:
+def _call(model: DiekaeModel, prompt: Prompt, way: str) -> Callable[[], object]:
     """Return a call that reads the context and predicts the next token, keys and values kept as generation needs."""
 
     def read(ids: torch.Tensor) -> object:
         return model.decoder(input_ids=ids, use_cache=True, logits_to_keep=1)
 
+    batch = lay_out(model, [prompt])
     if way in ("bare", "prompted"):
         return lambda: read(batch["input_ids" if way == "bare" else "full_ids"])
     with torch.no_grad():
-        memory = batch_memory(model, batch) if way == "ours_prepared" else None
+        ready = model.prepare_prompts([prompt]) if way == "ours_prepared" else None
 
     def injected() -> object:
-        with batch_injection(model, batch, memory).active():
+        memories = model.prepare_prompts([prompt]) if ready is None else ready
+        with model.behind(memories, batch["input_ids"]):
             return read(batch["input_ids"])
 
     return injected
 
 
-def _batch(model: DiekaeModel, tokens: int) -> Batch:
+def _prompt(model: DiekaeModel, tokens: int) -> Prompt:
     """Lay out one row whose context has so many tokens; which they are does not matter."""
     anchor = model.anchor
     known = tokens - INPUT_TOKENS - len(anchor)
-    prompt = Prompt(anchor, (5,) * known, (6,) * INPUT_TOKENS, ())
-    return lay_out(model, [prompt])
+    return Prompt(anchor, (5,) * known, (6,) * INPUT_TOKENS, ())
 
 
 if __name__ == "__main__":

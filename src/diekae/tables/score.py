@@ -6,16 +6,18 @@ Everything is kept example by example, so that tables compute any figure, and it
 from __future__ import annotations
 
 import functools
+import statistics
 from collections.abc import Callable, Sequence
 
 import torch
 
 from diekae.data.prompt import Prompt
-from diekae.evaluation.evaluate import swap_knowledge, time_all, time_in_turn
+from diekae.evaluation.evaluate import TIMED_EXAMPLES, TIMED_ROUNDS, swap_knowledge, time_all
 from diekae.evaluation.methods import Fitted
 from diekae.evaluation.methods.ours import Injected
 from diekae.evaluation.scoring import harm, nll, score_answers
 from diekae.fingerprint import window
+from diekae.run.timing import time_in_turn
 
 Progress = Callable[[str, int, int], None]
 Columns = dict[str, list[float]]
@@ -48,8 +50,8 @@ def score_texts(
         found["nll_other"] = nll(fitted, swapped, batch_size, progress).total.tolist()
         found["harm"] = harm(bare, fitted, swapped, batch_size, progress).total.tolist()
     if answer:
-        exact, f1 = score_answers(fitted, prompts, batch_size, progress)
-        found |= {"exact": exact.tolist(), "f1": f1.tolist()}
+        said = score_answers(fitted, prompts, batch_size, progress)
+        found |= {"exact": said.exact.tolist(), "f1": said.f1.tolist(), "right": said.right.tolist()}
     return found
 
 
@@ -64,7 +66,10 @@ def time_passes(fitted: Fitted, bare: Fitted, prompted: Fitted, prompts: Sequenc
         names = {"bare": "bare", "prompted": "prompted", "method": "ours", "prepare": "prepare"}
         return {name: found[way] for name, way in names.items()}
     methods = {"bare": bare, "prompted": prompted, "method": fitted}
-    return time_in_turn(
-        prompts,
-        lambda prompt: {name: functools.partial(method.target_logits, [prompt]) for name, method in methods.items()},
-    )
+    taken = [
+        time_in_turn(
+            {name: functools.partial(method.target_logits, [prompt]) for name, method in methods.items()}, TIMED_ROUNDS
+        )
+        for prompt in prompts[:TIMED_EXAMPLES]
+    ]
+    return {name: statistics.median(one[name] for one in taken) for name in methods}

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from diekae.data.prompt import IGNORED, Batch, Prompt, collate
 from diekae.files import write_atomically
 
-LAYOUT = 3
+LAYOUT = 4
 """Version of the cache's files."""
 SHARD = 32
 """Examples of one file, and of one pass of the decoder while collecting."""
@@ -72,8 +72,11 @@ class CachedDataset(Dataset[dict[str, Tensor]]):
     def collate(self, items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Pad a batch, as :meth:`diekae.training.objectives.Objective.keep` made it."""
         batch = {}
-        for mask, ids in (("knowledge_mask", "knowledge_ids"), ("input_mask", "input_ids")):
-            batch[mask] = _pad([torch.ones(len(item[ids]), dtype=torch.bool) for item in items])
+        masks = {"knowledge_mask": "knowledge_ids", "input_mask": "input_ids", "anchor_mask": ANCHOR}
+        for mask, name in masks.items():
+            if name in items[0]:
+                lengths = [item[name].shape[1 if name == ANCHOR else 0] for item in items]
+                batch[mask] = _pad([torch.ones(length, dtype=torch.bool) for length in lengths])
         for name in items[0]:
             rows = [item[name] for item in items]
             if name == TEACHER:
@@ -85,10 +88,10 @@ class CachedDataset(Dataset[dict[str, Tensor]]):
         return batch
 
 
-LABELS, TEACHER = "labels", "teacher"
+LABELS, TEACHER, ANCHOR = "labels", "teacher", "anchor_states"
 _ALONG_KNOWLEDGE = ("knowledge_ids", "knowledge_states")
 _ALONG_INPUT = ("input_ids", "receives", LABELS, "states", "targets")
-_FIELDS = (*_ALONG_KNOWLEDGE, *_ALONG_INPUT, TEACHER)
+_FIELDS = (*_ALONG_KNOWLEDGE, *_ALONG_INPUT, ANCHOR, TEACHER)
 """What may be kept of an example; an objective keeps some of it."""
 
 
@@ -153,6 +156,8 @@ def _unpadded(found: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
     """Cut a padded batch into its examples, states in bf16."""
     lengths = dict.fromkeys(_ALONG_KNOWLEDGE, found["knowledge_mask"].sum(1).tolist())
     lengths |= dict.fromkeys(_ALONG_INPUT, found["input_mask"].sum(1).tolist())
+    if ANCHOR in found:
+        lengths[ANCHOR] = found["anchor_mask"].sum(1).tolist()
     tensors: dict[str, Tensor] = {}
     for name in _FIELDS:
         if name not in found:

@@ -11,15 +11,26 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 
 from diekae.config import DiekaeConfig
 from diekae.data.prompt import IGNORED, Batch, run_of
-from diekae.differences import Differences, Student, collect, knowledge_columns, knowledge_states, take_columns
+from diekae.differences import (
+    Differences,
+    Student,
+    collect,
+    knowledge_columns,
+    make_slots,
+    read_in_run,
+    read_knowledge,
+    run_columns,
+    run_places,
+    take_columns,
+)
 from diekae.encoders import MemoryBatch
-from diekae.inject.hooks import visiting
+from diekae.inject.hooks import run
 from diekae.inject.injection import Injection
 from diekae.model import DiekaeModel
+from diekae.run.score import logits_at
 
 
 class Sums(NamedTuple):
@@ -29,10 +40,35 @@ class Sums(NamedTuple):
     """Sum of the loss over counted positions; the graph hangs here."""
     positions: Tensor
     """Counted positions."""
-    errors: Tensor
-    """Squared errors of each layer, [N], for the unexplained share; zeros under other objectives."""
-    spread: Tensor
-    """Squared distance of each layer's targets from their centre, [N]."""
+    parts: Tensor
+    """For the unexplained share of each layer, see :func:`unexplained`: [N, 2 + W]; zeros under other objectives."""
+
+
+def parts_of(errors: Tensor, goal: Tensor) -> Tensor:
+    """Return what a batch contributes to the unexplained share.
+
+    Args:
+        errors: Squared errors of each layer, mean over dimensions, summed over positions, [N].
+        goal: Targets, [N, positions, W].
+    """
+    wide = goal.double()
+    squares, sums = wide.square().mean(-1).sum(1), wide.sum(1) / wide.shape[-1] ** 0.5
+    return torch.cat([errors.double()[:, None], squares[:, None], sums], dim=1).detach()
+
+
+def unexplained(parts: Tensor, positions: float) -> Tensor | None:
+    """Return the share of the targets' variance that is left over in each layer, [N].
+
+    The variance is about the mean of the targets themselves, whatever centre the bank adds.
+
+    Args:
+        parts: Summed over batches and processes, [N, 2 + W].
+        positions: Counted positions.
+    """
+    if not parts.numel() or not bool(parts[:, 1].any()):
+        return None
+    spread = parts[:, 1] - parts[:, 2:].square().sum(1) / positions
+    return parts[:, 0] / spread.clamp(min=1e-12)
 
 
 class Objective(nn.Module):
@@ -66,7 +102,8 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def _nothing(self) -> Tensor:
-        return torch.zeros(len(self.bank.layers), device=self.bank.bias.device)
+        count, width = self.bank.bias.shape
+        return torch.zeros(count, 2 + width, dtype=torch.float64, device=self.bank.bias.device)
 
 
 class DifferenceObjective(Objective):
@@ -78,6 +115,8 @@ class DifferenceObjective(Objective):
 
     def forward(self, **batch: Any) -> Sums:
         """Take the differences, from the batch itself where they were cached, and regress on them."""
+        if self.model.attached.by_attention:
+            return self._by_attention(Batch(**batch))  # type: ignore[typeddict-item]
         found = Differences(**batch) if "targets" in batch else self.collect(Batch(**batch))  # type: ignore[typeddict-item]
         bank = self.bank
         if bank.encoder.reads == "embeddings":
@@ -87,10 +126,43 @@ class DifferenceObjective(Objective):
         else:
             known, seen = found.knowledge_states, found.states
         memory = bank.prepare(known, found.knowledge_mask)
-        encoded = bank.encoder(memory, seen, found.input_mask)
+        encoded = bank.encode(memory, seen, found.input_mask)
         goal = bank.goal(found.targets)[:, found.receives]
-        error = (encoded.difference.float()[:, found.receives] - goal).square().mean(-1).sum(1)
-        return Sums(error.sum(), found.receives.sum(), error.detach(), goal.square().mean(-1).sum(1))
+        errors = (encoded.difference.float()[:, found.receives] - goal).square().mean(-1).sum(1)
+        return Sums(errors.sum(), found.receives.sum(), parts_of(errors, goal))
+
+    def _by_attention(self, batch: Batch) -> Sums:
+        """Run x with K's slots, each layer on the states of D(K, x), and compare the streams behind its attention."""
+        model, attached = self.model, self.model.attached
+        receives, numbers = batch["receives"], {layer: n for n, layer in enumerate(model.layers)}
+        wanted: dict[int, Tensor] = {}
+        columns, shown = run_columns(batch), receives[..., None]
+        teacher, errors = model.config.rollout == "teacher", [torch.empty(0)] * len(numbers)
+
+        def keep(layer: int, stream: Tensor, _output: Tensor) -> None:
+            wanted[layer] = take_columns(stream, columns)
+
+        with attached.keeping() as kept:
+            run(model.decoder, batch["full_ids"], model.points, keep, position_ids=run_places(attached, batch))
+        memory = make_slots(
+            attached, read_in_run(attached, batch, kept), batch["knowledge_mask"], model.config.anchor == "own"
+        )
+
+        def compare(layer: int, stream: Tensor, _output: Tensor) -> Tensor:
+            missing = (wanted[layer] - stream).float()
+            scaled = missing[receives] / self.bank.scale[numbers[layer]]
+            errors[numbers[layer]] = scaled.square().mean(-1).sum()
+            # What goes on to the next layer is the stream of D(K, x) or the own one, and bears no gradient.
+            onward = torch.where(shown, missing.detach(), 0.0) if teacher else torch.zeros_like(missing)
+            return onward.to(stream.dtype) + stream.detach() - stream
+
+        with injection_of(model, batch, memory).active():
+            run(model.decoder, batch["input_ids"], model.points, compare, gradients=True)
+        loss = torch.stack(errors)
+        if torch.is_grad_enabled():  # a run more, which validation alone makes
+            return Sums(loss.sum(), receives.sum(), self._nothing())
+        targets = collect(model.decoder, model.points, batch).targets[:, receives].float()
+        return Sums(loss.sum(), receives.sum(), parts_of(loss, targets / self.bank.scale[:, None, None]))
 
     def keep(self, batch: Batch) -> dict[str, Tensor]:
         """Return the differences.
@@ -98,6 +170,11 @@ class DifferenceObjective(Objective):
         Raises:
             ValueError: They change with the bank.
         """
+        if self.model.attached.by_attention:
+            raise ValueError(
+                "encoder='attention' is read by the decoder as it runs, so that a cache of differences saves nothing; "
+                "leave cache out."
+            )
         if self.model.config.rollout == "student":
             raise ValueError("rollout='student' changes with the bank and cannot be cached; leave cache out.")
         return vars(self.collect(batch))
@@ -106,7 +183,7 @@ class DifferenceObjective(Objective):
         """Run the decoder on a batch as the configuration, the model's own if None, says."""
         model, config = self.model, config or self.model.config
         student = self._student(batch) if config.rollout == "student" else None
-        return collect(model.decoder, model.points, batch, kind=config.difference, student=student, read=model.read)
+        return collect(model.decoder, model.points, batch, kind=config.difference, student=student)
 
     def _student(self, batch: Batch) -> Student:
         """Return what the encoders would inject now."""
@@ -143,14 +220,13 @@ class CrossEntropyObjective(Objective):
                 f"encoder={self.model.config.encoder!r} reads embeddings alone, so that the decoder does not run over "
                 "K in training by cross-entropy and a cache saves nothing; leave cache out."
             )
-        states = knowledge_states(self.model.decoder, self.model.points, batch, self.model.read)
-        return {**_without_full(batch), "knowledge_states": states}
+        return {**_without_full(batch), **read_knowledge(self.model.attached, batch)}
 
     def forward(self, **batch: Any) -> Sums:
         """Inject, and score the target."""
         logits, labels = injected_logits(self.model, Batch(**batch))  # type: ignore[typeddict-item]
         loss = F.cross_entropy(logits.float(), labels, reduction="sum")
-        return Sums(loss, torch.tensor(len(labels), device=loss.device), self._nothing(), self._nothing())
+        return Sums(loss, torch.tensor(len(labels), device=loss.device), self._nothing())
 
 
 class DistillObjective(CrossEntropyObjective):
@@ -159,19 +235,15 @@ class DistillObjective(CrossEntropyObjective):
     @torch.no_grad()
     def keep(self, batch: Batch) -> dict[str, Tensor]:
         """Run D(K, x), and take from the same run what encoders read of K."""
-        model = self.model
+        model, attached = self.model, self.model.attached
         ids, offset = run_of(batch, knowledge=True)
-        slots = knowledge_columns(batch, ids.shape[1])
-        states: list[Tensor] = []
-
-        def see(_layer: int, stream: Tensor, output: Tensor) -> None:
-            states.append(take_columns(model.read(stream, output), slots))
-
-        reads = model.bank.encoder.reads != "embeddings"
-        with visiting(model.points if reads else {}, see):
-            teacher = score_logits(model, ids, batch["labels"], offset)
-        known = {"knowledge_states": torch.stack(states)} if reads else {}
-        return {**_without_full(batch), **known, "teacher": teacher}
+        places = run_places(attached, batch)
+        if model.bank.encoder.reads == "embeddings":
+            return {**_without_full(batch), "teacher": logits_at(model.decoder, ids, batch["labels"], offset)}
+        options: dict[str, Any] = {} if places is None else {"position_ids": places}
+        with attached.keeping() as kept:
+            teacher = logits_at(model.decoder, ids, batch["labels"], offset, **options)
+        return {**_without_full(batch), **read_in_run(attached, batch, kept), "teacher": teacher}
 
     def forward(self, **batch: Any) -> Sums:
         """Inject, and compare with the run that has K in its prompt."""
@@ -180,7 +252,7 @@ class DistillObjective(CrossEntropyObjective):
         divergence = F.kl_div(
             logits.float().log_softmax(-1), found["teacher"].float().log_softmax(-1), log_target=True, reduction="sum"
         )
-        return Sums(divergence, torch.tensor(len(labels), device=divergence.device), self._nothing(), self._nothing())
+        return Sums(divergence, torch.tensor(len(labels), device=divergence.device), self._nothing())
 
 
 def _without_full(batch: Batch) -> dict[str, Tensor]:
@@ -200,62 +272,35 @@ def batch_memory(model: DiekaeModel, batch: Batch) -> MemoryBatch:
     """
     kept: Any = batch
     if model.bank.encoder.reads != "embeddings":
-        states = kept.get("knowledge_states")
-        known = knowledge_states(model.decoder, model.points, batch, model.read) if states is None else states
-    else:
-        ids = kept.get("knowledge_ids")
-        with torch.no_grad():
-            embedded = model.decoder.get_input_embeddings()(_knowledge_ids(batch) if ids is None else ids)
-        known = embedded[None].to(model.bank.dtype)
-    return model.bank.prepare(known, batch["knowledge_mask"])
+        found = kept if "knowledge_states" in kept else read_knowledge(model.attached, batch)
+        if model.attached.by_attention:
+            return make_slots(model.attached, found, batch["knowledge_mask"], model.config.anchor == "own")
+        return model.bank.prepare(found["knowledge_states"], batch["knowledge_mask"])
+    ids = kept.get("knowledge_ids")
+    with torch.no_grad():
+        embedded = model.decoder.get_input_embeddings()(_knowledge_ids(batch) if ids is None else ids)
+    return model.bank.prepare(embedded[None].to(model.bank.dtype), batch["knowledge_mask"])
 
 
 def injected_logits(model: DiekaeModel, batch: Batch, memory: MemoryBatch | None = None) -> tuple[Tensor, Tensor]:
-    """Run the decoder over x with injection.
+    """Run the decoder over x with injection, with gradients to what was prepared.
 
     Returns:
         Logits at the places that predict the target [labels, vocabulary], and the labels [labels].
     """
-    with batch_injection(model, batch, memory).active():
+    with injection_of(model, batch, batch_memory(model, batch) if memory is None else memory).active():
         ids, offset = run_of(batch, knowledge=False)
-        logits = score_logits(model, ids, batch["labels"], offset)
+        logits = logits_at(model.decoder, ids, batch["labels"], offset)
     return logits, batch["labels"][batch["labels"] != IGNORED]
 
 
-def batch_injection(model: DiekaeModel, batch: Batch, memory: MemoryBatch | None = None) -> Injection:
-    """Return what is injected into the run over x of a laid-out batch."""
-    memory = batch_memory(model, batch) if memory is None else memory
-    nobody = torch.zeros(len(batch["input_ids"]), dtype=torch.bool, device=batch["input_ids"].device)
-    return Injection(model.bank, model.decoder, model.points, memory, batch["receives"], batch["input_mask"], nobody)
-
-
-def score_logits(model: DiekaeModel, ids: Tensor, labels: Tensor, offset: Tensor) -> Tensor:
-    """Return the logits that predict the labels; see :func:`logits_at`."""
-    return logits_at(model.decoder, ids, labels, offset)
-
-
-def logits_at(decoder: PreTrainedModel, ids: Tensor, labels: Tensor, offset: Tensor, **options: Any) -> Tensor:
-    """Return the logits that predict the labels [B, T], which stand ``offset`` [B] columns further right in ids.
-
-    The head runs only at columns that some row needs.
-
-    Args:
-        decoder: Any causal decoder.
-        ids: Tokens, [B, columns].
-        labels: Target tokens at their columns, elsewhere -100; [B, T].
-        offset: Columns between a label and its token in ids, [B].
-        **options: For the decoder; without them it keeps no cache.
-
-    Returns:
-        [labels, vocabulary], row by row.
-    """
-    rows, columns = (labels != IGNORED).nonzero(as_tuple=True)
-    places = columns + offset[rows] - 1
-    needed, inverse = places.unique(return_inverse=True)
-    logits: Tensor = decoder(input_ids=ids, logits_to_keep=needed, **{"use_cache": False, **options}).logits
-    if logits.shape[1] != len(needed):  # an architecture whose head does not take columns
-        return logits[rows, places]
-    return logits[rows, inverse]
+def injection_of(model: DiekaeModel, batch: Batch, memory: MemoryBatch) -> Injection:
+    """Return what is injected into the run over x of a laid-out batch, all of whose columns are given."""
+    receives, valid = batch["receives"], batch["input_mask"]
+    nobody, hidden = receives.new_zeros(len(receives)), torch.zeros_like(receives)
+    if memory.anchor is not None and model.config.anchor == "shared":
+        hidden = torch.arange(receives.shape[1], device=receives.device)[None] < memory.anchor.mask.sum(1)[:, None]
+    return Injection(model.attached, memory, receives, valid, nobody, hidden)
 
 
 OBJECTIVES: dict[str, type[Objective]] = {

@@ -15,11 +15,10 @@ from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallbac
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from diekae.data.prompt import Prompt, to_device, truncate_knowledge
-from diekae.encoders.base import Sample
 from diekae.fingerprint import fingerprint, window
-from diekae.inject.attention import attention_weights
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
+from diekae.models import settled_dtype
 from diekae.training.config import TrainingConfig
 from diekae.training.dataset import CachedDataset, PromptDataset, collect_to_disk
 from diekae.training.objectives import OBJECTIVES, DifferenceObjective, Objective
@@ -70,6 +69,7 @@ def train(
     clock = None if any(isinstance(one, Stopwatch) for one in callbacks) else Stopwatch(folder, resume)
     set_seed(config.seed)
     objective = OBJECTIVES[config.objective](model)
+    model.bank.autocast = torch.bfloat16 if settled_dtype(config.precision) == "bf16" else None
     with frozen(model.decoder):
         learn, check = (_dataset(model, part, config) for part in (training, validation))
         checkpoint = last_whole_checkpoint(folder) if resume else None
@@ -86,6 +86,7 @@ def train(
         if clock is not None:
             trainer.add_callback(clock)
         trainer.train_from(checkpoint)
+    model.bank.autocast = None
     if trainer.is_world_process_zero():
         model.save_pretrained(folder / "bank")
     return list(trainer.state.log_history)
@@ -141,22 +142,14 @@ def build_trainer(
 
 @torch.no_grad()
 def calibrate(model: DiekaeModel, dataset: PromptDataset, config: TrainingConfig) -> None:
-    """Measure centre and scale of the differences on the first examples, and make the start, alike in every process."""
+    """Measure centre and scale of the differences on the first examples, alike in every process."""
     if not model.config.normalize or model.bank.calibrated:
         return  # a bank that was trained before means what it says in the units it was trained in
     prompts = dataset.prompts[: config.calibration]
     batch = to_device(dataset.collate(prompts), model.device)
     teacher = dataclasses.replace(model.config, rollout="teacher")
     found = DifferenceObjective(model).collect(batch, teacher)
-    bank = model.bank
-    bank.calibrate(found.targets, found.receives)
-    if bank.encoder.starts_from_decoder:
-        known, mask, receives = found.knowledge_states, found.knowledge_mask, found.receives
-        sample = Sample(known, mask, found.states, found.input_mask, receives, bank.scale)
-        bank.encoder.start_from(attention_weights(model.decoder, model.layers), sample)
-        # The centre is then that of what the start leaves over.
-        said = bank.encoder(bank.prepare(known, mask), found.states, found.input_mask).difference[:, receives]
-        bank.bias.sub_(bank.scale[:, None] * said.float().mean(1))
+    model.bank.calibrate(found.targets, found.receives)
 
 
 def _cached(

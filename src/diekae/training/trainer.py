@@ -19,9 +19,8 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from diekae.models import settled_dtype
 from diekae.training.config import TrainingConfig
-from diekae.training.objectives import Objective, Sums
+from diekae.training.objectives import Objective, Sums, unexplained
 
 Monitor = Callable[[], dict[str, float]]
 """Measures something at each validation, for the log: ``{"recovered": 0.5}``."""
@@ -68,7 +67,7 @@ class BankTrainer(Trainer):
         super().__init__(model, *args, **kwargs)
         self.clip, self.monitor = clip, monitor
         self.loss_is_scaled_for_ga = True
-        self._seen: list[Tensor] = []
+        self._seen: list[tuple[Tensor, Tensor]] = []
 
     def train_from(self, checkpoint: str | None) -> None:
         """Train; a run that has made its last step is only read back, for the Trainer would make one more."""
@@ -109,7 +108,7 @@ class BankTrainer(Trainer):
         """Return this process's share of the global mean, times the processes DDP averages over."""
         assert not return_outputs and num_items_in_batch is not None
         sums: Sums = model(**inputs)
-        self._seen.append(torch.stack([sums.errors, sums.spread]).detach())
+        self._seen.append((sums.parts, sums.positions.detach()))
         loss: Tensor = sums.loss / num_items_in_batch * self.args.world_size
         return loss
 
@@ -131,15 +130,17 @@ class BankTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add each layer's unexplained share since the last line."""
         if "loss" in logs and self._seen:
-            errors, spread = torch.stack(self._seen).sum(0).cpu()
+            parts, positions = (torch.stack(values).sum(0).cpu() for values in zip(*self._seen, strict=True))
             self._seen = []
-            if float(spread.sum()) > 0:
-                logs.update(self._by_layer("", errors, spread))
+            logs.update(self._by_layer("", parts, float(positions)))
         super().log(logs, start_time)
 
-    def _by_layer(self, prefix: str, errors: Tensor, spread: Tensor) -> dict[str, float]:
-        """Name the unexplained share of every layer, and their mean."""
-        shares = (errors / spread.clamp(min=1e-12)).tolist()
+    def _by_layer(self, prefix: str, parts: Tensor, positions: float) -> dict[str, float]:
+        """Name the unexplained share of every layer, and their mean; nothing where it was not measured."""
+        found = unexplained(parts, positions)
+        if found is None:
+            return {}
+        shares = found.tolist()
         layers = self.accelerator.unwrap_model(self.model).layers
         named = {f"{prefix}unexplained/layer_{n}": share for n, share in zip(layers, shares, strict=True)}
         return {**named, f"{prefix}unexplained/mean": sum(shares) / len(shares)}
@@ -152,19 +153,19 @@ class BankTrainer(Trainer):
         objective.eval()
         rank, world = self.args.process_index, self.args.world_size
         own = torch.utils.data.Subset(dataset, range(rank, len(dataset), world))
-        total = torch.zeros(2 + 2 * len(objective.layers), dtype=torch.float64)
+        total: Tensor | None = None
         for batch in DataLoader(own, self.args.per_device_eval_batch_size, collate_fn=dataset.collate):
-            with self.accelerator.autocast():
-                sums = objective(**self._prepare_inputs(batch))
-            parts = sums.loss[None], sums.positions[None], sums.errors, sums.spread
-            total += torch.cat([part.double().cpu() for part in parts])
+            sums = objective(**self._prepare_inputs(batch))
+            shape = sums.parts.shape
+            flat = sums.loss[None], sums.positions[None], sums.parts.flatten()
+            found = torch.cat([part.double().cpu() for part in flat])
+            total = found if total is None else total + found
+        assert total is not None, "there is at least one validation example a process"
         if world > 1:
             total = self.accelerator.reduce(total.to(self.args.device), "sum").cpu()
         objective.train()
         metrics = {f"{metric_key_prefix}_loss": float(total[0] / total[1])}
-        errors, spread = total[2:].chunk(2)
-        if float(spread.sum()) > 0:
-            metrics |= self._by_layer(f"{metric_key_prefix}_", errors, spread)
+        metrics |= self._by_layer(f"{metric_key_prefix}_", total[2:].reshape(shape), float(total[1]))
         if self.monitor is not None:
             metrics |= {f"{metric_key_prefix}_{name}": value for name, value in self.monitor().items()}
         self.log(dict(metrics))
@@ -196,7 +197,7 @@ def arguments(config: TrainingConfig, folder: Path, steps: int, drop_last: bool)
         adam_beta1=config.betas[0],
         adam_beta2=config.betas[1],
         max_grad_norm=config.clip or 1e9,
-        bf16=settled_dtype(config.precision) == "bf16",
+        bf16=False,  # the Trainer's autocast would take the frozen decoder along; the bank has its own
         logging_steps=config.logging_steps,
         logging_nan_inf_filter=False,
         report_to=[],

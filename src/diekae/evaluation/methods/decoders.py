@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
-from diekae.data.prompt import IGNORED, Batch, Prompt, pad_left, run_of
+from diekae.data.prompt import Batch, Prompt, pad_left, run_of
 from diekae.evaluation.methods.base import Fitted
-from diekae.inject.hookpoints import stack_of
-from diekae.training.objectives import logits_at
+from diekae.run.score import logits_at
 
 
 @dataclass(kw_only=True)
@@ -29,7 +28,7 @@ class Plain(Fitted):
     def read(self, prompts: Sequence[Prompt], batch: Batch, states: bool) -> Tensor:  # noqa: ARG002
         """See :meth:`Fitted.read`."""
         ids, offset = run_of(batch, self.knowledge)
-        return at_labels(self.decoder, ids, batch["labels"], offset, states)
+        return logits_at(self.decoder, ids, batch["labels"], offset, states=states)
 
     def extend(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[list[int]]:
         """See :meth:`Fitted.extend`."""
@@ -55,12 +54,12 @@ class Prefixed(Fitted):
             cut = len(prompts[rows[0]].anchor) + len(prompts[rows[0]].knowledge)
             cache = _fork(self.prefix(prompts[rows[0]]))
             cache.batch_repeat_interleave(len(rows))
-            seen = at_labels(
+            seen = logits_at(
                 self.decoder,
                 batch["full_ids"][rows, cut:],
                 batch["labels"][rows],
                 batch["offset"][rows] - cut,
-                states,
+                states=states,
                 past_key_values=cache,
                 use_cache=True,
             )
@@ -89,33 +88,26 @@ class Prefixed(Fitted):
         return list(groups.values())
 
 
-def at_labels(
-    decoder: PreTrainedModel, ids: Tensor, labels: Tensor, offset: Tensor, states: bool, **options: Any
-) -> Tensor:
-    """Return logits, or final hidden states, where labels are predicted; see :func:`logits_at`."""
-    if not states:
-        return logits_at(decoder, ids, labels, offset, **options)
-    rows, columns = (labels != IGNORED).nonzero(as_tuple=True)
-    hidden: Tensor = stack_of(decoder)(input_ids=ids, **{"use_cache": False, **options}).last_hidden_state
-    return hidden[rows, columns + offset[rows] - 1]
-
-
 def greedy(
     decoder: PreTrainedModel, ids: Tensor, mask: Tensor, max_new_tokens: int, tokenizer: PreTrainedTokenizerBase
 ) -> list[list[int]]:
     """Return what the decoder says after ids, whatever its own generation settings sample."""
-    made = decoder.generate(  # type: ignore[operator]
-        input_ids=ids,
-        attention_mask=mask,
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        pad_token_id=tokenizer.pad_token_id or 0,
-    )
+    options = greedy_options(max_new_tokens, tokenizer)
+    made = decoder.generate(input_ids=ids, attention_mask=mask, **options)  # type: ignore[operator]
     return until_end(made[:, ids.shape[1] :], decoder)
+
+
+def greedy_options(max_new_tokens: int, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Return the arguments of ``generate`` that make it greedy, whatever the decoder's settings say."""
+    return {
+        "max_new_tokens": max_new_tokens,
+        "do_sample": False,
+        "num_beams": 1,
+        "temperature": None,
+        "top_p": None,
+        "top_k": None,
+        "pad_token_id": tokenizer.pad_token_id or 0,
+    }
 
 
 def until_end(made: Tensor, decoder: PreTrainedModel) -> list[list[int]]:

@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diekae.data.prompt import Batch, Prompt, collate, pad_left, run_of, to_device
+from diekae.data.prompt import Batch, Prompt, pad_left
 from diekae.evaluation.methods.base import Cost, Fitted, Task, register
-from diekae.evaluation.methods.decoders import Plain, at_labels, greedy
+from diekae.evaluation.methods.decoders import Plain, greedy_options, until_end
 from diekae.evaluation.methods.tuning import Watch
-from diekae.inject.injection import Injection
 from diekae.model import DiekaeModel
-from diekae.training.objectives import batch_injection, batch_memory
+from diekae.run.score import target_logits
 from diekae.training.run import train
 
 FINETUNING_SHARE = 0.1
@@ -29,30 +28,18 @@ class Injected(Fitted):
     model: DiekaeModel
     """Decoder and bank."""
 
-    def read(self, prompts: Sequence[Prompt], batch: Batch, states: bool) -> Tensor:
+    def read(self, prompts: Sequence[Prompt], batch: Batch, states: bool) -> Tensor:  # noqa: ARG002
         """See :meth:`Fitted.read`."""
-        batch = self._scoped(prompts)
-        ids, offset = run_of(batch, knowledge=False)
-        with batch_injection(self.model, batch).active():
-            return at_labels(self.decoder, ids, batch["labels"], offset, states)
+        return target_logits(self.model, prompts, "ours", states=states)
 
     def extend(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[list[int]]:
         """See :meth:`Fitted.extend`."""
         rows = [prompt.anchor + prompt.input for prompt in prompts]
         ids, mask = pad_left(rows, self.tokenizer.pad_token_id, self.decoder.device)
-        valid = mask.bool()
-        place = valid.long().cumsum(1) - 1
-        anchors = torch.tensor([[len(prompt.anchor)] for prompt in prompts], device=ids.device)
-        receives = valid if self.anchor == "own" else valid & (place >= anchors)
-        beyond = torch.full((len(prompts),), self.model.config.scope == "all", device=ids.device)
-        memory = batch_memory(self.model, self._scoped(prompts))
-        model = self.model
-        with Injection(model.bank, model.decoder, model.points, memory, receives, valid, beyond).active():
-            return greedy(self.decoder, ids, mask, max_new_tokens, self.tokenizer)
-
-    def _scoped(self, prompts: Sequence[Prompt]) -> Batch:
-        """Lay prompts out as the bank was trained."""
-        return to_device(collate(prompts, scope=self.model.config.scope, anchor=self.anchor), self.decoder.device)
+        memories = self.model.prepare_prompts(prompts)
+        options = greedy_options(max_new_tokens, self.tokenizer)
+        made = self.model.generate(ids, attention_mask=mask, knowledge=memories, **options)
+        return until_end(made[:, ids.shape[1] :], self.decoder)
 
 
 def as_methods(model: DiekaeModel) -> tuple[Fitted, ...]:
@@ -95,7 +82,8 @@ def _fit(name: str, task: Task, objective: str, model: DiekaeModel | None = None
     torch.manual_seed(task.training.seed)
     model = model or DiekaeModel(task.decoder, task.diekae, task.tokenizer)
     share = FINETUNING_SHARE if name == "ours_finetuned" else 1.0
-    cache = task.training.cache if objective == "difference" else None
+    keeps = objective == "difference" and not model.attached.by_attention
+    cache = task.training.cache if keeps else None
     config = task.config(name, task.training.learning_rate * share, objective=objective, cache=cache)
     watch = Watch(name, task.place(name), task)
     train(

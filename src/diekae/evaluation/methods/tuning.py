@@ -18,9 +18,10 @@ from transformers import PreTrainedModel, set_seed
 
 from diekae.data.prompt import IGNORED, Batch, run_of
 from diekae.evaluation.methods.base import Cost, Task
+from diekae.run.score import logits_at
 from diekae.training.config import TrainingConfig
 from diekae.training.dataset import PromptDataset
-from diekae.training.objectives import Sums, logits_at
+from diekae.training.objectives import Sums
 from diekae.training.run import build_trainer
 from diekae.training.stopwatch import Stopwatch
 from diekae.training.trainer import BankTrainer, NotFinite, last_whole_checkpoint
@@ -67,8 +68,8 @@ class Tuned(nn.Module):
         logits = logits_at(self._outside["decoder"], ids, labels, offset)
         wanted = labels[labels != IGNORED]
         loss = F.cross_entropy(logits.float(), wanted, reduction="sum")
-        nothing = torch.zeros(0, device=loss.device)
-        return Sums(loss, torch.tensor(len(wanted), device=loss.device), nothing, nothing)
+        nothing = torch.zeros(0, 2, dtype=torch.float64, device=loss.device)
+        return Sums(loss, torch.tensor(len(wanted), device=loss.device), nothing)
 
 
 class TunedTrainer(BankTrainer):

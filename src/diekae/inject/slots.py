@@ -1,0 +1,160 @@
+"""K's slots among the keys of x: what the attention of the bank's layers is handed in one forward of the decoder.
+
+Slots are joined to the layer's keys, and the decoder's own implementation attends to both, so whatever it does to
+scores (soft caps, sinks, scaling) it does to all of them. Columns that receive nothing keep the answer of the
+decoder's own call.
+
+Shapes: B rows, a slots of the anchor, S slots of K, T queries, C keys of x (cached ones among them), G key heads,
+d head size.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from diekae.encoders import MemoryBatch
+from diekae.inject.attention import Attend
+
+_ROOM = 128
+"""Tokens for which a buffer has room behind the slots: so often they are copied again."""
+
+
+class Slots:
+    """Keys and values of K in one layer, and a buffer in which those of x are put behind them, token by token."""
+
+    def __init__(self, memory: MemoryBatch, number: int) -> None:
+        """Take encoder ``number``'s slots of a batch."""
+        parts = [memory] if memory.anchor is None else [memory.anchor, memory]
+        self.parts = [[part.tensors[name][number].transpose(1, 2) for part in parts] for name in ("keys", "values")]
+        self.length = sum(part.shape[2] for part in self.parts[0])
+        self._buffers: list[Tensor] | None = None
+
+    def joined(self, *own: Tensor) -> list[Tensor]:
+        """Return keys and values of K and of x, each [B, G, a + S + C, d]."""
+        if torch.is_grad_enabled() or own[0].shape[2] == 0 or self.parts[0][0].is_meta:
+            return [self._cat(parts, x) for parts, x in zip(self.parts, own, strict=True)]
+        need = self.length + own[0].shape[2]
+        if self._buffers is None or self._buffers[0].shape[2] < need or len(self._buffers[0]) != len(own[0]):
+            room = _ROOM if self._buffers is not None else 0
+            self._buffers = [self._cat(parts, x, room) for parts, x in zip(self.parts, own, strict=True)]
+        else:
+            for buffer, x in zip(self._buffers, own, strict=True):
+                buffer[:, :, self.length : need] = x
+        return [buffer[:, :, :need] for buffer in self._buffers]
+
+    def _cat(self, parts: list[Tensor], own: Tensor, room: int = 0) -> Tensor:
+        rows = len(own)
+        known = [part.to(own) if len(part) == rows else part.to(own).expand(rows, -1, -1, -1) for part in parts]
+        free = [own.new_empty(rows, own.shape[1], room, own.shape[3])] if room else []
+        return torch.cat([*known, own, *free], dim=2)
+
+
+class Columns:
+    """Which columns of x one forward holds, as the attention of all layers needs to know; made once a forward."""
+
+    def __init__(
+        self,
+        memory: MemoryBatch,
+        receives: Tensor,
+        places: Tensor,
+        hidden: Tensor,
+        cut: int | None,
+        total: int,
+        who: Literal["all", "behind", "some"],
+    ) -> None:
+        """Describe a forward.
+
+        Args:
+            memory: Slots of the B rows.
+            receives: Columns that receive, bool [B, T].
+            places: Positions of the T columns, int64 [B, T].
+            hidden: Columns of x's own anchor, which gives way to that among the slots, bool [B, columns of the prompt].
+            cut: How many first columns that are, where they are the same in all rows, and all else is real; else None.
+            total: Columns of x up to the end of this forward, cached ones among them.
+            who: Whether ``all`` columns receive, all ``behind`` the anchor with which this forward begins, or ``some``.
+        """
+        self.memory, self.receives, self.places, self.total = memory, receives, places, total
+        self.hidden, self.cut, self.who = hidden, cut, who
+        self._masks: dict[tuple[int, int | None], tuple[Any, Tensor | None]] = {}
+
+    def read(
+        self,
+        slots: Slots,
+        own: Attend,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        *rest: Any,
+        **options: Any,
+    ) -> tuple[Tensor, Any]:
+        """Attend from x's queries to K's slots and x's keys; arguments as :data:`diekae.inject.attention.Read`'s."""
+        # The column of x that the first key is of: a sliding window's cache holds the last ones alone.
+        first = max(0, self.total - key.shape[2])
+        cut = None if self.cut is None else max(0, self.cut - first)
+        keys, values = slots.joined(key[:, :, cut:], value[:, :, cut:])
+        joined = self._mask(mask, options.get("sliding_window"), query, key, first, cut)
+        answer, weights = own(module, query, keys, values, joined, *rest, **options)
+        if self.who == "all":
+            return answer, weights
+        if self.who == "behind":
+            n = self.cut
+            few = mask if mask is None else mask[..., :n, :n]
+            bare = own(module, query[:, :, :n], key[:, :, :n], value[:, :, :n], few, *rest, **options)[0]
+            return torch.cat([bare, answer[:, n:]], dim=1), weights
+        bare = own(module, query, key, value, mask, *rest, **options)[0]
+        return torch.where(self.receives[:, :, None, None], answer, bare), weights
+
+    def _mask(
+        self, mask: Tensor | None, window: int | None, query: Tensor, key: Tensor, first: int, cut: int | None
+    ) -> Tensor | None:
+        """Return the mask of slots and keys, bool or added to scores as the layer's is; None where all is seen."""
+        place = (id(mask), window)
+        if place not in self._masks:
+            # The layer's own mask is kept too, lest another take its address.
+            self._masks[place] = mask, self._make_mask(mask, window, query, key, first, cut)
+        return self._masks[place][1]
+
+    def _make_mask(
+        self, mask: Tensor | None, window: int | None, query: Tensor, key: Tensor, first: int, cut: int | None
+    ) -> Tensor | None:
+        rows, length, columns = len(query), query.shape[2], key.shape[2]
+        known = self._visible(window, length)
+        if mask is None and cut is not None and length == 1 and known is None:
+            return None
+        if mask is None:
+            mask = torch.ones(length, columns, dtype=torch.bool, device=query.device).tril(columns - length)[None, None]
+        mask = mask.expand(rows, -1, -1, -1)
+        if cut is None:
+            hidden = self.hidden[:, first : first + columns]
+            hidden = nn.functional.pad(hidden, (0, columns - hidden.shape[1]))[:, None, None]
+            mask = mask & ~hidden if mask.dtype == torch.bool else mask.masked_fill(hidden, torch.finfo(mask.dtype).min)
+        else:
+            mask = mask[..., cut:]
+        if known is None:
+            known = torch.ones(rows, 1, 1, self._slots, dtype=torch.bool, device=query.device)
+        known = known.expand(rows, mask.shape[1], length, -1)
+        if mask.dtype != torch.bool:
+            known = torch.zeros(known.shape, dtype=mask.dtype, device=mask.device).masked_fill(
+                ~known, torch.finfo(mask.dtype).min
+            )
+        return torch.cat([known, mask], dim=-1)
+
+    @property
+    def _slots(self) -> int:
+        return self.memory.mask.shape[1] + (0 if self.memory.anchor is None else self.memory.anchor.mask.shape[1])
+
+    def _visible(self, window: int | None, length: int) -> Tensor | None:
+        """Return which slots each query sees, bool [B, 1, T or 1, a + S]; None where that is all of them."""
+        parts = [self.memory] if self.memory.anchor is None else [self.memory.anchor, self.memory]
+        if window is None and all(part.full for part in parts):
+            return None
+        filled = torch.cat([part.mask for part in parts], dim=1)[:, None, None]
+        if window is None:
+            return filled
+        stands = torch.cat([part.places for part in parts], dim=1)[:, None, None]  # type: ignore[misc]
+        return filled & (stands > self.places[:, None, :, None] - window)
