@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -149,6 +150,46 @@ def run_places(attached: Attached, batch: Batch) -> Tensor | None:
         return None
     columns = torch.arange(batch["full_ids"].shape[1], device=batch["full_ids"].device)
     return columns[None] - batch["offset"][:, None]
+
+
+@torch.no_grad()
+def read_apart(attached: Attached, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what encoders read of documents that are prepared apart, P rows; see :func:`read_in_run`."""
+    lengths, start = batch["document_mask"].sum(1), batch["document_start"]
+    documents: Any = {
+        "knowledge_start": start,
+        "knowledge_mask": batch["document_mask"],
+        "full_ids": batch["document_ids"],
+        "offset": lengths,
+    }
+    return read_knowledge(attached, documents)
+
+
+def join_documents(memory: MemoryBatch, rows: Tensor) -> MemoryBatch:
+    """Join the slots of documents that were read apart; each row keeps the anchor of its longest.
+
+    Args:
+        memory: Of P documents.
+        rows: The row that each belongs to, int64 [P], in order.
+    """
+    assert memory.places is not None
+    count, slots = int(rows.max()) + 1, memory.mask.shape[1]
+    kept = [memory.mask[rows == row].flatten().nonzero()[:, 0] for row in range(count)]
+    starts = [int((rows < row).sum()) * slots for row in range(count)]
+    columns = [own + start for own, start in zip(kept, starts, strict=True)]
+    index = torch.nn.utils.rnn.pad_sequence(columns, batch_first=True)
+    lengths = torch.tensor([len(own) for own in columns], device=rows.device)
+    tensors = {name: tensor.flatten(1, 2)[:, index] for name, tensor in memory.tensors.items()}
+    longest = torch.stack(
+        [
+            torch.where(rows == row, memory.position, -1).argmax()  # the first of the longest
+            for row in range(count)
+        ]
+    )
+    anchor = None if memory.anchor is None else memory.anchor.map(lambda tensor, dim: tensor.index_select(dim, longest))
+    mask = torch.arange(index.shape[1], device=rows.device)[None] < lengths[:, None]
+    places = memory.places.flatten()[index]
+    return MemoryBatch(tensors, mask, memory.position[longest], False, places, anchor)
 
 
 def make_slots(attached: Attached, found: Mapping[str, Tensor], mask: Tensor, own_anchor: bool) -> MemoryBatch:

@@ -68,6 +68,7 @@ def _read_parts(
     step: int,
 ) -> list[Memory]:
     bank, memories = attached.bank, dict[int, Memory]()
+    laid = _by_head if attached.by_attention else _as_is
     for chosen in _batches(parts, batch_size, step):
         rows = [parts[number] for number in chosen]
         with paused():
@@ -77,7 +78,7 @@ def _read_parts(
                 batch = _read_states(attached, anchor, rows, step)
         for row, number in enumerate(chosen):
             memories[number] = Memory(
-                {name: tensor[:, row, batch.mask[row]] for name, tensor in batch.tensors.items()},
+                {name: laid(tensor[:, row, batch.mask[row]]) for name, tensor in batch.tensors.items()},
                 int(batch.position[row]),
                 bank.fingerprint(),
                 {} if batch.anchor is None else {name: t[:, row] for name, t in batch.anchor.tensors.items()},
@@ -85,6 +86,15 @@ def _read_parts(
                 None if batch.places is None else batch.places[row, batch.mask[row]],
             )
     return [memories[number] for number in range(len(parts))]
+
+
+def _by_head(slots: Tensor) -> Tensor:
+    """Lay slots [N, S, G, d] so that each head's lie behind each other, as attention reads them."""
+    return slots.transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def _as_is(slots: Tensor) -> Tensor:
+    return slots
 
 
 def _read_states(attached: Attached, anchor: Sequence[int], rows: Sequence[Sequence[int]], step: int) -> MemoryBatch:

@@ -42,6 +42,9 @@ class DataSpec:
     among: int | None = None
     """Put each example's knowledge among that of others, as one text of at most so many tokens, a length drawn for
     each, so that a bank learns to find what matters in much that does not; it stands alone when ``None``."""
+    apart: float = 0.0
+    """Share of the examples of ``among`` whose documents are prepared apart, each in its own template; a bank then
+    learns to read them as D(K, x) reads them together."""
     weight: float | None = None
     """The spec's share of a mixture, relative to the other specs' weights; as many as there are when ``None``."""
 
@@ -51,6 +54,8 @@ class DataSpec:
         check_limit(self.limit)
         if self.among is not None and self.among < 1:
             raise DataError(f"among is {self.among}; expected a positive number of tokens, or None for K alone")
+        if not 0 <= self.apart <= 1 or (self.apart and self.among is None):
+            raise DataError(f"apart is {self.apart}; expected a share of the examples, from 0 to 1, and `among` with it")
         if not 0 <= self.unrelated <= 1:
             raise DataError(f"unrelated is {self.unrelated}; expected a share of the examples, from 0 to 1")
         if self.weight is not None and not 0 < self.weight < float("inf"):
@@ -141,27 +146,33 @@ def choose_prompts(spec: DataSpec, seed: int, prompter: Prompter) -> Chosen:
     if not prompts:
         raise DataError(f"source {spec.source!r}: no example has at most longest={spec.longest} tokens of knowledge")
     if spec.among is not None:
-        prompts = _among_others(prompts, texts, spec.among, random.Random(seed), prompter)
+        prompts = _among_others(prompts, texts, spec, random.Random(seed), prompter)
     return Chosen(_exchange_some(prompts, spec), left_out)
 
 
 def _among_others(
-    prompts: list[Prompt], texts: list[str], most: int, draw: random.Random, prompter: Prompter
+    prompts: list[Prompt], texts: list[str], spec: DataSpec, draw: random.Random, prompter: Prompter
 ) -> list[Prompt]:
     """Put the knowledge of each prompt, whose text stands beside it, among the others' at a place of its own."""
+    most = spec.among or 0
     lengths = {text: len(prompt.knowledge) for text, prompt in zip(texts, prompts, strict=True)}
     documents = [text for text in lengths if text]
     enough = min(len(documents), 2 + most // min(lengths[text] for text in documents)) if documents else 0
     found = []
-    for own, prompt in zip(texts, prompts, strict=True):
+    for number, (own, prompt) in enumerate(zip(texts, prompts, strict=True)):
         together, total = [own] if own else [], lengths[own]
         wanted = draw.randint(min(total, most), most)
         for other in draw.sample(documents, enough):
             if other not in together and total + lengths[other] <= wanted:
                 together.insert(draw.randint(0, len(together)), other)
                 total += lengths[other]
-        joined = "\n".join(together)
-        found.append(dataclasses.replace(prompt, knowledge=prompter.knowledge(joined)) if joined else prompt)
+        if not together:
+            found.append(prompt)
+            continue
+        # Evenly spread, as the unrelated ones are.
+        split = int((number + 1) * spec.apart) > int(number * spec.apart)
+        apart = tuple(map(prompter.knowledge, together)) if split and len(together) > 1 else ()
+        found.append(dataclasses.replace(prompt, knowledge=prompter.knowledge("\n".join(together)), apart=apart))
     return found
 
 
@@ -173,7 +184,7 @@ def _exchange_some(prompts: list[Prompt], spec: DataSpec) -> list[Prompt]:
     if partners is None:
         raise DataError(f"source {spec.source!r}: all examples know the same, so none can be given unrelated knowledge")
     return [
-        dataclasses.replace(prompt, knowledge=prompts[partner].knowledge)
+        dataclasses.replace(prompt, knowledge=prompts[partner].knowledge, apart=prompts[partner].apart)
         if int((number + 1) * spec.unrelated) > int(number * spec.unrelated)
         else prompt
         for number, (prompt, partner) in enumerate(zip(prompts, partners, strict=True))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import torch
@@ -72,6 +72,13 @@ class Prompt:
     knowledge: tuple[int, ...]
     input: tuple[int, ...]
     target: tuple[int, ...]
+    apart: tuple[tuple[int, ...], ...] = ()
+    """The documents of K, each as it is prepared, where a bank reads them apart; D(K, x) always reads ``knowledge``."""
+
+    @property
+    def documents(self) -> tuple[tuple[int, ...], ...]:
+        """Return what a bank reads, each document by itself."""
+        return self.apart or (self.knowledge,)
 
 
 class Prompter:
@@ -159,15 +166,31 @@ def truncate_knowledge(prompts: Sequence[Prompt], limit: int | None, window: int
         room = window - rest if limit is None else min(limit, window - rest)
         if len(prompt.knowledge) > room:
             cut += 1
-            prompt = Prompt(prompt.anchor, prompt.knowledge[:room], prompt.input, prompt.target)
+            prompt = replace(prompt, knowledge=prompt.knowledge[:room])
         kept.append(prompt)
     if cut:
         warnings.warn(f"The knowledge of {cut} of {len(prompts)} examples was cut to fit.", stacklevel=2)
     return kept
 
 
+class Documents(TypedDict):
+    """The documents of a batch that are prepared apart, P of them in all, each behind its anchor."""
+
+    document_ids: Tensor
+    """Anchor and document, int64 [P, D]."""
+    document_mask: Tensor
+    """Real tokens of the document alone, without the anchor, bool [P, D less the longest anchor]."""
+    document_start: Tensor
+    """First column of the document, int64 [P]."""
+    document_row: Tensor
+    """The row whose K it is of, int64 [P], in order."""
+
+
 class Batch(TypedDict):
-    """Both runs of a batch, padded on the right; a causal decoder needs no mask for that."""
+    """Both runs of a batch, padded on the right; a causal decoder needs no mask for that.
+
+    Where the documents of any row are prepared apart, those of :class:`Documents` come with it.
+    """
 
     full_ids: Tensor
     """Run with knowledge, int64 [B, F]."""
@@ -207,7 +230,7 @@ def collate(prompts: Sequence[Prompt], *, scope: str, anchor: str, padding: int 
         receives.append(starts + [True] * len(x) + [scope == "all"] * len(y))
         labels.append([IGNORED] * (len(a) + len(x)) + list(y))
     starts_at = torch.tensor([len(prompt.anchor) for prompt in prompts])
-    return Batch(
+    batch = Batch(
         full_ids=_pad(full, padding),
         input_ids=_pad(short, padding),
         input_mask=_pad([[True] * len(row) for row in short], False),
@@ -216,6 +239,19 @@ def collate(prompts: Sequence[Prompt], *, scope: str, anchor: str, padding: int 
         offset=torch.tensor(offsets),
         knowledge_start=starts_at,
         knowledge_mask=_pad([[True] * len(prompt.knowledge) for prompt in prompts], False),
+    )
+    if any(prompt.apart for prompt in prompts):
+        batch.update(_documents(prompts, padding))  # type: ignore[typeddict-item]
+    return batch
+
+
+def _documents(prompts: Sequence[Prompt], padding: int) -> Documents:
+    rows = [(row, p.anchor, document) for row, p in enumerate(prompts) for document in p.documents]
+    return Documents(
+        document_ids=_pad([anchor + document for _, anchor, document in rows], padding),
+        document_mask=_pad([[True] * len(document) for _, _, document in rows], False),
+        document_start=torch.tensor([len(anchor) for _, anchor, _ in rows]),
+        document_row=torch.tensor([row for row, _, _ in rows]),
     )
 
 

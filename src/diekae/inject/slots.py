@@ -10,16 +10,35 @@ d head size.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from diekae.encoders import MemoryBatch
 from diekae.inject.attention import Attend
 
+_ALONE: Any = SimpleNamespace(num_key_value_groups=1, is_causal=False)
+"""Stands for a module each of whose key heads has one query head."""
 _ROOM = 128
 """Tokens for which a buffer has room behind the slots: so often they are copied again."""
+
+
+def _attend_folded(
+    own: Attend, share: int, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, **options: Any
+) -> tuple[Tensor, Any]:
+    """Attend with heads that share keys as one head with ``share`` times the queries; the mask is folded already.
+
+    PyTorch's kernel would be handed every key once for each head that shares it: of long knowledge most of a pass.
+    """
+    rows, _, length, size = query.shape
+    groups = keys.shape[1]
+    folded = query.reshape(rows, groups, share * length, size)
+    answer, weights = own(_ALONE, folded, keys, values, mask, **{**options, "is_causal": False})
+    apart = answer.reshape(rows, share, length, groups, -1).permute(0, 2, 3, 1, 4)
+    return apart.reshape(rows, length, groups * share, -1), weights
 
 
 class Slots:
@@ -97,8 +116,12 @@ class Columns:
         first = max(0, self.total - key.shape[2])
         cut = None if self.cut is None else max(0, self.cut - first)
         keys, values = slots.joined(key[:, :, cut:], value[:, :, cut:])
-        joined = self._mask(mask, options.get("sliding_window"), query, key, first, cut)
-        answer, weights = own(module, query, keys, values, joined, *rest, **options)
+        share = self._share(own, query, key, mask, rest, options)
+        joined = self._mask(mask, options.get("sliding_window"), query, key, first, cut, share)
+        if share > 1:
+            answer, weights = _attend_folded(own, share, query, keys, values, joined, **options)
+        else:
+            answer, weights = own(module, query, keys, values, joined, *rest, **options)
         if self.who == "all":
             return answer, weights
         if self.who == "behind":
@@ -109,14 +132,34 @@ class Columns:
         bare = own(module, query, key, value, mask, *rest, **options)[0]
         return torch.where(self.receives[:, :, None, None], answer, bare), weights
 
+    def _share(
+        self, own: Attend, query: Tensor, key: Tensor, mask: Tensor | None, rest: Any, options: dict[str, Any]
+    ) -> int:
+        """Return how many query heads can be asked as one; 1 where their masks may differ, or nothing is gained."""
+        alike = (mask is None or mask.shape[1] == 1) and options.get("position_bias") is None
+        return query.shape[1] // key.shape[1] if own is sdpa_attention_forward and alike and not rest else 1
+
     def _mask(
-        self, mask: Tensor | None, window: int | None, query: Tensor, key: Tensor, first: int, cut: int | None
+        self,
+        mask: Tensor | None,
+        window: int | None,
+        query: Tensor,
+        key: Tensor,
+        first: int,
+        cut: int | None,
+        share: int,
     ) -> Tensor | None:
-        """Return the mask of slots and keys, bool or added to scores as the layer's is; None where all is seen."""
+        """Return the mask of slots and keys, bool or added to scores as the layer's is; None where all is seen.
+
+        Once a forward for all layers with the same: added to scores, and for heads that are asked as one, repeated.
+        """
         place = (id(mask), window)
         if place not in self._masks:
+            made = self._make_mask(mask, window, query, key, first, cut)
+            if share > 1 and made is not None:
+                made = _added(made, query.dtype).repeat(1, 1, share, 1)
             # The layer's own mask is kept too, lest another take its address.
-            self._masks[place] = mask, self._make_mask(mask, window, query, key, first, cut)
+            self._masks[place] = mask, made
         return self._masks[place][1]
 
     def _make_mask(
@@ -138,11 +181,7 @@ class Columns:
         if known is None:
             known = torch.ones(rows, 1, 1, self._slots, dtype=torch.bool, device=query.device)
         known = known.expand(rows, mask.shape[1], length, -1)
-        if mask.dtype != torch.bool:
-            known = torch.zeros(known.shape, dtype=mask.dtype, device=mask.device).masked_fill(
-                ~known, torch.finfo(mask.dtype).min
-            )
-        return torch.cat([known, mask], dim=-1)
+        return torch.cat([known if mask.dtype == torch.bool else _added(known, mask.dtype), mask], dim=-1)
 
     @property
     def _slots(self) -> int:
@@ -158,3 +197,10 @@ class Columns:
             return filled
         stands = torch.cat([part.places for part in parts], dim=1)[:, None, None]  # type: ignore[misc]
         return filled & (stands > self.places[:, None, :, None] - window)
+
+
+def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what is added to scores: 0 where a bool mask lets see, the least finite number elsewhere."""
+    if mask.dtype != torch.bool:
+        return mask
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from diekae.config import DiekaeConfig
+from diekae.encoders import encoder_class
 from diekae.tables.augment import SETS, mixture
 from diekae.tables.cells import Cell, Result
 from diekae.tables.lab import Lab
@@ -32,9 +33,15 @@ _NOTES = (
 
 
 def configuration(lab: Lab, anchor: str) -> DiekaeConfig:
-    """Return the preset's bank on all layers, with the paper's independent, unscaled differences under one anchor."""
+    """Return the preset's bank on all layers, with the paper's independent, unscaled differences under one anchor.
+
+    What the decoder's own attention reads has no independent differences: the default encoder then stands in.
+    """
+    config = lab.config
+    if encoder_class(config.encoder).reads == "attention":
+        config = DiekaeConfig(template=config.template, format=config.format)
     return dataclasses.replace(
-        lab.config, layers="all", difference="independent", rollout="teacher", normalize=False, anchor=anchor
+        config, layers="all", difference="independent", rollout="teacher", normalize=False, anchor=anchor
     )
 
 
@@ -75,6 +82,6 @@ def report(lab: Lab, results: Sequence[Result]) -> Report:  # noqa: ARG001
 
 
 def _losses(found: Result, layer: int) -> list[tuple[float, float]]:
-    """Return (step, loss): the share that is unexplained, of the mean square of the differences."""
-    square = found["squares"][str(layer)]
-    return [(0.0, square), *((step, share * square) for step, share in shares(found["log"])[layer])]
+    """Return (step, loss): first of an encoder that says nothing, then the unexplained share of the variance."""
+    square, variance = found["squares"][str(layer)], found["variances"][str(layer)]
+    return [(0.0, square), *((step, share * variance) for step, share in shares(found["log"])[layer])]

@@ -6,6 +6,7 @@ Figure 4 draws it, and table 5 chooses layers by it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -24,7 +25,7 @@ PREFIX = "eval_unexplained/layer_"
 
 
 def pretraining(lab: Lab, train: Sequence[Prompt], validation: Sequence[Prompt], config: DiekaeConfig) -> Cell:
-    """Return the cell of one run on differences; its result has ``log``, ``cost`` and ``squares`` by layer.
+    """Return the cell of one run on differences; its result has ``log``, ``cost``, ``squares`` and ``variances``.
 
     Args:
         lab: Where.
@@ -36,26 +37,37 @@ def pretraining(lab: Lab, train: Sequence[Prompt], validation: Sequence[Prompt],
 
     def measure() -> Result:
         found = fit("ours", task)
-        squares = mean_squares(lab, validation, config)
-        return {"log": read_log(task.place("ours")), "cost": cost(found), "squares": squares}
+        sizes = measure_sizes(lab, validation, config)
+        return {"log": read_log(task.place("ours")), "cost": cost(found), **sizes._asdict()}
 
     return Cell("pretraining", {**lab.task_settings(task), "method": "ours"}, training_work("ours", task), measure)
 
 
-def mean_squares(lab: Lab, prompts: Sequence[Prompt], config: DiekaeConfig) -> dict[str, float]:
-    """Return the mean square of each layer's differences: the loss of an encoder that says nothing."""
+class Sizes(NamedTuple):
+    """How large the differences of each layer are, by layer, in the decoder's own units."""
+
+    squares: dict[str, float]
+    """Mean square: the loss of an encoder that says nothing."""
+    variances: dict[str, float]
+    """Mean square about their own mean: what an unexplained share is a share of."""
+
+
+def measure_sizes(lab: Lab, prompts: Sequence[Prompt], config: DiekaeConfig) -> Sizes:
+    """Measure the differences of some prompts."""
     layers = resolve_layers(config.layers, len(find_blocks(lab.decoder)))
     points = find_hookpoints(lab.decoder, layers, config.site)
-    total, count = torch.zeros(len(layers), dtype=torch.float64), 0
+    squares, sums, count = torch.zeros(len(layers), dtype=torch.float64), torch.zeros(1, dtype=torch.float64), 0
     with frozen(lab.decoder):
         for start in range(0, len(prompts), lab.plan.batch_size):
             rows = prompts[start : start + lab.plan.batch_size]
             batch = to_device(collate(rows, scope=config.scope, anchor=config.anchor), lab.decoder.device)
             found = collect(lab.decoder, points, batch, kind=config.difference)
-            kept = found.targets.float()[:, found.receives]
-            total += kept.square().mean(-1).sum(1).double().cpu()
+            kept = found.targets[:, found.receives].double().cpu()
+            squares, sums = squares + kept.square().mean(-1).sum(1), sums + kept.sum(1)
             count += kept.shape[1]
-    return {str(layer): float(value) / count for layer, value in zip(layers, total, strict=True)}
+    variances = squares / count - (sums / count).square().mean(-1)
+    by_layer = [dict(zip(map(str, layers), each.tolist(), strict=True)) for each in (squares / count, variances)]
+    return Sizes(*by_layer)
 
 
 def shares(log: Sequence[Mapping[str, float]]) -> dict[int, list[tuple[float, float]]]:

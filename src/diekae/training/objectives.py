@@ -19,7 +19,9 @@ from diekae.differences import (
     Student,
     collect,
     knowledge_columns,
+    join_documents,
     make_slots,
+    read_apart,
     read_in_run,
     read_knowledge,
     run_columns,
@@ -257,7 +259,8 @@ class DistillObjective(CrossEntropyObjective):
 
 def _without_full(batch: Batch) -> dict[str, Tensor]:
     """Return what the run over x needs of a batch, and K's tokens."""
-    names = ("knowledge_mask", "input_ids", "input_mask", "receives", "labels")
+    names = ["knowledge_mask", "input_ids", "input_mask", "receives", "labels"]
+    names += [name for name in batch if name.startswith("document_")]
     return {**{name: batch[name] for name in names}, "knowledge_ids": _knowledge_ids(batch)}  # type: ignore[literal-required]
 
 
@@ -271,6 +274,11 @@ def batch_memory(model: DiekaeModel, batch: Batch) -> MemoryBatch:
     What :meth:`Objective.keep` has found of K already is taken from the batch.
     """
     kept: Any = batch
+    if "document_ids" in kept and model.attached.by_attention:
+        apart = make_slots(
+            model.attached, read_apart(model.attached, kept), kept["document_mask"], model.config.anchor == "own"
+        )
+        return join_documents(apart, kept["document_row"])
     if model.bank.encoder.reads != "embeddings":
         found = kept if "knowledge_states" in kept else read_knowledge(model.attached, batch)
         if model.attached.by_attention:

@@ -158,6 +158,8 @@ def _cached(
     """Collect to disk, in the main process first; the others then find it done."""
     model = objective.model
     assert config.cache
+    if any(prompt.apart for prompt in dataset.prompts):
+        raise ValueError("documents that are prepared apart cannot be cached; leave cache out, or `apart` in the data.")
     key = {
         "objective": config.objective,
         "decoder": fingerprint(model.decoder),
