@@ -59,7 +59,7 @@ WORDS = (
 
 def make_decoder(kind: str = "llama", *, seed: int = 0, gain: float = 3.0, **sizes: Any) -> PreTrainedModel:
     """A random decoder of width 32 and 4 layers, fp32, eval; matrices times ``gain``, so that K matters to x."""
-    config = CONFIG_MAPPING[kind](**{**_COMMON, **ARCHITECTURES[kind], **sizes})
+    config = CONFIG_MAPPING[kind](**{**_COMMON, **ARCHITECTURES.get(kind, {}), **sizes})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         decoder = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()

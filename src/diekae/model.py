@@ -5,8 +5,9 @@ Shapes: N encoders, B rows, L columns of the prompt, K knowledge tokens, W decod
 
 from __future__ import annotations
 
+import difflib
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from diekae.inject.attached import Attached
 from diekae.inject.attention import AttentionSite, check_positions, exact_length, find_attention
 from diekae.inject.columns import anchored, guess_mask
 from diekae.inject.exactness import check_exact
+from diekae.inject.guidance import with_guidance
 from diekae.inject.hookpoints import find_blocks, find_hookpoints
 from diekae.inject.injection import Injection, bare
 from diekae.memory import Knowledge, Memory, batch_memories, rows_of
@@ -70,8 +72,7 @@ class DiekaeModel(nn.Module):
         sites: dict[int, AttentionSite] = {}
         if encoder_class(self.config.encoder).reads == "attention":
             check_positions(decoder)
-            every = find_attention(decoder)
-            check_exact(decoder, every)
+            every = check_exact(decoder, find_attention(decoder))
             sites = {layer: every[layer] for layer in self.layers}
             self.config = self.config.settled(_traits(list(sites.values())))
         self.bank = Bank(self.config.encoder, self.config.encoder_options, self.layers, int(embedding_width), width)
@@ -325,7 +326,7 @@ class DiekaeModel(nn.Module):
         Raises:
             ValueError: x is empty or passes the decoder's window.
         """
-        self._check(input_ids)
+        self._check(input_ids, kwargs)
         past = kwargs.get("past_key_values")
         done = int(past.get_seq_length()) if past is not None else 0
         with self._edited(knowledge, input_ids, attention_mask, past if done else None) as call:
@@ -372,11 +373,13 @@ class DiekaeModel(nn.Module):
         """
         if input_ids is None:
             raise ValueError("generate needs input_ids; tokenize the input first, as with model.tokenize(text).")
-        self._check(input_ids)
+        self._check(input_ids, kwargs)
         mask = kwargs.pop("attention_mask", None)
         if mask is None:
             mask = guess_mask(input_ids, self.decoder.generation_config, kwargs.get("pad_token_id"))
         with self._edited(knowledge, input_ids, mask, None) as call, self.behind(call.knowledge, input_ids, mask):
+            if call.knowledge is not None:  # compiled code does not see what is injected
+                kwargs = {"disable_compile": True, **with_guidance(self.decoder, kwargs)}
             return self.decoder.generate(input_ids=input_ids, attention_mask=mask, **kwargs)  # type: ignore[operator]
 
     def edit(self, edits: Sequence[Any], **options: Any) -> Any:
@@ -391,7 +394,15 @@ class DiekaeModel(nn.Module):
         """Return the context of one call, as the edits want it."""
         return self.editor.around(knowledge, input_ids, mask, cache) if self.editor else nullcontext(Call(knowledge))
 
-    def _check(self, input_ids: Tensor) -> None:
+    def _check(self, input_ids: Tensor, options: Mapping[str, Any]) -> None:
+        for name in options:
+            if near := difflib.get_close_matches(name, ("knowledge", "injection_mask"), n=1, cutoff=0.8):
+                raise TypeError(f"argument {name!r} is not known; did you mean {near[0]!r}?")
+        if not isinstance(input_ids, Tensor):
+            raise TypeError(
+                f"input_ids is {type(input_ids).__name__}; expected a tensor [rows, tokens]. What `tokenize` and "
+                "`apply_chat_template(…, return_dict=True)` return is unpacked: model.generate(**inputs, …)."
+            )
         if input_ids.ndim != 2 or input_ids.numel() == 0:
             raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}; expected [rows, tokens], both at least 1.")
         if input_ids.shape[1] > window(self.decoder):

@@ -1,11 +1,13 @@
-"""What every figure is written with: versions and machine, so that it can be read years later."""
+"""What every figure is written with: versions, code and machine, so that it can be read years later."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import os
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,18 @@ import torch
 
 from diekae.files import write_atomically
 
+PACKAGES = ("diekae", "torch", "transformers", "accelerate", "tokenizers", "peft")
+"""Whose versions are told, where they are installed."""
+
 
 def provenance() -> dict[str, Any]:
-    """Return versions and machine; nothing that names a person, a host or a path."""
+    """Return versions, code and machine; nothing that names a person, a host or a path.
+
+    A stored result is reused only where all of this is what it was; see :func:`key_of`.
+    """
     return {
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("diekae", "torch", "transformers", "accelerate", "tokenizers")},
-        },
+        "versions": {"python": platform.python_version(), **_versions()},
+        "code": code_digest(),
         "machine": {
             "processor": _processor(),
             "cores": os.cpu_count(),
@@ -29,6 +35,40 @@ def provenance() -> dict[str, Any]:
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
     }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@functools.cache
+def code_digest() -> str:
+    """Return a digest of the library's own source files: between two releases the version alone does not change."""
+    root, found = Path(__file__).parent, hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        content = path.read_bytes()
+        found.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
+    return found.hexdigest()[:16]
+
+
+def digest(values: Any) -> str:
+    """Return a short digest of JSON values, whatever the order of their keys.
+
+    Raises:
+        TypeError: Something is no JSON value.
+    """
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def key_of(values: Any) -> str:
+    """Return what names a stored result: a digest of all that it depends on, and of :func:`provenance`."""
+    return digest([values, provenance()])
 
 
 def _processor() -> str:

@@ -1,5 +1,6 @@
 """The benchmarks on a tiny decoder: what is compared is what it says, and what is counted is what runs."""
 
+import importlib
 import json
 import math
 from typing import Any
@@ -9,13 +10,17 @@ import torch
 from builders import make_decoder
 from torch.nn import functional as F
 
+from diekae import DiekaeConfig, DiekaeModel
 from diekae.bench import BENCHMARKS, Bench, Row, floor, run_benchmark
 from diekae.bench.inference import curve, exponent
 from diekae.bench.plots import draw_growth
-from diekae.bench.setting import copied, llama2_7b, random_cache, time_in_turn
+from diekae.bench.setting import beside_llama2_7b, copied, llama2_7b, random_cache, static_cache, time_in_turn
+from diekae.inject.slots import Slots
+from diekae.memory import batch_memories
 from diekae.prepare import read_documents
 
 LAYERS = {"token": (0, 1), "reader": (1, 3), "attention": (1, 3)}
+NAMES = ("token", "reader", "attention", "exact")
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +28,18 @@ def bench() -> Bench:
     decoder = make_decoder(max_position_embeddings=1024)
     decoder.config.name_or_path = ""
     return Bench(decoder, LAYERS, lengths=(8, 128), inputs=6, rounds=1)
+
+
+@pytest.fixture(scope="module")
+def given(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """The same with a bank of one layer, behind an anchor of three tokens."""
+    folder = tmp_path_factory.mktemp("bank")
+    options = {"rank": 2, "mlp_width": 8}
+    config = DiekaeConfig(layers=(2,), encoder="attention", site="attention", encoder_options=options)
+    model = DiekaeModel(bench.decoder, config)
+    model.anchor = (1, 5, 6)
+    model.save_pretrained(folder)
+    return Bench(bench.decoder, LAYERS, lengths=(8, 128), inputs=6, rounds=1, curves=False, bank=folder)
 
 
 @pytest.mark.parametrize("name", list(BENCHMARKS))
@@ -39,6 +56,56 @@ def test_every_benchmark_measures_its_rows(bench: Bench, name: str, monkeypatch:
         assert len(draw_growth(found).axes) == len(found["curves"])
 
 
+@pytest.mark.parametrize("name", ["inference", "decode", "prepare"])
+def test_a_given_bank_is_measured_beside_the_others(given: Bench, name: str) -> None:
+    found = run_benchmark(name, given)
+    assert found["banks"]["bank"]["layers"] == [2] and found["anchor"] == 3
+    aims = {row["name"]: row["aim"] for row in found["rows"] if ", bank, " in row["name"]}
+    if name == "inference":
+        assert aims == {
+            "pass over x, bank, |K| 128, against D(x)": 1.04,
+            "pass over x, bank, |K| 8, against a cached prefix": 1.0,
+            "pass over x, bank, |K| 128, against a cached prefix": 1.0,
+            "pass over x, bank, |K| 128, against a cached prefix of fixed size": None,
+        }
+    if name == "decode":
+        assert aims["generated token, bank, |K| 128, against a cached prefix"] == 1.0
+    assert all(row["figure"] > 0 for row in found["rows"] if row["name"] in aims)
+
+
+@pytest.mark.parametrize("name", ["inference", "decode"])
+def test_all_ways_answer_the_same_question(given: Bench, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns that the decoder is given, and columns in its cache behind them: by way."""
+    module = importlib.import_module(f"diekae.bench.{name}")
+    seen: list[tuple[int, int, int]] = []
+
+    def note(_module: Any, _args: Any, options: dict[str, Any], output: Any) -> None:
+        if "knowledge" not in options:
+            end = int(output.past_key_values.get_seq_length())
+            seen.append((options["input_ids"].shape[1], end, output.logits.shape[1]))
+
+    handle = given.decoder.register_forward_hook(note, with_kwargs=True)
+    try:
+        found = {}
+        for way, run in module._ways(given, 8).items():
+            seen.clear()
+            with torch.no_grad():
+                run() if callable(run) else run[1](run[0]())
+            found[way] = list(seen)
+    finally:
+        handle.remove()
+    a, k, x, steps = 3, 8, 6, module.TOKENS if name == "decode" else 0
+    ours = [(a + x, a + x, 1), *((1, a + x + n, 1) for n in range(1, steps + 1))]
+    assert all(found[way] == ours for way in given.names), found
+    if name == "inference":
+        assert found["bare"] == ours
+        assert found["prompted_cached"] == found["prompted_static"] == [(x, a + k + x, 1)]
+    else:
+        assert found["bare"] == ours[1:]
+        assert found["prompted_cached"] == found["prompted_static"]
+        assert found["prompted_cached"] == [(1, a + k + x + n, 1) for n in range(1, steps + 1)]
+
+
 def test_an_unknown_benchmark_is_named(bench: Bench) -> None:
     with pytest.raises(ValueError, match="choose one of inference, decode, prepare, train, memory"):
         run_benchmark("speed", bench)
@@ -50,17 +117,21 @@ def test_a_row_knows_whether_its_aim_is_reached() -> None:
     assert Row("", 0.5, None).reached is None and Row("", None, 0.5).reached is None
 
 
-@pytest.mark.parametrize("name", ["token", "reader", "attention"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_random_memory_is_like_a_real_one(bench: Bench, name: str) -> None:
     model = bench.model(name)
-    (real,) = read_documents(model.bank, bench.decoder, model.points, model.anchor, bench.ids(9).tolist())
+    (real,) = read_documents(model.attached, model.anchor, bench.ids(9).tolist())
     fake = bench.memory(model, 9)
-    assert {n: (t.shape, t.dtype) for n, t in real.tensors.items()} == {
-        n: (t.shape, t.dtype) for n, t in fake.tensors.items()
-    }
-    assert (real.position, real.bank) == (fake.position, fake.bank)
-    bare, ours = bench.bare(bench.ids(6))(), model(bench.ids(6), knowledge=fake, use_cache=False)
+    for mine, own in ((fake.tensors, real.tensors), (fake.anchor, real.anchor)):
+        assert {n: (t.shape, t.dtype) for n, t in mine.items()} == {n: (t.shape, t.dtype) for n, t in own.items()}
+    if model.attached.by_attention:  # how slots lie decides how fast they are read
+        assert [t.stride() for t in fake.tensors.values()] == [t.stride() for t in real.tensors.values()]
+        assert torch.equal(fake.places, real.places)
+    assert (real.position, real.bank, real.anchor_ids) == (fake.position, fake.bank, fake.anchor_ids)
+    ids = bench.question()
+    bare, ours = bench.bare(ids)(), model(ids, knowledge=fake, use_cache=False)
     assert not torch.equal(bare.logits[:, -1], ours.logits[:, -1]), "an identity would be no work"
+    assert len(bench.memory(model, 9, copies=3)) == 27
 
 
 def test_a_random_cache_is_like_a_real_one(bench: Bench) -> None:
@@ -70,6 +141,9 @@ def test_a_random_cache_is_like_a_real_one(bench: Bench) -> None:
     twin = copied(fake)
     bench.decoder(input_ids=bench.ids(2), past_key_values=twin, use_cache=True)
     assert (twin.get_seq_length(), fake.get_seq_length()) == (11, 9), "a copy grows alone"
+    ids, static = bench.ids(2), static_cache(bench.decoder, fake, 2)
+    both = [bench.decoder(input_ids=ids, past_key_values=cache).logits for cache in (copied(fake), static)]
+    assert torch.allclose(*both, atol=1e-4) and int(static.get_seq_length()) == 11
 
 
 def test_operations_are_those_of_the_products() -> None:
@@ -81,16 +155,45 @@ def test_operations_are_those_of_the_products() -> None:
     assert floor.operations(lambda: (a @ weight).sum().backward(), gradients=True) == 2 * (2 * 3 * 5 * 7)
 
 
-@pytest.mark.parametrize("name", ["token", "reader"])
+@pytest.mark.parametrize("name", NAMES)
 def test_what_is_counted_by_parts_is_what_runs(bench: Bench, name: str) -> None:
     model, memory = bench.model(name), bench.memory(bench.model(name), 20)
-    parts = floor.decoder_pass(bench.decoder, 6) + floor.bank_pass(model, 6, 20)
-    whole = floor.operations(lambda: model(bench.ids(6), knowledge=memory, use_cache=False, logits_to_keep=1))
+    ids, attached = bench.question(), bench.model(name).attached
+    parts = floor.decoder_pass(bench.decoder, 7) + floor.bank_pass(attached, 7, 20)
+    whole = floor.operations(lambda: model(ids, knowledge=memory, use_cache=True, logits_to_keep=1))
     assert whole == parts
-    states = 0 if name == "token" else floor.states_pass(model, 21)
-    ids = bench.ids(20).tolist()
-    run = floor.operations(lambda: read_documents(model.bank, bench.decoder, model.points, model.anchor, ids))
-    assert run == states + floor.bank_prepare(model, 20)
+    states = 0 if name == "token" else floor.states_pass(attached, 21)
+    known = bench.ids(20).tolist()
+    run = floor.operations(lambda: read_documents(attached, model.anchor, known))
+    assert run == states + floor.bank_prepare(attached, 20)
+    assert memory.nbytes - sum(tensor.nbytes for tensor in memory.anchor.values()) == 20 * floor.slot_bytes(attached)
+
+
+def test_a_generated_token_is_counted_too(bench: Bench) -> None:
+    for name in ("attention", "exact"):
+        model, memory, ids = bench.model(name), bench.memory(bench.model(name), 20), bench.question()
+        with model.behind(memory, ids):
+            cache = bench.decoder(input_ids=ids, use_cache=True).past_key_values
+            token = floor.operations(
+                lambda cache=cache: bench.decoder(input_ids=bench.ids(1), past_key_values=cache, use_cache=True)
+            )
+        assert token == floor.decoder_pass(bench.decoder, 1, 7) + floor.bank_pass(model.attached, 1, 20, 0)
+
+
+def test_a_generated_token_reads_no_weights_that_read_k_alone(bench: Bench) -> None:
+    assert floor.answer_bytes(bench.model("exact").attached) == 0
+    attention: Any = bench.model("attention").bank.encoder
+    maps = floor.weight_bytes(attention.keys) + floor.weight_bytes(attention.values)
+    assert floor.answer_bytes(bench.model("attention").attached) == floor.weight_bytes(attention) - maps > 0
+
+
+def test_joined_slots_are_in_the_peak(bench: Bench) -> None:
+    model = bench.model("exact")
+    slots = Slots(batch_memories([bench.memory(model, 20)]), 0)
+    own = [part[0].new_zeros(1, part[0].shape[1], 6, part[0].shape[3]) for part in slots.parts]
+    with torch.no_grad():
+        joined = sum(tensor.nbytes for tensor in slots.joined(*own))
+    assert floor.bank_peak(model.attached, 7, 20) == len(model.layers) * joined  # 20 of K, 1 of the anchor, 6 of x
 
 
 def test_llama_is_counted_without_weights() -> None:
@@ -99,9 +202,14 @@ def test_llama_is_counted_without_weights() -> None:
     # By hand: projections and MLP of 32 blocks, scores and their use, the head at one column.
     block = 4 * 4096 * 4096 + 3 * 4096 * 11008
     assert floor.decoder_pass(decoder, 32) == 2 * 32 * (32 * block + 2 * 32 * 32 * 4096) + 2 * 4096 * 32000
-    model = Bench(decoder).model("token")
-    assert sum(p.numel() for p in model.bank.parameters()) == 6 * 2_098_304, "the paper's encoder, design.md 4"
-    assert floor.cache_bytes(decoder, 1) == 512 * 1024
+    token = beside_llama2_7b(decoder, "token").bank
+    assert sum(p.numel() for p in token.parameters()) == 6 * 2_098_304, "the paper's encoder"
+    assert floor.cache_bytes(decoder, 1) == floor.slot_bytes(beside_llama2_7b(decoder, "exact")) == 512 * 1024
+    attention = beside_llama2_7b(decoder, "attention")
+    assert attention.bank.layers == tuple(range(1, 32, 2)) and floor.slot_bytes(attention) == 256 * 1024
+    # By hand: for each of 16 layers and 33 columns 128 slots twice, and the MLP's five products; the anchor alone.
+    thought = 4096 * 64 + 4096 * 64 + 2 * 128 * 64 + 64 * 4096
+    assert floor.bank_pass(attention, 33, 128) == 2 * 16 * (33 * (2 * 128 * 4096 + thought) + 2 * 4096)
 
 
 def test_live_bytes_are_those_held_at_once() -> None:

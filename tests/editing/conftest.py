@@ -13,9 +13,9 @@ from diekae.editing.learned import GateOptions, PromptEncoder
 from diekae.editing.trained import Trained
 
 
-@pytest.fixture
-def model() -> DiekaeModel:
-    return make_model("reader")
+@pytest.fixture(params=["reader", "attention"])
+def model(request: pytest.FixtureRequest) -> DiekaeModel:
+    return make_model(request.param)
 
 
 @pytest.fixture

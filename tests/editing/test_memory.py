@@ -113,7 +113,7 @@ def test_saved_edits_are_the_same_in_another_process(
     kept = logits(IN)
     edited.revert(3)
     edited.save(tmp_path / "edits")
-    other = make_model("reader")
+    other = make_model(model.config.encoder)
     found = other.load_edits(tmp_path / "edits", gate=edited.gate.name, trained=trained)
     assert found.list(every=True) == edited.list(every=True)
     with torch.no_grad():
@@ -190,7 +190,7 @@ torch.manual_seed(0)
 from builders import make_model
 from diekae.editing import Edit
 words = "red blue green silver gold old new small tall deep".split()
-model = make_model("reader")
+model = make_model(sys.argv[2])
 edits = model.edit([], folder=sys.argv[1], gate="mention")
 print("ready", flush=True)
 for thing in ("house", "tower", "bridge", "castle", "boat", "door", "garden", "wall", "book", "cat"):
@@ -203,7 +203,7 @@ for thing in ("house", "tower", "bridge", "castle", "boat", "door", "garden", "w
 def test_a_kill_while_edits_are_made_leaves_whole_ones(model: DiekaeModel, tmp_path: Path) -> None:
     place = str(Path(__file__).parents[1])
     adder = subprocess.Popen(
-        [sys.executable, "-c", ADDER, str(tmp_path)],
+        [sys.executable, "-c", ADDER, str(tmp_path), model.config.encoder],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([place, *sys.path])},

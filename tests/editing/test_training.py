@@ -2,13 +2,14 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from builders import make_model
+from builders import make_decoder, make_model
 from torch.nn import functional as F
 
-from diekae import DiekaeModel
+from diekae import DiekaeConfig, DiekaeModel
 from diekae.data.example import Example
 from diekae.data.prompt import IGNORED, Prompt
 from diekae.editing import Edit
@@ -16,7 +17,8 @@ from diekae.editing.adapter import AdapterOptions, MemoryAdapter
 from diekae.editing.adapter_training import SETTINGS, train_adapter
 from diekae.editing.lessons import Lesson, LessonObjective, Lessons, staying, taught
 from diekae.editing.trained import Trained, find_trained, load_trained
-from diekae.editing.weights import WeightEdits, load_weight_edits
+from diekae.editing.weights import WeightEdits, WeightOptions, load_weight_edits, nothing
+from diekae.memory import batch_memories
 
 THINGS = ("house", "bridge", "tower", "castle", "boat", "door")
 
@@ -43,8 +45,7 @@ def test_labels_are_taught_up_to_the_targets_end_and_stay_behind_it() -> None:
     assert not bool((batch["taught"] & ~there).any())
 
 
-def test_the_loss_is_cross_entropy_and_kl_by_hand() -> None:
-    model = make_model("reader")
+def test_the_loss_is_cross_entropy_and_kl_by_hand(model: DiekaeModel) -> None:
     items = lessons(model)[:2]
     batch = Lessons(items).collate(items)
     plain, both = (LessonObjective(model, model.bank, weight)(**dict(batch)) for weight in (0.0, 0.7))
@@ -72,13 +73,12 @@ def _edited_logits(model: DiekaeModel, prompt: Prompt, ids: torch.Tensor) -> tor
     """One row alone, its knowledge read by the decoder and the bank, then injected into a forward of the model."""
     from diekae.prepare import read_documents
 
-    (memory,) = read_documents(model.bank, model.decoder, model.points, model.anchor, [prompt.knowledge], 1, None)
+    (memory,) = read_documents(model.attached, model.anchor, [prompt.knowledge])
     logits: torch.Tensor = model(ids, knowledge=memory).logits[0]
     return logits
 
 
-def test_an_untrained_adapter_adds_its_slots_and_copies_alone() -> None:
-    model = make_model("reader")
+def test_an_untrained_adapter_adds_its_slots_and_copies_alone(model: DiekaeModel) -> None:
     memory = model.prepare("the house is red")
     adapter = MemoryAdapter.for_model(model, AdapterOptions(rank=2, slots=3, copies=2))
     found = adapter.adapt(memory)
@@ -91,8 +91,7 @@ def everything(model: DiekaeModel) -> dict[str, torch.Tensor]:
     return {**model.bank.state_dict(), **model.decoder.state_dict()}
 
 
-def test_training_an_adapter_lowers_its_loss_and_touches_nothing_else(tmp_path: Path) -> None:
-    model = make_model("reader")
+def test_training_an_adapter_lowers_its_loss_and_touches_nothing_else(model: DiekaeModel, tmp_path: Path) -> None:
     before = {name: tensor.clone() for name, tensor in everything(model).items()}
     items = lessons(model)
     settings = dataclasses.replace(SETTINGS, max_steps=30, batch_size=6, evaluations=2, learning_rate=2e-2)
@@ -116,7 +115,7 @@ def test_what_was_trained_is_read_back(tmp_path: Path, model: DiekaeModel, train
     found = load_trained(path, model)
     assert found.gate == trained.gate and found.adapter is not None and found.encoder is not None
     assert found.adapter.options == trained.adapter.options  # type: ignore[union-attr]
-    other = make_model("reader", seed=1)
+    other = make_model(model.config.encoder, seed=1)
     with pytest.raises(ValueError, match="trained for bank"):
         load_trained(path, other)
     path.write_bytes(path.read_bytes()[:50])
@@ -139,17 +138,85 @@ def test_a_bank_of_ones_own_gets_the_shipped_gate_and_is_told_that_the_adapter_i
     own = find_trained(model)
     assert own.encoder is not None and own.adapter is not None and not recwarn
     with pytest.warns(UserWarning, match="adapter that came with the package is for another bank"):
-        other = find_trained(make_model("reader", seed=1))
+        other = find_trained(make_model(model.config.encoder, seed=1))
     assert other.encoder is not None and other.gate == trained.gate and other.adapter is None
 
 
-@pytest.fixture
-def weights() -> WeightEdits:
-    model = make_model("reader")
-    edits = WeightEdits(model, preset="default", epochs=30, batch_size=2, sentences=0, locality=0.0, learning_rate=1e-2)
-    edits.add([Edit("the house is", "house", "red"), Edit("the tower is", "tower", "blue")])
+FACTS = [Edit("the house is", "house", "red"), Edit("the tower is", "tower", "blue")]
+BARELY: dict[str, Any] = {"sentences": 0, "locality": 0.0, "batch_size": 2}
+
+
+def deep_model(encoder: str) -> DiekaeModel:
+    """A model whose decoder has the paper's layers 3 to 8."""
+    return make_model(encoder, decoder=make_decoder(num_hidden_layers=10))
+
+
+@pytest.fixture(params=["default", "paper"])
+def weights(request: pytest.FixtureRequest) -> WeightEdits:
+    model = deep_model("reader")
+    edits = WeightEdits(model, preset=request.param, epochs=30, learning_rate=1e-2, **BARELY)
+    edits.add(FACTS)
     model.editor = edits
     return edits
+
+
+def test_weight_edits_are_the_papers_encoders_from_an_identity_start() -> None:
+    config, paper = WeightOptions().configuration(), DiekaeConfig.preset("paper")
+    assert (config.encoder, config.layers, config.site) == ("token", "memit", "block")
+    assert config.encoder_options == {**paper.encoder_options, "identity_start": True}
+    assert config.encoder_options["width"] == 128 and config.encoder_options["heads"] == 32
+    assert config.scope == "all", "what is generated is edited too"
+    assert WeightOptions(layers="memit:scaled").configuration().layers == "memit:scaled"
+    with pytest.raises(ValueError, match="preset='exact' has nothing that could learn"):
+        WeightOptions(preset="exact").configuration()
+    with pytest.raises(ValueError, match="names layer 8, but the decoder has layers 0 to 3"):
+        make_model("reader").edit(FACTS, mechanism="weights", **BARELY)
+
+
+def test_weight_edits_read_what_stands_before() -> None:
+    """What is said at a token depends on those before it, as in the paper; what an MLP says would not."""
+    model = deep_model("reader")
+    edits = model.edit(FACTS, mechanism="weights", epochs=4, **BARELY)
+    bank, embed = edits.inner.bank, model.decoder.get_input_embeddings()
+    memory = batch_memories([nothing(edits.inner)])
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    with torch.no_grad():
+        one, other = (bank(memory, embed(torch.tensor([[a, 21, 22]]))[None], mask).difference for a in (20, 30))
+    assert bank.layers == (3, 4, 5, 6, 7, 8)
+    assert float((one - other)[:, :, 2].abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("bank", "preset"), [("reader", "paper"), ("attention", "paper"), ("token", "default"), ("attention", "default")]
+)
+def test_weight_edits_and_given_knowledge_add_up(bank: str, preset: str) -> None:
+    model = deep_model(bank)
+    edits = model.edit(FACTS, mechanism="weights", preset=preset, epochs=4, **BARELY)
+    inputs = model.tokenize("the house is")
+    with torch.no_grad():
+        known = model(**inputs, knowledge="the sea is old").logits
+        alone = model(**inputs).logits
+        model.editor = None
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        with edits.inner.behind(nothing(edits.inner), ids, mask):
+            by_hand = model(**inputs, knowledge="the sea is old").logits
+    assert torch.equal(known, by_hand) and not torch.allclose(known, alone, atol=1e-3)
+    model.editor = edits
+    made = model.generate(**inputs, knowledge="the sea is old", max_new_tokens=3, do_sample=False)
+    with torch.no_grad():
+        last = model(made[:, :-1], knowledge="the sea is old").logits[0, -1]
+    assert int(last.argmax()) == int(made[0, -1]), "what is generated behind a cache is what a whole run says"
+
+
+@pytest.mark.parametrize(("bank", "preset"), [("token", "paper"), ("attention", "attention")])
+def test_weight_edits_refuse_knowledge_of_a_bank_that_reads_x_where_they_do(bank: str, preset: str) -> None:
+    model = deep_model(bank)
+    model.edit(FACTS, mechanism="weights", preset=preset, epochs=1, **BARELY)
+    inputs = model.tokenize("the house is")
+    for knowledge in ("the sea is old", [model.prepare("the sea is old")]):
+        with pytest.raises(ValueError, match=f"weight edits of encoder='{bank}' cannot be in force while knowledge"):
+            model.generate(**inputs, knowledge=knowledge, max_new_tokens=2)
+    assert model.generate(**inputs, knowledge=[None], max_new_tokens=2).shape[1] == inputs["input_ids"].shape[1] + 2
 
 
 def ask(model: DiekaeModel, text: str) -> torch.Tensor:
@@ -189,6 +256,8 @@ def test_weights_refuse_what_is_there_and_unknown_options(weights: WeightEdits) 
         weights.add([Edit("the house is", "house", "red")])
     with pytest.raises(ValueError, match="localty"):
         WeightEdits(weights.model, localty=1.0)
+    with pytest.raises(ValueError, match="options epochs come too late"):
+        weights.model.edit([Edit("the boat is", "boat", "red")], mechanism="weights", epochs=2)
 
 
 def test_locality_keeps_other_texts_nearer_to_the_bare_decoder() -> None:

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-from diekae.tables.cells import Cell, Cells
+from diekae import provenance
+from diekae.data.prompt import Prompt
+from diekae.tables.cells import Cell, Cells, digest_prompts
 
 
 def make_cell(calls: list[int], **settings: Any) -> Cell:
@@ -29,6 +31,37 @@ def test_changed_settings_are_another_cell(tmp_path: Path) -> None:
         cells.get(make_cell(calls, **settings))
     assert len(calls) == 3
     assert make_cell([], a=1, b=2).key == make_cell([], b=2, a=1).key
+
+
+@pytest.mark.parametrize("what", ["code", "versions", "machine"])
+def test_what_another_version_or_machine_measured_is_not_read_back(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    Cells(tmp_path).get(make_cell(calls, seed=0))
+    before = provenance.provenance()
+    assert before["code"] == provenance.code_digest()
+    monkeypatch.setattr(provenance, "provenance", lambda: {**before, what: "another"})
+    assert Cells(tmp_path).find(make_cell(calls, seed=0)) is None
+    assert Cells(tmp_path).get(make_cell(calls, seed=0)) == {"value": 2}
+
+
+def test_the_code_is_known_by_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = provenance.code_digest.__wrapped__
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
+    found = [digest()]
+    for name, text in (("a.py", "x = 1"), ("a.py", "x = 2"), ("b.py", "x = 2"), ("notes.txt", "no code")):
+        (tmp_path / name).write_text(text)
+        found.append(digest())
+    assert len(set(found)) == 4 and found[-1] == found[-2]
+    (tmp_path / "a.py").rename(tmp_path / "c.py")
+    assert digest() not in found, "names count too"
+
+
+def test_prompts_are_told_apart_by_all_that_they_hold() -> None:
+    plain = Prompt((1,), (5, 6), (7,), (8,))
+    others = [Prompt((1,), (5, 6), (7,), (9,)), Prompt((1,), (5, 6), (7,), (8,), apart=((5,), (6,)))]
+    assert len({digest_prompts([prompt]) for prompt in (plain, *others)}) == 3
 
 
 def test_a_file_that_was_cut_is_measured_again(tmp_path: Path) -> None:

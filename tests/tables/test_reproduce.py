@@ -1,5 +1,6 @@
 """Every table from the command line, on a tiny decoder: the figures are right, and what was measured is read back."""
 
+import importlib
 import re
 import shutil
 from collections.abc import Callable
@@ -217,6 +218,24 @@ def test_a_named_learning_rate_is_the_method_s_peak(place: Path) -> None:
     assert "learning_rates" not in lab.settings("bare", task)
 
 
+@pytest.mark.parametrize(
+    ("method", "place_of", "name", "value"),
+    [
+        ("ours_finetuned", "ours", "FINETUNING_SHARE", 0.5),
+        ("lora", "lora", "SETTINGS", {"r": 2}),
+        ("sft", "sft", "RATE", 1.0),
+    ],
+)
+def test_what_a_method_fixes_itself_names_its_results(
+    method: str, place_of: str, name: str, value: Any, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = make_lab(place)
+    before = lab.settings(method, lab.task([], []))
+    monkeypatch.setattr(importlib.import_module(f"diekae.evaluation.methods.{place_of}"), name, value)
+    after = lab.settings(method, lab.task([], []))
+    assert before != after and after["constants"][name] == value
+
+
 @pytest.mark.parametrize("dtype", ["auto", "bf16"])
 def test_the_type_of_the_weights_is_chosen_and_told(dtype: str, place: Path) -> None:
     loaded = "bf16" if dtype == "bf16" or fast_dtype("cpu") == torch.bfloat16 else "fp32"
@@ -401,20 +420,20 @@ def test_figure3_draws_the_logs(place: Path, tmp_path: Path) -> None:
     assert (tmp_path / "figure3.svg").stat().st_size > 2000
 
 
-def test_figure4_lists_every_layer_under_both_anchors(place: Path, tmp_path: Path) -> None:
-    found = made(place, "figure4", tmp_path)["figure4"]
+@pytest.mark.parametrize("preset", ["default", "attention"])
+def test_figure4_lists_every_layer_under_both_anchors(preset: str, place: Path, tmp_path: Path) -> None:
+    found = made(place, "figure4", tmp_path, "--preset", preset)["figure4"]
     assert [cell["settings"]["diekae"]["anchor"] for cell in found["cells"]] == ["own", "shared"]
     assert all(cell["settings"]["diekae"]["difference"] == "independent" for cell in found["cells"])
     rows = rows_of(found["sheets"][0])
     assert [row["layer"] for row in rows] == [str(n) for n in range(10)]
     for cell in found["cells"]:
-        log, squares = cell["result"]["log"], cell["result"]["squares"]
-        # The loss is the mean over layers' squares of what is left, so shares and squares give it back.
+        log, variances = cell["result"]["log"], cell["result"]["variances"]
+        # The loss is the sum of what is left over of each layer's variance, so shares and variances give it back.
         last = next(line for line in reversed(log) if "eval_loss" in line)
-        parts = [last[f"eval_unexplained/layer_{n}"] * squares[str(n)] for n in range(10)]
-        assert sum(parts) == pytest.approx(last["eval_loss"], rel=1e-2) or sum(parts) / 10 == pytest.approx(
-            last["eval_loss"], rel=1e-2
-        )
+        left = [last[f"eval_unexplained/layer_{n}"] * variances[str(n)] for n in range(10)]
+        assert sum(left) == pytest.approx(last["eval_loss"], rel=1e-2)
+        assert all(cell["result"]["squares"][n] > variance > 0 for n, variance in variances.items())
     assert (tmp_path / "figure4.png").stat().st_size > 2000
 
 

@@ -5,13 +5,14 @@ And how its cost grows: with |K|, |x|, layers, batch and number of documents.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from diekae.bench import floor
-from diekae.bench.setting import Bench, Row, copied, llama2_7b
+from diekae.bench.setting import Bench, Row, beside_llama2_7b, copied, llama2_7b, static_cache
 from diekae.memory import Memory
 from diekae.model import DiekaeModel
 from diekae.run.timing import Times, Way
@@ -25,44 +26,51 @@ GROWTH: dict[str, tuple[int, ...]] = {
 """Where a curve is measured, besides |K|."""
 KNOWN = 256
 """|K| of those curves; of one document."""
+GROWING = "attention"
+"""The bank whose curves they are."""
+BARE_AIMS = (("token", 128, 1.15), ("token", 1024, 1.15), ("reader", 1024, 1.20))
+"""Aims against D(x) of the banks that are not ours: name, |K|, aim."""
+BARE_AIM, CACHED_AIM = 1.04, 1.00
+"""Aims of ours: against D(x) at |K| 128, and against a cached prefix at every |K|."""
+STATIC_LENGTHS = (128, 1024, 4096)
+"""|K| at which ours is compared with a cache of fixed size too."""
 
 
 @torch.no_grad()
 def measure(bench: Bench) -> dict[str, Any]:
     """Measure the rows "one pass over x with prepared knowledge", and the curves."""
-    rows: list[Row] = []
-    by_length: dict[str, Times] = {}
-    for length in bench.fitting():
-        ways = {"bare": bench.bare(bench.ids(bench.inputs)), "prompted_cached": _cached(bench, length)}
-        for name in ("token", "reader", "attention"):
-            model = bench.model(name)
-            ways[name] = _ours(bench, model, bench.memory(model, length))
-        by_length[str(length)] = bench.seconds(f"pass, |K| {length}", ways)
+    by_length = {str(length): bench.seconds(f"pass, |K| {length}", _ways(bench, length)) for length in bench.fitting()}
     counted = {str(length): _operations(bench, length) for length in bench.fitting()}
-    for name, length, aim in (("token", 128, 1.15), ("token", 1024, 1.15), ("reader", 1024, 1.20)):
-        if (found := by_length.get(str(length))) is not None:
-            least = counted[str(length)][name] / counted[str(length)]["bare"]
-            title = f"pass over x, {name}, |K| {length}, against D(x)"
-            rows.append(Row(title, aim, found.ratio(name, "bare"), least, note=f"|x| {bench.inputs}; by operations"))
+    rows = _rows(bench, by_length, counted)
     return {
         "rows": [row.to_dict() for row in rows + _llama_rows(bench.inputs)],
         "seconds": by_length,
-        "ratios": {key: {name: found.ratio(name, "bare") for name in found} for key, found in by_length.items()},
+        "ratios": {key: {name: times.ratio(name, "bare") for name in times} for key, times in by_length.items()},
         "operations": counted,
         "curves": {"knowledge": _knowledge_curve(by_length), **(_growth(bench) if bench.curves else {})},
     }
 
 
+def _ways(bench: Bench, length: int) -> dict[str, Way]:
+    ways: dict[str, Any] = {"bare": bench.bare(bench.question()), "prompted_cached": _cached(bench, length)}
+    if bench.static:
+        ways["prompted_static"] = _static(bench, length)
+    for name in bench.names:
+        model = bench.model(name)
+        ways[name] = _ours(bench, model, bench.memory(model, length))
+    return ways
+
+
 def _ours(
     bench: Bench, model: DiekaeModel, memory: Memory | list[Memory], inputs: int | None = None, rows: int = 1
 ) -> Way:
-    ids = bench.ids(inputs or bench.inputs, rows)
-    return lambda: model(ids, knowledge=memory, use_cache=False, logits_to_keep=1)
+    ids = bench.question(inputs, rows)
+    return lambda: model(ids, knowledge=memory, use_cache=True, logits_to_keep=1)
 
 
 def _cached(bench: Bench, length: int) -> Any:
-    """D(K, x) behind K's cached keys and values, whose growth is undone before each pass and not timed."""
-    ids, cache = bench.ids(bench.inputs), bench.cache(length + 1)
+    """D(K, x) behind the cached keys and values of anchor and K, whose growth is undone before each pass, untimed."""
+    ids, cache = bench.ids(bench.inputs), bench.prefix(length)
 
     def run(own: Any) -> object:
         return bench.decoder(input_ids=ids, past_key_values=own, use_cache=True, logits_to_keep=1)
@@ -70,23 +78,60 @@ def _cached(bench: Bench, length: int) -> Any:
     return (lambda: copied(cache)), run
 
 
+def _static(bench: Bench, length: int) -> Any:
+    """The same behind a cache of fixed size, which is filled anew before each pass, untimed."""
+    _, run = _cached(bench, length)
+    cache = bench.prefix(length)
+    return (lambda: static_cache(bench.decoder, cache, bench.inputs)), run
+
+
 def _operations(bench: Bench, length: int) -> dict[str, int]:
     """Count one pass of each way."""
-    bare = floor.decoder_pass(bench.decoder, bench.inputs)
+    columns = len(bench.anchor) + bench.inputs
+    bare = floor.decoder_pass(bench.decoder, columns)
+    added = {
+        name: floor.bank_pass(bench.model(name).attached, columns, length, len(bench.anchor)) for name in bench.names
+    }
     return {
         "bare": bare,
-        "prompted_cached": floor.decoder_pass(bench.decoder, bench.inputs, length + 1),
-        **{name: bare + floor.bank_pass(bench.model(name), bench.inputs, length) for name in ("token", "reader")},
+        "prompted_cached": floor.decoder_pass(bench.decoder, bench.inputs, len(bench.anchor) + length),
+        **{name: bare + more for name, more in added.items()},
     }
+
+
+def _rows(bench: Bench, by_length: dict[str, Times], counted: dict[str, dict[str, int]]) -> list[Row]:
+    """Compare with D(x) where there is an aim, and ours with a cached prefix everywhere."""
+    rows = []
+    note = f"|x| {bench.inputs}; by operations"
+    for name, length, aim in (*BARE_AIMS, *((name, 128, BARE_AIM) for name in bench.ours)):
+        if (times := by_length.get(str(length))) is not None:
+            least = counted[str(length)][name] / counted[str(length)]["bare"]
+            title = f"pass over x, {name}, |K| {length}, against D(x)"
+            rows.append(Row(title, aim, times.ratio(name, "bare"), least, note=note))
+    for name, (known, times) in itertools.product(bench.ours, by_length.items()):
+        title = f"pass over x, {name}, |K| {known}, against a cached prefix"
+        least = counted[known][name] / counted[known]["prompted_cached"]
+        growing = times.ratio(name, "prompted_cached")
+        rows.append(Row(title, CACHED_AIM, growing, least, note=f"{note}; the cache that grows, as `generate`'s"))
+        if bench.static and int(known) in STATIC_LENGTHS:
+            static = times.ratio(name, "prompted_static")
+            rows.append(Row(f"{title} of fixed size", None, static, least, note=f"{note}; `StaticCache`"))
+    return rows
 
 
 def _llama_rows(inputs: int) -> list[Row]:
     """Count LLaMA2-7B's shape: operations alone, for seconds need a GPU that holds it."""
-    seven = Bench(llama2_7b(), inputs=inputs)
-    bare = floor.decoder_pass(seven.decoder, inputs)
+    decoder = llama2_7b()
+    bare = floor.decoder_pass(decoder, 1 + inputs)
     rows = []
-    for name, length, aim in (("token", 128, 1.05), ("token", 1024, 1.05), ("reader", 1024, 1.10)):
-        least = (bare + floor.bank_pass(seven.model(name), inputs, length)) / bare
+    for name, length, aim in (
+        ("token", 128, 1.05),
+        ("token", 1024, 1.05),
+        ("reader", 1024, 1.10),
+        ("exact", 128, BARE_AIM),
+        ("attention", 128, BARE_AIM),
+    ):
+        least = (bare + floor.bank_pass(beside_llama2_7b(decoder, name), 1 + inputs, length)) / bare
         title = f"pass over x, {name}, |K| {length}, against D(x), LLaMA2-7B's shape"
         rows.append(Row(title, aim, None, least, note=f"|x| {inputs}; operations alone, seconds not measured"))
     return rows
@@ -99,32 +144,32 @@ def _knowledge_curve(by_length: dict[str, Times]) -> dict[str, Any]:
 
 
 def _growth(bench: Bench) -> dict[str, Any]:
-    """Measure how the pass of the reader grows with everything but |K|."""
-    model = bench.model("reader")
+    """Measure how the pass of a bank grows with everything but |K|."""
+    model = bench.model(GROWING)
     depth = int(bench.decoder.config.get_text_config(decoder=True).num_hidden_layers)
     memory = bench.memory(model, KNOWN)
+
+    def deep(count: int) -> Way:
+        one = bench.model(GROWING, layers=tuple(range(depth - count, depth)))
+        return _ours(bench, one, bench.memory(one, KNOWN))
+
     makers: dict[str, Callable[[int], dict[str, Way]]] = {
-        "inputs": lambda n: {"bare": bench.bare(bench.ids(n)), "reader": _ours(bench, model, memory, n)},
-        "layers": lambda n: {
-            "bare": bench.bare(bench.ids(bench.inputs)),
-            "reader": (lambda deep: _ours(bench, deep, bench.memory(deep, KNOWN)))(
-                bench.model("reader", layers=tuple(range(depth - n, depth)))
-            ),
-        },
+        "inputs": lambda n: {"bare": bench.bare(bench.question(n)), GROWING: _ours(bench, model, memory, n)},
+        "layers": lambda n: {"bare": bench.bare(bench.question()), GROWING: deep(n)},
         "batch": lambda n: {
-            "bare": bench.bare(bench.ids(bench.inputs, n)),
-            "reader": _ours(bench, model, [memory] * n, rows=n),
+            "bare": bench.bare(bench.question(rows=n)),
+            GROWING: _ours(bench, model, [memory] * n, rows=n),
         },
         "documents": lambda n: {
-            "bare": bench.bare(bench.ids(bench.inputs)),
-            "reader": _ours(bench, model, bench.memory(model, KNOWN, copies=n)),
+            "bare": bench.bare(bench.question()),
+            GROWING: _ours(bench, model, bench.memory(model, KNOWN, copies=n)),
         },
     }
     curves = {}
     for name, make in makers.items():
         points = [point for point in GROWTH[name] if name != "layers" or point <= depth]
-        found = [bench.seconds(f"{name} {point}", make(point)) for point in points]
-        curves[name] = curve(points, {way: [one[way] for one in found] for way in found[0]})
+        times = [bench.seconds(f"{name} {point}", make(point)) for point in points]
+        curves[name] = curve(points, {way: [one[way] for one in times] for way in times[0]})
     return curves
 
 

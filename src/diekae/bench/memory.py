@@ -10,17 +10,20 @@ from typing import Any
 import torch
 
 from diekae.bench import floor
-from diekae.bench.setting import Bench, Row, llama2_7b
+from diekae.bench.setting import Bench, Row, beside_llama2_7b, copied, llama2_7b
 from diekae.config import MEMIT_LAYERS
 from diekae.encoders.bank import Bank
 from diekae.evaluation.memory import peak_memory
 from diekae.memory import Memory
+from diekae.prepare import read_documents
 from diekae.store.blob import pack
 
 LENGTH = 2048
 """|K| of the peaks."""
-WAYS = ("bare", "prompted_cached", "prompted", "token", "token_cold", "reader", "reader_cold")
-"""What the peak is measured of, each in a process of its own."""
+PROMPTED = ("bare", "prompted_cached", "prompted")
+"""What the peak is measured of besides banks, each in a process of its own."""
+COLD = "_cold"
+"""What is added to a bank's name where it reads K too."""
 
 
 @torch.no_grad()
@@ -29,20 +32,19 @@ def measure(bench: Bench) -> dict[str, Any]:
     rows, sizes = _sizes(bench)
     peaks = _peaks(bench)
     if peaks:
-        for name in WAYS[1:]:
-            note = f"SmolLM2-135M, fp32, |K| {LENGTH}, |x| 32; resident size of a process of its own"
+        for name in list(peaks)[1:]:
+            note = f"|K| {LENGTH}, |x| {bench.inputs}; resident size of a process of its own; what K left is kept"
             rows.append(Row(f"peak memory above D(x), GB, {name}", None, peaks[name] - peaks["bare"], note=note))
     return {"rows": [row.to_dict() for row in rows + _llama_peaks(bench.inputs)], "bytes": sizes, "peak_gb": peaks}
 
 
 def _sizes(bench: Bench) -> tuple[list[Row], dict[str, Any]]:
     """Compare the bytes of a token of K."""
-    seven = Bench(llama2_7b())
-    model = seven.model("token")
-    model.bank.to(torch.bfloat16)
-    cache = floor.cache_bytes(seven.decoder, 1)
+    decoder = llama2_7b()
+    attached = {name: beside_llama2_7b(decoder, name) for name in ("token", "attention", "exact")}
+    cache = floor.cache_bytes(decoder, 1)
     # The shapes are those of the device `meta`; what int8 takes is read off files of two lengths.
-    shapes = {name: tensor.shape for name, tensor in floor.prepare_bank(model, 64).tensors.items()}
+    shapes = {name: tensor.shape for name, tensor in floor.prepare_bank(attached["token"], 64).tensors.items()}
     files = [
         len(pack(Memory({n: torch.zeros(s[0], k, *s[3:], dtype=torch.bfloat16) for n, s in shapes.items()}, 0, ""), p))
         for p in ("exact", "int8")
@@ -50,32 +52,34 @@ def _sizes(bench: Bench) -> tuple[list[Row], dict[str, Any]]:
     ]
     exact, small = (files[1] - files[0]) / 64, (files[3] - files[2]) / 64
     note = f"six token encoders of width 128; cache {cache} bytes a token in bf16"
+    title = "bytes a knowledge token against LLaMA2-7B's cache"
     rows = [
-        Row("bytes a knowledge token against LLaMA2-7B's cache, bf16", 1 / 40, exact / cache, note=note),
-        Row("bytes a knowledge token against LLaMA2-7B's cache, int8", 1 / 80, small / cache, note=note),
+        Row(f"{title}, bf16", 1 / 40, exact / cache, note=note),
+        Row(f"{title}, int8", 1 / 80, small / cache, note=note),
     ]
+    for name in ("attention", "exact"):
+        share = floor.slot_bytes(attached[name]) / cache
+        layers = len(attached[name].bank.layers)
+        rows.append(Row(f"{title}, {name}, bf16", None, share, note=f"keys and values of {layers} layers"))
     sizes = {"llama2_7b": {"cache": cache, "token_bf16": exact, "token_int8": small}}
-    own: dict[str, float] = {"cache": floor.cache_bytes(bench.decoder, 1)}
-    for name in ("token", "reader", "attention"):
-        tensors = floor.prepare_bank(bench.model(name), 1).tensors.values()
-        own[name] = sum(tensor.nbytes for tensor in tensors)
-    sizes["decoder"] = own
+    sizes["decoder"] = {"cache": floor.cache_bytes(bench.decoder, 1)}
+    for name in bench.names:
+        sizes["decoder"][name] = floor.slot_bytes(bench.model(name).attached)
     return rows, sizes
 
 
 def _llama_peaks(inputs: int) -> list[Row]:
     """Count what a bank needs above D(x) at most: weights, memory, and all tensors of its own passes."""
-    seven = Bench(llama2_7b(), inputs=inputs)
+    decoder = llama2_7b()
     rows = []
-    for name in ("token", "reader"):
-        model = seven.model(name)
-        model.bank.to(torch.bfloat16)
-        memory = sum(tensor.nbytes for tensor in floor.prepare_bank(model, LENGTH).tensors.values())
-        answer = floor.bank_peak(model, inputs, LENGTH)
-        weights = floor.weight_bytes(model.bank)
+    for name in ("token", "reader", "attention", "exact"):
+        attached = beside_llama2_7b(decoder, name)
+        memory, weights = LENGTH * floor.slot_bytes(attached), floor.weight_bytes(attached.bank)
+        answer = floor.bank_peak(attached, 1 + inputs, LENGTH)
         note = f"|x| {inputs}; tensors counted on `meta`: weights {weights}, memory {memory}"
         title = f"peak memory above D(x) at |K| {LENGTH}, GB, {name}, LLaMA2-7B's shape"
-        rows.append(Row(title, 0.3, (weights + memory + answer) / 1e9, note=f"{note}, pass {answer} bytes"))
+        aim = 0.3 if name in ("token", "reader") else None
+        rows.append(Row(title, aim, (weights + memory + answer) / 1e9, note=f"{note}, pass {answer} bytes"))
     return [*rows, _llama_cold()]
 
 
@@ -95,36 +99,38 @@ def _peaks(bench: Bench) -> dict[str, float]:
     name = str(bench.decoder.config.name_or_path)
     if not name:
         return {}
+    ways = [*PROMPTED, *(way for bank in bench.names for way in (bank, f"{bank}{COLD}"))]
+    given = [] if bench.bank is None else [str(bench.bank)]
     found = {}
-    for number, way in enumerate(WAYS):
-        command = [sys.executable, "-m", "diekae.bench.memory", name, way, str(bench.inputs)]
+    for number, way in enumerate(ways):
+        command = [sys.executable, "-m", "diekae.bench.memory", name, way, str(bench.inputs), *given]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         found[way] = json.loads(done.stdout.splitlines()[-1]) / 1e9
-        bench.progress("peak memory", number + 1, len(WAYS))
+        bench.progress("peak memory", number + 1, len(ways))
     return found
 
 
-def _peak(name: str, way: str, inputs: int) -> int:
-    """Return the peak of one way in this process, memory and bank included."""
+def _peak(name: str, way: str, inputs: int, bank: str | None = None) -> int:
+    """Return the peak of one way in this process, bank included, and all that stays of K for the next question."""
     from diekae.models import load_decoder
-    from diekae.prepare import read_documents
 
     torch.set_num_threads(1)
     decoder, _ = load_decoder(name)
-    bench = Bench(decoder, inputs=inputs)
-    ids, known = bench.ids(inputs), bench.ids(LENGTH)
-    options = {"use_cache": False, "logits_to_keep": 1}
+    bench = Bench(decoder, inputs=inputs, bank=bank)
+    ids, known, anchor = bench.question(), bench.ids(LENGTH), len(bench.anchor)
+    options = {"use_cache": True, "logits_to_keep": 1}
     decoder(input_ids=ids, **options)  # whatever is set up once
 
     def run() -> object:
         if way == "bare":
             return decoder(input_ids=ids, **options)
         if way == "prompted_cached":
-            return decoder(input_ids=ids, past_key_values=bench.cache(LENGTH + 1), use_cache=True, logits_to_keep=1)
+            kept = bench.prefix(LENGTH)
+            return kept, decoder(input_ids=ids[:, anchor:], past_key_values=copied(kept), **options)
         if way == "prompted":
-            return decoder(input_ids=torch.cat([ids[:, :1], known, ids], dim=1), **options)
-        model = bench.model(way.removesuffix("_cold"))
-        if way.endswith("_cold"):
+            return decoder(input_ids=torch.cat([ids[:, :anchor], known, ids[:, anchor:]], dim=1), **options)
+        model = bench.model(way.removesuffix(COLD))
+        if way.endswith(COLD):
             (memory,) = read_documents(model.attached, model.anchor, known.tolist())
         else:
             memory = bench.memory(model, LENGTH)
@@ -135,4 +141,4 @@ def _peak(name: str, way: str, inputs: int) -> int:
 
 if __name__ == "__main__":
     with torch.no_grad():
-        print(json.dumps(_peak(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
+        print(json.dumps(_peak(sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:])))

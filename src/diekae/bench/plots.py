@@ -12,20 +12,16 @@ from diekae.evaluation.plots import ACCENT, INK, MUTED
 COLOURS = {
     "bare": MUTED,
     "prompted": MUTED,
-    "reader": ACCENT,
-    "reader_all": ACCENT,
+    "exact": ACCENT,
     "token": "#c2571a",
-    "token_prompt": "#c2571a",
 }
-REST = ("#6a4c93", "#2a7f3f", INK)
+REST = ("#6a4c93", "#2a7f3f", INK, "#9a8c1f", "#3f7f9f", "#9f3f6f")
 LABELS = {
     "bare": "D(x)",
     "prompted": "D(K,x)",
     "prompted_cached": "D(K,x) cached",
     "prompted_static": "D(K,x) cached, static",
-    "token_prompt": "token, prompt",
-    "reader_all": "reader, all",
-    "attention_all": "attention, all",
+    "bank": "the given bank",
 }
 TITLES = {
     "knowledge": "tokens of K",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from diekae.bench import decode, inference, memory, prepare, train
-from diekae.bench.setting import BANKS, Bench
+from diekae.bench.setting import BANKS, GIVEN, Bench
 from diekae.provenance import name_of
 
 BENCHMARKS: dict[str, Callable[[Bench], dict[str, Any]]] = {
@@ -32,7 +32,8 @@ def run_benchmark(name: str, bench: Bench) -> dict[str, Any]:
         "benchmark": name,
         "decoder": str(decoder.config.name_or_path).rpartition("/")[2] or type(decoder).__name__,
         "dtype": name_of(decoder.dtype),
-        "banks": BANKS,
+        "banks": BANKS if bench.bank is None else {**BANKS, GIVEN: bench.model(GIVEN).config.to_dict()},
+        "anchor": len(bench.anchor),
         "inputs": bench.inputs,
         "rounds": bench.rounds,
         "seed": bench.seed,

@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from diekae.bench import floor
-from diekae.bench.setting import Bench, Row, llama2_7b
+from diekae.bench.setting import Bench, Row, beside_llama2_7b, llama2_7b
 from diekae.data.prompt import Batch, Prompt
 from diekae.encoders.bank import Bank
+from diekae.inject.attached import Attached
 from diekae.inject.hooks import frozen, visiting
 from diekae.model import DiekaeModel
 from diekae.run.timing import Times, Way, time_in_turn
@@ -58,9 +59,8 @@ def _step(bench: Bench) -> tuple[list[Row], dict[str, Any]]:
         title = f"training step, {name}, against two full forwards and a loop over encoders"
         rows.append(Row(title, aim, found.ratio("ours", "plain"), counts["ours"] / counts["plain"], note=note))
         seconds[f"step_{name}"] = found
-    seven = Bench(llama2_7b(), inputs=bench.inputs)
     title = "training step, token, against two full forwards and a loop over encoders, LLaMA2-7B's shape"
-    least = _least_step(seven.model("token"), bench.inputs)
+    least = _least_step(beside_llama2_7b(llama2_7b(), "token"), bench.inputs)
     return [*rows, Row(title, 0.33, None, least, note="by operations; seconds not measured")], seconds
 
 
@@ -74,7 +74,7 @@ def _epoch(bench: Bench) -> tuple[list[Row], dict[str, Any]]:
             found = _timed(bench, f"epoch, {name}", _epochs(data, Path(place)))
         title = f"epoch from cached differences, {name}, against the first"
         note = f"{EPOCH['rows']} examples of |K| {EPOCH['knowledge']}, |x| {bench.inputs}"
-        rows.append(Row(title, 0.1, found.ratio("later", "first"), _least_epoch(bench, model), note=note))
+        rows.append(Row(title, 0.1, found.ratio("later", "first"), _least_epoch(bench, model.attached), note=note))
         seconds[f"epoch_{name}"] = found
     return rows, seconds
 
@@ -236,18 +236,18 @@ def _timed(bench: Bench, what: str, ways: dict[str, Way]) -> Times:
     return time_in_turn(ways, min(bench.rounds, ROUNDS), lambda done, total: bench.progress(what, done, total))
 
 
-def _least_step(model: DiekaeModel, inputs: int) -> float:
+def _least_step(attached: Attached, inputs: int) -> float:
     """Count a step by its parts, for one example; a gradient costs twice what it is the gradient of."""
     length, seen = STEP["knowledge"], 1 + inputs + STEP["target"]
-    full = length + seen
-    encoders = 3 * (floor.bank_prepare(model, length) + floor.bank_pass(model, seen, length))
-    ours = floor.states_pass(model, full) + floor.states_pass(model, seen) + encoders
-    whole = floor.decoder_pass(model.decoder, full, head=full) + floor.decoder_pass(model.decoder, seen, head=seen)
+    full, decoder = length + seen, attached.decoder
+    encoders = 3 * (floor.bank_prepare(attached, length) + floor.bank_pass(attached, seen, length))
+    ours = floor.states_pass(attached, full) + floor.states_pass(attached, seen) + encoders
+    whole = floor.decoder_pass(decoder, full, head=full) + floor.decoder_pass(decoder, seen, head=seen)
     return ours / (whole + encoders)
 
 
-def _least_epoch(bench: Bench, model: DiekaeModel) -> float:
+def _least_epoch(bench: Bench, attached: Attached) -> float:
     """Count an epoch's operations, once the differences are there, against those of the first."""
     length, seen = EPOCH["knowledge"], 1 + bench.inputs + EPOCH["target"]
-    encoders = 3 * (floor.bank_prepare(model, length) + floor.bank_pass(model, seen, length))
-    return encoders / (encoders + floor.states_pass(model, length + seen) + floor.states_pass(model, seen))
+    encoders = 3 * (floor.bank_prepare(attached, length) + floor.bank_pass(attached, seen, length))
+    return encoders / (encoders + floor.states_pass(attached, length + seen) + floor.states_pass(attached, seen))

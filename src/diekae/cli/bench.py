@@ -24,6 +24,9 @@ def command(
     decoder: Annotated[str, typer.Option(help="A decoder's name or folder.")] = "smollm2",
     lengths: Annotated[list[int], typer.Option(min=1, help="Tokens of K; may be repeated.")] = list(_DEFAULT),  # noqa: B006
     inputs: Annotated[int, typer.Option(min=1, help="Tokens of x.")] = Bench.inputs,
+    bank: Annotated[
+        Path | None, typer.Option(help="A bank of this decoder, a folder or a shipped one's name, to measure too.")
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Times each is timed, in turn with the others.")] = Bench.rounds,
     threads: Annotated[int, typer.Option(min=1, help="Threads; with one, this process's own seconds are taken.")] = 1,
     curves: Annotated[bool, typer.Option(help="Also how a pass grows with x, layers, batch and documents.")] = True,
@@ -42,7 +45,7 @@ def command(
     with console.status("loading the decoder"):
         model, _ = load_decoder(decoder, dtype=kind)
     with progress_bars() as (show, _):
-        bench = Bench(model, {}, sorted(lengths), inputs, rounds, seed, curves, show)
+        bench = Bench(model, {}, sorted(lengths), inputs, rounds, seed, curves, show, bank)
         found = run_benchmark(name, bench)
     console.print(_table(found))
     if json is not None:

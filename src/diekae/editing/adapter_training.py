@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from diekae.data.example import Example
 from diekae.data.prompt import Prompt, Prompter
 from diekae.editing.adapter import AdapterOptions, MemoryAdapter
@@ -99,6 +101,7 @@ def train_adapter(
     Returns:
         The adapter, and the log.
     """
+    torch.manual_seed(settings.seed)
     adapter = MemoryAdapter.for_model(model, options)
     wanted = [(parameter, parameter.requires_grad) for parameter in model.bank.parameters()]
     model.bank.requires_grad_(False)

@@ -56,6 +56,11 @@ def edit_model(
     if mechanism == "weights":
         if not isinstance(editor, WeightEdits):
             editor = WeightEdits(model, **options)
+        elif options:
+            raise ValueError(
+                f"options {', '.join(options)} come too late: the model has weight edits, which are trained as they "
+                "were begun. Leave the options out, or begin anew with model.editor = None."
+            )
     elif options:
         raise ValueError(f"options {', '.join(options)} are for mechanism='weights'.")
     elif not isinstance(editor, MemoryEdits) or folder is not None or gate is not None or trained is not None:

@@ -32,6 +32,7 @@ from diekae.evaluation.methods import Fitted
 from diekae.files import write_atomically
 from diekae.fingerprint import fingerprint
 from diekae.model import DiekaeModel
+from diekae.provenance import digest, key_of
 
 Progress = Callable[[str, int, int], None]
 
@@ -69,7 +70,16 @@ class Plan:
     timed: int = 48
     """Edits and questions that are timed."""
     seed: int = 0
-    """Decides which cases, and the order of the others."""
+    """Decides which cases, the order of the others, and what is trained."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return all but the folders, which say nothing on another machine."""
+        return {key: value for key, value in asdict(self).items() if key not in ("data", "out")}
+
+    def compared(self) -> dict[str, Any]:
+        """Return how the methods are trained that are trained on the edits."""
+        names = [name for name in self.methods if name not in (*compare.UNTRAINED, "memory")]
+        return {name: compare.settings(name, seed=self.seed) for name in names}
 
 
 class Evaluation:
@@ -87,18 +97,28 @@ class Evaluation:
         self.cases = choose(self.parts.test, plan.cases, plan.seed)
         self.prompter = model.need_prompter()
         self.unrelated = self._unrelated()
-        bare = compare.fitted(model, "bare", self.cases[:1], plan.out / "work", progress)
-        self.tag = f"{fingerprint(model.decoder)}-{model.decoder.dtype}-{model.bank.fingerprint()}"
+        self.bare = bare = self._compared("bare", self.cases[:1])
+        self.tag = key_of(
+            {
+                "decoder": fingerprint(model.decoder),
+                "dtype": str(model.decoder.dtype),
+                "device": model.decoder.device.type,
+                "bank": [model.bank.fingerprint(), str(model.bank.dtype)],
+                "config": model.config.to_dict(),
+                "anchor": model.anchor,
+            }
+        )
         self.bench = Bench(self.prompter, bare, Kept(plan.out / "kept.jsonl"), self.tag, self.adapter, progress)
-        self.bare = bare
 
     @functools.cached_property
     def adapter(self) -> str:
         """Return a digest of the adapter."""
-        digest = hashlib.sha256()
-        for tensor in self.trained.adapter.state_dict().values() if self.trained.adapter else []:
-            digest.update(tensor.cpu().numpy().tobytes())
-        return digest.hexdigest()[:12]
+        if (adapter := self.trained.adapter) is None:
+            return ""
+        found = hashlib.sha256(repr(adapter.options).encode())
+        for tensor in adapter.state_dict().values():
+            found.update(tensor.cpu().numpy().tobytes())
+        return found.hexdigest()[:12]
 
     def _unrelated(self) -> list[Prompt]:
         """Return passages of Natural Questions, cut in the middle."""
@@ -109,16 +129,37 @@ class Evaluation:
 
     def part(self, name: str) -> dict[str, Any]:
         """Measure one part, or read what an earlier run has measured of it with this very plan."""
-        plan = {key: str(value) for key, value in asdict(self.plan).items() if key not in ("data", "out")}
-        gate = None if self.trained.encoder is None else make_gate(self.model, "learned", self.trained).fingerprint
-        key = hashlib.sha256(
-            json.dumps([name, plan, self.tag, self.adapter, asdict(self.trained.gate), gate]).encode()
-        ).hexdigest()[:12]
-        path = self.plan.out / "parts" / f"{name}-{key}.json"
+        path = self.plan.out / "parts" / f"{name}-{self.key(name)}.json"
         if not path.is_file():
             write_atomically(path, json.dumps(getattr(self, name)()))
         found: dict[str, Any] = json.loads(path.read_text())
         return found
+
+    def key(self, name: str) -> str:
+        """Return a digest of all that a part's result depends on, the content of the data among it."""
+        gate = None if self.trained.encoder is None else make_gate(self.model, "learned", self.trained).fingerprint
+        return key_of(
+            {
+                "part": name,
+                "plan": self.plan.settings(),
+                "model": self.tag,
+                "adapter": self.adapter,
+                "gate": [asdict(self.trained.gate), gate],
+                "compared": self.plan.compared(),
+                "data": self._content(name),
+            }
+        )
+
+    def _content(self, name: str) -> str:
+        """Return a digest of the cases and texts that a part may look at."""
+        own = {"zsre": self._questions, "sample": self._originals}.get(name, list[Case])
+        return digest([[asdict(each) for each in part] for part in (self.everything, self.unrelated, own())])
+
+    def _questions(self) -> list[Case]:
+        return divide_by_subject(read_zsre(self.plan.data / "zsre")).test
+
+    def _originals(self) -> list[Case]:
+        return read_counterfact(self.plan.data / "counterfact", SAMPLE)
 
     def methods(self) -> dict[str, Any]:
         """Measure all methods on edits that are made together; ``few`` on the first cases, ``many`` on all."""
@@ -131,16 +172,14 @@ class Evaluation:
                     found["few"][f"memory, {gate}"] = self._score(edits, few)
                     found["many"][f"memory, {gate}"] = self._score(edits, self.cases)
             else:
-                method = compare.fitted(self.model, name, few, self.plan.out / "work" / self._set(few), self.progress)
+                method = self._compared(name, few)
                 found["few"][name] = {**self._score(method, few), "cost": method.cost._asdict()}
                 if name == "bare":
                     found["many"][name] = self._score(method, self.cases)
         return found
 
-    def _set(self, cases: Sequence[Case]) -> str:
-        """Name the folder of what is trained on some cases."""
-        text = json.dumps([self.tag, [case.case for case in cases], compare.settings()], default=str)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+    def _compared(self, name: str, cases: Sequence[Case]) -> Fitted:
+        return compare.fitted(self.model, name, cases, self.plan.out / "work", self.progress, self.plan.seed)
 
     def _score(self, method: Fitted, cases: Sequence[Case]) -> dict[str, Any]:
         return self.bench.method(method, cases, self.unrelated, self.plan.neighbours)
@@ -216,15 +255,15 @@ class Evaluation:
 
     def zsre(self) -> dict[str, Any]:
         """Measure edits of zsRE, none of whose subjects anything was trained on."""
-        cases = divide_by_subject(read_zsre(self.plan.data / "zsre")).test
+        cases = self._questions()
         found = {"bare": self._score(self.bare, cases)}
         for name in (name for name in ("prompted",) if name in self.plan.methods):
-            found[name] = self._score(compare.fitted(self.model, name, cases, self.plan.out, self.progress), cases)
+            found[name] = self._score(self._compared(name, cases), cases)
         return found | {f"memory, {gate}": self._score(self._edited(gate, cases), cases) for gate in self.plan.gates}
 
     def sample(self) -> dict[str, Any]:
         """Measure the cases of the original layout: two paraphrases and ten neighbourhood prompts each."""
-        cases = read_counterfact(self.plan.data / "counterfact", SAMPLE)
+        cases = self._originals()
         found = {"bare": self.bench.method(self.bare, cases, self.unrelated)}
         for gate in self.plan.gates:
             edits = self._edited(gate, cases)
@@ -234,7 +273,7 @@ class Evaluation:
     def chains(self) -> dict[str, Any]:
         """Measure what edits imply: the capital, or the language, of the country that an edit names."""
         chains = find_chains(self.everything, self.parts.test, self.plan.cases)
-        methods: list[Fitted] = [self.bare, compare.fitted(self.model, "prompted", [], self.plan.out, self.progress)]
+        methods: list[Fitted] = [self.bare, self._compared("prompted", [])]
         methods += [self._edited(gate, [chain.case for chain in chains]) for gate in self.plan.gates]
         return {method.name: score_chains(self.bench, method, chains) for method in methods}
 
@@ -258,9 +297,8 @@ def evaluate_edits(
     if unknown := set(parts) - set(PARTS):
         raise ValueError(f"parts {', '.join(sorted(unknown))} are not known; choose among {', '.join(PARTS)}.")
     evaluation = Evaluation(model, trained, plan, progress)
-    settings = {key: value for key, value in asdict(plan).items() if key not in ("data", "out")}
     found = {name: evaluation.part(name) for name in PARTS if name in parts}
-    return {"plan": settings, "compared": compare.settings(), "gate": asdict(trained.gate), **found}
+    return {"plan": plan.settings(), "compared": plan.compared(), "gate": asdict(trained.gate), **found}
 
 
 def _shuffled(cases: Sequence[Case], seed: int) -> list[Case]:

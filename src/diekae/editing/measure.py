@@ -17,6 +17,7 @@ import numpy as np
 from diekae.data.prompt import Prompt, Prompter
 from diekae.editing.asked import Asked
 from diekae.editing.cases import Case
+from diekae.editing.compare import UNTRAINED
 from diekae.editing.scores import ANSWER, prompt_of, says, share, successes, summary
 from diekae.evaluation.methods import Fitted
 from diekae.evaluation.scoring import Sums, harm, nll
@@ -71,7 +72,7 @@ class Bench:
             prompter: Lays prompts out.
             bare: D(x).
             kept: What was measured before.
-            tag: What every value depends on: the fingerprints of decoder and bank.
+            tag: What every value depends on: decoder, bank, code and machine, as one digest.
             adapter: What names the adapter of edits' memories.
             progress: Told how far it is.
         """
@@ -79,13 +80,18 @@ class Bench:
         self.progress = progress
 
     def keys(self, fitted: Fitted, prompts: Sequence[Prompt], kind: str) -> tuple[list[Any], list[bool]]:
-        """Return what each value depends on, and for which prompts it is the bare decoder's."""
+        """Return what each value depends on, and for which prompts it is the bare decoder's.
+
+        A method that was trained is known by all that it learned from, not by its name alone.
+        """
         if isinstance(fitted, Asked):
             spoken = fitted.spoken(prompts)
             said = [(self.adapter, *_statements(fitted, ids)) if ids else () for ids in spoken]
         else:
             bare = fitted.name == "bare"
-            said = [() if bare else (fitted.name, prompt.knowledge) for prompt in prompts]  # type: ignore[misc]
+            assert fitted.learned or fitted.name in UNTRAINED, f"{fitted.name} does not tell what it has learned from"
+            known = [prompt.knowledge if fitted.knowledge else () for prompt in prompts]
+            said = [() if bare else (fitted.name, fitted.learned, each) for each in known]  # type: ignore[misc]
         targets = [() if kind.startswith("text") else prompt.target for prompt in prompts]
         rows = zip(prompts, said, targets, strict=True)
         return [(self.tag, kind, what, p.anchor, p.input, target) for p, what, target in rows], [not w for w in said]

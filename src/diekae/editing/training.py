@@ -19,7 +19,9 @@ from diekae.editing.learned import GateOptions, LearnedGate, States
 from diekae.editing.phrasings import Phrasings
 from diekae.editing.trained import FILE, Trained, load_trained
 from diekae.files import write_atomically
+from diekae.fingerprint import fingerprint
 from diekae.model import DiekaeModel
+from diekae.provenance import key_of
 
 Progress = Callable[[str, int, int], None]
 PARTS = ("adapter", "gate")
@@ -56,7 +58,8 @@ def train_editing(
     Args:
         model: Decoder and bank.
         data: Folder with ``counterfact`` and ``zsre``.
-        out: Checkpoints, and the result; a part that an earlier run has trained stays in it.
+        out: Checkpoints, and the result; a part that an earlier run has trained stays in it. A run that was cut off
+            goes on from its own checkpoints, and from nobody else's.
         sizes: How much.
         parts: ``adapter``, ``gate``.
         seed: Decides facts, wordings, start and order.
@@ -92,6 +95,11 @@ class _Ground(NamedTuple):
     seed: int
     progress: Progress
 
+    def identity(self) -> list[str]:
+        """Return what anything that is learned or read depends on: decoder and bank."""
+        decoder, bank = self.model.decoder, self.model.bank
+        return [fingerprint(decoder), str(decoder.dtype), decoder.device.type, bank.fingerprint(), str(bank.dtype)]
+
 
 def chosen(known: Parts, questions: Parts, number: int, seed: int) -> list[Case]:
     """Choose facts to learn from: so many with a paraphrase, half as many without, a fifth as many of zsRE."""
@@ -110,7 +118,9 @@ def _adapter(ground: _Ground) -> Any:
     checked = [case for case in ground.known.validation if case.paraphrases][:16] + ground.questions.validation[:4]
     check = make_lessons(prompter, checked, ground.phrasings, seed + 1)
     settings = dataclasses.replace(SETTINGS, max_steps=sizes.adapter_steps, seed=seed)
-    folder = ground.out / "adapter"
+    # A run of other facts or sizes, or with another bank, must not go on from this one's checkpoints.
+    content = [dataclasses.asdict(settings), repr(learned), repr(check)]
+    folder = ground.out / f"adapter-{key_of([ground.identity(), *content])}"
     adapter, log = train_adapter(ground.model, learned, check, folder, settings=settings, progress=ground.progress)
     Trained(adapter=adapter).save(ground.out / "adapter.safetensors", ground.model)
     return log
@@ -124,7 +134,8 @@ def _gate(ground: _Ground) -> Any:
     told = random.Random(seed).sample(told, min(sizes.gate_facts, len(told)))
     relations = [make_relations(told, ground.phrasings, seed), make_relations(questions.train, asking, seed)]
     texts = [text for source in relations for relation in source for text in (*relation.keys, *relation.inputs)]
-    read = _kept_states(states, texts, ground.out / "states.safetensors", ground.progress)
+    place = ground.out / f"states-{key_of([ground.identity(), ground.model.anchor, options.layers])}.safetensors"
+    read = _kept_states(states, texts, place, ground.progress)
     encoder, losses = train_encoder(
         read, relations, options, steps=sizes.gate_steps, seed=seed, progress=ground.progress
     )

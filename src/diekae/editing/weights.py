@@ -1,9 +1,14 @@
-"""The mechanism ``weights``, the paper's (section 3.4): encoders E(_, x) trained on the edits, no knowledge given.
+"""The mechanism ``weights``: encoders E(_, x) trained on the edits, no knowledge given (paper, section 3.4).
 
-All edits share the encoders, so each change of the list trains them anew. Trained on the edits alone, as in the paper,
-they learn to say the new objects everywhere. Two things hold against it, and both can be switched off: edits are also
-learned behind sentences that the decoder itself wrote (the context templates of MEMIT, ``get_context_templates`` in
-kmeng01/memit), and on such sentences and on other subjects the injected run is held to the bare one by a KL.
+All edits share the encoders, so each change of the list trains them anew. The encoders are the paper's: ``token``,
+which reads x alone where nothing is known, in layers 3 to 8. They differ in three things. They start as the identity,
+where the paper begins from encoders that were trained on differences (its section 4). Generated tokens receive too, not
+the prompt alone. And the first tokens, which hold the attention sink, receive nothing.
+
+Trained on the edits alone, as in the paper, they learn to say the new objects everywhere. Two things hold against it,
+and both can be switched off: edits are also learned behind sentences that the decoder itself wrote (the context
+templates of MEMIT, ``get_context_templates`` in kmeng01/memit), and on such sentences and on other subjects the
+injected run is held to the bare one by a KL.
 """
 
 from __future__ import annotations
@@ -55,8 +60,12 @@ FILE = "weight-edits.json"
 class WeightOptions:
     """How encoders are trained on edits."""
 
-    preset: str = "attention"
-    """Configuration of the encoders; see :meth:`DiekaeConfig.preset`."""
+    preset: str = "paper"
+    """What the encoders are; see :meth:`DiekaeConfig.preset`. Without knowledge ``paper`` reads x as tokens,
+    ``default`` as the decoder's states, by its skip path alone; ``attention`` is no more than an MLP behind each
+    attention."""
+    layers: str | tuple[int, ...] | None = None
+    """Layers that receive; the preset's if None."""
     epochs: float = 20.0
     """Passes over the edits."""
     batch_size: int = 8
@@ -69,6 +78,24 @@ class WeightOptions:
     """Weight of the KL to the bare decoder, in nats a token, beside the cross-entropy; 0 is the paper's row."""
     seed: int = 0
     """Decides sentences, start and order."""
+
+    def configuration(self) -> DiekaeConfig:
+        """Return the preset as edits need it: generated tokens receive, anchors do not, and the start is the identity.
+
+        Raises:
+            ValueError: The preset is not known, or has nothing to train.
+        """
+        changes: dict[str, Any] = {"scope": "all", "anchor": "shared"}
+        if self.layers is not None:
+            changes["layers"] = self.layers
+        config = DiekaeConfig.preset(self.preset, **changes)
+        if config.encoder == "token":
+            config = dataclasses.replace(config, encoder_options={**config.encoder_options, "identity_start": True})
+        if config.encoder == "attention" and not config.encoder_options["mlp_width"]:
+            raise ValueError(
+                f"preset={self.preset!r} has nothing that could learn an edit; choose paper, default or attention."
+            )
+        return config
 
 
 class WeightEdits(Editor):
@@ -157,13 +184,36 @@ class WeightEdits(Editor):
     def around(
         self, knowledge: Knowledge, input_ids: Tensor, attention_mask: Tensor | None, cache: Any
     ) -> Iterator[Call]:
-        """See :meth:`Editor.around`: E(_, x) is added to every call, whatever it asks."""
+        """See :meth:`Editor.around`: E(_, x) is added to every call, whatever it asks.
+
+        Raises:
+            ValueError: Knowledge is given to a bank that cannot run beside these encoders.
+        """
         if self.inner is None:
             yield Call(knowledge)
             return
+        self._check_together(knowledge)
         done = int(cache.get_seq_length()) if cache is not None else 0
         with self.inner.behind(nothing(self.inner), input_ids, attention_mask, done=done):
             yield Call(knowledge)
+
+    def _check_together(self, knowledge: Knowledge) -> None:
+        """Refuse knowledge where both banks would read x at one place: as one more layer of the cache, or in attention.
+
+        Raises:
+            ValueError: They would.
+        """
+        assert self.inner is not None
+        given = knowledge if isinstance(knowledge, list | tuple) else [knowledge]
+        reads = self.inner.bank.encoder.reads
+        if reads == "states" or reads != self.model.bank.encoder.reads or all(row is None for row in given):
+            return
+        name = self.inner.config.encoder
+        raise ValueError(
+            f"weight edits of encoder={name!r} cannot be in force while knowledge is given to a bank of the same "
+            "encoder: both would keep what they read of x at one place. Edit with mechanism='memory', make the weight "
+            "edits with preset='default', or call without knowledge."
+        )
 
     def _train(self, edits: Sequence[Edit], progress: Progress) -> None:
         """Train new encoders; those in force stay until they are ready."""
@@ -172,7 +222,7 @@ class WeightEdits(Editor):
             return
         options, model = self.options, self.model
         torch.manual_seed(options.seed)
-        inner = DiekaeModel(model.decoder, DiekaeConfig.preset(options.preset), model.tokenizer)
+        inner = DiekaeModel(model.decoder, options.configuration(), model.tokenizer)
         sentences = own_sentences(model, options.sentences, options.seed)
         data = Lessons(training_lessons(model, edits, sentences, options))
         settings = TrainingConfig(

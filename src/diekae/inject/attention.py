@@ -14,6 +14,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,8 @@ from diekae.inject.hooks import Owner
 IMPLEMENTATIONS = ("sdpa", "eager")
 """Attention implementations that take a mask with an entry for each query and key."""
 _PREFIX, _KEYWORD = "diekae_", "diekae_read"
+_MADE: ContextVar[list[tuple[Any, int | None]] | None] = ContextVar("diekae_made", default=None)
+"""Masks made while :func:`find_attention` looks, each with the window or chunk that it was made for."""
 
 Attend = Callable[..., tuple[Tensor, Any]]
 """The decoder's own attention: ``(module, query [B, H, T, d], key [B, G, C, d], value, mask, **options)`` to an answer
@@ -49,6 +52,8 @@ class AttentionSite:
     """G, and the dimensions of a key."""
     value_shape: tuple[int, int]
     """G, and the dimensions of a value."""
+    turned: bool = True
+    """Whether keys are turned to their positions; some decoders have layers without positions."""
 
 
 def implementation(decoder: PreTrainedModel) -> str:
@@ -82,8 +87,16 @@ def _register(name: str) -> None:
         own: Attend = ALL_ATTENTION_FUNCTIONS.get(name) or sys.modules[type(module).__module__].eager_attention_forward
         return own(module, *args, **kwargs) if read is None else read(own, module, *args, **kwargs)
 
+    def mask(*args: Any, **kwargs: Any) -> Any:
+        made, own = _MADE.get(), ALL_MASK_ATTENTION_FUNCTIONS[name]
+        if made is None:
+            return own(*args, **kwargs)
+        # Made in any case: one that is left out cannot be known again by the attention it is handed to.
+        made.append((own(*args, **{**kwargs, "allow_is_causal_skip": False}), kwargs.get("local_size")))
+        return made[-1][0]
+
     ALL_ATTENTION_FUNCTIONS.register(_PREFIX + name, attend)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(_PREFIX + name, ALL_MASK_ATTENTION_FUNCTIONS[name])
+    ALL_MASK_ATTENTION_FUNCTIONS.register(_PREFIX + name, mask)
 
 
 for _name in IMPLEMENTATIONS:
@@ -126,7 +139,8 @@ def find_attention(decoder: PreTrainedModel) -> list[AttentionSite]:
     """Find the attention of every layer by a run over a few tokens.
 
     Raises:
-        ValueError: Some layer's attention does not go through Transformers' attention interface.
+        ValueError: Some layer's attention does not go through Transformers' attention interface, or does not name the
+            window that its mask is cut to.
     """
     wrap_attention(decoder)
     blocks = find_blocks(decoder)
@@ -137,6 +151,7 @@ def find_attention(decoder: PreTrainedModel) -> list[AttentionSite]:
         if module is not block and _takes_keywords(module)
     ]
     sites: dict[int, list[AttentionSite]] = {}
+    masks: dict[int, tuple[Any, int | None]] = {}
 
     def make(number: int, _states: Tensor) -> Read:
         layer, candidate = candidates[number]
@@ -146,20 +161,49 @@ def find_attention(decoder: PreTrainedModel) -> list[AttentionSite]:
         ) -> tuple[Tensor, Any]:
             found = AttentionSite(candidate, query.shape[1], _shape(key), _shape(value))
             sites.setdefault(layer, []).append(found)
+            masks[layer] = rest[0] if rest else options.get("attention_mask"), options.get("sliding_window")
             return own(module, query, key, value, *rest, **options)
 
         return read
 
     vocabulary = int(decoder.get_input_embeddings().weight.shape[0])  # type: ignore[index]
     ids = torch.arange(TOKENS, device=decoder.device)[None] % vocabulary
+    made: list[tuple[Any, int | None]] = []
     with reading({number: module for number, (_, module) in enumerate(candidates)}, make):
-        stack_of(decoder)(input_ids=ids, use_cache=False)
+        token = _MADE.set(made)
+        try:
+            stack_of(decoder)(input_ids=ids, use_cache=False)
+        finally:
+            _MADE.reset(token)
     missing = [layer for layer in range(len(blocks)) if len(sites.get(layer, [])) != 1]
     if missing:
         raise ValueError(
             _refusal(decoder, f"layers {missing} do not attend through Transformers' attention interface, once each")
         )
+    _check_windows(decoder, masks, made)
     return [sites[layer][0] for layer in range(len(blocks))]
+
+
+def _check_windows(
+    decoder: PreTrainedModel, masks: Mapping[int, tuple[Any, int | None]], made: list[tuple[Any, int | None]]
+) -> None:
+    """Refuse windows that are known to the mask alone: K's slots stand before the mask's first column.
+
+    Args:
+        decoder: What has run.
+        masks: By layer, the mask that its attention was given, and the window that it names.
+        made: The masks that were made, and the window or chunk of each.
+
+    Raises:
+        ValueError: A layer's window is not the one it names.
+    """
+    windows = {id(mask): window for mask, window in made}
+    unknown = -1
+    wrong = [layer for layer, (mask, named) in masks.items() if windows.get(id(mask), unknown) != named]
+    if any(windows.values()) and wrong:
+        raise ValueError(
+            _refusal(decoder, f"layers {sorted(wrong)} see a part of the text, and their attention does not say which")
+        )
 
 
 def _takes_keywords(module: nn.Module) -> bool:
@@ -217,20 +261,42 @@ class Turner:
         self._angles: dict[str | None, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, layer: int, keys: Tensor) -> Tensor:
-        """Turn keys [B, S, G, d] of one layer."""
-        cos, sin = self._angles_of(layer, keys)
-        size = cos.shape[-1] if cos.shape[-1] <= keys.shape[-1] else keys.shape[-1]
-        turn = sys.modules[type(self.sites[layer].module).__module__].apply_rotary_pos_emb
-        part = keys[..., :size].transpose(1, 2)
-        turned: Tensor = turn(part, part, cos.to(keys.dtype), sin.to(keys.dtype))[1].transpose(1, 2)
-        return turned if size == keys.shape[-1] else torch.cat([turned, keys[..., size:]], dim=-1)
+        """Turn keys [B, S, G, d] of one layer.
 
-    def _angles_of(self, layer: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        rotary: Any = stack_of(self.decoder).rotary_emb
+        Raises:
+            ValueError: The decoder turns its keys in a way of its own.
+        """
+        if not self.sites[layer].turned:
+            return keys
+        turn = getattr(sys.modules[type(self.sites[layer].module).__module__], "apply_rotary_pos_emb", None)
+        angles = self._angles_of(layer, keys)
+        if turn is None or len(angles) != 2:
+            raise ValueError(
+                f"{type(self.decoder).__name__} turns its keys in a way of its own, so their change cannot be trained; "
+                "use encoder_options={'rank': 0}."
+            )
+        cos, sin = (angle.to(keys.dtype) for angle in angles)
+
+        def turned(part: Tensor) -> Tensor:
+            heads = part.transpose(1, 2)
+            result: Tensor = turn(heads, heads, cos, sin)[1].transpose(1, 2)
+            return result
+
+        try:
+            return turned(keys)  # some functions leave the dimensions that are not turned to themselves
+        except RuntimeError:
+            size = cos.shape[-1]
+            return torch.cat([turned(keys[..., :size]), keys[..., size:]], dim=-1)
+
+    def _angles_of(self, layer: int, like: Tensor) -> tuple[Tensor, ...]:
+        rotary: Any = getattr(stack_of(self.decoder), "rotary_emb", None)
+        if rotary is None:
+            return ()
         kinds = getattr(self.decoder.config.get_text_config(decoder=True), "layer_types", None)
         kind = kinds[layer] if kinds and "layer_type" in inspect.signature(rotary.forward).parameters else None
         if kind not in self._angles:
             options = {} if kind is None else {"layer_type": kind}
             with torch.no_grad():
                 self._angles[kind] = rotary(like, self.places.to(like.device), **options)
-        return self._angles[kind]
+        angles = self._angles[kind]
+        return angles if isinstance(angles, tuple) else (angles,)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,39 +18,76 @@ from diekae.inject.slots import Columns, Slots
 
 KNOWN, ASKED = 6, 5
 """Tokens of K and of x, behind an anchor of one token."""
-SHARE, ROUNDING = 0.05, 64
-"""Most that may be off: a share of what K changes, and some roundings of the largest state."""
+SHARE, ROUNDING = 0.01, 16
+"""Most that may be off, root mean square: a share of what K changes, and some roundings of the states."""
 
 
 @torch.no_grad()
-def check_exact(decoder: PreTrainedModel, sites: Sequence[AttentionSite]) -> None:
+def check_exact(decoder: PreTrainedModel, sites: Sequence[AttentionSite]) -> list[AttentionSite]:
     """Compare the last states of x with K in the prompt and with K as slots of all layers.
+
+    Returns:
+        The sites, those whose keys are the same wherever they stand marked as not turned.
 
     Raises:
         ValueError: They differ by more than rounding: tokens meet elsewhere than in attention, or positions are not
             relative.
     """
     if decoder.device.type == "meta":
-        return
+        return list(sites)
     vocabulary = int(decoder.get_input_embeddings().weight.shape[0])  # type: ignore[index]
     ids = torch.linspace(vocabulary // 10, vocabulary // 2, 1 + KNOWN + ASKED, device=decoder.device).long()[None]
-    x = torch.cat([ids[:, :1], ids[:, 1 + KNOWN :]], dim=1)
+    known, x = ids[:, : 1 + KNOWN], torch.cat([ids[:, :1], ids[:, 1 + KNOWN :]], dim=1)
+    places = torch.arange(1 + KNOWN, device=ids.device)[None]
     try:
-        prompted = _states(decoder, ids)[:, 1 + KNOWN :]
+        with _refusing_learned_positions(decoder, ids):
+            prompted = _states(decoder, ids)[:, 1 + KNOWN :]
         bare = _states(decoder, x)[:, 1:]
-        read = _read(decoder, sites, ids[:, : 1 + KNOWN], x)[:, 1:]
+        keys, values = _slots(decoder, sites, known, places - KNOWN)
+        elsewhere, _ = _slots(decoder, sites, known, places)
+        read = _read(decoder, sites, {"keys": keys, "values": values}, places - KNOWN, x)[:, 1:]
     except (IndexError, RuntimeError, TypeError) as error:
         raise ValueError(_refusal(decoder, f"it does not run with K before position 0 ({error})")) from error
-    wrong, change = float((read - prompted).abs().max()), float((prompted - bare).abs().max())
-    limit = SHARE * change + ROUNDING * torch.finfo(decoder.dtype).eps * float(prompted.abs().max())
-    if not wrong <= limit:
+    precision = torch.finfo(decoder.dtype).eps
+    wrong, change = _size(read - prompted), _size(prompted - bare)
+    if not wrong <= SHARE * change + ROUNDING * precision * _size(prompted):
         raise ValueError(
             _refusal(
                 decoder,
                 f"of six tokens of K its states are off by {wrong:.2g}, where K changes them by {change:.2g}; its "
-                "positions may be learned, or its tokens meet outside attention",
+                "positions may not be relative, or its tokens meet outside attention",
             )
         )
+    moved = [_size(a.float() - b.float()) / _size(b) for a, b in zip(keys, elsewhere, strict=True)]
+    return [replace(site, turned=share > ROUNDING * precision) for site, share in zip(sites, moved, strict=True)]
+
+
+def _size(states: Tensor) -> float:
+    return float(states.float().square().mean().sqrt())
+
+
+@contextmanager
+def _refusing_learned_positions(decoder: PreTrainedModel, ids: Tensor) -> Iterator[None]:
+    """Refuse a decoder that looks up anything but tokens: before position 0 there is nothing to be looked up.
+
+    Asking all the same would end a GPU's context.
+
+    Raises:
+        ValueError: It does.
+    """
+
+    def look(_module: nn.Module, args: Any, kwargs: Any) -> None:
+        given = next(iter((*args, *kwargs.values())), None)
+        if not isinstance(given, Tensor) or given.shape != ids.shape or not torch.equal(given.to(ids), ids):
+            raise ValueError(_refusal(decoder, "its positions are learned"))
+
+    tables = [module for module in stack_of(decoder).modules() if isinstance(module, nn.Embedding)]
+    handles = [table.register_forward_pre_hook(look, with_kwargs=True) for table in tables]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _refusal(decoder: PreTrainedModel, why: str) -> str:
@@ -60,9 +99,10 @@ def _states(decoder: PreTrainedModel, ids: Tensor, **options: Any) -> Tensor:
     return states
 
 
-def _read(decoder: PreTrainedModel, sites: Sequence[AttentionSite], known: Tensor, x: Tensor) -> Tensor:
-    """Run x with anchor and K as slots of all layers."""
-    modules = {number: site.module for number, site in enumerate(sites)}
+def _slots(
+    decoder: PreTrainedModel, sites: Sequence[AttentionSite], known: Tensor, places: Tensor
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return keys and values of anchor and K in all layers, [B, S, G, d] each, where they stand at ``places``."""
     keys, values = [torch.empty(0)] * len(sites), [torch.empty(0)] * len(sites)
 
     def keep(number: int, _states: Tensor) -> Read:
@@ -74,11 +114,16 @@ def _read(decoder: PreTrainedModel, sites: Sequence[AttentionSite], known: Tenso
 
         return read
 
-    places = torch.arange(known.shape[1], device=x.device)[None] - (known.shape[1] - 1)
-    with reading(modules, keep):
+    with reading({number: site.module for number, site in enumerate(sites)}, keep):
         _states(decoder, known, position_ids=places)
-    tensors: Any = {"keys": keys, "values": values}
-    memory = MemoryBatch(tensors, torch.ones_like(known, dtype=torch.bool), places[:, -1], True, places)
+    return keys, values
+
+
+def _read(
+    decoder: PreTrainedModel, sites: Sequence[AttentionSite], tensors: Any, places: Tensor, x: Tensor
+) -> Tensor:
+    """Run x with anchor and K as slots of all layers."""
+    memory = MemoryBatch(tensors, torch.ones_like(places, dtype=torch.bool), places[:, -1], True, places)
     receives = torch.ones_like(x, dtype=torch.bool)
     receives[:, 0] = False
     stands = torch.arange(x.shape[1], device=x.device)[None]
@@ -88,5 +133,5 @@ def _read(decoder: PreTrainedModel, sites: Sequence[AttentionSite], known: Tenso
         slots = Slots(memory, number)
         return lambda *args, **options: columns.read(slots, *args, **options)
 
-    with reading(modules, hand):
+    with reading({number: site.module for number, site in enumerate(sites)}, hand):
         return _states(decoder, x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,6 +138,8 @@ def _addends(
 ) -> tuple[nn.Module, nn.Module]:
     """Find the first pair of modules, in order of execution, that satisfies input + a + b = output."""
     missing = end - start
+    runs = Counter(module for module, _ in record)
+    record = [(module, output) for module, output in record if runs[module] == 1]  # one that runs twice is no place
     close = 2e-2 if precision < 1e-4 else 0.2
     best: tuple[float, tuple[nn.Module, nn.Module]] | None = None
     for i, (first, a) in enumerate(record):
@@ -151,6 +154,6 @@ def _addends(
     if best is None:
         raise ValueError(
             f"in layer {layer} no two modules' outputs add up to what the block adds to the residual stream, so the "
-            "sites 'attention' and 'mlp' cannot be told apart there; use site='block'."
+            "sites 'attention' and 'mlp' cannot be told apart there; use site='block' with encoder='reader'."
         )
     return best[1]

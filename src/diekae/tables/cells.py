@@ -1,11 +1,12 @@
 """Cells: one measurement each, kept as a file, so that a table that was cut off goes on where it stopped.
 
-A cell's file is named by a digest of everything that its result depends on. Changed settings lead to another name, so
-a stale result is never read.
+A cell's file is named by a digest of everything that its result depends on: its settings, the library's version and
+source, the packages beneath, and the machine. What changes leads to another name, so a stale result is never read.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import time
@@ -15,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from diekae.data.prompt import Prompt
-from diekae.provenance import write_json
+from diekae.provenance import key_of, write_json
 
-LAYOUT = 1
+LAYOUT = 2
 """Raised whenever a cell's result holds something else, so that older files are not read any more."""
 Result = dict[str, Any]
 
@@ -37,8 +38,8 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """Return the digest of the settings."""
-        return digest({**self.settings, "layout": LAYOUT})
+        """Return the digest of the settings and of what measures."""
+        return key_of({**self.settings, "layout": LAYOUT})
 
 
 class Cells:
@@ -73,14 +74,9 @@ class Cells:
         return found
 
 
-def digest(values: Mapping[str, Any]) -> str:
-    """Return a short digest of JSON values, whatever the order of their keys."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
-
-
 def digest_prompts(prompts: Sequence[Prompt]) -> str:
     """Return a short digest of prompts in their order."""
     found = hashlib.sha256()
     for prompt in prompts:
-        found.update(repr((prompt.anchor, prompt.knowledge, prompt.input, prompt.target)).encode())
+        found.update(repr(dataclasses.astuple(prompt)).encode())
     return found.hexdigest()[:12]

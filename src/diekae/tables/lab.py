@@ -18,11 +18,12 @@ from diekae.data.example import DataError
 from diekae.data.mixture import DataSpec, choose_prompts
 from diekae.data.prompt import Prompt, Prompter, truncate_knowledge
 from diekae.evaluation.methods import Task
-from diekae.evaluation.methods.base import without_knowledge
+from diekae.evaluation.methods.base import constants_of, without_knowledge
 from diekae.fingerprint import fingerprint, window
 from diekae.inject.hookpoints import find_blocks
 from diekae.models import DTYPES, load_decoder
-from diekae.tables.cells import Cells, digest, digest_prompts
+from diekae.provenance import key_of
+from diekae.tables.cells import Cells, digest_prompts
 from diekae.tables.plan import EVALUATIONS, QUESTION_SETS, Plan
 from diekae.training.config import TrainingConfig
 
@@ -79,9 +80,14 @@ class Lab:
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
-        """Return what every result depends on: the decoder, its type, and where it runs."""
-        kind = self.decoder.device.type
-        return {"decoder": fingerprint(self.decoder), "dtype": str(self.decoder.dtype), "device": kind}
+        """Return what every result depends on: the decoder, its type, where it runs, and how much at once."""
+        return {
+            "decoder": fingerprint(self.decoder),
+            "dtype": str(self.decoder.dtype),
+            "device": self.decoder.device.type,
+            "seed": self.plan.seed,
+            "batch_size": self.plan.batch_size,
+        }
 
     @property
     def window(self) -> int:
@@ -193,7 +199,7 @@ class Lab:
             resume=True,
             progress=self.progress,
         )
-        folder = self.out / "work" / digest(self.task_settings(task))
+        folder = self.out / "work" / key_of(self.task_settings(task))
         if self._cached_gb(shown, config) <= CACHE_GB and training.epochs > 1 and config.rollout == "teacher":
             training = dataclasses.replace(training, cache=str(folder / "differences"))
         return dataclasses.replace(task, folder=folder, training=training)
@@ -213,7 +219,7 @@ class Lab:
         if method in WITHOUT_BANK:
             del settings["diekae"]
             settings |= layout
-        return {**settings, "method": method}
+        return {**settings, "method": method, "constants": constants_of(method)}
 
     def task_settings(self, task: Task) -> dict[str, Any]:
         """Return all that fitting a method to a task depends on, as JSON values."""
@@ -227,8 +233,7 @@ class Lab:
             "training": {**training, "betas": list(training["betas"])},
             "diekae": task.diekae.to_dict(),
             "knowledge": task.knowledge,
-            # Absent where none is set, so that such results keep their names.
-            **({"learning_rates": dict(task.learning_rates)} if task.learning_rates else {}),
+            "learning_rates": dict(task.learning_rates),
         }
 
     def tidy(self) -> None:

@@ -40,7 +40,7 @@ def pretraining(lab: Lab, train: Sequence[Prompt], validation: Sequence[Prompt],
         sizes = measure_sizes(lab, validation, config)
         return {"log": read_log(task.place("ours")), "cost": cost(found), **sizes._asdict()}
 
-    return Cell("pretraining", {**lab.task_settings(task), "method": "ours"}, training_work("ours", task), measure)
+    return Cell("pretraining", lab.settings("ours", task), training_work("ours", task), measure)
 
 
 class Sizes(NamedTuple):

@@ -25,9 +25,10 @@ from diekae.editing.scores import KINDS, successes
 from diekae.evaluation.answers import normalize
 from diekae.evaluation.methods import Fitted, Task, fit
 from diekae.evaluation.scoring import harm, nll
+from diekae.provenance import digest
 from diekae.tables import figures
 from diekae.tables.augment import cost, size, training_work
-from diekae.tables.cells import Cell, Result, digest
+from diekae.tables.cells import Cell, Result
 from diekae.tables.lab import Lab
 from diekae.tables.sheet import NOTHING, Report, Sheet, interval, number
 

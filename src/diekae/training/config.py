@@ -49,6 +49,9 @@ class TrainingConfig:
     type it was loaded in."""
     calibration: int = 64
     """Examples on which centre and scale of each layer's differences are measured before the first step."""
+    own_answers: float = 0.0
+    """Share of the examples whose target is what D(K, x) itself says greedily; 0 keeps all targets. What users see is
+    generated, so distilling these brings more right answers than distilling a data set's short ones."""
     max_knowledge: int | None = None
     """Longest K in tokens; the rest is cut from its end, and said."""
     cache: str | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from diekae.fingerprint import fingerprint, window
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
 from diekae.models import settled_dtype
+from diekae.training.answers import answer_some
 from diekae.training.config import TrainingConfig
 from diekae.training.dataset import CachedDataset, PromptDataset, collect_to_disk
 from diekae.training.objectives import OBJECTIVES, DifferenceObjective, Objective
@@ -71,7 +73,14 @@ def train(
     objective = OBJECTIVES[config.objective](model)
     model.bank.autocast = torch.bfloat16 if settled_dtype(config.precision) == "bf16" else None
     with frozen(model.decoder):
-        learn, check = (_dataset(model, part, config) for part in (training, validation))
+        answered = [
+            answer_some(model, part, config.own_answers, folder / f"answers-{name}.json", partial(progress, told))
+            for part, name, told in (
+                (training, "train", "answering for training"),
+                (validation, "validation", "answering for validation"),
+            )
+        ]
+        learn, check = (_dataset(model, part, config) for part in answered)
         checkpoint = last_whole_checkpoint(folder) if resume else None
         if checkpoint is None and isinstance(objective, DifferenceObjective):
             calibrate(model, learn, config)

@@ -138,6 +138,8 @@ class Fitted(ABC):
     """Whether the method looks at K."""
     cost: Cost = Cost()
     """What fitting took."""
+    learned: str = ""
+    """Digest of all that fitting depended on, where measurements are kept between runs; empty where nothing is told."""
 
     @abstractmethod
     def read(self, prompts: Sequence[Prompt], batch: Batch, states: bool) -> Tensor:
@@ -232,6 +234,24 @@ def method_names() -> list[str]:
     """Return the names of all methods, sorted."""
     _import_methods()
     return sorted(_METHODS)
+
+
+def constants_of(name: str) -> dict[str, Any]:
+    """Return what a method's own file fixes, such as its learning rate: its upper-case names that hold JSON values.
+
+    Raises:
+        ValueError: No method has that name.
+    """
+    module = importlib.import_module(_find(name).__module__)
+    return {key: value for key, value in sorted(vars(module).items()) if key.isupper() and _is_json(value)}
+
+
+def _is_json(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_json(each) for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_json, value))
+    return value is None or isinstance(value, str | int | float)
 
 
 def fit(name: str, task: Task) -> Fitted:

@@ -1,0 +1,254 @@
+"""Reading K through the decoder's own attention: in all layers, untrained, the logits are those of D(K, x)."""
+
+from typing import Any
+
+import pytest
+import torch
+from builders import VOCABULARY, hook_count, make_tokenizer
+from readings import (
+    CASTLE,
+    CHANGE,
+    LONGROPE,
+    OFF,
+    ONLY_EAGER,
+    QUESTIONS,
+    RIVER,
+    SHIP,
+    VARIANTS,
+    in_prompt,
+    make_exact,
+    make_variant,
+    off,
+    ours,
+    prompted,
+    right_padded,
+)
+from torch import Tensor
+
+from diekae import DiekaeConfig, DiekaeModel
+from diekae.data.prompt import Prompt
+from diekae.run.score import target_logits
+
+EVERY = pytest.mark.parametrize("name", VARIANTS)
+SOME = pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3, alternating", "mistral, window shorter than K"])
+NEW = 24
+"""Tokens written: more than the shortest windows hold."""
+
+
+def write(model: DiekaeModel, ids: Tensor, knowledge: Any = None, **options: Any) -> Any:
+    """Exactly ``NEW`` tokens a row, greedy unless told otherwise; those alone."""
+    given = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, **options}
+    return model.generate(ids, knowledge=knowledge, **given)[:, ids.shape[1] :]
+
+
+# Exactness
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@EVERY
+def test_the_logits_are_those_of_the_prompt(name: str, attention: str) -> None:
+    if attention == "sdpa" and VARIANTS[name][0] in ONLY_EAGER:
+        pytest.skip("Transformers runs it with its own products alone")
+    model = make_exact(make_variant(name, attention))
+    assert model.decoder.config._attn_implementation == f"diekae_{attention}"
+    want = prompted(model, QUESTIONS[0], CASTLE)
+    assert off(want, prompted(model, QUESTIONS[0], None)) > CHANGE, "K must matter, or this shows nothing"
+    assert off(ours(model, QUESTIONS[0], CASTLE), want) <= OFF
+
+
+@pytest.mark.parametrize("padded", ["left", "right"])
+@EVERY
+def test_rows_of_a_padded_batch_know_each_its_own(name: str, padded: str) -> None:
+    model = make_exact(make_variant(name))
+    inputs = model.tokenize(QUESTIONS) if padded == "left" else right_padded(model, QUESTIONS)
+    lengths = inputs["attention_mask"].sum(1).tolist()
+    assert len(set(lengths)) == 3
+    knowledge = [CASTLE, None, RIVER]
+    with torch.no_grad():
+        got = model(**inputs, knowledge=knowledge).logits
+        bare = model.decoder(**inputs).logits
+    for row, (question, known, length) in enumerate(zip(QUESTIONS, knowledge, lengths, strict=True)):
+        columns = slice(-length, None) if padded == "left" else slice(0, length)
+        behind = got[row, columns][len(model.anchor) :]
+        if known is None:
+            # Experts are run over the tokens of all rows together: products of another size, rounded otherwise.
+            assert torch.equal(got[row], bare[row]) or (hasattr(model.decoder.config, "num_experts_per_tok"))
+            assert off(got[row, columns], bare[row, columns]) <= OFF
+        else:
+            assert off(behind, prompted(model, question, known)) <= OFF
+            assert off(behind, bare[row, columns][len(model.anchor) :]) > CHANGE
+
+
+@EVERY
+@pytest.mark.parametrize("chunk_size", [1, 7, 30])
+def test_k_read_in_chunks_is_the_same_k(name: str, chunk_size: int) -> None:
+    model = make_exact(make_variant(name))
+    memory = model.prepare(CASTLE, chunk_size=chunk_size)
+    assert off(ours(model, QUESTIONS[0], memory), prompted(model, QUESTIONS[0], CASTLE)) <= OFF
+
+
+@EVERY
+def test_greedy_generation_is_that_of_the_prompt(name: str) -> None:
+    model = make_exact(make_variant(name))
+    ids, full = model.tokenize(QUESTIONS[1])["input_ids"], in_prompt(model, QUESTIONS[1], CASTLE)[0]
+    want = write(model, full)
+    assert torch.equal(write(model, ids, CASTLE), want)
+    assert torch.equal(write(model, ids, CASTLE, use_cache=False), want)
+    assert not torch.equal(write(model, ids), want), "K must change what is written"
+    assert hook_count(model.decoder) == 0
+
+
+@EVERY
+def test_beams_are_those_of_the_prompt(name: str) -> None:
+    model = make_exact(make_variant(name))
+    ids, full = model.tokenize(QUESTIONS[1])["input_ids"], in_prompt(model, QUESTIONS[1], CASTLE)[0]
+    beams = {"num_beams": 3, "num_return_sequences": 3}
+    want = write(model, full, **beams)
+    assert torch.equal(write(model, ids, CASTLE, **beams), want)
+    assert not torch.equal(write(model, ids, **beams), want)
+
+
+@SOME
+def test_a_padded_batch_writes_what_each_prompt_writes(name: str) -> None:
+    model = make_exact(make_variant(name))
+    knowledge = [CASTLE, None, [RIVER]]
+    inputs = model.tokenize(QUESTIONS)
+    got = write(model, inputs["input_ids"], knowledge, attention_mask=inputs["attention_mask"])
+    for row, known in enumerate([CASTLE, None, RIVER]):
+        assert torch.equal(got[row : row + 1], write(model, in_prompt(model, QUESTIONS[row], known)[0]))
+
+
+@EVERY
+def test_a_static_cache_writes_what_a_dynamic_one_writes(name: str) -> None:
+    model = make_exact(make_variant(name))
+    inputs = model.tokenize(QUESTIONS[:2])
+    given = {"attention_mask": inputs["attention_mask"]}
+    for knowledge in (CASTLE, [RIVER, None]):
+        want = write(model, inputs["input_ids"], knowledge, **given)
+        got = write(model, inputs["input_ids"], knowledge, **given, cache_implementation="static")
+        assert torch.equal(got, want)
+        assert not torch.equal(want, write(model, inputs["input_ids"], **given))
+
+
+@SOME
+@pytest.mark.parametrize("anchor", ["shared", "own"])
+@pytest.mark.parametrize("length", [1, 4])
+def test_an_anchor_of_any_length_is_read_once_or_twice_as_it_is_told(name: str, anchor: str, length: int) -> None:
+    """With an own anchor D reads anchor, K, anchor, x; with a shared one anchor, K, x."""
+    model = make_exact(make_variant(name), anchor=anchor)
+    model.anchor = (1, 17, 5, 40)[:length]
+    x = torch.tensor([[*model.anchor, 9, 23, 77, 12, 31]])
+    known = model.need_prompter().knowledge(CASTLE)
+    behind = torch.tensor([[*model.anchor, *known]])
+    full = torch.cat([behind, x if anchor == "own" else x[:, length:]], dim=1)
+    with torch.no_grad():
+        want = model.decoder(input_ids=full).logits[0, -5:]
+        got = model(x, knowledge=CASTLE).logits[0, -5:]
+        bare = model.decoder(input_ids=x).logits[0, -5:]
+    assert off(want, bare) > CHANGE
+    assert off(got, want) <= OFF
+
+
+def test_fewer_layers_read_less() -> None:
+    decoder = make_variant("llama")
+    whole, half = make_exact(decoder), make_exact(decoder, layers=[1, 3])
+    want = prompted(whole, QUESTIONS[0], CASTLE)
+    assert off(ours(whole, QUESTIONS[0], CASTLE), want) <= OFF
+    assert off(ours(half, QUESTIONS[0], CASTLE), want) > CHANGE
+    assert off(ours(half, QUESTIONS[0], CASTLE), prompted(half, QUESTIONS[0], None)) > CHANGE
+
+
+# One path
+
+
+@SOME
+def test_what_is_measured_is_what_is_served_bit_for_bit(name: str) -> None:
+    model = make_exact(make_variant(name))
+    draw = torch.Generator().manual_seed(0)
+    known, x, y = (tuple(torch.randint(4, VOCABULARY, (n,), generator=draw).tolist()) for n in (40, 12, 1))
+    prompt = Prompt(model.anchor, known, x, y)
+    measured = target_logits(model, [prompt], "ours")
+    (memory,) = model.prepare_prompts([prompt])
+    ids = torch.tensor([[*model.anchor, *x]])
+    with torch.no_grad():
+        forward = model(ids, knowledge=memory).logits[:, -1]
+        # No scores of what was asked for: `min_new_tokens` changes scores, and logits alone are as they were.
+        options: dict[str, Any] = {"max_new_tokens": 1, "do_sample": False, "return_dict_in_generate": True}
+        first = model.generate(ids, knowledge=memory, output_scores=True, output_logits=True, **options)
+        bare = model.decoder(input_ids=ids).logits[:, -1]
+    assert torch.equal(measured, forward)
+    assert torch.equal(first.logits[0], forward)
+    assert torch.equal(first.scores[0], forward)
+    assert off(forward, bare) > CHANGE
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes", "why"),
+    [
+        ("gpt2", {}, "positions are learned"),
+        ("opt", {}, "positions are learned"),
+        ("falcon", {}, "does not go through Transformers' attention interface"),
+        ("llama", {"rope_parameters": {**LONGROPE, "rope_type": "dynamic", "factor": 2.0}}, "scaled dynamically"),
+        ("phimoe", {"num_local_experts": 4, "sliding_window": 20}, r"layers \[0, 1, 2, 3\] see a part of the text"),
+        (
+            "llama4_text",
+            {"head_dim": 8, "num_local_experts": 2, "attention_chunk_size": 128, "no_rope_layers": [1, 1, 1, 0]},
+            r"layers \[0, 1, 2\] see a part of the text",
+        ),
+        ("lfm2", {"layer_types": ["conv", "full_attention"] * 2}, r"layers \[0, 2\] do not attend"),
+        ("ministral3", {"head_dim": 8}, "positions may not be relative"),
+    ],
+)
+def test_what_cannot_be_read_exactly_is_refused_by_name(kind: str, sizes: dict[str, Any], why: str) -> None:
+    decoder = make_variant(kind, **sizes)
+    with pytest.raises(ValueError, match=rf"{type(decoder).__name__}: .*{why}.*encoder='reader'"):
+        make_exact(decoder)
+    assert hook_count(decoder) == 0
+    reader = DiekaeModel(decoder, DiekaeConfig(encoder="reader"), make_tokenizer())
+    assert ours(reader, QUESTIONS[0], RIVER).isfinite().all(), "the way out must be one"
+
+
+def test_another_attention_than_those_with_masks_is_refused() -> None:
+    decoder = make_variant("llama")
+    decoder.config._attn_implementation = "flex_attention"
+    with pytest.raises(ValueError, match="'flex_attention' takes no mask.*'sdpa' or 'eager'.*encoder='reader'"):
+        make_exact(decoder)
+
+
+def test_longrope_is_refused_where_k_and_x_pass_the_first_length() -> None:
+    model = make_exact(make_variant("phi3, longrope"))
+    long = " ".join([CASTLE] * 3)
+    assert 100 < len(model.need_prompter().knowledge(long)) < 128
+    assert off(ours(model, QUESTIONS[1], long), prompted(model, QUESTIONS[1], long)) <= OFF
+    longer = model.prepare([" ".join([CASTLE] * 3) + " " + SHIP])
+    for call in (model, model.generate):
+        with pytest.raises(ValueError, match="beyond 128 .*longrope.*encoder='reader'"):
+            call(model.tokenize(QUESTIONS[0])["input_ids"], knowledge=longer)
+
+
+def test_a_compiled_decoder_is_refused() -> None:
+    model = make_exact()
+    model.decoder.compile()
+    with pytest.raises(ValueError, match="is compiled.*encoder='reader'"):
+        ours(model, QUESTIONS[0], CASTLE)
+    assert off(ours(model, QUESTIONS[0], None), prompted(model, QUESTIONS[0], None)) <= OFF
+
+
+def test_a_decoder_that_is_not_whole_is_refused() -> None:
+    model = make_exact()
+    memory = model.prepare(CASTLE)
+    model.decoder.model.layers[2].to("meta")
+    with pytest.raises(ValueError, match="offloaded.*load it whole"):
+        ours(model, QUESTIONS[0], memory)
+
+
+def test_a_decoder_that_was_moved_away_from_its_bank_is_refused() -> None:
+    model = make_exact()
+    memory = model.prepare(CASTLE)
+    ids = model.tokenize(QUESTIONS[0])["input_ids"]
+    model.decoder.to("meta")
+    with pytest.raises(ValueError, match="the bank is on cpu, but the decoder is on meta; move both"):
+        model(ids, knowledge=memory)
