@@ -16,13 +16,17 @@ from diekae.data.prompt import pad_left
 CASTLE = " ".join((WORDS * 2)[3:43])
 SHIP = " ".join(WORDS[60:71])
 RIVER = "a river has seven dogs and two old cats in the snow by night"
-QUESTIONS = ["who built the castle in the north of the old town", "where are the dogs from", "what opened in the light"]
+QUESTIONS = [
+    "who built the castle in the north of the old town",
+    "where are the dogs from",
+    "what opened in the light of day and last night",
+]
 WINDOW = 256
 OFF, CHANGE = 1e-4, 0.1
 """Most that a logit may be off, and the least that K must change one."""
 
-_GROUPED = {"intermediate_size": 48, "num_key_value_heads": 2}
-_EXPERTS = {**_GROUPED, "num_experts_per_tok": 2}
+GROUPED = {"intermediate_size": 48, "num_key_value_heads": 2}
+_EXPERTS = {**GROUPED, "num_experts_per_tok": 2}
 _PARTIAL = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
 _YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4, "original_max_position_embeddings": 64}
 _LLAMA3 = {
@@ -51,24 +55,24 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, llama3 rope": ("llama", {"rope_parameters": _LLAMA3}),
     "llama, yarn": ("llama", {"rope_parameters": _YARN}),
     "phi3, longrope": ("phi3", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 128}),
-    "phi": ("phi", {**_GROUPED, "num_key_value_heads": 4}),
-    "phi, half rotary": ("phi", {**_GROUPED, "num_key_value_heads": 4, "rope_parameters": _PARTIAL}),
+    "phi": ("phi", {**GROUPED, "num_key_value_heads": 4}),
+    "phi, half rotary": ("phi", {**GROUPED, "num_key_value_heads": 4, "rope_parameters": _PARTIAL}),
     "gpt_neox, half rotary": ("gpt_neox", {"rope_parameters": _PARTIAL}),
     "gemma3, alternating": ("gemma3_text", {"layer_types": _ALTERNATING}),
     "mistral, window shorter than K": ("mistral", {"sliding_window": 20}),
     "mistral, window shorter than K and x": ("mistral", {"sliding_window": 45}),
-    "starcoder2, window": ("starcoder2", {**_GROUPED, "sliding_window": 20}),
+    "starcoder2, window": ("starcoder2", {**GROUPED, "sliding_window": 20}),
     "gpt_oss": ("gpt_oss", {**_EXPERTS, "head_dim": 8, "num_local_experts": 4, "sliding_window": 20}),
     "qwen3_moe": ("qwen3_moe", {**_EXPERTS, "head_dim": 8, "moe_intermediate_size": 24, "num_experts": 4}),
-    "granite": ("granite", _GROUPED),
-    "olmo2": ("olmo2", _GROUPED),
-    "olmo3, window": ("olmo3", {**_GROUPED, "sliding_window": 20}),
-    "cohere": ("cohere", {**_GROUPED, "logit_scale": 1.0}),
-    "cohere2, layers without positions": ("cohere2", {**_GROUPED, "logit_scale": 1.0, "sliding_window": 20}),
-    "smollm3, layers without positions": ("smollm3", {**_GROUPED, "no_rope_layers": [1, 1, 1, 0]}),
-    "stablelm": ("stablelm", _GROUPED),
-    "starcoder2": ("starcoder2", {**_GROUPED, "sliding_window": None}),
-    "glm": ("glm", {**_GROUPED, "head_dim": 8}),
+    "granite": ("granite", GROUPED),
+    "olmo2": ("olmo2", GROUPED),
+    "olmo3, window": ("olmo3", {**GROUPED, "sliding_window": 20}),
+    "cohere": ("cohere", {**GROUPED, "logit_scale": 1.0}),
+    "cohere2, layers without positions": ("cohere2", {**GROUPED, "logit_scale": 1.0, "sliding_window": 20}),
+    "smollm3, layers without positions": ("smollm3", {**GROUPED, "no_rope_layers": [1, 1, 1, 0]}),
+    "stablelm": ("stablelm", GROUPED),
+    "starcoder2": ("starcoder2", {**GROUPED, "sliding_window": None}),
+    "glm": ("glm", {**GROUPED, "head_dim": 8}),
 }
 """Every kind that can be read: its Transformers model type, and what is added to its sizes."""
 ONLY_EAGER = ("gemma2", "gpt_oss")
@@ -81,6 +85,16 @@ def make_variant(name: str, attention: str = "sdpa", **sizes: Any) -> PreTrained
     implementation = "eager" if kind in ONLY_EAGER else attention
     given = {"max_position_embeddings": WINDOW, "attn_implementation": implementation, **own, **sizes}
     return make_decoder(kind, **given)
+
+
+_models: dict[tuple[str, str], DiekaeModel] = {}
+
+
+def exact_model(name: str, attention: str = "sdpa") -> DiekaeModel:
+    """One model of a kind for all tests; none may change it."""
+    if (name, attention) not in _models:
+        _models[name, attention] = make_exact(make_variant(name, attention))
+    return _models[name, attention]
 
 
 def make_exact(decoder: PreTrainedModel | None = None, **options: Any) -> DiekaeModel:

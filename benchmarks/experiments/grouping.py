@@ -1,9 +1,9 @@
-"""What `group_by_length` saves: an epoch on differences with batches of like length, against random ones.
+"""What `group_by_length` saves: an epoch of the shipped bank's recipe with batches of like length, against random ones.
 
     python benchmarks/experiments/grouping.py --folder DATA --json benchmarks/results/grouping.json
 
-The training data of recipes/smollm2-long.toml, K from 20 to 1,000 tokens; both epochs read the same examples, batch
-by batch in turn, so that a busy machine slows both alike. The decoder runs in every step (no cache).
+The bank is untrained, which costs the same. Both epochs read the same examples, batch by batch in turn, so that a busy
+machine slows both alike.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.progress import track
@@ -25,9 +26,9 @@ from diekae.models import load_decoder
 from diekae.provenance import write_json
 from diekae.recipe import read_recipe
 from diekae.training.dataset import PromptDataset
-from diekae.training.objectives import DifferenceObjective
+from diekae.training.objectives import OBJECTIVES
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "smollm2-long.toml"
+RECIPE = Path(__file__).parents[2] / "recipes" / "smollm2.toml"
 EXAMPLES, BATCH, SEED = 192, 16, 0
 
 
@@ -40,7 +41,7 @@ def main() -> None:
     torch.set_num_threads(1)
     recipe = read_recipe(RECIPE, [f"folder={arguments.folder}"])
     decoder, tokenizer = load_decoder("smollm2", dtype=torch.float32)
-    model = DiekaeModel.from_pretrained("smollm2", decoder, tokenizer)
+    model = DiekaeModel(decoder, recipe.diekae, tokenizer)
     prompts = load_mixture(recipe.placed("train"), SEED, model.need_prompter())[:EXAMPLES]
     dataset = PromptDataset(prompts, scope=model.config.scope, anchor=model.config.anchor)
     draw = torch.Generator().manual_seed(SEED)
@@ -48,8 +49,8 @@ def main() -> None:
         "random": list(RandomSampler(dataset, generator=draw)),
         "grouped": list(LengthGroupedSampler(BATCH, lengths=dataset.lengths, generator=draw)),
     }
-    objective = DifferenceObjective(model)
-    seconds, padding = dict.fromkeys(orders, 0.0), dict.fromkeys(orders, 0)
+    objective = OBJECTIVES[recipe.stages[0].objective](model)
+    seconds, padding, columns = dict.fromkeys(orders, 0.0), dict.fromkeys(orders, 0), dict.fromkeys(orders, 0)
     with frozen(decoder):
         for start in track(range(0, EXAMPLES, BATCH), "batches"):
             for name, order in orders.items():
@@ -58,10 +59,11 @@ def main() -> None:
                 sums = objective(**batch)
                 (sums.loss / sums.positions).backward()
                 seconds[name] += time.process_time() - began
-                padding[name] += _padding(batch)
+                whole, empty = _columns(batch)
+                columns[name] += whole
+                padding[name] += empty
                 model.bank.zero_grad()
-    tokens = sum(2 * (len(p.anchor) + len(p.input) + len(p.target)) + len(p.knowledge) for p in prompts)
-    shares = {name: count / (count + tokens) for name, count in padding.items()}
+    shares = {name: padding[name] / columns[name] for name in orders}
     result = {"examples": EXAMPLES, "batch": BATCH, "padding_share": shares, "seconds": seconds}
     result["ratio"] = seconds["grouped"] / seconds["random"]
     print(result)
@@ -69,11 +71,16 @@ def main() -> None:
         write_json(arguments.json, result)
 
 
-def _padding(batch: Batch) -> int:
-    """Count the columns of both runs that hold nothing."""
-    real = int(batch["input_mask"].sum())
-    whole = real + int(batch["knowledge_mask"].sum())
-    return batch["input_ids"].numel() - real + batch["full_ids"].numel() - whole
+def _columns(batch: Batch) -> tuple[int, int]:
+    """Count the columns of all runs, with K and without and of documents apart, and those that hold nothing."""
+    parts: Any = batch
+    seen = int(parts["input_mask"].sum())
+    real = 2 * seen + int(parts["knowledge_mask"].sum())
+    whole = parts["input_ids"].numel() + parts["full_ids"].numel()
+    if "document_ids" in parts:
+        real += int(parts["document_mask"].sum()) + int(parts["document_start"].sum())
+        whole += parts["document_ids"].numel()
+    return whole, whole - real
 
 
 if __name__ == "__main__":

@@ -13,16 +13,14 @@ import torch
 import typer
 from torch.nn import functional as F
 
-from diekae import DiekaeModel, Memory
+from diekae import DiekaeModel
 from diekae.data.mixture import DataSpec, load_prompts
-from diekae.data.prompt import IGNORED, Prompt
-from diekae.evaluation.evaluate import lay_out, nll, target_logits
+from diekae.data.prompt import Prompt
 from diekae.evaluation.metrics import Scores
 from diekae.inject.hooks import frozen
-from diekae.memory import batch_memories
 from diekae.provenance import write_json
+from diekae.run.score import nll, target_logits
 from diekae.store.blob import PRECISIONS, pack, unpack
-from diekae.training.objectives import batch_memory
 
 SETS = ("natural_questions", "facts")
 
@@ -39,12 +37,11 @@ def main(
     """Measure on the sets' test parts; the memory goes through a file and back."""
     model = DiekaeModel.from_pretrained(bank)
     prompter, found = model.need_prompter(), {}
-    quiet = lambda _what, _done, _all: None  # noqa: E731
     for name in SETS:
         place = None if name == "facts" else str(folder / name)
         prompts = load_prompts(DataSpec(name, place, split="test", limit=limit, longest=400), seed, prompter)
         with torch.no_grad(), frozen(model.decoder):
-            bare, prompted = (nll(model, prompts, how, None, 8, quiet).mean for how in ("bare", "prompted"))
+            bare, prompted = (nll(model, prompts, how, batch_size=8).mean for how in ("bare", "prompted"))
             kept = {precision: through_file(model, prompts, precision) for precision in PRECISIONS}
         found[name] = {
             "n": len(prompts),
@@ -59,23 +56,18 @@ def main(
 
 
 def through_file(model: DiekaeModel, prompts: list[Prompt], precision: str) -> tuple[float, float]:
-    """Return nats a target token, and bytes of file a knowledge token, headers left out."""
+    """Return nats a target token, and bytes of file a knowledge token: the anchor's among them, headers left out."""
     total, tokens, size, slots = 0.0, 0, 0, 0
     with tempfile.TemporaryDirectory() as folder:
         for prompt in prompts:
-            batch = lay_out(model, [prompt])
-            prepared = batch_memory(model, batch)
-            memory = Memory({key: value[:, 0] for key, value in prepared.tensors.items()}, int(prepared.position), "")
+            (memory,) = model.prepare_prompts([prompt])
             content = pack(memory, precision)
             path = Path(folder) / "memory"
             path.write_bytes(content)
             size, slots = size + len(content) - int.from_bytes(content[:8], "little") - 8, slots + len(memory)
-            labels = batch["labels"][batch["labels"] != IGNORED]
-            logits = target_logits(model, batch, "ours", batch_memories([unpack(path)]))
-            total, tokens = (
-                total + float(F.cross_entropy(logits.float(), labels, reduction="sum")),
-                tokens + len(labels),
-            )
+            logits = target_logits(model, [prompt], "ours", memories=[unpack(path)]).float()
+            labels = torch.tensor(prompt.target, device=logits.device)
+            total, tokens = total + float(F.cross_entropy(logits, labels, reduction="sum")), tokens + len(labels)
     return total / tokens, size / slots
 
 

@@ -424,6 +424,7 @@ class DiekaeModel(nn.Module):
         *,
         check: bool = True,
         dtype: torch.dtype | None = None,
+        device: str | torch.device | None = None,
     ) -> DiekaeModel:
         """Load a bank and put it beside its decoder.
 
@@ -432,7 +433,8 @@ class DiekaeModel(nn.Module):
             decoder: The decoder the bank was made for; loaded by its name if None.
             tokenizer: The decoder's.
             check: Refuse a decoder whose fingerprint is not the one the bank was made for.
-            dtype: Type that the decoder is loaded in, where it is loaded here; what is fast on this machine if None.
+            dtype: Type that the decoder is loaded in, where it is loaded here; what is fast on the device if None.
+            device: Where the decoder stands, where it is loaded here, and the bank with it; the CPU if None.
 
         Raises:
             FileNotFoundError: The folder holds no bank.
@@ -442,7 +444,7 @@ class DiekaeModel(nn.Module):
         if decoder is None:
             from diekae.models import load_decoder  # the only reason to know of any particular model
 
-            decoder, tokenizer = load_decoder(saved.decoder_name, dtype=dtype)
+            decoder, tokenizer = load_decoder(saved.decoder_name, dtype=dtype, device=device)
         if check and fingerprint(decoder) != saved.decoder_fingerprint:
             raise ValueError(
                 f"the bank in {str(folder)!r} was made for decoder {saved.decoder_name!r} "

@@ -88,6 +88,27 @@ def fast_dtype(device: str | torch.device | None = None) -> torch.dtype:
     return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
 
 
+def settled_device(name: str = "auto") -> torch.device:
+    """Return the device that a name means: ``auto`` is a GPU where there is one, else the CPU.
+
+    Of several processes that share a run, each takes a GPU of its own.
+
+    Raises:
+        ValueError: The name is not understood, or this machine has no such device.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    try:
+        device = torch.device(("cuda" if gpus else "cpu") if name == "auto" else name)
+    except RuntimeError as error:
+        raise ValueError(f"device {name!r} is not understood; expected auto, cpu, cuda or cuda:N.") from error
+    if device.type != "cuda":
+        return device
+    if (device.index or 0) >= gpus:
+        raise ValueError(f"device {name!r} is not here: PyTorch finds {gpus} CUDA devices; choose auto or cpu.")
+    own = int(os.environ.get("LOCAL_RANK", 0)) % gpus
+    return torch.device("cuda", own if device.index is None else device.index)
+
+
 def settled_dtype(name: str, device: str | torch.device | None = None) -> str:
     """Return the name of a type, ``auto`` decided for a device: ``bf16`` or ``fp32``, see :func:`fast_dtype`."""
     if name != "auto":

@@ -19,7 +19,7 @@ from diekae.evaluation import evaluate
 from diekae.evaluation.metrics import mean_defined
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
-from diekae.models import DTYPES, load_decoder
+from diekae.models import DTYPES, load_decoder, settled_device
 from diekae.run.score import nll
 from diekae.training.config import TrainingConfig
 from diekae.training.run import processes, train
@@ -39,6 +39,8 @@ class Recipe:
     """Name or folder of the decoder."""
     dtype: str
     """Type the decoder is loaded in, one of :data:`diekae.models.DTYPES`; auto: what is fast where it runs."""
+    device: str
+    """Where decoder and bank stand, as :func:`diekae.models.settled_device` says; auto: a GPU where there is one."""
     folder: str | None
     """Folder that the data sets' folders are relative to."""
     bank: str | None
@@ -83,11 +85,12 @@ def make_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
     Raises:
         ValueError: A key is unknown or a part of the data is missing.
     """
-    known = {"name", "decoder", "dtype", "folder", "bank", "preset", "diekae", "training", "stage", "data"}
+    known = {"name", "decoder", "dtype", "device", "folder", "bank", "preset", "diekae", "training", "stage", "data"}
     if unknown := set(values) - known:
         raise ValueError(f"{where}: unknown keys {sorted(unknown)}; expected {sorted(known)}.")
     if values.get("dtype", "auto") not in DTYPES:
         raise ValueError(f"{where}: dtype={values['dtype']!r} is not known; choose one of {', '.join(DTYPES)}.")
+    _check_device(values.get("device", "auto"), where)
     bank = values.get("bank")
     if bank is not None and (given := {"preset", "diekae"} & set(values)):
         raise ValueError(
@@ -107,12 +110,22 @@ def make_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
         values.get("name", Path(where).stem),
         values.get("decoder", "smollm2"),
         values.get("dtype", "auto"),
+        values.get("device", "auto"),
         values.get("folder"),
         bank,
         None if bank is not None else DiekaeConfig.preset(values.get("preset", "default"), **values.get("diekae", {})),
         _stages(values, where),
         data,
     )
+
+
+def _check_device(name: Any, where: str) -> None:
+    """Check a device's spelling; whether it is here is asked when the recipe runs, which may be elsewhere."""
+    try:
+        if name != "auto":
+            torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"{where}: device={name!r} is not understood; expected auto, cpu, cuda or cuda:N.") from error
 
 
 def _stages(values: Mapping[str, Any], where: str) -> tuple[TrainingConfig, ...]:
@@ -162,12 +175,15 @@ def run_recipe(
         resume: Go on where an earlier call was cut off.
         progress: Told what is being done and how far it is.
         callbacks: More of the Trainer's callbacks.
-        loaded: Decoder and tokenizer, if they are loaded already.
+        loaded: Decoder and tokenizer, if they are loaded already; the recipe's decoder, dtype and device then do not
+            count.
 
     Returns:
         The trained model, and the result as JSON values; processes other than the main one get no result.
     """
-    decoder, tokenizer = loaded or load_decoder(recipe.decoder, dtype=DTYPES[recipe.dtype])
+    decoder, tokenizer = loaded or load_decoder(
+        recipe.decoder, dtype=DTYPES[recipe.dtype], device=settled_device(recipe.device)
+    )
     seed = recipe.stages[0].seed
     torch.manual_seed(seed)
     if recipe.bank is None:

@@ -79,7 +79,7 @@ def quiet(*_: Any) -> None:
     return None
 
 
-def scored_as_lora(model: DiekaeModel, cases: list[Case], seed: int, out: Path) -> tuple[Fitted, float]:
+def scored_weights(model: DiekaeModel, cases: list[Case], seed: int, out: Path) -> tuple[Fitted, float]:
     """Weight edits of some cases, and what they are scored with by a bench that keeps its values in one file."""
     method = compare.fitted(model, "weights_without_locality", cases, out / "work", quiet, seed)
     bare = compare.fitted(model, "bare", [], out / "work", quiet)
@@ -93,14 +93,14 @@ def test_a_trained_method_is_known_by_what_it_learned_and_not_by_its_name(
 ) -> None:
     model = make_model("reader", decoder=make_decoder(num_hidden_layers=10))
     monkeypatch.setattr(compare, "EPOCHS", 2.0)
-    few, two = scored_as_lora(model, CASES[:2], 0, tmp_path)
-    many, four = scored_as_lora(model, CASES[:4], 0, tmp_path)
+    few, two = scored_weights(model, CASES[:2], 0, tmp_path)
+    many, four = scored_weights(model, CASES[:4], 0, tmp_path)
     changed = [dataclasses.replace(CASES[0], new="blue"), CASES[1]]
-    other, retold = scored_as_lora(model, changed, 0, tmp_path)
-    again, seeded = scored_as_lora(model, CASES[:2], 1, tmp_path)
+    other, retold = scored_weights(model, changed, 0, tmp_path)
+    again, seeded = scored_weights(model, CASES[:2], 1, tmp_path)
     assert len({method.learned for method in (few, many, other, again)}) == 4
     assert len({round(value, 5) for value in (two, four, retold, seeded)}) == 4, "each has values of its own"
-    assert scored_as_lora(model, CASES[:2], 0, tmp_path)[1] == two
+    assert scored_weights(model, CASES[:2], 0, tmp_path)[1] == two
     assert len((tmp_path / "kept.jsonl").read_text().splitlines()) == 4, "what was measured is read back"
     few.learned = ""
     with pytest.raises(AssertionError, match="does not tell what it has learned"):

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from diekae.cli import typer_app
 from diekae.cli.layers import layer_range
 from diekae.data.prompt import Prompt
+from diekae.data.splits import halves
 from diekae.evaluation.layers import measure_layers, visible_nll
 from diekae.inject.visibility import hiding
 
@@ -61,7 +62,7 @@ def test_knowledge_visible_nowhere_is_not_read(kind: str) -> None:
 def likely_prompts(decoder: PreTrainedModel) -> list[Prompt]:
     """Prompts whose targets are what the decoder says itself when it has read K."""
     found = []
-    for prompt in make_prompts(4):
+    for prompt in make_prompts(8):
         row = torch.tensor([prompt.anchor + prompt.knowledge + prompt.input])
         said = decoder.generate(row, attention_mask=torch.ones_like(row), max_new_tokens=4, do_sample=False)
         found.append(dataclasses.replace(prompt, target=tuple(said[0, row.shape[1] :].tolist())))
@@ -72,7 +73,9 @@ def test_all_figures_are_of_the_layers_they_name() -> None:
     decoder = make_decoder()
     prompts = likely_prompts(decoder)
     found = measure_layers(decoder, prompts, choose=3, width=2)
+    _, prompts = halves(prompts)
     gap = found["nll"]
+    assert found["n"] == len(prompts)
     assert gap["bare"] == pytest.approx(whole_run(decoder, prompts, None), abs=1e-5)
     assert gap["prompted"] == pytest.approx(whole_run(decoder, prompts, LAYERS), abs=1e-5)
     assert gap["bare"] - gap["prompted"] > 0.2, "K must be worth something"
@@ -90,14 +93,31 @@ def test_all_figures_are_of_the_layers_they_name() -> None:
 def test_each_choice_is_the_best_beside_those_before_it() -> None:
     decoder = make_decoder()
     prompts = likely_prompts(decoder)
-    steps = measure_layers(decoder, prompts, choose=DEPTH)["chosen"]
+    found = measure_layers(decoder, prompts, choose=DEPTH)
+    chooses, reports = halves(prompts)
+    steps = found["chosen_on"]["steps"]
+    assert [step["layers"] for step in found["chosen"]] == [step["layers"] for step in steps]
+    assert (found["n"], found["chosen_on"]["n"]) == (len(reports), len(chooses))
     before: tuple[int, ...] = ()
     for step in steps:
         assert tuple(step["layers"][:-1]) == before
         others = [(*before, layer) for layer in LAYERS if layer not in before]
-        assert step["nll"] == pytest.approx(min(visible_nll(decoder, prompts, others)), abs=1e-5)
+        assert step["nll"] == pytest.approx(min(visible_nll(decoder, chooses, others)), abs=1e-5)
         before = tuple(step["layers"])
-    assert steps[-1]["recovered"] == pytest.approx(1.0, abs=1e-4)
+    assert steps[-1]["recovered"] == found["chosen"][-1]["recovered"] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_what_is_reported_chose_nothing() -> None:
+    """Other targets in the half that is reported change its figures and no choice."""
+    decoder = make_decoder()
+    prompts = likely_prompts(decoder)
+    _, reports = halves(prompts)
+    others = [dataclasses.replace(p, target=p.target[::-1]) if p in reports else p for p in prompts]
+    one, two = (measure_layers(decoder, rows, choose=3) for rows in (prompts, others))
+    assert one["chosen_on"] == two["chosen_on"] and one["nll"] != two["nll"]
+    assert [step["layers"] for step in one["chosen"]] == [step["layers"] for step in two["chosen"]]
+    with pytest.raises(ValueError, match="2 examples cannot be cut into a half to choose by and a half to report"):
+        measure_layers(decoder, [prompts[0]] * 2, choose=1)
 
 
 def test_what_makes_no_sense_is_refused() -> None:
@@ -113,13 +133,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("layers")
     make_decoder().save_pretrained(folder / "decoder")
     make_tokenizer().save_pretrained(folder / "decoder")
-    row = {"knowledge": "the tower is blue", "input": "what is the tower", "target": "blue"}
-    (folder / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for _ in range(4)))
+    rows = [
+        {"knowledge": f"the tower is {colour}", "input": "what is the tower", "target": colour}
+        for colour in ("blue", "red", "green", "silver", "gold", "old")
+    ]
+    (folder / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
 
 def invoke(place: Path, *arguments: object) -> Any:
-    fixed = ["layers", "--decoder", place / "decoder", "--limit", "3", "--choose", "2"]
+    fixed = ["layers", "--decoder", place / "decoder", "--limit", "6", "--choose", "2"]
     return CliRunner(env={"COLUMNS": "200"}).invoke(typer_app, [str(a) for a in [*fixed, *arguments]])
 
 
@@ -128,16 +151,17 @@ def test_the_command_recommends_layers_and_writes_what_it_measured(place: Path, 
     result = invoke(place, "--data", place / "validation.jsonl", "--json", figures, "--plot", plot)
     assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
     found = json.loads(figures.read_text())
-    assert found["n"] == 3 and len(found["hidden"]) == DEPTH and "versions" in found
+    assert found["n"] + found["chosen_on"]["n"] == 6 and len(found["hidden"]) == DEPTH and "versions" in found
     assert str(tmp_path) not in figures.read_text() and str(place) not in figures.read_text()
     assert f"layers = {sorted(found['chosen'][-1]['layers'])}" in result.output
+    assert f"on {found['n']} examples that chose nothing" in result.output.replace("\n", " ")
     assert "first half (0, 1)" in result.output and "all (0–3)" in result.output
     assert plot.read_text().startswith("<?xml")
     again = tmp_path / "again.svg"
     invoke(place, "--data", place / "validation.jsonl", "--plot", again)
     assert again.read_bytes() == plot.read_bytes()
     source = invoke(place, "--source", "jsonl", "--raw", place)
-    assert source.exit_code == 0 and "3 examples" in source.output
+    assert source.exit_code == 0 and "that chose the layers" in source.output.replace("\n", " ")
 
 
 def test_the_command_says_what_is_wrong(place: Path, tmp_path: Path) -> None:

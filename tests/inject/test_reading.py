@@ -8,6 +8,7 @@ from builders import VOCABULARY, hook_count, make_tokenizer
 from readings import (
     CASTLE,
     CHANGE,
+    GROUPED,
     LONGROPE,
     OFF,
     ONLY_EAGER,
@@ -15,6 +16,7 @@ from readings import (
     RIVER,
     SHIP,
     VARIANTS,
+    exact_model,
     in_prompt,
     make_exact,
     make_variant,
@@ -31,14 +33,20 @@ from diekae.run.score import target_logits
 
 EVERY = pytest.mark.parametrize("name", VARIANTS)
 SOME = pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3, alternating", "mistral, window shorter than K"])
-NEW = 24
-"""Tokens written: more than the shortest windows hold."""
+NEW = 12
+"""Tokens written: with the question more than the shortest windows hold."""
 
 
-def write(model: DiekaeModel, ids: Tensor, knowledge: Any = None, **options: Any) -> Any:
-    """Exactly ``NEW`` tokens a row, greedy unless told otherwise; those alone."""
+def write(model: DiekaeModel, ids: Tensor, knowledge: Any = None, **options: Any) -> tuple[Tensor, Tensor]:
+    """Exactly ``NEW`` tokens a row, greedy unless told otherwise, and the logits behind each."""
     given = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, **options}
-    return model.generate(ids, knowledge=knowledge, **given)[:, ids.shape[1] :]
+    found = model.generate(ids, knowledge=knowledge, return_dict_in_generate=True, output_logits=True, **given)
+    return found.sequences[:, ids.shape[1] :], torch.stack(found.logits, dim=1)
+
+
+def check_written(got: tuple[Tensor, Tensor], want: tuple[Tensor, Tensor]) -> None:
+    assert torch.equal(got[0], want[0])
+    assert off(got[1], want[1]) <= OFF
 
 
 # Exactness
@@ -49,7 +57,7 @@ def write(model: DiekaeModel, ids: Tensor, knowledge: Any = None, **options: Any
 def test_the_logits_are_those_of_the_prompt(name: str, attention: str) -> None:
     if attention == "sdpa" and VARIANTS[name][0] in ONLY_EAGER:
         pytest.skip("Transformers runs it with its own products alone")
-    model = make_exact(make_variant(name, attention))
+    model = exact_model(name, attention)
     assert model.decoder.config._attn_implementation == f"diekae_{attention}"
     want = prompted(model, QUESTIONS[0], CASTLE)
     assert off(want, prompted(model, QUESTIONS[0], None)) > CHANGE, "K must matter, or this shows nothing"
@@ -59,7 +67,7 @@ def test_the_logits_are_those_of_the_prompt(name: str, attention: str) -> None:
 @pytest.mark.parametrize("padded", ["left", "right"])
 @EVERY
 def test_rows_of_a_padded_batch_know_each_its_own(name: str, padded: str) -> None:
-    model = make_exact(make_variant(name))
+    model = exact_model(name)
     inputs = model.tokenize(QUESTIONS) if padded == "left" else right_padded(model, QUESTIONS)
     lengths = inputs["attention_mask"].sum(1).tolist()
     assert len(set(lengths)) == 3
@@ -82,52 +90,42 @@ def test_rows_of_a_padded_batch_know_each_its_own(name: str, padded: str) -> Non
 @EVERY
 @pytest.mark.parametrize("chunk_size", [1, 7, 30])
 def test_k_read_in_chunks_is_the_same_k(name: str, chunk_size: int) -> None:
-    model = make_exact(make_variant(name))
+    model = exact_model(name)
     memory = model.prepare(CASTLE, chunk_size=chunk_size)
     assert off(ours(model, QUESTIONS[0], memory), prompted(model, QUESTIONS[0], CASTLE)) <= OFF
 
 
 @EVERY
 def test_greedy_generation_is_that_of_the_prompt(name: str) -> None:
-    model = make_exact(make_variant(name))
-    ids, full = model.tokenize(QUESTIONS[1])["input_ids"], in_prompt(model, QUESTIONS[1], CASTLE)[0]
+    model = exact_model(name)
+    ids, full = model.tokenize(QUESTIONS[0])["input_ids"], in_prompt(model, QUESTIONS[0], CASTLE)[0]
     want = write(model, full)
-    assert torch.equal(write(model, ids, CASTLE), want)
-    assert torch.equal(write(model, ids, CASTLE, use_cache=False), want)
-    assert not torch.equal(write(model, ids), want), "K must change what is written"
+    check_written(write(model, ids, CASTLE), want)
+    check_written(write(model, ids, CASTLE, cache_implementation="static"), want)
+    check_written(write(model, ids, CASTLE, use_cache=False), want)
+    assert off(write(model, ids)[1][:, 0], want[1][:, 0]) > CHANGE, "K must matter, or this shows nothing"
     assert hook_count(model.decoder) == 0
 
 
 @EVERY
 def test_beams_are_those_of_the_prompt(name: str) -> None:
-    model = make_exact(make_variant(name))
-    ids, full = model.tokenize(QUESTIONS[1])["input_ids"], in_prompt(model, QUESTIONS[1], CASTLE)[0]
+    model = exact_model(name)
+    ids, full = model.tokenize(QUESTIONS[0])["input_ids"], in_prompt(model, QUESTIONS[0], CASTLE)[0]
     beams = {"num_beams": 3, "num_return_sequences": 3}
     want = write(model, full, **beams)
-    assert torch.equal(write(model, ids, CASTLE, **beams), want)
-    assert not torch.equal(write(model, ids, **beams), want)
+    check_written(write(model, ids, CASTLE, **beams), want)
 
 
 @SOME
-def test_a_padded_batch_writes_what_each_prompt_writes(name: str) -> None:
-    model = make_exact(make_variant(name))
-    knowledge = [CASTLE, None, [RIVER]]
-    inputs = model.tokenize(QUESTIONS)
-    got = write(model, inputs["input_ids"], knowledge, attention_mask=inputs["attention_mask"])
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+def test_a_padded_batch_writes_what_each_prompt_writes(name: str, cache: str) -> None:
+    model = exact_model(name)
+    inputs, knowledge = model.tokenize(QUESTIONS), [CASTLE, None, [RIVER]]
+    given = {"attention_mask": inputs["attention_mask"], "cache_implementation": cache}
+    tokens, logits = write(model, inputs["input_ids"], knowledge, **given)
     for row, known in enumerate([CASTLE, None, RIVER]):
-        assert torch.equal(got[row : row + 1], write(model, in_prompt(model, QUESTIONS[row], known)[0]))
-
-
-@EVERY
-def test_a_static_cache_writes_what_a_dynamic_one_writes(name: str) -> None:
-    model = make_exact(make_variant(name))
-    inputs = model.tokenize(QUESTIONS[:2])
-    given = {"attention_mask": inputs["attention_mask"]}
-    for knowledge in (CASTLE, [RIVER, None]):
-        want = write(model, inputs["input_ids"], knowledge, **given)
-        got = write(model, inputs["input_ids"], knowledge, **given, cache_implementation="static")
-        assert torch.equal(got, want)
-        assert not torch.equal(want, write(model, inputs["input_ids"], **given))
+        alone = write(model, in_prompt(model, QUESTIONS[row], known)[0])
+        check_written((tokens[row : row + 1], logits[row : row + 1]), alone)
 
 
 @SOME
@@ -163,14 +161,14 @@ def test_fewer_layers_read_less() -> None:
 
 @SOME
 def test_what_is_measured_is_what_is_served_bit_for_bit(name: str) -> None:
-    model = make_exact(make_variant(name))
+    model = exact_model(name)
     draw = torch.Generator().manual_seed(0)
     known, x, y = (tuple(torch.randint(4, VOCABULARY, (n,), generator=draw).tolist()) for n in (40, 12, 1))
     prompt = Prompt(model.anchor, known, x, y)
-    measured = target_logits(model, [prompt], "ours")
     (memory,) = model.prepare_prompts([prompt])
     ids = torch.tensor([[*model.anchor, *x]])
     with torch.no_grad():
+        measured = target_logits(model, [prompt], "ours")
         forward = model(ids, knowledge=memory).logits[:, -1]
         # No scores of what was asked for: `min_new_tokens` changes scores, and logits alone are as they were.
         options: dict[str, Any] = {"max_new_tokens": 1, "do_sample": False, "return_dict_in_generate": True}
@@ -192,14 +190,14 @@ def test_what_is_measured_is_what_is_served_bit_for_bit(name: str) -> None:
         ("opt", {}, "positions are learned"),
         ("falcon", {}, "does not go through Transformers' attention interface"),
         ("llama", {"rope_parameters": {**LONGROPE, "rope_type": "dynamic", "factor": 2.0}}, "scaled dynamically"),
-        ("phimoe", {"num_local_experts": 4, "sliding_window": 20}, r"layers \[0, 1, 2, 3\] see a part of the text"),
+        ("phimoe", {**GROUPED, "num_local_experts": 4, "sliding_window": 20}, r"layers \[0, 1, 2, 3\] see a part of the text"),
         (
             "llama4_text",
-            {"head_dim": 8, "num_local_experts": 2, "attention_chunk_size": 128, "no_rope_layers": [1, 1, 1, 0]},
+            {**GROUPED, "head_dim": 8, "num_local_experts": 2, "attention_chunk_size": 128, "no_rope_layers": [1, 1, 1, 0]},
             r"layers \[0, 1, 2\] see a part of the text",
         ),
-        ("lfm2", {"layer_types": ["conv", "full_attention"] * 2}, r"layers \[0, 2\] do not attend"),
-        ("ministral3", {"head_dim": 8}, "positions may not be relative"),
+        ("lfm2", {**GROUPED, "layer_types": ["conv", "full_attention"] * 2}, r"layers \[0, 2\] do not attend"),
+        ("ministral3", {**GROUPED, "head_dim": 8}, "positions may not be relative"),
     ],
 )
 def test_what_cannot_be_read_exactly_is_refused_by_name(kind: str, sizes: dict[str, Any], why: str) -> None:
@@ -221,18 +219,22 @@ def test_another_attention_than_those_with_masks_is_refused() -> None:
 def test_longrope_is_refused_where_k_and_x_pass_the_first_length() -> None:
     model = make_exact(make_variant("phi3, longrope"))
     long = " ".join([CASTLE] * 3)
-    assert 100 < len(model.need_prompter().knowledge(long)) < 128
-    assert off(ours(model, QUESTIONS[1], long), prompted(model, QUESTIONS[1], long)) <= OFF
-    longer = model.prepare([" ".join([CASTLE] * 3) + " " + SHIP])
+    room = 128 - len(model.need_prompter().knowledge(long))
+    x = torch.tensor([[*model.anchor, *range(4, 4 + room)]])
+    with torch.no_grad():
+        full = torch.cat([x[:, :1], torch.tensor([model.need_prompter().knowledge(long)]), x[:, 1:]], dim=1)
+        assert off(model(x[:, :-1], knowledge=long).logits[:, 1:], model.decoder(full[:, :128]).logits[:, 129 - room :]) <= OFF
     for call in (model, model.generate):
-        with pytest.raises(ValueError, match="beyond 128 .*longrope.*encoder='reader'"):
-            call(model.tokenize(QUESTIONS[0])["input_ids"], knowledge=longer)
+        with pytest.raises(ValueError, match="have 129 tokens .*beyond 128 .*longrope.*encoder='reader'"):
+            call(x, knowledge=long)
+    with pytest.raises(ValueError, match="have 129 tokens together"):
+        model.generate(x[:, :-2], knowledge=long, max_new_tokens=5, min_new_tokens=5)
 
 
 def test_a_compiled_decoder_is_refused() -> None:
     model = make_exact()
     model.decoder.compile()
-    with pytest.raises(ValueError, match="is compiled.*encoder='reader'"):
+    with pytest.raises(ValueError, match="the decoder is compiled.*load it again without"):
         ours(model, QUESTIONS[0], CASTLE)
     assert off(ours(model, QUESTIONS[0], None), prompted(model, QUESTIONS[0], None)) <= OFF
 

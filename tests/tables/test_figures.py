@@ -5,10 +5,10 @@ import pytest
 
 from diekae.data.example import DataError
 from diekae.data.prompt import Prompt
+from diekae.data.splits import halves
 from diekae.editing.scores import tally
 from diekae.evaluation.bootstrap import Interval, bootstrap
 from diekae.tables import figures
-from diekae.tables.lab import halves
 from diekae.tables.sheet import Sheet, console_tables, interval, markdown, number
 from diekae.tables.table4 import lengths
 from diekae.tables.table5 import converged

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from diekae.cli.console import SHIPPED, BankOption, check_choice, console
+from diekae.cli.console import SHIPPED, BankOption, DeviceOption, check_choice, console, device_of, load_model
 from diekae.cli.knowledge import check_store
 from diekae.memory import Knowledge, Memory
 from diekae.model import DiekaeModel
@@ -27,12 +27,13 @@ def command(
     bank: BankOption = SHIPPED,
     format: Annotated[str | None, typer.Option(help="plain, qa or chat; the bank's own by default.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 24,
+    device: DeviceOption = "auto",
 ) -> None:
     """Answer a question with knowledge injected, and without."""
     check_choice("format", format)
+    device_of(device)
     _check_source(knowledge, store, document)
-    with console.status("loading the bank and its decoder"):
-        model = DiekaeModel.from_pretrained(bank)
+    model = load_model(bank, device)
     memory = (
         model.prepare([path.read_text() for path in knowledge])
         if store is None

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from diekae.bench import BENCHMARKS, Bench, run_benchmark
 from diekae.bench.plots import draw_growth
-from diekae.cli.console import DtypeOption, console, dtype_of, progress_bars
+from diekae.cli.console import DeviceOption, DtypeOption, console, device_of, dtype_of, progress_bars
 from diekae.evaluation.plots import check_kind, save_figure
 from diekae.models import load_decoder
 from diekae.provenance import write_json
@@ -31,6 +31,7 @@ def command(
     threads: Annotated[int, typer.Option(min=1, help="Threads; with one, this process's own seconds are taken.")] = 1,
     curves: Annotated[bool, typer.Option(help="Also how a pass grows with x, layers, batch and documents.")] = True,
     dtype: DtypeOption = "auto",
+    device: DeviceOption = "auto",
     seed: Annotated[int, typer.Option(help="Of random numbers.")] = Bench.seed,
     json: Annotated[Path | None, typer.Option(help="Where the figures go.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Where the curves go (.png, .svg or .pdf).")] = None,
@@ -38,12 +39,12 @@ def command(
     """Measure a benchmark: with knowledge against without, against K in the prompt, and against a cached prefix."""
     if name not in BENCHMARKS:
         raise ValueError(f"benchmark {name!r} is not known; choose one of {', '.join(BENCHMARKS)}.")
-    kind = dtype_of(dtype)
+    kind, place = dtype_of(dtype), device_of(device)
     if plot is not None:
         check_kind(plot)
     torch.set_num_threads(threads)
     with console.status("loading the decoder"):
-        model, _ = load_decoder(decoder, dtype=kind)
+        model, _ = load_decoder(decoder, dtype=kind, device=place)
     with progress_bars() as (show, _):
         bench = Bench(model, {}, sorted(lengths), inputs, rounds, seed, curves, show, bank)
         found = run_benchmark(name, bench)

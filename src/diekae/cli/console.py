@@ -24,7 +24,8 @@ from transformers import TrainerCallback
 
 from diekae.config import CHOICES
 from diekae.evaluation.evaluate import PASSES
-from diekae.models import DTYPES
+from diekae.model import DiekaeModel
+from diekae.models import DTYPES, settled_device
 from diekae.training.run import processes
 
 console = Console(stderr=False)
@@ -34,6 +35,32 @@ BankOption = Annotated[Path, typer.Option(help="A bank's folder, or the name of 
 DtypeOption = Annotated[
     str, typer.Option(help="Type of the decoder: fp32, bf16, fp16, or auto: what is fast on this machine.")
 ]
+
+DeviceOption = Annotated[str, typer.Option(help="Where it runs: cpu, cuda, cuda:N, or auto: a GPU where there is one.")]
+
+
+def device_of(name: str) -> torch.device:
+    """Return the device that ``--device`` names.
+
+    Raises:
+        ValueError: It is not understood, or not here.
+    """
+    try:
+        return settled_device(name)
+    except ValueError as error:
+        raise ValueError(f"--device: {error}") from error
+
+
+def load_model(bank: Path, device: str, dtype: str = "auto") -> DiekaeModel:
+    """Load a bank and its decoder, both on the device that ``--device`` names.
+
+    Raises:
+        FileNotFoundError: There is no such bank.
+        ValueError: A name is not known, or the bank is damaged.
+    """
+    place, kind = device_of(device), dtype_of(dtype)
+    with console.status("loading the bank and its decoder"):
+        return DiekaeModel.from_pretrained(bank, dtype=kind, device=place)
 
 
 def dtype_of(name: str) -> torch.dtype | None:

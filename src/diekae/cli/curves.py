@@ -12,17 +12,19 @@ from rich.table import Table
 from diekae.cli.console import (
     SHIPPED,
     BankOption,
+    DeviceOption,
     DtypeOption,
     check_choice,
     console,
+    device_of,
     dtype_of,
+    load_model,
     progress_bars,
     share,
 )
 from diekae.data import read_examples
 from diekae.evaluation.curves import DOCUMENTS, LENGTHS, measure_curves
 from diekae.evaluation.plots import check_kind, draw_curves, save_figure
-from diekae.model import DiekaeModel
 from diekae.provenance import name_of, write_json
 
 
@@ -35,17 +37,18 @@ def command(
     lengths: Annotated[list[int], typer.Option(help="Tokens of knowledge; may be repeated.")] = list(LENGTHS),  # noqa: B006
     batch_size: Annotated[int, typer.Option(help="Examples a pass.")] = 8,
     dtype: DtypeOption = "auto",
+    device: DeviceOption = "auto",
     json: Annotated[Path | None, typer.Option(help="Where the figures go.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Where the plots go (.png, .svg or .pdf).")] = None,
 ) -> None:
     """Measure a bank by number of documents, length of knowledge, target position and copying, and its harm."""
     check_choice("format", format)
-    kind = dtype_of(dtype)
+    dtype_of(dtype)
+    device_of(device)
     if plot is not None:
         check_kind(plot)
     examples = read_examples(data, limit)
-    with console.status("loading the bank and its decoder"):
-        model = DiekaeModel.from_pretrained(bank, dtype=kind)
+    model = load_model(bank, device, dtype)
     with progress_bars() as (show, _):
         found = measure_curves(
             model,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -16,7 +15,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from diekae.cli.ask import answer
-from diekae.cli.console import SHIPPED, console, figures, progress_bars, times
+from diekae.cli.console import SHIPPED, DeviceOption, console, device_of, figures, load_model, progress_bars, times
 from diekae.model import DiekaeModel
 from diekae.provenance import write_json
 from diekae.recipe import make_recipe, run_recipe
@@ -32,9 +31,11 @@ QUESTIONS = (
 def command(
     out: Annotated[Path, typer.Option(help="Folder of the run; an earlier one is replaced.")] = Path("runs/demo"),
     steps: Annotated[int, typer.Option(help="Optimizer steps a stage; the recipe's by default.")] = -1,
+    device: DeviceOption = "auto",
     json: Annotated[Path | None, typer.Option(help="Where the figures go; result.json in the folder.")] = None,
 ) -> None:
     """Ask the shipped bank; train one on fictional facts (a quarter of an hour on a slow core), measure and ask it."""
+    device_of(device)
     source = files("diekae.demo")
     values = tomllib.loads(source.joinpath("demo.toml").read_text())
     if steps > 0:
@@ -50,15 +51,11 @@ def command(
     )
     if out.exists():
         _remove_run(out)
-    with console.status("loading the decoder and the bank that came with the package"):
-        shipped = DiekaeModel.from_pretrained(SHIPPED)
+    shipped = load_model(SHIPPED, device)
     console.print(Panel(document, title="a document that no bank has seen, and that is not in the prompt"))
     console.print(_table(_ask(shipped, document), "the bank that came with the package"))
-    console.print(
-        "Now another bank is trained, from forward passes alone, on documents about things that do not exist."
-    )
-    with tempfile.TemporaryDirectory(prefix="diekae-") as cache, progress_bars() as (show, bar):
-        values["stage"][0]["cache"] = cache
+    console.print("Now another bank is trained, on documents about things that do not exist.")
+    with progress_bars() as (show, bar):
         model, result = run_recipe(
             make_recipe(values),
             out,

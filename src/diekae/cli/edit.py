@@ -10,13 +10,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from diekae.cli.ask import answer
-from diekae.cli.console import SHIPPED, BankOption, check_choice, console, progress_bars
+from diekae.cli.console import SHIPPED, BankOption, DeviceOption, check_choice, console, load_model, progress_bars
 from diekae.editing import Edit, read_edits
 from diekae.editing.edits import GATES, load_edits, open_edits
 from diekae.editing.memory import MemoryEdits
 from diekae.editing.store import FILE, Record
 from diekae.editing.trained import Trained, load_trained
-from diekae.model import DiekaeModel
 
 group = typer.Typer(
     help="Edit facts: each revertible, and nothing else changed.", no_args_is_help=True, add_completion=False
@@ -42,6 +41,7 @@ def add(
     bank: BankOption = SHIPPED,
     gate: GateOption = None,
     trained: TrainedOption = None,
+    device: DeviceOption = "auto",
 ) -> None:
     """Make edits: those of a file, or one that the options spell out."""
     single = (prompt, subject, target)
@@ -55,7 +55,7 @@ def add(
         if missing:
             raise ValueError(f"one edit needs --prompt, --subject and --target; {', '.join(missing)} is missing.")
         edits = [Edit(str(prompt), str(subject), str(target), tuple(alias or ()))]
-    made = _open(folder, bank, gate, trained)
+    made = _open(folder, bank, gate, trained, device)
     with progress_bars() as (show, _):
         records = made.add(edits, progress=show)
     console.print(_table(records, f"{len(records)} edits in {folder}"))
@@ -76,9 +76,10 @@ def list_edits(
     folder: FolderOption = EDITS,
     bank: BankOption = SHIPPED,
     every: Annotated[bool, typer.Option("--all", help="Superseded and reverted ones too.")] = False,
+    device: DeviceOption = "auto",
 ) -> None:
     """Show the edits in force."""
-    records = _existing(folder, bank).list(every=every)
+    records = _existing(folder, bank, device).list(every=every)
     console.print(_table(records, f"{len(records)} edits in {folder}"))
 
 
@@ -87,9 +88,10 @@ def revert(
     number: Annotated[int, typer.Argument(metavar="ID", help="As `list` shows it.")],
     folder: FolderOption = EDITS,
     bank: BankOption = SHIPPED,
+    device: DeviceOption = "auto",
 ) -> None:
     """Take an edit back; the one that it superseded speaks again."""
-    made = _existing(folder, bank)
+    made = _existing(folder, bank, device)
     record = made.revert(number)
     said = "its record is damaged" if record is None else escape(record.edit.statement)
     console.print(f"reverted {number}: {said}", highlight=False)
@@ -107,11 +109,12 @@ def ask(
     trained: TrainedOption = None,
     format: Annotated[str | None, typer.Option(help="plain, qa or chat; the bank's own by default.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 24,
+    device: DeviceOption = "auto",
 ) -> None:
     """Ask with the edits in force and without, and show which of them spoke."""
     check_choice("format", format)
     _check_folder(folder)
-    made = _open(folder, bank, gate, trained)
+    made = _open(folder, bank, gate, trained, device)
     model = made.model
     table = Table(show_header=True)
     for name in ("", "answer"):
@@ -125,18 +128,17 @@ def ask(
     console.print(_table(spoke, "edits that spoke") if spoke else "no edit spoke")
 
 
-def _open(folder: Path, bank: Path, gate: str | None, trained: Path | None) -> MemoryEdits:
+def _open(folder: Path, bank: Path, gate: str | None, trained: Path | None, device: str) -> MemoryEdits:
     if gate is not None and gate not in GATES:
         raise ValueError(f"--gate {gate!r} is not known; choose one of {', '.join(GATES)}.")
-    with console.status("loading the bank and its decoder"):
-        model = DiekaeModel.from_pretrained(bank)
+    model = load_model(bank, device)
     return open_edits(model, folder, gate, None if trained is None else load_trained(trained, model))
 
 
-def _existing(folder: Path, bank: Path) -> MemoryEdits:
+def _existing(folder: Path, bank: Path, device: str) -> MemoryEdits:
     """Open edits that are there, without reading anything with the decoder."""
     _check_folder(folder)
-    return _open(folder, bank, "mention", None)
+    return _open(folder, bank, "mention", None, device)
 
 
 def _check_folder(folder: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from diekae.cli.console import SHIPPED, BankOption, DtypeOption, console, dtype_of, progress_bars
+from diekae.cli.console import SHIPPED, BankOption, DeviceOption, DtypeOption, console, load_model, progress_bars
 from diekae.cli.edit import TrainedOption
 from diekae.cli.edit import group as group
 from diekae.editing.evaluate import PARTS, Plan, evaluate_edits
@@ -17,7 +17,6 @@ from diekae.editing.trained import find_trained, load_trained
 from diekae.editing.training import PARTS as TRAINED_PARTS
 from diekae.editing.training import Sizes, train_editing
 from diekae.evaluation.plots import check_kind, save_figure
-from diekae.model import DiekaeModel
 from diekae.provenance import name_of, write_json
 
 DataOption = Annotated[Path, typer.Option(help="Folder with counterfact, zsre and natural_questions.")]
@@ -38,17 +37,16 @@ def evaluate(
     unrelated: Annotated[int, typer.Option(help="Unrelated texts.")] = Plan.unrelated,
     seed: Annotated[int, typer.Option(help="Decides which cases.")] = Plan.seed,
     dtype: DtypeOption = "auto",
+    device: DeviceOption = "auto",
     json: Annotated[Path | None, typer.Option(help="Where the figures go.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Where the plot of growth goes (.png, .svg or .pdf).")] = None,
 ) -> None:
     """Measure edits on CounterFact and zsRE: success, neighbours, what is generated, drift, growth and chains."""
     if plot is not None:
         check_kind(plot)
-    kind = dtype_of(dtype)
     sizes, methods = tuple(size or Plan.sizes), tuple(method or Plan.methods)
     plan = Plan(data, out, cases, few, sizes, methods, neighbours=neighbours, unrelated=unrelated, seed=seed)
-    with console.status("loading the bank and its decoder"):
-        model = DiekaeModel.from_pretrained(bank, dtype=kind)
+    model = load_model(bank, device, dtype)
     known = find_trained(model) if trained is None else load_trained(trained, model)
     with progress_bars() as (show, _):
         found = evaluate_edits(model, known, plan, part or PARTS, show)
@@ -75,12 +73,11 @@ def train(
     adapter_steps: Annotated[int, typer.Option(help="Steps of the adapter.")] = Sizes.adapter_steps,
     seed: Annotated[int, typer.Option(help="Decides facts, wordings and order.")] = 0,
     dtype: DtypeOption = "auto",
+    device: DeviceOption = "auto",
     json: Annotated[Path | None, typer.Option(help="Where the log goes.")] = None,
 ) -> None:
     """Train a bank's gate and memory adapter, once; on facts of CounterFact and zsRE that are never reported."""
-    kind = dtype_of(dtype)
-    with console.status("loading the bank and its decoder"):
-        model = DiekaeModel.from_pretrained(bank, dtype=kind)
+    model = load_model(bank, device, dtype)
     sizes = Sizes(gate_facts, gate_steps, adapter_facts, adapter_steps)
     with progress_bars() as (show, _):
         path, log = train_editing(model, data, out, sizes, part or TRAINED_PARTS, seed=seed, progress=show)

@@ -13,11 +13,14 @@ from rich.table import Table
 from diekae.cli.console import (
     SHIPPED,
     BankOption,
+    DeviceOption,
     DtypeOption,
     check_choice,
     console,
+    device_of,
     dtype_of,
     figures,
+    load_model,
     progress_bars,
     times,
 )
@@ -27,7 +30,6 @@ from diekae.evaluation import evaluate
 from diekae.evaluation.methods.ours import as_methods
 from diekae.evaluation.scoring import score_answers
 from diekae.fingerprint import window
-from diekae.model import DiekaeModel
 from diekae.provenance import name_of, write_json
 
 
@@ -41,15 +43,16 @@ def command(
     max_knowledge: Annotated[int | None, typer.Option(help="Cut K to this many tokens.")] = None,
     answers: Annotated[bool, typer.Option(help="Also answer greedily, and compare with the target.")] = False,
     dtype: DtypeOption = "auto",
+    device: DeviceOption = "auto",
     json: Annotated[Path | None, typer.Option(help="Where the figures go.")] = None,
 ) -> None:
     """Measure D(x), D(K,x) and ours on held-out examples: NLL, recovered, grounded, answers, and seconds a pass."""
     check_choice("scope", scope)
-    kind = dtype_of(dtype)
+    dtype_of(dtype)
+    device_of(device)
     check_choice("format", format)
     files = {path: read_examples(path, limit) for path in data}
-    with console.status("loading the bank and its decoder"):
-        model = DiekaeModel.from_pretrained(bank, dtype=kind)
+    model = load_model(bank, device, dtype)
     if scope is not None:
         model.config = dataclasses.replace(model.config, scope=scope)
     prompter, sets = model.need_prompter(), dict[str, dict[str, Any]]()

@@ -10,8 +10,7 @@ from typing import Annotated
 
 import typer
 
-from diekae.cli.console import SHIPPED, BankOption, console, progress_bars
-from diekae.model import DiekaeModel
+from diekae.cli.console import SHIPPED, BankOption, DeviceOption, console, device_of, load_model, progress_bars
 from diekae.store import Added, Entry, KnowledgeStore
 
 group = typer.Typer(help="Keep documents and what a bank prepared of them.", no_args_is_help=True, add_completion=False)
@@ -42,15 +41,15 @@ def add(
     precision: Annotated[str, typer.Option(help="How new memory is kept: exact, bf16 or int8.")] = "exact",
     prune: Annotated[bool, typer.Option("--prune", help="Remove files of these folders that are gone.")] = False,
     bank: BankOption = SHIPPED,
+    device: DeviceOption = "auto",
 ) -> None:
     """Add text, Markdown, HTML and PDF files, or folders of them; only what is new or changed is read and prepared."""
+    device_of(device)
     for path in paths or ():
         if not path.exists():
             raise FileNotFoundError(f"nothing at {str(path)!r}; expected a file or a folder of documents.")
     KnowledgeStore(store, precision=precision).close()  # what is wrong with it is said before a model is loaded
-    with console.status("loading the bank and its decoder"):
-        model = DiekaeModel.from_pretrained(bank)
-    kept = KnowledgeStore(store, model, precision=precision)
+    kept = KnowledgeStore(store, load_model(bank, device), precision=precision)
     with progress_bars() as (show, _):
         added = kept.add([*(paths or ()), *text], prune=prune, progress=show) if paths or text else Added()
         added.prepared = added.prepared if paths or text else kept.prepare_missing(show)

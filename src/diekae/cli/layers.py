@@ -9,7 +9,16 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from diekae.cli.console import check_choice, console, progress_bars, share
+from diekae.cli.console import (
+    DeviceOption,
+    DtypeOption,
+    check_choice,
+    console,
+    device_of,
+    dtype_of,
+    progress_bars,
+    share,
+)
 from diekae.config import DiekaeConfig
 from diekae.data import Example, load_source, read_examples
 from diekae.data.example import check_split
@@ -26,22 +35,25 @@ def command(
     source: Annotated[str | None, typer.Option(help="Or a data set, see `diekae data list`.")] = None,
     raw: Annotated[Path | None, typer.Option(help="Folder of the data set's upstream files.")] = None,
     split: Annotated[str, typer.Option(help="The data set's part; layers are a choice, so not test.")] = "validation",
-    limit: Annotated[int, typer.Option(min=1, help="Examples.")] = 24,
+    limit: Annotated[int, typer.Option(min=2, help="Examples; a half of them chooses, the other is reported.")] = 48,
     format: Annotated[str, typer.Option(help="plain, qa or chat.")] = "qa",
     choose: Annotated[int, typer.Option(help="Layers to choose.")] = 8,
     width: Annotated[int | None, typer.Option(help="Layers of a window; a fifth of the decoder by default.")] = None,
     max_knowledge: Annotated[int | None, typer.Option(help="Cut K to this many tokens.")] = None,
     seed: Annotated[int, typer.Option(help="Decides which examples of a data set.")] = 0,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = "auto",
     json: Annotated[Path | None, typer.Option(help="Where the figures go.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Where the plot goes (.png, .svg or .pdf).")] = None,
 ) -> None:
     """Measure in which layers a decoder reads its context, and choose the layers of a bank."""
     check_choice("format", format)
+    kind, place = dtype_of(dtype), device_of(device)
     if plot is not None:
         check_kind(plot)
     examples = _examples(data, source, raw, split, limit, seed)
     with console.status("loading the decoder"):
-        model, tokenizer = load_decoder(decoder)
+        model, tokenizer = load_decoder(decoder, dtype=kind, device=place)
     prompter = Prompter(tokenizer, DiekaeConfig().template, format)
     with progress_bars() as (show, _):
         found = measure_layers(
@@ -56,7 +68,9 @@ def command(
     last = found["chosen"][-1]
     console.print(
         f"recommended: layers = {sorted(last['layers'])}\nWith K visible in these {choose} of "
-        f"{len(found['hidden'])} layers alone, {share(last['recovered'])} of the gap is recovered.",
+        f"{len(found['hidden'])} layers alone, {share(last['recovered'])} of the gap is recovered on {found['n']} "
+        f"examples that chose nothing ({share(found['chosen_on']['steps'][-1]['recovered'])} on the "
+        f"{found['chosen_on']['n']} that chose the layers).",
         highlight=False,
         markup=False,
     )
@@ -89,7 +103,10 @@ def _examples(
 
 def _table(found: dict[str, Any], decoder: str) -> Table:
     """Lay the sets, the windows, the layers that cost most when hidden, and the choice out as one table."""
-    table = Table(title=f"where {decoder} reads, {found['n']} examples", title_justify="left")
+    table = Table(
+        title=f"where {decoder} reads, {found['n']} examples; layers chosen on {found['chosen_on']['n']} others",
+        title_justify="left",
+    )
     for name in ("K visible in", "nats a token", "recovered"):
         table.add_column(name, justify="left" if name == "K visible in" else "right")
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from diekae.cli.console import console, progress_bars
-from diekae.tables import Lab, Plan, best_device, reproduce, table_names
+from diekae.cli.console import DeviceOption, console, device_of, progress_bars
+from diekae.tables import Lab, Plan, reproduce, table_names
 from diekae.tables.sheet import console_tables
 
 _DEFAULT = Plan(Path())
@@ -36,10 +36,11 @@ def command(
     rates: Annotated[str, typer.Option(help="Peak learning rates of methods: lora=2e-3,sft=1e-4.")] = "",
     dtype: Annotated[str, typer.Option(help="Decoder's weights: bf16, fp32, or auto by the device.")] = _DEFAULT.dtype,
     seed: Annotated[int, typer.Option(help="Decides subsets, initial weights and order.")] = _DEFAULT.seed,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; cuda by default where there is one.")] = None,
+    device: DeviceOption = "auto",
 ) -> None:
     """Measure a table of the paper; what an earlier call has measured is read back."""
     table_names(table)  # a wrong name is said before anything is loaded
+    place = device_of(device)
     plan = Plan(
         data=data,
         model=model,
@@ -57,7 +58,7 @@ def command(
         seed=seed,
     )
     with progress_bars() as (show, _):
-        lab = Lab(plan, out, show, device=device or best_device())
+        lab = Lab(plan, out, show, device=str(place))
         made = reproduce(table, lab, json, tell=lambda text: console.print(text, highlight=False, markup=False))
     for report in made.values():
         for sheet in report.sheets:

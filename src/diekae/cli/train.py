@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from diekae.cli.console import console, figures, progress_bars
+from diekae.cli.console import console, device_of, figures, progress_bars
 from diekae.provenance import write_json
 from diekae.recipe import read_recipe, run_recipe
 from diekae.report import write_report
@@ -18,11 +19,16 @@ def command(
     recipe: Annotated[Path, typer.Argument(help="A recipe (TOML); see recipes/.")],
     set: Annotated[list[str] | None, typer.Option(help="Change a key: training.epochs=3. May be repeated.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the run; runs/NAME by default.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Where it runs: cpu, cuda, cuda:N, or auto; as the recipe says by default.")
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False,
     json: Annotated[Path | None, typer.Option(help="Where the figures go; result.json in the run's folder.")] = None,
 ) -> None:
     """Train a bank as a recipe says, and measure it on held-out data."""
     plan = read_recipe(recipe, set or [])
+    plan = dataclasses.replace(plan, device=device or plan.device)
+    device_of(plan.device)
     folder = out or Path("runs") / plan.name
     if not resume and list(folder.rglob("checkpoint-*")):
         raise ValueError(

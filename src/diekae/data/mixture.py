@@ -55,7 +55,9 @@ class DataSpec:
         if self.among is not None and self.among < 1:
             raise DataError(f"among is {self.among}; expected a positive number of tokens, or None for K alone")
         if not 0 <= self.apart <= 1 or (self.apart and self.among is None):
-            raise DataError(f"apart is {self.apart}; expected a share of the examples, from 0 to 1, and `among` with it")
+            raise DataError(
+                f"apart is {self.apart}; expected a share of the examples, from 0 to 1, and `among` with it"
+            )
         if not 0 <= self.unrelated <= 1:
             raise DataError(f"unrelated is {self.unrelated}; expected a share of the examples, from 0 to 1")
         if self.weight is not None and not 0 < self.weight < float("inf"):

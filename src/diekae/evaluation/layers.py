@@ -1,6 +1,7 @@
-"""Which layers read the knowledge: x attends to K's true keys and values in some layers only (design, section 3).
+"""Which layers read the knowledge: x attends to K's true keys and values in some layers only (design, section 4).
 
-Forward passes alone, of any decoder on any data: no bank, no training, no gradients.
+Forward passes alone, of any decoder on any data: no bank, no training, no gradients. Layers are chosen on one half of
+the examples and reported on the other, for the best of many choices looks better on what chose it than it is.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel
 
 from diekae.data.prompt import Prompt, truncate_knowledge
+from diekae.data.splits import halves
 from diekae.evaluation.metrics import Scores
 from diekae.fingerprint import window
 from diekae.inject.hookpoints import find_blocks
@@ -53,19 +55,22 @@ def measure_layers(
 
     Args:
         decoder: Any causal decoder in which tokens meet in attention alone.
-        prompts: Examples with knowledge; two dozen show the layers that matter.
+        prompts: Examples with knowledge; four dozen show the layers that matter. A hash of its knowledge decides which
+            half an example is in.
         choose: Layers to choose greedily: each is the one that, visible beside those before it, closes most.
         width: Layers of a window, a fifth of the decoder if None; windows overlap by half.
         max_knowledge: Longest K in tokens.
         progress: Told which part is measured and how far it is.
 
     Returns:
-        ``n``, ``tokens``, the NLL of D(x) and D(K, x), and with the layers, NLL and ``recovered`` of each: ``sets``
-        (all, none, halves, every second and third), ``windows``, ``hidden`` (each layer hidden alone, named
-        ``layer``), ``chosen`` (one entry a step, the layers in the order of choice).
+        Of the half that is reported: ``n``, ``tokens``, the NLL of D(x) and D(K, x), and with the layers, NLL and
+        ``recovered`` of each: ``sets`` (all, none, halves, every second and third), ``windows``, ``hidden`` (each layer
+        hidden alone, named ``layer``), ``chosen`` (one entry a step, the layers in the order of choice). Of the half
+        that chose: ``chosen_on``, with ``n``, ``tokens``, ``nll`` and ``steps``, the same choice on what chose it.
 
     Raises:
-        ValueError: There is no example with knowledge, a number makes no sense, or masks cannot be exchanged.
+        ValueError: There is no example with knowledge, a number makes no sense, masks cannot be exchanged, or the
+            examples cannot be halved.
     """
     depth = len(find_blocks(decoder))
     width = width or max(1, depth // 5)
@@ -73,27 +78,41 @@ def measure_layers(
         raise ValueError("measuring layers needs examples, each with knowledge; at least one has none.")
     if not 1 <= choose <= depth or not 1 <= width <= depth:
         raise ValueError(f"choose={choose} and width={width} must be from 1 to the decoder's {depth} layers.")
-    prompts = truncate_knowledge(prompts, max_knowledge, window(decoder))
-    tokens = sum(len(prompt.target) for prompt in prompts)
+    chooses, reports = halves(truncate_knowledge(prompts, max_knowledge, window(decoder)))
     sets, windows = _sets(depth), _windows(depth, width)
     everything = tuple(range(depth))
     alone = [tuple(layer for layer in everything if layer != missing) for missing in everything]
     with frozen(decoder):
         check_masks(decoder)
-        bare = sum(_target_nll(decoder, prompt, [everything], known=False)[0] for prompt in prompts) / tokens
-        found = visible_nll(decoder, prompts, [*sets.values(), *windows, *alone], progress=progress)
-        gap = Gap(bare, found[list(sets).index("all")])
-        chosen = _choose(decoder, prompts, depth, choose, gap, progress)
-    figures = [gap.figures(*entry) for entry in zip([*sets.values(), *windows, *alone], found, strict=True)]
+        first = _gap(decoder, chooses)
+        steps = _choose(decoder, chooses, depth, choose, first, progress)
+        settings = [*sets.values(), *windows, *alone, *(tuple(step["layers"]) for step in steps)]
+        found = visible_nll(decoder, reports, settings, progress=progress)
+        gap = _gap(decoder, reports)
+    figures = iter([gap.figures(*entry) for entry in zip(settings, found, strict=True)])
     return {
-        "n": len(prompts),
-        "tokens": tokens,
-        "nll": gap._asdict(),
-        "sets": {name: entry for name, entry in zip(sets, figures, strict=False)},
-        "windows": figures[len(sets) : -depth],
-        "hidden": [{"layer": layer, **entry} for layer, entry in enumerate(figures[-depth:])],
-        "chosen": chosen,
+        **_about(reports, gap),
+        "sets": {name: next(figures) for name in sets},
+        "windows": [next(figures) for _ in windows],
+        "hidden": [{"layer": layer, **next(figures)} for layer in everything],
+        "chosen": list(figures),
+        "chosen_on": {**_about(chooses, first), "steps": steps},
     }
+
+
+def _gap(decoder: PreTrainedModel, prompts: Sequence[Prompt]) -> Gap:
+    """Measure what K is worth."""
+    everything = [tuple(range(len(find_blocks(decoder))))]
+    bare = sum(_target_nll(decoder, prompt, everything, known=False)[0] for prompt in prompts)
+    return Gap(bare / _tokens(prompts), visible_nll(decoder, prompts, everything)[0])
+
+
+def _about(prompts: Sequence[Prompt], gap: Gap) -> dict[str, Any]:
+    return {"n": len(prompts), "tokens": _tokens(prompts), "nll": gap._asdict()}
+
+
+def _tokens(prompts: Sequence[Prompt]) -> int:
+    return sum(len(prompt.target) for prompt in prompts)
 
 
 def _sets(depth: int) -> dict[str, Layers]:
@@ -144,7 +163,7 @@ def visible_nll(
     for number, prompt in enumerate(prompts, start=1):
         totals += torch.tensor(_target_nll(decoder, prompt, settings), dtype=torch.float64)
         progress("layers where K is visible", number, len(prompts))
-    found: list[float] = (totals / sum(len(prompt.target) for prompt in prompts)).tolist()
+    found: list[float] = (totals / _tokens(prompts)).tolist()
     return found
 
 

@@ -119,9 +119,7 @@ def _slots(
     return keys, values
 
 
-def _read(
-    decoder: PreTrainedModel, sites: Sequence[AttentionSite], tensors: Any, places: Tensor, x: Tensor
-) -> Tensor:
+def _read(decoder: PreTrainedModel, sites: Sequence[AttentionSite], tensors: Any, places: Tensor, x: Tensor) -> Tensor:
     """Run x with anchor and K as slots of all layers."""
     memory = MemoryBatch(tensors, torch.ones_like(places, dtype=torch.bool), places[:, -1], True, places)
     receives = torch.ones_like(x, dtype=torch.bool)

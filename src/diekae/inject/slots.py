@@ -170,7 +170,9 @@ class Columns:
         if mask is None and cut is not None and length == 1 and known is None:
             return None
         if mask is None:
-            mask = torch.ones(length, columns, dtype=torch.bool, device=query.device).tril(columns - length)[None, None]
+            # As the kernels' own: aligned at the upper left, for a static cache has room behind the last column.
+            mask = torch.ones(length, columns, dtype=torch.bool, device=query.device)[None, None]
+            mask = mask.tril() if length > 1 else mask
         mask = mask.expand(rows, -1, -1, -1)
         if cut is None:
             hidden = self.hidden[:, first : first + columns]

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from diekae.config import DiekaeConfig, resolve_layers
 from diekae.data.example import DataError
 from diekae.data.mixture import DataSpec, choose_prompts
 from diekae.data.prompt import Prompt, Prompter, truncate_knowledge
+from diekae.data.splits import halves
 from diekae.evaluation.methods import Task
 from diekae.evaluation.methods.base import constants_of, without_knowledge
 from diekae.fingerprint import fingerprint, window
@@ -239,27 +237,3 @@ class Lab:
     def tidy(self) -> None:
         """Remove checkpoints and collected differences: what was measured is in the cells."""
         shutil.rmtree(self.out / "work", ignore_errors=True)
-
-
-def halves(prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
-    """Cut prompts into a half to choose by and a half to report, the same whatever their order.
-
-    What shares its knowledge shares its half: a hash of the knowledge decides.
-
-    Raises:
-        DataError: All prompts fall into one half.
-    """
-    parts: tuple[list[Prompt], list[Prompt]] = ([], [])
-    for prompt in prompts:
-        parts[hashlib.sha256(repr(prompt.knowledge).encode()).digest()[0] & 1].append(prompt)
-    if not all(parts):
-        raise DataError(
-            f"{len(prompts)} examples cannot be cut into a half to choose by and a half to report; expected at least "
-            "two with different knowledge in each part"
-        )
-    return parts
-
-
-def best_device() -> str:
-    """Return ``cuda`` where there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"

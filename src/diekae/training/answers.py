@@ -60,9 +60,7 @@ def answer_some(
     return found
 
 
-def _answers(
-    model: DiekaeModel, prompts: Sequence[Prompt], progress: Callable[[int, int], None]
-) -> list[list[int]]:
+def _answers(model: DiekaeModel, prompts: Sequence[Prompt], progress: Callable[[int, int], None]) -> list[list[int]]:
     """Return the tokens of each greedy answer, its line break among them."""
     tokenizer = model.need_prompter().tokenizer
     found: list[list[int]] = [[] for _ in prompts]

@@ -71,7 +71,7 @@ def train(
     clock = None if any(isinstance(one, Stopwatch) for one in callbacks) else Stopwatch(folder, resume)
     set_seed(config.seed)
     objective = OBJECTIVES[config.objective](model)
-    model.bank.autocast = torch.bfloat16 if settled_dtype(config.precision) == "bf16" else None
+    model.bank.autocast = torch.bfloat16 if settled_dtype(config.precision, model.device) == "bf16" else None
     with frozen(model.decoder):
         answered = [
             answer_some(model, part, config.own_answers, folder / f"answers-{name}.json", partial(progress, told))
@@ -135,7 +135,7 @@ def build_trainer(
         extra.append(EarlyStoppingCallback(config.patience))
     trainer = kind(
         objective,
-        arguments(config, folder, steps, drop_last=len(data[0]) >= batch),
+        arguments(config, folder, steps, len(data[0]) >= batch, next(objective.parameters()).device),
         clip=config.clip or math.inf,
         monitor=monitor,
         train_dataset=data[0],

@@ -173,11 +173,14 @@ class BankTrainer(Trainer):
         return metrics
 
 
-def arguments(config: TrainingConfig, folder: Path, steps: int, drop_last: bool) -> TrainingArguments:
+def arguments(
+    config: TrainingConfig, folder: Path, steps: int, drop_last: bool, device: torch.device
+) -> TrainingArguments:
     """Translate a training configuration into the Trainer's arguments.
 
     ``drop_last`` leaves an epoch's incomplete last batch out: several processes would fill it up with examples of
-    their own choice, and no longer do what one does.
+    their own choice, and no longer do what one does. ``device`` is where the bank stands, beside its decoder: left to
+    itself the Trainer would move bank and batches to a GPU and leave the decoder behind.
     """
     every = math.ceil(steps / config.evaluations)
     return TrainingArguments(
@@ -214,7 +217,7 @@ def arguments(config: TrainingConfig, folder: Path, steps: int, drop_last: bool)
         train_sampling_strategy="group_by_length" if config.group_by_length else "random",
         seed=config.seed,
         data_seed=config.seed,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=device.type == "cpu",
         ddp_find_unused_parameters=False,
         disable_tqdm=False,
     )

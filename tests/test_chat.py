@@ -1,0 +1,134 @@
+"""Chats: K behind the header of its own format, or before all of a chat; several turns; guidance; misspelt arguments."""
+
+import pytest
+import torch
+from builders import make_decoder, make_tokenizer
+from torch import Tensor
+
+from diekae.data.prompt import wrapping
+from diekae.fingerprint import fingerprint
+from diekae.model import DiekaeModel
+
+CASTLE = "the castle was built by king four in the north and two towers are red"
+ASKED = "who built the castle"
+
+
+def exact(**options) -> DiekaeModel:
+    return DiekaeModel.exact(make_decoder(max_position_embeddings=256), make_tokenizer(chat=True), **options)
+
+
+def ids_of(model: DiekaeModel, text: str) -> list[int]:
+    return list(model.need_prompter().tokenizer(text, add_special_tokens=False).input_ids)
+
+
+@torch.no_grad()
+def prompted(model: DiekaeModel, ids: list[int]) -> Tensor:
+    return model.decoder(torch.tensor([ids])).logits[0]
+
+
+@torch.no_grad()
+def test_in_a_chat_k_stands_behind_the_chats_own_header() -> None:
+    model = exact()
+    wrap = wrapping("chat", model.tokenizer)
+    header = ids_of(model, wrap.anchor)
+    assert len(header) > 1
+    inputs = model.tokenize(ASKED, format="chat")
+    assert inputs["input_ids"][0, : len(header)].tolist() == header
+    memory = model.prepare(CASTLE, format="chat")
+    got = model(**inputs, knowledge=memory).logits[0, len(header) :]
+    asked = inputs["input_ids"][0, len(header) :].tolist()
+    known = list(model.need_prompter().knowledge(CASTLE))
+    want = prompted(model, header + known + asked)[-len(asked) :]
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+    assert (want - model.decoder(**inputs).logits[0, len(header) :]).abs().max() > 0.1
+
+
+@torch.no_grad()
+def test_knowledge_of_another_format_stands_before_the_whole_chat() -> None:
+    model = exact()
+    memory = model.prepare(CASTLE)
+    for turns in (1, 3):
+        messages = [{"role": "user" if n % 2 == 0 else "assistant", "content": ASKED} for n in range(turns)]
+        text = model.tokenizer.apply_chat_template(messages, tokenize=False)
+        chat = ids_of(model, text)
+        assert chat[0] == model.anchor[0]
+        got = model(torch.tensor([chat]), knowledge=memory).logits[0, 1:]
+        want = prompted(model, chat[:1] + list(model.need_prompter().knowledge(CASTLE)) + chat[1:])[-len(chat) + 1 :]
+        torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+
+
+def test_an_input_without_its_knowledges_header_is_refused() -> None:
+    model = exact()
+    memory = model.prepare(CASTLE, format="chat")
+    with pytest.raises(ValueError, match="was read behind .*prepare and tokenize in the same format"):
+        model(**model.tokenize(ASKED), knowledge=memory)
+    with pytest.raises(ValueError, match="different anchors"):
+        model(**model.tokenize(ASKED), knowledge=[[memory, model.prepare(CASTLE)]])
+
+
+@pytest.mark.parametrize("encoder", ["exact", "reader"])
+def test_guidances_second_pass_knows_nothing(encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if encoder == "exact":
+        model = exact()
+    else:
+        from builders import make_model
+
+        model = make_model("reader", decoder=make_decoder(max_position_embeddings=256), effect=0.5)
+    inputs = model.tokenize(ASKED)
+    negative = torch.tensor([ids_of(model, "the river was red")])
+    options = {"max_new_tokens": 6, "do_sample": False, "guidance_scale": 2.0, "negative_prompt_ids": negative}
+    from transformers.generation.logits_process import UnbatchedClassifierFreeGuidanceLogitsProcessor as Guidance
+
+    seen: list[Tensor] = []
+    real = Guidance.get_unconditional_logits
+
+    def see(self: Guidance, ids: Tensor) -> Tensor:
+        out = real(self, ids)
+        seen.append(out.logits[:, -1] if hasattr(out, "logits") else out[:, -1])
+        return out
+
+    monkeypatch.setattr(Guidance, "get_unconditional_logits", see)
+    model.generate(**inputs, knowledge=CASTLE, **options)
+    with torch.no_grad():
+        want = model.decoder(negative).logits[:, -1]
+    assert seen, "guidance must have run"
+    torch.testing.assert_close(seen[0], want, atol=1e-6, rtol=1e-6)
+
+
+def test_misspelt_arguments_are_refused_with_the_right_name() -> None:
+    model = exact()
+    inputs = model.tokenize(ASKED)
+    for call in (model, model.generate):
+        with pytest.raises(TypeError, match="'knowlege' is not known; did you mean 'knowledge'"):
+            call(**inputs, knowlege=CASTLE)
+        for wrong in ({"a": 1}, 7, [[7]], [{"a": 1}]):
+            with pytest.raises(TypeError, match="expected a text, what `prepare` returned, or a list"):
+                call(**inputs, knowledge=wrong)
+        with pytest.raises(TypeError, match="expected a tensor"):
+            call(inputs, knowledge=CASTLE)
+
+
+def test_a_decoder_in_fp16_is_the_same_decoder() -> None:
+    whole = make_decoder().to(torch.bfloat16)
+    assert fingerprint(whole) == fingerprint(make_decoder())
+    assert fingerprint(whole) == fingerprint(make_decoder().to(torch.bfloat16).to(torch.float16))
+    assert fingerprint(whole) != fingerprint(make_decoder(seed=1))
+
+
+def test_training_in_bf16_leaves_the_decoder_in_its_own_type(tmp_path) -> None:
+    from builders import make_model, make_prompts
+
+    from diekae.training.config import TrainingConfig
+    from diekae.training.run import train
+
+    model = make_model("reader", effect=0.0)
+    kinds: set[torch.dtype] = set()
+    seen: set[torch.dtype] = set()
+    hook = model.decoder.model.layers[0].mlp.register_forward_hook(lambda _m, _a, out: kinds.add(out.dtype))
+    inner = model.bank.encoder.query.register_forward_hook(lambda _m, _a, out: seen.add(out.dtype))
+    config = TrainingConfig(objective="distill", max_steps=1, batch_size=2, precision="bf16", evaluations=1)
+    train(model, make_prompts(2), make_prompts(2, seed=1), config, tmp_path)
+    hook.remove()
+    inner.remove()
+    assert kinds == {torch.float32}, "the frozen decoder was put under autocast"
+    assert torch.bfloat16 in seen, "the bank was not"
