@@ -9,21 +9,16 @@ import json
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results" / "speed"
-FILES = ("rows", "inference", "decode", "prepare", "train", "memory")
-"""Rows of earlier files stand for those of the same name in later ones."""
+FILES = ("inference", "decode", "prepare", "train", "memory")
 
 
 def main() -> None:
     """Print a line a row."""
     print("| what | aim | measured | floor |")
     print("|---|---|---|---|")
-    seen: set[str] = set()
     for name in FILES:
         path = RESULTS / f"{name}.json"
         for row in json.loads(path.read_text())["rows"] if path.is_file() else ():
-            if row["name"] in seen:
-                continue
-            seen.add(row["name"])
             aim = "" if row["aim"] is None else f"{'≥' if row['at_least'] else '≤'} {row['aim']:.3g}"
             figure = "not measured" if row["figure"] is None else f"{row['figure']:.3g}"
             figure = f"**{figure}**" if row["reached"] else figure

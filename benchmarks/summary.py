@@ -10,28 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
-RUNS = (
-    "smollm2-distill-long",
-    "smollm2",
-    "reading",
-    "demo",
-    "dream-attention",
-    "dream-reader",
-    "dream-token",
-    "dream-paper",
-)
+RUNS = ("smollm2", "demo", "dream-reader", "dream-token", "dream-paper")
 """The README's."""
-STAGES = ("smollm2-long", "smollm2-distill")
-"""What lies between the first and the last run of the shipped bank."""
 EARLIER = ("dream", "dream-3-epochs", "dream-token", "dream-paper", "mixture")
 """What earlier code measured: docs/research.md's."""
 
 
 def main() -> None:
     """Print the tables."""
-    for runs in (RUNS, STAGES):
-        show(RESULTS, runs)
-        print()
+    show(RESULTS, RUNS)
+    print()
     show(RESULTS / "history", EARLIER)
 
 

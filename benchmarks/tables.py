@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-HERE = Path(__file__).parent / "results" / "tables"
+RESULTS = Path(__file__).parent / "results"
 COLUMNS = {
     "quality": ("method", "data", "n", "NLL", "paper_perplexity", "recovered", "grounded", "F1", "harm", "paper"),
     "cost": ("method", "parameters", "training, s", "inference, ms", "× D(x)", "prepare K, ms"),
@@ -23,7 +23,7 @@ def line(cells: list[str]) -> str:
 
 def main() -> None:
     """Print every sheet of every file."""
-    for path in sorted(HERE.glob("*.json")):
+    for path in [path for part in ("tables", "history/tables") for path in sorted((RESULTS / part).glob("*.json"))]:
         found = json.loads(path.read_text())
         for sheet in next(value for key, value in found.items() if key.startswith(("table", "figure")))["sheets"]:
             shown = next((names for word, names in COLUMNS.items() if word in sheet["title"]), sheet["columns"])

@@ -1,6 +1,7 @@
 """Tiny random decoders, tokenizers, prompts and banks that several test files build."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -112,6 +113,17 @@ SITES.append(("attention", "attention"))
 """What an encoder may be injected into: ``attention`` reads what its module reads, so it needs one."""
 
 
+ABSOLUTE = ("gpt2", "opt", "falcon")
+"""Architectures whose attention cannot read K: learned positions, or an attention of their own."""
+
+
+def of_encoders(*kinds: str) -> list[tuple[str, str]]:
+    """Every encoder with each of these architectures that it can read with."""
+    return [
+        (encoder, kind) for encoder in SMALL for kind in kinds if not (encoder == "attention" and kind in ABSOLUTE)
+    ]
+
+
 def make_model(
     encoder: str = "reader",
     *,
@@ -137,3 +149,23 @@ def make_model(
 def hook_count(module: torch.nn.Module) -> int:
     """How many forward hooks, before or after, stand on a module and everything in it."""
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in module.modules())
+
+
+def write_pdf(path: Path, text: str) -> Path:
+    """One page, by hand (ISO 32000-1, 7.5): four objects, a table of where they stand, and a trailer."""
+    content = f"BT /F1 12 Tf 50 200 Td ({text}) Tj ET" if text else ""
+    objects = [
+        "<< /Type /Catalog /Pages 2 0 R >>",
+        "<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 300 300] /Contents 4 0 R"
+        " /Resources << /Font << /F1 << /Type /Font /Subtype /Type1 /BaseFont /Helvetica >> >> >> >>",
+        f"<< /Length {len(content)} >> stream\n{content}\nendstream",
+    ]
+    file, places = "%PDF-1.4\n", []
+    for number, body in enumerate(objects):
+        places.append(len(file))
+        file += f"{number + 1} 0 obj {body} endobj\n"
+    table = "".join(f"{place:010d} 00000 n \n" for place in places)
+    end = f"xref\n0 5\n0000000000 65535 f \n{table}trailer << /Size 5 /Root 1 0 R >>\nstartxref\n{len(file)}\n%%EOF\n"
+    path.write_text(file + end)
+    return path

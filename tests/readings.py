@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from builders import ARCHITECTURES, WORDS, make_decoder, make_tokenizer
+from builders import ABSOLUTE, ARCHITECTURES, WORDS, make_decoder, make_tokenizer
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -46,9 +46,8 @@ LONGROPE = {
 }
 _ALTERNATING = ["sliding_attention", "full_attention"] * 2
 
-REFUSED = ("gpt2", "opt", "falcon")
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    **{kind: (kind, {}) for kind in ARCHITECTURES if kind not in REFUSED},
+    **{kind: (kind, {}) for kind in ARCHITECTURES if kind not in ABSOLUTE},
     "llama, one key head": ("llama", {"num_key_value_heads": 1}),
     "llama, a key head each": ("llama", {"num_key_value_heads": 4}),
     "llama, linear rope": ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}}),

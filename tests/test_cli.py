@@ -308,6 +308,22 @@ def test_stages_that_are_no_tables_are_refused(place: Path) -> None:
     assert "[[stage]]" in said_by("train", place / "tiny.toml", "--set", "stage=3")
 
 
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_targets_are_not_taught_from_unrelated_knowledge(place: Path, part: str) -> None:
+    def settings(objective: str) -> list[str]:
+        return ["--set", f"data.{part}.0.unrelated=0.2", "--set", f"training.objective={objective}"]
+
+    text = said_by("train", place / "tiny.toml", *settings("cross_entropy"), "--out", place / "never")
+    assert f"[[data.{part}]] of 'jsonl' has unrelated=0.2" in text and "knowledge that does not hold it" in text
+    assert not (place / "never").exists()
+    for objective in ("difference", "distill"):
+        assert read_recipe(place / "tiny.toml", settings(objective)[1::2]).data[part][0].unrelated == 0.2
+    staged = (place / "tiny.toml").read_text() + '[[stage]]\n[[stage]]\nobjective = "cross_entropy"\n'
+    (place / "two.toml").write_text(staged)
+    assert "has unrelated=0.2" in said_by("train", place / "two.toml", "--set", f"data.{part}.0.unrelated=0.2")
+    assert read_recipe(place / "two.toml", ["data.test.0.unrelated=0.2"]), "what is measured teaches nothing"
+
+
 def test_set_changes_the_recipe(place: Path) -> None:
     path = place / "tiny.toml"
     recipe = read_recipe(path, ["training.epochs=3", "decoder=other", "data.test.1.limit=2", "diekae.layers=[1, 2]"])
@@ -373,7 +389,7 @@ def test_missing_files_are_named(trained: tuple[Path, str], place: Path) -> None
     assert "no such file" in said_by("evaluate", "--bank", bank, "--data", place / "none.jsonl")
     assert "no knowledge file" in said_by("ask", "--bank", bank, "--knowledge", place / "none.txt", "what")
     (place / "blank.txt").write_text(" \n")
-    assert "knowledge is empty" in said_by("ask", "--bank", bank, "--knowledge", place / "blank.txt", "what")
+    assert "holds no text" in said_by("ask", "--bank", bank, "--knowledge", place / "blank.txt", "what")
 
 
 @pytest.mark.parametrize("option", ["scope", "format", "dtype"])

@@ -131,7 +131,7 @@ def test_presets_can_be_changed_and_are_looked_up() -> None:
     assert DiekaeConfig.preset("paper", layers="all").layers == "all"
     assert DiekaeConfig.preset("default") == DiekaeConfig()
     with pytest.raises(
-        ValueError, match="'papre' is not known; choose one of default, attention, paper.*Did you mean 'paper'"
+        ValueError, match="'papre' is not known; choose one of default, attention, exact, paper.*Did you mean 'paper'"
     ):
         DiekaeConfig.preset("papre")
 

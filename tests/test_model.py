@@ -64,11 +64,25 @@ def test_without_knowledge_the_decoder_is_untouched(encoder: str, scope: str) ->
     assert moved(logits_of(model, inputs, CASTLE), want) > 0.1
 
 
-@BOTH
+@pytest.mark.parametrize("encoder", ["reader", "token"])
 def test_an_untrained_bank_changes_nothing(encoder: str) -> None:
     model = make_model(encoder, effect=0.0)
     inputs = model.tokenize(QUESTIONS)
     torch.testing.assert_close(logits_of(model, inputs, CASTLE), bare(model, inputs), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_an_untrained_bank_of_the_decoders_own_attention_is_k_in_the_prompt(question: str) -> None:
+    """In all layers; in some of them it is part of it, and nothing only where it is in none."""
+    model, half = (make_model("attention", effect=0.0, layers=layers) for layers in ("all", (1, 3)))
+    ids, a = model.tokenize(question)["input_ids"], len(model.anchor)
+    known = torch.tensor([model.need_prompter().knowledge(CASTLE)])
+    want = bare(model, {"input_ids": torch.cat([ids[:, :a], known, ids[:, a:]], dim=1)})[:, a + known.shape[1] :]
+    nothing = bare(model, {"input_ids": ids})[:, a:]
+    assert moved(want, nothing) > 0.1
+    assert moved(logits_of(model, {"input_ids": ids}, CASTLE)[:, a:], want) <= 1e-5
+    part = logits_of(half, {"input_ids": ids}, CASTLE)[:, a:]
+    assert moved(part, want) > 0.1 and moved(part, nothing) > 0.1
 
 
 @SITES
@@ -199,8 +213,7 @@ def test_the_order_of_documents_does_not_matter(encoder: str) -> None:
         assert moved(logits_of(model, inputs, fewer), want) > 1e-3
 
 
-@BOTH
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize(("encoder", "kind"), builders.of_encoders("llama", "gpt2", "gpt_neox", "gemma2"))
 @pytest.mark.parametrize("chunk_size", [1, 3])
 def test_reading_in_chunks_is_reading_whole(encoder: str, kind: str, chunk_size: int) -> None:
     model = make_model(encoder, decoder=make_decoder(kind))
@@ -212,8 +225,7 @@ def test_reading_in_chunks_is_reading_whole(encoder: str, kind: str, chunk_size:
         torch.testing.assert_close(parts.tensors[name], tensor, atol=2e-5, rtol=1e-4)
 
 
-@BOTH
-@pytest.mark.parametrize("kind", ["llama", "opt", "gemma2"])
+@pytest.mark.parametrize(("encoder", "kind"), builders.of_encoders("llama", "opt", "gpt_neox", "gemma2"))
 @pytest.mark.parametrize("chunk_size", [None, 5])
 def test_documents_read_together_are_as_read_alone(encoder: str, kind: str, chunk_size: int | None) -> None:
     model = make_model(encoder, decoder=make_decoder(kind))

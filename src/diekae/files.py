@@ -59,3 +59,14 @@ def alone(folder: Path) -> Iterator[None]:
                 " no other process writes to: wait until it has ended, or name another with --out."
             ) from error
         yield
+
+
+def place_named(text: str) -> Path | None:
+    """Return the file or folder that a text is the name of, as seen from the working folder; None for other texts."""
+    if not text.strip() or "\n" in text:
+        return None
+    try:
+        path = Path(text)
+        return path if path.exists() else None
+    except (OSError, ValueError):  # longer than any name, or with a character that none has
+        return None

@@ -22,9 +22,10 @@ from diekae.data.prompt import Prompt, Prompter, pad_left
 from diekae.editor import Call, Editor
 from diekae.encoders import encoder_class
 from diekae.encoders.bank import Bank
+from diekae.files import place_named
 from diekae.fingerprint import check_whole, fingerprint, window
 from diekae.inject.attached import Attached
-from diekae.inject.attention import AttentionSite, check_positions, exact_length, find_attention
+from diekae.inject.attention import AttentionSite, check_positions, find_attention
 from diekae.inject.columns import anchored, guess_mask
 from diekae.inject.exactness import check_exact
 from diekae.inject.guidance import with_guidance
@@ -156,9 +157,9 @@ class DiekaeModel(nn.Module):
                 A longer document is cut into windows, each read on its own after the anchor.
 
         Raises:
-            ValueError: A document is empty, the chunk is not positive, or there is no tokenizer.
+            ValueError: A document is empty or a file's name, the chunk is not positive, or there is no tokenizer.
         """
-        documents = [knowledge] if isinstance(knowledge, str) else list(knowledge)
+        documents = [_text(text) for text in ([knowledge] if isinstance(knowledge, str) else knowledge)]
         if not documents:
             raise ValueError("knowledge is an empty list; give at least one document, or None for no knowledge.")
         return Memory.join(self.prepare_many(documents, batch_size=1, format=format, chunk_size=chunk_size))
@@ -255,10 +256,8 @@ class DiekaeModel(nn.Module):
         active = torch.tensor([row is not None for row in rows], device=self.device)
         valid = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         hidden = torch.zeros_like(valid)
-        if self.attached.by_attention:
-            self._check_length(rows, valid)
-            if self.config.anchor == "shared":
-                hidden = self._own_anchors(rows, input_ids, valid, done)
+        if self.attached.by_attention and self.config.anchor == "shared":
+            hidden = self._own_anchors(rows, input_ids, valid, done)
         receives = valid if injection_mask is None else injection_mask.bool()
         if injection_mask is None and self.config.anchor == "shared":
             receives = valid & ~(hidden if self.attached.by_attention else anchored(input_ids, valid, self.anchor))
@@ -292,15 +291,6 @@ class DiekaeModel(nn.Module):
                     "model.tokenize(question, format=…)."
                 )
         return valid & (place < lengths)
-
-    def _check_length(self, rows: Sequence[Memory | None], valid: Tensor) -> None:
-        limit = exact_length(self.decoder)
-        longest = max(row.position for row in rows if row is not None) + valid.shape[1]
-        if limit is not None and longest > limit:
-            raise ValueError(
-                f"K and x have {longest} tokens together, and beyond {limit} this decoder turns all positions "
-                "otherwise (longrope); prepare shorter documents apart, or use encoder='reader'."
-            )
 
     def forward(
         self,
@@ -477,6 +467,21 @@ def _traits(sites: Sequence[AttentionSite]) -> dict[str, int]:
         )
     heads, (groups, key_size), (_, value_size) = shapes.pop()
     return {"heads": heads, "kv_heads": groups, "key_size": key_size, "value_size": value_size}
+
+
+def _text(document: str) -> str:
+    """Return a document, unless it is the name of a file that was meant to be read.
+
+    Raises:
+        ValueError: A file of that name exists.
+    """
+    if isinstance(document, str) and (path := place_named(document)) is not None and path.is_file():
+        raise ValueError(
+            f"knowledge is the text {document!r}, and a file of that name exists; give what stands in it: "
+            f"Path({document!r}).read_text(), or let a KnowledgeStore read it. If these words are meant, end them with "
+            "a line break."
+        )
+    return document
 
 
 def _editing() -> Any:

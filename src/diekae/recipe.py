@@ -106,6 +106,8 @@ def make_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
             data[part] = tuple(DataSpec(**{"split": part, **spec}) for spec in specs)
         except TypeError as error:
             raise ValueError(f"{where}: [[data.{part}]] {error}.") from error
+    stages = _stages(values, where)
+    _check_unrelated(stages, data, where)
     return Recipe(
         values.get("name", Path(where).stem),
         values.get("decoder", "smollm2"),
@@ -114,7 +116,7 @@ def make_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
         values.get("folder"),
         bank,
         None if bank is not None else DiekaeConfig.preset(values.get("preset", "default"), **values.get("diekae", {})),
-        _stages(values, where),
+        stages,
         data,
     )
 
@@ -134,6 +136,25 @@ def _stages(values: Mapping[str, Any], where: str) -> tuple[TrainingConfig, ...]
     if not isinstance(stages, list) or not stages:
         raise ValueError(f"{where}: stage={stages!r} is not understood; write each stage as a table [[stage]].")
     return tuple(TrainingConfig.from_dict({**shared, **stage}) for stage in stages)
+
+
+def _check_unrelated(stages: Sequence[TrainingConfig], data: Mapping[str, Sequence[DataSpec]], where: str) -> None:
+    """Refuse knowledge that says nothing about x where the target is taught whatever K is.
+
+    Raises:
+        ValueError: A stage would teach targets from another example's knowledge, or choose by them.
+    """
+    if not any(stage.objective == "cross_entropy" for stage in stages):
+        return
+    for part in ("train", "validation"):
+        for spec in data[part]:
+            if spec.unrelated:
+                raise ValueError(
+                    f"{where}: [[data.{part}]] of {spec.source!r} has unrelated={spec.unrelated}, but under "
+                    "objective='cross_entropy' the bank would learn to say the target from knowledge that does not "
+                    "hold it. Leave unrelated out, or train by 'difference' or 'distill', which keep to what D(K, x) "
+                    "makes of such knowledge."
+                )
 
 
 def _set(values: dict[str, Any], setting: str) -> None:

@@ -87,7 +87,7 @@ def test_all_ways_answer_the_same_question(given: Bench, name: str, monkeypatch:
     handle = given.decoder.register_forward_hook(note, with_kwargs=True)
     try:
         found = {}
-        for way, run in module._ways(given, 8).items():
+        for way, run in module.ways(given, 8).items():
             seen.clear()
             with torch.no_grad():
                 run() if callable(run) else run[1](run[0]())

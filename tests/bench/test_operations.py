@@ -13,7 +13,7 @@ from builders import make_decoder
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diekae.bench import Bench, floor
-from diekae.bench.train import DifferenceObjective, _dataset
+from diekae.bench.train import DifferenceObjective, random_data
 from diekae.prepare import read_documents
 
 BASELINE = Path(__file__).with_name("operations.json")
@@ -60,7 +60,7 @@ def passes() -> dict[str, tuple[Callable[[], object], bool]]:
         if name == "exact":  # nothing to train
             continue
         objective = DifferenceObjective(model)
-        batch = _dataset(bench, model, {"rows": 2, "knowledge": 64, "target": 3}).batch()
+        batch = random_data(bench, model, {"rows": 2, "knowledge": 64, "target": 3}).batch()
         found[f"{name} training step"] = (
             lambda objective=objective, batch=batch: objective(**batch).loss.backward(),
             True,

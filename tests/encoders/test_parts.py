@@ -95,7 +95,7 @@ def test_folded_queries_share_keys_as_grouped_attention_does() -> None:
     torch.testing.assert_close(got, wide.flatten(2).unflatten(0, (2, ROWS)), atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["token", "reader", "attention"])
+@pytest.mark.parametrize("name", ["token", "reader"])
 def test_encoders_say_the_same_with_and_without_gradients(name: str) -> None:
     model = make_model(name)
     bank, width = model.bank, model.bank.encoder.width

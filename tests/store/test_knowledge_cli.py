@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from builders import make_decoder, make_model, make_tokenizer
+from builders import make_decoder, make_model, make_tokenizer, write_pdf
 from click.testing import Result
 from typer.testing import CliRunner
 
+from diekae import DiekaeModel, Memory
 from diekae.cli import typer_app
 
 
@@ -64,6 +65,29 @@ def test_a_folder_is_added_listed_asked_changed_and_verified(bank: Path, tmp_pat
     assert "1 prepared now" in again.output, "without paths, what is missing is prepared"
     assert "removed" in invoke("knowledge", "remove", "river.md", rows[1]["id"], "--store", store).output
     assert "1 documents" in invoke("knowledge", "list", "--store", store).output
+
+
+def test_ask_reads_files_as_a_store_does(bank: Path, tmp_path: Path) -> None:
+    (tmp_path / "fact.html").write_text(
+        "<html><head><title>no</title></head><body><p>the tower is red</p></body></html>"
+    )
+    (tmp_path / "notes").write_text("the castle is old")
+    seen: list[list[str]] = []
+    prepare = DiekaeModel.prepare
+
+    def note(self: DiekaeModel, knowledge: list[str]) -> Memory:
+        seen.append(knowledge)
+        return prepare(self, knowledge)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DiekaeModel, "prepare", note)
+        files = [tmp_path / "fact.html", write_pdf(tmp_path / "fact.pdf", "The ship is blue."), tmp_path / "notes"]
+        options = [option for file in files for option in ("--knowledge", file)]
+        result = invoke("ask", *options, "--bank", bank, "what is the tower")
+    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
+    assert seen == [["the tower is red", "The ship is blue.", "the castle is old"]]
+    (tmp_path / "scan.pdf").write_bytes(b"nothing of the kind")
+    assert "cannot be read as PDF" in said_by("ask", "--knowledge", tmp_path / "scan.pdf", "--bank", bank, "what")
 
 
 def test_wrong_calls_are_named_before_anything_is_loaded(tmp_path: Path) -> None:

@@ -4,28 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from builders import write_pdf
 
 from diekae.store.readers import find_documents, read_document
-
-
-def write_pdf(path: Path, text: str) -> Path:
-    """One page, by hand (ISO 32000-1, 7.5): four objects, a table of where they stand, and a trailer."""
-    content = f"BT /F1 12 Tf 50 200 Td ({text}) Tj ET" if text else ""
-    objects = [
-        "<< /Type /Catalog /Pages 2 0 R >>",
-        "<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
-        "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 300 300] /Contents 4 0 R"
-        " /Resources << /Font << /F1 << /Type /Font /Subtype /Type1 /BaseFont /Helvetica >> >> >> >>",
-        f"<< /Length {len(content)} >> stream\n{content}\nendstream",
-    ]
-    file, places = "%PDF-1.4\n", []
-    for number, body in enumerate(objects):
-        places.append(len(file))
-        file += f"{number + 1} 0 obj {body} endobj\n"
-    table = "".join(f"{place:010d} 00000 n \n" for place in places)
-    end = f"xref\n0 5\n0000000000 65535 f \n{table}trailer << /Size 5 /Root 1 0 R >>\nstartxref\n{len(file)}\n%%EOF\n"
-    path.write_text(file + end)
-    return path
 
 
 def test_plain_text_and_markdown_are_kept_as_they_are(tmp_path: Path) -> None:
@@ -63,3 +44,13 @@ def test_a_missing_library_and_an_unknown_kind_are_named(tmp_path: Path, monkeyp
     with pytest.raises(FileNotFoundError, match="no file at"):
         read_document(tmp_path / "none.txt")
     assert [path.name for path in find_documents(tmp_path)] == ["a.pdf"]
+
+
+def test_a_file_of_an_unknown_kind_is_read_as_text_where_it_may_be(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("the tower is red\n")
+    assert read_document(tmp_path / "notes", any_kind=True) == "the tower is red"
+    with pytest.raises(ValueError, match="of no kind that can be read"):
+        read_document(tmp_path / "notes")
+    (tmp_path / "a.docx").write_bytes(b"PK\x00\x03")
+    with pytest.raises(ValueError, match="is no text; expected plain text, or one of .txt"):
+        read_document(tmp_path / "a.docx", any_kind=True)

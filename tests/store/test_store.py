@@ -258,6 +258,32 @@ def test_a_newer_layout_is_refused(store: KnowledgeStore) -> None:
         KnowledgeStore(store.folder)
 
 
+def test_a_name_given_as_a_text_is_refused(
+    store: KnowledgeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A `str` is always a text: one that names a file or folder would silently be added as a document of one word."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "castle.txt").write_text(CASTLE)
+    for name, what in (("docs", "folder"), ("docs/castle.txt", "file"), (str(tmp_path / "docs"), "folder")):
+        with pytest.raises(ValueError, match=rf"is a text, and a {what} of that name exists; .* give Path\('"):
+            store.add([RIVER, name])
+    assert store.documents() == [], "nothing is half added"
+    (document,) = store.add("docs\n").ids
+    assert store.text(document) == "docs\n", "the words themselves"
+    assert len(store.add([Path("docs"), "a" * 5000, "no\x00name"]).ids) == 3
+
+
+def test_what_was_added_is_prepared_whatever_files_are_there_later(
+    store: KnowledgeStore, model: DiekaeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.add("castle")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "castle").write_text(CASTLE)
+    other = KnowledgeStore(store.folder, make_model("attention", decoder=model.decoder, seed=5))
+    assert len(other.prepare_missing()) == 1
+
+
 def test_wrong_calls_are_named(store: KnowledgeStore, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a text is empty"):
         store.add([CASTLE, " "])

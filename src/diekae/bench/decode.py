@@ -27,43 +27,46 @@ def measure(bench: Bench) -> dict[str, Any]:
     """Measure the rows "a generated token"."""
     times: dict[str, Times] = {}
     for length in bench.fitting():
-        times[str(length)] = bench.seconds(f"generated token, |K| {length}", _ways(bench, length))
+        times[str(length)] = bench.seconds(f"generated token, |K| {length}", ways(bench, length))
     seconds = {key: {name: value / TOKENS for name, value in found.items()} for key, found in times.items()}
     rows = [row for length in AIMS if str(length) in times for row in _rows(bench, length, times[str(length)])]
     points = sorted(seconds, key=int)
-    ways = {name: [seconds[point][name] for point in points] for name in seconds[points[0]]} if points else {}
+    by_way = {name: [seconds[point][name] for point in points] for name in seconds[points[0]]} if points else {}
     return {
         "rows": [row.to_dict() for row in rows + _llama_rows(bench.inputs)],
         "tokens": TOKENS,
         "seconds": seconds,
-        "curves": {"knowledge": curve([int(point) for point in points], ways)},
+        "curves": {"knowledge": curve([int(point) for point in points], by_way)},
     }
 
 
-def _ways(bench: Bench, length: int) -> dict[str, Any]:
-    """Name the ways; all have read the same question, untimed, and nothing is kept of what is generated."""
-    bare, cached = (bench.cache(len(bench.anchor) + bench.inputs), bench.prefix(length, bench.inputs))
-    ways: dict[str, Any] = {
-        "bare": ((lambda: copied(bare)), (lambda own: _steps(bench, own))),
-        "prompted_cached": ((lambda: copied(cached)), (lambda own: _steps(bench, own))),
+def ways(bench: Bench, length: int) -> dict[str, Any]:
+    """Return the ways; all have read the same question, untimed, and nothing is kept of what is generated."""
+    bare, prefix = bench.cache(len(bench.anchor) + bench.inputs), bench.prefix(length, bench.inputs)
+
+    def behind(own: Any) -> None:
+        generate(bench, own)
+
+    found: dict[str, Any] = {
+        "bare": ((lambda: copied(bare)), behind),
+        "prompted_cached": ((lambda: copied(prefix)), behind),
     }
     if bench.static:
-        ways["prompted_static"] = (
-            (lambda: static_cache(bench.decoder, cached, TOKENS)),
-            (lambda own: _steps(bench, own)),
-        )
+        found["prompted_static"] = ((lambda: static_cache(bench.decoder, prefix, TOKENS)), behind)
     for name in bench.names:
         model = bench.model(name)
-        ways[name] = _ours(bench, model, bench.memory(model, length))
-    return ways
+        found[name] = _ours(bench, model, bench.memory(model, length))
+    return found
 
 
 def _rows(bench: Bench, length: int, times: Times) -> list[Row]:
-    ratio = round(times.ratio("token", "bare"), 2)
-    title = f"generated token, token, |K| {length}, against D(x)"
-    rows = [Row(title, 1.0, ratio, 1.0, note="prompt scope: the encoders do not run; to two digits")]
+    rows = []
+    if "token" in times:
+        ratio = round(times.ratio("token", "bare"), 2)
+        title = f"generated token, token, |K| {length}, against D(x)"
+        rows.append(Row(title, 1.0, ratio, 1.0, note="prompt scope: the encoders do not run; to two digits"))
     note = f"mean of {TOKENS} tokens; floor by bytes read"
-    for name in bench.names[1:]:
+    for name in (name for name in bench.names if name != "token"):
         attached = bench.model(name).attached
         least = _least_bytes(attached, bench.inputs, length, len(bench.anchor))
         title = f"generated token, {name}, |K| {length}, against a cached prefix"
@@ -76,7 +79,7 @@ def _rows(bench: Bench, length: int, times: Times) -> list[Row]:
     return rows
 
 
-def _steps(bench: Bench, cache: Any) -> None:
+def generate(bench: Bench, cache: Any) -> None:
     """Generate from a fixed token, as greedy decoding would, but for the choice of it."""
     token = bench.ids(1)
     for _ in range(TOKENS):
@@ -96,7 +99,7 @@ def _ours(bench: Bench, model: DiekaeModel, memory: Memory) -> Any:
     def run(given: tuple[ExitStack, Any]) -> None:
         exits, cache = given
         with exits:
-            _steps(bench, cache)
+            generate(bench, cache)
 
     return make, run
 

@@ -39,7 +39,7 @@ STATIC_LENGTHS = (128, 1024, 4096)
 @torch.no_grad()
 def measure(bench: Bench) -> dict[str, Any]:
     """Measure the rows "one pass over x with prepared knowledge", and the curves."""
-    by_length = {str(length): bench.seconds(f"pass, |K| {length}", _ways(bench, length)) for length in bench.fitting()}
+    by_length = {str(length): bench.seconds(f"pass, |K| {length}", ways(bench, length)) for length in bench.fitting()}
     counted = {str(length): _operations(bench, length) for length in bench.fitting()}
     rows = _rows(bench, by_length, counted)
     return {
@@ -51,14 +51,24 @@ def measure(bench: Bench) -> dict[str, Any]:
     }
 
 
-def _ways(bench: Bench, length: int) -> dict[str, Way]:
-    ways: dict[str, Any] = {"bare": bench.bare(bench.question()), "prompted_cached": _cached(bench, length)}
+def ways(bench: Bench, length: int) -> dict[str, Way]:
+    """Return D(x), D(K, x) behind a cached prefix, and every bank that is measured."""
+    ids, prefix = bench.ids(bench.inputs), bench.prefix(length)
+
+    def behind(own: Any) -> object:
+        return bench.decoder(input_ids=ids, past_key_values=own, use_cache=True, logits_to_keep=1)
+
+    # What a pass leaves in a cache is undone before the next one, untimed; one of fixed size is filled anew.
+    found: dict[str, Any] = {
+        "bare": bench.bare(bench.question()),
+        "prompted_cached": ((lambda: copied(prefix)), behind),
+    }
     if bench.static:
-        ways["prompted_static"] = _static(bench, length)
+        found["prompted_static"] = ((lambda: static_cache(bench.decoder, prefix, bench.inputs)), behind)
     for name in bench.names:
         model = bench.model(name)
-        ways[name] = _ours(bench, model, bench.memory(model, length))
-    return ways
+        found[name] = _ours(bench, model, bench.memory(model, length))
+    return found
 
 
 def _ours(
@@ -66,23 +76,6 @@ def _ours(
 ) -> Way:
     ids = bench.question(inputs, rows)
     return lambda: model(ids, knowledge=memory, use_cache=True, logits_to_keep=1)
-
-
-def _cached(bench: Bench, length: int) -> Any:
-    """D(K, x) behind the cached keys and values of anchor and K, whose growth is undone before each pass, untimed."""
-    ids, cache = bench.ids(bench.inputs), bench.prefix(length)
-
-    def run(own: Any) -> object:
-        return bench.decoder(input_ids=ids, past_key_values=own, use_cache=True, logits_to_keep=1)
-
-    return (lambda: copied(cache)), run
-
-
-def _static(bench: Bench, length: int) -> Any:
-    """The same behind a cache of fixed size, which is filled anew before each pass, untimed."""
-    _, run = _cached(bench, length)
-    cache = bench.prefix(length)
-    return (lambda: static_cache(bench.decoder, cache, bench.inputs)), run
 
 
 def _operations(bench: Bench, length: int) -> dict[str, int]:
@@ -104,7 +97,7 @@ def _rows(bench: Bench, by_length: dict[str, Times], counted: dict[str, dict[str
     rows = []
     note = f"|x| {bench.inputs}; by operations"
     for name, length, aim in (*BARE_AIMS, *((name, 128, BARE_AIM) for name in bench.ours)):
-        if (times := by_length.get(str(length))) is not None:
+        if name in bench.names and (times := by_length.get(str(length))) is not None:
             least = counted[str(length)][name] / counted[str(length)]["bare"]
             title = f"pass over x, {name}, |K| {length}, against D(x)"
             rows.append(Row(title, aim, times.ratio(name, "bare"), least, note=note))
@@ -139,8 +132,8 @@ def _llama_rows(inputs: int) -> list[Row]:
 
 def _knowledge_curve(by_length: dict[str, Times]) -> dict[str, Any]:
     points = sorted(by_length, key=int)
-    ways = {name: [by_length[point][name] for point in points] for name in by_length[points[0]]} if points else {}
-    return curve([int(point) for point in points], ways)
+    by_way = {name: [by_length[point][name] for point in points] for name in by_length[points[0]]} if points else {}
+    return curve([int(point) for point in points], by_way)
 
 
 def _growth(bench: Bench) -> dict[str, Any]:

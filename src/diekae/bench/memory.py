@@ -16,6 +16,7 @@ from diekae.encoders.bank import Bank
 from diekae.evaluation.memory import peak_memory
 from diekae.memory import Memory
 from diekae.prepare import read_documents
+from diekae.provenance import name_of
 from diekae.store.blob import pack
 
 LENGTH = 2048
@@ -103,19 +104,20 @@ def _peaks(bench: Bench) -> dict[str, float]:
     given = [] if bench.bank is None else [str(bench.bank)]
     found = {}
     for number, way in enumerate(ways):
-        command = [sys.executable, "-m", "diekae.bench.memory", name, way, str(bench.inputs), *given]
+        sizes = [str(bench.inputs), name_of(bench.decoder.dtype)]
+        command = [sys.executable, "-m", "diekae.bench.memory", name, way, *sizes, *given]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         found[way] = json.loads(done.stdout.splitlines()[-1]) / 1e9
         bench.progress("peak memory", number + 1, len(ways))
     return found
 
 
-def _peak(name: str, way: str, inputs: int, bank: str | None = None) -> int:
+def _peak(name: str, way: str, inputs: int, dtype: str, bank: str | None = None) -> int:
     """Return the peak of one way in this process, bank included, and all that stays of K for the next question."""
     from diekae.models import load_decoder
 
     torch.set_num_threads(1)
-    decoder, _ = load_decoder(name)
+    decoder, _ = load_decoder(name, dtype=getattr(torch, dtype))
     bench = Bench(decoder, inputs=inputs, bank=bank)
     ids, known, anchor = bench.question(), bench.ids(LENGTH), len(bench.anchor)
     options = {"use_cache": True, "logits_to_keep": 1}

@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedModel, StaticCache
 
+from diekae.checkpoint import load_bank
 from diekae.config import DiekaeConfig, resolve_layers
 from diekae.encoders.bank import Bank
 from diekae.fingerprint import window
@@ -96,6 +98,8 @@ class Bench:
     """Told how far it is."""
     bank: str | Path | None = None
     """Folder of a bank for this decoder, or the name of a shipped one, that is measured beside `BANKS`."""
+    others: Sequence[str] = ("token", "reader")
+    """Which of `BANKS` are measured besides ours."""
     _models: dict[str, DiekaeModel] = field(default_factory=dict)
 
     @property
@@ -106,12 +110,12 @@ class Bench:
     @property
     def names(self) -> tuple[str, ...]:
         """Return all banks that are measured."""
-        return ("token", "reader", *self.ours)
+        return (*self.others, *self.ours)
 
-    @property
+    @cached_property
     def anchor(self) -> tuple[int, ...]:
         """Return the tokens that every run begins with: the given bank's, or a single one."""
-        return (1,) if self.bank is None else self.model(GIVEN).anchor
+        return (1,) if self.bank is None else load_bank(Path(self.bank)).anchor
 
     @property
     def room(self) -> int:

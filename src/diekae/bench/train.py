@@ -50,8 +50,8 @@ def _step(bench: Bench) -> tuple[list[Row], dict[str, Any]]:
     rows, seconds = [], {}
     for name, aim in (("token", 0.40), ("reader", None)):
         model = bench.model(name)
-        batch = _dataset(bench, model, STEP).batch()
-        ways = {"plain": _plain_step(model, batch), "ours": _bank_step(DifferenceObjective(model), batch)}
+        batch = random_data(bench, model, STEP).batch()
+        ways = {"plain": _plain_step(model, batch), "ours": bank_step(DifferenceObjective(model), batch)}
         counts = {way: _counted(run) for way, run in ways.items()}
         found = _timed(bench, f"step, {name}", ways)
         layers = f"layers {model.layers[0]}–{model.layers[-1]}"
@@ -69,7 +69,7 @@ def _epoch(bench: Bench) -> tuple[list[Row], dict[str, Any]]:
     rows, seconds = [], {}
     for name in ("token", "reader"):
         model = bench.model(name)
-        data = _dataset(bench, model, EPOCH)
+        data = random_data(bench, model, EPOCH)
         with tempfile.TemporaryDirectory() as place:
             found = _timed(bench, f"epoch, {name}", _epochs(data, Path(place)))
         title = f"epoch from cached differences, {name}, against the first"
@@ -79,7 +79,7 @@ def _epoch(bench: Bench) -> tuple[list[Row], dict[str, Any]]:
     return rows, seconds
 
 
-def _epochs(data: _Data, place: Path) -> dict[str, Way]:
+def _epochs(data: RandomData, place: Path) -> dict[str, Way]:
     """Return an epoch that collects into a new folder, and one that reads what was collected."""
     count, kept = itertools.count(), data.collected(place / "kept")
 
@@ -92,14 +92,14 @@ def _epochs(data: _Data, place: Path) -> dict[str, Way]:
 def _fine(bench: Bench) -> tuple[list[Row], dict[str, Any]]:
     """Compare cross-entropy through the injected decoder with LoRA, K in its context."""
     sizes = {**FINE, "knowledge": min(FINE["knowledge"], bench.room - FINE["target"])}
-    ways: dict[str, Way] = {"lora": _lora_step(bench, _dataset(bench, bench.model("token"), sizes).batch())}
+    ways: dict[str, Way] = {"lora": _lora_step(bench, random_data(bench, bench.model("token"), sizes).batch())}
     for name in ("token", "reader", "attention"):
         model = bench.model(name, scope="all")
         objective = CrossEntropyObjective(model)
-        batch = _dataset(bench, model, sizes).batch()
-        ways[name] = _bank_step(objective, batch)
+        batch = random_data(bench, model, sizes).batch()
+        ways[name] = bank_step(objective, batch)
         if name != "token":  # it reads embeddings: there is nothing to keep
-            ways[f"{name}{FROM_CACHE}"] = _bank_step(objective, objective.keep(batch))
+            ways[f"{name}{FROM_CACHE}"] = bank_step(objective, objective.keep(batch))
     counts = {way: _counted(run) for way, run in ways.items()}
     found = _timed(bench, "fine-tuning", ways)
     note = f"|K| {sizes['knowledge']}, |x| {bench.inputs}, {sizes['target']} target tokens; floor by operations"
@@ -118,10 +118,11 @@ def _fine(bench: Bench) -> tuple[list[Row], dict[str, Any]]:
     return rows, {"fine": found}
 
 
-class _Data:
+class RandomData:
     """Random examples for one model."""
 
     def __init__(self, model: DiekaeModel, prompts: list[Prompt]) -> None:
+        """Lay prompts out as the model's bank is trained."""
         self.model, self.prompts = model, prompts
         config = model.config
         self.dataset = PromptDataset(prompts, scope=config.scope, anchor=config.anchor)
@@ -136,12 +137,13 @@ class _Data:
         return collect_to_disk(folder, self.dataset, self.objective.keep, key={}, limit_gb=16)
 
 
-def _dataset(bench: Bench, model: DiekaeModel, sizes: dict[str, int]) -> _Data:
+def random_data(bench: Bench, model: DiekaeModel, sizes: dict[str, int]) -> RandomData:
+    """Return random examples: ``rows`` of them, each with tokens of ``knowledge``, ``bench.inputs`` and ``target``."""
     rows, target = sizes["rows"], sizes["target"]
     ids = bench.ids(sizes["knowledge"] + bench.inputs + target, rows).tolist()
     k, x = sizes["knowledge"], sizes["knowledge"] + bench.inputs
-    prompts = [Prompt((1,), tuple(row[:k]), tuple(row[k:x]), tuple(row[x:])) for row in ids]
-    return _Data(model, prompts)
+    prompts = [Prompt(bench.anchor, tuple(row[:k]), tuple(row[k:x]), tuple(row[x:])) for row in ids]
+    return RandomData(model, prompts)
 
 
 def _optimizer(parameters: Any) -> Callable[[], None]:
@@ -154,7 +156,7 @@ def _optimizer(parameters: Any) -> Callable[[], None]:
     return step
 
 
-def _bank_step(objective: Objective, batch: Mapping[str, Any]) -> Way:
+def bank_step(objective: Objective, batch: Mapping[str, Any]) -> Way:
     """One step of a bank, as the trainer makes it."""
     step = _optimizer(objective.bank.parameters())
 

@@ -14,11 +14,12 @@ from diekae.cli.knowledge import check_store
 from diekae.memory import Knowledge, Memory
 from diekae.model import DiekaeModel
 from diekae.store import KnowledgeStore
+from diekae.store.readers import read_document
 
 
 def command(
     question: Annotated[str, typer.Argument(help="What to ask.")],
-    knowledge: Annotated[list[Path], typer.Option(help="A text file; may be repeated.")] = [],  # noqa: B006
+    knowledge: Annotated[list[Path], typer.Option(help="A file: text, Markdown, HTML or PDF; may be repeated.")] = [],  # noqa: B006
     store: Annotated[Path | None, typer.Option(help="Or a store, which picks documents by the question.")] = None,
     document: Annotated[
         list[str], typer.Option(help="A document of the store, by id, file or title; may be repeated.")
@@ -33,12 +34,9 @@ def command(
     check_choice("format", format)
     device_of(device)
     _check_source(knowledge, store, document)
+    texts = [read_document(path, any_kind=True) for path in knowledge]
     model = load_model(bank, device)
-    memory = (
-        model.prepare([path.read_text() for path in knowledge])
-        if store is None
-        else _pick(KnowledgeStore(store, model), question, document, count)
-    )
+    memory = model.prepare(texts) if store is None else _pick(KnowledgeStore(store, model), question, document, count)
     table = Table(show_header=True)
     for name in ("", "answer"):
         table.add_column(name)
@@ -61,7 +59,7 @@ def _check_source(knowledge: list[Path], store: Path | None, document: list[str]
         raise ValueError(f"--document {document[0]!r} is one of a store's; name the store with --store FOLDER.")
     for path in knowledge:
         if not path.is_file():
-            raise FileNotFoundError(f"no knowledge file at {str(path)!r}; expected a text file.")
+            raise FileNotFoundError(f"no knowledge file at {str(path)!r}; expected a text, Markdown, HTML or PDF file.")
     if store is not None:
         check_store(store)
 

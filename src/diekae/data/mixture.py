@@ -37,8 +37,8 @@ class DataSpec:
     options: Mapping[str, bool | int] = field(default_factory=dict)
     """Values for options of the source, see its `diekae.data.card.Card`."""
     unrelated: float = 0.0
-    """Share of the examples that are given another's knowledge, so that a bank learns what reading makes of a text
-    that says nothing about x: next to nothing."""
+    """Share of the examples that are given another's knowledge, so that a bank learns that irrelevant knowledge changes
+    almost nothing. Not under objective ``cross_entropy``, which would teach the target from it: recipes refuse that."""
     among: int | None = None
     """Put each example's knowledge among that of others, as one text of at most so many tokens, a length drawn for
     each, so that a bank learns to find what matters in much that does not; it stands alone when ``None``."""

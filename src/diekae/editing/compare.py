@@ -50,7 +50,8 @@ def fitted(
     """
     if name in UNTRAINED:
         return _fit(model, name, cases, folder, progress, seed)
-    learned = key_of([fingerprint(model.decoder), str(model.decoder.dtype), settings(name, cases, seed)])
+    decoder = [fingerprint(model.decoder), str(model.decoder.dtype), model.decoder.device.type, model.anchor]
+    learned = key_of([decoder, settings(name, cases, seed)])
     place = folder / learned
     if name in WEIGHTS:
         found = _weights(model, name, cases, place / name, progress, seed)

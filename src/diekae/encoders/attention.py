@@ -51,9 +51,9 @@ class AttentionOptions:
         Raises:
             ValueError: A size is not positive, or heads do not divide each other.
         """
-        heads, shared = self.heads or 1, self.kv_heads or 1
-        sizes = (heads, shared, self.key_size or 1, self.value_size or 1)
-        if min(sizes) < 1 or min(self.rank or 0, self.mlp_width) < 0 or (self.heads and heads % shared):
+        sizes = (self.heads, self.kv_heads, self.key_size, self.value_size)
+        positive = all(size is None or size > 0 for size in sizes) and min(self.rank or 0, self.mlp_width) >= 0
+        if not positive or (self.heads and self.kv_heads and self.heads % self.kv_heads):
             raise ValueError(f"attention sizes must be positive and kv_heads must divide heads, got {self}.")
 
 

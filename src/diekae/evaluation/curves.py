@@ -223,13 +223,14 @@ class _Bench:
         positions = [0] * len(POSITIONS)
         for rows, _ in batches(self.prompts, self.batch_size):
             batch = lay_out(self.model, [self.prompts[row] for row in rows])
-            found = batch if self.model.attached.by_attention else vars(objective.collect(batch))
+            by_attention = self.model.attached.by_attention
+            found = batch if by_attention else vars(objective.collect(batch))
             predicts = (batch["labels"] != IGNORED).roll(-1, 1)
             token = predicts.long().cumsum(1) - 1
             for group, (first, end) in enumerate(POSITIONS):
                 places = batch["receives"] & predicts & (token >= first) & (token < (end or self.room))
                 if places.any():
-                    sums = objective(**{**found, "receives": places})
+                    sums = objective(**{**found, "counted" if by_attention else "receives": places})
                     parts[group] += sums.parts.cpu()
                     positions[group] += int(sums.positions)
         shares = [unexplained(part, max(1, number)) for part, number in zip(parts, positions, strict=True)]

@@ -7,6 +7,7 @@ L columns of the prompt, W decoder width.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -19,7 +20,7 @@ from transformers.cache_utils import DynamicLayer
 
 from diekae.encoders import MemoryBatch
 from diekae.inject.attached import Attached
-from diekae.inject.attention import Read, reading
+from diekae.inject.attention import Read, exact_length, reading
 from diekae.inject.hookpoints import stack_of
 from diekae.inject.hooks import Owner, Visit, visiting
 from diekae.inject.slots import Columns, Slots
@@ -100,10 +101,13 @@ class Injection:
         self._later = bool(self._beyond.any())
         self._knows: Tensor = self._receives.any(1) | self._beyond
         self._first: list[int] = valid.int().argmax(1).tolist()
+        self._limit = exact_length(self.decoder) if attached.by_attention else None
+        anchored = 0 if memory.anchor is None else memory.anchor.mask.sum(1)
+        self._before = (memory.position + anchored - hidden.sum(1)).cpu()
         self._cut = self._same_anchor()
         self._repeated: dict[int, MemoryBatch] = {}
         self._slots: dict[tuple[int, int], Slots] = {}
-        self._begun = False
+        self._begun = self._active = False
         self._forget()
         self._seen: MemoryBatch | None = None
 
@@ -133,7 +137,8 @@ class Injection:
             ValueError: This context injects with the same bank, or through the same attention, already.
         """
         owner, stack = Owner(), stack_of(self.decoder)
-        others = {thread.ident for thread in threading.enumerate()} if guard else None
+        # The threads themselves: the system gives the number of one that has ended to the next.
+        others = weakref.WeakSet(threading.enumerate()) if guard else None
 
         # `*rest`, and the owner first: torch keeps a hook and its `with_kwargs` in two places, and another thread may
         # meet the one without the other.
@@ -141,7 +146,7 @@ class Injection:
             if owner.here:
                 args, kwargs = rest
                 return args, self._begin(kwargs.get("input_ids", args[0] if args else None), kwargs)
-            if others is not None and threading.get_ident() not in others and not _outside.get():
+            if others is not None and threading.current_thread() not in others and not self._told():
                 raise RuntimeError(
                     "this thread was started inside an `injected` block and would run the decoder without knowledge. "
                     "Call model.generate(…, knowledge=…) in the thread instead, or run it in the block's context: "
@@ -156,12 +161,13 @@ class Injection:
 
         by_attention = self.attached.by_attention
         for one in _running.get():
-            if one.decoder is self.decoder and (one.bank is self.bank or (by_attention and one.attached.by_attention)):
+            if one._active and one.decoder is self.decoder and (one.bank is self.bank or (by_attention and one.attached.by_attention)):
                 raise ValueError(
                     "this thread is inside another `injected` block of the same model; end that one first. Two "
                     "generators that are advanced in turn need a thread or a context each."
                 )
         _running.set((*_running.get(), self))
+        self._active = True
         try:
             with ExitStack() as exits:
                 exits.enter_context(owner)
@@ -178,7 +184,12 @@ class Injection:
                     exits.enter_context(visiting(self.attached.points, visit))
                 yield
         finally:
+            self._active = False  # for contexts that were copied inside, or if another one ends the block
             _running.set(tuple(one for one in _running.get() if one is not self))
+
+    def _told(self) -> bool:
+        """Tell whether this context has said what the decoder is to know here: nothing, or something of its own."""
+        return _outside.get() or any(one._active and one.decoder is self.decoder for one in _running.get())
 
     def _begin(self, ids: Tensor | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Find out which columns this forward holds; return its keywords, with positions where rows are padded."""
@@ -200,6 +211,7 @@ class Injection:
         self._mask = mask[..., None] if self._anyone(done, done + length) else None
         if self.attached.by_attention:
             if self._mask is not None:
+                self._check_length(done + length)
                 changed["position_ids"] = places = self._places(done, length, repeats, kwargs.get("position_ids"))
                 self._columns = self._describe(mask, places, done, length, repeats)
                 if kwargs.get("position_ids") is None and not any(self._first):
@@ -217,6 +229,23 @@ class Injection:
             )
             self._ready, self._grown = encoded.difference, [encoded.seen]
         return changed
+
+    def _check_length(self, columns: int) -> None:
+        """Refuse columns of x that stand, behind K, where the decoder turns positions otherwise.
+
+        Raises:
+            ValueError: There are some.
+        """
+        if self._limit is None:
+            return
+        valid = self._valid_columns[:, :columns]
+        lengths = valid.sum(1) + (columns - valid.shape[1]) + self._before
+        longest = int(lengths[self._knows].max())
+        if longest > self._limit:
+            raise ValueError(
+                f"K and x have {longest} tokens together, and beyond {self._limit} this decoder turns all positions "
+                "otherwise (longrope); prepare shorter documents apart, write less, or use encoder='reader'."
+            )
 
     def _places(self, done: int, length: int, repeats: int, given: Tensor | None) -> Tensor:
         """Return the positions of a forward's columns, int64 [b, T]: in rows with knowledge the first real one is 0.

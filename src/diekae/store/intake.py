@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from diekae.files import place_named
 from diekae.store.readers import find_documents
 
 TITLE = 60
@@ -42,7 +43,7 @@ def places_of(
     Files that are known below such a folder and no longer there are noted.
 
     Raises:
-        ValueError: A text is blank.
+        ValueError: A text is blank, or names a file or folder.
         FileNotFoundError: A file or folder is not there.
     """
     places: list[tuple[str | Path, bool]] = []
@@ -50,6 +51,12 @@ def places_of(
         if isinstance(entry, str):
             if not entry.strip():
                 raise ValueError(f"a text is empty ({entry!r}); give a document as str, or a file as Path.")
+            if (path := place_named(entry)) is not None:
+                what = "folder" if path.is_dir() else "file"
+                raise ValueError(
+                    f"{entry!r} is a text, and a {what} of that name exists; to add the {what}, give Path({entry!r}). "
+                    "If these words are meant as a document, end them with a line break."
+                )
             places.append((entry, True))
             continue
         whole = entry.resolve()

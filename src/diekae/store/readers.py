@@ -22,6 +22,13 @@ def _plain(path: Path) -> str:
         raise ValueError(f"{str(path)!r} is not UTF-8 ({error}); save it as UTF-8.") from error
 
 
+def _unknown(path: Path) -> str:
+    text = _plain(path)
+    if "\x00" in text:
+        raise ValueError(f"{str(path)!r} is no text; expected plain text, or one of {', '.join(READERS)}.")
+    return text
+
+
 def _html(path: Path) -> str:
     soup, markdownify = _need("bs4").BeautifulSoup(path.read_bytes(), "html.parser"), _need("markdownify")
     for element in soup(INVISIBLE):
@@ -58,8 +65,12 @@ READERS: dict[str, Callable[[Path], str]] = {
 """Kinds of files, by suffix."""
 
 
-def read_document(path: Path) -> str:
+def read_document(path: Path, *, any_kind: bool = False) -> str:
     """Return the text of a file, without trailing blanks or runs of empty lines.
+
+    Args:
+        path: The file.
+        any_kind: Read a file of a kind that is not known as plain text.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -68,7 +79,7 @@ def read_document(path: Path) -> str:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file at {str(path)!r}; expected a document or a folder of documents.")
-    read = READERS.get(path.suffix.lower())
+    read = READERS.get(path.suffix.lower(), _unknown if any_kind else None)
     if read is None:
         raise ValueError(f"{str(path)!r} is of no kind that can be read; expected one of {', '.join(READERS)}.")
     text = "\n".join(line.rstrip() for line in read(path).replace("\x00", "").splitlines())

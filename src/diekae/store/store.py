@@ -105,13 +105,14 @@ class KnowledgeStore:
         on where it stopped.
 
         Args:
-            documents: A text (``str``), a file or folder (``Path``), or several of them.
+            documents: A text (``str``), a file or folder (``Path``), or several of them. A ``str`` is never opened: one
+                that names a file or folder is refused.
             prune: Also remove files of the given folders that are no longer on disk.
             progress: Told how far reading and preparing are.
 
         Raises:
             FileNotFoundError: A named file or folder does not exist.
-            ValueError: A text is blank, a named file cannot be read, or there is no model.
+            ValueError: A text is blank or names a file, a named file cannot be read, or there is no model.
         """
         self._need_model()
         given = [documents] if isinstance(documents, str | Path) else list(documents)

@@ -5,9 +5,9 @@ whole true one (edited prompt, its paraphrases), or the true one likelier than t
 a case's prompts and then over cases; S is their harmonic mean. Their code divides each log-likelihood by the object's
 tokens, which gives the figures "by length".
 
-Ours edits as the paper does (section 3.4): encoders E(_, x) that see no knowledge are trained on the edits by
-cross-entropy, here from their identity start. A ``token`` encoder then reads x alone; a ``reader`` attends to its null
-slot, which holds nothing, and edits by what its skip path reads in D's own states of x.
+Ours edits in the paper's form (section 3.4): encoders E(_, x) that see no knowledge are trained on the edits by
+cross-entropy. They start as they are made; the paper goes on from encoders that were trained on differences (its
+section 4). What E(_, x) can read depends on the encoder: see :data:`READS`.
 """
 
 from __future__ import annotations
@@ -52,8 +52,15 @@ _NOTES = (
     "generated: per cent of edits after whose prompt the new object is what is really generated, greedily.",
     "drift: KL(D(x) ‖ method) in nats a token on the neighbours' true objects.",
     "The checkpoint is chosen on the edits themselves, which are given; paraphrases and neighbours choose nothing. "
-    "prompted has the fact in its context; ours is trained as E(_, x), without knowledge (paper, 3.4).",
+    "prompted has the fact in its context; ours is trained as E(_, x), without knowledge (paper, 3.4), from its start "
+    "and not, as the paper's, from encoders trained on differences.",
 )
+READS = {
+    "token": "a token encoder reads x alone, as the paper's",
+    "reader": "a reader attends to its null slot, which holds nothing, and reads D's states of x by its skip path",
+    "attention": "without K's slots an attention encoder is no more than an MLP behind each attention",
+}
+"""What E(_, x) is, by encoder."""
 
 
 def methods(lab: Lab) -> tuple[str, ...]:
@@ -140,7 +147,8 @@ def report(lab: Lab, results: Sequence[Result]) -> Report:
             ]
         )
     heads = ("method", "edits", "ES", "PS", "NS", "S", "generated", "ES / PS / NS by length", "drift")
-    return Report([Sheet(TITLE, (*heads, "training, s", "paper"), rows, _NOTES)])
+    notes = (*_NOTES, f"E(_, x): {READS.get(lab.config.encoder, lab.config.encoder)}.")
+    return Report([Sheet(TITLE, (*heads, "training, s", "paper"), rows, notes)])
 
 
 def _share(columns: Mapping[str, Sequence[float]], kind: str, seed: int, suffix: str = "") -> Any:

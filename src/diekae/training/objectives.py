@@ -61,13 +61,14 @@ def parts_of(errors: Tensor, goal: Tensor) -> Tensor:
 def unexplained(parts: Tensor, positions: float) -> Tensor | None:
     """Return the share of the targets' variance that is left over in each layer, [N].
 
-    The variance is about the mean of the targets themselves, whatever centre the bank adds.
+    The variance is about the mean of the targets themselves, whatever centre the bank adds. None where there is none:
+    no target, or one alone.
 
     Args:
         parts: Summed over batches and processes, [N, 2 + W].
         positions: Counted positions.
     """
-    if not parts.numel() or not bool(parts[:, 1].any()):
+    if not parts.numel() or positions < 2 or not bool(parts[:, 1].any()):
         return None
     spread = parts[:, 1] - parts[:, 2:].square().sum(1) / positions
     return parts[:, 0] / spread.clamp(min=1e-12)
@@ -137,6 +138,8 @@ class DifferenceObjective(Objective):
         """Run x with K's slots, each layer on the states of D(K, x), and compare the streams behind its attention."""
         model, attached = self.model, self.model.attached
         receives, numbers = batch["receives"], {layer: n for n, layer in enumerate(model.layers)}
+        given: Any = batch
+        counted: Tensor = given.get("counted", receives)  # fewer where some places are reported apart
         wanted: dict[int, Tensor] = {}
         columns, shown = run_columns(batch), receives[..., None]
         teacher, errors = model.config.rollout == "teacher", [torch.empty(0)] * len(numbers)
@@ -152,7 +155,7 @@ class DifferenceObjective(Objective):
 
         def compare(layer: int, stream: Tensor, _output: Tensor) -> Tensor:
             missing = (wanted[layer] - stream).float()
-            scaled = missing[receives] / self.bank.scale[numbers[layer]]
+            scaled = missing[counted] / self.bank.scale[numbers[layer]]
             errors[numbers[layer]] = scaled.square().mean(-1).sum()
             # What goes on to the next layer is the stream of D(K, x) or the own one, and bears no gradient.
             onward = torch.where(shown, missing.detach(), 0.0) if teacher else torch.zeros_like(missing)
@@ -162,9 +165,9 @@ class DifferenceObjective(Objective):
             run(model.decoder, batch["input_ids"], model.points, compare, gradients=True)
         loss = torch.stack(errors)
         if torch.is_grad_enabled():  # a run more, which validation alone makes
-            return Sums(loss.sum(), receives.sum(), self._nothing())
-        targets = collect(model.decoder, model.points, batch).targets[:, receives].float()
-        return Sums(loss.sum(), receives.sum(), parts_of(loss, targets / self.bank.scale[:, None, None]))
+            return Sums(loss.sum(), counted.sum(), self._nothing())
+        targets = collect(model.decoder, model.points, batch).targets[:, counted].float()
+        return Sums(loss.sum(), counted.sum(), parts_of(loss, targets / self.bank.scale[:, None, None]))
 
     def keep(self, batch: Batch) -> dict[str, Tensor]:
         """Return the differences.
