@@ -119,9 +119,7 @@ ABSOLUTE = ("gpt2", "opt", "falcon")
 
 def of_encoders(*kinds: str) -> list[tuple[str, str]]:
     """Every encoder with each of these architectures that it can read with."""
-    return [
-        (encoder, kind) for encoder in SMALL for kind in kinds if not (encoder == "attention" and kind in ABSOLUTE)
-    ]
+    return [(encoder, kind) for encoder in SMALL for kind in kinds if not (encoder == "attention" and kind in ABSOLUTE)]
 
 
 def make_model(

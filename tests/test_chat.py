@@ -1,4 +1,4 @@
-"""Chats: K behind the header of its own format, or before all of a chat; several turns; guidance; misspelt arguments."""
+"""Chats: K behind their own header, or before all of them; several turns; guidance; misspelt arguments."""
 
 import pytest
 import torch

@@ -14,7 +14,6 @@ from readings import (
     ONLY_EAGER,
     QUESTIONS,
     RIVER,
-    SHIP,
     VARIANTS,
     exact_model,
     in_prompt,
@@ -198,10 +197,20 @@ def test_what_is_measured_is_what_is_served_bit_for_bit(name: str) -> None:
         ("opt", {}, "positions are learned"),
         ("falcon", {}, "does not go through Transformers' attention interface"),
         ("llama", {"rope_parameters": {**LONGROPE, "rope_type": "dynamic", "factor": 2.0}}, "scaled dynamically"),
-        ("phimoe", {**GROUPED, "num_local_experts": 4, "sliding_window": 20}, r"layers \[0, 1, 2, 3\] see a part of the text"),
+        (
+            "phimoe",
+            {**GROUPED, "num_local_experts": 4, "sliding_window": 20},
+            r"layers \[0, 1, 2, 3\] see a part of the text",
+        ),
         (
             "llama4_text",
-            {**GROUPED, "head_dim": 8, "num_local_experts": 2, "attention_chunk_size": 128, "no_rope_layers": [1, 1, 1, 0]},
+            {
+                **GROUPED,
+                "head_dim": 8,
+                "num_local_experts": 2,
+                "attention_chunk_size": 128,
+                "no_rope_layers": [1, 1, 1, 0],
+            },
             r"layers \[0, 1, 2\] see a part of the text",
         ),
         ("lfm2", {**GROUPED, "layer_types": ["conv", "full_attention"] * 2}, r"layers \[0, 2\] do not attend"),
@@ -231,7 +240,10 @@ def test_longrope_is_refused_where_k_and_x_pass_the_first_length() -> None:
     x = torch.tensor([[*model.anchor, *range(4, 4 + room)]])
     with torch.no_grad():
         full = torch.cat([x[:, :1], torch.tensor([model.need_prompter().knowledge(long)]), x[:, 1:]], dim=1)
-        assert off(model(x[:, :-1], knowledge=long).logits[:, 1:], model.decoder(full[:, :128]).logits[:, 129 - room :]) <= OFF
+        assert (
+            off(model(x[:, :-1], knowledge=long).logits[:, 1:], model.decoder(full[:, :128]).logits[:, 129 - room :])
+            <= OFF
+        )
     for call in (model, model.generate):
         with pytest.raises(ValueError, match="have 129 tokens .*beyond 128 .*longrope.*encoder='reader'"):
             call(x, knowledge=long)

@@ -100,7 +100,9 @@ def test_the_change_is_that_of_a_decoder_whose_maps_were_changed(name: str) -> N
     ids, known = in_prompt(model, QUESTIONS[0], CASTLE)
     end, read = len(model.anchor) + known, list[Tensor]()
     before = prompted(model, QUESTIONS[0], CASTLE)
-    keys = next((getattr(attention, norm) for norm in NORMED if isinstance(getattr(attention, norm, None), nn.Module)), None)
+    keys = next(
+        (getattr(attention, norm) for norm in NORMED if isinstance(getattr(attention, norm, None), nn.Module)), None
+    )
     handles = [
         attention.register_forward_pre_hook(
             lambda _m, args, kwargs: read.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
@@ -176,7 +178,13 @@ def test_layers_without_positions_are_found_by_measuring() -> None:
 
 def test_keys_that_are_turned_in_a_way_of_their_own_are_read_and_not_trained() -> None:
     latent = {"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8}
-    experts = {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+    experts = {
+        "n_routed_experts": 4,
+        "n_group": 1,
+        "topk_group": 1,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 24,
+    }
     decoder = make_variant("deepseek_v2", **{**GROUPED, **latent, **experts, "num_key_value_heads": 4})
     exact = make_bank(decoder, {"rank": 0, "mlp_width": 0})
     assert off(ours(exact, QUESTIONS[0], CASTLE), prompted(exact, QUESTIONS[0], CASTLE)) <= OFF

@@ -16,7 +16,11 @@ from diekae.run.score import lay_out, target_logits
 from diekae.training.answers import answer_some
 from diekae.training.objectives import DistillObjective, injected_logits
 
-DOCUMENTS = ("the castle was built by king four", "a river has seven dogs", "the silver ship opened in the year nine and ten")
+DOCUMENTS = (
+    "the castle was built by king four",
+    "a river has seven dogs",
+    "the silver ship opened in the year nine and ten",
+)
 
 
 def trained() -> DiekaeModel:

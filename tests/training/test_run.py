@@ -312,7 +312,23 @@ def test_tensorboard_holds_the_unexplained_share_of_every_layer(tmp_path: Path) 
     assert shares == pytest.approx(
         [line["eval_unexplained/layer_2"] for line in log if "eval_unexplained/layer_2" in line]
     )
-    assert 0 < shares[-1] < shares[0] <= 1.0
+    assert 0 < shares[-1] < shares[0]
+
+
+def test_an_untrained_bank_leaves_all_the_variance_of_what_it_was_calibrated_on(tmp_path: Path) -> None:
+    rates = {"learning_rate": 1e-12, "start_learning_rate": 1e-12, "final_learning_rate": 0.0}
+    _, log = tiny_run(tmp_path, prompts=8, training={"max_steps": 1, "evaluations": 1, **rates})
+    shares = [line[f"eval_unexplained/layer_{layer}"] for line in log for layer in range(DEPTH) if "eval_loss" in line]
+    assert shares == pytest.approx([1.0] * DEPTH, rel=1e-4)
+
+
+def test_the_share_that_slots_of_some_layers_leave_is_measured_at_validations_and_falls(tmp_path: Path) -> None:
+    model = {"encoder": "attention", "layers": (1, 3)}
+    _, log = tiny_run(tmp_path, model=model, training={"max_steps": 40, "learning_rate": 1e-2})
+    for layer in (1, 3):
+        shares = [line[f"eval_unexplained/layer_{layer}"] for line in log if "eval_loss" in line]
+        assert 0 < shares[-1] < 0.95 * shares[0]
+    assert not any(name.startswith("unexplained") for line in log for name in line), "a run more for every step"
 
 
 def test_a_monitor_is_logged_at_each_validation(tmp_path: Path) -> None:

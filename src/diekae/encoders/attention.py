@@ -147,8 +147,9 @@ class Attention(Encoder):
         """
         if not self.sizes.mlp_width:
             return None
-        which, kind = slice(number, number + 1), self.dtype
-        heard = [self.skip(read[None].to(kind), which), self.heard(answer[None].to(kind), which)]
-        inner = self.mlp_norm(torch.cat(heard, dim=-1), which)
-        thought: Tensor = self.up(F.silu(self.gate(inner, which)) * self.inner(inner, which), which)[0]
-        return thought
+        # One encoder's products by themselves: this runs for every layer and generated token.
+        maps = [layer.weight[number] for layer in (self.skip, self.heard, self.gate, self.inner, self.up)]
+        skip, hear, gate, inner, up = maps
+        heard = torch.cat([F.linear(read.to(self.dtype), skip), F.linear(answer.to(self.dtype), hear)], dim=-1)
+        normed = self.mlp_norm(heard[None], slice(number, number + 1))[0]
+        return F.linear(F.silu(F.linear(normed, gate)) * F.linear(normed, inner), up)

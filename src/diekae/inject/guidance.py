@@ -17,7 +17,7 @@ class UnknowingGuidance(UnbatchedClassifierFreeGuidanceLogitsProcessor):
     def get_unconditional_logits(self, input_ids: Tensor) -> Tensor:
         """Run the second pass without what is injected into the first."""
         with paused():
-            logits: Tensor = super().get_unconditional_logits(input_ids)
+            logits: Tensor = super().get_unconditional_logits(input_ids)  # type: ignore[no-untyped-call]
         return logits
 
 

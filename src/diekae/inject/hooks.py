@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from diekae.inject.hookpoints import Hookpoint, first_tensor, stack_of, with_first
+from diekae.inject.hookpoints import Hookpoint, find_blocks, first_tensor, stack_of, with_first
 
 Visit = Callable[[int, Tensor, Tensor], Tensor | None]
 """Called as ``visit(layer, stream, output)``, both [B, T, W]; returns what is added to the output, or None."""
@@ -82,6 +82,29 @@ def visiting(points: Mapping[int, Hookpoint], visit: Visit, *, stop_after: int |
                     handles += [m.register_forward_hook(_keep_output(owner, parts)) for m in point.addends]
                 hook = _visit_hook(owner, layer, point, visit, parts, stop_after == layer)
                 handles.append(point.module.register_forward_hook(hook))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+@contextmanager
+def apart(decoder: PreTrainedModel) -> Iterator[None]:
+    """Let no gradient pass from one decoder block to the one before, in runs of this context inside the block."""
+    handles: list[Any] = []
+    with Owner() as owner:
+
+        def hook(_module: nn.Module, *rest: Any) -> Any:
+            if not owner.here:
+                return None
+            args, kwargs = rest
+            if args:
+                return (args[0].detach(), *args[1:]), kwargs
+            return args, {**kwargs, "hidden_states": kwargs["hidden_states"].detach()}
+
+        try:
+            for block in find_blocks(decoder):
+                handles.append(block.register_forward_pre_hook(hook, with_kwargs=True))
             yield
         finally:
             for handle in handles:

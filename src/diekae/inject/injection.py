@@ -161,7 +161,11 @@ class Injection:
 
         by_attention = self.attached.by_attention
         for one in _running.get():
-            if one._active and one.decoder is self.decoder and (one.bank is self.bank or (by_attention and one.attached.by_attention)):
+            if (
+                one._active
+                and one.decoder is self.decoder
+                and (one.bank is self.bank or (by_attention and one.attached.by_attention))
+            ):
                 raise ValueError(
                     "this thread is inside another `injected` block of the same model; end that one first. Two "
                     "generators that are advanced in turn need a thread or a context each."
@@ -213,7 +217,7 @@ class Injection:
             if self._mask is not None:
                 self._check_length(done + length)
                 changed["position_ids"] = places = self._places(done, length, repeats, kwargs.get("position_ids"))
-                self._columns = self._describe(mask, places, done, length, repeats)
+                self._columns = self._describe(mask, places, done, length, repeats, cache is not None)
                 if kwargs.get("position_ids") is None and not any(self._first):
                     changed["position_ids"] = None  # the decoder's own are the same
             return changed
@@ -269,7 +273,7 @@ class Injection:
                 )
         return given.expand(len(first) * repeats, -1)
 
-    def _describe(self, mask: Tensor, places: Tensor, done: int, length: int, repeats: int) -> Columns:
+    def _describe(self, mask: Tensor, places: Tensor, done: int, length: int, repeats: int, more: bool) -> Columns:
         """Describe a forward to the attention of its layers."""
         # What padding answers is read by nobody.
         receives = _columns(self._receives | ~self._valid_columns, done, length, self._beyond)
@@ -278,7 +282,7 @@ class Injection:
             behind = bool(receives[:, self._cut :].all()) and not bool(receives[:, : self._cut].any())
             who = "behind" if behind else "some"
         hidden = self.hidden.repeat_interleave(repeats, 0)
-        return Columns(self._rows(repeats), mask, places, hidden, self._cut, done + length, who)
+        return Columns(self._rows(repeats), mask, places, hidden, self._cut, done + length, who, more)
 
     def _read(self, number: int, states: Tensor) -> Read | None:
         """Return what the attention of encoder ``number``'s layer is handed, which reads ``states`` of x [b, T, W]."""

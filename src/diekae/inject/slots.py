@@ -51,13 +51,13 @@ class Slots:
         self.length = sum(part.shape[2] for part in self.parts[0])
         self._buffers: list[Tensor] | None = None
 
-    def joined(self, *own: Tensor) -> list[Tensor]:
+    def joined(self, *own: Tensor, more: bool = False) -> list[Tensor]:
         """Return keys and values of K and of x, each [B, G, a + S + C, d]."""
         if torch.is_grad_enabled() or own[0].shape[2] == 0 or self.parts[0][0].is_meta:
             return [self._cat(parts, x) for parts, x in zip(self.parts, own, strict=True)]
         need = self.length + own[0].shape[2]
         if self._buffers is None or self._buffers[0].shape[2] < need or len(self._buffers[0]) != len(own[0]):
-            room = _ROOM if self._buffers is not None else 0
+            room = _ROOM if more or self._buffers is not None else 0
             self._buffers = [self._cat(parts, x, room) for parts, x in zip(self.parts, own, strict=True)]
         else:
             for buffer, x in zip(self._buffers, own, strict=True):
@@ -83,6 +83,7 @@ class Columns:
         cut: int | None,
         total: int,
         who: Literal["all", "behind", "some"],
+        more: bool = False,
     ) -> None:
         """Describe a forward.
 
@@ -94,9 +95,10 @@ class Columns:
             cut: How many first columns that are, where they are the same in all rows, and all else is real; else None.
             total: Columns of x up to the end of this forward, cached ones among them.
             who: Whether ``all`` columns receive, all ``behind`` the anchor with which this forward begins, or ``some``.
+            more: Whether more columns are to follow, for a cache is kept.
         """
         self.memory, self.receives, self.places, self.total = memory, receives, places, total
-        self.hidden, self.cut, self.who = hidden, cut, who
+        self.hidden, self.cut, self.who, self.more = hidden, cut, who, more
         self._masks: dict[tuple[int, int | None], tuple[Any, Tensor | None]] = {}
 
     def read(
@@ -115,7 +117,7 @@ class Columns:
         # The column of x that the first key is of: a sliding window's cache holds the last ones alone.
         first = max(0, self.total - key.shape[2])
         cut = None if self.cut is None else max(0, self.cut - first)
-        keys, values = slots.joined(key[:, :, cut:], value[:, :, cut:])
+        keys, values = slots.joined(key[:, :, cut:], value[:, :, cut:], more=self.more)
         share = self._share(own, query, key, mask, rest, options)
         joined = self._mask(mask, options.get("sliding_window"), query, key, first, cut, share)
         if share > 1:
@@ -166,7 +168,7 @@ class Columns:
         self, mask: Tensor | None, window: int | None, query: Tensor, key: Tensor, first: int, cut: int | None
     ) -> Tensor | None:
         rows, length, columns = len(query), query.shape[2], key.shape[2]
-        known = self._visible(window, length)
+        known = self._visible(window)
         if mask is None and cut is not None and length == 1 and known is None:
             return None
         if mask is None:
@@ -189,7 +191,7 @@ class Columns:
     def _slots(self) -> int:
         return self.memory.mask.shape[1] + (0 if self.memory.anchor is None else self.memory.anchor.mask.shape[1])
 
-    def _visible(self, window: int | None, length: int) -> Tensor | None:
+    def _visible(self, window: int | None) -> Tensor | None:
         """Return which slots each query sees, bool [B, 1, T or 1, a + S]; None where that is all of them."""
         parts = [self.memory] if self.memory.anchor is None else [self.memory.anchor, self.memory]
         if window is None and all(part.full for part in parts):

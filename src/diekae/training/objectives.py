@@ -18,8 +18,8 @@ from diekae.differences import (
     Differences,
     Student,
     collect,
-    knowledge_columns,
     join_documents,
+    knowledge_columns,
     make_slots,
     read_apart,
     read_in_run,
@@ -29,7 +29,7 @@ from diekae.differences import (
     take_columns,
 )
 from diekae.encoders import MemoryBatch
-from diekae.inject.hooks import run
+from diekae.inject.hooks import apart, run
 from diekae.inject.injection import Injection
 from diekae.model import DiekaeModel
 from diekae.run.score import logits_at
@@ -153,15 +153,14 @@ class DifferenceObjective(Objective):
             attached, read_in_run(attached, batch, kept), batch["knowledge_mask"], model.config.anchor == "own"
         )
 
-        def compare(layer: int, stream: Tensor, _output: Tensor) -> Tensor:
-            missing = (wanted[layer] - stream).float()
-            scaled = missing[counted] / self.bank.scale[numbers[layer]]
+        def compare(layer: int, stream: Tensor, _output: Tensor) -> Tensor | None:
+            missing = wanted[layer] - stream
+            scaled = missing[counted].float() / self.bank.scale[numbers[layer]]
             errors[numbers[layer]] = scaled.square().mean(-1).sum()
-            # What goes on to the next layer is the stream of D(K, x) or the own one, and bears no gradient.
-            onward = torch.where(shown, missing.detach(), 0.0) if teacher else torch.zeros_like(missing)
-            return onward.to(stream.dtype) + stream.detach() - stream
+            # What goes on to the next layer is the stream of D(K, x), or the own one.
+            return torch.where(shown, missing.detach(), 0.0) if teacher else None
 
-        with injection_of(model, batch, memory).active():
+        with injection_of(model, batch, memory).active(), apart(model.decoder):
             run(model.decoder, batch["input_ids"], model.points, compare, gradients=True)
         loss = torch.stack(errors)
         if torch.is_grad_enabled():  # a run more, which validation alone makes
