@@ -125,7 +125,7 @@ def ours(model: DiekaeModel, question: str, knowledge: Any, **options: Any) -> T
 def off(got: Tensor, want: Tensor) -> float:
     """The largest difference."""
     assert got.shape == want.shape
-    return float((got - want).abs().max())
+    return float((got - want).detach().abs().max())
 
 
 def right_padded(model: DiekaeModel, questions: Sequence[str]) -> dict[str, Tensor]:

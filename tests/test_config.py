@@ -136,6 +136,29 @@ def test_presets_can_be_changed_and_are_looked_up() -> None:
         DiekaeConfig.preset("papre")
 
 
+def test_what_the_decoders_attention_reads_has_one_site_and_one_difference() -> None:
+    exact = DiekaeConfig.preset("exact")
+    assert (exact.layers, exact.encoder, exact.site, exact.format) == ("all", "attention", "attention", "qa")
+    assert (exact.encoder_options["rank"], exact.encoder_options["mlp_width"]) == (0, 0), "nothing to train"
+    for changes, message in (
+        ({"site": "block"}, "is read by the decoder's attention, so site='block' cannot be; use site='attention'"),
+        ({"difference": "independent"}, "difference='independent' needs encoder='reader' or 'token'"),
+        ({"encoder_options": {"kv_heads": 3, "heads": 4}}, "kv_heads must divide heads"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            DiekaeConfig.preset("attention", **changes)
+
+
+def test_sizes_that_are_not_named_are_the_decoders_own() -> None:
+    config = DiekaeConfig.preset("attention", encoder_options={"kv_heads": 2})
+    settled = config.settled({"heads": 4, "kv_heads": 4, "key_size": 8, "value_size": 6})
+    expected = {"heads": 4, "kv_heads": 2, "key_size": 8, "value_size": 6, "rank": None, "mlp_width": 64}
+    assert dict(settled.encoder_options) == expected
+    assert settled.settled({"heads": 8}) == settled, "what is settled stays"
+    reader = DiekaeConfig()
+    assert reader.settled({"heads": 4}) is reader
+
+
 def test_a_configuration_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         DiekaeConfig().scope = "prompt"  # type: ignore[misc]

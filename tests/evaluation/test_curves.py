@@ -128,7 +128,7 @@ def test_tokens_are_grouped_by_position_and_examples_by_copying(
 
 
 def of_variance(errors: list[Tensor], targets: list[Tensor]) -> float:
-    """Squared errors [N] of each example, as a share of the variance of all targets [N, places, W]; mean over layers."""
+    """Squared errors [N] of each example, as a share of the variance of targets [N, places, W]; mean over layers."""
     wide = torch.cat(targets, dim=1).double().numpy()
     spread = ((wide - wide.mean(1, keepdims=True)) ** 2).sum((1, 2))
     return float((torch.stack(errors).sum(0).double().numpy() / spread).mean())

@@ -1,15 +1,15 @@
 """Reading K through the decoder's own attention: in all layers, untrained, the logits are those of D(K, x)."""
 
+import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from builders import VOCABULARY, hook_count, make_tokenizer
+from builders import VOCABULARY, hook_count
 from readings import (
     CASTLE,
     CHANGE,
-    GROUPED,
-    LONGROPE,
     OFF,
     ONLY_EAGER,
     QUESTIONS,
@@ -26,9 +26,8 @@ from readings import (
 )
 from torch import Tensor
 
-from diekae import DiekaeConfig, DiekaeModel
+from diekae import DiekaeModel
 from diekae.data.prompt import Prompt
-from diekae.inject.attention import wrap_attention
 from diekae.run.score import target_logits
 
 EVERY = pytest.mark.parametrize("name", VARIANTS)
@@ -163,6 +162,60 @@ def test_fewer_layers_read_less() -> None:
     assert off(ours(half, QUESTIONS[0], CASTLE), prompted(half, QUESTIONS[0], None)) > CHANGE
 
 
+def test_one_block_serves_every_mode_and_type() -> None:
+    model = make_exact()
+    ids, full = model.tokenize(QUESTIONS[0])["input_ids"], in_prompt(model, QUESTIONS[0], CASTLE)[0]
+    with torch.no_grad():
+        want = model.decoder(full).logits[:, -5:]
+    with model.injected(CASTLE, ids):
+        for mode in (torch.inference_mode(), torch.no_grad(), torch.enable_grad(), torch.no_grad()):
+            with mode:
+                assert off(model.decoder(ids).logits[:, -5:], want) <= OFF
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            assert off(model.decoder(ids).logits[:, -5:].float(), want) <= 0.1
+        with torch.no_grad():
+            assert off(model.decoder(ids).logits[:, -5:], want) <= OFF
+
+
+def test_an_implementation_that_is_changed_later_reads_too() -> None:
+    model = make_exact()
+    for attention in ("eager", "sdpa"):
+        model.decoder.set_attn_implementation(attention)
+        want = prompted(model, QUESTIONS[0], CASTLE)
+        assert model.decoder.config._attn_implementation == attention
+        assert off(ours(model, QUESTIONS[0], CASTLE), want) <= OFF
+        assert model.decoder.config._attn_implementation == f"diekae_{attention}"
+
+
+def test_a_decoder_that_was_read_is_saved_and_copied_as_it_was(tmp_path: Path) -> None:
+    model = make_exact()
+    want = prompted(model, QUESTIONS[0], CASTLE)
+    model.decoder.save_pretrained(tmp_path)
+    assert "diekae" not in (tmp_path / "config.json").read_text()
+    for decoder in (type(model.decoder).from_pretrained(tmp_path), copy.deepcopy(model.decoder)):
+        again = make_exact(decoder)
+        assert off(prompted(again, QUESTIONS[0], CASTLE), want) <= OFF
+        assert off(ours(again, QUESTIONS[0], CASTLE), want) <= OFF
+
+
+@pytest.mark.real
+@torch.no_grad()
+def test_smollm2_reads_and_answers_as_with_the_document_in_the_prompt(smollm2) -> None:
+    model = DiekaeModel.exact(*smollm2)
+    text = "The Ondrel Bridge crosses the river Sava at Marnholm. The engineer Tilda Roe built it in 1907."
+    question = "Which river does the Ondrel Bridge cross?"
+    ids, a = model.tokenize(question)["input_ids"], len(model.anchor)
+    known = torch.tensor([model.need_prompter().knowledge(text)])
+    full = torch.cat([ids[:, :a], known, ids[:, a:]], dim=1)
+    want = model.decoder(input_ids=full).logits[:, a + known.shape[1] :]
+    assert off(want, model.decoder(input_ids=ids).logits[:, a:]) > 1.0
+    assert off(model(ids, knowledge=text).logits[:, a:], want) <= 1e-5 * float(want.abs().max())
+    tokens, logits = write(model, ids, text)
+    by_prompt, logits_by_prompt = write(model, full)
+    assert torch.equal(tokens, by_prompt) and off(logits, logits_by_prompt) <= 1e-5 * float(want.abs().max())
+    assert "Sava" in model.tokenizer.decode(tokens[0]) and "Sava" not in model.tokenizer.decode(write(model, ids)[0][0])
+
+
 # One path
 
 
@@ -185,91 +238,3 @@ def test_what_is_measured_is_what_is_served_bit_for_bit(name: str) -> None:
     assert torch.equal(first.logits[0], forward)
     assert torch.equal(first.scores[0], forward)
     assert off(forward, bare) > CHANGE
-
-
-# Refusals
-
-
-@pytest.mark.parametrize(
-    ("kind", "sizes", "why"),
-    [
-        ("gpt2", {}, "positions are learned"),
-        ("opt", {}, "positions are learned"),
-        ("falcon", {}, "does not go through Transformers' attention interface"),
-        ("llama", {"rope_parameters": {**LONGROPE, "rope_type": "dynamic", "factor": 2.0}}, "scaled dynamically"),
-        (
-            "phimoe",
-            {**GROUPED, "num_local_experts": 4, "sliding_window": 20},
-            r"layers \[0, 1, 2, 3\] see a part of the text",
-        ),
-        (
-            "llama4_text",
-            {
-                **GROUPED,
-                "head_dim": 8,
-                "num_local_experts": 2,
-                "attention_chunk_size": 128,
-                "no_rope_layers": [1, 1, 1, 0],
-            },
-            r"layers \[0, 1, 2\] see a part of the text",
-        ),
-        ("lfm2", {**GROUPED, "layer_types": ["conv", "full_attention"] * 2}, r"layers \[0, 2\] do not attend"),
-        ("ministral3", {**GROUPED, "head_dim": 8}, "positions may not be relative"),
-    ],
-)
-def test_what_cannot_be_read_exactly_is_refused_by_name(kind: str, sizes: dict[str, Any], why: str) -> None:
-    decoder = make_variant(kind, **sizes)
-    with pytest.raises(ValueError, match=rf"{type(decoder).__name__}: .*{why}.*encoder='reader'"):
-        make_exact(decoder)
-    assert hook_count(decoder) == 0
-    reader = DiekaeModel(decoder, DiekaeConfig(encoder="reader"), make_tokenizer())
-    assert ours(reader, QUESTIONS[0], RIVER).isfinite().all(), "the way out must be one"
-
-
-def test_another_attention_than_those_with_masks_is_refused() -> None:
-    decoder = make_variant("llama")
-    decoder.config._attn_implementation = "flex_attention"
-    with pytest.raises(ValueError, match="'flex_attention' takes no mask.*'sdpa' or 'eager'.*encoder='reader'"):
-        wrap_attention(decoder)
-
-
-def test_longrope_is_refused_where_k_and_x_pass_the_first_length() -> None:
-    model = make_exact(make_variant("phi3, longrope"))
-    long = " ".join([CASTLE] * 3)
-    room = 128 - len(model.need_prompter().knowledge(long))
-    x = torch.tensor([[*model.anchor, *range(4, 4 + room)]])
-    with torch.no_grad():
-        full = torch.cat([x[:, :1], torch.tensor([model.need_prompter().knowledge(long)]), x[:, 1:]], dim=1)
-        assert (
-            off(model(x[:, :-1], knowledge=long).logits[:, 1:], model.decoder(full[:, :128]).logits[:, 129 - room :])
-            <= OFF
-        )
-    for call in (model, model.generate):
-        with pytest.raises(ValueError, match="have 129 tokens .*beyond 128 .*longrope.*encoder='reader'"):
-            call(x, knowledge=long)
-    with pytest.raises(ValueError, match="have 129 tokens together"):
-        model.generate(x[:, :-2], knowledge=long, max_new_tokens=5, min_new_tokens=5)
-
-
-def test_a_compiled_decoder_is_refused() -> None:
-    model = make_exact()
-    model.decoder.compile()
-    with pytest.raises(ValueError, match="the decoder is compiled.*load it again without"):
-        ours(model, QUESTIONS[0], CASTLE)
-
-
-def test_a_decoder_that_is_not_whole_is_refused() -> None:
-    model = make_exact()
-    memory = model.prepare(CASTLE)
-    model.decoder.model.layers[2].to("meta")
-    with pytest.raises(ValueError, match="offloaded.*load it whole"):
-        ours(model, QUESTIONS[0], memory)
-
-
-def test_a_decoder_that_was_moved_away_from_its_bank_is_refused() -> None:
-    model = make_exact()
-    memory = model.prepare(CASTLE)
-    ids = model.tokenize(QUESTIONS[0])["input_ids"]
-    model.decoder.to("meta")
-    with pytest.raises(ValueError, match="the bank is on cpu, but the decoder is on meta; move both"):
-        model(ids, knowledge=memory)

@@ -200,8 +200,10 @@ def test_other_keys_and_other_prompts_have_other_folders(tmp_path: Path) -> None
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def folders_after_training(tmp_path: Path, name: str, model: DiekaeModel) -> int:
-    config = TrainingConfig(max_steps=1, batch_size=4, evaluations=1, cache=str(tmp_path / "cache"))
+def folders_after_training(tmp_path: Path, name: str, model: DiekaeModel, objective: str = "difference") -> int:
+    config = TrainingConfig(
+        objective=objective, max_steps=1, batch_size=4, evaluations=1, cache=str(tmp_path / "cache")
+    )
     prompts = many_prompts(8)
     training_run.train(model, prompts, prompts[:4], config, tmp_path / name)
     return len(list((tmp_path / "cache").iterdir()))
@@ -214,6 +216,13 @@ def test_training_keeps_caches_of_two_decoders_apart(tmp_path: Path) -> None:
     assert folders_after_training(tmp_path, "b", make_model(decoder=one, seed=5)) == 2, "no bank is in the key"
     assert folders_after_training(tmp_path, "c", make_model(decoder=two)) == 4
     assert folders_after_training(tmp_path, "d", make_model(decoder=one, layers=(0, 1))) == 6
+
+
+def test_slots_that_are_the_decoders_own_and_those_that_are_trained_are_kept_apart(tmp_path: Path) -> None:
+    """Of the first what the attention read is not kept."""
+    for number, rank in enumerate((0, None, 4), start=1):
+        model = make_model("attention", encoder_options={"rank": rank, "mlp_width": 10})
+        assert folders_after_training(tmp_path, str(rank), model, "distill") == 2 * min(number, 2)
 
 
 def test_training_from_a_finished_cache_does_not_collect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from diekae.encoders import MemoryBatch
 from diekae.encoders.bank import Bank
-from diekae.inject.attention import Attend, AttentionSite, Read, Turner, reading
+from diekae.inject.attention import Attend, AttentionSite, Read, Turner, reading, wrap_attention
 from diekae.inject.hookpoints import Hookpoint
 from diekae.inject.hooks import visiting
 
@@ -60,6 +60,7 @@ class Attached:
             kept[numbers[layer]] = stream
 
         if self.by_attention:
+            wrap_attention(self.decoder)
             with reading({numbers[layer]: site.module for layer, site in self.sites.items()}, make):
                 yield kept
         else:

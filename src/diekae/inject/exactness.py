@@ -58,8 +58,10 @@ def check_exact(decoder: PreTrainedModel, sites: Sequence[AttentionSite]) -> lis
                 "positions may not be relative, or its tokens meet outside attention",
             )
         )
-    moved = [_size(a.float() - b.float()) / _size(b) for a, b in zip(keys, elsewhere, strict=True)]
-    return [replace(site, turned=share > ROUNDING * precision) for site, share in zip(sites, moved, strict=True)]
+    moved = [
+        _size(a.float() - b.float()) > ROUNDING * precision * _size(b) for a, b in zip(keys, elsewhere, strict=True)
+    ]
+    return [replace(site, turned=turned) for site, turned in zip(sites, moved, strict=True)]
 
 
 def _size(states: Tensor) -> float:

@@ -16,56 +16,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from transformers import Cache
-from transformers.cache_utils import DynamicLayer
 
 from diekae.encoders import MemoryBatch
 from diekae.inject.attached import Attached
-from diekae.inject.attention import Read, exact_length, reading
+from diekae.inject.attention import Read, exact_length, reading, wrap_attention
+from diekae.inject.cache import EncoderCacheLayer, encoder_layer
 from diekae.inject.hookpoints import stack_of
 from diekae.inject.hooks import Owner, Visit, visiting
 from diekae.inject.slots import Columns, Slots
-
-
-class EncoderCacheLayer(DynamicLayer):
-    """What causal encoders have read of x, kept as one more layer of the decoder's own cache.
-
-    So beam search, cropping and repetition treat it as they treat the decoder's keys and values.
-    """
-
-    def __init__(self, memory: MemoryBatch) -> None:
-        """Hold what was read of x."""
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.memory = memory
-
-    def get_seq_length(self) -> int:
-        """Return the slots held."""
-        return self.memory.mask.shape[1]
-
-    def _select(self, rows: Tensor) -> None:
-        self.memory = self.memory.map(lambda tensor, dim: tensor.index_select(dim, rows.to(tensor.device)))
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Follow the beams that survive."""
-        self._select(beam_idx)
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep some rows."""
-        self._select(indices)
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeat every row."""
-        self.memory = self.memory.map(lambda tensor, dim: tensor.repeat_interleave(repeats, dim))
-
-    def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last ``-tokens_to_remove`` columns of x."""
-        if tokens_to_remove < 0:
-            old, keep = self.memory, self.memory.mask.shape[1] + tokens_to_remove
-            tensors = {name: tensor[:, :, :keep] for name, tensor in old.tensors.items()}
-            self.memory = MemoryBatch(tensors, old.mask[:, :keep], old.position - old.mask[:, keep:].sum(1))
-
-    def reset(self) -> None:
-        """Forget everything; the next forward begins anew."""
-        self.memory = self.memory.map(lambda tensor, _dim: tensor[:0])
 
 
 class Injection:
@@ -181,6 +139,7 @@ class Injection:
                 ):
                     exits.callback(handle.remove)
                 if by_attention:
+                    wrap_attention(self.decoder)  # lest it was given another implementation since
                     modules = {self.numbers[layer]: site.module for layer, site in self.attached.sites.items()}
                     exits.enter_context(reading(modules, self._read))
                 visit: Visit = self._thought if by_attention else self._difference
@@ -223,7 +182,7 @@ class Injection:
             return changed
         always = torch.ones_like(self.beyond)
         self._valid = _columns(self.valid, done, length, always).repeat_interleave(repeats, 0)
-        layer = _encoder_layer(cache)
+        layer = encoder_layer(cache)
         self._seen = layer.memory if layer is not None and done > 0 else None
         if self.bank.encoder.reads == "embeddings":
             if embeddings is None:
@@ -316,7 +275,7 @@ class Injection:
     def _end(self, cache: Cache | None) -> None:
         """Keep what causal encoders have read of x with the decoder's own cache, if it keeps one."""
         if self._grown and cache is not None:
-            layer, seen = _encoder_layer(cache), MemoryBatch.stack(self._grown)
+            layer, seen = encoder_layer(cache), MemoryBatch.stack(self._grown)
             if layer is None:
                 cache.layers.append(EncoderCacheLayer(seen))
             else:
@@ -385,9 +344,3 @@ def _columns(prompt: Tensor, done: int, length: int, beyond: Tensor) -> Tensor:
     inside = prompt[:, done : done + length]
     missing = length - inside.shape[1]
     return torch.cat([inside, beyond[:, None].expand(-1, missing)], dim=1) if missing else inside
-
-
-def _encoder_layer(cache: Cache | None) -> EncoderCacheLayer | None:
-    """Find the encoders' layer in a cache."""
-    layers = getattr(cache, "layers", [])
-    return layers[-1] if layers and isinstance(layers[-1], EncoderCacheLayer) else None

@@ -56,13 +56,19 @@ class Slots:
         if torch.is_grad_enabled() or own[0].shape[2] == 0 or self.parts[0][0].is_meta:
             return [self._cat(parts, x) for parts, x in zip(self.parts, own, strict=True)]
         need = self.length + own[0].shape[2]
-        if self._buffers is None or self._buffers[0].shape[2] < need or len(self._buffers[0]) != len(own[0]):
+        if self._buffers is None or not self._fits(self._buffers[0], own[0], need):
             room = _ROOM if more or self._buffers is not None else 0
             self._buffers = [self._cat(parts, x, room) for parts, x in zip(self.parts, own, strict=True)]
         else:
             for buffer, x in zip(self._buffers, own, strict=True):
                 buffer[:, :, self.length : need] = x
         return [buffer[:, :, :need] for buffer in self._buffers]
+
+    def _fits(self, buffer: Tensor, keys: Tensor, need: int) -> bool:
+        """Tell whether x's keys can be put into a buffer."""
+        # What was made in inference mode cannot be written to outside of it.
+        modes = buffer.is_inference() == torch.is_inference_mode_enabled()
+        return modes and buffer.dtype == keys.dtype and len(buffer) == len(keys) and buffer.shape[2] >= need
 
     def _cat(self, parts: list[Tensor], own: Tensor, room: int = 0) -> Tensor:
         rows = len(own)

@@ -174,6 +174,7 @@ def _cached(
         "decoder": fingerprint(model.decoder),
         "dtype": str(model.decoder.dtype),
         "reads": model.bank.encoder.reads,
+        "width": getattr(model.bank.encoder, "state_width", None),
         "layers": list(model.layers),
         **{name: getattr(model.config, name) for name in ("site", "difference", "scope", "anchor")},
     }

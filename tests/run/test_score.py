@@ -1,0 +1,105 @@
+"""Logits at the places that predict targets, and their losses, against the decoder asked row by row."""
+
+import pytest
+import torch
+from builders import make_decoder, make_model, make_prompts
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from diekae.data.prompt import IGNORED, Prompt, collate, run_of
+from diekae.inject.hookpoints import stack_of
+from diekae.run.score import batches, by_example, logits_at, nll, score, target_logits
+
+PROMPTS = make_prompts(4)
+
+
+@torch.no_grad()
+def by_row(decoder: PreTrainedModel, prompts: list[Prompt], knowledge: bool, states: bool = False) -> Tensor:
+    """What predicts each target token, row by row."""
+    found = []
+    for prompt in prompts:
+        ids = prompt.anchor + (prompt.knowledge if knowledge else ()) + prompt.input + prompt.target
+        given = torch.tensor([ids])
+        whole = stack_of(decoder)(input_ids=given)[0] if states else decoder(input_ids=given).logits
+        found.append(whole[0, -len(prompt.target) - 1 : -1])
+    return torch.cat(found)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("states", [False, True])
+@pytest.mark.parametrize("knowledge", [False, True])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "gemma2"])
+def test_logits_are_those_that_predict_the_targets(kind: str, knowledge: bool, states: bool) -> None:
+    decoder = make_decoder(kind)
+    batch = collate(PROMPTS, scope="all", anchor="shared")
+    ids, offset = run_of(batch, knowledge)
+    got = logits_at(decoder, ids, batch["labels"], offset, states=states)
+    torch.testing.assert_close(got, by_row(decoder, PROMPTS, knowledge, states), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_nothing_runs_behind_the_last_place_and_the_head_only_where_some_row_needs_it() -> None:
+    decoder, batch = make_decoder(), collate(PROMPTS, scope="all", anchor="shared")
+    ids, offset = run_of(batch, True)
+    columns: list[int] = []
+    stack_of(decoder).register_forward_pre_hook(
+        lambda _m, _a, kwargs: columns.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    decoder.get_output_embeddings().register_forward_pre_hook(lambda _m, args: columns.append(args[0].shape[1]))
+    logits_at(decoder, ids, batch["labels"], offset)
+    rows, places = (batch["labels"] != IGNORED).nonzero(as_tuple=True)
+    needed = set((places + offset[rows] - 1).tolist())
+    assert columns == [max(needed) + 1, len(needed)]
+    assert max(needed) + 1 < ids.shape[1] and len(needed) < max(needed)
+
+
+@torch.no_grad()
+def test_a_head_that_takes_no_columns_is_run_over_all() -> None:
+    class Whole(type(make_decoder())):  # type: ignore[misc]
+        def forward(self, *args, logits_to_keep=0, **kwargs):
+            return super().forward(*args, **kwargs)
+
+    decoder = make_decoder()
+    decoder.__class__ = Whole
+    batch = collate(PROMPTS, scope="all", anchor="shared")
+    got = logits_at(decoder, batch["input_ids"], batch["labels"], torch.zeros_like(batch["offset"]))
+    torch.testing.assert_close(got, by_row(make_decoder(), PROMPTS, False), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["bare", "prompted", "ours"])
+def test_losses_are_nats_of_each_target_token_in_the_order_given(how: str) -> None:
+    model = make_model("attention", effect=0.0)
+    losses = score(lambda rows: target_logits(model, [PROMPTS[row] for row in rows], how), PROMPTS, 3)
+    logits = by_row(model.decoder, PROMPTS, how != "bare").split([len(prompt.target) for prompt in PROMPTS])
+    for loss, rows, prompt in zip(losses, logits, PROMPTS, strict=True):
+        assert loss.dtype == torch.float64
+        want = F.cross_entropy(rows, torch.tensor(prompt.target), reduction="none").double()
+        torch.testing.assert_close(loss, want, atol=1e-5, rtol=1e-5)
+    found = nll(model, PROMPTS, how, batch_size=2)
+    assert found.tokens.tolist() == [len(prompt.target) for prompt in PROMPTS]
+    assert found.mean == pytest.approx(float(torch.cat(losses).mean()), rel=1e-5)
+
+
+def test_memories_that_are_ready_are_used() -> None:
+    model = make_model("attention", effect=0.0)
+    others = model.prepare_prompts(PROMPTS[::-1])
+    swapped = [Prompt(p.anchor, q.knowledge, p.input, p.target) for p, q in zip(PROMPTS, PROMPTS[::-1], strict=True)]
+    got = nll(model, PROMPTS, "ours", memories=others).total
+    torch.testing.assert_close(got, nll(model, swapped, "prompted").total, atol=1e-4, rtol=1e-5)
+    assert not torch.allclose(got, nll(model, PROMPTS, "prompted").total, atol=1e-2)
+
+
+def test_like_lengths_go_together_and_all_are_reported() -> None:
+    found = list(batches(PROMPTS[::-1], 3))
+    assert found == [([3, 2, 1], 3), ([0], 4)]
+    seen: list[tuple[int, int]] = []
+
+    def ones(rows) -> Tensor:
+        return torch.ones(sum(len(PROMPTS[row].target) for row in rows))
+
+    rows = [row for some, _ in by_example(ones, PROMPTS, 3, lambda *step: seen.append(step)) for row in some]
+    assert sorted(rows) == [0, 1, 2, 3] and seen == [(3, 4), (4, 4)]
+    for prompts, size in (([], 3), (PROMPTS, 0)):
+        with pytest.raises(ValueError, match=f"got {len(prompts)} prompts and batch_size={size}"):
+            list(batches(prompts, size))
