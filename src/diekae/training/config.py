@@ -45,8 +45,8 @@ class TrainingConfig:
     clip: float = 1.0
     """Largest gradient norm of each encoder; 0 switches clipping off."""
     precision: str = "fp32"
-    """``fp32`` or ``bf16`` (autocast) for encoders that compute differences, or ``auto``: what is fast where they run. The
-    decoder keeps the type it was loaded in, and so do its attention's slots (``attention``)."""
+    """``fp32`` or ``bf16`` (autocast) for encoders that compute differences, or ``auto``: what is fast where they run.
+    The decoder keeps the type it was loaded in, and so do the slots that its attention reads."""
     calibration: int = 64
     """Examples on which centre and scale of each layer's differences are measured before the first step."""
     own_answers: float = 0.0
