@@ -98,7 +98,7 @@ def test_the_demo_and_a_recipe_load_where_they_are_told(
     place: Path, gpus: None, asked: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place)
-    monkeypatch.setattr("diekae.cli.demo.SHIPPED", place / "bank")
+    monkeypatch.setattr("diekae.cli.demo.EXACT", place / "bank")
     result = CliRunner().invoke(typer_app, ["demo", "--out", "demo", "--device", "cuda:1"])
     assert isinstance(result.exception, Asked) and str(result.exception) == "cuda:1"
     result = invoke(place, monkeypatch, "train", "--set", "device=cuda:1")

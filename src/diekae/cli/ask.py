@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from diekae.cli.console import SHIPPED, BankOption, DeviceOption, check_choice, console, device_of, load_model
+from diekae.cli.console import EXACT, BankOption, DeviceOption, check_choice, console, device_of, load_model
 from diekae.cli.knowledge import check_store
 from diekae.memory import Knowledge, Memory
 from diekae.model import DiekaeModel
@@ -25,7 +25,7 @@ def command(
         list[str], typer.Option(help="A document of the store, by id, file or title; may be repeated.")
     ] = [],  # noqa: B006
     count: Annotated[int, typer.Option(min=1, help="Documents that the question picks.")] = 1,
-    bank: BankOption = SHIPPED,
+    bank: BankOption = EXACT,
     format: Annotated[str | None, typer.Option(help="plain, qa or chat; the bank's own by default.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 24,
     device: DeviceOption = "auto",

@@ -29,8 +29,8 @@ from diekae.models import DTYPES, settled_device
 from diekae.training.run import processes
 
 console = Console(stderr=False)
-SHIPPED = Path("smollm2")
-"""The bank that verbs use unless told."""
+SHIPPED, EXACT = Path("smollm2"), Path("smollm2-exact")
+"""The trained bank, which verbs that measure and edit use unless told; and what answers use: every layer, untrained."""
 BankOption = Annotated[Path, typer.Option(help="A bank's folder, or the name of one that came with the package.")]
 DtypeOption = Annotated[
     str, typer.Option(help="Type of the decoder: fp32, bf16, fp16, or auto: what is fast on this machine.")

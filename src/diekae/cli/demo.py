@@ -15,7 +15,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from diekae.cli.ask import answer
-from diekae.cli.console import SHIPPED, DeviceOption, console, device_of, figures, load_model, progress_bars, times
+from diekae.cli.console import EXACT, DeviceOption, console, device_of, figures, load_model, progress_bars, times
 from diekae.model import DiekaeModel
 from diekae.provenance import write_json
 from diekae.recipe import make_recipe, run_recipe
@@ -51,7 +51,7 @@ def command(
     )
     if out.exists():
         _remove_run(out)
-    shipped = load_model(SHIPPED, device)
+    shipped = load_model(EXACT, device)
     console.print(Panel(document, title="a document that no bank has seen, and that is not in the prompt"))
     console.print(_table(_ask(shipped, document), "the bank that came with the package"))
     console.print("Now another bank is trained, on documents about things that do not exist.")

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from diekae.cli.console import SHIPPED, BankOption, DeviceOption, console, device_of, load_model, progress_bars
+from diekae.cli.console import EXACT, BankOption, DeviceOption, console, device_of, load_model, progress_bars
 from diekae.store import Added, Entry, KnowledgeStore
 
 group = typer.Typer(help="Keep documents and what a bank prepared of them.", no_args_is_help=True, add_completion=False)
@@ -40,7 +40,7 @@ def add(
     text: Annotated[list[str], typer.Option(help="A document given as it is; may be repeated.")] = [],  # noqa: B006
     precision: Annotated[str, typer.Option(help="How new memory is kept: exact, bf16 or int8.")] = "exact",
     prune: Annotated[bool, typer.Option("--prune", help="Remove files of these folders that are gone.")] = False,
-    bank: BankOption = SHIPPED,
+    bank: BankOption = EXACT,
     device: DeviceOption = "auto",
 ) -> None:
     """Add text, Markdown, HTML and PDF files, or folders of them; only what is new or changed is read and prepared."""
