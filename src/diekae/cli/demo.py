@@ -53,8 +53,8 @@ def command(
         _remove_run(out)
     shipped = load_model(EXACT, device)
     console.print(Panel(document, title="a document that no bank has seen, and that is not in the prompt"))
-    console.print(_table(_ask(shipped, document), "the bank that came with the package"))
-    console.print("Now another bank is trained, on documents about things that do not exist.")
+    console.print(_table(_ask(shipped, document), "read by the decoder's own attention, without any training"))
+    console.print("Now a bank is trained, on documents about things that do not exist.")
     with progress_bars() as (show, bar):
         model, result = run_recipe(
             make_recipe(values),
