@@ -2,8 +2,8 @@
 
     python benchmarks/experiments/layers_left_out.py --folder DATA --json benchmarks/results/layers-left-out.json
 
-KL(D(K,x) ‖ ours) in nats a target token, on training examples of Natural Questions, facts and Wizard of Wikipedia: without
-the first layers, without the last ones, and the sets that a bank was chosen from.
+KL(D(K,x) ‖ ours) in nats a target token, on training examples of Natural Questions, facts and Wizard of Wikipedia:
+without the first layers, without the last ones, and the sets that a bank was chosen from.
 """
 
 from __future__ import annotations
