@@ -20,13 +20,14 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from diekae.bench import Bench, decode, inference
-from diekae.bench.setting import copied, llama2_7b_config
+from diekae.bench.setting import llama2_7b_config
 from diekae.bench.train import bank_step, random_data
 from diekae.data.prompt import to_device
 from diekae.evaluation.memory import peak_memory
 from diekae.inject.hooks import frozen
 from diekae.prepare import read_documents
 from diekae.provenance import name_of, write_json
+from diekae.run.score import forked
 from diekae.run.timing import Way, time_in_turn
 from diekae.training.objectives import DistillObjective
 
@@ -103,7 +104,7 @@ def peaks(bench: Bench) -> dict[str, dict[str, float]]:
 
     def cached(length: int) -> object:
         kept = bench.prefix(length)
-        cache = copied(kept)
+        cache = forked(kept)
         bench.decoder(input_ids=ids[:, anchor:], past_key_values=cache, **options)
         decode.generate(bench, cache)
         return kept

@@ -14,10 +14,11 @@ from diekae import DiekaeConfig, DiekaeModel
 from diekae.bench import BENCHMARKS, Bench, Row, floor, run_benchmark
 from diekae.bench.inference import curve, exponent
 from diekae.bench.plots import draw_growth
-from diekae.bench.setting import beside_llama2_7b, copied, llama2_7b, random_cache, static_cache, time_in_turn
+from diekae.bench.setting import beside_llama2_7b, llama2_7b, random_cache, static_cache, time_in_turn
 from diekae.inject.slots import Slots
 from diekae.memory import batch_memories
 from diekae.prepare import read_documents
+from diekae.run.score import forked
 
 LAYERS = {"token": (0, 1), "reader": (1, 3), "attention": (1, 3)}
 NAMES = ("token", "reader", "attention", "exact")
@@ -138,11 +139,11 @@ def test_a_random_cache_is_like_a_real_one(bench: Bench) -> None:
     real = bench.decoder(input_ids=bench.ids(9), use_cache=True).past_key_values
     fake = random_cache(bench.decoder, 9)
     assert [layer.keys.shape for layer in real.layers] == [layer.keys.shape for layer in fake.layers]
-    twin = copied(fake)
+    twin = forked(fake)
     bench.decoder(input_ids=bench.ids(2), past_key_values=twin, use_cache=True)
     assert (twin.get_seq_length(), fake.get_seq_length()) == (11, 9), "a copy grows alone"
     ids, static = bench.ids(2), static_cache(bench.decoder, fake, 2)
-    both = [bench.decoder(input_ids=ids, past_key_values=cache).logits for cache in (copied(fake), static)]
+    both = [bench.decoder(input_ids=ids, past_key_values=cache).logits for cache in (forked(fake), static)]
     assert torch.allclose(*both, atol=1e-4) and int(static.get_seq_length()) == 11
 
 

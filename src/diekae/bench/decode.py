@@ -10,10 +10,11 @@ from transformers import PreTrainedModel
 
 from diekae.bench import floor
 from diekae.bench.inference import curve
-from diekae.bench.setting import Bench, Row, beside_llama2_7b, copied, llama2_7b, static_cache
+from diekae.bench.setting import Bench, Row, beside_llama2_7b, llama2_7b, static_cache
 from diekae.inject.attached import Attached
 from diekae.memory import Memory
 from diekae.model import DiekaeModel
+from diekae.run.score import forked
 from diekae.run.timing import Times
 
 TOKENS = 8
@@ -48,8 +49,8 @@ def ways(bench: Bench, length: int) -> dict[str, Any]:
         generate(bench, own)
 
     found: dict[str, Any] = {
-        "bare": ((lambda: copied(bare)), behind),
-        "prompted_cached": ((lambda: copied(prefix)), behind),
+        "bare": ((lambda: forked(bare)), behind),
+        "prompted_cached": ((lambda: forked(prefix)), behind),
     }
     if bench.static:
         found["prompted_static"] = ((lambda: static_cache(bench.decoder, prefix, TOKENS)), behind)

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from diekae.bench import floor
-from diekae.bench.setting import Bench, Row, beside_llama2_7b, copied, llama2_7b, static_cache
+from diekae.bench.setting import Bench, Row, beside_llama2_7b, llama2_7b, static_cache
 from diekae.memory import Memory
 from diekae.model import DiekaeModel
+from diekae.run.score import forked
 from diekae.run.timing import Times, Way
 
 GROWTH: dict[str, tuple[int, ...]] = {
@@ -61,7 +62,7 @@ def ways(bench: Bench, length: int) -> dict[str, Way]:
     # What a pass leaves in a cache is undone before the next one, untimed; one of fixed size is filled anew.
     found: dict[str, Any] = {
         "bare": bench.bare(bench.question()),
-        "prompted_cached": ((lambda: copied(prefix)), behind),
+        "prompted_cached": ((lambda: forked(prefix)), behind),
     }
     if bench.static:
         found["prompted_static"] = ((lambda: static_cache(bench.decoder, prefix, bench.inputs)), behind)

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 
 from diekae.bench import floor
-from diekae.bench.setting import Bench, Row, beside_llama2_7b, copied, llama2_7b
+from diekae.bench.setting import Bench, Row, beside_llama2_7b, llama2_7b
 from diekae.config import MEMIT_LAYERS
 from diekae.encoders.bank import Bank
 from diekae.evaluation.memory import peak_memory
 from diekae.memory import Memory
 from diekae.prepare import read_documents
 from diekae.provenance import name_of
+from diekae.run.score import forked
 from diekae.store.blob import pack
 
 LENGTH = 2048
@@ -128,7 +129,7 @@ def _peak(name: str, way: str, inputs: int, dtype: str, bank: str | None = None)
             return decoder(input_ids=ids, **options)
         if way == "prompted_cached":
             kept = bench.prefix(LENGTH)
-            return kept, decoder(input_ids=ids[:, anchor:], past_key_values=copied(kept), **options)
+            return kept, decoder(input_ids=ids[:, anchor:], past_key_values=forked(kept), **options)
         if way == "prompted":
             return decoder(input_ids=torch.cat([ids[:, :anchor], known, ids[:, anchor:]], dim=1), **options)
         model = bench.model(way.removesuffix(COLD))

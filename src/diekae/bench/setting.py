@@ -11,7 +11,6 @@ Shapes: N encoders, S slots, B rows, T columns.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -216,13 +215,6 @@ def random_cache(decoder: PreTrainedModel, length: int, seed: int = 0) -> Dynami
         )
         cache.update(keys, values, layer)
     return cache
-
-
-def copied(cache: DynamicCache) -> DynamicCache:
-    """Return a copy whose growth leaves the first one as it is; keys and values are shared until then."""
-    twin = copy.copy(cache)
-    twin.layers = [copy.copy(layer) for layer in cache.layers]
-    return twin
 
 
 def static_cache(decoder: PreTrainedModel, cache: DynamicCache, room: int) -> StaticCache:

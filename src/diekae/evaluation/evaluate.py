@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ from diekae.evaluation.metrics import Scores, perplexity
 from diekae.fingerprint import window
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
-from diekae.run.score import lay_out, logits_at, score, summed, target_logits
+from diekae.run.score import forked, lay_out, logits_at, score, summed, target_logits
 from diekae.run.timing import time_in_turn
 
 Progress = Callable[[str, int, int], None]
@@ -155,6 +154,4 @@ def time_all(model: DiekaeModel, prompts: Sequence[Prompt], scope: str | None) -
 def _behind(
     model: DiekaeModel, ids: torch.Tensor, labels: torch.Tensor, offset: torch.Tensor, cache: DynamicCache
 ) -> object:
-    own = copy.copy(cache)
-    own.layers = [copy.copy(layer) for layer in cache.layers]
-    return logits_at(model.decoder, ids, labels, offset, past_key_values=own, use_cache=True)
+    return logits_at(model.decoder, ids, labels, offset, past_key_values=forked(cache), use_cache=True)

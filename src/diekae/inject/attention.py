@@ -78,7 +78,7 @@ def wrap_attention(decoder: PreTrainedModel) -> None:
         )
     decoder.set_attn_implementation(_PREFIX + name)
     if decoder.config.get_text_config(decoder=True)._attn_implementation != _PREFIX + name:
-        raise ValueError(_refusal(decoder, "its attention does not go through Transformers' attention interface"))
+        raise ValueError(refusal(decoder, "its attention does not go through Transformers' attention interface"))
 
 
 def _register(name: str) -> None:
@@ -178,7 +178,7 @@ def find_attention(decoder: PreTrainedModel) -> list[AttentionSite]:
     missing = [layer for layer in range(len(blocks)) if len(sites.get(layer, [])) != 1]
     if missing:
         raise ValueError(
-            _refusal(decoder, f"layers {missing} do not attend through Transformers' attention interface, once each")
+            refusal(decoder, f"layers {missing} do not attend through Transformers' attention interface, once each")
         )
     _check_windows(decoder, masks, made)
     return [sites[layer][0] for layer in range(len(blocks))]
@@ -202,7 +202,7 @@ def _check_windows(
     wrong = [layer for layer, (mask, named) in masks.items() if windows.get(id(mask), unknown) != named]
     if any(windows.values()) and wrong:
         raise ValueError(
-            _refusal(decoder, f"layers {sorted(wrong)} see a part of the text, and their attention does not say which")
+            refusal(decoder, f"layers {sorted(wrong)} see a part of the text, and their attention does not say which")
         )
 
 
@@ -215,7 +215,8 @@ def _shape(states: Tensor) -> tuple[int, int]:
     return states.shape[1], states.shape[3]
 
 
-def _refusal(decoder: PreTrainedModel, why: str) -> str:
+def refusal(decoder: PreTrainedModel, why: str) -> str:
+    """Say that a decoder cannot be read exactly, why, and what to use instead."""
     return f"encoder='attention' cannot read exactly with {type(decoder).__name__}: {why}. Use encoder='reader'."
 
 
@@ -227,7 +228,7 @@ def check_positions(decoder: PreTrainedModel) -> None:
     """
     if "dynamic" in _rope_kinds(decoder):
         raise ValueError(
-            _refusal(decoder, "its rotary positions are scaled dynamically, by the length of the whole text")
+            refusal(decoder, "its rotary positions are scaled dynamically, by the length of the whole text")
         )
 
 

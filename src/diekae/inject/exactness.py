@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from diekae.encoders import MemoryBatch
-from diekae.inject.attention import Attend, AttentionSite, Read, reading
+from diekae.inject.attention import Attend, AttentionSite, Read, reading, refusal
 from diekae.inject.hookpoints import stack_of
 from diekae.inject.slots import Columns, Slots
 
@@ -47,12 +47,12 @@ def check_exact(decoder: PreTrainedModel, sites: Sequence[AttentionSite]) -> lis
         elsewhere, _ = _slots(decoder, sites, known, places)
         read = _read(decoder, sites, {"keys": keys, "values": values}, places - KNOWN, x)[:, 1:]
     except (IndexError, RuntimeError, TypeError) as error:
-        raise ValueError(_refusal(decoder, f"it does not run with K before position 0 ({error})")) from error
+        raise ValueError(refusal(decoder, f"it does not run with K before position 0 ({error})")) from error
     precision = torch.finfo(decoder.dtype).eps
     wrong, change = _size(read - prompted), _size(prompted - bare)
     if not wrong <= SHARE * change + ROUNDING * precision * _size(prompted):
         raise ValueError(
-            _refusal(
+            refusal(
                 decoder,
                 f"of six tokens of K its states are off by {wrong:.2g}, where K changes them by {change:.2g}; its "
                 "positions may not be relative, or its tokens meet outside attention",
@@ -81,7 +81,7 @@ def _refusing_learned_positions(decoder: PreTrainedModel, ids: Tensor) -> Iterat
     def look(_module: nn.Module, args: Any, kwargs: Any) -> None:
         given = next(iter((*args, *kwargs.values())), None)
         if not isinstance(given, Tensor) or given.shape != ids.shape or not torch.equal(given.to(ids), ids):
-            raise ValueError(_refusal(decoder, "its positions are learned"))
+            raise ValueError(refusal(decoder, "its positions are learned"))
 
     tables = [module for module in stack_of(decoder).modules() if isinstance(module, nn.Embedding)]
     handles = [table.register_forward_pre_hook(look, with_kwargs=True) for table in tables]
@@ -90,10 +90,6 @@ def _refusing_learned_positions(decoder: PreTrainedModel, ids: Tensor) -> Iterat
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _refusal(decoder: PreTrainedModel, why: str) -> str:
-    return f"encoder='attention' cannot read exactly with {type(decoder).__name__}: {why}. Use encoder='reader'."
 
 
 def _states(decoder: PreTrainedModel, ids: Tensor, **options: Any) -> Tensor:

@@ -5,13 +5,14 @@ Shapes: B rows, T columns of x, W decoder width; "labels" counts the target toke
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
 from diekae.data.prompt import IGNORED, Batch, Prompt, collate, run_of, to_device
 from diekae.inject.hookpoints import stack_of
@@ -101,6 +102,13 @@ def logits_at(
     if logits.shape[1] != len(needed):  # an architecture whose head does not take columns
         return logits[rows, places]
     return logits[rows, inverse]
+
+
+def forked(cache: Cache) -> Cache:
+    """Copy a cache without its tensors: layers grow by making new ones, and the given cache keeps the old."""
+    twin = copy.copy(cache)
+    twin.layers = [copy.copy(layer) for layer in cache.layers]
+    return twin
 
 
 @torch.no_grad()

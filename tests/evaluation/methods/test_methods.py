@@ -20,9 +20,10 @@ from diekae.evaluation.methods import Fitted, Task, fit, method_names, ours, reg
 from diekae.evaluation.methods import base as registry
 from diekae.evaluation.methods.base import without_knowledge
 from diekae.evaluation.methods.cartridge import CartridgeOptions
-from diekae.evaluation.methods.decoders import Plain, _fork, twin
+from diekae.evaluation.methods.decoders import Plain, twin
 from diekae.evaluation.methods.lora import find_targets, with_adapters
 from diekae.inject.hooks import frozen
+from diekae.run.score import forked
 from diekae.training.config import TrainingConfig
 
 TRAINED = ["lora", "ours", "ours_finetuned", "ours_finetuned_from_scratch", "sft"]
@@ -324,9 +325,9 @@ def test_a_cartridge_learns_what_its_document_says(state: PreTrainedModel, tmp_p
 
 
 def _repeated(cache: Cache, rows: int) -> Cache:
-    forked = _fork(cache)
-    forked.batch_repeat_interleave(rows)
-    return forked
+    fork = forked(cache)
+    fork.batch_repeat_interleave(rows)
+    return fork
 
 
 def test_a_cartridge_needs_knowledge_and_a_shared_anchor(tmp_path: Path) -> None:

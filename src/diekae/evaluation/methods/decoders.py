@@ -18,7 +18,7 @@ from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 from diekae.data.prompt import Batch, Prompt, pad_left, run_of
 from diekae.evaluation.methods.base import Fitted
-from diekae.run.score import logits_at
+from diekae.run.score import forked, logits_at
 
 
 @dataclass(kw_only=True)
@@ -52,7 +52,7 @@ class Prefixed(Fitted):
         found: dict[int, Tensor] = {}
         for rows in self._alike(prompts):
             cut = len(prompts[rows[0]].anchor) + len(prompts[rows[0]].knowledge)
-            cache = _fork(self.prefix(prompts[rows[0]]))
+            cache = forked(self.prefix(prompts[rows[0]]))
             cache.batch_repeat_interleave(len(rows))
             seen = logits_at(
                 self.decoder,
@@ -71,7 +71,7 @@ class Prefixed(Fitted):
         return [self._extend(prompt, max_new_tokens) for prompt in prompts]
 
     def _extend(self, prompt: Prompt, max_new_tokens: int) -> list[int]:
-        cache, ends, made = _fork(self.prefix(prompt)), end_tokens(self.decoder), list[int]()
+        cache, ends, made = forked(self.prefix(prompt)), end_tokens(self.decoder), list[int]()
         ids = self.own_anchor(prompt) + prompt.input
         while len(made) < max_new_tokens and not (made and made[-1] in ends):
             given = torch.tensor([ids], device=self.decoder.device)
@@ -143,10 +143,3 @@ def need_peft(name: str) -> None:
     """
     if importlib.util.find_spec("peft") is None:
         raise ModuleNotFoundError(f"the method {name!r} needs PEFT: run `pip install 'diekae[baselines]'`")
-
-
-def _fork(cache: Cache) -> Cache:
-    """Copy a cache without its tensors: layers grow by making new tensors, and the given one keeps the old."""
-    forked = copy.copy(cache)
-    forked.layers = [copy.copy(layer) for layer in cache.layers]
-    return forked
