@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from diekae import DiekaeModel
 from diekae.cli import VERBS, load_verb, typer_app
+from diekae.cli.console import progress_bars
 from diekae.recipe import make_recipe, read_recipe
 from diekae.report import write_report
 
@@ -467,3 +468,18 @@ def test_debug_shows_the_traceback(place: Path) -> None:
     done = in_process("evaluate", "--bank", place / "nowhere", "--data", place / "none.jsonl", DIEKAE_DEBUG="1")
     assert done.returncode == 1
     assert "Traceback" in done.stderr and "no such file" in done.stderr
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then_and_one_at_the_end(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("diekae.cli.console.time.monotonic", lambda: now[0])
+    with progress_bars() as (show, _):
+        for step in range(1, 101):
+            now[0] += 1.0
+            show("training", step, 100)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"training: {done} of 100" for done in (30, 60, 90, 100)]
+    assert lines[0].endswith("0:29, about 1:07 left")
+    assert "left" not in lines[-1]

@@ -288,6 +288,21 @@ def test_distill_of_a_perfect_run_is_zero() -> None:
     )
 
 
+@pytest.mark.parametrize("encoder", ["reader", "token", "attention"])
+def test_distill_of_a_whole_input_is_that_of_an_input_of_one_token(encoder: str) -> None:
+    model, prompts = make_model(encoder, layers=(1, 3)), make_prompts()
+    objective: Any = OBJECTIVES["distill"](model)
+    objective.whole = True
+    batch = layout(model, prompts)
+    short = [Prompt(p.anchor, p.knowledge, p.input[:1], p.input[1:] + p.target) for p in prompts]
+    expected = run_objective(model, short, "distill")
+    for given in (batch, {**batch, **objective.keep(batch)}):  # as it comes, and as a cache keeps it
+        found = objective(**given)
+        assert int(found.positions) == int(expected.positions)
+        torch.testing.assert_close(found.loss, expected.loss, rtol=1e-5, atol=1e-6)
+    assert int(objective.count(batch)) == sum(len(p.input) + len(p.target) - 1 for p in prompts)
+
+
 @BOTH_ENCODERS
 def test_student_rollout_on_differences_that_are_exactly_zero(encoder: str) -> None:
     model = make_model(encoder, effect=0.0, rollout="student")

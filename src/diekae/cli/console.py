@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,7 +87,14 @@ def check_choice(option: str, value: str | None) -> None:
 
 @contextmanager
 def progress_bars() -> Iterator[tuple[Callable[[str, int, int], None], TrainerCallback]]:
-    """Show a bar for every kind of work; yields a progress function, and a callback that shows the training itself."""
+    """Show a bar for every kind of work, or lines now and then where there is no terminal.
+
+    Yields a progress function, and a callback that shows the training itself.
+    """
+    if not console.is_terminal:
+        lines = ProgressLines() if processes().is_main_process else (lambda _what, _done, _all: None)
+        yield lines, TrainingBar(lines)
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -103,6 +111,31 @@ def progress_bars() -> Iterator[tuple[Callable[[str, int, int], None], TrainerCa
             bars.update(tasks[what], completed=done, total=total)
 
         yield show, TrainingBar(show)
+
+
+class ProgressLines:
+    """Progress where there is no terminal, as in a log: a line for each kind of work now and then, and at its end."""
+
+    def __init__(self, every: float = 30.0) -> None:
+        """Print at most one line in ``every`` seconds, besides the last one of each kind of work."""
+        self.every = every
+        self._started: dict[str, float] = {}
+        self._told = time.monotonic()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Print how far it is, how long it took, and about how long the rest takes."""
+        now = time.monotonic()
+        started = self._started.setdefault(what, now)
+        if done < total and now - self._told < self.every:
+            return
+        self._told, taken = now, now - started
+        left = f", about {_clock(taken / done * (total - done))} left" if 0 < done < total else ""
+        console.print(f"{what}: {done} of {total}, {_clock(taken)}{left}", highlight=False)
+
+
+def _clock(seconds: float) -> str:
+    """Return minutes and seconds."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 class TrainingBar(TrainerCallback):

@@ -52,6 +52,9 @@ class TrainingConfig:
     own_answers: float = 0.0
     """Share of the examples whose target is what D(K, x) itself says greedily; 0 keeps all targets. What users see is
     generated, so distilling these brings more right answers than distilling a data set's short ones."""
+    whole_input: bool = False
+    """Under ``distill``, compare the distributions of x's tokens too, not of the target's alone: reading K takes most
+    of the time, and this learns more from it."""
     max_knowledge: int | None = None
     """Longest K in tokens; the rest is cut from its end, and said."""
     cache: str | None = None
@@ -84,6 +87,8 @@ class TrainingConfig:
             value = getattr(self, field.name)
             if isinstance(field.default, int | float) and not isinstance(value, int | float):
                 raise ValueError(f"{field.name}={value!r} must be a number.")
+        if self.whole_input and self.objective != "distill":
+            raise ValueError(f"whole_input is for objective='distill', not {self.objective!r}; leave it out.")
         for name in ("epochs", "batch_size", "gradient_accumulation", "learning_rate", "evaluations", "calibration"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive.")

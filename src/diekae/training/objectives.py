@@ -234,11 +234,27 @@ class CrossEntropyObjective(Objective):
 
 
 class DistillObjective(CrossEntropyObjective):
-    """Kullback–Leibler divergence from the injected run to D(K, x), over the target's positions."""
+    """Kullback–Leibler divergence from the injected run to D(K, x), over the target's positions or over x's too."""
+
+    whole = False
+    """Whether x's tokens count too, see :attr:`TrainingConfig.whole_input`."""
+
+    def count(self, batch: dict[str, Tensor]) -> Tensor:
+        """Count the tokens whose distributions are compared."""
+        return super().count(self._compared(batch))
+
+    def _compared(self, batch: Any) -> Any:
+        """Label x's tokens too, where they are predicted from a column that receives, if they are to be compared."""
+        if not self.whole or "teacher" in batch:
+            return batch
+        behind = torch.zeros_like(batch["receives"])
+        behind[:, 1:] = batch["receives"][:, :-1]
+        return {**batch, "labels": batch["input_ids"].masked_fill(~(behind & batch["input_mask"]), IGNORED)}
 
     @torch.no_grad()
     def keep(self, batch: Batch) -> dict[str, Tensor]:
         """Run D(K, x), and take from the same run what encoders read of K."""
+        batch = self._compared(batch)
         model, attached = self.model, self.model.attached
         ids, offset = run_of(batch, knowledge=True)
         places = run_places(attached, batch)

@@ -23,7 +23,7 @@ from diekae.models import settled_dtype
 from diekae.training.answers import answer_some
 from diekae.training.config import TrainingConfig
 from diekae.training.dataset import CachedDataset, PromptDataset, collect_to_disk
-from diekae.training.objectives import OBJECTIVES, DifferenceObjective, Objective
+from diekae.training.objectives import OBJECTIVES, DifferenceObjective, DistillObjective, Objective
 from diekae.training.stopwatch import Stopwatch
 from diekae.training.trainer import BankTrainer, LastStep, Monitor, arguments, last_whole_checkpoint
 
@@ -71,6 +71,8 @@ def train(
     clock = None if any(isinstance(one, Stopwatch) for one in callbacks) else Stopwatch(folder, resume)
     set_seed(config.seed)
     objective = OBJECTIVES[config.objective](model)
+    if isinstance(objective, DistillObjective):
+        objective.whole = config.whole_input
     model.bank.autocast = torch.bfloat16 if settled_dtype(config.precision, model.device) == "bf16" else None
     with frozen(model.decoder):
         answered = [
@@ -171,6 +173,7 @@ def _cached(
         raise ValueError("documents that are prepared apart cannot be cached; leave cache out, or `apart` in the data.")
     key = {
         "objective": config.objective,
+        "whole_input": config.whole_input,
         "decoder": fingerprint(model.decoder),
         "dtype": str(model.decoder.dtype),
         "reads": model.bank.encoder.reads,
