@@ -131,9 +131,9 @@ def test_a_missing_or_empty_file_and_a_limit_of_zero_are_errors(tmp_path: Path) 
 class _Characters:
     """Stands in for a tokenizer: a token a character, so that texts can be read off the ids."""
 
-    bos_token, eos_token, chat_template = "^", "$", None
+    bos_token, eos_token, chat_template, all_special_tokens = "^", "$", None, ("^", "$")
 
-    def __call__(self, text: str, add_special_tokens: bool) -> Any:
+    def __call__(self, text: str, **_: bool) -> Any:
         return SimpleNamespace(input_ids=[ord(character) for character in text])
 
 

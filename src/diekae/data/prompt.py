@@ -97,7 +97,7 @@ class Prompter:
     def anchor(self, format: str | None = None) -> tuple[int, ...]:
         """Return the tokens both runs begin with in a format; never empty, for they hold the attention sink."""
         text = wrapping(format or self.default_format, self.tokenizer).anchor
-        ids = self._ids(text) if text else ()
+        ids = self._own(text) if text else ()
         return ids or (0,)
 
     def knowledge(self, text: str) -> tuple[int, ...]:
@@ -108,7 +108,8 @@ class Prompter:
         """
         if not text.strip():
             raise ValueError(f"knowledge is empty ({text!r}); give a text, or None for no knowledge.")
-        return self._ids(self.template.replace("{knowledge}", text))
+        before, after = self.template.split("{knowledge}")
+        return self._ids(before, text, after)
 
     def input(self, text: str, format: str | None = None) -> tuple[int, ...]:
         """Return the tokens of x in its format, without the anchor.
@@ -119,7 +120,7 @@ class Prompter:
         if not text.strip():
             raise ValueError(f"input is empty ({text!r}); give a question or the beginning of a text.")
         wrap = wrapping(format or self.default_format, self.tokenizer)
-        return self._ids(wrap.before + text + wrap.after.rstrip(" "))
+        return self._ids(wrap.before, text, wrap.after.rstrip(" "))
 
     def prompt(self, example: Example, format: str | None = None) -> Prompt:
         """Tokenize one example; several documents are joined by line breaks, as one text that D(K, x) can read."""
@@ -129,11 +130,18 @@ class Prompter:
             self.anchor(format),
             self.knowledge("\n".join(example.knowledge)) if example.knowledge else (),
             self.input(example.input, format),
-            self._ids(space + example.target + wrap.end),
+            self._ids(space, example.target, wrap.end),
         )
 
-    def _ids(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
+    def _ids(self, before: str, text: str, after: str) -> tuple[int, ...]:
+        """Return the tokens of a user's text between two of ours: control tokens come from ours alone."""
+        if any(token in before + after for token in self.tokenizer.all_special_tokens):
+            return (*self._own(before), *self._ids("", text, ""), *self._own(after))
+        whole = self.tokenizer(before + text + after, add_special_tokens=False, split_special_tokens=True)
+        return tuple(whole.input_ids)
+
+    def _own(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False).input_ids) if text else ()
 
 
 def other_knowledge(knowledge: Sequence[tuple[int, ...]]) -> list[int] | None:
