@@ -126,7 +126,7 @@ class Columns:
         keys, values = slots.joined(key[:, :, cut:], value[:, :, cut:], more=self.more)
         share = self._share(own, query, key, mask, rest, options)
         joined = self._mask(mask, options.get("sliding_window"), query, key, first, cut, share)
-        if share > 1 and joined is not None:  # of a single query that sees all, the kernel does not copy keys
+        if share > 1:
             answer, weights = _attend_folded(own, share, query, keys, values, joined, **options)
         else:
             answer, weights = own(module, query, keys, values, joined, *rest, **options)
