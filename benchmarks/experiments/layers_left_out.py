@@ -25,7 +25,7 @@ from diekae.memory import Memory
 from diekae.model import DiekaeModel
 from diekae.models import load_decoder
 from diekae.provenance import write_json
-from diekae.run.score import target_logits
+from diekae.run.score import batches, target_logits
 from diekae.training.answers import answer_some
 
 ROWS = 8
@@ -40,8 +40,7 @@ class Lost:
     def __init__(self, model: DiekaeModel, prompts: list[Prompt]) -> None:
         """Prepare K in all layers, and what D(K, x) makes of it."""
         self.model = model
-        prompts = sorted(prompts, key=lambda prompt: len(prompt.knowledge))
-        self.batches = [prompts[start : start + ROWS] for start in range(0, len(prompts), ROWS)]
+        self.batches = [[prompts[row] for row in rows] for rows, _ in batches(prompts, ROWS)]
         with torch.no_grad():
             self.teacher = [target_logits(model, batch, "prompted").log_softmax(-1) for batch in self.batches]
             self.memories = [model.prepare_prompts(batch) for batch in self.batches]

@@ -291,8 +291,7 @@ def test_distill_of_a_perfect_run_is_zero() -> None:
 @pytest.mark.parametrize("encoder", ["reader", "token", "attention"])
 def test_distill_of_a_whole_input_is_that_of_an_input_of_one_token(encoder: str) -> None:
     model, prompts = make_model(encoder, layers=(1, 3)), make_prompts()
-    objective: Any = OBJECTIVES["distill"](model)
-    objective.whole = True
+    objective: Any = OBJECTIVES["distill"](model, whole_input=True)
     batch = layout(model, prompts)
     short = [Prompt(p.anchor, p.knowledge, p.input[:1], p.input[1:] + p.target) for p in prompts]
     expected = run_objective(model, short, "distill")

@@ -236,8 +236,10 @@ class CrossEntropyObjective(Objective):
 class DistillObjective(CrossEntropyObjective):
     """Kullback–Leibler divergence from the injected run to D(K, x), over the target's positions or over x's too."""
 
-    whole = False
-    """Whether x's tokens count too, see :attr:`TrainingConfig.whole_input`."""
+    def __init__(self, model: DiekaeModel, whole_input: bool = False) -> None:
+        """Hold the bank; ``whole_input`` as in :class:`TrainingConfig`."""
+        super().__init__(model)
+        self.whole_input = whole_input
 
     def count(self, batch: dict[str, Tensor]) -> Tensor:
         """Count the tokens whose distributions are compared."""
@@ -245,11 +247,11 @@ class DistillObjective(CrossEntropyObjective):
 
     def _compared(self, batch: Any) -> Any:
         """Label x's tokens too, where they are predicted from a column that receives, if they are to be compared."""
-        if not self.whole or "teacher" in batch:
+        if not self.whole_input or "teacher" in batch:
             return batch
         behind = torch.zeros_like(batch["receives"])
         behind[:, 1:] = batch["receives"][:, :-1]
-        return {**batch, "labels": batch["input_ids"].masked_fill(~(behind & batch["input_mask"]), IGNORED)}
+        return {**batch, "labels": torch.where(behind & batch["input_mask"], batch["input_ids"], batch["labels"])}
 
     @torch.no_grad()
     def keep(self, batch: Batch) -> dict[str, Tensor]:
@@ -329,7 +331,7 @@ def injection_of(model: DiekaeModel, batch: Batch, memory: MemoryBatch) -> Injec
     return Injection(model.attached, memory, receives, valid, nobody, hidden)
 
 
-OBJECTIVES: dict[str, type[Objective]] = {
+OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "difference": DifferenceObjective,
     "cross_entropy": CrossEntropyObjective,
     "distill": DistillObjective,

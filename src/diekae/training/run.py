@@ -23,7 +23,7 @@ from diekae.models import settled_dtype
 from diekae.training.answers import answer_some
 from diekae.training.config import TrainingConfig
 from diekae.training.dataset import CachedDataset, PromptDataset, collect_to_disk
-from diekae.training.objectives import OBJECTIVES, DifferenceObjective, DistillObjective, Objective
+from diekae.training.objectives import OBJECTIVES, DifferenceObjective, Objective
 from diekae.training.stopwatch import Stopwatch
 from diekae.training.trainer import BankTrainer, LastStep, Monitor, arguments, last_whole_checkpoint
 
@@ -70,9 +70,7 @@ def train(
     folder = Path(folder)
     clock = None if any(isinstance(one, Stopwatch) for one in callbacks) else Stopwatch(folder, resume)
     set_seed(config.seed)
-    objective = OBJECTIVES[config.objective](model)
-    if isinstance(objective, DistillObjective):
-        objective.whole = config.whole_input
+    objective = OBJECTIVES[config.objective](model, **({"whole_input": True} if config.whole_input else {}))
     model.bank.autocast = torch.bfloat16 if settled_dtype(config.precision, model.device) == "bf16" else None
     with frozen(model.decoder):
         answered = [
