@@ -25,7 +25,7 @@ from diekae.evaluation import answers
 from diekae.evaluation.methods.ours import as_methods
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
-from diekae.models import DTYPES, load_decoder, settled_dtype
+from diekae.models import DTYPES, load_decoder, settled_device, settled_dtype
 from diekae.provenance import write_json
 from diekae.run.score import batches
 
@@ -103,6 +103,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--format", default="qa", choices=("qa", "chat", "plain"))
     parser.add_argument("--limit", type=int, default=200)
     parser.add_argument("--dtype", default="auto", choices=sorted(DTYPES))
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N, or auto: a GPU where there is one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
@@ -124,7 +125,8 @@ def sets(model: DiekaeModel, given: argparse.Namespace) -> Iterator[tuple[str, d
 def main() -> None:
     """Measure, print and write."""
     given = parse()
-    decoder, tokenizer = load_decoder(given.decoder, dtype=DTYPES[given.dtype])
+    device = settled_device(given.device)
+    decoder, tokenizer = load_decoder(given.decoder, dtype=DTYPES[given.dtype], device=device)
     if given.bank:
         model = DiekaeModel.from_pretrained(given.bank, decoder, tokenizer)
     else:
@@ -138,7 +140,7 @@ def main() -> None:
     if given.json:
         settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(given).items()}
         settings |= {"data": None, "json": None, "bank": Path(given.bank).name if given.bank else None}
-        settings |= {"dtype": settled_dtype(given.dtype), "layers": list(model.layers)}
+        settings |= {"dtype": settled_dtype(given.dtype, device), "device": device.type, "layers": list(model.layers)}
         write_json(given.json, {"settings": settings, "sets": found})
 
 

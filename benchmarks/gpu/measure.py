@@ -31,7 +31,7 @@ from diekae.run.score import forked
 from diekae.run.timing import Way, time_in_turn
 from diekae.training.objectives import DistillObjective
 
-FULL: dict[str, Any] = {"lengths": (128, 1024, 4096, 16384), "inputs": 32, "rounds": 15}
+FULL: dict[str, Any] = {"lengths": (128, 1024, 4096, 16384), "inputs": 32, "rounds": 7}
 TINY: dict[str, Any] = {"lengths": (16, 128), "inputs": 8, "rounds": 2}
 TINY_SHAPE = {
     "vocab_size": 512,

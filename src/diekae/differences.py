@@ -165,21 +165,25 @@ def read_apart(attached: Attached, batch: Mapping[str, Tensor]) -> dict[str, Ten
     return read_knowledge(attached, documents)
 
 
-def join_documents(memory: MemoryBatch, rows: Tensor) -> MemoryBatch:
+def join_documents(memory: MemoryBatch, rows: Tensor, sharpness: float) -> MemoryBatch:
     """Join the slots of documents that were read apart; each row keeps the anchor of its longest.
 
     Args:
         memory: Of P documents.
         rows: The row that each belongs to, int64 [P], in order.
+        sharpness: Factor of the keys of rows with more than one document.
     """
     assert memory.places is not None
+    keys = memory.tensors["keys"]
+    factors = torch.where(rows.bincount()[rows] > 1, sharpness, 1.0).to(keys.dtype)
+    sharp = {**memory.tensors, "keys": keys * factors[:, None, None, None]}
     count, slots = int(rows.max()) + 1, memory.mask.shape[1]
     kept = [memory.mask[rows == row].flatten().nonzero()[:, 0] for row in range(count)]
     starts = [int((rows < row).sum()) * slots for row in range(count)]
     columns = [own + start for own, start in zip(kept, starts, strict=True)]
     index = torch.nn.utils.rnn.pad_sequence(columns, batch_first=True)
     lengths = torch.tensor([len(own) for own in columns], device=rows.device)
-    tensors = {name: tensor.flatten(1, 2)[:, index] for name, tensor in memory.tensors.items()}
+    tensors = {name: tensor.flatten(1, 2)[:, index] for name, tensor in sharp.items()}
     longest = torch.stack(
         [
             torch.where(rows == row, memory.position, -1).argmax()  # the first of the longest

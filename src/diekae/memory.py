@@ -38,6 +38,8 @@ class Memory:
     """The anchor's tokens, with which every input that reads this begins."""
     places: Tensor | None = None
     """Positions of K's slots, int64 [S]: they end where x goes on; None where nobody reads them."""
+    sharpness: float = 1.0
+    """Factor of the keys once this is joined with other documents; 1 when it has been."""
 
     def __len__(self) -> int:
         """Return S, the number of slots."""
@@ -72,17 +74,25 @@ class Memory:
             )
         if len(memories) == 1:
             return memories[0]  # what is mapped from a file stays so
+        memories = [memory._sharpened() for memory in memories]
         tensors = {name: torch.cat([m.tensors[name] for m in memories], dim=1) for name in memories[0].tensors}
         longest = max(memories, key=lambda memory: memory.position)
         places = [memory.places for memory in memories if memory.places is not None]
         return replace(longest, tensors=tensors, places=torch.cat(places) if places else None)
+
+    def _sharpened(self) -> Memory:
+        """Return what is joined with other documents."""
+        if self.sharpness == 1:
+            return self
+        return replace(self, tensors={**self.tensors, "keys": self.tensors["keys"] * self.sharpness}, sharpness=1.0)
 
     def flatten(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return all tensors by name, and all else as JSON values; :meth:`unflatten` takes both back."""
         tensors = {**self.tensors, **{_ANCHOR + name: tensor for name, tensor in self.anchor.items()}}
         if self.places is not None:
             tensors[_PLACES] = self.places
-        return tensors, {"position": self.position, "bank": self.bank, "anchor_ids": list(self.anchor_ids)}
+        info = {"position": self.position, "bank": self.bank, "anchor_ids": list(self.anchor_ids)}
+        return tensors, {**info, "sharpness": self.sharpness}
 
     @classmethod
     def unflatten(cls, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> Memory:
@@ -99,6 +109,7 @@ class Memory:
             {n.removeprefix(_ANCHOR): t for n, t in tensors.items() if n.startswith(_ANCHOR)},
             tuple(info["anchor_ids"]),
             places,
+            info["sharpness"],
         )
 
     def save(self, path: str | Path) -> None:

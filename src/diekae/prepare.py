@@ -69,6 +69,7 @@ def _read_parts(
 ) -> list[Memory]:
     bank, memories = attached.bank, dict[int, Memory]()
     laid = _by_head if attached.by_attention else _as_is
+    sizes: Any = getattr(bank.encoder, "sizes", None)
     for chosen in _batches(parts, batch_size, step):
         rows = [parts[number] for number in chosen]
         with paused():
@@ -84,6 +85,7 @@ def _read_parts(
                 {} if batch.anchor is None else {name: t[:, row] for name, t in batch.anchor.tensors.items()},
                 tuple(anchor) if attached.by_attention else (),
                 None if batch.places is None else batch.places[row, batch.mask[row]],
+                sizes.sharpness if attached.by_attention else 1.0,
             )
     return [memories[number] for number in range(len(parts))]
 

@@ -4,6 +4,7 @@ The mask says who sees whom, so that one run of the decoder holds documents that
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -61,6 +62,11 @@ def logits_of(model: DiekaeModel, ids: Sequence[int], knowledge: Any, **options:
         return model(torch.tensor([ids]), knowledge=knowledge, **options).logits[0]
 
 
+def blunt(name: str) -> DiekaeModel:
+    """A model that reads several documents without making scores differ more."""
+    return make_exact(make_variant(name, "sdpa"), encoder_options={"sharpness": 1.0})
+
+
 def same(one: Memory, other: Memory) -> bool:
     tensors, others = one.flatten()[0], other.flatten()[0]
     return tensors.keys() == others.keys() and all(torch.equal(tensors[name], others[name]) for name in tensors)
@@ -71,7 +77,7 @@ def same(one: Memory, other: Memory) -> bool:
 
 @KINDS
 def test_documents_prepared_apart_are_read_at_their_own_distance_behind_one_anchor(name: str) -> None:
-    model = exact_model(name)
+    model = blunt(name)
     x, a = tokens(model, QUESTIONS[0]), len(model.anchor)
     texts = (RIVER, CASTLE, SHIP)  # the longest in the middle
     parts = [part for n, text in enumerate(texts) for part in document(model, text, 2 * n)]
@@ -103,7 +109,8 @@ def test_a_documents_slots_are_its_own_and_the_anchor_is_one(name: str) -> None:
     for memory in alone:
         columns = slice(start, start + len(memory))
         for kind, slots in memory.tensors.items():
-            assert torch.equal(together.tensors[kind][:, columns], slots)
+            factor = model.bank.encoder.sizes.sharpness if kind == "keys" else 1
+            assert torch.equal(together.tensors[kind][:, columns], slots * factor)
         assert memory.places is not None and together.places is not None
         assert torch.equal(together.places[columns], memory.places)
         assert memory.places.tolist() == list(range(1 - len(memory), 1)), "it ends where x begins, at 1"
@@ -111,6 +118,20 @@ def test_a_documents_slots_are_its_own_and_the_anchor_is_one(name: str) -> None:
     for kind, slots in together.anchor.items():
         assert slots.shape[1] == len(model.anchor) == 1
         assert torch.equal(slots, alone[1].anchor[kind]), "that of the longest"
+
+
+def test_keys_are_sharpened_once_and_only_beside_other_documents(tmp_path: Path) -> None:
+    model = exact_model("llama")
+    one, other, third = (model.prepare(text) for text in (SHIP, CASTLE, RIVER))
+    one.save(tmp_path / "one.safetensors")
+    saved = Memory.load(tmp_path / "one.safetensors")
+    assert same(saved, one) and Memory.join([one]) is one
+    assert same(Memory.join([Memory.join([saved, other]), third]), Memory.join([one, other, third]))
+    ids = [*model.anchor, *tokens(model, QUESTIONS[0])]
+    dull = blunt("llama")
+    assert torch.equal(logits_of(dull, ids, SHIP), logits_of(model, ids, SHIP))
+    both = [[SHIP, CASTLE]]
+    assert off(logits_of(dull, ids, both), logits_of(model, ids, both)) > 1e-3
 
 
 def test_a_later_document_changes_nothing_of_one_that_is_there() -> None:

@@ -54,7 +54,7 @@ def test_documents_apart_are_read_in_training_as_they_serve() -> None:
 def test_joining_documents_is_joining_memories() -> None:
     model = trained()
     memories = [model.prepare(text) for text in DOCUMENTS]
-    joined = join_documents(batch_memories(memories), torch.tensor([0, 0, 1]))
+    joined = join_documents(batch_memories(memories), torch.tensor([0, 0, 1]), 1.2)
     want = batch_memories([Memory.join(memories[:2]), memories[2]])
     assert torch.equal(joined.mask, want.mask) and torch.equal(joined.position, want.position)
     for name, tensor in want.tensors.items():

@@ -44,6 +44,9 @@ class AttentionOptions:
     """Rank of the trained change of K's keys and values; None is a full matrix, 0 keeps the decoder's own."""
     mlp_width: int = 64
     """Width of the gated MLP on each attention's answer; 0 for none."""
+    sharpness: float = 1.2
+    """Factor of K's keys where several documents that were read apart are used together. They all end where x begins,
+    so the right one has many rivals: scores must differ more (as in adaptive parallel encoding, Yang et al., 2025)."""
 
     def __post_init__(self) -> None:
         """Check the sizes.
@@ -53,6 +56,7 @@ class AttentionOptions:
         """
         sizes = (self.heads, self.kv_heads, self.key_size, self.value_size)
         positive = all(size is None or size > 0 for size in sizes) and min(self.rank or 0, self.mlp_width) >= 0
+        positive = positive and self.sharpness > 0
         if not positive or (self.heads and self.kv_heads and self.heads % self.kv_heads):
             raise ValueError(f"attention sizes must be positive and kv_heads must divide heads, got {self}.")
 

@@ -298,7 +298,8 @@ def batch_memory(model: DiekaeModel, batch: Batch) -> MemoryBatch:
         apart = make_slots(
             model.attached, read_apart(model.attached, kept), kept["document_mask"], model.config.anchor == "own"
         )
-        return join_documents(apart, kept["document_row"])
+        encoder: Any = model.bank.encoder
+        return join_documents(apart, kept["document_row"], encoder.sizes.sharpness)
     if model.bank.encoder.reads != "embeddings":
         found = kept if "knowledge_states" in kept else read_knowledge(model.attached, batch)
         if model.attached.by_attention:
