@@ -10,7 +10,7 @@ import diekae
 
 SOURCE = Path(diekae.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("allocator", "files"),
+    ("allocator", "files", "moving", "version"),
     ("fingerprint", "data", "encoders"),
     ("config", "provenance"),
     ("inject", "memory", "checkpoint", "models"),

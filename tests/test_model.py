@@ -321,6 +321,52 @@ def test_what_cannot_be_meant_is_refused_with_advice() -> None:
     assert hook_count(model.decoder) == 0
 
 
+def test_what_is_of_another_kind_is_named_with_what_was_expected(tmp_path: Path) -> None:
+    model = make_model()
+    for wrong in (None, 3, {"text": CASTLE}, model.prepare(CASTLE), [CASTLE, None], [3]):
+        with pytest.raises(TypeError, match="knowledge (is|holds) .*expected a document, or a list of documents, each"):
+            model.prepare(wrong)
+        with pytest.raises(TypeError, match="documents (is|holds) .*expected a list of documents, each a str"):
+            model.prepare_many(wrong)
+        with pytest.raises(TypeError, match="texts (is|holds) .*expected a question, or a list of at least one"):
+            model.tokenize(wrong)
+    with pytest.raises(TypeError, match=r"knowledge is .*; read the file first: path.read_text\(\)"):
+        model.prepare(tmp_path / "fact.txt")
+    with pytest.raises(ValueError, match="texts is empty .*give a question"):
+        model.tokenize([])
+    assert len(model.prepare_many(CASTLE)) == 1, "a text is one document, and not its letters"
+    for call in (model, model.generate):
+        with pytest.raises(
+            TypeError, match=r"is the text 'where is it'.*model.generate\(\*\*model.tokenize\('where is it'"
+        ):
+            call("where is it")
+        with pytest.raises(TypeError, match="input_ids is list; expected a tensor"):
+            call([1, 2])
+        with pytest.raises(TypeError, match="is of type torch.float32; expected token ids"):
+            call(torch.ones(1, 2))
+
+
+def test_what_is_no_decoder_is_named_with_the_way_to_one(tmp_path: Path) -> None:
+    for name in ("smollm2", tmp_path):
+        with pytest.raises(TypeError, match="is the name '.*DiekaeModel.from_pretrained.*= load_decoder\\('"):
+            DiekaeModel(name)
+        with pytest.raises(TypeError, match="is the name"):
+            DiekaeModel.exact(name)
+    for wrong in (None, (make_decoder(), None), torch.nn.Linear(2, 2)):
+        with pytest.raises(TypeError, match="decoder is of type .*expected a \\*ForCausalLM of Transformers"):
+            DiekaeModel(wrong)
+
+
+@BOTH
+def test_a_memory_says_on_one_line_what_it_is(encoder: str) -> None:
+    memory = make_model(encoder).prepare([CASTLE, RIVER])
+    text = repr(memory)
+    layers = len(next(iter(memory.tensors.values())))
+    assert f"{len(memory)} slots in {layers} layers, " in text and f"MB, float32 on cpu, bank {memory.bank})" in text
+    assert "\n" not in text and len(text) < 120
+    assert repr(Memory({}, 0, "b")) == "Memory(0 slots in 0 layers, 0.00 MB, empty, bank b)"
+
+
 def test_a_row_of_no_documents_is_refused() -> None:
     model = make_model()
     with pytest.raises(ValueError):

@@ -5,12 +5,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diekae.config import DiekaeConfig
+    from diekae.editing import Edit
     from diekae.memory import Memory
     from diekae.model import DiekaeModel
+    from diekae.models import load_decoder
+    from diekae.store import KnowledgeStore
+    from diekae.version import __version__
 
-__all__ = ["DiekaeConfig", "DiekaeModel", "Memory"]
+__all__ = ["DiekaeConfig", "DiekaeModel", "Edit", "KnowledgeStore", "Memory", "__version__", "load_decoder"]
 
-_ROOMS = {"DiekaeConfig": "config", "Memory": "memory", "DiekaeModel": "model"}
+_ROOMS = {
+    "DiekaeConfig": "config",
+    "DiekaeModel": "model",
+    "Edit": "editing",
+    "KnowledgeStore": "store",
+    "Memory": "memory",
+    "__version__": "version",
+    "load_decoder": "models",
+}
 
 
 def __getattr__(name: str) -> Any:

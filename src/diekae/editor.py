@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from diekae.memory import Knowledge
@@ -23,6 +24,9 @@ class Call(NamedTuple):
 
 class Editor(ABC):
     """Edits of a model: asked at every forward and generation."""
+
+    def to(self, device: torch.device) -> None:  # noqa: B027 - most keep nothing on a device
+        """Follow the model to another device."""
 
     @abstractmethod
     def around(

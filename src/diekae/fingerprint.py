@@ -60,10 +60,7 @@ def check_whole(decoder: PreTrainedModel, bank: torch.nn.Module) -> None:
         )
     own = next((tensor.device for tensor in (*bank.parameters(), *bank.buffers())), device)
     if own != device:
-        raise ValueError(
-            f"the bank is on {own}, but the decoder is on {device}; move both: decoder.to({str(own)!r}) or "
-            f"model.to({str(device)!r})."
-        )
+        raise ValueError(f"the bank is on {own}, but the decoder is on {device}; move both: model.to({str(device)!r}).")
 
 
 def window(decoder: PreTrainedModel) -> int:

@@ -41,6 +41,14 @@ class Memory:
     sharpness: float = 1.0
     """Factor of the keys once this is joined with other documents; 1 when it has been."""
 
+    def __repr__(self) -> str:
+        """Say on one line what it is; its numbers are many."""
+        layers, kind = 0, "empty"
+        for tensor in self.tensors.values():
+            layers, kind = len(tensor), f"{tensor.dtype} on {tensor.device}".removeprefix("torch.")
+        size = f"{len(self)} slots in {layers} layers, {self.nbytes / 1e6:.2f} MB, {kind}"
+        return f"Memory({size}, bank {self.bank})"
+
     def __len__(self) -> int:
         """Return S, the number of slots."""
         return next(iter(self.tensors.values())).shape[1] if self.tensors else 0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,17 +32,18 @@ from diekae.inject.guidance import with_guidance
 from diekae.inject.hookpoints import find_blocks, find_hookpoints
 from diekae.inject.injection import Injection, bare
 from diekae.memory import Knowledge, Memory, batch_memories, rows_of
+from diekae.moving import Beside
 from diekae.prepare import read_documents
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class DiekaeModel(nn.Module):
+class DiekaeModel(Beside):
     """A frozen decoder with a bank of encoders beside it.
 
     Only the bank's parameters are this module's own: ``parameters()``, ``state_dict()`` and an optimizer see nothing
-    of the decoder, which is neither copied nor changed.
+    of the decoder, which is neither copied nor changed. ``to(device)`` moves both.
     """
 
     def __init__(
@@ -60,8 +61,10 @@ class DiekaeModel(nn.Module):
 
         Raises:
             ValueError: The decoder's blocks cannot be found, or a layer does not exist.
+            TypeError: The decoder is no loaded model.
         """
         super().__init__()
+        _check_decoder(decoder)
         self.config = config or DiekaeConfig()
         self.tokenizer = tokenizer
         self._outside: dict[str, Any] = {"decoder": decoder}  # a dict hides it from nn.Module's registration
@@ -137,10 +140,17 @@ class DiekaeModel(nn.Module):
         Args:
             texts: Questions or beginnings of text.
             format: ``plain``, ``qa`` or ``chat``; the configuration's if None.
+
+        Raises:
+            ValueError: An input is blank, there is none, or there is no tokenizer.
+            TypeError: Something is no text.
         """
         prompter = self.need_prompter()
         anchor = self._anchor_of(format)
-        rows = [anchor + prompter.input(t, format) for t in ([texts] if isinstance(texts, str) else texts)]
+        inputs = _texts(texts, "texts", "a question, or a list of at least one")
+        if not inputs:
+            raise ValueError(f"texts is empty ({texts!r}); give a question, or a list of at least one.")
+        rows = [anchor + prompter.input(text, format) for text in inputs]
         ids, mask = pad_left(rows, prompter.tokenizer.pad_token_id, self.device)
         return {"input_ids": ids, "attention_mask": mask}
 
@@ -158,8 +168,9 @@ class DiekaeModel(nn.Module):
 
         Raises:
             ValueError: A document is empty or a file's name, the chunk is not positive, or there is no tokenizer.
+            TypeError: Something is no text.
         """
-        documents = [_text(text) for text in ([knowledge] if isinstance(knowledge, str) else knowledge)]
+        documents = [_text(text) for text in _texts(knowledge, "knowledge", "a document, or a list of documents")]
         if not documents:
             raise ValueError("knowledge is an empty list; give at least one document, or None for no knowledge.")
         return Memory.join(self.prepare_many(documents, batch_size=1, format=format, chunk_size=chunk_size))
@@ -182,7 +193,9 @@ class DiekaeModel(nn.Module):
 
         Raises:
             ValueError: A document is empty, a size is not positive, or there is no tokenizer.
+            TypeError: Something is no text.
         """
+        documents = _texts(documents, "documents", "a list of documents")
         for name, size in (("batch_size", batch_size), ("chunk_size", chunk_size)):
             if size is not None and size < 1:
                 raise ValueError(f"{name}={size} must be at least 1.")
@@ -388,11 +401,18 @@ class DiekaeModel(nn.Module):
         for name in options:
             if near := difflib.get_close_matches(name, ("knowledge", "injection_mask"), n=1, cutoff=0.8):
                 raise TypeError(f"argument {name!r} is not known; did you mean {near[0]!r}?")
+        if isinstance(input_ids, str):
+            raise TypeError(
+                f"input_ids is the text {input_ids!r}; expected a tensor [rows, tokens]. Tokenize it first: "
+                f"model.generate(**model.tokenize({input_ids!r}), …)."
+            )
         if not isinstance(input_ids, Tensor):
             raise TypeError(
                 f"input_ids is {type(input_ids).__name__}; expected a tensor [rows, tokens]. What `tokenize` and "
                 "`apply_chat_template(…, return_dict=True)` return is unpacked: model.generate(**inputs, …)."
             )
+        if input_ids.is_floating_point():
+            raise TypeError(f"input_ids is of type {input_ids.dtype}; expected token ids, as `tokenize` returns them.")
         if input_ids.ndim != 2 or input_ids.numel() == 0:
             raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}; expected [rows, tokens], both at least 1.")
         if input_ids.shape[1] > window(self.decoder):
@@ -469,13 +489,46 @@ def _traits(sites: Sequence[AttentionSite]) -> dict[str, int]:
     return {"heads": heads, "kv_heads": groups, "key_size": key_size, "value_size": value_size}
 
 
+def _check_decoder(decoder: Any) -> None:
+    """Refuse what is no loaded decoder.
+
+    Raises:
+        TypeError: It is a name, or something else.
+    """
+    if isinstance(decoder, str | Path):
+        raise TypeError(
+            f"decoder is the name {str(decoder)!r}; expected a loaded model. Load a bank with its decoder: "
+            f"DiekaeModel.from_pretrained(bank); or a decoder: decoder, tokenizer = load_decoder({str(decoder)!r})."
+        )
+    if not isinstance(decoder, nn.Module) or not hasattr(decoder, "get_input_embeddings"):
+        raise TypeError(
+            f"decoder is of type {type(decoder).__name__}; expected a *ForCausalLM of Transformers, as in: "
+            "decoder, tokenizer = load_decoder(name); DiekaeModel(decoder, config, tokenizer)."
+        )
+
+
+def _texts(given: Any, name: str, expected: str) -> list[str]:
+    """Return a text or several as a list.
+
+    Raises:
+        TypeError: There is something else than texts.
+    """
+    texts = list(given) if isinstance(given, Iterable) and not isinstance(given, str | Mapping) else [given]
+    for text in texts:
+        if not isinstance(text, str):
+            advice = "; read the file first: path.read_text()" if isinstance(text, Path) else ""
+            what = "is" if text is given else "holds"
+            raise TypeError(f"{name} {what} {text!r}; expected {expected}, each a str{advice}.")
+    return texts
+
+
 def _text(document: str) -> str:
     """Return a document, unless it is the name of a file that was meant to be read.
 
     Raises:
         ValueError: A file of that name exists.
     """
-    if isinstance(document, str) and (path := place_named(document)) is not None and path.is_file():
+    if (path := place_named(document)) is not None and path.is_file():
         raise ValueError(
             f"knowledge is the text {document!r}, and a file of that name exists; give what stands in it: "
             f"Path({document!r}).read_text(), or let a KnowledgeStore read it. If these words are meant, end them with "

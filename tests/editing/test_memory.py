@@ -103,6 +103,17 @@ def test_a_cache_goes_on_with_what_its_prompt_opened(model: DiekaeModel, edited:
     torch.testing.assert_close(steps, whole, atol=2e-4, rtol=1e-4)
 
 
+def test_edits_go_where_the_model_goes(model: DiekaeModel, edited: MemoryEdits, logits: Run) -> None:
+    want = logits(IN)
+    assert edited._ready
+    model.to("cpu")
+    assert not edited._ready and torch.equal(logits(IN), want), "what was ready is made anew"
+    edited.to(torch.device("meta"))
+    assert edited.adapter is not None
+    parts = [edited.adapter, *([edited.gate.encoder] if edited.gate.width else [])]
+    assert all(parameter.is_meta for part in parts for parameter in part.parameters())
+
+
 def test_a_mechanism_that_trains_no_bank_leaves_it_alone(model: DiekaeModel, edited: MemoryEdits) -> None:
     assert set(dict(model.named_parameters())) == {f"bank.{name}" for name, _ in model.bank.named_parameters()}
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from diekae.editing.edit import Edit
@@ -59,6 +60,13 @@ class Gate(ABC):
 
     def forget(self) -> None:  # noqa: B027 - most gates keep nothing
         """Forget what was read of inputs, as before a measurement of time."""
+
+    def to(self, device: torch.device) -> None:  # noqa: B027 - most keep nothing on a device
+        """Follow the model to another device."""
+
+    def __repr__(self) -> str:
+        """Name the gate and the size of what it keeps of an edit."""
+        return f"{type(self).__name__}(width {self.width})"
 
     def conflicts(self, entry: Entry, others: Sequence[Entry]) -> list[int]:  # noqa: ARG002
         """Return the ids of others that say something else of the same fact, as far as the gate knows."""

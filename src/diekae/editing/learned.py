@@ -185,6 +185,10 @@ class LearnedGate(Gate):
         """See :meth:`Gate.forget`."""
         self._read.clear()
 
+    def to(self, device: torch.device) -> None:
+        """See :meth:`Gate.to`."""
+        self.encoder.to(device)
+
     def _asked(
         self, texts: Sequence[str], places: Sequence[Sequence[Place]], least: float
     ) -> list[list[tuple[float, int]]]:

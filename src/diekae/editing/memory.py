@@ -68,6 +68,17 @@ class MemoryEdits(Editor):
         """Return the model that is edited."""
         return self._outside["model"]
 
+    def __repr__(self) -> str:
+        """Say on one line where the edits are and what decides which of them speak."""
+        return f"MemoryEdits({self.store!r}, gate {self.gate.name!r}{'' if self.adapter is None else ', adapter'})"
+
+    def to(self, device: torch.device) -> None:
+        """See :meth:`Editor.to`."""
+        self._ready.clear()
+        self.gate.to(device)
+        if self.adapter is not None:
+            self.adapter.to(device)
+
     def add(self, edits: Sequence[Edit | Mapping[str, Any]], *, progress: Progress = _silent) -> list[Record]:
         """Make edits, each one whole or not at all; they are in force from here on.
 

@@ -89,6 +89,17 @@ class EditStore:
             self._base.close()
             raise
 
+    def __repr__(self) -> str:
+        """Say on one line where the store is and how many edits it holds; also of one that is damaged or closed."""
+        try:
+            with self._lock:
+                query = f"SELECT {_STATE} = 'live' FROM edits"
+                live = [bool(row[0]) for row in self._base.execute(query)]
+            held = f"{sum(live)} edits in force of {len(live)}"
+        except sqlite3.Error as error:
+            held = f"cannot be read: {error}"
+        return f"EditStore({'in memory' if self.folder is None else repr(str(self.folder))}, {held})"
+
     def close(self) -> None:
         """Close the file."""
         self._base.close()

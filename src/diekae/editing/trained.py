@@ -36,6 +36,12 @@ class Trained:
     adapter: MemoryAdapter | None = None
     """Makes an edit's memory of a document's."""
 
+    def __repr__(self) -> str:
+        """Say on one line which parts there are."""
+        gate = "no gate" if self.encoder is None else f"gate of layers {', '.join(map(str, self.gate.layers))}"
+        adapter = "no adapter" if self.adapter is None else f"adapter of rank {self.adapter.options.rank}"
+        return f"Trained({gate}, {adapter})"
+
     def save(self, path: str | Path, model: DiekaeModel) -> None:
         """Write both parts in bf16."""
         tensors: dict[str, torch.Tensor] = {}

@@ -127,6 +127,16 @@ class WeightEdits(Editor):
         """Return the model that is edited."""
         return self._outside["model"]
 
+    def __repr__(self) -> str:
+        """Say on one line how many edits there are and what was trained on them."""
+        options = f"preset {self.options.preset!r}, {self.options.epochs:g} epochs"
+        return f"WeightEdits({len(self.list())} edits in force of {len(self._records)}, {options})"
+
+    def to(self, device: torch.device) -> None:
+        """See :meth:`Editor.to`."""
+        if self.inner is not None:
+            self.inner.to(device)
+
     def add(
         self, edits: Sequence[Edit | Mapping[str, Any]], *, progress: Progress = lambda _what, _done, _all: None
     ) -> list[Record]:

@@ -67,7 +67,6 @@ class DiekaeLM(HFLM):  # type: ignore[misc]
             raise FileNotFoundError(f"no knowledge file at {str(knowledge)!r}; expected a text file.")
         self.diekae = DiekaeModel.from_pretrained(bank, decoder, tokenizer)
         if device is not None:
-            self.diekae.decoder.to(torch.device(device))  # type: ignore[arg-type]
             self.diekae.to(device)
         text = None if knowledge is None else Path(knowledge).read_text(encoding="utf-8")
         self.memory: Memory | None = None if text is None else self.diekae.prepare(text)

@@ -28,6 +28,8 @@ class Added:
     """Files below the folder that are in the store and no longer on disk."""
     failed: list[tuple[str, str]] = field(default_factory=list)
     """Files of a folder that could not be read, and why."""
+    skipped: list[str] = field(default_factory=list)
+    """Files of a folder that are of no kind that can be read, and links that lead out of it."""
 
 
 def document_id(text: str) -> str:
@@ -40,7 +42,7 @@ def places_of(
 ) -> list[tuple[str | Path, bool]]:
     """Return the texts and files that are named, or lie in a named folder, and whether they were named.
 
-    Files that are known below such a folder and no longer there are noted.
+    Files that are known below such a folder and no longer there are noted, and those that are skipped.
 
     Raises:
         ValueError: A text is blank, or names a file or folder.
@@ -65,8 +67,9 @@ def places_of(
         if not whole.is_dir():
             places.append((whole, True))
             continue
-        found = find_documents(whole)
+        found, skipped = find_documents(whole)
         here = {str(path) for path in found}
+        added.skipped = list(dict.fromkeys([*added.skipped, *map(str, skipped)]))
         added.gone += sorted(name for name in known if Path(name).is_relative_to(whole) and name not in here)
         places += [(path, False) for path in found]
     return places

@@ -73,6 +73,15 @@ class KnowledgeStore:
         self.folder, self.model, self.precision = Path(folder), model, precision
         self.catalogue = Catalogue(self.folder / "catalogue.sqlite")
 
+    def __repr__(self) -> str:
+        """Say on one line where the store is and how many documents it holds; also of one that is damaged."""
+        try:
+            with self.catalogue.reading() as connection:
+                count = connection.execute("SELECT count(*) FROM documents").fetchone()[0]
+        except (OSError, ValueError):
+            return f"KnowledgeStore({str(self.folder)!r}, its catalogue cannot be read)"
+        return f"KnowledgeStore({str(self.folder)!r}, {count} documents)"
+
     @property
     def bank(self) -> str:
         """Return the key of the model's bank, under which memories lie; the only one there is if there is no model."""

@@ -1,0 +1,107 @@
+"""Moving a model to a device: decoder and bank go together, and the frozen decoder keeps its type."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+
+class Beside(nn.Module):
+    """A module beside a decoder that is not part of it, but goes where it goes.
+
+    Each of these methods moves both, or refuses before anything has moved.
+    """
+
+    editor: Any
+    """The model's edits, which follow it; None where there are none."""
+
+    @property
+    def decoder(self) -> PreTrainedModel:
+        """Return the decoder."""
+        raise NotImplementedError
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move to a device, as :meth:`torch.nn.Module.to` does; a type may be named only if it is the decoder's.
+
+        Raises:
+            ValueError: The decoder would change its type, cannot be moved, or there is no such device.
+        """
+        try:
+            device, dtype, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
+            place = None if device is None else torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"the model cannot be moved to {args or kwargs} ({reason}); expected a device of this machine, such as "
+                "'cpu' or 'cuda'."
+            ) from error
+        check_dtype(self.decoder, dtype)
+        if place is not None and any(tensor.device != place for tensor in self.decoder.parameters()):
+            check_movable(self.decoder)
+            self.decoder.to(place, non_blocking=non_blocking)  # type: ignore[arg-type]
+        moved = super().to(*args, **kwargs)
+        if self.editor is not None and place is not None:
+            self.editor.to(place)
+        return moved
+
+    def cuda(self, device: int | torch.device | None = None) -> Self:
+        """Move to a GPU; see :meth:`to`."""
+        return self.to(torch.device("cuda", device) if isinstance(device, int) else device or "cuda")
+
+    def cpu(self) -> Self:
+        """Move to the CPU; see :meth:`to`."""
+        return self.to("cpu")
+
+    def float(self) -> Self:
+        """See :meth:`to`."""
+        return self.to(torch.float32)
+
+    def half(self) -> Self:
+        """See :meth:`to`."""
+        return self.to(torch.float16)
+
+    def bfloat16(self) -> Self:
+        """See :meth:`to`."""
+        return self.to(torch.bfloat16)
+
+    def double(self) -> Self:
+        """See :meth:`to`."""
+        return self.to(torch.float64)
+
+
+def check_dtype(decoder: PreTrainedModel, dtype: torch.dtype | None) -> None:
+    """Refuse another type than the decoder's; None is none.
+
+    Raises:
+        ValueError: It is another.
+    """
+    if dtype is not None and dtype != decoder.dtype:
+        raise ValueError(
+            f"the decoder is frozen in {decoder.dtype} and is not changed to {dtype}; load it in that type "
+            f"(load_decoder(name, dtype={dtype})), or change the bank alone: model.bank.to({dtype})."
+        )
+
+
+def check_movable(decoder: PreTrainedModel) -> None:
+    """Refuse a decoder that has a place of its own.
+
+    Raises:
+        ValueError: It is quantised, spread over devices, offloaded, or holds no weights.
+    """
+    if any(getattr(decoder, name, None) for name in ("is_quantized", "quantization_method", "hf_quantizer")):
+        raise ValueError(
+            "the decoder is quantised, and its weights stay where they were loaded; load it onto the device that you "
+            "want, and make the model beside it there."
+        )
+    spread = len({str(place) for place in (getattr(decoder, "hf_device_map", None) or {}).values()}) > 1
+    spread = spread or len({tensor.device for tensor in decoder.parameters()}) > 1
+    if spread or any(hasattr(module, "_hf_hook") for module in decoder.modules()):
+        raise ValueError(
+            "the decoder is spread over devices or offloaded by accelerate; load it whole on one device, without "
+            "device_map."
+        )
+    if decoder.device.type == "meta":
+        raise ValueError("the decoder holds no weights (device 'meta'); load it with them, as load_decoder does.")

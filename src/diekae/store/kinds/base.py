@@ -1,0 +1,54 @@
+"""What all readers share: the reason why a file cannot be read, plain text, and tables as Markdown."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+LARGEST = 50 * 10**6
+"""Most bytes of a file that is read."""
+
+
+class Unreadable(ValueError):
+    """Why a file cannot be read and what to do, to be put behind its name: ``is not UTF-8; save it as UTF-8``."""
+
+
+def need(module: str) -> Any:
+    """Import what the extra ``documents`` brings.
+
+    Raises:
+        ModuleNotFoundError: It is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"this kind of file needs {module}, which is not installed; run `pip install 'diekae[documents]'`."
+        ) from error
+
+
+def read_plain(path: Path) -> str:
+    """Return a text file as it is.
+
+    Raises:
+        Unreadable: It is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Unreadable(f"is not UTF-8 ({error}); save it as UTF-8.") from error
+
+
+def one_line(text: str) -> str:
+    """Return a text with every run of blanks and line breaks as one blank."""
+    return " ".join(text.split())
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Lay rows out as a Markdown table whose head is the first row; shorter rows are filled up."""
+    width = max(map(len, rows))
+    cells = [[one_line(cell).replace("|", r"\|") for cell in row] + [""] * (width - len(row)) for row in rows]
+    lines = [f"| {' | '.join(row)} |" for row in cells]
+    return "\n".join([lines[0], f"|{' --- |' * width}", *lines[1:]])
