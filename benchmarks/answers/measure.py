@@ -32,6 +32,7 @@ from diekae.run.score import batches
 HERE = Path(__file__).parent
 TOKENS = 32
 SETS = ("documents", "sentences", "natural_questions", "facts")
+KINDS = ("name", "number", "phrase")
 
 
 def examples(model: DiekaeModel, name: str, data: Path | None, limit: int, seed: int, style: str) -> list[Prompt]:
@@ -40,9 +41,10 @@ def examples(model: DiekaeModel, name: str, data: Path | None, limit: int, seed:
     if name in ("documents", "sentences"):
         rows = json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
         found = [
-            Example((row["text"],), ask["question"], ask["answer"])
+            Example((row["text"],), ask["question"], ask["answers"][0] if "answers" in ask else ask["answer"])
             for row in rows
             for ask in row.get("questions", [row])
+            if ask["kind"] in KINDS
         ]
         return [prompter.prompt(example, style) for example in found[:: max(1, len(found) // limit)][:limit]]
     folder = None if name == "facts" else str(data / name) if data else None

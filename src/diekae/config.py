@@ -63,6 +63,9 @@ class DiekaeConfig:
     """Default text around x: ``plain`` (x, a space, y), ``qa`` (Question: x / Answer: y) or ``chat`` (the decoder's
     chat template)."""
 
+    system: str | None = None
+    """System prompt of chats that bring none of their own; the template's if None. K stands behind it."""
+
     normalize: bool = True
     """Scale and centre the differences of each layer by statistics of the first batches."""
 

@@ -88,6 +88,12 @@ class Memory:
         places = [memory.places for memory in memories if memory.places is not None]
         return replace(longest, tensors=tensors, places=torch.cat(places) if places else None)
 
+    def take(self, columns: Sequence[int]) -> Memory:
+        """Return some of the slots, at the places where they stand: what x is to read of a document."""
+        index = torch.as_tensor(list(columns), dtype=torch.long, device=_device(self))
+        tensors = {name: tensor.index_select(1, index) for name, tensor in self.tensors.items()}
+        return replace(self, tensors=tensors, places=None if self.places is None else self.places[index])
+
     def _sharpened(self) -> Memory:
         """Return what is joined with other documents."""
         if self.sharpness == 1:

@@ -9,6 +9,7 @@ import difflib
 import importlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from transformers import PreTrainedModel
 
 from diekae.checkpoint import load_bank, save_bank
 from diekae.config import DiekaeConfig, resolve_layers
-from diekae.data.prompt import Prompt, Prompter, pad_left
+from diekae.data.prompt import Message, Prompt, Prompter, pad_left
 from diekae.editor import Call, Editor
 from diekae.encoders import encoder_class
 from diekae.encoders.bank import Bank
@@ -31,7 +32,8 @@ from diekae.inject.exactness import check_exact
 from diekae.inject.guidance import with_guidance
 from diekae.inject.hookpoints import find_blocks, find_hookpoints
 from diekae.inject.injection import Injection, bare
-from diekae.memory import Knowledge, Memory, batch_memories, rows_of
+from diekae.inject.slots import Watch
+from diekae.memory import Document, Knowledge, Memory, batch_memories, rows_of
 from diekae.moving import Beside
 from diekae.prepare import read_documents
 
@@ -83,7 +85,11 @@ class DiekaeModel(Beside):
         self.bank.to(decoder.device)
         self.bank.decoder = fingerprint(decoder)
         self._outside["sites"] = sites
-        self.prompter = None if tokenizer is None else Prompter(tokenizer, self.config.template, self.config.format)
+        self.prompter = (
+            None
+            if tokenizer is None
+            else Prompter(tokenizer, self.config.template, self.config.format, self.config.system)
+        )
         self.anchor = self.prompter.anchor() if self.prompter else ()
 
     @classmethod
@@ -101,11 +107,14 @@ class DiekaeModel(Beside):
             decoder: Any ``*ForCausalLM``.
             tokenizer: Its tokenizer.
             layers: In which layers K is read; in fewer than ``all`` it takes less room and time, and answers worse.
-            **options: Other fields of :class:`DiekaeConfig`, such as ``template`` and ``format``.
+            **options: Other fields of :class:`DiekaeConfig`, such as ``template``, ``system`` and ``format``, which is
+                ``chat`` unless told where the tokenizer has a chat template.
 
         Raises:
             ValueError: The decoder cannot be read exactly; the message says why.
         """
+        if tokenizer is not None and tokenizer.chat_template:
+            options.setdefault("format", "chat")
         return cls(decoder, DiekaeConfig.preset("exact", layers=layers, **options), tokenizer)
 
     @property
@@ -263,6 +272,7 @@ class DiekaeModel(Beside):
         injection_mask: Tensor | None,
         scope: str | None = None,
         done: int = 0,
+        watch: Watch | None = None,
     ) -> Injection:
         """Return what is injected; arguments as for :meth:`injected`, ``done`` columns in a cache already."""
         check_whole(self.decoder, self.bank)
@@ -282,6 +292,7 @@ class DiekaeModel(Beside):
             valid,
             active & everywhere,
             hidden,
+            watch,
         )
 
     def _own_anchors(self, rows: Sequence[Memory | None], ids: Tensor, valid: Tensor, done: int) -> Tensor:
@@ -344,10 +355,12 @@ class DiekaeModel(Beside):
         injection_mask: Tensor | None = None,
         done: int = 0,
         scope: str | None = None,
+        watch: Watch | None = None,
     ) -> AbstractContextManager[None]:
         """Return the context of one call whose first ``done`` columns are in a cache; see :meth:`injected`.
 
-        They do not matter any more, but x goes on behind them: K stands before all of x.
+        They do not matter any more, but x goes on behind them: K stands before all of x. ``watch`` is told how much
+        attention K's slots are given.
         """
         if knowledge is None:
             return bare()
@@ -361,7 +374,7 @@ class DiekaeModel(Beside):
             if injection_mask.shape[1] == input_ids.shape[1]:
                 injection_mask = torch.cat([before.bool(), injection_mask.bool()], dim=1)
             input_ids = torch.cat([before, input_ids], dim=1)
-        return self._injection(rows, input_ids, mask, injection_mask, scope, done).active()
+        return self._injection(rows, input_ids, mask, injection_mask, scope, done, watch).active()
 
     def generate(self, input_ids: Tensor | None = None, *, knowledge: Knowledge = None, **kwargs: Any) -> Any:
         """Generate with knowledge injected: the decoder's own ``generate``, so every option of it holds.
@@ -384,6 +397,38 @@ class DiekaeModel(Beside):
             if call.knowledge is not None:  # compiled code does not see what is injected
                 kwargs = {"disable_compile": True, **with_guidance(self.decoder, kwargs)}
             return self.decoder.generate(input_ids=input_ids, attention_mask=mask, **kwargs)  # type: ignore[operator]
+
+    def chat(
+        self,
+        messages: str | Sequence[Message],
+        *,
+        knowledge: Document | Sequence[Document] | None = None,
+        **kwargs: Any,
+    ) -> str:
+        """Answer the last turn of a chat, with knowledge injected once for all of its turns.
+
+        Args:
+            messages: Turns of user and assistant, a system prompt first if any; or one question.
+            knowledge: A document, or several that are used together: texts, or what was prepared. K stands behind the
+                system prompt, so what was prepared must have been for the same: ``DiekaeModel.exact(…, system=…)``.
+            **kwargs: For the decoder's ``generate``; by default greedy, 256 tokens at most.
+
+        Raises:
+            ValueError: The turns are not user's and assistant's by turns, or the tokenizer has no chat template.
+        """
+        prompter = self.need_prompter()
+        anchor, rest = prompter.chat([{"role": "user", "content": messages}] if isinstance(messages, str) else messages)
+        ids = torch.tensor([anchor + rest], device=self.device)
+
+        def prepare(text: str) -> Memory:
+            own = self.config.anchor == "own"
+            return read_documents(self.attached, anchor, [prompter.knowledge(_text(text))], own_anchor=own)[0]
+
+        row = list(knowledge) if isinstance(knowledge, list | tuple) else knowledge
+        known = None if row is None else rows_of([row], 1, prepare, self.bank.fingerprint(), self.device)
+        options = {"max_new_tokens": 256, "do_sample": False, "pad_token_id": prompter.tokenizer.pad_token_id, **kwargs}
+        made = self.generate(ids, attention_mask=torch.ones_like(ids), knowledge=known, **options)
+        return str(prompter.tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)).strip()
 
     def edit(self, edits: Sequence[Any], **options: Any) -> Any:
         """Edit facts; from then on calls of this model are edited. See :func:`diekae.editing.edit_model`."""
@@ -433,6 +478,7 @@ class DiekaeModel(Beside):
         tokenizer: PreTrainedTokenizerBase | None = None,
         *,
         check: bool = True,
+        format: str | None = None,
         dtype: torch.dtype | None = None,
         device: str | torch.device | None = None,
     ) -> DiekaeModel:
@@ -443,6 +489,7 @@ class DiekaeModel(Beside):
             decoder: The decoder the bank was made for; loaded by its name if None.
             tokenizer: The decoder's.
             check: Refuse a decoder whose fingerprint is not the one the bank was made for.
+            format: Format of x, in place of the bank's own.
             dtype: Type that the decoder is loaded in, where it is loaded here; what is fast on the device if None.
             device: Where the decoder stands, where it is loaded here, and the bank with it; the CPU if None.
 
@@ -461,8 +508,9 @@ class DiekaeModel(Beside):
                 f"({saved.decoder_fingerprint}), but this one is {decoder.config.name_or_path!r} "
                 f"({fingerprint(decoder)}); load the right decoder, or pass check=False at your own risk."
             )
-        model = cls(decoder, saved.config, tokenizer)
-        model.anchor = saved.anchor
+        own = format in (None, saved.config.format)
+        model = cls(decoder, saved.config if own else replace(saved.config, format=str(format)), tokenizer)
+        model.anchor = saved.anchor if own else model.anchor
         model.bank.load_by_layer(saved.tensors)
         return model
 

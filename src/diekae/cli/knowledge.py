@@ -43,7 +43,10 @@ def add(
     bank: BankOption = EXACT,
     device: DeviceOption = "auto",
 ) -> None:
-    """Add text, Markdown, HTML, PDF, Word, CSV, JSON and e-mail files, or folders of them; only what is new or changed is read and prepared."""
+    """Add text, Markdown, HTML, PDF, Word, CSV, JSON and e-mail files, or folders of them.
+
+    Only what is new or changed is read and prepared.
+    """
     device_of(device)
     for path in paths or ():
         if not path.exists():
@@ -63,7 +66,9 @@ def _report(added: Added, prune: bool) -> None:
     for place, why in added.failed:
         console.print(f"[red]left out[/] {place}: {why}", highlight=False, soft_wrap=True)
     if added.skipped:
-        console.print(f"skipped {len(added.skipped)} files of other kinds, or links out of the folder:", highlight=False)
+        console.print(
+            f"skipped {len(added.skipped)} files of other kinds, or links out of the folder:", highlight=False
+        )
         for place in added.skipped:
             console.print(f"  {place}", highlight=False, markup=False, soft_wrap=True)
     parts = [f"{len(added.ids)} documents", f"{len(added.prepared)} prepared now", f"{added.unchanged} files unchanged"]

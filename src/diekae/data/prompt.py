@@ -8,10 +8,11 @@ Shapes: B rows, F columns of the run with knowledge, T columns of the run over x
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -40,8 +41,8 @@ class Wrapping(NamedTuple):
     """After y."""
 
 
-def wrapping(name: str, tokenizer: PreTrainedTokenizerBase) -> Wrapping:
-    """Return the texts that a format puts around x and y.
+def wrapping(name: str, tokenizer: PreTrainedTokenizerBase, system: str | None = None) -> Wrapping:
+    """Return the texts that a format puts around x and y; ``system`` is the system prompt of ``chat``.
 
     Raises:
         ValueError: The format is unknown, or ``chat`` was asked of a tokenizer without a chat template.
@@ -57,11 +58,31 @@ def wrapping(name: str, tokenizer: PreTrainedTokenizerBase) -> Wrapping:
         raise ValueError(
             "format='chat' needs a tokenizer with a chat template, and this one has none; use 'plain' or 'qa'."
         )
-    marks = "\x02x\x03", "\x02y\x03"
-    turns = [{"role": "user", "content": marks[0]}, {"role": "assistant", "content": marks[1]}]
-    anchor, rest = str(tokenizer.apply_chat_template(turns, tokenize=False)).split(marks[0])
-    after, end = rest.split(marks[1])
+    turns: list[Message] = [{"role": "user", "content": ""}, {"role": "assistant", "content": ""}]
+    anchor, after, end = _around(tokenizer, turns, system)
     return Wrapping(anchor, "", after, end.rstrip("\n"))
+
+
+Message = Mapping[str, str]
+"""One turn of a chat: ``role`` (system, user or assistant) and ``content``."""
+
+
+def _around(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message], system: str | None, **options: Any
+) -> list[str]:
+    """Return what the chat template puts before, between and behind the turns of user and assistant.
+
+    A system prompt is part of what stands before the first: it is the application's word, not a user's.
+    """
+    given = [dict(turn) for turn in turns]
+    if system is not None and (not given or given[0]["role"] != "system"):
+        given.insert(0, {"role": "system", "content": system})
+    marked = [
+        turn if turn["role"] == "system" else {**turn, "content": f"\x02{number}\x03"}
+        for number, turn in enumerate(given)
+    ]
+    text = str(tokenizer.apply_chat_template(marked, tokenize=False, **options))
+    return re.split("\x02[0-9]+\x03", text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +105,55 @@ class Prompt:
 class Prompter:
     """Turns examples into prompts; the parts are tokenized apart, so that x has the same tokens in both runs."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str, default_format: str = "plain") -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: str,
+        default_format: str = "plain",
+        system: str | None = None,
+    ) -> None:
         """Remember how to tokenize.
 
         Args:
             tokenizer: The decoder's.
             template: Text around K with ``{knowledge}`` in it.
             default_format: Format of examples that name none.
+            system: System prompt of chats that bring none; the template's own if None.
         """
-        self.tokenizer, self.template, self.default_format = tokenizer, template, default_format
+        self.tokenizer, self.template = tokenizer, template
+        self.default_format, self.system = default_format, system
+
+    def _wrapping(self, format: str | None) -> Wrapping:
+        return wrapping(format or self.default_format, self.tokenizer, self.system)
+
+    def chat(self, messages: Sequence[Message]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the tokens of a chat's anchor, behind which K stands, and all others up to the answer.
+
+        Args:
+            messages: Turns of user and assistant by turns, the last a user's; a system prompt may come first.
+
+        Raises:
+            ValueError: The turns are not so, one is blank, or the tokenizer has no chat template.
+        """
+        wrapping("chat", self.tokenizer)  # says what is missing
+        roles = [turn.get("role") for turn in messages]
+        spoken = [turn for turn in messages if turn.get("role") != "system"]
+        wanted = ["user", "assistant"] * len(spoken)
+        if not spoken or roles.count("system") > (roles[0] == "system") or len(spoken) % 2 == 0:
+            raise ValueError(f"a chat's turns are {roles}; expected user and assistant by turns, the last a user's.")
+        if [turn["role"] for turn in spoken] != wanted[: len(spoken)]:
+            raise ValueError(f"a chat's turns are {roles}; expected user and assistant by turns, the last a user's.")
+        if any(not str(turn.get("content") or "").strip() for turn in messages):
+            raise ValueError(f"a turn of the chat is blank: {[dict(turn) for turn in messages]!r}.")
+        around = _around(self.tokenizer, messages, self.system, add_generation_prompt=True)
+        found: list[int] = []
+        for turn, after in zip(spoken, around[1:], strict=True):
+            found += [*self._ids("", turn["content"], ""), *self._own(after)]
+        return self._own(around[0]) or (0,), tuple(found)
 
     def anchor(self, format: str | None = None) -> tuple[int, ...]:
         """Return the tokens both runs begin with in a format; never empty, for they hold the attention sink."""
-        text = wrapping(format or self.default_format, self.tokenizer).anchor
+        text = self._wrapping(format).anchor
         ids = self._own(text) if text else ()
         return ids or (0,)
 
@@ -111,6 +168,34 @@ class Prompter:
         before, after = self.template.split("{knowledge}")
         return self._ids(before, text, after)
 
+    def columns(self, text: str, spans: Sequence[tuple[int, int]]) -> list[int]:
+        """Return which tokens of a document in its template belong to some of its text, or to the template.
+
+        Args:
+            text: The document, as :meth:`knowledge` takes it.
+            spans: First character of each piece, and the one behind its last.
+
+        Raises:
+            ValueError: The tokenizer does not say which characters a token is of.
+        """
+        before, after = self.template.split("{knowledge}")
+        if not self.tokenizer.is_fast:
+            raise ValueError("parts of a document need a fast tokenizer, which knows the characters of each token.")
+        own = [token for token in self.tokenizer.all_special_tokens if token in before + after]
+        first, lead, tail = (len(self._own(before)), "", "") if own else (0, before, after)
+        whole = self.tokenizer(
+            lead + text + tail, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+        )
+        start, end = len(lead), len(lead) + len(text)
+        wanted = [(start + left, start + right) for left, right in spans]
+        found = list(range(first))
+        for number, (left, right) in enumerate(whole.offset_mapping):
+            inside = any(left < stop and right > begin for begin, stop in wanted)
+            if inside or left < start or right > end:
+                found.append(first + number)
+        length = first + len(whole.input_ids)
+        return [*found, *range(length, len(self.knowledge(text)))]
+
     def input(self, text: str, format: str | None = None) -> tuple[int, ...]:
         """Return the tokens of x in its format, without the anchor.
 
@@ -119,12 +204,12 @@ class Prompter:
         """
         if not text.strip():
             raise ValueError(f"input is empty ({text!r}); give a question or the beginning of a text.")
-        wrap = wrapping(format or self.default_format, self.tokenizer)
+        wrap = self._wrapping(format)
         return self._ids(wrap.before, text, wrap.after.rstrip(" "))
 
     def prompt(self, example: Example, format: str | None = None) -> Prompt:
         """Tokenize one example; several documents are joined by line breaks, as one text that D(K, x) can read."""
-        wrap = wrapping(format or self.default_format, self.tokenizer)
+        wrap = self._wrapping(format)
         space = " " if wrap.after.endswith(" ") else ""
         return Prompt(
             self.anchor(format),

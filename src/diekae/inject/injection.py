@@ -23,7 +23,7 @@ from diekae.inject.attention import Read, exact_length, reading, wrap_attention
 from diekae.inject.cache import EncoderCacheLayer, encoder_layer
 from diekae.inject.hookpoints import stack_of
 from diekae.inject.hooks import Owner, Visit, visiting
-from diekae.inject.slots import Columns, Slots
+from diekae.inject.slots import Columns, Slots, Watch
 
 
 class Injection:
@@ -37,6 +37,7 @@ class Injection:
         valid: Tensor,
         beyond: Tensor,
         hidden: Tensor,
+        watch: Watch | None = None,
     ) -> None:
         """Prepare to inject.
 
@@ -47,7 +48,9 @@ class Injection:
             valid: Columns of the prompt that are not padding, bool [B, L].
             beyond: Rows whose columns after the prompt receive too, bool [B].
             hidden: Columns of x's own anchor, in whose place the attention reads that of the slots, bool [B, L].
+            watch: Told how much attention K's slots are given, where the decoder's own reads them.
         """
+        self.watch = watch
         self.attached, self.bank, self.decoder = attached, attached.bank, attached.decoder
         self.memory, self.receives, self.valid, self.beyond = memory, receives, valid, beyond
         self.hidden = hidden
@@ -241,7 +244,7 @@ class Injection:
             behind = bool(receives[:, self._cut :].all()) and not bool(receives[:, : self._cut].any())
             who = "behind" if behind else "some"
         hidden = self.hidden.repeat_interleave(repeats, 0)
-        return Columns(self._rows(repeats), mask, places, hidden, self._cut, done + length, who, more)
+        return Columns(self._rows(repeats), mask, places, hidden, self._cut, done + length, who, more, self.watch)
 
     def _read(self, number: int, states: Tensor) -> Read | None:
         """Return what the attention of encoder ``number``'s layer is handed, which reads ``states`` of x [b, T, W]."""

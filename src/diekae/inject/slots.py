@@ -10,6 +10,7 @@ d head size.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -22,6 +23,9 @@ from diekae.inject.attention import Attend
 
 _ALONE: Any = SimpleNamespace(num_key_value_groups=1, is_causal=False)
 """Stands for a module each of whose key heads has one query head."""
+Watch = Callable[[int, Tensor], None]
+"""Told, in each layer that reads K, its encoder's number and how much attention each query gives to each of K's slots:
+[B, H, T, S]; with what it gives to the anchor and to x, it adds up to 1."""
 _ROOM = 128
 """Tokens for which a buffer has room behind the slots: so often they are copied again."""
 
@@ -47,6 +51,7 @@ class Slots:
     def __init__(self, memory: MemoryBatch, number: int) -> None:
         """Take encoder ``number``'s slots of a batch."""
         parts = [memory] if memory.anchor is None else [memory.anchor, memory]
+        self.number, self.count = number, memory.mask.shape[1]
         self.parts = [[part.tensors[name][number].transpose(1, 2) for part in parts] for name in ("keys", "values")]
         self.length = sum(part.shape[2] for part in self.parts[0])
         self._buffers: list[Tensor] | None = None
@@ -90,6 +95,7 @@ class Columns:
         total: int,
         who: Literal["all", "behind", "some"],
         more: bool = False,
+        watch: Watch | None = None,
     ) -> None:
         """Describe a forward.
 
@@ -102,7 +108,9 @@ class Columns:
             total: Columns of x up to the end of this forward, cached ones among them.
             who: Whether ``all`` columns receive, all ``behind`` the anchor with which this forward begins, or ``some``.
             more: Whether more columns are to follow, for a cache is kept.
+            watch: Told how much attention K's slots are given.
         """
+        self.watch = watch
         self.memory, self.receives, self.places, self.total = memory, receives, places, total
         self.hidden, self.cut, self.who, self.more = hidden, cut, who, more
         self._masks: dict[tuple[int, int | None], tuple[Any, Tensor | None]] = {}
@@ -124,12 +132,15 @@ class Columns:
         first = max(0, self.total - key.shape[2])
         cut = None if self.cut is None else max(0, self.cut - first)
         keys, values = slots.joined(key[:, :, cut:], value[:, :, cut:], more=self.more)
-        share = self._share(own, query, key, mask, rest, options)
+        share = 1 if self.watch else self._share(own, query, key, mask, rest, options)
         joined = self._mask(mask, options.get("sliding_window"), query, key, first, cut, share)
         if share > 1:
             answer, weights = _attend_folded(own, share, query, keys, values, joined, **options)
         else:
             answer, weights = own(module, query, keys, values, joined, *rest, **options)
+        if self.watch is not None:
+            given = _weights(query, keys, joined, options.get("scaling"))
+            self.watch(slots.number, given[..., slots.length - slots.count : slots.length])
         if self.who == "all":
             return answer, weights
         if self.who == "behind":
@@ -207,6 +218,13 @@ class Columns:
             return filled
         stands = torch.cat([part.places for part in parts], dim=1)[:, None, None]  # type: ignore[misc]
         return filled & (stands > self.places[:, None, :, None] - window)
+
+
+def _weights(query: Tensor, keys: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
+    """Return the weights of attention, [B, H, T, keys]; without soft caps and sinks, which few decoders have."""
+    keys = keys.repeat_interleave(query.shape[1] // keys.shape[1], 1)
+    scores = query.float() @ keys.float().transpose(2, 3) * (scaling or query.shape[-1] ** -0.5)
+    return (scores if mask is None else scores + _added(mask, torch.float32)).softmax(-1)
 
 
 def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:

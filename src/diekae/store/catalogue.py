@@ -1,8 +1,8 @@
 """The catalogue: which documents there are, where they came from, what was prepared of them. SQLite, one file.
 
 Readers never wait: the journal is written ahead (WAL), so each sees the catalogue as it last was whole. Writers take
-turns. SQLite's own full-text index (FTS5) ranks by BM25 and changes in the same transaction as the rows, so what is
-listed can be found and what is gone cannot, also after a kill.
+turns. SQLite's own full-text index (FTS5) of passages ranks by BM25 and changes in the same transaction as the rows, so
+what is listed can be found and what is gone cannot, also after a kill.
 """
 
 from __future__ import annotations
@@ -15,17 +15,26 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-LAYOUT = 1
+import numpy as np
+from numpy.typing import NDArray
+
+LAYOUT = 2
 """Version of the tables."""
 PATIENCE = 60.0
 """Seconds that a writer waits for another."""
 
 _TABLES = """
 CREATE TABLE documents (
-    number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, title TEXT NOT NULL, characters INTEGER NOT NULL
+    number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, title TEXT NOT NULL, text TEXT NOT NULL
 );
-CREATE VIRTUAL TABLE texts USING fts5(title, text, tokenize = 'porter unicode61 remove_diacritics 2');
+CREATE TABLE passages (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, document INTEGER NOT NULL, start INTEGER NOT NULL, end INTEGER NOT NULL,
+    heading TEXT NOT NULL, vector BLOB NOT NULL
+);
+CREATE INDEX passages_of ON passages(document);
+CREATE VIRTUAL TABLE terms USING fts5(words, tokenize = 'porter unicode61 remove_diacritics 0');
 CREATE TABLE sources (
     place TEXT PRIMARY KEY, document TEXT NOT NULL REFERENCES documents(id) ON DELETE CASCADE,
     size INTEGER NOT NULL, changed INTEGER NOT NULL
@@ -38,7 +47,7 @@ CREATE TABLE memories (
 );
 """
 _ENTRIES = """
-SELECT d.id, d.title, d.characters, m.slots, m.bytes, m.precision,
+SELECT d.id, d.title, length(d.text), m.slots, m.bytes, m.precision,
     (SELECT group_concat(place, char(10)) FROM sources WHERE document = d.id AND place != d.id)
 FROM documents d LEFT JOIN memories m ON m.document = d.id AND m.bank = ?
 """
@@ -84,6 +93,42 @@ class Prepared:
     """How it is kept."""
 
 
+@dataclass(frozen=True)
+class Indexed:
+    """A passage as it is put into the catalogue."""
+
+    start: int
+    end: int
+    heading: str
+    words: str
+    """Its words, with those of title and heading, between blanks."""
+    vector: bytes
+    """Its vector, fp16."""
+
+
+class Row(NamedTuple):
+    """A passage as it comes out of the catalogue."""
+
+    number: int
+    document: str
+    title: str
+    heading: str
+    start: int
+    end: int
+    text: str
+
+
+class Vectors(NamedTuple):
+    """The vectors of all passages."""
+
+    state: tuple[int, int]
+    """Changes with every change of the passages."""
+    numbers: list[int]
+    """The passages."""
+    matrix: NDArray[np.float32]
+    """[passages, dimensions]."""
+
+
 class Catalogue:
     """The tables, through one connection a thread."""
 
@@ -101,6 +146,11 @@ class Catalogue:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version > LAYOUT:
             raise ValueError(f"{str(path)!r} has layout {version}, newer than {LAYOUT}; update diekae to read it.")
+        if 0 < version < LAYOUT:
+            raise ValueError(
+                f"{str(path)!r} has layout {version}, which knows no passages (now {LAYOUT}); add the documents to a "
+                "new store."
+            )
         if version == 0:
             self._begin()
 
@@ -210,10 +260,23 @@ class Catalogue:
     def text(self, document: str) -> str:
         """Return a document's text."""
         with self.reading() as connection:
-            ask = "SELECT t.text FROM texts t JOIN documents d ON t.rowid = d.number WHERE d.id = ?"
-            return str(connection.execute(ask, (document,)).fetchone()[0])
+            return str(connection.execute("SELECT text FROM documents WHERE id = ?", (document,)).fetchone()[0])
 
-    def put(self, document: str, title: str, text: str, place: str, size: int = 0, changed: int = 0) -> list[str]:
+    def holds(self, document: str) -> bool:
+        """Tell whether there is a document of that id."""
+        with self.reading() as connection:
+            return connection.execute("SELECT 1 FROM documents WHERE id = ?", (document,)).fetchone() is not None
+
+    def put(
+        self,
+        document: str,
+        title: str,
+        text: str,
+        place: str,
+        size: int = 0,
+        changed: int = 0,
+        passages: Sequence[Indexed] = (),
+    ) -> list[str]:
         """Note a document and where it came from; returns files of memories that nobody names any more.
 
         A place that held another text before lets go of it.
@@ -225,17 +288,21 @@ class Catalogue:
             place: The file that holds it, or its own id where it was given as a text.
             size: Bytes of the file.
             changed: When the file was last changed, in nanoseconds.
+            passages: What it is found by; only read where the document is new.
         """
         with self.writing() as connection:
-            row = connection.execute("SELECT document FROM sources WHERE place = ?", (place,)).fetchone()
+            held = connection.execute("SELECT document FROM sources WHERE place = ?", (place,)).fetchone()
             if connection.execute("SELECT 1 FROM documents WHERE id = ?", (document,)).fetchone() is None:
-                values = (document, title, len(text))
-                done = connection.execute("INSERT INTO documents(id, title, characters) VALUES (?, ?, ?)", values)
-                connection.execute(
-                    "INSERT INTO texts(rowid, title, text) VALUES (?, ?, ?)", (done.lastrowid, title, text)
-                )
+                values = (document, title, text)
+                done = connection.execute("INSERT INTO documents(id, title, text) VALUES (?, ?, ?)", values)
+                for one in passages:
+                    row = connection.execute(
+                        "INSERT INTO passages(document, start, end, heading, vector) VALUES (?, ?, ?, ?, ?)",
+                        (done.lastrowid, one.start, one.end, one.heading, one.vector),
+                    )
+                    connection.execute("INSERT INTO terms(rowid, words) VALUES (?, ?)", (row.lastrowid, one.words))
             connection.execute("INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?)", (place, document, size, changed))
-            return _drop_if_unused(connection, row[0]) if row is not None else []
+            return _drop_if_unused(connection, held[0]) if held is not None else []
 
     def drop(self, document: str) -> list[str]:
         """Forget a document; returns the files of its memories, to be removed afterwards."""
@@ -266,16 +333,16 @@ class Catalogue:
             )
             return [Prepared(*row) for row in rows]
 
-    def search(self, words: Sequence[str], count: int) -> list[tuple[str, float]]:
-        """Return ids and BM25 scores, best first, of documents that hold any of the words (Robertson et al., 1994).
+    def search(self, words: Sequence[str]) -> dict[int, float]:
+        """Return BM25 scores, by number, of passages that hold any of the words (Robertson et al., 1994).
 
-        A word's weight is ln(1 + (N − n + ½) / (n + ½)), as in Lucene, N documents of which n hold it. SQLite's own,
-        without the 1, is nothing where half of the documents hold a word: in a store of two, that is every word.
+        A word's weight is ln(1 + (N − n + ½) / (n + ½)), as in Lucene, N passages of which n hold it. SQLite's own,
+        without the 1, is nothing where half of the passages hold a word: in a store of two, that is every word.
         """
         scores: dict[int, float] = {}
         with self.reading() as connection:
-            total = connection.execute("SELECT count(*) FROM documents").fetchone()[0]
-            ask = "SELECT rowid, -bm25(texts) FROM texts WHERE texts MATCH ?"
+            total = connection.execute("SELECT count(*) FROM passages").fetchone()[0]
+            ask = "SELECT rowid, -bm25(terms) FROM terms WHERE terms MATCH ?"
             for word in dict.fromkeys(words):
                 rows = connection.execute(ask, ('"' + word.replace('"', '""') + '"',)).fetchall()
                 odds = (total - len(rows) + 0.5) / (len(rows) + 0.5)
@@ -283,13 +350,33 @@ class Catalogue:
                 weight = math.log(1 + odds) / max(math.log(odds), 1e-6)
                 for number, score in rows:
                     scores[number] = scores.get(number, 0.0) + weight * score
-            best = sorted(scores, key=lambda number: (-scores[number], number))[:count]
-            ids = dict(
-                connection.execute(
-                    f"SELECT number, id FROM documents WHERE number IN ({','.join('?' * len(best))})", best
-                ).fetchall()
-            )
-        return [(ids[number], scores[number]) for number in best]
+        return scores
+
+    def vectors(self, known: Vectors | None = None) -> Vectors:
+        """Return the vectors of all passages; ``known``, what an earlier call returned, if nothing has changed."""
+        with self.reading() as connection:
+            ask = "SELECT count(*), coalesce(max(number), 0) FROM passages"
+            state: tuple[int, int] = connection.execute(ask).fetchone()
+            if known is not None and known.state == state:
+                return known
+            rows = connection.execute("SELECT number, vector FROM passages ORDER BY number").fetchall()
+        values = [np.frombuffer(vector, dtype=np.float16) for _, vector in rows]
+        width = max(map(len, values), default=0)
+        if any(len(value) != width for value in values):
+            raise ValueError(f"{str(self.path)!r} holds vectors of different embedders; add the documents anew.")
+        matrix = np.stack(values).astype(np.float32) if values else np.zeros((0, 0), np.float32)
+        return Vectors(state, [number for number, _ in rows], matrix)
+
+    def passages(self, numbers: Sequence[int]) -> list[Row]:
+        """Return passages by their numbers, in that order; those that are gone are left out."""
+        ask = (
+            "SELECT p.number, d.id, d.title, p.heading, p.start, p.end, substr(d.text, p.start + 1, p.end - p.start)"
+            " FROM passages p JOIN documents d ON d.number = p.document WHERE p.number IN "
+            f"({','.join('?' * len(numbers))})"
+        )
+        with self.reading() as connection:
+            rows = {row[0]: Row(*row) for row in connection.execute(ask, list(numbers))}
+        return [rows[number] for number in numbers if number in rows]
 
 
 def _drop_if_unused(connection: sqlite3.Connection, document: str) -> list[str]:
@@ -297,6 +384,8 @@ def _drop_if_unused(connection: sqlite3.Connection, document: str) -> list[str]:
     if connection.execute("SELECT 1 FROM sources WHERE document = ?", (document,)).fetchone() is not None:
         return []
     files = [row[0] for row in connection.execute("SELECT file FROM memories WHERE document = ?", (document,))]
-    connection.execute("DELETE FROM texts WHERE rowid = (SELECT number FROM documents WHERE id = ?)", (document,))
+    own = "SELECT p.number FROM passages p JOIN documents d ON d.number = p.document WHERE d.id = ?"
+    connection.execute(f"DELETE FROM terms WHERE rowid IN ({own})", (document,))
+    connection.execute(f"DELETE FROM passages WHERE number IN ({own})", (document,))
     connection.execute("DELETE FROM documents WHERE id = ?", (document,))
     return files

@@ -10,7 +10,6 @@ without its file. Files have names of their own, so a writer that removes a docu
 from __future__ import annotations
 
 import hashlib
-import re
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,51 +17,69 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+
 from diekae.files import write_atomically
 from diekae.fingerprint import fingerprint
 from diekae.memory import Memory
 from diekae.model import DiekaeModel
 from diekae.store.blob import PRECISIONS, pack, unpack
-from diekae.store.catalogue import Catalogue, Entry, Prepared
+from diekae.store.catalogue import Catalogue, Entry, Indexed, Prepared, Vectors
 from diekae.store.intake import Added, document_id, places_of, title_of
+from diekae.store.passages import split
 from diekae.store.readers import read_document
 from diekae.store.verify import Fault, find_faults
+from diekae.store.words import Embedder, asked_words, static_embedder, words_of
 
 BATCH = 16
 """Documents that are prepared together, and kept before the next ones are begun."""
-STOP_WORDS = frozenset(
-    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this"
-    " to was will with did do does how what when where which who whose why were".split()
-)
-"""Words that lead to no document: Lucene's English ones, and those that make a question."""
+LIKENESS = 1.0
+"""Weight of a passage's likeness to the question (cosine), beside its share of the best BM25 score."""
 Progress = Callable[[str, int, int], None]
 """Told what is done, how much of it, and of how much."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A document that a question led to."""
+    """A passage that a question led to."""
 
     id: str
-    """Its id."""
-    score: float
-    """BM25; comparable within one search only."""
+    """Its document's id."""
     title: str
-    """Its title."""
+    """Its document's title."""
+    heading: str
+    """The headings above it, from the outermost; empty where there is none."""
     text: str
-    """All of it."""
+    """The passage."""
+    start: int
+    """Its first character in the document."""
+    end: int
+    """The character behind its last."""
+    score: float
+    """Words and likeness together; comparable within one search only."""
+    likeness: float
+    """Cosine of its vector and the question's, from -1 to 1."""
 
 
 class KnowledgeStore:
     """Documents and their prepared memory on disk, for any number of readers and writers at once."""
 
-    def __init__(self, folder: str | Path, model: DiekaeModel | None = None, *, precision: str = "exact") -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        model: DiekaeModel | None = None,
+        *,
+        precision: str = "exact",
+        embed: Embedder | None = None,
+    ) -> None:
         """Open a store, or begin one.
 
         Args:
             folder: Where it lies.
             model: Who prepares; without one the store can be listed, searched, cleared and verified.
             precision: How new memories are kept: ``exact``, ``bf16`` (half of fp32) or ``int8`` (a quarter).
+            embed: Turns texts into vectors of length 1, by which passages are found that share no word with the
+                question; WordLlama's static embeddings if None. One store has one embedder.
 
         Raises:
             ValueError: The precision is not known, or the folder holds a damaged catalogue.
@@ -70,7 +87,8 @@ class KnowledgeStore:
         """
         if precision not in PRECISIONS:
             raise ValueError(f"precision={precision!r} is not known; choose one of {', '.join(PRECISIONS)}.")
-        self.folder, self.model, self.precision = Path(folder), model, precision
+        self.folder, self.model, self.precision, self._embed = Path(folder), model, precision, embed
+        self._vectors: Vectors | None = None
         self.catalogue = Catalogue(self.folder / "catalogue.sqlite")
 
     def __repr__(self) -> str:
@@ -187,18 +205,71 @@ class KnowledgeStore:
         return self.catalogue.text(self.catalogue.find(name))
 
     def search(self, question: str, k: int = 3) -> list[Found]:
-        """Return the k documents that answer a question best by BM25, the best first; none if none shares a word.
+        """Return the k passages that answer a question best, the best first; none if the store is empty.
+
+        A passage's score is its share of the best BM25 score, and the cosine of its vector and the question's.
 
         Raises:
-            ValueError: k is not positive.
+            ValueError: k is not positive, or the store's vectors are another embedder's.
         """
         if k < 1:
             raise ValueError(f"k={k} must be at least 1.")
-        words = re.findall(r"\w+", question.lower())
-        words = [word for word in words if word not in STOP_WORDS] or words
-        found = self.catalogue.search(words, k) if words else []
-        titles = {entry.id: entry.title for entry in self.catalogue.entries("", [document for document, _ in found])}
-        return [Found(one, score, titles[one], self.catalogue.text(one)) for one, score in found if one in titles]
+        self._vectors = self.catalogue.vectors(self._vectors)
+        numbers, matrix = self._vectors.numbers, self._vectors.matrix
+        if not numbers:
+            return []
+        asked = self.embedder([question])[0]
+        if len(asked) != matrix.shape[1]:
+            raise ValueError(
+                f"the embedder gives {len(asked)} dimensions, but passages of {str(self.folder)!r} have "
+                f"{matrix.shape[1]}; open the store with the embedder it was filled with."
+            )
+        likeness = matrix @ asked
+        shared = self.catalogue.search(asked_words(question))
+        best = max(shared.values(), default=0.0) or 1.0
+        by_words = np.array([shared.get(number, 0.0) / best for number in numbers])
+        scores = by_words + LIKENESS * likeness
+        order = np.argsort(-scores, kind="stable")[:k]
+        place = {numbers[row]: row for row in order.tolist()}
+        return [
+            Found(
+                row.document,
+                row.title,
+                row.heading,
+                row.text,
+                row.start,
+                row.end,
+                float(scores[place[row.number]]),
+                float(likeness[place[row.number]]),
+            )
+            for row in self.catalogue.passages(list(place))
+        ]
+
+    def read(self, found: Sequence[Found]) -> Memory:
+        """Return the slots of some passages, in the order of their documents: fit for ``model.generate``.
+
+        A passage was read with all of its document before it, so it says what it says there.
+
+        Raises:
+            ValueError: No passage is given, or its document is gone.
+        """
+        if not found:
+            raise ValueError("no passage is given; expected at least one, as search returns them.")
+        prompter = self._need_model().need_prompter()
+        pieces: dict[str, list[tuple[int, int]]] = {}
+        for one in found:
+            pieces.setdefault(one.id, []).append((one.start, one.end))
+        return Memory.join(
+            [
+                self._memory(document).take(prompter.columns(self.catalogue.text(document), spans))
+                for document, spans in pieces.items()
+            ]
+        )
+
+    @property
+    def embedder(self) -> Embedder:
+        """Return what turns texts into vectors."""
+        return self._embed or static_embedder()
 
     def close(self) -> None:
         """Close this thread's connection to the catalogue."""
@@ -224,8 +295,19 @@ class KnowledgeStore:
     def _note(self, text: str, title: str, place: str, size: int = 0, changed: int = 0) -> str:
         """Put a text into the catalogue; returns its id."""
         document = document_id(text)
-        self._unlink(self.catalogue.put(document, title, text, place, size, changed))
+        passages = [] if self.catalogue.holds(document) else self._index(title, text)
+        self._unlink(self.catalogue.put(document, title, text, place, size, changed, passages))
         return document
+
+    def _index(self, title: str, text: str) -> list[Indexed]:
+        """Cut a text into passages, and return what each is found by."""
+        passages = split(text, self._need_model().need_prompter().tokenizer)
+        about = [f"{title}. {one.heading} {text[one.start : one.end]}" for one in passages]
+        vectors = self.embedder(about).astype(np.float16)
+        return [
+            Indexed(one.start, one.end, one.heading, " ".join(words_of(words)), vector.tobytes())
+            for one, words, vector in zip(passages, about, vectors, strict=True)
+        ]
 
     def _prepare(self, ids: Sequence[str], progress: Progress) -> list[str]:
         """Prepare what is missing, batch by batch, like lengths together."""

@@ -79,9 +79,9 @@ def _index_fits(catalogue: Catalogue, repair: bool) -> bool:
     """Let SQLite compare its index with the texts, and rebuild it if asked."""
     with catalogue.writing() as connection:
         try:
-            connection.execute("INSERT INTO texts(texts, rank) VALUES ('integrity-check', 1)")
+            connection.execute("INSERT INTO terms(terms, rank) VALUES ('integrity-check', 1)")
         except sqlite3.DatabaseError:
             if repair:
-                connection.execute("INSERT INTO texts(texts) VALUES ('rebuild')")
+                connection.execute("INSERT INTO terms(terms) VALUES ('rebuild')")
             return False
     return True

@@ -1,0 +1,61 @@
+"""What a text is found by: its words, alike whatever their case, width, accents and endings; and a vector of it."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+STOP_WORDS = frozenset(
+    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this"
+    " to was will with did do does how what when where which who whose why were".split()
+)
+"""Words that lead to no document: Lucene's English ones, and those that make a question."""
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
+"""Scripts that do not part words, or part them otherwise: Thai, Lao, Burmese, Khmer, Japanese, Chinese, Korean."""
+_WORD = re.compile(rf"[{_UNSPACED}]+|[^\W{_UNSPACED}]+")
+_UNSPACED_RUN = re.compile(rf"[{_UNSPACED}]+")
+
+Vectors = NDArray[np.float32]
+Embedder = Callable[[Sequence[str]], Vectors]
+"""Turns texts into vectors of length 1, [texts, dimensions]."""
+
+
+def words_of(text: str) -> list[str]:
+    """Return a text's words: normalised, without accents; scripts that part no words as pairs of characters."""
+    found: list[str] = []
+    apart = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
+    plain = unicodedata.normalize("NFC", "".join(part for part in apart if not unicodedata.combining(part)))
+    for word in _WORD.findall(plain):
+        if _UNSPACED_RUN.match(word):
+            found += [word[place : place + 2] for place in range(len(word) - 1)] or [word]
+        else:
+            found.append(word)
+    return found
+
+
+def asked_words(question: str) -> list[str]:
+    """Return the words of a question that a document can be found by; all of them if there are no others."""
+    words = list(dict.fromkeys(words_of(question)))
+    return [word for word in words if word not in STOP_WORDS] or words
+
+
+@cache
+def static_embedder() -> Embedder:
+    """Return WordLlama's static embeddings, 256 dimensions: 16 MB that come with its package, and no run of a model."""
+    import wordllama  # type: ignore[import-untyped]
+
+    # By itself it looks for its tokenizer elsewhere, and would download what lies beside it.
+    model: Any = wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)
+
+    def embed(texts: Sequence[str]) -> Vectors:
+        found: Vectors = model.embed(list(texts), norm=True)
+        return np.nan_to_num(found)
+
+    return embed
