@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
-RUNS = ("smollm2-24", "smollm2", "dream-reader", "dream-token", "dream-paper")
+RUNS = ("smollm2", "dream-reader", "dream-token", "dream-paper")
 """The README's."""
 EARLIER = ("dream", "dream-3-epochs", "dream-token", "dream-paper", "mixture")
 """What earlier code measured: docs/research.md's."""

@@ -18,7 +18,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("differences", "prepare"),
     ("model",),
     ("run", "store"),
-    ("training",),
+    ("training", "answering"),
     ("evaluation",),
     ("editing",),
     ("tables", "recipe", "report", "bench"),

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from diekae import DiekaeModel
+from diekae.answering import reply as answer
 from diekae.checkpoint import load_bank, shipped_banks
-from diekae.cli.ask import answer
 
 DOCUMENT = (
     "The Ondrel Bridge crosses the river Sava at Marnholm. It was built by the engineer Tilda Roe and opened in 1907. "
@@ -33,7 +33,7 @@ def test_a_folder_goes_before_a_shipped_bank_of_its_name(tmp_path: Path, monkeyp
     (tmp_path / "smollm2").mkdir()
     with pytest.raises(FileNotFoundError, match="config.json is missing"):
         load_bank(Path("smollm2"))
-    known = r"shipped bank \(smollm2, smollm2-24, smollm2-exact\)"
+    known = r"shipped bank \(smollm2, smollm2-exact\)"
     with pytest.raises(FileNotFoundError, match=rf"'smolm2' is not a bank.*{known}"):
         load_bank(Path("smolm2"))
 

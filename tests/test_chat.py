@@ -45,7 +45,7 @@ def test_in_a_chat_k_stands_behind_the_chats_own_header() -> None:
 
 @torch.no_grad()
 def test_knowledge_of_another_format_stands_before_the_whole_chat() -> None:
-    model = exact()
+    model = exact(format="plain")
     memory = model.prepare(CASTLE)
     for turns in (1, 3):
         messages = [{"role": "user" if n % 2 == 0 else "assistant", "content": ASKED} for n in range(turns)]
@@ -58,7 +58,7 @@ def test_knowledge_of_another_format_stands_before_the_whole_chat() -> None:
 
 
 def test_an_input_without_its_knowledges_header_is_refused() -> None:
-    model = exact()
+    model = exact(format="plain")
     memory = model.prepare(CASTLE, format="chat")
     with pytest.raises(ValueError, match="was read behind .*prepare and tokenize in the same format"):
         model(**model.tokenize(ASKED), knowledge=memory)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,6 +18,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from diekae import DiekaeModel
+from diekae.answering import Answer, Source
 from diekae.cli import VERBS, load_verb, typer_app
 from diekae.cli.console import progress_bars
 from diekae.recipe import make_recipe, read_recipe
@@ -190,14 +192,32 @@ def test_a_bank_is_asked(trained: tuple[Path, str], place: Path) -> None:
         "what [/is] the [bold]tower",
     )
     assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
-    assert "without knowledge" in result.output
+    assert "sure that the documents answer this" in result.output
     assert "what [/is] the [bold]tower" in result.output, "brackets are no markup"
 
 
 def test_answers_may_hold_brackets(trained: tuple[Path, str], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["diekae.cli.ask"], "answer", lambda *_: "[/INST] [red]blue")
-    result = invoke("ask", "--bank", trained[0] / "bank", "--knowledge", place / "fact.txt", "what")
-    assert result.output.count("[/INST] [red]blue") == 2, result.exception
+    made = Answer("what", "[/INST] [red]blue", False, 0.2, "[bold]none", (Source("1", "[t]", "[h]", "[b]x", 1.0),), 0.1)
+    monkeypatch.setattr(sys.modules["diekae.cli.ask"], "ask", lambda *_, **__: made)
+    options = ("ask", "--bank", trained[0] / "bank", "--knowledge", place / "fact.txt", "what")
+    output = invoke(*options).output
+    assert "Not in your documents" in output and "[bold]none" in output and "[t], [h]" in output and "[b]x" in output
+    monkeypatch.setattr(sys.modules["diekae.cli.ask"], "ask", lambda *_, **__: replace(made, answered=True))
+    assert "[/INST] [red]blue" in invoke(*options).output
+
+
+def test_an_answer_is_written_for_scripts(trained: tuple[Path, str], place: Path, tmp_path: Path) -> None:
+    (place / "docs").mkdir()
+    (place / "docs" / "tower.md").write_text("# The tower\n\nthe tower is red and old")
+    (place / "docs" / "ship.md").write_text("# The ship\n\nthe ship is blue")
+    options = ("ask", "--bank", trained[0] / "bank", "--knowledge", place / "docs", "--json", tmp_path / "a.json")
+    result = invoke(*options, "--threshold", "1", "which ship is blue")
+    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
+    found = strict(tmp_path / "a.json")
+    assert found["question"] == "which ship is blue" and found["answered"] is False and found["bare"] is not None
+    assert 0 < found["confidence"] < 1 and found["seconds"] > 0
+    (source,) = found["sources"]
+    assert source["title"] == "ship.md" and source["heading"] == "The ship" and source["share"] is None
 
 
 def test_train_refuses_a_folder_with_old_checkpoints_and_resumes_it(trained: tuple[Path, str], place: Path) -> None:
@@ -388,7 +408,7 @@ def test_a_missing_bank_is_named(place: Path) -> None:
 def test_missing_files_are_named(trained: tuple[Path, str], place: Path) -> None:
     bank = trained[0] / "bank"
     assert "no such file" in said_by("evaluate", "--bank", bank, "--data", place / "none.jsonl")
-    assert "no knowledge file" in said_by("ask", "--bank", bank, "--knowledge", place / "none.txt", "what")
+    assert "no knowledge at" in said_by("ask", "--bank", bank, "--knowledge", place / "none.txt", "what")
     (place / "blank.txt").write_text(" \n")
     assert "holds no text" in said_by("ask", "--bank", bank, "--knowledge", place / "blank.txt", "what")
 

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from diekae.answering import ask
     from diekae.config import DiekaeConfig
     from diekae.editing import Edit
     from diekae.memory import Memory
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from diekae.store import KnowledgeStore
     from diekae.version import __version__
 
-__all__ = ["DiekaeConfig", "DiekaeModel", "Edit", "KnowledgeStore", "Memory", "__version__", "load_decoder"]
+__all__ = ["DiekaeConfig", "DiekaeModel", "Edit", "KnowledgeStore", "Memory", "__version__", "ask", "load_decoder"]
 
 _ROOMS = {
     "DiekaeConfig": "config",
@@ -21,6 +22,7 @@ _ROOMS = {
     "KnowledgeStore": "store",
     "Memory": "memory",
     "__version__": "version",
+    "ask": "answering",
     "load_decoder": "models",
 }
 

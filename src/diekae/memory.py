@@ -40,6 +40,9 @@ class Memory:
     """Positions of K's slots, int64 [S]: they end where x goes on; None where nobody reads them."""
     sharpness: float = 1.0
     """Factor of the keys once this is joined with other documents; 1 when it has been."""
+    begin: int | None = None
+    """Position of the first slot that the whole document had, before which its anchor stands; None where this is all
+    of it, and ``places`` says so."""
 
     def __repr__(self) -> str:
         """Say on one line what it is; its numbers are many."""
@@ -92,7 +95,13 @@ class Memory:
         """Return some of the slots, at the places where they stand: what x is to read of a document."""
         index = torch.as_tensor(list(columns), dtype=torch.long, device=_device(self))
         tensors = {name: tensor.index_select(1, index) for name, tensor in self.tensors.items()}
-        return replace(self, tensors=tensors, places=None if self.places is None else self.places[index])
+        places = None if self.places is None else self.places[index]
+        return replace(self, tensors=tensors, places=places, begin=self._begin())
+
+    def _begin(self) -> int | None:
+        if self.begin is not None or self.places is None or not len(self.places):
+            return self.begin
+        return int(self.places.min())
 
     def _sharpened(self) -> Memory:
         """Return what is joined with other documents."""
@@ -106,7 +115,7 @@ class Memory:
         if self.places is not None:
             tensors[_PLACES] = self.places
         info = {"position": self.position, "bank": self.bank, "anchor_ids": list(self.anchor_ids)}
-        return tensors, {**info, "sharpness": self.sharpness}
+        return tensors, {**info, "sharpness": self.sharpness, "begin": self.begin}
 
     @classmethod
     def unflatten(cls, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> Memory:
@@ -124,6 +133,7 @@ class Memory:
             tuple(info["anchor_ids"]),
             places,
             info["sharpness"],
+            info.get("begin"),
         )
 
     def save(self, path: str | Path) -> None:
@@ -169,7 +179,7 @@ def _anchor_places(memory: Memory) -> Tensor | None:
     if not memory.anchor or memory.places is None:
         return None
     length = len(memory.anchor_ids)
-    first = int(memory.places.min()) if len(memory.places) else 0
+    first = memory._begin() or 0
     return torch.arange(first - length, first, device=memory.places.device)
 
 

@@ -312,7 +312,7 @@ class DiekaeModel(Beside):
                 raise ValueError(
                     f"input {number} begins with tokens {begins}, but its knowledge was read behind {row.anchor_ids}; "
                     "prepare and tokenize in the same format: model.prepare(text, format=…), "
-                    "model.tokenize(question, format=…)."
+                    "model.tokenize(question, format=…); of a chat also with the same system prompt."
                 )
         return valid & (place < lengths)
 
@@ -489,7 +489,7 @@ class DiekaeModel(Beside):
             decoder: The decoder the bank was made for; loaded by its name if None.
             tokenizer: The decoder's.
             check: Refuse a decoder whose fingerprint is not the one the bank was made for.
-            format: Format of x, in place of the bank's own.
+            format: Format of x, in place of the bank's own; ``auto`` is ``chat`` where the decoder has a chat template.
             dtype: Type that the decoder is loaded in, where it is loaded here; what is fast on the device if None.
             device: Where the decoder stands, where it is loaded here, and the bank with it; the CPU if None.
 
@@ -508,6 +508,8 @@ class DiekaeModel(Beside):
                 f"({saved.decoder_fingerprint}), but this one is {decoder.config.name_or_path!r} "
                 f"({fingerprint(decoder)}); load the right decoder, or pass check=False at your own risk."
             )
+        if format == "auto":
+            format = "chat" if tokenizer is not None and tokenizer.chat_template else None
         own = format in (None, saved.config.format)
         model = cls(decoder, saved.config if own else replace(saved.config, format=str(format)), tokenizer)
         model.anchor = saved.anchor if own else model.anchor

@@ -1,22 +1,67 @@
 """LangChain's and LlamaIndex's retrievers; skipped where they are not installed."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from builders import make_model
 
+from diekae import Memory
 from diekae.store import KnowledgeStore
+from diekae.store.retrieved import metadata_of, passage_id, read_retrieved
 
 CASTLE = "the castle was built by king four in the north and two towers are red"
 RIVER = "a river has seven dogs"
+LONG = "\n\n".join(
+    [
+        "# Island",
+        "it is an island in the sea",
+        "## Ship",
+        "the silver ship opened in the year nine " * 12,
+        "## Gate",
+        "the gold gate is of old stone " * 12,
+    ]
+)
+KEYS = {"document", "title", "heading", "start", "end", "score", "coverage", "likeness"}
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> KnowledgeStore:
-    store = KnowledgeStore(tmp_path / "store", make_model("reader"))
-    store.add([CASTLE, RIVER])
+    store = KnowledgeStore(tmp_path / "store", make_model("attention"))
+    store.add([CASTLE, RIVER, LONG])
     return store
+
+
+def check_passage(store: KnowledgeStore, text: str, name: str, metadata: dict[str, Any]) -> None:
+    """A retrieved passage says which of its document's characters it is."""
+    assert metadata.keys() == KEYS
+    entry = next(entry for entry in store.documents() if entry.id == metadata["document"])
+    assert store.text(entry.id)[metadata["start"] : metadata["end"]] == text
+    assert metadata["title"] == entry.title and metadata["heading"] == "Island > Gate"
+    assert name.startswith(entry.id) and name != entry.id
+
+
+def same(memory: Memory | None, other: Memory) -> bool:
+    assert memory is not None
+    return memory.tensors.keys() == other.tensors.keys() and all(
+        memory.tensors[name].shape == tensor.shape and torch.allclose(memory.tensors[name], tensor, atol=1e-5)
+        for name, tensor in other.tensors.items()
+    )
+
+
+def test_passages_of_the_store_are_read_from_it_and_other_texts_are_added(store: KnowledgeStore) -> None:
+    found = store.search("of which stone is the gold gate?", 1)
+    retrieved = [(one.text, metadata_of(one)) for one in found]
+    assert len({passage_id(one) for one in store.search("the", 9)}) == len(store.search("the", 9)) > 3
+    assert same(read_retrieved(store, retrieved), store.read(found)) and len(store.documents()) == 3
+    assert len(store.read(found)) < len(store.memory(found[0].id))
+    mixed = read_retrieved(store, [*retrieved, (RIVER, {}), (CASTLE, {"document": "theirs", "page": 3})])
+    assert len(store.documents()) == 3, "what the store holds is not added again"
+    assert same(mixed, Memory.join([store.read(found), store.memory(*store.add([RIVER, CASTLE]).ids)]))
+    cut = read_retrieved(store, [(found[0].text[:40], metadata_of(found[0]))])
+    assert cut is not None and len(store.documents()) == 4, "a text that is no longer the passage is a text"
+    assert read_retrieved(store, []) is None
 
 
 def test_langchain_asks_the_store_and_picks_for_it(store: KnowledgeStore) -> None:
@@ -27,8 +72,11 @@ def test_langchain_asks_the_store_and_picks_for_it(store: KnowledgeStore) -> Non
     from diekae.store.langchain import StoreRetriever, retrieve_memory
 
     retriever = StoreRetriever(store=store, k=1)
-    (found,) = retriever.invoke("who built the castle?")
-    assert (found.page_content, found.id) == (CASTLE, store.documents()[0].id) and found.metadata["score"] > 0
+    (found,) = retriever.invoke("of which stone is the gold gate?")
+    check_passage(store, found.page_content, found.id, found.metadata)
+    memory = retrieve_memory(store, retriever, "of which stone is the gold gate?")
+    assert same(memory, store.read(store.search("of which stone is the gold gate?", 1)))
+    assert len(store.documents()) == 3, "a passage is no document"
 
     class Fixed(BaseRetriever):
         texts: list[str]
@@ -37,21 +85,36 @@ def test_langchain_asks_the_store_and_picks_for_it(store: KnowledgeStore) -> Non
             return [Document(page_content=text) for text in self.texts]
 
     memory = retrieve_memory(store, Fixed(texts=[RIVER, "the silver ship"]), "what")
-    assert memory is not None and len(store.documents()) == 3, "what the store had not seen is added"
-    want = store.model.prepare([RIVER, "the silver ship"])
-    torch.testing.assert_close(memory.tensors["keys"], want.tensors["keys"], atol=1e-5, rtol=1e-5)
+    assert len(store.documents()) == 4, "what the store had not seen is added"
+    assert same(memory, store.model.prepare([RIVER, "the silver ship"]))
     assert retrieve_memory(store, Fixed(texts=[]), "what") is None
 
 
-def test_llama_index_asks_the_store_and_picks_for_it(store: KnowledgeStore) -> None:
+def test_llama_index_asks_the_store_and_picks_for_it(store: KnowledgeStore, tmp_path: Path) -> None:
     pytest.importorskip("llama_index.core", reason="llama-index-core is not installed (extra `llama-index`)")
+    from llama_index.core.retrievers import BaseRetriever
+    from llama_index.core.schema import NodeWithScore, TextNode
+
     from diekae.store.llama_index import StoreRetriever, retrieve_memory
 
     retriever = StoreRetriever(store, k=1)
-    (found,) = retriever.retrieve("who built the castle?")
-    assert (found.node.get_content(), found.node.node_id) == (CASTLE, store.documents()[0].id) and found.score > 0
-    memory = retrieve_memory(store, retriever, "where are the dogs")
-    assert memory is not None
-    want = store.model.prepare(RIVER)
-    torch.testing.assert_close(memory.tensors["keys"], want.tensors["keys"], atol=1e-5, rtol=1e-5)
-    assert retrieve_memory(store, retriever, "elephants") is None
+    (found,) = retriever.retrieve("of which stone is the gold gate?")
+    check_passage(store, found.node.get_content(), found.node.node_id, found.node.metadata)
+    assert found.score == found.node.metadata["score"] > 0
+    assert found.node.ref_doc_id == found.node.metadata["document"]
+    assert (found.node.start_char_idx, found.node.end_char_idx) == (
+        found.node.metadata["start"],
+        found.node.metadata["end"],
+    )
+    memory = retrieve_memory(store, retriever, "of which stone is the gold gate?")
+    assert same(memory, store.read(store.search("of which stone is the gold gate?", 1)))
+    assert len(store.documents()) == 3, "a passage is no document"
+    assert retrieve_memory(KnowledgeStore(tmp_path / "empty", store.model), retriever, "what") is not None
+    empty = KnowledgeStore(tmp_path / "none", store.model)
+    assert retrieve_memory(empty, StoreRetriever(empty), "elephants") is None
+
+    class Fixed(BaseRetriever):
+        def _retrieve(self, query_bundle):
+            return [NodeWithScore(node=TextNode(text="the silver ship", metadata={"page": 1}))]
+
+    assert same(retrieve_memory(store, Fixed(), "what"), store.model.prepare("the silver ship"))

@@ -35,8 +35,13 @@ def model() -> DiekaeModel:
 
 
 def whole(store: KnowledgeStore) -> bool:
-    """Whether every document that is listed as prepared can be read."""
-    return all(len(store.memory(entry.id)) == entry.slots for entry in store.documents() if entry.slots)
+    """Whether every document can be found, and read if it is listed as prepared."""
+    with store.catalogue.reading() as connection:  # at one moment
+        documents = {row[0] for row in connection.execute("SELECT number FROM documents")}
+        passages = dict(connection.execute("SELECT number, document FROM passages"))
+        words = {row[0] for row in connection.execute("SELECT rowid FROM terms")}
+    indexed = set(passages.values()) == documents and passages.keys() == words
+    return indexed and all(len(store.memory(entry.id)) == entry.slots for entry in store.documents() if entry.slots)
 
 
 def test_two_processes_write_while_a_third_reads(model: DiekaeModel, tmp_path: Path) -> None:
@@ -129,14 +134,16 @@ def test_a_cut_off_file_is_refused_with_what_to_do(model: DiekaeModel, tmp_path:
         store.memory(document)
 
 
-def test_an_index_that_does_not_fit_the_texts_is_rebuilt(model: DiekaeModel, tmp_path: Path) -> None:
+def test_an_index_that_does_not_fit_the_words_is_rebuilt(model: DiekaeModel, tmp_path: Path) -> None:
     store = KnowledgeStore(tmp_path / "store", model)
-    store.add("the castle is red")
+    store.add(["the castle is red", "the tower is blue"])
     with store.catalogue.writing() as connection:
-        connection.execute("UPDATE texts_content SET c1 = 'a silver ship'")
+        connection.execute("UPDATE terms_content SET c0 = 'silver ship' WHERE id = 1")
+    assert not store.catalogue.search(["ship"]) and store.catalogue.search(["castle"])
     assert [fault.kind for fault in store.verify()] == ["index"]
     store.verify(repair=True)
-    assert not store.verify() and store.search("ship") and store.text("the castle is red") == "a silver ship"
+    assert not store.verify()
+    assert list(store.catalogue.search(["ship"])) == [1] and not store.catalogue.search(["castle"])
 
 
 def test_threads_share_a_store(model: DiekaeModel, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read when Transforme
 
 VERBS = {
     "train": "Train a bank as a recipe says, and measure it on held-out data.",
-    "ask": "Answer a question with knowledge injected, and without.",
+    "ask": "Answer a question from documents, and show what was read; say so where they do not answer it.",
     "evaluate": "Measure D(x), D(K,x) and ours on held-out examples: NLL, recovered, grounded, answers, and seconds a "
     "pass.",
     "curves": "Measure a bank by number of documents, length of knowledge, target position and copying, and its harm.",

@@ -52,8 +52,8 @@ def device_of(name: str) -> torch.device:
         raise ValueError(f"--device: {error}") from error
 
 
-def load_model(bank: Path, device: str, dtype: str = "auto") -> DiekaeModel:
-    """Load a bank and its decoder, both on the device that ``--device`` names.
+def load_model(bank: Path, device: str, dtype: str = "auto", format: str | None = None) -> DiekaeModel:
+    """Load a bank and its decoder, both on the device that ``--device`` names; ``format`` as ``from_pretrained``'s.
 
     Raises:
         FileNotFoundError: There is no such bank.
@@ -61,7 +61,7 @@ def load_model(bank: Path, device: str, dtype: str = "auto") -> DiekaeModel:
     """
     place, kind = device_of(device), dtype_of(dtype)
     with console.status("loading the bank and its decoder"):
-        return DiekaeModel.from_pretrained(bank, dtype=kind, device=place)
+        return DiekaeModel.from_pretrained(bank, format=format, dtype=kind, device=place)
 
 
 def dtype_of(name: str) -> torch.dtype | None:

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from diekae.cli.ask import answer
+from diekae.answering import reply
 from diekae.cli.console import EXACT, DeviceOption, console, device_of, figures, load_model, progress_bars, times
 from diekae.model import DiekaeModel
 from diekae.provenance import write_json
@@ -51,7 +51,7 @@ def command(
     )
     if out.exists():
         _remove_run(out)
-    shipped = load_model(EXACT, device)
+    shipped = load_model(EXACT, device, format="auto")
     console.print(Panel(document, title="a document that no bank has seen, and that is not in the prompt"))
     console.print(_table(_ask(shipped, document), "read by the decoder's own attention, without any training"))
     console.print("Now a bank is trained, on documents about things that do not exist.")
@@ -80,7 +80,14 @@ def command(
 def _ask(model: DiekaeModel, document: str) -> list[dict[str, str]]:
     """Ask about the document, with it and without."""
     memory = model.prepare(document)
-    return [{"question": q, "without": answer(model, q, None), "with": answer(model, q, memory)} for q in QUESTIONS]
+    return [
+        {
+            "question": q,
+            "without": reply(model, q, None, max_new_tokens=24),
+            "with": reply(model, q, memory, max_new_tokens=24),
+        }
+        for q in QUESTIONS
+    ]
 
 
 def _table(answers: Sequence[Mapping[str, str]], title: str) -> Table:

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from diekae.cli.ask import answer
+from diekae.answering import reply
 from diekae.cli.console import SHIPPED, BankOption, DeviceOption, check_choice, console, load_model, progress_bars
 from diekae.editing import Edit, read_edits
 from diekae.editing.edits import GATES, load_edits, open_edits
@@ -119,9 +119,9 @@ def ask(
     table = Table(show_header=True)
     for name in ("", "answer"):
         table.add_column(name)
-    table.add_row("without edits", escape(answer(model, question, None, format, max_new_tokens)))
+    table.add_row("without edits", escape(reply(model, question, None, format, max_new_tokens)))
     load_edits(model, folder, gate=made.gate, trained=Trained(adapter=made.adapter))
-    table.add_row("with edits", escape(answer(model, question, None, format, max_new_tokens)))
+    table.add_row("with edits", escape(reply(model, question, None, format, max_new_tokens)))
     console.print(f"[bold]{escape(question)}[/]", highlight=False)
     console.print(table)
     spoke = [made.store.record(number) for number in made.which([question])[0]]

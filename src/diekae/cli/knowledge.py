@@ -1,21 +1,37 @@
-"""`diekae knowledge`: documents in a folder, prepared once and used for ever."""
+"""`diekae knowledge`: documents in a folder, prepared once and reused."""
 
 from __future__ import annotations
 
 import dataclasses
 import json as jsonlib
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
+from rich.text import Text
 
-from diekae.cli.console import EXACT, BankOption, DeviceOption, console, device_of, load_model, progress_bars
+from diekae.cli.console import (
+    EXACT,
+    BankOption,
+    DeviceOption,
+    check_choice,
+    console,
+    device_of,
+    load_model,
+    progress_bars,
+)
 from diekae.store import Added, Entry, KnowledgeStore
+from diekae.store.words import asked_words, words_of
 
 group = typer.Typer(help="Keep documents and what a bank prepared of them.", no_args_is_help=True, add_completion=False)
 StoreOption = Annotated[Path, typer.Option(help="The store's folder.")]
 _STORE = Path("knowledge")
+_INDENT = " " * 22
+"""Of a passage's line: below its title."""
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
 
 
 def check_store(folder: Path) -> None:
@@ -41,6 +57,7 @@ def add(
     precision: Annotated[str, typer.Option(help="How new memory is kept: exact, bf16 or int8.")] = "exact",
     prune: Annotated[bool, typer.Option("--prune", help="Remove files of these folders that are gone.")] = False,
     bank: BankOption = EXACT,
+    format: Annotated[str, typer.Option(help="Format of the questions to come, as `diekae ask` has it.")] = "auto",
     device: DeviceOption = "auto",
 ) -> None:
     """Add text, Markdown, HTML, PDF, Word, CSV, JSON and e-mail files, or folders of them.
@@ -48,11 +65,12 @@ def add(
     Only what is new or changed is read and prepared.
     """
     device_of(device)
+    check_choice("format", None if format == "auto" else format)
     for path in paths or ():
         if not path.exists():
             raise FileNotFoundError(f"nothing at {str(path)!r}; expected a file or a folder of documents.")
     KnowledgeStore(store, precision=precision).close()  # what is wrong with it is said before a model is loaded
-    kept = KnowledgeStore(store, load_model(bank, device), precision=precision)
+    kept = KnowledgeStore(store, load_model(bank, device, format=format), precision=precision)
     with progress_bars() as (show, _):
         added = kept.add([*(paths or ()), *text], prune=prune, progress=show) if paths or text else Added()
         added.prepared = added.prepared if paths or text else kept.prepare_missing(show)
@@ -106,12 +124,31 @@ def _line(entry: Entry) -> str:
 def search(
     question: Annotated[str, typer.Argument(help="What to look for.")],
     store: StoreOption = _STORE,
-    count: Annotated[int, typer.Option(min=1, help="Documents.")] = 3,
+    count: Annotated[int, typer.Option(min=1, help="Passages.")] = 3,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, a passage a line.")] = False,
 ) -> None:
-    """Show which documents a question leads to, the best first (BM25)."""
+    """Show which passages a question leads to, the best first: document, score, title, headings, and a line of each."""
     check_store(store)
-    for found in KnowledgeStore(store).search(question, count):
-        console.print(f"{found.id[:12]}  {found.score:7.3f}  {found.title}", highlight=False, markup=False)
+    passages = KnowledgeStore(store).search(question, count)
+    if json:
+        sys.stdout.write("".join(jsonlib.dumps(dataclasses.asdict(passage)) + "\n" for passage in passages))
+        return
+    for passage in passages:
+        above = f"{passage.heading} > ".removeprefix(f"{passage.title} > ").removesuffix(" > ")
+        where = escape(passage.title) + (f"  [dim]{escape(above)}[/]" if above else "")
+        console.print(f"{passage.id[:12]}  {passage.score:6.3f}  {where}", highlight=False, soft_wrap=True)
+        line = Text(_INDENT + _best_line(passage.text, question))
+        console.print(line, no_wrap=True, overflow="ellipsis", highlight=False)
+    if not passages:
+        console.print("the store is empty", highlight=False)
+
+
+def _best_line(text: str, question: str) -> str:
+    """Return the sentence or row of a passage that shares most words with a question; headings stand above it."""
+    lines = [line for line in text.split("\n") if not line.lstrip().startswith("#")]
+    sentences = [" ".join(part.split()) for line in lines for part in _SENTENCE_END.split(line) if part.strip()]
+    asked = set(asked_words(question))
+    return max(sentences or [" ".join(text.split())], key=lambda part: len(asked & set(words_of(part))))
 
 
 @group.command()

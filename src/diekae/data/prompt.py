@@ -85,6 +85,26 @@ def _around(
     return re.split("\x02[0-9]+\x03", text)
 
 
+def _spoken(messages: Sequence[Message]) -> list[Message]:
+    """Return the turns of user and assistant.
+
+    Raises:
+        ValueError: They do not take turns, the last is no user's, or one is blank.
+        TypeError: A turn is no mapping, or its content no text.
+    """
+    for turn in messages:
+        if not isinstance(turn, Mapping) or not isinstance(turn.get("content"), str):
+            raise TypeError(f"a turn of the chat is {turn!r}; expected {{'role': 'user', 'content': 'a text'}}.")
+    roles = [turn.get("role") for turn in messages]
+    first = int(roles[:1] == ["system"])
+    wanted = [("user", "assistant")[number % 2] for number in range(len(roles) - first)]
+    if not wanted or roles[first:] != wanted or wanted[-1] != "user":
+        raise ValueError(f"a chat's turns are {roles}; expected user and assistant by turns, the last a user's.")
+    if any(not turn["content"].strip() for turn in messages):
+        raise ValueError(f"a turn of the chat is blank: {[dict(turn) for turn in messages]!r}.")
+    return list(messages[first:])
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """One example in tokens, cut where the runs are joined."""
@@ -134,17 +154,10 @@ class Prompter:
 
         Raises:
             ValueError: The turns are not so, one is blank, or the tokenizer has no chat template.
+            TypeError: A turn is no mapping, or its content no text.
         """
         wrapping("chat", self.tokenizer)  # says what is missing
-        roles = [turn.get("role") for turn in messages]
-        spoken = [turn for turn in messages if turn.get("role") != "system"]
-        wanted = ["user", "assistant"] * len(spoken)
-        if not spoken or roles.count("system") > (roles[0] == "system") or len(spoken) % 2 == 0:
-            raise ValueError(f"a chat's turns are {roles}; expected user and assistant by turns, the last a user's.")
-        if [turn["role"] for turn in spoken] != wanted[: len(spoken)]:
-            raise ValueError(f"a chat's turns are {roles}; expected user and assistant by turns, the last a user's.")
-        if any(not str(turn.get("content") or "").strip() for turn in messages):
-            raise ValueError(f"a turn of the chat is blank: {[dict(turn) for turn in messages]!r}.")
+        spoken = _spoken(messages)
         around = _around(self.tokenizer, messages, self.system, add_generation_prompt=True)
         found: list[int] = []
         for turn, after in zip(spoken, around[1:], strict=True):

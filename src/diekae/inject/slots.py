@@ -25,7 +25,7 @@ _ALONE: Any = SimpleNamespace(num_key_value_groups=1, is_causal=False)
 """Stands for a module each of whose key heads has one query head."""
 Watch = Callable[[int, Tensor], None]
 """Told, in each layer that reads K, its encoder's number and how much attention each query gives to each of K's slots:
-[B, H, T, S]; with what it gives to the anchor and to x, it adds up to 1."""
+[B, H, T, S]; with what it gives to the anchor and to x, it adds up to 1. Columns that receive nothing give nothing."""
 _ROOM = 128
 """Tokens for which a buffer has room behind the slots: so often they are copied again."""
 
@@ -140,7 +140,8 @@ class Columns:
             answer, weights = own(module, query, keys, values, joined, *rest, **options)
         if self.watch is not None:
             given = _weights(query, keys, joined, options.get("scaling"))
-            self.watch(slots.number, given[..., slots.length - slots.count : slots.length])
+            given = given[..., slots.length - slots.count : slots.length]
+            self.watch(slots.number, given * self.receives[:, None, :, None])
         if self.who == "all":
             return answer, weights
         if self.who == "behind":

@@ -22,8 +22,12 @@ from numpy.typing import NDArray
 
 LAYOUT = 2
 """Version of the tables."""
+_K1 = 1.2
+"""How fast BM25 stops counting a word again: that of SQLite's function."""
 PATIENCE = 60.0
 """Seconds that a writer waits for another."""
+_BYTES = 2
+"""Of each number of a passage's vector."""
 
 _TABLES = """
 CREATE TABLE documents (
@@ -34,7 +38,9 @@ CREATE TABLE passages (
     heading TEXT NOT NULL, vector BLOB NOT NULL
 );
 CREATE INDEX passages_of ON passages(document);
-CREATE VIRTUAL TABLE terms USING fts5(words, tokenize = 'porter unicode61 remove_diacritics 0');
+CREATE VIRTUAL TABLE terms USING fts5(
+    words, tokenize = "porter unicode61 remove_diacritics 0 categories 'L* N* Co M*'"
+);
 CREATE TABLE sources (
     place TEXT PRIMARY KEY, document TEXT NOT NULL REFERENCES documents(id) ON DELETE CASCADE,
     size INTEGER NOT NULL, changed INTEGER NOT NULL
@@ -104,6 +110,15 @@ class Indexed:
     """Its words, with those of title and heading, between blanks."""
     vector: bytes
     """Its vector, fp16."""
+
+
+class Shared(NamedTuple):
+    """What a passage shares with a question."""
+
+    score: float
+    """BM25."""
+    coverage: float
+    """The score as a share of the highest that any passage could have, from 0 to 1."""
 
 
 class Row(NamedTuple):
@@ -258,9 +273,16 @@ class Catalogue:
         )
 
     def text(self, document: str) -> str:
-        """Return a document's text."""
+        """Return a document's text.
+
+        Raises:
+            ValueError: It is gone.
+        """
         with self.reading() as connection:
-            return str(connection.execute("SELECT text FROM documents WHERE id = ?", (document,)).fetchone()[0])
+            row = connection.execute("SELECT text FROM documents WHERE id = ?", (document,)).fetchone()
+        if row is None:
+            raise ValueError(f"document {document[:12]} is gone from {str(self.path)!r}; search again.")
+        return str(row[0])
 
     def holds(self, document: str) -> bool:
         """Tell whether there is a document of that id."""
@@ -275,11 +297,12 @@ class Catalogue:
         place: str,
         size: int = 0,
         changed: int = 0,
-        passages: Sequence[Indexed] = (),
-    ) -> list[str]:
+        passages: Sequence[Indexed] | None = None,
+    ) -> list[str] | None:
         """Note a document and where it came from; returns files of memories that nobody names any more.
 
-        A place that held another text before lets go of it.
+        A place that held another text before lets go of it. Where the document is new and no passages are given,
+        nothing is noted, and None is returned.
 
         Args:
             document: Its id.
@@ -289,10 +312,16 @@ class Catalogue:
             size: Bytes of the file.
             changed: When the file was last changed, in nanoseconds.
             passages: What it is found by; only read where the document is new.
+
+        Raises:
+            ValueError: Their vectors have other dimensions than those that are there.
         """
         with self.writing() as connection:
             held = connection.execute("SELECT document FROM sources WHERE place = ?", (place,)).fetchone()
             if connection.execute("SELECT 1 FROM documents WHERE id = ?", (document,)).fetchone() is None:
+                if passages is None:
+                    return None
+                self._check_vectors(connection, passages)
                 values = (document, title, text)
                 done = connection.execute("INSERT INTO documents(id, title, text) VALUES (?, ?, ?)", values)
                 for one in passages:
@@ -303,6 +332,15 @@ class Catalogue:
                     connection.execute("INSERT INTO terms(rowid, words) VALUES (?, ?)", (row.lastrowid, one.words))
             connection.execute("INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?)", (place, document, size, changed))
             return _drop_if_unused(connection, held[0]) if held is not None else []
+
+    def _check_vectors(self, connection: sqlite3.Connection, passages: Sequence[Indexed]) -> None:
+        row = connection.execute("SELECT vector FROM passages LIMIT 1").fetchone()
+        for one in passages if row is not None else ():
+            if len(one.vector) != len(row[0]):
+                raise ValueError(
+                    f"the embedder gives {len(one.vector) // _BYTES} dimensions, but passages of {str(self.path)!r} "
+                    f"have {len(row[0]) // _BYTES}; open the store with the embedder it was filled with."
+                )
 
     def drop(self, document: str) -> list[str]:
         """Forget a document; returns the files of its memories, to be removed afterwards."""
@@ -333,24 +371,26 @@ class Catalogue:
             )
             return [Prepared(*row) for row in rows]
 
-    def search(self, words: Sequence[str]) -> dict[int, float]:
-        """Return BM25 scores, by number, of passages that hold any of the words (Robertson et al., 1994).
+    def search(self, words: Sequence[str]) -> dict[int, Shared]:
+        """Return what passages share with some words, by number: BM25 (Robertson et al., 1994), and how much of them.
 
         A word's weight is ln(1 + (N − n + ½) / (n + ½)), as in Lucene, N passages of which n hold it. SQLite's own,
         without the 1, is nothing where half of the passages hold a word: in a store of two, that is every word.
         """
         scores: dict[int, float] = {}
+        most = 0.0
         with self.reading() as connection:
             total = connection.execute("SELECT count(*) FROM passages").fetchone()[0]
             ask = "SELECT rowid, -bm25(terms) FROM terms WHERE terms MATCH ?"
             for word in dict.fromkeys(words):
                 rows = connection.execute(ask, ('"' + word.replace('"', '""') + '"',)).fetchall()
                 odds = (total - len(rows) + 0.5) / (len(rows) + 0.5)
+                most += math.log(1 + odds) * (_K1 + 1)
                 # SQLite never lets a weight fall below a millionth (`fts5_aux.c`, `fts5Bm25GetData`).
                 weight = math.log(1 + odds) / max(math.log(odds), 1e-6)
                 for number, score in rows:
                     scores[number] = scores.get(number, 0.0) + weight * score
-        return scores
+        return {number: Shared(score, score / most) for number, score in scores.items()}
 
     def vectors(self, known: Vectors | None = None) -> Vectors:
         """Return the vectors of all passages; ``known``, what an earlier call returned, if nothing has changed."""
@@ -367,16 +407,30 @@ class Catalogue:
         matrix = np.stack(values).astype(np.float32) if values else np.zeros((0, 0), np.float32)
         return Vectors(state, [number for number, _ in rows], matrix)
 
+    def numbers(self, documents: Sequence[str]) -> set[int]:
+        """Return the numbers of some documents' passages."""
+        ask = (
+            "SELECT p.number FROM passages p JOIN documents d ON d.number = p.document WHERE d.id IN "
+            f"({','.join('?' * len(documents))})"
+        )
+        with self.reading() as connection:
+            return {row[0] for row in connection.execute(ask, list(documents))}
+
     def passages(self, numbers: Sequence[int]) -> list[Row]:
         """Return passages by their numbers, in that order; those that are gone are left out."""
         ask = (
-            "SELECT p.number, d.id, d.title, p.heading, p.start, p.end, substr(d.text, p.start + 1, p.end - p.start)"
-            " FROM passages p JOIN documents d ON d.number = p.document WHERE p.number IN "
-            f"({','.join('?' * len(numbers))})"
+            "SELECT p.number, d.id, d.title, p.heading, p.start, p.end FROM passages p"
+            f" JOIN documents d ON d.number = p.document WHERE p.number IN ({','.join('?' * len(numbers))})"
         )
         with self.reading() as connection:
-            rows = {row[0]: Row(*row) for row in connection.execute(ask, list(numbers))}
-        return [rows[number] for number in numbers if number in rows]
+            rows = {row[0]: row for row in connection.execute(ask, list(numbers))}
+            texts = dict.fromkeys(row[1] for row in rows.values())
+            for document in texts:  # once each; and SQLite's own substr ends at a NUL
+                found = connection.execute("SELECT text FROM documents WHERE id = ?", (document,)).fetchone()
+                texts[document] = found[0]
+        return [
+            Row(*row, texts[row[1]][row[4] : row[5]]) for number in numbers if (row := rows.get(number)) is not None
+        ]
 
 
 def _drop_if_unused(connection: sqlite3.Connection, document: str) -> list[str]:

@@ -78,4 +78,5 @@ def places_of(
 def title_of(text: str) -> str:
     """Return the beginning of the first line."""
     line = next(line.strip() for line in text.splitlines() if line.strip())
+    line = line.lstrip("#").strip() or line  # Markdown's mark of a heading
     return line if len(line) <= TITLE else line[: TITLE - 1] + "…"

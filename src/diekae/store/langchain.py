@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from diekae.memory import Memory
+from diekae.store.retrieved import metadata_of, passage_id, read_retrieved
 from diekae.store.store import KnowledgeStore
 
 try:
@@ -22,20 +23,25 @@ class StoreRetriever(BaseRetriever):  # type: ignore[misc]
     store: Any
     """A :class:`KnowledgeStore`."""
     k: int = 3
-    """Most documents that are returned."""
+    """Most passages that are returned."""
 
     def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:  # noqa: ARG002
-        """Return the best documents; ``id`` is the store's, metadata hold title and score."""
+        """Return the best passages, the best first.
+
+        Each has an ``id`` of its own, and as metadata ``document`` (the id of its document in the store), ``title``,
+        ``heading``, ``start`` and ``end`` (its characters in the document), ``score``, ``coverage`` and ``likeness``.
+        """
         return [
-            Document(page_content=one.text, id=one.id, metadata={"title": one.title, "score": one.score})
-            for one in self.store.search(query, self.k)
+            Document(page_content=passage.text, id=passage_id(passage), metadata=metadata_of(passage))
+            for passage in self.store.search(query, self.k)
         ]
 
 
 def retrieve_memory(store: KnowledgeStore, retriever: BaseRetriever, question: str) -> Memory | None:
-    """Let a LangChain retriever pick the documents, and return what they were prepared to, together.
+    """Let a LangChain retriever pick what is to be known, and return what it was prepared to, together.
 
-    A document that the store has not seen is added and prepared, once.
+    Passages of the store itself, as :class:`StoreRetriever` finds them, are read from their documents. A text that the
+    store has not seen is added as a document and prepared, once.
 
     Args:
         store: Has a model.
@@ -45,5 +51,4 @@ def retrieve_memory(store: KnowledgeStore, retriever: BaseRetriever, question: s
     Returns:
         Fit for ``model.generate(…, knowledge=…)``; None where the retriever finds nothing.
     """
-    texts = [document.page_content for document in retriever.invoke(question)]
-    return store.memory(*store.add(texts).ids) if texts else None
+    return read_retrieved(store, ((one.page_content, one.metadata) for one in retriever.invoke(question)))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from diekae.memory import Memory
-from diekae.store.store import KnowledgeStore
+from diekae.store.retrieved import metadata_of, passage_id, read_retrieved
+from diekae.store.store import Found, KnowledgeStore
 
 try:
     from llama_index.core.retrievers import BaseRetriever
-    from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
+    from llama_index.core.schema import NodeRelationship, NodeWithScore, QueryBundle, RelatedNodeInfo, TextNode
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"these adapters need llama-index-core ({error}); run `pip install 'diekae[llama-index]'`."
@@ -28,17 +29,36 @@ class StoreRetriever(BaseRetriever):  # type: ignore[misc]
         self._store, self._k = store, k
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        """Return the best documents as nodes; their ids are the store's, metadata hold the title."""
-        return [
-            NodeWithScore(node=TextNode(text=one.text, id_=one.id, metadata={"title": one.title}), score=one.score)
-            for one in self._store.search(query_bundle.query_str, self._k)
-        ]
+        """Return the best passages as nodes, the best first.
+
+        Each has an id of its own, and as metadata ``document`` (the id of its document in the store, which is also the
+        node's ``ref_doc_id``), ``title``, ``heading``, ``start`` and ``end`` (its characters in the document),
+        ``score``, ``coverage`` and ``likeness``.
+        """
+        found = self._store.search(query_bundle.query_str, self._k)
+        return [NodeWithScore(node=_node(passage), score=passage.score) for passage in found]
+
+
+def _node(passage: Found) -> TextNode:
+    metadata = metadata_of(passage)
+    return TextNode(
+        text=passage.text,
+        id_=passage_id(passage),
+        start_char_idx=passage.start,
+        end_char_idx=passage.end,
+        metadata=metadata,
+        # For whoever shows the node to a model: numbers and ids tell it nothing.
+        excluded_llm_metadata_keys=[name for name in metadata if name not in ("title", "heading")],
+        excluded_embed_metadata_keys=[name for name in metadata if name not in ("title", "heading")],
+        relationships={NodeRelationship.SOURCE: RelatedNodeInfo(node_id=passage.id)},
+    )
 
 
 def retrieve_memory(store: KnowledgeStore, retriever: BaseRetriever, question: str) -> Memory | None:
-    """Let a LlamaIndex retriever pick the documents, and return what they were prepared to, together.
+    """Let a LlamaIndex retriever pick what is to be known, and return what it was prepared to, together.
 
-    A document that the store has not seen is added and prepared, once.
+    Passages of the store itself, as :class:`StoreRetriever` finds them, are read from their documents. A text that the
+    store has not seen is added as a document and prepared, once.
 
     Args:
         store: Has a model.
@@ -48,5 +68,5 @@ def retrieve_memory(store: KnowledgeStore, retriever: BaseRetriever, question: s
     Returns:
         Fit for ``model.generate(…, knowledge=…)``; None where the retriever finds nothing.
     """
-    texts = [found.node.get_content() for found in retriever.retrieve(question)]
-    return store.memory(*store.add(texts).ids) if texts else None
+    found = retriever.retrieve(question)
+    return read_retrieved(store, ((one.node.get_content(), one.node.metadata) for one in found))

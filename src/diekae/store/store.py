@@ -57,6 +57,8 @@ class Found:
     """The character behind its last."""
     score: float
     """Words and likeness together; comparable within one search only."""
+    coverage: float
+    """Its BM25 score as a share of the highest that any passage could have, from 0 to 1."""
     likeness: float
     """Cosine of its vector and the question's, from -1 to 1."""
 
@@ -124,6 +126,7 @@ class KnowledgeStore:
         documents: str | Path | Iterable[str | Path],
         *,
         prune: bool = False,
+        prepare: bool = True,
         progress: Progress = lambda _what, _done, _all: None,
     ) -> Added:
         """Add documents, and prepare what this bank has not prepared yet.
@@ -135,6 +138,7 @@ class KnowledgeStore:
             documents: A text (``str``), a file or folder (``Path``), or several of them. A ``str`` is never opened: one
                 that names a file or folder is refused.
             prune: Also remove files of the given folders that are no longer on disk.
+            prepare: Prepare them now; otherwise each when it is first read.
             progress: Told how far reading and preparing are.
 
         Raises:
@@ -155,7 +159,7 @@ class KnowledgeStore:
             for place in added.gone:
                 self._unlink(self.catalogue.leave(place))
         added.ids = list(dict.fromkeys(added.ids))
-        added.prepared = self._prepare(added.ids, progress)
+        added.prepared = self._prepare(added.ids, progress) if prepare else []
         return added
 
     def prepare_missing(self, progress: Progress = lambda _what, _done, _all: None) -> list[str]:
@@ -204,18 +208,24 @@ class KnowledgeStore:
         """Return a document's text; named as for :meth:`remove`."""
         return self.catalogue.text(self.catalogue.find(name))
 
-    def search(self, question: str, k: int = 3) -> list[Found]:
+    def search(self, question: str, k: int = 3, *, documents: Sequence[str] = ()) -> list[Found]:
         """Return the k passages that answer a question best, the best first; none if the store is empty.
 
         A passage's score is its share of the best BM25 score, and the cosine of its vector and the question's.
 
+        Args:
+            question: What is asked.
+            k: Most passages that are returned.
+            documents: Look only into these, named as for :meth:`remove`; all if empty.
+
         Raises:
-            ValueError: k is not positive, or the store's vectors are another embedder's.
+            ValueError: k is not positive, no document has one of the names, or the store's vectors are another
+                embedder's.
         """
         if k < 1:
             raise ValueError(f"k={k} must be at least 1.")
-        self._vectors = self.catalogue.vectors(self._vectors)
-        numbers, matrix = self._vectors.numbers, self._vectors.matrix
+        self._vectors = vectors = self.catalogue.vectors(self._vectors)  # other threads may put theirs in its place
+        numbers, matrix = vectors.numbers, vectors.matrix
         if not numbers:
             return []
         asked = self.embedder([question])[0]
@@ -226,10 +236,14 @@ class KnowledgeStore:
             )
         likeness = matrix @ asked
         shared = self.catalogue.search(asked_words(question))
-        best = max(shared.values(), default=0.0) or 1.0
-        by_words = np.array([shared.get(number, 0.0) / best for number in numbers])
+        best = max((one.score for one in shared.values()), default=0.0) or 1.0
+        by_words = np.array([shared[number].score / best if number in shared else 0.0 for number in numbers])
         scores = by_words + LIKENESS * likeness
-        order = np.argsort(-scores, kind="stable")[:k]
+        order = np.argsort(-scores, kind="stable")
+        if documents:
+            wanted = self.catalogue.numbers([self.catalogue.find(name) for name in documents])
+            order = np.array([row for row in order if numbers[row] in wanted], dtype=int)
+        order = order[:k]
         place = {numbers[row]: row for row in order.tolist()}
         return [
             Found(
@@ -240,6 +254,7 @@ class KnowledgeStore:
                 row.start,
                 row.end,
                 float(scores[place[row.number]]),
+                shared[row.number].coverage if row.number in shared else 0.0,
                 float(likeness[place[row.number]]),
             )
             for row in self.catalogue.passages(list(place))
@@ -259,12 +274,9 @@ class KnowledgeStore:
         pieces: dict[str, list[tuple[int, int]]] = {}
         for one in found:
             pieces.setdefault(one.id, []).append((one.start, one.end))
-        return Memory.join(
-            [
-                self._memory(document).take(prompter.columns(self.catalogue.text(document), spans))
-                for document, spans in pieces.items()
-            ]
-        )
+        # The texts first: they say which document is gone.
+        columns = {document: prompter.columns(self.catalogue.text(document), own) for document, own in pieces.items()}
+        return Memory.join([self._memory(document).take(own) for document, own in columns.items()])
 
     @property
     def embedder(self) -> Embedder:
@@ -284,7 +296,7 @@ class KnowledgeStore:
                 added.unchanged += 1
                 added.ids.append(known[place][0])
                 return
-            text = read_document(path)
+            text = read_document(path, any_kind=named)
         except (ValueError, OSError, ModuleNotFoundError) as error:
             if named:
                 raise
@@ -295,18 +307,23 @@ class KnowledgeStore:
     def _note(self, text: str, title: str, place: str, size: int = 0, changed: int = 0) -> str:
         """Put a text into the catalogue; returns its id."""
         document = document_id(text)
-        passages = [] if self.catalogue.holds(document) else self._index(title, text)
-        self._unlink(self.catalogue.put(document, title, text, place, size, changed, passages))
+        passages = None if self.catalogue.holds(document) else self._index(title, text)
+        left = self.catalogue.put(document, title, text, place, size, changed, passages)
+        if left is None:  # removed between the two looks
+            left = self.catalogue.put(document, title, text, place, size, changed, self._index(title, text))
+        self._unlink(left or ())
         return document
 
     def _index(self, title: str, text: str) -> list[Indexed]:
         """Cut a text into passages, and return what each is found by."""
         passages = split(text, self._need_model().need_prompter().tokenizer)
-        about = [f"{title}. {one.heading} {text[one.start : one.end]}" for one in passages]
-        vectors = self.embedder(about).astype(np.float16)
+        vectors = self.embedder([f"{title}. {one.heading} {text[one.start : one.end]}" for one in passages])
+        # A document says what it is about where it begins, and not again: without that its first passage is found only.
+        about = f"{title} {text[passages[0].start : passages[0].end]}" if passages else ""
+        words = [" ".join(words_of(f"{about} {one.heading} {text[one.start : one.end]}")) for one in passages]
         return [
-            Indexed(one.start, one.end, one.heading, " ".join(words_of(words)), vector.tobytes())
-            for one, words, vector in zip(passages, about, vectors, strict=True)
+            Indexed(one.start, one.end, one.heading, own, vector.tobytes())
+            for one, own, vector in zip(passages, words, vectors.astype(np.float16), strict=True)
         ]
 
     def _prepare(self, ids: Sequence[str], progress: Progress) -> list[str]:

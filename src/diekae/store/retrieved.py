@@ -1,0 +1,59 @@
+"""What a retriever of another framework found, read from the store: passages of its own, and documents it adds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from diekae.memory import Memory
+from diekae.store.store import Found, KnowledgeStore
+
+
+def metadata_of(found: Found) -> dict[str, Any]:
+    """Return what is said of a passage, as a framework's metadata: all but its text, its document's id as such."""
+    values = dataclasses.asdict(found)
+    del values["text"]
+    return {"document": values.pop("id"), **values}
+
+
+def passage_id(found: Found) -> str:
+    """Return an id that a passage shares with no other: frameworks take two of one id for the same."""
+    return f"{found.id}:{found.start}-{found.end}"
+
+
+def read_retrieved(store: KnowledgeStore, retrieved: Iterable[tuple[str, Mapping[str, Any]]]) -> Memory | None:
+    """Return the memory of what a retriever found; None where that is nothing.
+
+    Passages of this store are read from their documents; any other text is added as a document, and prepared once.
+
+    Args:
+        store: Has a model.
+        retrieved: Text and metadata of each, the best first.
+    """
+    passages, texts = list[Found](), list[str]()
+    for text, metadata in retrieved:
+        passage = _passage(store, text, metadata)
+        if passage is None:
+            texts.append(text)
+        else:
+            passages.append(passage)
+    memories = [store.read(passages)] if passages else []
+    if texts:
+        memories.append(store.memory(*store.add(texts).ids))
+    return Memory.join(memories) if memories else None
+
+
+def _passage(store: KnowledgeStore, text: str, metadata: Mapping[str, Any]) -> Found | None:
+    """Return the store's passage, if it is one: a framework's splitter may have cut it, and kept the metadata."""
+    try:
+        values = {field.name: metadata[field.name] for field in dataclasses.fields(Found) if field.name not in _OWN}
+        found = Found(id=metadata["document"], text=text, **values)
+    except KeyError:
+        return None
+    held = store.catalogue.holds(found.id) and store.catalogue.text(found.id)[found.start : found.end] == text
+    return found if held else None
+
+
+_OWN = ("id", "text")
+"""Fields that do not go by their own name."""

@@ -1,0 +1,206 @@
+"""The catalogue: passages, their words and vectors change with their documents, whoever changes them."""
+
+import os
+import random
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import WORDS, make_model
+
+from diekae import DiekaeModel
+from diekae.store import KnowledgeStore
+from diekae.store.catalogue import Catalogue
+from diekae.store.intake import document_id
+from diekae.store.words import Embedder
+
+
+@pytest.fixture(scope="module")
+def model() -> DiekaeModel:
+    return make_model("reader")
+
+
+def embedder(width: int) -> Embedder:
+    """A vector of each text's letters, of length 1."""
+
+    def embed(texts: Sequence[str]) -> np.ndarray:
+        counts = np.array([[text.count(chr(97 + n)) + 0.5 for n in range(width)] for text in texts], np.float32)
+        return counts / np.linalg.norm(counts.reshape(-1, width), axis=1, keepdims=True)
+
+    return embed
+
+
+@pytest.fixture
+def store(model: DiekaeModel, tmp_path: Path) -> KnowledgeStore:
+    return KnowledgeStore(tmp_path / "store", model, embed=embedder(8))
+
+
+def check_index(store: KnowledgeStore) -> None:
+    """Every passage has its words, and every document its passages; and nothing else is there."""
+    with store.catalogue.reading() as connection:
+        numbers = {row[0] for row in connection.execute("SELECT number FROM passages")}
+        words = {row[0] for row in connection.execute("SELECT rowid FROM terms")}
+        of = {row[0] for row in connection.execute("SELECT document FROM passages")}
+        documents = {row[0] for row in connection.execute("SELECT number FROM documents")}
+    assert numbers == words and of == documents
+    vectors = store.catalogue.vectors()
+    assert set(vectors.numbers) == numbers and len(vectors.matrix) == len(numbers)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_there_is_found_and_what_was_removed_is_not(store: KnowledgeStore, seed: int) -> None:
+    draw, there = random.Random(seed), dict[str, str]()
+    other = KnowledgeStore(store.folder, store.model, embed=embedder(8))
+    for step in range(25):
+        one = draw.choice([store, other])
+        if there and draw.random() < 0.4:
+            one.remove(there.pop(draw.choice(list(there))))
+        else:
+            name = f"only{seed}x{step}"
+            text = f"{name} " + " ".join(draw.choice(WORDS) for _ in range(draw.randint(3, 400)))
+            (there[name],) = one.add(text, prepare=False).ids
+        check_index(one)
+        for reader in (store, other):
+            found = reader.search("castle", 10_000)
+            assert {one.id for one in found} == set(there.values())
+            assert all(reader.text(one.id)[one.start : one.end] == one.text for one in found)
+            for name, document in there.items():
+                assert reader.search(name, 1)[0].id == document
+    gone = {f"only{seed}x{step}" for step in range(25)} - there.keys()
+    assert gone and not any(store.catalogue.search([name]) for name in gone)
+
+
+def test_a_changed_file_is_found_by_its_new_words_alone(store: KnowledgeStore, tmp_path: Path) -> None:
+    path = tmp_path / "fact.txt"
+    path.write_text("the castle is red")
+    store.add(path)
+    path.write_text("the tower is blue, and old")
+    store.add(path)
+    check_index(store)
+    assert not store.catalogue.search(["castle"]) and len(store.catalogue.search(["tower"])) == 1
+    assert [found.text for found in store.search("castle", 5)] == ["the tower is blue, and old"]
+
+
+def test_a_store_of_layout_1_is_refused(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "catalogue.sqlite") as connection:
+        connection.execute("CREATE TABLE documents (number INTEGER PRIMARY KEY, id TEXT, title TEXT, characters INTEGER)")
+        connection.execute("PRAGMA user_version = 1")
+    with pytest.raises(ValueError, match=r"has layout 1, which knows no passages \(now 2\); add the documents to a new"):
+        KnowledgeStore(tmp_path)
+    with sqlite3.connect(tmp_path / "catalogue.sqlite") as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (1,), "it is left as it was"
+
+
+def test_vectors_are_read_once_and_again_after_a_change_by_another_process(
+    model: DiekaeModel, store: KnowledgeStore
+) -> None:
+    castle, tower = store.add(["the castle is red", "the tower is blue"]).ids
+    first = store.catalogue.vectors()
+    assert store.catalogue.vectors(first) is first, "nothing has changed"
+    assert {found.id for found in store.search("red", 9)} == {castle, tower}
+
+    def elsewhere(change: str) -> None:
+        child = os.fork()
+        if child == 0:
+            try:
+                theirs = KnowledgeStore(store.folder, model, embed=embedder(8))
+                theirs.add(change) if " " in change else theirs.remove(change)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    elsewhere("a river has seven dogs")
+    second = store.catalogue.vectors(first)
+    assert second is not first and len(second.numbers) == 3
+    river = document_id("a river has seven dogs")
+    assert store.search("dogs in a river", 1)[0].id == river
+    elsewhere(castle)  # as many passages as at first, but others
+    third = store.catalogue.vectors(second)
+    assert len(third.numbers) == len(first.numbers) and third.state != first.state
+    assert {found.id for found in store.search("red", 9)} == {tower, river}
+    elsewhere(river)
+    assert [found.id for found in store.search("red", 9)] == [tower]
+
+
+def test_every_state_of_the_passages_is_told_from_every_other(tmp_path: Path) -> None:
+    """Count and largest number alone say which passages there are: a number is never given twice."""
+    draw, seen = random.Random(0), dict[tuple[int, int], list[int]]()
+    catalogue = Catalogue(tmp_path / "catalogue.sqlite")
+    for _ in range(300):
+        with catalogue.writing() as connection:
+            numbers = [row[0] for row in connection.execute("SELECT number FROM passages")]
+            if numbers and draw.random() < 0.5:
+                chosen = draw.choice([draw.choice(numbers), max(numbers)])
+                connection.execute("DELETE FROM passages WHERE number = ?", (chosen,))
+            else:
+                connection.execute("INSERT INTO passages(document, start, end, heading, vector) VALUES (1, 0, 1, '', ?)", (b"ab",))
+        vectors = catalogue.vectors()
+        assert seen.setdefault(vectors.state, vectors.numbers) == vectors.numbers
+
+
+def test_an_embedder_of_other_dimensions_is_refused_and_nothing_is_written(
+    model: DiekaeModel, store: KnowledgeStore
+) -> None:
+    (castle,) = store.add("the castle is red").ids
+    other = KnowledgeStore(store.folder, model, embed=embedder(5))
+    said = r"the embedder gives 5 dimensions, but passages of .* have 8; open the store with the embedder it was filled"
+    for _ in range(2):
+        with pytest.raises(ValueError, match=said):
+            other.search("castle")
+        with pytest.raises(ValueError, match=said):
+            other.add("the tower is blue")
+    check_index(store)
+    assert [found.id for found in store.search("tower", 9)] == [castle], "the store still serves its own"
+    assert other.add("the castle is red").ids == [castle], "what is there needs no embedder"
+    store.remove(castle)
+    assert len(other.add("the tower is blue").ids) == 1, "an empty store is anybody's"
+
+
+def test_a_document_that_is_removed_while_it_is_added_again_is_found(
+    store: KnowledgeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (document,) = store.add("the castle is red").ids
+    holds = store.catalogue.holds
+
+    def removed_meanwhile(name: str) -> bool:
+        there = holds(name)
+        store.remove(name)
+        return there
+
+    monkeypatch.setattr(store.catalogue, "holds", removed_meanwhile)
+    assert store.add("the castle is red").ids == [document]
+    check_index(store)
+    assert store.search("castle")[0].id == document
+
+
+def test_a_passage_whose_document_is_gone_is_named(store: KnowledgeStore) -> None:
+    (document,) = store.add("the castle is red").ids
+    found = store.search("castle")
+    store.remove(document)
+    with pytest.raises(ValueError, match=rf"document {document[:12]} is gone from .*; search again"):
+        store.read(found)
+    with pytest.raises(ValueError, match="no passage is given"):
+        store.read([])
+
+
+def test_passages_hold_their_own_characters_whatever_these_are(store: KnowledgeStore) -> None:
+    text = "a\x00b 😀 castle é́ " * 80 + "\x00 tower \x00"
+    store.add(text)
+    found = store.search("castle tower", 99)
+    assert len(found) > 1
+    for one in found:
+        assert one.text == text[one.start : one.end] and one.text.strip()
+    assert "tower" in "".join(one.text for one in found)
+
+
+def test_search_looks_only_into_documents_that_are_named(store: KnowledgeStore) -> None:
+    ids = store.add([f"the castle number {number} is red " + "and old " * 200 for number in range(4)]).ids
+    found = store.search("castle red", 99, documents=[ids[1], store.documents()[2].title])
+    assert {one.id for one in found} == {ids[1], ids[2]}
+    every = [one for one in store.search("castle red", 99) if one.id in (ids[1], ids[2])]
+    assert [(one.id, one.start, one.score) for one in found] == [(one.id, one.start, one.score) for one in every]
+    with pytest.raises(ValueError, match="no document 'none'"):
+        store.search("castle", documents=["none"])

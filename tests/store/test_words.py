@@ -1,0 +1,163 @@
+"""Words of many scripts, alike however they are written and found by their parts; and vectors of texts."""
+
+import random
+import subprocess
+import sys
+import unicodedata
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import make_model
+
+from diekae.store import KnowledgeStore
+from diekae.store.words import asked_words, static_embedder, words_of
+
+SAMPLES = (
+    "İSTANBUL ısparta Straße ＡＢＣ１２３ ｶﾀｶﾅ é e\u0301 ﬁ ½ ① مُحَمَّد محـمد שָׁלוֹם ที่กรุงเทพ ສະບາຍດີ မြန်မာ ភាសាខ្មែរ हिन्दी தமிழ் 東京都 "
+    "한국어 각 カタカナ・がか ばバ ǅ ŉ ᾳ ΑΙ ☕️ 葛\U000e0100 so\u00adft می\u200cخواهم a_b U.S. 3.5 𠮷野 Ⅷ ʰ Å Å"
+)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("İSTANBUL", "istanbul"),
+        ("ISPARTA", "ısparta"),
+        ("STRASSE", "straße"),
+        ("STRAẞE", "strasse"),
+        ("ÉCOLE", "e\u0301cole"),
+        ("naïve", "naive"),
+        ("Ångström", "A\u030angstro\u0308m"),
+        ("ＡＢＣ１２３", "abc123"),
+        ("ｶﾞｷﾞ", "ガギ"),
+        ("ﬁne", "FINE"),
+        ("مُحَمَّد", "محمد"),
+        ("محـــمد", "محمد"),
+        ("שָׁלוֹם", "שלום"),
+        ("ΕΛΛΆΣ", "ελλάς"),
+        ("Київ".upper(), "київ"),
+        ("한국", unicodedata.normalize("NFD", "한국")),
+        ("so\u00adft", "soft"),
+        ("葛\U000e0100城", "葛城"),
+        ("\ufefffirst", "first"),
+    ],
+)
+def test_words_are_alike_however_they_are_written(one: str, other: str) -> None:
+    assert words_of(one) == words_of(other) and words_of(one)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("かく", "がく"), ("हिन्दी", "हन्द"), ("กรุง", "กรง"), ("ที", "ที่"), ("각", "가"), ("ø", "o")]
+)
+def test_letters_that_look_like_accents_stay(one: str, other: str) -> None:
+    assert words_of(one) != words_of(other)
+
+
+def test_words_by_hand() -> None:
+    assert words_of("The Queen's 3.5 km, snake_case!") == ["the", "queen", "s", "3", "5", "km", "snake_case"]
+    assert words_of("हिन्दी भाषा") == ["हिन्दी", "भाषा"], "vowel signs part no words"
+    assert words_of("東京都庁は Tokyoに") == ["東京", "京都", "都庁", "庁は", "tokyo", "に"]
+    assert words_of("ジョン・スミス") == ["ジョ", "ョン", "スミ", "ミス"], "a dot parts names"
+    assert words_of("한국어") == ["한국", "국어"]
+    assert words_of("水") == ["水"]
+    assert words_of("กา") == ["กา"]
+    for blank in ("", " \n", "?!", "---", "\u200b", "☕️"):
+        assert words_of(blank) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_words_keep_what_they_are_in_any_normal_form_and_read_again(seed: int) -> None:
+    draw = random.Random(seed)
+    text = "".join(draw.choice([*SAMPLES, " ", " "]) for _ in range(80)) + SAMPLES
+    words = words_of(text)
+    assert words_of(" ".join(words)) == words
+    for form in ("NFC", "NFD", "NFKC", "NFKD"):
+        assert words_of(unicodedata.normalize(form, text)) == words
+    assert all(word and not word.isspace() and len(word.split()) == 1 for word in words)
+
+
+def test_asked_words_are_those_that_lead_somewhere() -> None:
+    assert asked_words("Where are the DOGS, and the dogs of the King?") == ["dogs", "king"]
+    assert asked_words("What is it?") == ["what", "is", "it"], "all of them if there are no others"
+    assert asked_words("?!") == []
+
+
+def zeros(texts: Sequence[str]) -> np.ndarray:
+    """No likeness: what is found is found by its words."""
+    return np.zeros((len(texts), 2), np.float32)
+
+
+FOUND_BY = [
+    ("Die Strasse nach ISTANBUL ist gesperrt", "straße"),
+    ("Die Strasse nach ISTANBUL ist gesperrt", "İstanbul'a"),
+    ("Le château est à l'École normale", "chateau ECOLE"),
+    ("كتب مُحَمَّد الرسالة", "محمد"),
+    ("东京都政府大楼的电梯每周二检修", "电梯什么时候检修"),
+    ("館内では飲食できません。カメラは使えます", "カメラ"),
+    ("엘리베이터는 화요일에 점검합니다", "화요일"),
+    ("ลิฟต์ปิดซ่อมทุกวันอังคาร", "วันอังคาร"),
+    ("लिफ्ट मंगलवार को बंद रहती है", "मंगलवार"),
+    ("ຫ້ອງສະໝຸດປິດວັນອັງຄານ", "ວັນອັງຄານ"),
+    ("Ｍｏｄｅｌ ＸＫ－９２ has two pumps", "xk 92"),
+    ("The pumps of snake_case are running", "pump RUN snake"),
+]
+
+
+def test_documents_of_all_scripts_are_found_by_parts_of_their_words(tmp_path: Path) -> None:
+    store = KnowledgeStore(tmp_path / "store", make_model("reader"), embed=zeros)
+    texts = list(dict.fromkeys(text for text, _ in FOUND_BY))
+    ids = store.add(texts).ids
+    for text, question in FOUND_BY:
+        found = store.search(question, 2)
+        assert found[0].id == ids[texts.index(text)], question
+        assert found[0].score == 1 > found[1].score, question
+    for text in texts:
+        # Every word leads to its document: the index cuts none in two or away.
+        for word in words_of(text):
+            assert store.catalogue.search([word]), (word, text)
+    assert not store.catalogue.search(words_of("กรง")), "Thai letters alone are not its words"
+
+
+# Vectors
+
+
+def test_vectors_are_of_length_1_and_of_a_blank_text_zero() -> None:
+    texts = ["the castle is red", "", "東京", " \n", "\u200b", "a", "\x00", "the castle " * 500, "\t"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vectors = static_embedder()(texts)
+        assert not static_embedder()([""]).any() and not static_embedder()(["", " "]).any()
+    assert vectors.shape == (len(texts), 256) and vectors.dtype == np.float32
+    lengths = np.linalg.norm(vectors, axis=1)
+    assert lengths == pytest.approx([float(bool(text.strip())) for text in texts], abs=1e-5)
+    assert static_embedder()([]).shape == (0, 256)
+
+
+def test_a_texts_vector_does_not_depend_on_its_neighbours_and_likes_its_like() -> None:
+    embed = static_embedder()
+    texts = ["where can I park my car", "the parking lot is behind the house", "bananas are yellow", ""]
+    together = embed(texts * 40)  # more than one batch
+    for row, text in enumerate(texts):
+        np.testing.assert_allclose(together[row], embed([text])[0], atol=1e-6)
+        np.testing.assert_allclose(together[row], together[row + 4 * 39], atol=1e-6)
+    likeness = together[:4] @ together[0]
+    assert likeness[0] == pytest.approx(1, abs=1e-5) and likeness[1] > likeness[2] + 0.1 and likeness[3] == 0
+
+
+def test_vectors_need_no_network_and_leave_the_process_alone() -> None:
+    """In a process of its own: nothing is loaded yet, and any use of a socket ends it."""
+    script = (
+        "import logging, socket\n"
+        "def refuse(*_, **__): raise SystemExit('the network was asked')\n"
+        "socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse\n"
+        "from diekae.store.words import static_embedder\n"
+        "before = logging.getLogger().level, list(logging.getLogger().handlers)\n"
+        "assert static_embedder()(['the castle']).any()\n"
+        "assert (logging.getLogger().level, logging.getLogger().handlers) == before, 'logging was set up'\n"
+    )
+    home = {"HOME": "/nonexistent", "PATH": "/usr/bin", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=home, check=False)
+    assert done.returncode == 0, done.stderr
