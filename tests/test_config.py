@@ -153,7 +153,7 @@ def test_sizes_that_are_not_named_are_the_decoders_own() -> None:
     config = DiekaeConfig.preset("attention", encoder_options={"kv_heads": 2})
     settled = config.settled({"heads": 4, "kv_heads": 4, "key_size": 8, "value_size": 6})
     expected = {"heads": 4, "kv_heads": 2, "key_size": 8, "value_size": 6, "rank": None, "mlp_width": 64}
-    assert dict(settled.encoder_options) == expected
+    assert dict(settled.encoder_options) == {**expected, "sharpness": 1.2}
     assert settled.settled({"heads": 8}) == settled, "what is settled stays"
     reader = DiekaeConfig()
     assert reader.settled({"heads": 4}) is reader

@@ -16,7 +16,15 @@ GAIN = 9.0
 """Factor of the random weights, so that attention prefers some tokens to others."""
 KINDS = pytest.mark.parametrize(
     "name",
-    ["llama", "llama, one key head", "qwen3", "phi3", "gpt_neox, half rotary", "mistral, window shorter than K", "mixtral"],
+    [
+        "llama",
+        "llama, one key head",
+        "qwen3",
+        "phi3",
+        "gpt_neox, half rotary",
+        "mistral, window shorter than K",
+        "mixtral",
+    ],
 )
 
 
@@ -38,7 +46,7 @@ def in_the_prompt(model: DiekaeModel, question: str, knowledge: str) -> Tensor:
 
 @torch.no_grad()
 def watched(model: DiekaeModel, inputs: dict[str, Tensor], knowledge: Any, **options: Any) -> Tensor:
-    """What is told in one forward, [layers, B, H, columns, slots]; the logits are those of a call that nobody watches."""
+    """What is told in one forward, [layers, B, H, columns, slots]; the logits are those of a call unwatched."""
     given: dict[int, Tensor] = {}
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     with model.behind(knowledge, ids, mask, watch=given.__setitem__, **options):
@@ -109,7 +117,9 @@ def test_encoders_of_some_layers_tell_of_theirs() -> None:
     got = watched(model, model.tokenize(QUESTIONS[0]), CASTLE)[:, 0, :, 1:]
     assert len(got) == 2 < DEPTH
     full, weights = pair("llama")[0], in_the_prompt(eager, QUESTIONS[0], CASTLE)
-    assert off(watched(full, full.tokenize(QUESTIONS[0]), CASTLE)[list(layers), 0, :, 1:], weights[list(layers)]) <= 1e-5
+    assert (
+        off(watched(full, full.tokenize(QUESTIONS[0]), CASTLE)[list(layers), 0, :, 1:], weights[list(layers)]) <= 1e-5
+    )
     assert got.shape == weights[:2].shape
 
 

@@ -85,9 +85,13 @@ def test_a_changed_file_is_found_by_its_new_words_alone(store: KnowledgeStore, t
 
 def test_a_store_of_layout_1_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "catalogue.sqlite") as connection:
-        connection.execute("CREATE TABLE documents (number INTEGER PRIMARY KEY, id TEXT, title TEXT, characters INTEGER)")
+        connection.execute(
+            "CREATE TABLE documents (number INTEGER PRIMARY KEY, id TEXT, title TEXT, characters INTEGER)"
+        )
         connection.execute("PRAGMA user_version = 1")
-    with pytest.raises(ValueError, match=r"has layout 1, which knows no passages \(now 2\); add the documents to a new"):
+    with pytest.raises(
+        ValueError, match=r"has layout 1, which knows no passages \(now 2\); add the documents to a new"
+    ):
         KnowledgeStore(tmp_path)
     with sqlite3.connect(tmp_path / "catalogue.sqlite") as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (1,), "it is left as it was"
@@ -136,7 +140,9 @@ def test_every_state_of_the_passages_is_told_from_every_other(tmp_path: Path) ->
                 chosen = draw.choice([draw.choice(numbers), max(numbers)])
                 connection.execute("DELETE FROM passages WHERE number = ?", (chosen,))
             else:
-                connection.execute("INSERT INTO passages(document, start, end, heading, vector) VALUES (1, 0, 1, '', ?)", (b"ab",))
+                connection.execute(
+                    "INSERT INTO passages(document, start, end, heading, vector) VALUES (1, 0, 1, '', ?)", (b"ab",)
+                )
         vectors = catalogue.vectors()
         assert seen.setdefault(vectors.state, vectors.numbers) == vectors.numbers
 

@@ -66,6 +66,44 @@ def test_a_folder_is_added_listed_asked_changed_and_verified(bank: Path, tmp_pat
     assert "1 documents" in invoke("knowledge", "list", "--store", store).output
 
 
+def test_search_shows_document_score_title_headings_and_the_line_that_answers(bank: Path, tmp_path: Path) -> None:
+    store, path = tmp_path / "store", tmp_path / "manual.md"
+    filler = "the old stone wall was long and cold. " * 8
+    path.write_text(
+        f"# Manual\n\n{filler}\n\n## Gate [north]\n\n{filler}the gate is opened at six. {filler}\n\n"
+        "| a | b |\n|---|---|\n"
+        f"| ship | silver |\n| moon | gold |\n\n# Sea\n\n{filler}"
+    )
+    short = "a river has [seven] dogs"
+    added = invoke("knowledge", "add", path, "--text", short, "--store", store, "--bank", bank)
+    assert added.exit_code == 0, f"{added.output}\n{added.exception!r}"
+    rows = [json.loads(line) for line in invoke("knowledge", "list", "--json", "--store", store).output.splitlines()]
+    ids = {row["title"]: row["id"] for row in rows}
+
+    lines = invoke(
+        "knowledge", "search", "at six, who opened the gate?", "--count", "2", "--store", store
+    ).output.split("\n")
+    assert lines[0].startswith(ids["manual.md"][:12]) and lines[0].endswith("manual.md  Manual > Gate [north]")
+    assert 0 < float(lines[0].split()[1]) < 3
+    assert lines[1].strip() == "the gate is opened at six." and lines[1].startswith(" " * 20)
+    assert len(lines) == 5 and not lines[4], "two passages, two lines each"
+    row = invoke("knowledge", "search", "silver ship", "--count", "1", "--store", store).output.split("\n")[1]
+    assert row.strip() == "| ship | silver |"
+    told = invoke("knowledge", "search", "dogs in a river", "--count", "1", "--store", store).output.split("\n")
+    assert told[0].endswith(short) and told[1].strip() == short, "what looks like markup is text"
+    found = invoke("knowledge", "search", "dogs in a river", "--count", "1", "--json", "--store", store).output
+    (passage,) = map(json.loads, found.splitlines())
+    assert passage["id"] == ids[short] and passage["text"] == short == passage["title"]
+    assert passage["start"] == 0 and passage["end"] == len(short) and passage["heading"] == ""
+    with_width = CliRunner().invoke(
+        typer_app, ["knowledge", "search", "sea", "--store", str(store)], env={"COLUMNS": "50"}
+    )
+    assert all(len(line) <= 50 for line in with_width.output.split("\n")[1::2]), "a passage's line is cut to the width"
+    for name in ids.values():
+        invoke("knowledge", "remove", name, "--store", store)
+    assert "the store is empty" in invoke("knowledge", "search", "sea", "--store", store).output
+
+
 def test_ask_reads_files_as_a_store_does(bank: Path, tmp_path: Path) -> None:
     (tmp_path / "fact.html").write_text(
         "<html><head><title>no</title></head><body><p>the tower is red</p></body></html>"

@@ -1,4 +1,4 @@
-"""Documents cut into passages: random Markdown and hand-made texts, against a reader of lines that knows little else."""
+"""Documents cut into passages: random Markdown and texts by hand, against a reader of lines that knows little else."""
 
 import random
 
@@ -19,7 +19,9 @@ def block(draw: random.Random) -> str:
     kind = draw.randrange(12)
     if kind < 3:
         level, space = draw.randint(1, 6), draw.choice(["", "", " ", "   "])
-        return f"{space}{'#' * level} {' '.join(draw.sample(WORDS, draw.randint(1, 4)))}{draw.choice(['', ' #', ' C#'])}"
+        return (
+            f"{space}{'#' * level} {' '.join(draw.sample(WORDS, draw.randint(1, 4)))}{draw.choice(['', ' #', ' C#'])}"
+        )
     if kind < 6:
         return " ".join(sentence(draw) for _ in range(draw.randint(1, 9)))
     if kind == 6:
@@ -34,7 +36,9 @@ def block(draw: random.Random) -> str:
         return "".join(draw.choice("水火木金土日月山川田。、") for _ in range(draw.randint(1, 900)))
     if kind == 10:
         return "".join(draw.choice("aé\u0301😀👩‍🚀ß\u200bم\x00\x1c\t #|`>-") for _ in range(draw.randint(1, 300)))
-    return draw.choice(["---", "# ", "#", "> " + sentence(draw), "```inline``` text", "    # code", "<b>x</b>", "Title\n==="])
+    return draw.choice(
+        ["---", "# ", "#", "> " + sentence(draw), "```inline``` text", "    # code", "<b>x</b>", "Title\n==="]
+    )
 
 
 def document(seed: int) -> str:
@@ -132,7 +136,19 @@ def test_neighbours_are_put_together_until_a_passage_is_long_enough() -> None:
 def test_headings_make_paths() -> None:
     far = sentence(random.Random(0), 100, 100)
     text = "\n\n".join(
-        ["Before. " + far, "# Manual", far, "## Use of C#", far, "### Deep ###", far, "## Cleaning\r", far, "# Index", far]
+        [
+            "Before. " + far,
+            "# Manual",
+            far,
+            "## Use of C#",
+            far,
+            "### Deep ###",
+            far,
+            "## Cleaning\r",
+            far,
+            "# Index",
+            far,
+        ]
     )
     paths = ["", "Manual", "Manual > Use of C#", "Manual > Use of C# > Deep", "Manual > Cleaning", "Index"]
     passages = split(text)
@@ -168,7 +184,9 @@ def test_a_table_of_ordinary_size_stays_whole_and_a_large_one_is_cut_between_row
 
 def test_text_without_blanks_is_cut_behind_its_sentences() -> None:
     draw = random.Random(2)
-    sentences = ["".join(draw.choice("水火木金土日月山川田") for _ in range(draw.randint(5, 60))) + "。" for _ in range(80)]
+    sentences = [
+        "".join(draw.choice("水火木金土日月山川田") for _ in range(draw.randint(5, 60))) + "。" for _ in range(80)
+    ]
     text = "".join(sentences)
     passages = split(text)
     check(text, passages)

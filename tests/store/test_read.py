@@ -18,10 +18,17 @@ from diekae import DiekaeConfig, DiekaeModel, Memory
 from diekae.data.prompt import Prompter
 from diekae.store import Found, KnowledgeStore
 
-TEMPLATES = ["{knowledge}", "Context: {knowledge}\n\n", "</s> of {knowledge} </s> by", "</s>{knowledge}", "{knowledge} old</s>"]
+TEMPLATES = [
+    "{knowledge}",
+    "Context: {knowledge}\n\n",
+    "</s> of {knowledge} </s> by",
+    "</s>{knowledge}",
+    "{knowledge} old</s>",
+]
 TEXTS = [
     "the castle was built by king four. the gate is gold.\n\nthe river has seven dogs. a ship is in the sea.",
-    "# Hill\n\nthe </s> tower <s> is </s></s> red.\n\n| a | <pad> |\n| --- | --- |\n| six | <unk> |\n\n## Sea\n\n<s>the ship",
+    "# Hill\n\nthe </s> tower <s> is </s></s> red.\n\n"
+    "| a | <pad> |\n| - | - |\n| six | <unk> |\n\n## Sea\n\n<s>the ship",
     "  the tall café 東京 😀👩‍🚀 e\u0301\n\n\n ß tower   of\tthe sea \n",
 ]
 KINDS = ["words", "bytes", "blank first"]
@@ -262,7 +269,9 @@ def test_passages_of_several_documents_are_read_together_behind_the_anchor_of_th
     ids = store.add(texts).ids
     spans = [[(0, 15)], [(40, 60), (120, 140)], [(30, 50)]]
     x = asked(model, QUESTIONS[2])
-    found = [one for text, own, document in zip(texts, spans, ids, strict=True) for one in as_found(text, own, document)]
+    found = [
+        one for text, own, document in zip(texts, spans, ids, strict=True) for one in as_found(text, own, document)
+    ]
     parts = [(text, columns_of(model, text, own)) for text, own in zip(texts, spans, strict=True)]
     want = masked(model, parts, x)
     assert off(got(model, store.read(found), x), want) <= OFF

@@ -14,6 +14,8 @@ from builders import make_model
 
 from diekae import DiekaeModel, Memory
 from diekae.store import KnowledgeStore
+from diekae.store.catalogue import Indexed
+from diekae.store.intake import document_id
 
 CASTLE = "the castle was built by king four in the north and two towers are red"
 RIVER = "a river has seven dogs"
@@ -181,8 +183,27 @@ def test_an_empty_store_leads_nowhere(store: KnowledgeStore) -> None:
     assert store.search("who built the castle?") == []
 
 
-def test_the_ranking_is_bm25_and_likeness(model: DiekaeModel, tmp_path: Path) -> None:
+def test_words_are_ranked_by_bm25(store: KnowledgeStore) -> None:
     """Scores by hand (Robertson et al., 1994): k1 1.2 and b 0.75 as SQLite has them, weights as Lucene's."""
+    texts = ["red bridge", "red red house by the sea", "blue road", "cold wind", "old stone"]
+    for text in texts:
+        passage = Indexed(0, len(text), "", text, b"\0\0")
+        store.catalogue.put(document_id(text), text, text, document_id(text), passages=[passage])
+    lengths = [len(text.split()) for text in texts]
+    mean = sum(lengths) / len(lengths)
+
+    def score(row: int, count: int, holding: int) -> float:
+        inverse = math.log(1 + (len(texts) - holding + 0.5) / (holding + 0.5))
+        return inverse * count * 2.2 / (count + 1.2 * (0.25 + 0.75 * lengths[row] / mean))
+
+    shared = store.catalogue.search(["red", "sea"])
+    assert {number: one.score for number, one in shared.items()} == pytest.approx(
+        {1: score(0, 1, 2), 2: score(1, 2, 2) + score(1, 1, 1)}, rel=1e-4
+    )
+    assert store.catalogue.search(["red"])[1].score == pytest.approx(score(0, 1, 2), rel=1e-4)
+
+
+def test_a_passage_is_ranked_by_words_and_likeness_together(model: DiekaeModel, tmp_path: Path) -> None:
     texts = ["red bridge", "red red house by the sea", "blue road", "cold wind", "old stone"]
     angles = {"red": 0.0, "red bridge": 0.3, "red red house by the sea": 2.0, "blue road": 1.5}
 
@@ -192,23 +213,14 @@ def test_the_ranking_is_bm25_and_likeness(model: DiekaeModel, tmp_path: Path) ->
 
     store = KnowledgeStore(tmp_path / "store", model, embed=embed)
     ids = store.add(texts).ids
-    # A short text is its own title, and titles are indexed too: every length and frequency counts twice.
-    lengths = [2 * len(text.split()) for text in texts]
-    mean = sum(lengths) / len(lengths)
-    inverse = math.log(1 + (len(texts) - 2 + 0.5) / (2 + 0.5))
-
-    def score(row: int, count: int) -> float:
-        return inverse * count * 2.2 / (count + 1.2 * (0.25 + 0.75 * lengths[row] / mean))
-
-    want = {text: score(number, count) for number, (text, count) in enumerate(zip(texts[:2], (2, 4), strict=True))}
     shared = store.catalogue.search(["red"])
-    assert sorted(one.score for one in shared.values()) == pytest.approx(sorted(want.values()), rel=1e-4)
-    found = store.search("red", 5)
+    best = max(one.score for one in shared.values())
+    share = {text: shared[number].score / best if number in shared else 0.0 for number, text in enumerate(texts, 1)}
     likeness = {text: math.cos(angles.get(text, 3.0)) for text in texts}
-    share = {text: want.get(text, 0.0) / max(want.values()) for text in texts}
-    assert [one.id for one in found] == [
-        ids[texts.index(text)] for text in sorted(texts, key=lambda text: -share[text] - likeness[text])
-    ]
+    assert sorted(share.values())[:3] == [0, 0, 0] and max(share.values()) == 1 and 0.5 < sorted(share.values())[3] < 1
+    found = store.search("red", 5)
+    order = sorted(texts, key=lambda text: -share[text] - likeness[text])
+    assert [one.id for one in found] == [ids[texts.index(text)] for text in order]
     for one in found:
         assert one.likeness == pytest.approx(likeness[one.text], abs=2e-3), "vectors are kept in fp16"
         assert one.score == pytest.approx(share[one.text] + one.likeness, rel=1e-4)

@@ -302,6 +302,15 @@ def test_distill_of_a_whole_input_is_that_of_an_input_of_one_token(encoder: str)
     assert int(objective.count(batch)) == sum(len(p.input) + len(p.target) - 1 for p in prompts)
 
 
+@pytest.mark.parametrize("scope", ["all", "prompt"])
+def test_a_whole_input_keeps_every_target_token_whoever_receives(scope: str) -> None:
+    model, prompts = make_model("attention", layers=(1, 3), scope=scope), make_prompts()
+    objective: Any = OBJECTIVES["distill"](model, whole_input=True)
+    batch = layout(model, prompts)
+    assert int(objective.count(batch)) == sum(len(p.input) + len(p.target) - 1 for p in prompts)
+    assert int(objective(**batch).positions) == int(objective.count(batch))
+
+
 @BOTH_ENCODERS
 def test_student_rollout_on_differences_that_are_exactly_zero(encoder: str) -> None:
     model = make_model(encoder, effect=0.0, rollout="student")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -14,17 +15,18 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from diekae.answering import reply
+from diekae.answering import ask, reply
 from diekae.cli.console import EXACT, DeviceOption, console, device_of, figures, load_model, progress_bars, times
 from diekae.model import DiekaeModel
 from diekae.provenance import write_json
 from diekae.recipe import make_recipe, run_recipe
 from diekae.report import write_report
+from diekae.store import KnowledgeStore
 
 QUESTIONS = (
     "Who designed the Zorblax Tower?",
     "When was the Zorblax Tower completed?",
-    "What is the Zorblax Tower built of?",
+    "How tall is the Zorblax Tower?",
 )
 
 
@@ -53,7 +55,7 @@ def command(
         _remove_run(out)
     shipped = load_model(EXACT, device, format="auto")
     console.print(Panel(document, title="a document that no bank has seen, and that is not in the prompt"))
-    console.print(_table(_ask(shipped, document), "read by the decoder's own attention, without any training"))
+    console.print(_from_store(shipped, document))
     console.print("Now a bank is trained, on documents about things that do not exist.")
     with progress_bars() as (show, bar):
         model, result = run_recipe(
@@ -75,6 +77,28 @@ def command(
     console.print(
         f'try: diekae ask --bank {out / "bank"} --knowledge FILE "your question"', highlight=False, markup=False
     )
+
+
+def _from_store(model: DiekaeModel, document: str) -> Table:
+    """Ask as `diekae ask` does: the document lies in a store, and the decoder's own attention reads its passages."""
+    table = Table(
+        *("question", "without knowledge", "with knowledge", "read from", "sure"),
+        title="read by the decoder's own attention, without any training",
+        title_justify="left",
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        store = KnowledgeStore(folder, model)
+        store.add(document)
+        for question in QUESTIONS:
+            answer = ask(model, question, store, max_new_tokens=24)
+            bare = reply(model, question, max_new_tokens=24)
+            words = " ".join(answer.sources[0].text.split()[:6]) + " …"
+            said = f"[bold]{escape(answer.text)}[/]" if answer.answered else "not in the document"
+            table.add_row(question, escape(bare), said, escape(words), f"{answer.confidence:.0%}")
+        tokens = len(store.memory(*store.add(document).ids))
+        table.caption = f"the document has {tokens} tokens, read once; a prompt would hold them for every question"
+        store.close()
+    return table
 
 
 def _ask(model: DiekaeModel, document: str) -> list[dict[str, str]]:

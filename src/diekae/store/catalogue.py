@@ -335,11 +335,12 @@ class Catalogue:
 
     def _check_vectors(self, connection: sqlite3.Connection, passages: Sequence[Indexed]) -> None:
         row = connection.execute("SELECT vector FROM passages LIMIT 1").fetchone()
-        for one in passages if row is not None else ():
-            if len(one.vector) != len(row[0]):
+        for passage in passages if row is not None else ():
+            if len(passage.vector) != len(row[0]):
                 raise ValueError(
-                    f"the embedder gives {len(one.vector) // _BYTES} dimensions, but passages of {str(self.path)!r} "
-                    f"have {len(row[0]) // _BYTES}; open the store with the embedder it was filled with."
+                    f"the embedder gives {len(passage.vector) // _BYTES} dimensions, but passages of "
+                    f"{str(self.path)!r} have {len(row[0]) // _BYTES}; open the store with the embedder it was filled "
+                    "with."
                 )
 
     def drop(self, document: str) -> list[str]:
@@ -424,12 +425,14 @@ class Catalogue:
         )
         with self.reading() as connection:
             rows = {row[0]: row for row in connection.execute(ask, list(numbers))}
-            texts = dict.fromkeys(row[1] for row in rows.values())
-            for document in texts:  # once each; and SQLite's own substr ends at a NUL
-                found = connection.execute("SELECT text FROM documents WHERE id = ?", (document,)).fetchone()
-                texts[document] = found[0]
+            texts: dict[str, str] = {}
+            for document in {row[1] for row in rows.values()}:  # once each; and SQLite's own substr ends at a NUL
+                row = connection.execute("SELECT text FROM documents WHERE id = ?", (document,)).fetchone()
+                texts[document] = row[0]
+        known = [rows[number] for number in numbers if number in rows]
         return [
-            Row(*row, texts[row[1]][row[4] : row[5]]) for number in numbers if (row := rows.get(number)) is not None
+            Row(number, document, title, heading, start, end, texts[document][start:end])
+            for number, document, title, heading, start, end in known
         ]
 
 

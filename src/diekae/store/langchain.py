@@ -51,4 +51,6 @@ def retrieve_memory(store: KnowledgeStore, retriever: BaseRetriever, question: s
     Returns:
         Fit for ``model.generate(…, knowledge=…)``; None where the retriever finds nothing.
     """
-    return read_retrieved(store, ((one.page_content, one.metadata) for one in retriever.invoke(question)))
+    return read_retrieved(
+        store, ((document.page_content, document.metadata) for document in retriever.invoke(question))
+    )

@@ -35,8 +35,8 @@ class StoreRetriever(BaseRetriever):  # type: ignore[misc]
         node's ``ref_doc_id``), ``title``, ``heading``, ``start`` and ``end`` (its characters in the document),
         ``score``, ``coverage`` and ``likeness``.
         """
-        found = self._store.search(query_bundle.query_str, self._k)
-        return [NodeWithScore(node=_node(passage), score=passage.score) for passage in found]
+        passages = self._store.search(query_bundle.query_str, self._k)
+        return [NodeWithScore(node=_node(passage), score=passage.score) for passage in passages]
 
 
 def _node(passage: Found) -> TextNode:
@@ -68,5 +68,5 @@ def retrieve_memory(store: KnowledgeStore, retriever: BaseRetriever, question: s
     Returns:
         Fit for ``model.generate(…, knowledge=…)``; None where the retriever finds nothing.
     """
-    found = retriever.retrieve(question)
-    return read_retrieved(store, ((one.node.get_content(), one.node.metadata) for one in found))
+    nodes = [scored.node for scored in retriever.retrieve(question)]
+    return read_retrieved(store, ((node.get_content(), node.metadata) for node in nodes))

@@ -61,14 +61,14 @@ def split(text: str, tokenizer: PreTrainedTokenizerBase | None = None) -> list[P
 def _headings(text: str) -> tuple[list[int], list[str]]:
     """Return where each heading stands; and all headings above a place before the first, behind it, and so on."""
     starts, paths, above = list[int](), [""], dict[int, str]()
-    for found in _HEADING.finditer(text):
-        words = (found["words"] or "").strip()
+    for match in _HEADING.finditer(text):
+        words = (match["words"] or "").strip()
         if (bare := words.rstrip("#")) != words and bare[-1:] in ("", " ", "\t"):
             words = bare.rstrip()  # the heading is closed by the same mark
         if words:
-            level = len(found["level"])
+            level = len(match["level"])
             above = {upper: known for upper, known in above.items() if upper < level} | {level: words}
-            starts.append(found.start("level"))
+            starts.append(match.start("level"))
             paths.append(" > ".join(above.values()))
     return starts, paths
 

@@ -10,16 +10,16 @@ from diekae.memory import Memory
 from diekae.store.store import Found, KnowledgeStore
 
 
-def metadata_of(found: Found) -> dict[str, Any]:
+def metadata_of(passage: Found) -> dict[str, Any]:
     """Return what is said of a passage, as a framework's metadata: all but its text, its document's id as such."""
-    values = dataclasses.asdict(found)
+    values = dataclasses.asdict(passage)
     del values["text"]
     return {"document": values.pop("id"), **values}
 
 
-def passage_id(found: Found) -> str:
+def passage_id(passage: Found) -> str:
     """Return an id that a passage shares with no other: frameworks take two of one id for the same."""
-    return f"{found.id}:{found.start}-{found.end}"
+    return f"{passage.id}:{passage.start}-{passage.end}"
 
 
 def read_retrieved(store: KnowledgeStore, retrieved: Iterable[tuple[str, Mapping[str, Any]]]) -> Memory | None:
@@ -47,13 +47,14 @@ def read_retrieved(store: KnowledgeStore, retrieved: Iterable[tuple[str, Mapping
 def _passage(store: KnowledgeStore, text: str, metadata: Mapping[str, Any]) -> Found | None:
     """Return the store's passage, if it is one: a framework's splitter may have cut it, and kept the metadata."""
     try:
-        values = {field.name: metadata[field.name] for field in dataclasses.fields(Found) if field.name not in _OWN}
-        found = Found(id=metadata["document"], text=text, **values)
+        values = {field.name: metadata[field.name] for field in dataclasses.fields(Found) if field.name not in _RENAMED}
+        passage = Found(id=metadata["document"], text=text, **values)
     except KeyError:
         return None
-    held = store.catalogue.holds(found.id) and store.catalogue.text(found.id)[found.start : found.end] == text
-    return found if held else None
+    if not store.catalogue.holds(passage.id):
+        return None
+    return passage if store.catalogue.text(passage.id)[passage.start : passage.end] == text else None
 
 
-_OWN = ("id", "text")
-"""Fields that do not go by their own name."""
+_RENAMED = ("id", "text")
+"""Fields that a framework holds elsewhere than under their name in its metadata."""

@@ -68,7 +68,7 @@ def static_embedder() -> Embedder:
     logs, handler = logging.getLogger(), logging.NullHandler()
     logs.addHandler(handler)
     try:
-        import wordllama  # type: ignore[import-untyped]
+        import wordllama
     finally:
         logs.removeHandler(handler)
 
@@ -80,7 +80,9 @@ def static_embedder() -> Embedder:
         vectors = np.zeros((len(texts), model.embedding.shape[1]), np.float32)
         if rows:
             vectors[rows] = model.embed([texts[row] for row in rows])
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return vectors / np.where(lengths > 0, lengths, 1)
+        lengths: Vectors = np.linalg.norm(vectors, axis=1, keepdims=True).astype(np.float32)
+        lengths[lengths == 0] = 1
+        vectors /= lengths
+        return vectors
 
     return embed
