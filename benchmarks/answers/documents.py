@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diekae.answering import ask, pick
+from diekae.answering import ask, confidence_of, pick
 from diekae.answering.answer import PASSAGES, reply
 from diekae.answering.confidence import THRESHOLD
 from diekae.data.example import Example
@@ -117,7 +117,7 @@ class Asker:
 
 
 def summary(rows: Sequence[dict[str, Any]], way: str) -> dict[str, Any]:
-    """Return how many answers are right, by kind, with the interval of the whole; and how silence was kept."""
+    """Return how many answers are right, by kind, with the interval of the whole."""
     by_kind: dict[str, dict[str, int]] = {}
     for row in rows:
         if row["kind"] != "unanswerable":
@@ -128,14 +128,6 @@ def summary(rows: Sequence[dict[str, Any]], way: str) -> dict[str, Any]:
     right, n = (sum(counts[name] for counts in by_kind.values()) for name in ("right", "n"))
     found: dict[str, Any] = {"kinds": by_kind, "right": right, "n": n, "interval": wilson(right, n)}
     found["seconds"] = sum(row[way]["seconds"] for row in rows) / len(rows)
-    if way == "ours":
-        silent = {"near": [0, 0], "far": [0, 0], "answerable": [0, 0]}
-        for row in rows:
-            counts = silent[row["near"] or "answerable"]
-            counts[0] += not row[way]["answered"]
-            counts[1] += 1
-        found["said_not_there"] = silent
-        found["auroc"] = auroc([(row[way]["confidence"], row["kind"] != "unanswerable") for row in rows])
     return found
 
 
@@ -193,6 +185,23 @@ def recall(store: KnowledgeStore, names: dict[str, str], split: str) -> dict[str
         }
         for kind, rows in hits.items()
     }
+
+
+def silence(store: KnowledgeStore, split: str) -> dict[str, Any]:
+    """Return how many questions are said not to be in the documents, of how many, and the confidence's AUROC.
+
+    Only finding decides it, so all questions of the half are asked. Those that nothing answers are near (about what a
+    document is about) or far.
+    """
+    counts = {"near": [0, 0], "far": [0, 0], "answerable": [0, 0]}
+    scores = []
+    for _, one in questions(split, None):
+        confidence = confidence_of(pick(store, one["question"]))
+        row = counts[one["near"] or "answerable"]
+        row[0] += confidence < THRESHOLD
+        row[1] += 1
+        scores.append((confidence, one["kind"] != "unanswerable"))
+    return {"said_not_there": counts, "auroc": auroc(scores)}
 
 
 def first_token(model: DiekaeModel, store: KnowledgeStore, asked: Sequence[str]) -> dict[str, float]:
@@ -299,6 +308,8 @@ def measure(
     found: dict[str, Any] = {"recall": recall(store, names, given.split)}
     for kind, row in found["recall"].items():
         print(f"{kind}: " + ", ".join(f"{name} {value:.2f}" for name, value in row.items()), flush=True)
+    found["silence"] = silence(store, given.split)
+    print(f"said not there: {found['silence']}", flush=True)
     asked = questions(given.split, given.limit)
     rows: list[dict[str, Any]] = []
     asker = Asker(model, store, given.passages)
@@ -321,7 +332,6 @@ def measure(
         part = f"{values['right']} of {values['n']} right ({low:.0%} to {high:.0%})"
         print(f"{way}: {part}; {kinds}; {values['seconds']:.2f} s")
     if "ours" in given.ways:
-        print(f"said not there: {found['ways']['ours']['said_not_there']}, AUROC {found['ways']['ours']['auroc']:.2f}")
         found["first_token"] = first_token(model, store, [one["question"] for _, one in asked[:24]])
         print(f"first token: {found['first_token']}")
     if {"whole", "prompt_whole"} <= set(given.ways):
