@@ -17,7 +17,7 @@ from diekae.model import DiekaeModel
 from diekae.store import Found, KnowledgeStore
 
 PASSAGES = 2
-"""Passages that are read. Chosen on development questions, with 135M and 0.5B parameters: of more, more is confused."""
+"""Passages that are read. Chosen on development questions, with 135M and 0.5B parameters: more confuses them."""
 _LOOKED_AT = 64
 """Best passages among which those of one document are looked for."""
 
@@ -198,7 +198,7 @@ def _sources(model: DiekaeModel, store: KnowledgeStore, found: Sequence[Found], 
         sum(weight[column] for column in prompter.columns(text, [(one.start, one.end)]) if column not in frame)
         for one in found
     ]
+    total = sum(sums)
     return tuple(
-        Source(one.id, one.title, one.heading, one.text, value / sum(sums))
-        for one, value in zip(found, sums, strict=True)
+        Source(one.id, one.title, one.heading, one.text, value / total) for one, value in zip(found, sums, strict=True)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from diekae.cli.console import (
     load_model,
     progress_bars,
 )
-from diekae.cli.knowledge import check_store
+from diekae.cli.knowledge import check_store, name_left_out
 from diekae.model import DiekaeModel
 from diekae.provenance import write_json
 from diekae.store import KnowledgeStore
@@ -78,18 +79,8 @@ def command(
 
 def as_json(answer: Answer) -> dict[str, object]:
     """Return an answer for scripts."""
-    sources = [
-        {name: getattr(one, name) for name in ("id", "title", "heading", "share", "text")} for one in answer.sources
-    ]
-    return {
-        "question": answer.question,
-        "answer": answer.text,
-        "bare": answer.bare,
-        "answered": answer.answered,
-        "confidence": answer.confidence,
-        "sources": sources,
-        "seconds": answer.seconds,
-    }
+    values = dataclasses.asdict(answer)
+    return {"question": values.pop("question"), "answer": values.pop("text"), **values}
 
 
 def _check_source(knowledge: list[Path], store: Path | None, document: list[str]) -> None:
@@ -120,8 +111,7 @@ def _opened(model: DiekaeModel, knowledge: list[Path], store: Path | None) -> It
         kept = KnowledgeStore(folder, model)
         with progress_bars() as (show, _):
             added = kept.add(list(knowledge), progress=show)
-        for place, why in added.failed:
-            console.print(f"[red]left out[/] {escape(place)}: {escape(why)}", highlight=False, soft_wrap=True)
+        name_left_out(added)
         yield kept
         kept.close()
 
@@ -149,8 +139,7 @@ def _place(source: Source) -> str:
 
 def _marked(source: Source, answer: Answer) -> str:
     """Return a passage in which words of the answer that are not the question's stand out."""
-    wanted = set(words_of(answer.text)) - set(words_of(answer.question)) if answer.answered else set()
-    wanted &= set(asked_words(answer.text))
+    wanted = set(asked_words(answer.text)) - set(words_of(answer.question)) if answer.answered else set()
     text = source.text if len(source.text) <= SHOWN else source.text[: SHOWN - 1] + "…"
     return " ".join(
         f"[bold]{escape(word)}[/]" if wanted & set(words_of(word)) else escape(word) for word in text.split(" ")

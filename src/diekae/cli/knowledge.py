@@ -79,16 +79,21 @@ def add(
         raise typer.Exit(1)
 
 
-def _report(added: Added, prune: bool) -> None:
-    """Say what was done, and what could not be."""
+def name_left_out(added: Added) -> None:
+    """Name the files that were not read, and why."""
     for place, why in added.failed:
-        console.print(f"[red]left out[/] {place}: {why}", highlight=False, soft_wrap=True)
+        console.print(f"[red]left out[/] {escape(place)}: {escape(why)}", highlight=False, soft_wrap=True)
     if added.skipped:
         console.print(
             f"skipped {len(added.skipped)} files of other kinds, or links out of the folder:", highlight=False
         )
         for place in added.skipped:
             console.print(f"  {place}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _report(added: Added, prune: bool) -> None:
+    """Say what was done, and what could not be."""
+    name_left_out(added)
     parts = [f"{len(added.ids)} documents", f"{len(added.prepared)} prepared now", f"{added.unchanged} files unchanged"]
     if added.gone:
         parts.append(f"{len(added.gone)} files gone{' and removed' if prune else ' (--prune removes them)'}")

@@ -194,8 +194,9 @@ class Prompter:
         before, after = self.template.split("{knowledge}")
         if not self.tokenizer.is_fast:
             raise ValueError("parts of a document need a fast tokenizer, which knows the characters of each token.")
-        own = [token for token in self.tokenizer.all_special_tokens if token in before + after]
-        first, lead, tail = (len(self._own(before)), "", "") if own else (0, before, after)
+        own = any(token in before + after for token in self.tokenizer.all_special_tokens)
+        lead, tail = ("", "") if own else (before, after)
+        first, last = (len(self._own(before)), len(self._own(after))) if own else (0, 0)
         whole = self.tokenizer(
             lead + text + tail, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
         )
@@ -207,7 +208,7 @@ class Prompter:
             if inside or left < start or right > end:
                 found.append(first + number)
         length = first + len(whole.input_ids)
-        return [*found, *range(length, len(self.knowledge(text)))]
+        return [*found, *range(length, length + last)]
 
     def input(self, text: str, format: str | None = None) -> tuple[int, ...]:
         """Return the tokens of x in its format, without the anchor.
