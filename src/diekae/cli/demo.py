@@ -75,7 +75,9 @@ def command(
     console.print(_table(answers, "the bank of this run"))
     console.print(f"bank: {out / 'bank'}\nfigures: {target}\nreport: {report} (open it in a browser)", highlight=False)
     console.print(
-        f'try: diekae ask --bank {out / "bank"} --knowledge FILE "your question"', highlight=False, markup=False
+        f'try: diekae ask --bank {out / "bank"} --format qa --knowledge FILE "your question"',
+        highlight=False,
+        markup=False,
     )
 
 
