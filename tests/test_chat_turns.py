@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from builders import make_decoder, make_model, make_tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from diekae import DiekaeModel, Memory
+from builders import make_decoder, make_model, make_tokenizer
+from diekae import DiekaeModel, PreparedKnowledge
 from diekae.config import DiekaeConfig
 from diekae.data.prompt import Prompter, wrapping
 from diekae.prepare import read_documents
@@ -230,7 +230,7 @@ def test_chat_is_generate_by_hand(encoder: str) -> None:
     assert model.chat(messages, knowledge=CASTLE, **OPTIONS) == model.chat(messages, knowledge=memory, **OPTIONS)
     assert model.chat(messages, knowledge=CASTLE, **OPTIONS) != model.chat(messages, **OPTIONS)
     both = model.chat(messages, knowledge=[CASTLE, model.prepare(RIVER)], **OPTIONS)
-    assert both == model.chat(messages, knowledge=Memory.join([memory, model.prepare(RIVER)]), **OPTIONS)
+    assert both == model.chat(messages, knowledge=PreparedKnowledge.join([memory, model.prepare(RIVER)]), **OPTIONS)
 
 
 def test_a_chats_options_go_to_generate() -> None:

@@ -13,10 +13,10 @@ from typing import Any, NoReturn
 
 import pytest
 import torch
-from builders import make_decoder, make_tokenizer
 from click.testing import Result
 from typer.testing import CliRunner
 
+from builders import make_decoder, make_tokenizer
 from diekae import DiekaeModel
 from diekae.answering import Answer, Source
 from diekae.cli import VERBS, load_verb, typer_app

@@ -5,8 +5,8 @@ import json
 import warnings
 
 import pytest
-from builders import make_decoder
 
+from builders import make_decoder
 from diekae import DiekaeConfig, DiekaeModel
 from diekae.config import CHOICES, resolve_layers
 from diekae.encoders import encoder_names

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from builders import make_decoder, make_model, make_tokenizer
 from click.testing import Result
 from typer.testing import CliRunner
 
+from builders import make_decoder, make_model, make_tokenizer
 from diekae import DiekaeModel, models
 from diekae.cli import typer_app
+from diekae.edit import edit_model
 from diekae.recipe import make_recipe
 from diekae.training.config import TrainingConfig
 from diekae.training.trainer import arguments
@@ -35,7 +36,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> None:
     def load_decoder(_name: str, *, dtype: Any = None, device: Any = None) -> None:
         raise Asked(str(device))
 
-    for place in ("diekae.models", "diekae.recipe", "diekae.tables.lab", "diekae.cli.bench", "diekae.cli.layers"):
+    for place in (
+        "diekae.models",
+        "diekae.recipe",
+        "diekae_research.tables.lab",
+        "diekae_research.cli.bench",
+        "diekae.cli.layers",
+    ):
         monkeypatch.setattr(f"{place}.load_decoder", load_decoder)
 
 
@@ -56,25 +63,20 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f'decoder = "{folder / "decoder"}"\nfolder = "{folder}"\n'
         + "".join(f'[[data.{part}]]\nsource = "jsonl"\nfolder = "."\n' for part in ("train", "validation", "test"))
     )
-    make_model("attention", decoder=decoder).edit([], folder=folder / "edits", gate="mention")
+    edit_model(make_model("attention", decoder=decoder), [], folder=folder / "edits", gate="mention")
     return folder
 
 
 VERBS = {
     "ask": ("--bank", "bank", "--knowledge", "fact.txt", "what"),
     "evaluate": ("--bank", "bank", "--data", "data.jsonl"),
-    "curves": ("--bank", "bank", "--data", "data.jsonl"),
     "layers": ("--decoder", "decoder", "--data", "data.jsonl"),
     "train": ("recipe.toml", "--out", "run"),
-    "bench": ("decode", "--decoder", "decoder"),
-    "reproduce": ("table4", "--model", "decoder", "--data", ".", "--out", "tables"),
     "knowledge add": ("fact.txt", "--bank", "bank", "--store", "store"),
     "edit add": ("--prompt", "the sea is", "--subject", "sea", "--target", "red", "--bank", "bank", "--folder", "new"),
     "edit list": ("--bank", "bank", "--folder", "edits"),
     "edit revert": ("1", "--bank", "bank", "--folder", "edits"),
     "edit ask": ("what", "--bank", "bank", "--folder", "edits"),
-    "edit evaluate": ("--bank", "bank", "--data", ".", "--out", "measured"),
-    "edit train": ("--bank", "bank", "--data", ".", "--out", "trained"),
 }
 
 

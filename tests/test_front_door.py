@@ -11,9 +11,9 @@ import diekae
 
 
 def test_what_is_used_first_stands_in_front() -> None:
-    from diekae import DiekaeConfig, DiekaeModel, Edit, KnowledgeStore, Memory, ask, load_decoder
+    from diekae import DiekaeConfig, DiekaeModel, Edit, KnowledgeStore, PreparedKnowledge, ask, load_decoder
 
-    named = (DiekaeConfig, DiekaeModel, Edit, KnowledgeStore, Memory, ask, load_decoder)
+    named = (DiekaeConfig, DiekaeModel, Edit, KnowledgeStore, PreparedKnowledge, ask, load_decoder)
     assert sorted(thing.__name__ for thing in named) == sorted({*diekae.__all__} - {"__version__"})
     assert all(thing.__module__.startswith("diekae.") for thing in named)
 

@@ -2,13 +2,13 @@
 
 import threading
 
-import builders
 import pytest
 import torch
-from builders import ARCHITECTURES, hook_count, make_decoder, make_model
 from torch import Tensor
 from transformers import TextIteratorStreamer
 
+import builders
+from builders import ARCHITECTURES, hook_count, make_decoder, make_model
 from diekae import DiekaeModel
 
 CASTLE = "the castle was built by king four in the north and two towers are red"

@@ -5,14 +5,14 @@ import os
 import re
 from pathlib import Path
 
-import builders
 import pytest
 import torch
-from builders import SMALL, WINDOW, WORDS, hook_count, make_decoder, make_model
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diekae import DiekaeConfig, DiekaeModel, Memory
+import builders
+from builders import SMALL, WINDOW, WORDS, hook_count, make_decoder, make_model
+from diekae import DiekaeConfig, DiekaeModel, PreparedKnowledge
 from diekae.checkpoint import CONFIG_NAME
 from diekae.encoders import encoder_class
 
@@ -264,7 +264,7 @@ def test_memory_goes_to_disk_and_back(encoder: str, tmp_path: Path) -> None:
     inputs = model.tokenize(QUESTIONS[0])
     memory = model.prepare([CASTLE, RIVER])
     memory.save(tmp_path / "deep" / "castle.safetensors")
-    back = Memory.load(tmp_path / "deep" / "castle.safetensors")
+    back = PreparedKnowledge.load(tmp_path / "deep" / "castle.safetensors")
     assert (back.position, back.bank, len(back)) == (memory.position, memory.bank, len(memory))
     assert torch.equal(logits_of(model, inputs, back), logits_of(model, inputs, memory))
     assert moved(logits_of(model, inputs, back), bare(model, inputs)) > 0.1
@@ -279,13 +279,13 @@ def test_a_damaged_memory_is_refused(tmp_path: Path) -> None:
     for damaged in (content[: len(content) // 2], content[:4], b"", b"not a memory at all"):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match="not a memory.*or is damaged"):
-            Memory.load(path)
+            PreparedKnowledge.load(path)
     for metadata in (None, {"diekae": "{"}, {"diekae": "{}"}, {"other": "1"}):
         save_file({"keys": torch.zeros(1)}, path, metadata)
         with pytest.raises(ValueError, match="not a memory.*or is damaged"):
-            Memory.load(path)
+            PreparedKnowledge.load(path)
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        Memory.load(tmp_path / "nowhere")
+        PreparedKnowledge.load(tmp_path / "nowhere")
 
 
 def test_what_cannot_be_meant_is_refused_with_advice() -> None:
@@ -364,7 +364,7 @@ def test_a_memory_says_on_one_line_what_it_is(encoder: str) -> None:
     layers = len(next(iter(memory.tensors.values())))
     assert f"{len(memory)} slots in {layers} layers, " in text and f"MB, float32 on cpu, bank {memory.bank})" in text
     assert "\n" not in text and len(text) < 120
-    assert repr(Memory({}, 0, "b")) == "Memory(0 slots in 0 layers, 0.00 MB, empty, bank b)"
+    assert repr(PreparedKnowledge({}, 0, "b")) == "PreparedKnowledge(0 slots in 0 layers, 0.00 MB, empty, bank b)"
 
 
 def test_a_row_of_no_documents_is_refused() -> None:

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from builders import make_decoder, make_model
 
+from builders import make_decoder, make_model
 from diekae import DiekaeModel
-from diekae.editing import Edit
+from diekae.edit import Edit, edit_model
 
 CASTLE = "the castle was built by king four in the north"
 QUESTION = "who built the castle"
@@ -106,8 +106,10 @@ def test_a_decoder_without_weights_is_refused() -> None:
 def test_a_moved_model_answers_the_same(encoder: str) -> None:
     model = make_model(encoder)
     memory = model.prepare(CASTLE)
-    model.edit(
-        [Edit("the red house is", "red house", "blue"), Edit("the red house has", "red house", "two")], gate="mention"
+    edit_model(
+        model,
+        [Edit("the red house is", "red house", "blue"), Edit("the red house has", "red house", "two")],
+        gate="mention",
     )
     texts = [QUESTION, "the red house is"]
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from builders import make_model
 
 

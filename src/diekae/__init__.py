@@ -6,32 +6,45 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from diekae.answering import ask
     from diekae.config import DiekaeConfig
-    from diekae.editing import Edit
-    from diekae.memory import Memory
+    from diekae.edit import Edit, edit_model, load_edits
+    from diekae.knowledge import PreparedKnowledge
     from diekae.model import DiekaeModel
     from diekae.models import load_decoder
     from diekae.store import KnowledgeStore
     from diekae.version import __version__
 
-__all__ = ["DiekaeConfig", "DiekaeModel", "Edit", "KnowledgeStore", "Memory", "__version__", "ask", "load_decoder"]
+__all__ = [
+    "DiekaeConfig",
+    "DiekaeModel",
+    "Edit",
+    "KnowledgeStore",
+    "PreparedKnowledge",
+    "__version__",
+    "ask",
+    "edit_model",
+    "load_decoder",
+    "load_edits",
+]
 
-_ROOMS = {
+_MODULES = {
     "DiekaeConfig": "config",
     "DiekaeModel": "model",
-    "Edit": "editing",
+    "Edit": "edit",
     "KnowledgeStore": "store",
-    "Memory": "memory",
+    "PreparedKnowledge": "knowledge",
     "__version__": "version",
     "ask": "answering",
+    "edit_model": "edit",
     "load_decoder": "models",
+    "load_edits": "edit",
 }
 
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for, and with it PyTorch and Transformers, which take seconds (PEP 562)."""
-    if name not in _ROOMS:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

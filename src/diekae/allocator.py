@@ -1,7 +1,7 @@
 """Keeps the C library's allocator from handing large blocks back to the system after every tensor.
 
 PyTorch allocates each CPU tensor anew. By default glibc maps and unmaps blocks of more than 128 kB, so that every step
-pays for fresh, zeroed pages; `benchmarks/experiments/allocator.py` measures how much.
+pays for fresh, zeroed pages; `research/experiments/allocator.py` measures how much.
 """
 
 from __future__ import annotations

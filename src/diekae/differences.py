@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from diekae.data.prompt import Batch
-from diekae.encoders import MemoryBatch
+from diekae.encoders import KnowledgeBatch
 from diekae.inject.attached import Attached
 from diekae.inject.hookpoints import Hookpoint
 from diekae.inject.hooks import run
@@ -165,7 +165,7 @@ def read_apart(attached: Attached, batch: Mapping[str, Tensor]) -> dict[str, Ten
     return read_knowledge(attached, documents)
 
 
-def join_documents(memory: MemoryBatch, rows: Tensor, sharpness: float) -> MemoryBatch:
+def join_documents(memory: KnowledgeBatch, rows: Tensor, sharpness: float) -> KnowledgeBatch:
     """Join the slots of documents that were read apart; each row keeps the anchor of its longest.
 
     Args:
@@ -193,10 +193,10 @@ def join_documents(memory: MemoryBatch, rows: Tensor, sharpness: float) -> Memor
     anchor = None if memory.anchor is None else memory.anchor.map(lambda tensor, dim: tensor.index_select(dim, longest))
     mask = torch.arange(index.shape[1], device=rows.device)[None] < lengths[:, None]
     places = memory.places.flatten()[index]
-    return MemoryBatch(tensors, mask, memory.position[longest], False, places, anchor)
+    return KnowledgeBatch(tensors, mask, memory.position[longest], False, places, anchor)
 
 
-def make_slots(attached: Attached, found: Mapping[str, Tensor], mask: Tensor, own_anchor: bool) -> MemoryBatch:
+def make_slots(attached: Attached, found: Mapping[str, Tensor], mask: Tensor, own_anchor: bool) -> KnowledgeBatch:
     """Make slots, with gradients to the bank, of what :func:`read_in_run` found.
 
     Args:

@@ -1,4 +1,4 @@
-"""What an edited model asks before each of its calls; how edits are made, :mod:`diekae.editing` knows."""
+"""What an edited model asks before each of its calls; how edits are made, :mod:`diekae.edit` knows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from diekae.memory import Knowledge
+from diekae.knowledge import Knowledge
 
 
 class Call(NamedTuple):

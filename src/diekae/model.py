@@ -6,7 +6,6 @@ Shapes: N encoders, B rows, L columns of the prompt, K knowledge tokens, W decod
 from __future__ import annotations
 
 import difflib
-import importlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -33,7 +32,7 @@ from diekae.inject.guidance import with_guidance
 from diekae.inject.hookpoints import find_blocks, find_hookpoints
 from diekae.inject.injection import Injection, bare
 from diekae.inject.slots import Watch
-from diekae.memory import Document, Knowledge, Memory, batch_memories, rows_of
+from diekae.knowledge import Document, Knowledge, PreparedKnowledge, batch_knowledge, rows_of
 from diekae.moving import Beside
 from diekae.prepare import read_documents
 
@@ -165,7 +164,7 @@ class DiekaeModel(Beside):
 
     def prepare(
         self, knowledge: str | Sequence[str], *, format: str | None = None, chunk_size: int | None = None
-    ) -> Memory:
+    ) -> PreparedKnowledge:
         """Read knowledge once, independent of any input.
 
         Args:
@@ -182,7 +181,7 @@ class DiekaeModel(Beside):
         documents = [_text(text) for text in _texts(knowledge, "knowledge", "a document, or a list of documents")]
         if not documents:
             raise ValueError("knowledge is an empty list; give at least one document, or None for no knowledge.")
-        return Memory.join(self.prepare_many(documents, batch_size=1, format=format, chunk_size=chunk_size))
+        return PreparedKnowledge.join(self.prepare_many(documents, batch_size=1, format=format, chunk_size=chunk_size))
 
     def prepare_many(
         self,
@@ -191,7 +190,7 @@ class DiekaeModel(Beside):
         batch_size: int = 16,
         format: str | None = None,
         chunk_size: int | None = None,
-    ) -> list[Memory]:
+    ) -> list[PreparedKnowledge]:
         """Read documents apart, several at once, and return the memory of each.
 
         Args:
@@ -223,10 +222,10 @@ class DiekaeModel(Beside):
         """Return the anchor of a format; the bank's own if None."""
         return self.anchor if format in (None, self.config.format) else self.need_prompter().anchor(format)
 
-    def prepare_prompts(self, prompts: Sequence[Prompt], *, batch_size: int = 16) -> list[Memory]:
+    def prepare_prompts(self, prompts: Sequence[Prompt], *, batch_size: int = 16) -> list[PreparedKnowledge]:
         """Read the knowledge of laid-out examples, each distinct one once; of none at all a bank makes E(_, x)."""
         wanted = list(dict.fromkeys((prompt.anchor, prompt.knowledge) for prompt in prompts))
-        ready: dict[Any, Memory] = {}
+        ready: dict[Any, PreparedKnowledge] = {}
         for anchor in dict.fromkeys(anchor for anchor, _ in wanted):
             ids = [knowledge for own, knowledge in wanted if own == anchor]
             read = read_documents(
@@ -235,8 +234,8 @@ class DiekaeModel(Beside):
             ready |= {(anchor, knowledge): memory for knowledge, memory in zip(ids, read, strict=True)}
         return [ready[prompt.anchor, prompt.knowledge] for prompt in prompts]
 
-    def memories(self, knowledge: Knowledge, rows: int) -> list[Memory | None]:
-        """Return one memory, or None, for each row; see :func:`diekae.memory.rows_of`."""
+    def memories(self, knowledge: Knowledge, rows: int) -> list[PreparedKnowledge | None]:
+        """Return one memory, or None, for each row; see :func:`diekae.knowledge.rows_of`."""
         return rows_of(knowledge, rows, self.prepare, self.bank.fingerprint(), self.device)
 
     @contextmanager
@@ -266,7 +265,7 @@ class DiekaeModel(Beside):
 
     def _injection(
         self,
-        rows: Sequence[Memory | None],
+        rows: Sequence[PreparedKnowledge | None],
         input_ids: Tensor,
         attention_mask: Tensor | None,
         injection_mask: Tensor | None,
@@ -287,7 +286,7 @@ class DiekaeModel(Beside):
         everywhere = (scope or self.config.scope) == "all"
         return Injection(
             self.attached,
-            batch_memories(rows),
+            batch_knowledge(rows),
             receives & active[:, None],
             valid,
             active & everywhere,
@@ -295,7 +294,7 @@ class DiekaeModel(Beside):
             watch,
         )
 
-    def _own_anchors(self, rows: Sequence[Memory | None], ids: Tensor, valid: Tensor, done: int) -> Tensor:
+    def _own_anchors(self, rows: Sequence[PreparedKnowledge | None], ids: Tensor, valid: Tensor, done: int) -> Tensor:
         """Find the columns of x that its knowledge's anchor takes the place of, bool [B, L].
 
         Raises:
@@ -420,7 +419,7 @@ class DiekaeModel(Beside):
         anchor, rest = prompter.chat([{"role": "user", "content": messages}] if isinstance(messages, str) else messages)
         ids = torch.tensor([anchor + rest], device=self.device)
 
-        def prepare(text: str) -> Memory:
+        def prepare(text: str) -> PreparedKnowledge:
             own = self.config.anchor == "own"
             return read_documents(self.attached, anchor, [prompter.knowledge(_text(text))], own_anchor=own)[0]
 
@@ -429,14 +428,6 @@ class DiekaeModel(Beside):
         options = {"max_new_tokens": 256, "do_sample": False, "pad_token_id": prompter.tokenizer.pad_token_id, **kwargs}
         made = self.generate(ids, attention_mask=torch.ones_like(ids), knowledge=known, **options)
         return str(prompter.tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)).strip()
-
-    def edit(self, edits: Sequence[Any], **options: Any) -> Any:
-        """Edit facts; from then on calls of this model are edited. See :func:`diekae.editing.edit_model`."""
-        return _editing().edit_model(self, edits, **options)
-
-    def load_edits(self, folder: str | Path, **options: Any) -> Any:
-        """Take up edits that were saved; see :func:`diekae.editing.load_edits`."""
-        return _editing().load_edits(self, folder, **options)
 
     def _edited(self, knowledge: Knowledge, input_ids: Tensor, mask: Tensor | None, cache: Any) -> Any:
         """Return the context of one call, as the edits want it."""
@@ -585,8 +576,3 @@ def _text(document: str) -> str:
             "a line break."
         )
     return document
-
-
-def _editing() -> Any:
-    """Return the room above that knows how to edit: looked up when it is asked for, for nothing here depends on it."""
-    return importlib.import_module("diekae.editing")

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from diekae.encoders import MemoryBatch
+from diekae.encoders import KnowledgeBatch
 from diekae.fingerprint import window
 from diekae.inject.attached import Attached
 from diekae.inject.hooks import run
 from diekae.inject.injection import paused
-from diekae.memory import Memory
+from diekae.knowledge import PreparedKnowledge
 
 PART = 0.75
 """Most of the decoder's window that one part of a longer document takes: x stands behind it."""
@@ -33,7 +33,7 @@ def read_documents(
     own_anchor: bool = False,
     batch_size: int = 1,
     chunk_size: int | None = None,
-) -> list[Memory]:
+) -> list[PreparedKnowledge]:
     """Read documents, several at once where they fit; one that passes the decoder's window is read in parts.
 
     Args:
@@ -53,10 +53,10 @@ def read_documents(
         parts += [ids[start : start + size] for start in range(0, max(1, len(ids)), size)]
         owners += [number] * (len(parts) - len(owners))
     read = _read_parts(attached, anchor, parts, own_anchor, batch_size, min(chunk_size or room, room))
-    found: list[list[Memory]] = [[] for _ in documents]
+    found: list[list[PreparedKnowledge]] = [[] for _ in documents]
     for number, memory in zip(owners, read, strict=True):
         found[number].append(memory)
-    return [Memory.join(memories) for memories in found]
+    return [PreparedKnowledge.join(memories) for memories in found]
 
 
 def _read_parts(
@@ -66,8 +66,8 @@ def _read_parts(
     own_anchor: bool,
     batch_size: int,
     step: int,
-) -> list[Memory]:
-    bank, memories = attached.bank, dict[int, Memory]()
+) -> list[PreparedKnowledge]:
+    bank, memories = attached.bank, dict[int, PreparedKnowledge]()
     laid = _by_head if attached.by_attention else _as_is
     sizes: Any = getattr(bank.encoder, "sizes", None)
     for chosen in _batches(parts, batch_size, step):
@@ -78,7 +78,7 @@ def _read_parts(
             else:
                 batch = _read_states(attached, anchor, rows, step)
         for row, number in enumerate(chosen):
-            memories[number] = Memory(
+            memories[number] = PreparedKnowledge(
                 {name: laid(tensor[:, row, batch.mask[row]]) for name, tensor in batch.tensors.items()},
                 int(batch.position[row]),
                 bank.fingerprint(),
@@ -99,10 +99,10 @@ def _as_is(slots: Tensor) -> Tensor:
     return slots
 
 
-def _read_states(attached: Attached, anchor: Sequence[int], rows: Sequence[Sequence[int]], step: int) -> MemoryBatch:
+def _read_states(attached: Attached, anchor: Sequence[int], rows: Sequence[Sequence[int]], step: int) -> KnowledgeBatch:
     """Let encoders of states or embeddings read documents, chunk by chunk."""
     decoder, bank = attached.decoder, attached.bank
-    memory: MemoryBatch | None = None
+    memory: KnowledgeBatch | None = None
     cache = DynamicCache(config=decoder.config)
     for start in range(0, max(1, *map(len, rows)), step):
         ids, mask = _pad_right([row[start : start + step] for row in rows], decoder.device)
@@ -120,7 +120,7 @@ def _read_states(attached: Attached, anchor: Sequence[int], rows: Sequence[Seque
 
 def _read_slots(
     attached: Attached, anchor: Sequence[int], rows: Sequence[Sequence[int]], own_anchor: bool, step: int
-) -> MemoryBatch:
+) -> KnowledgeBatch:
     """Make slots of documents, which stand where they end as x begins, chunk by chunk."""
     decoder, a = attached.decoder, len(anchor)
     ids, mask = _pad_right(rows, decoder.device)

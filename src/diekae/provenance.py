@@ -15,7 +15,7 @@ import torch
 
 from diekae.files import write_atomically
 
-PACKAGES = ("diekae", "torch", "transformers", "accelerate", "tokenizers", "peft")
+PACKAGES = ("diekae", "diekae-research", "torch", "transformers", "accelerate", "tokenizers", "peft")
 """Whose versions are told, where they are installed."""
 
 
@@ -48,9 +48,9 @@ def _versions() -> dict[str, str]:
 
 
 @functools.cache
-def code_digest() -> str:
-    """Return a digest of the library's own source files: between two releases the version alone does not change."""
-    root, found = Path(__file__).parent, hashlib.sha256()
+def code_digest(root: Path = Path(__file__).parent) -> str:
+    """Return a digest of a package's source files: between two releases the version alone does not change."""
+    found = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         content = path.read_bytes()
         found.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode() + content)

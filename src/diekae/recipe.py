@@ -20,12 +20,12 @@ from diekae.evaluation.metrics import mean_defined
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
 from diekae.models import DTYPES, load_decoder, settled_device
+from diekae.progress import Progress, silent
 from diekae.run.score import nll
 from diekae.training.config import TrainingConfig
 from diekae.training.run import processes, train
 from diekae.training.stopwatch import seconds_of
 
-Progress = Callable[[str, int, int], None]
 PARTS = ("train", "validation", "test")
 
 
@@ -184,7 +184,7 @@ def run_recipe(
     out: str | Path,
     *,
     resume: bool = False,
-    progress: Progress = lambda _what, _done, _all: None,
+    progress: Progress = silent,
     callbacks: Sequence[Any] = (),
     loaded: tuple[Any, Any] | None = None,
 ) -> tuple[DiekaeModel, dict[str, Any]]:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import make_decoder, make_tokenizer
 
+from builders import make_decoder, make_tokenizer
 from diekae import DiekaeModel, KnowledgeStore
 from diekae.answering import ask, confidence_of, pick, reply
 from diekae.answering.answer import attention_given

@@ -8,6 +8,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+
+from diekae.data import DataError, Example, Split, load_source
+from diekae_research.data.request import BadRecords
+from diekae_research.sources import iterate_source, source_card, source_names
+from diekae_research.sources.curiosity import without_footnotes
 from layouts import (
     FULL_DATA,
     SPLITS,
@@ -19,11 +24,6 @@ from layouts import (
     write_json,
     write_lines,
 )
-
-from diekae.data import DataError, Example, Split, load_source
-from diekae.data.request import BadRecords
-from diekae.data.sources import iterate_source, source_card, source_names
-from diekae.data.sources.curiosity import without_footnotes
 
 
 def _all(source: str, folder: Path, split: Split, **options: object) -> list[Example]:

@@ -4,8 +4,8 @@ import warnings
 
 import pytest
 import torch
-from builders import make_tokenizer
 
+from builders import make_tokenizer
 from diekae.data.example import Example
 from diekae.data.prompt import (
     FORMATS,

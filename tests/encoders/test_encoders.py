@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 import torch
-from builders import SMALL
 from torch import Tensor
 from transformers import LlamaConfig, LlamaModel
 
-from diekae.encoders import Encoder, MemoryBatch, Token, encoder_class
+from builders import SMALL
+from diekae.encoders import Encoder, KnowledgeBatch, Token, encoder_class
 from diekae.encoders.bank import Bank
 
 COUNT, ROWS, KNOWN, ASKED, WIDE, WIDTH = 3, 2, 7, 5, 24, 32
@@ -163,7 +163,7 @@ def test_readers_asked_one_at_a_time_answer_as_all_at_once() -> None:
 def test_reading_knowledge_then_x_is_one_pass_over_both() -> None:
     token = make_encoder("token")
     knowledge, x = given(token, KNOWN, 1), given(token, ASKED, 2)
-    empty = MemoryBatch(
+    empty = KnowledgeBatch(
         {name: tensor[:, :, :0] for name, tensor in token.prepare(knowledge, real(KNOWN)).tensors.items()},
         real(0),
         torch.zeros(ROWS, dtype=torch.long),

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from builders import make_model
 from torch import Tensor
 from torch.nn import functional as F
 
-from diekae.encoders import MemoryBatch
+from builders import make_model
+from diekae.encoders import KnowledgeBatch
 from diekae.encoders.parts import Part, added, ask, attend, fold, join, unfold
 
 ROWS, HEADS, SIZE = 3, 2, 8
@@ -105,7 +105,9 @@ def test_encoders_say_the_same_with_and_without_gradients(name: str) -> None:
     masks[0][1, 8:] = False
     masks[1][2, :2] = False
     memory = bank.prepare(known, masks[0])
-    memory = MemoryBatch({key: value.detach() for key, value in memory.tensors.items()}, memory.mask, memory.position)
+    memory = KnowledgeBatch(
+        {key: value.detach() for key, value in memory.tensors.items()}, memory.mask, memory.position
+    )
     found = []
     for gradients in (False, True):
         with torch.set_grad_enabled(gradients):
@@ -117,7 +119,7 @@ def test_encoders_say_the_same_with_and_without_gradients(name: str) -> None:
 
 
 def test_what_lasts_is_made_anew_for_other_tensors() -> None:
-    memory = MemoryBatch({}, torch.ones(1, 1, dtype=torch.bool), torch.zeros(1))
+    memory = KnowledgeBatch({}, torch.ones(1, 1, dtype=torch.bool), torch.zeros(1))
     one, other, made = torch.zeros(1), torch.zeros(1), []
 
     def get(given: Tensor | None) -> int:

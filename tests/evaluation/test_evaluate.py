@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from builders import hook_count, make_decoder, make_model, make_prompts
 from transformers import PreTrainedModel
 
+from builders import hook_count, make_decoder, make_model, make_prompts
 from diekae.data.prompt import Prompt, other_knowledge
 from diekae.evaluation import evaluate
 from diekae.model import DiekaeModel

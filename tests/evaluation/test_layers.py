@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from builders import ARCHITECTURES, DEPTH, hook_count, make_decoder, make_prompts, make_tokenizer
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 from typer.testing import CliRunner
 
+from builders import ARCHITECTURES, DEPTH, hook_count, make_decoder, make_prompts, make_tokenizer
 from diekae.cli import typer_app
 from diekae.cli.layers import layer_range
 from diekae.data.prompt import Prompt

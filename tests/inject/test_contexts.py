@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from builders import hook_count, make_model
-from readings import CASTLE, QUESTIONS, RIVER, make_exact, off
 from torch import Tensor
 
+from builders import hook_count, make_model
 from diekae import DiekaeModel
+from readings import CASTLE, QUESTIONS, RIVER, make_exact, off
 
 BANKS = pytest.mark.parametrize("bank", ["exact", "attention", "reader", "token"])
 

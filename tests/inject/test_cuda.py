@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from builders import make_decoder, make_model, make_prompts, make_tokenizer
 
-from diekae import DiekaeModel, Memory
+from builders import make_decoder, make_model, make_prompts, make_tokenizer
+from diekae import DiekaeModel, PreparedKnowledge
 from diekae.data.prompt import Prompt, collate, to_device
 from diekae.inject.hooks import frozen
 from diekae.run.score import target_logits
@@ -70,7 +70,7 @@ def test_knowledge_from_a_file_goes_to_where_it_is_read(tmp_path) -> None:
     model = exact()
     (memory,) = model.prepare_prompts(make_prompts(1))
     memory.save(tmp_path / "memory")
-    again = Memory.load(tmp_path / "memory")
+    again = PreparedKnowledge.load(tmp_path / "memory")
     assert next(iter(again.tensors.values())).device.type == "cpu"
     ids = torch.tensor([[1, 5, 6, 7, 8]], device=DEVICE)
     assert torch.equal(model(ids, knowledge=again).logits, model(ids, knowledge=memory).logits)

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from readings import CASTLE, CHANGE, OFF, QUESTIONS, RIVER, SHIP, exact_model, make_exact, make_variant, off
 from torch import Tensor
 from transformers import DynamicCache
 
-from diekae import DiekaeModel, Memory
+from diekae import DiekaeModel, PreparedKnowledge
 from diekae.prepare import PART, read_documents
+from readings import CASTLE, CHANGE, OFF, QUESTIONS, RIVER, SHIP, exact_model, make_exact, make_variant, off
 
 KINDS = pytest.mark.parametrize("name", ["llama", "qwen3", "phi3", "gpt_neox, half rotary", "cohere", "mixtral"])
 WINDOWED = pytest.mark.parametrize("name", ["llama", "gemma3, alternating", "mistral, window shorter than K"])
@@ -67,7 +67,7 @@ def blunt(name: str) -> DiekaeModel:
     return make_exact(make_variant(name, "sdpa"), encoder_options={"sharpness": 1.0})
 
 
-def same(one: Memory, other: Memory) -> bool:
+def same(one: PreparedKnowledge, other: PreparedKnowledge) -> bool:
     tensors, others = one.flatten()[0], other.flatten()[0]
     return tensors.keys() == others.keys() and all(torch.equal(tensors[name], others[name]) for name in tensors)
 
@@ -102,7 +102,7 @@ def test_the_order_of_documents_does_not_matter(name: str) -> None:
 def test_a_documents_slots_are_its_own_and_the_anchor_is_one(name: str) -> None:
     model = exact_model(name)
     alone = [model.prepare(text) for text in (SHIP, CASTLE, RIVER)]
-    together = Memory.join(alone)
+    together = PreparedKnowledge.join(alone)
     assert same(together, model.prepare([SHIP, CASTLE, RIVER]))
     assert len(together) == sum(map(len, alone)) and together.position == len(alone[1])
     start = 0
@@ -124,9 +124,12 @@ def test_keys_are_sharpened_once_and_only_beside_other_documents(tmp_path: Path)
     model = exact_model("llama")
     one, other, third = (model.prepare(text) for text in (SHIP, CASTLE, RIVER))
     one.save(tmp_path / "one.safetensors")
-    saved = Memory.load(tmp_path / "one.safetensors")
-    assert same(saved, one) and Memory.join([one]) is one
-    assert same(Memory.join([Memory.join([saved, other]), third]), Memory.join([one, other, third]))
+    saved = PreparedKnowledge.load(tmp_path / "one.safetensors")
+    assert same(saved, one) and PreparedKnowledge.join([one]) is one
+    assert same(
+        PreparedKnowledge.join([PreparedKnowledge.join([saved, other]), third]),
+        PreparedKnowledge.join([one, other, third]),
+    )
     ids = [*model.anchor, *tokens(model, QUESTIONS[0])]
     dull = blunt("llama")
     assert torch.equal(logits_of(dull, ids, SHIP), logits_of(model, ids, SHIP))
@@ -149,7 +152,7 @@ def test_documents_behind_different_anchors_are_not_joined() -> None:
     known = model.need_prompter().knowledge(SHIP)
     memories = [read_documents(model.attached, anchor, [known])[0] for anchor in ((1,), (1, 17))]
     with pytest.raises(ValueError, match="different anchors .*prepare them in one format"):
-        Memory.join(memories)
+        PreparedKnowledge.join(memories)
 
 
 def test_x_must_begin_with_the_anchor_of_its_knowledge() -> None:
@@ -184,7 +187,7 @@ def test_a_document_longer_than_the_window_is_its_parts() -> None:
     model = make_exact(make_variant("llama", max_position_embeddings=64))
     known = [4 + n % 100 for n in range(100)]
     whole, *parts = read_documents(model.attached, (1,), [known, known[:34], known[34:68], known[68:]])
-    joined = Memory.join(parts)
+    joined = PreparedKnowledge.join(parts)
     for kind, slots in whole.tensors.items():
         torch.testing.assert_close(joined.tensors[kind], slots, atol=1e-5, rtol=1e-5)
     assert torch.equal(joined.places, whole.places) and joined.position == whole.position == 34

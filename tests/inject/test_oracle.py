@@ -5,10 +5,10 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from builders import ARCHITECTURES, DEPTH, WIDTH, hook_count, make_decoder, make_prompts
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from builders import ARCHITECTURES, DEPTH, WIDTH, hook_count, make_decoder, make_prompts
 from diekae.data.prompt import Batch, collate
 from diekae.differences import collect
 from diekae.inject.hookpoints import Hookpoint, find_blocks, find_hookpoints, first_tensor

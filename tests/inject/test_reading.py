@@ -6,7 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from builders import VOCABULARY, hook_count
+from diekae import DiekaeModel
+from diekae.data.prompt import Prompt
+from diekae.run.score import target_logits
 from readings import (
     CASTLE,
     CHANGE,
@@ -24,11 +29,6 @@ from readings import (
     prompted,
     right_padded,
 )
-from torch import Tensor
-
-from diekae import DiekaeModel
-from diekae.data.prompt import Prompt
-from diekae.run.score import target_logits
 
 EVERY = pytest.mark.parametrize("name", VARIANTS)
 SOME = pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3, alternating", "mistral, window shorter than K"])

@@ -4,7 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+
 from builders import hook_count, make_tokenizer
+from diekae import DiekaeConfig, DiekaeModel
+from diekae.inject.attention import wrap_attention
 from readings import (
     CASTLE,
     GROUPED,
@@ -17,9 +20,6 @@ from readings import (
     off,
     ours,
 )
-
-from diekae import DiekaeConfig, DiekaeModel
-from diekae.inject.attention import wrap_attention
 
 
 @pytest.mark.parametrize(

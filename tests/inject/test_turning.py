@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from builders import DEPTH, make_tokenizer
-from readings import CASTLE, CHANGE, GROUPED, OFF, QUESTIONS, in_prompt, make_variant, off, ours, prompted
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from builders import DEPTH, make_tokenizer
 from diekae import DiekaeConfig, DiekaeModel
 from diekae.encoders import Attention
+from readings import CASTLE, CHANGE, GROUPED, OFF, QUESTIONS, in_prompt, make_variant, off, ours, prompted
 
 LAST = DEPTH - 1
 NORMED = ("k_norm", "k_layernorm")

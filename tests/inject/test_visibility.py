@@ -5,11 +5,11 @@ import threading
 
 import pytest
 import torch
-from builders import ARCHITECTURES, DEPTH, VOCABULARY, hook_count, make_decoder
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, repeat_kv
 
+from builders import ARCHITECTURES, DEPTH, VOCABULARY, hook_count, make_decoder
 from diekae.inject.hookpoints import find_blocks
 from diekae.inject.visibility import check_masks, hiding
 

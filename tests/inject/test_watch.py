@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from builders import DEPTH
-from readings import CASTLE, OFF, QUESTIONS, RIVER, SHIP, in_prompt, make_exact, make_variant, off, right_padded
 from torch import Tensor
 
+from builders import DEPTH
 from diekae import DiekaeModel
 from diekae.prepare import read_documents
+from readings import CASTLE, OFF, QUESTIONS, RIVER, SHIP, in_prompt, make_exact, make_variant, off, right_padded
 
 GAIN = 9.0
 """Factor of the random weights, so that attention prefers some tokens to others."""

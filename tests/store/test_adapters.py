@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from builders import make_model
 
-from diekae import Memory
+from builders import make_model
+from diekae import PreparedKnowledge
 from diekae.store import KnowledgeStore
 from diekae.store.retrieved import metadata_of, passage_id, read_retrieved
 
@@ -42,7 +42,7 @@ def check_passage(store: KnowledgeStore, text: str, name: str, metadata: dict[st
     assert name.startswith(entry.id) and name != entry.id
 
 
-def same(memory: Memory | None, other: Memory) -> bool:
+def same(memory: PreparedKnowledge | None, other: PreparedKnowledge) -> bool:
     assert memory is not None
     return memory.tensors.keys() == other.tensors.keys() and all(
         memory.tensors[name].shape == tensor.shape and torch.allclose(memory.tensors[name], tensor, atol=1e-5)
@@ -58,7 +58,7 @@ def test_passages_of_the_store_are_read_from_it_and_other_texts_are_added(store:
     assert len(store.read(found)) < len(store.memory(found[0].id))
     mixed = read_retrieved(store, [*retrieved, (RIVER, {}), (CASTLE, {"document": "theirs", "page": 3})])
     assert len(store.documents()) == 3, "what the store holds is not added again"
-    assert same(mixed, Memory.join([store.read(found), store.memory(*store.add([RIVER, CASTLE]).ids)]))
+    assert same(mixed, PreparedKnowledge.join([store.read(found), store.memory(*store.add([RIVER, CASTLE]).ids)]))
     cut = read_retrieved(store, [(found[0].text[:40], metadata_of(found[0]))])
     assert cut is not None and len(store.documents()) == 4, "a text that is no longer the passage is a text"
     assert read_retrieved(store, []) is None
@@ -69,12 +69,12 @@ def test_langchain_asks_the_store_and_picks_for_it(store: KnowledgeStore) -> Non
     from langchain_core.documents import Document
     from langchain_core.retrievers import BaseRetriever
 
-    from diekae.store.langchain import StoreRetriever, retrieve_memory
+    from diekae.store.langchain import StoreRetriever, retrieve_prepared
 
     retriever = StoreRetriever(store=store, k=1)
     (found,) = retriever.invoke("of which stone is the gold gate?")
     check_passage(store, found.page_content, found.id, found.metadata)
-    memory = retrieve_memory(store, retriever, "of which stone is the gold gate?")
+    memory = retrieve_prepared(store, retriever, "of which stone is the gold gate?")
     assert same(memory, store.read(store.search("of which stone is the gold gate?", 1)))
     assert len(store.documents()) == 3, "a passage is no document"
 
@@ -84,10 +84,10 @@ def test_langchain_asks_the_store_and_picks_for_it(store: KnowledgeStore) -> Non
         def _get_relevant_documents(self, query, *, run_manager):
             return [Document(page_content=text) for text in self.texts]
 
-    memory = retrieve_memory(store, Fixed(texts=[RIVER, "the silver ship"]), "what")
+    memory = retrieve_prepared(store, Fixed(texts=[RIVER, "the silver ship"]), "what")
     assert len(store.documents()) == 4, "what the store had not seen is added"
     assert same(memory, store.model.prepare([RIVER, "the silver ship"]))
-    assert retrieve_memory(store, Fixed(texts=[]), "what") is None
+    assert retrieve_prepared(store, Fixed(texts=[]), "what") is None
 
 
 def test_llama_index_asks_the_store_and_picks_for_it(store: KnowledgeStore, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_llama_index_asks_the_store_and_picks_for_it(store: KnowledgeStore, tmp_
     from llama_index.core.retrievers import BaseRetriever
     from llama_index.core.schema import NodeWithScore, TextNode
 
-    from diekae.store.llama_index import StoreRetriever, retrieve_memory
+    from diekae.store.llama_index import StoreRetriever, retrieve_prepared
 
     retriever = StoreRetriever(store, k=1)
     (found,) = retriever.retrieve("of which stone is the gold gate?")
@@ -106,15 +106,15 @@ def test_llama_index_asks_the_store_and_picks_for_it(store: KnowledgeStore, tmp_
         found.node.metadata["start"],
         found.node.metadata["end"],
     )
-    memory = retrieve_memory(store, retriever, "of which stone is the gold gate?")
+    memory = retrieve_prepared(store, retriever, "of which stone is the gold gate?")
     assert same(memory, store.read(store.search("of which stone is the gold gate?", 1)))
     assert len(store.documents()) == 3, "a passage is no document"
-    assert retrieve_memory(KnowledgeStore(tmp_path / "empty", store.model), retriever, "what") is not None
+    assert retrieve_prepared(KnowledgeStore(tmp_path / "empty", store.model), retriever, "what") is not None
     empty = KnowledgeStore(tmp_path / "none", store.model)
-    assert retrieve_memory(empty, StoreRetriever(empty), "elephants") is None
+    assert retrieve_prepared(empty, StoreRetriever(empty), "elephants") is None
 
     class Fixed(BaseRetriever):
         def _retrieve(self, query_bundle):
             return [NodeWithScore(node=TextNode(text="the silver ship", metadata={"page": 1}))]
 
-    assert same(retrieve_memory(store, Fixed(), "what"), store.model.prepare("the silver ship"))
+    assert same(retrieve_prepared(store, Fixed(), "what"), store.model.prepare("the silver ship"))

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import make_model
 
-from diekae import Memory
+from builders import make_model
+from diekae import PreparedKnowledge
 from diekae.store import KnowledgeStore
 from diekae.store.blob import pack, quantize, restore, unpack
 
@@ -45,7 +45,9 @@ def test_precisions_are_small_and_close(encoder: str, tmp_path: Path) -> None:
         assert float((got - want).abs().max()) <= error * effect
         if precision == "exact":
             assert all(torch.equal(back.tensors[name], tensor) for name, tensor in memory.tensors.items())
-            assert Memory.load(path).bank == memory.bank, "an exact file is also one of Memory.save's"
+            assert PreparedKnowledge.load(path).bank == memory.bank, (
+                "an exact file is also one of PreparedKnowledge.save's"
+            )
     assert back.tensors["keys"].dtype == memory.tensors["keys"].dtype
 
 
@@ -64,7 +66,7 @@ def test_a_store_keeps_int8(tmp_path: Path) -> None:
 
 def test_what_is_no_memory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="precision='int4'"):
-        pack(Memory({}, 0, ""), "int4")
+        pack(PreparedKnowledge({}, 0, ""), "int4")
     with pytest.raises(FileNotFoundError):
         unpack(tmp_path / "none")
     (tmp_path / "bad").write_bytes(b"nothing")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import WORDS, make_model
 
+from builders import WORDS, make_model
 from diekae import DiekaeModel
 from diekae.store import KnowledgeStore
 from diekae.store.catalogue import Catalogue

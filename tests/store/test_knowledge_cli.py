@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from builders import make_decoder, make_model, make_tokenizer, write_pdf
 from click.testing import Result
 from typer.testing import CliRunner
 
+from builders import make_decoder, make_model, make_tokenizer, write_pdf
 from diekae.cli import typer_app
 
 

@@ -3,8 +3,8 @@
 import random
 
 import pytest
-from builders import WORDS, make_tokenizer
 
+from builders import WORDS, make_tokenizer
 from diekae.store.passages import CHARACTERS, LEAST, MOST, Passage, split
 
 LONGEST = MOST * CHARACTERS

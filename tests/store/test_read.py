@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from builders import WORDS, make_decoder, make_model, make_tokenizer
-from readings import CHANGE, OFF, QUESTIONS, make_exact, make_variant, off
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from diekae import DiekaeConfig, DiekaeModel, Memory
+from builders import WORDS, make_decoder, make_model, make_tokenizer
+from diekae import DiekaeConfig, DiekaeModel, PreparedKnowledge
 from diekae.data.prompt import Prompter
 from diekae.store import Found, KnowledgeStore
+from readings import CHANGE, OFF, QUESTIONS, make_exact, make_variant, off
 
 TEMPLATES = [
     "{knowledge}",
@@ -129,7 +129,7 @@ def test_columns_need_a_tokenizer_that_knows_characters() -> None:
         Prompter(Slow(), "{knowledge}").columns("text", [(0, 1)])  # type: ignore[arg-type]
 
 
-# Memory.take
+# PreparedKnowledge.take
 
 
 @pytest.mark.parametrize("encoder", ["attention", "reader", "token"])
@@ -149,7 +149,7 @@ def test_all_columns_are_the_whole_memory_and_some_are_its_slots(encoder: str, t
     again = whole.take([1, 3, 5]).take([2, 0])
     assert all(torch.equal(again.tensors[name], tensor[:, [5, 1]]) for name, tensor in memory.tensors.items())
     some.save(tmp_path / "some.safetensors")
-    loaded = Memory.load(tmp_path / "some.safetensors")
+    loaded = PreparedKnowledge.load(tmp_path / "some.safetensors")
     assert torch.equal(model(**inputs, knowledge=loaded).logits, model(**inputs, knowledge=some).logits)
 
 
@@ -189,7 +189,7 @@ def masked(model: DiekaeModel, documents: Sequence[tuple[str, Sequence[int]]], x
 
 
 @torch.no_grad()
-def got(model: DiekaeModel, memory: Memory, x: Sequence[int]) -> Tensor:
+def got(model: DiekaeModel, memory: PreparedKnowledge, x: Sequence[int]) -> Tensor:
     return model(torch.tensor([[*model.anchor, *x]]), knowledge=memory).logits[0, len(model.anchor) :]
 
 
@@ -258,7 +258,9 @@ def test_a_sliding_window_sees_of_anchor_and_passages_what_is_near(template: str
         memory = store.read(as_found(text, [(start, end)], document))
         assert off(got(model, memory, x), want) <= OFF, (start, end)
         memory.save(tmp_path / "saved.safetensors")
-        assert off(got(model, Memory.load(tmp_path / "saved.safetensors"), x), want) <= OFF, "also when it was saved"
+        assert off(got(model, PreparedKnowledge.load(tmp_path / "saved.safetensors"), x), want) <= OFF, (
+            "also when it was saved"
+        )
 
 
 def test_passages_of_several_documents_are_read_together_behind_the_anchor_of_the_longest(tmp_path: Path) -> None:

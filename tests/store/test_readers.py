@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import write_pdf
 from docx import Document
 from docx.opc.constants import CONTENT_TYPE, RELATIONSHIP_TYPE
 from docx.opc.packuri import PackURI
@@ -18,6 +17,7 @@ from docx.opc.part import Part
 from docx.oxml import parse_xml
 from docx.oxml.ns import nsdecls
 
+from builders import write_pdf
 from diekae.store.intake import Added, places_of
 from diekae.store.kinds import base, pages, word
 from diekae.store.readers import READERS, find_documents, read_document

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from builders import WORDS, make_model
 
+from builders import WORDS, make_model
 from diekae import DiekaeModel
 from diekae.store import KnowledgeStore
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from builders import make_model
 
-from diekae import DiekaeModel, Memory
+from builders import make_model
+from diekae import DiekaeModel, PreparedKnowledge
 from diekae.store import KnowledgeStore
 from diekae.store.catalogue import Indexed
 from diekae.store.intake import document_id
@@ -32,7 +32,7 @@ def store(model: DiekaeModel, tmp_path: Path) -> KnowledgeStore:
     return KnowledgeStore(tmp_path / "store", model)
 
 
-def same(one: Memory, other: Memory) -> bool:
+def same(one: PreparedKnowledge, other: PreparedKnowledge) -> bool:
     """Whether two memories are one but for the rounding that reading several texts at once makes."""
     close = all(torch.allclose(tensor, other.tensors[name], atol=1e-5) for name, tensor in one.tensors.items())
     return close and (one.position, one.bank) == (other.position, other.bank)

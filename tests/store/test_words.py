@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import make_model
 
+from builders import make_model
 from diekae.store import KnowledgeStore
 from diekae.store.words import asked_words, static_embedder, words_of
 

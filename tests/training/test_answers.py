@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import make_decoder, make_model, make_prompts, make_tokenizer
 
-from diekae import Memory
+from builders import make_decoder, make_model, make_prompts, make_tokenizer
+from diekae import PreparedKnowledge
 from diekae.data.prompt import Prompt
 from diekae.differences import join_documents
-from diekae.memory import batch_memories
+from diekae.knowledge import batch_knowledge
 from diekae.model import DiekaeModel
 from diekae.run.score import lay_out, target_logits
 from diekae.training.answers import answer_some
@@ -44,7 +44,7 @@ def test_documents_apart_are_read_in_training_as_they_serve() -> None:
     rows = (DOCUMENTS, DOCUMENTS[:1], DOCUMENTS[1:])
     prompts = [apart(model, row) for row in rows]
     logits, _ = injected_logits(model, lay_out(model, prompts))
-    memories = [Memory.join([model.prepare(text) for text in row]) for row in rows]
+    memories = [PreparedKnowledge.join([model.prepare(text) for text in row]) for row in rows]
     served = target_logits(model, prompts, "ours", memories=memories)
     torch.testing.assert_close(logits, served, atol=1e-5, rtol=1e-5)
     together = target_logits(model, [dataclasses.replace(p, apart=()) for p in prompts], "ours")
@@ -54,8 +54,8 @@ def test_documents_apart_are_read_in_training_as_they_serve() -> None:
 def test_joining_documents_is_joining_memories() -> None:
     model = trained()
     memories = [model.prepare(text) for text in DOCUMENTS]
-    joined = join_documents(batch_memories(memories), torch.tensor([0, 0, 1]), 1.2)
-    want = batch_memories([Memory.join(memories[:2]), memories[2]])
+    joined = join_documents(batch_knowledge(memories), torch.tensor([0, 0, 1]), 1.2)
+    want = batch_knowledge([PreparedKnowledge.join(memories[:2]), memories[2]])
     assert torch.equal(joined.mask, want.mask) and torch.equal(joined.position, want.position)
     for name, tensor in want.tensors.items():
         assert torch.equal(joined.tensors[name] * want.mask[None, :, :, None, None], tensor)

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from builders import make_decoder, make_model, make_prompts
 from torch import Tensor
 
+from builders import make_decoder, make_model, make_prompts
 from diekae.data.prompt import Batch, Prompt
 from diekae.differences import Differences
 from diekae.fingerprint import fingerprint

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from builders import make_model
 from safetensors.torch import load_file
 from tiny_run import tiny_run
 from torch import Tensor
+
+from builders import make_model
 
 pytestmark = pytest.mark.slow
 

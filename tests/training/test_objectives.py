@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders import DEPTH, SMALL, hook_count, make_decoder, make_model, make_prompts
 from torch import Tensor, nn
 
+from builders import DEPTH, SMALL, hook_count, make_decoder, make_model, make_prompts
 from diekae.data.prompt import Prompt, collate
 from diekae.differences import collect
 from diekae.inject.hookpoints import find_blocks, first_tensor

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 import torch
-from builders import DEPTH, make_decoder, make_model
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_run import tiny_prompts, tiny_run
 from torch import Tensor
 from transformers import TrainerCallback
 
+from builders import DEPTH, make_decoder, make_model
 from diekae.model import DiekaeModel
 from diekae.training.config import TrainingConfig
 from diekae.training.dataset import PromptDataset

@@ -11,9 +11,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from builders import make_model, make_prompts  # noqa: E402
 from transformers import TrainerCallback  # noqa: E402 - the builders stand one folder up
 
+from builders import make_model, make_prompts  # noqa: E402
 from diekae.data.prompt import Prompt  # noqa: E402
 from diekae.model import DiekaeModel  # noqa: E402
 from diekae.training.config import TrainingConfig  # noqa: E402

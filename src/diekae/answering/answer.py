@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diekae.answering.confidence import THRESHOLD, confidence_of
 from diekae.data.prompt import Message
-from diekae.memory import Knowledge, Memory
+from diekae.knowledge import Knowledge, PreparedKnowledge
 from diekae.model import DiekaeModel
 from diekae.store import Found, KnowledgeStore
 
@@ -164,7 +164,7 @@ def _generate(
 
 
 @torch.no_grad()
-def attention_given(model: DiekaeModel, ids: Tensor, length: int, memory: Memory) -> Tensor:
+def attention_given(model: DiekaeModel, ids: Tensor, length: int, memory: PreparedKnowledge) -> Tensor:
     """Return how much attention the tokens of an answer gave to each of K's slots, summed, fp32 [S].
 
     The mean over layers and heads, in one more run over question and answer. Empty where the bank's encoders are not

@@ -1,7 +1,7 @@
 """How sure it is that documents answer a question, from what was found alone: before a word is generated.
 
 A logistic regression on two signals, fitted on the development questions of benchmarks/answers, of which an eighth
-are answered by no document: `python benchmarks/answers/documents.py --calibrate`. It knows questions about other
+are answered by no document: `diekae-research documents --calibrate`. It knows questions about other
 things; one about the very thing a document is about, that the document does not answer, it takes for answered.
 """
 

@@ -39,7 +39,7 @@ def command(
     """Ask the shipped bank; train one on fictional facts (a quarter of an hour on a slow core), measure and ask it."""
     device_of(device)
     source = files("diekae.demo")
-    values = tomllib.loads(source.joinpath("demo.toml").read_text())
+    values = tomllib.loads(source.joinpath("demo.toml").read_text()) | {"folder": str(source)}
     if steps > 0:
         for stage in values["stage"]:
             stage["max_steps"] = steps

@@ -11,11 +11,11 @@ from rich.table import Table
 
 from diekae.answering import reply
 from diekae.cli.console import SHIPPED, BankOption, DeviceOption, check_choice, console, load_model, progress_bars
-from diekae.editing import Edit, read_edits
-from diekae.editing.edits import GATES, load_edits, open_edits
-from diekae.editing.memory import MemoryEdits
-from diekae.editing.store import FILE, Record
-from diekae.editing.trained import Trained, load_trained
+from diekae.edit import Edit, read_edits
+from diekae.edit.editing import GATES, load_edits, open_edits
+from diekae.edit.edits import Edits
+from diekae.edit.store import FILE, Record
+from diekae.edit.trained import Trained, load_trained
 
 group = typer.Typer(
     help="Edit facts: each revertible, and nothing else changed.", no_args_is_help=True, add_completion=False
@@ -23,7 +23,7 @@ group = typer.Typer(
 FolderOption = Annotated[Path, typer.Option(help="Where the edits are kept.")]
 GateOption = Annotated[str | None, typer.Option(help="learned or mention; learned where one was trained for the bank.")]
 TrainedOption = Annotated[
-    Path | None, typer.Option(help="What `diekae edit train` wrote; by default what came with the bank.")
+    Path | None, typer.Option(help="What `diekae-research edit train` wrote; by default what came with the bank.")
 ]
 EDITS = Path("edits")
 
@@ -128,14 +128,14 @@ def ask(
     console.print(_table(spoke, "edits that spoke") if spoke else "no edit spoke")
 
 
-def _open(folder: Path, bank: Path, gate: str | None, trained: Path | None, device: str) -> MemoryEdits:
+def _open(folder: Path, bank: Path, gate: str | None, trained: Path | None, device: str) -> Edits:
     if gate is not None and gate not in GATES:
         raise ValueError(f"--gate {gate!r} is not known; choose one of {', '.join(GATES)}.")
     model = load_model(bank, device)
     return open_edits(model, folder, gate, None if trained is None else load_trained(trained, model))
 
 
-def _existing(folder: Path, bank: Path, device: str) -> MemoryEdits:
+def _existing(folder: Path, bank: Path, device: str) -> Edits:
     """Open edits that are there, without reading anything with the decoder."""
     _check_folder(folder)
     return _open(folder, bank, "mention", None, device)

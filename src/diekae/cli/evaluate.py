@@ -27,8 +27,7 @@ from diekae.cli.console import (
 from diekae.data import read_examples
 from diekae.data.prompt import truncate_knowledge
 from diekae.evaluation import evaluate
-from diekae.evaluation.methods.ours import as_methods
-from diekae.evaluation.scoring import score_answers
+from diekae.evaluation.answers import score_answers
 from diekae.fingerprint import window
 from diekae.provenance import name_of, write_json
 
@@ -64,11 +63,7 @@ def command(
             sets[name] = evaluate(model, prompts, batch_size=batch_size, max_knowledge=max_knowledge, progress=told)
             if answers:
                 kept = truncate_knowledge(prompts, max_knowledge, window(model.decoder))
-                scores = {way.name: score_answers(way, kept, batch_size, told) for way in as_methods(model)}
-                sets[name]["answers"] = {
-                    way: {"exact": float(found.exact.mean()), "f1": float(found.f1.mean())}
-                    for way, found in scores.items()
-                }
+                sets[name]["answers"] = score_answers(model, kept, batch_size, told)
     console.print(figures(sets, str(bank)))
     if answers:
         console.print(_answers(sets))

@@ -32,7 +32,7 @@ from diekae.provenance import write_json
 def command(
     decoder: Annotated[str, typer.Option(help="A decoder's name or folder.")] = "smollm2",
     data: Annotated[Path | None, typer.Option(help="Examples with knowledge (JSONL).")] = None,
-    source: Annotated[str | None, typer.Option(help="Or a data set, see `diekae data list`.")] = None,
+    source: Annotated[str | None, typer.Option(help="Or a data set, see `diekae-research data list`.")] = None,
     raw: Annotated[Path | None, typer.Option(help="Folder of the data set's upstream files.")] = None,
     split: Annotated[str, typer.Option(help="The data set's part; layers are a choice, so not test.")] = "validation",
     limit: Annotated[int, typer.Option(min=2, help="Examples; a half of them chooses, the other is reported.")] = 48,

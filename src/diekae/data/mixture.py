@@ -35,7 +35,7 @@ class DataSpec:
     format: str | None = None
     """Text around x and y, ``plain``, ``qa`` or ``chat``; the bank's own when ``None``."""
     options: Mapping[str, bool | int] = field(default_factory=dict)
-    """Values for options of the source, see its `diekae.data.card.Card`."""
+    """Values for options of the source, see the source."""
     unrelated: float = 0.0
     """Share of the examples that are given another's knowledge, so that a bank learns that irrelevant knowledge changes
     almost nothing. Not under objective ``cross_entropy``, which would teach the target from it: recipes refuse that."""

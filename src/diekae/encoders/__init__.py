@@ -2,7 +2,7 @@
 
 from diekae.encoders.attention import Attention
 from diekae.encoders.base import DifferenceEncoder, Encoder, encoder_class, encoder_names, register
-from diekae.encoders.memory import MemoryBatch
+from diekae.encoders.knowledge import KnowledgeBatch
 from diekae.encoders.reader import Reader
 from diekae.encoders.token import Token
 
@@ -10,7 +10,7 @@ __all__ = [
     "Attention",
     "DifferenceEncoder",
     "Encoder",
-    "MemoryBatch",
+    "KnowledgeBatch",
     "Reader",
     "Token",
     "encoder_class",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from diekae.encoders.base import DifferenceEncoder, Encoded, encoder_class
-from diekae.encoders.memory import MemoryBatch
+from diekae.encoders.knowledge import KnowledgeBatch
 
 
 class Bank(nn.Module):
@@ -47,15 +47,20 @@ class Bank(nn.Module):
         """Fingerprint of the decoder whose states are read: with trained weights or without, slots are its own."""
         self._fingerprint: tuple[tuple[Any, ...], str] | None = None
 
-    def prepare(self, knowledge: Tensor, mask: Tensor, past: MemoryBatch | None = None) -> MemoryBatch:
+    def prepare(self, knowledge: Tensor, mask: Tensor, past: KnowledgeBatch | None = None) -> KnowledgeBatch:
         """Read knowledge; see :meth:`diekae.encoders.DifferenceEncoder.prepare`."""
         assert isinstance(self.encoder, DifferenceEncoder), "the decoder's attention reads slots, not the bank"
         with self._autocast():
-            memory: MemoryBatch = self.encoder.prepare(knowledge, mask, past)
+            memory: KnowledgeBatch = self.encoder.prepare(knowledge, mask, past)
         return memory
 
     def encode(
-        self, memory: MemoryBatch, x: Tensor, mask: Tensor, which: slice = slice(None), seen: MemoryBatch | None = None
+        self,
+        memory: KnowledgeBatch,
+        x: Tensor,
+        mask: Tensor,
+        which: slice = slice(None),
+        seen: KnowledgeBatch | None = None,
     ) -> Encoded:
         """Return differences in units of the scale, less the centre; see the encoder's ``forward``."""
         with self._autocast():
@@ -68,7 +73,12 @@ class Bank(nn.Module):
         return torch.autocast(self.bias.device.type, self.autocast)
 
     def forward(
-        self, memory: MemoryBatch, x: Tensor, mask: Tensor, which: slice = slice(None), seen: MemoryBatch | None = None
+        self,
+        memory: KnowledgeBatch,
+        x: Tensor,
+        mask: Tensor,
+        which: slice = slice(None),
+        seen: KnowledgeBatch | None = None,
     ) -> Encoded:
         """Return differences in the decoder's units, [n, B, T, W], and what is kept of x; see the encoder's."""
         encoded = self.encode(memory, x, mask, which, seen)

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from diekae.encoders.memory import MemoryBatch
+from diekae.encoders.knowledge import KnowledgeBatch
 
 
 class Encoded(NamedTuple):
@@ -26,7 +26,7 @@ class Encoded(NamedTuple):
 
     difference: Tensor
     """[n, B, T, W], in units of the bank's scale."""
-    seen: MemoryBatch | None = None
+    seen: KnowledgeBatch | None = None
     """What the n encoders keep of x so far, if they are causal over x; its position counts real tokens."""
 
 
@@ -84,13 +84,13 @@ class DifferenceEncoder(Encoder, ABC):
     """Encoders that compute the difference themselves, from what they keep of K and from x."""
 
     @abstractmethod
-    def prepare(self, knowledge: Tensor, mask: Tensor, past: MemoryBatch | None = None) -> MemoryBatch:
+    def prepare(self, knowledge: Tensor, mask: Tensor, past: KnowledgeBatch | None = None) -> KnowledgeBatch:
         """Read knowledge, once a document and independent of x.
 
         Args:
             knowledge: Embeddings [1, B, K, V] or states [N, B, K, W], as :attr:`reads` says.
             mask: Which tokens are real, bool [B, K].
-            past: Memory of the chunks of the same document that came before.
+            past: PreparedKnowledge of the chunks of the same document that came before.
 
         Returns:
             The memory of this chunk and all before it.
@@ -98,7 +98,12 @@ class DifferenceEncoder(Encoder, ABC):
 
     @abstractmethod
     def forward(
-        self, memory: MemoryBatch, x: Tensor, mask: Tensor, which: slice = slice(None), seen: MemoryBatch | None = None
+        self,
+        memory: KnowledgeBatch,
+        x: Tensor,
+        mask: Tensor,
+        which: slice = slice(None),
+        seen: KnowledgeBatch | None = None,
     ) -> Encoded:
         """Return the difference that knowledge makes to x.
 

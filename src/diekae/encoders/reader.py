@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diekae.encoders.base import DifferenceEncoder, Encoded, GroupedLinear, GroupedRMSNorm, register
-from diekae.encoders.memory import MemoryBatch
+from diekae.encoders.knowledge import KnowledgeBatch
 from diekae.encoders.parts import ask, fold, unfold
 
 
@@ -28,7 +28,7 @@ class ReaderOptions:
     heads: int = 8
     """H, attention heads."""
     kv_heads: int | None = None
-    """G, heads of keys and values, each shared by H/G query heads; H if None. Memory grows with G."""
+    """G, heads of keys and values, each shared by H/G query heads; H if None. PreparedKnowledge grows with G."""
     skip_width: int | None = None
     """s, width in which x reaches the MLP past the attention; d if None."""
     mlp_width: int = 256
@@ -75,20 +75,20 @@ class Reader(DifferenceEncoder):
         self.outer = GroupedLinear(count, options.mlp_width, skip)
         self.up = GroupedLinear(count, d + skip, width, std=0.0)
 
-    def prepare(self, knowledge: Tensor, mask: Tensor, past: MemoryBatch | None = None) -> MemoryBatch:
+    def prepare(self, knowledge: Tensor, mask: Tensor, past: KnowledgeBatch | None = None) -> KnowledgeBatch:
         """Project K's states [N, B, K, W] to keys and values; see :meth:`DifferenceEncoder.prepare`."""
         normed, gain = self.knowledge_norm.split(knowledge.to(self.key.weight.dtype))
         tensors = {"keys": self.key(normed, gain=gain), "values": self.value(normed, gain=gain)}
-        memory = MemoryBatch(tensors, mask, mask.sum(1))
+        memory = KnowledgeBatch(tensors, mask, mask.sum(1))
         return memory if past is None else past.then(memory)
 
     def forward(
         self,
-        memory: MemoryBatch,
+        memory: KnowledgeBatch,
         x: Tensor,
         mask: Tensor,  # noqa: ARG002
         which: slice = slice(None),
-        seen: MemoryBatch | None = None,  # noqa: ARG002
+        seen: KnowledgeBatch | None = None,  # noqa: ARG002
     ) -> Encoded:
         """Return the differences of the asked encoders at x [n, B, T, W]; see :meth:`DifferenceEncoder.forward`."""
         normed, gain = self.input_norm.split(x.to(self.query.weight.dtype), which)
@@ -97,7 +97,7 @@ class Reader(DifferenceEncoder):
         thought = self.outer(F.silu(self.gate(inner, which)) * self.inner(inner, which), which)
         return Encoded(self.up(torch.cat([answer, thought], dim=-1), which))
 
-    def _ask(self, query: Tensor, memory: MemoryBatch, which: slice) -> Tensor:
+    def _ask(self, query: Tensor, memory: KnowledgeBatch, which: slice) -> Tensor:
         """Return the same without a copy of memory: the null slot, whose value is nothing, takes its share of it."""
         size, groups = self.sizes.width // self.sizes.heads, self.sizes.kv_heads or self.sizes.heads
         folded = fold(query.unflatten(-1, (-1, size)), groups)
@@ -108,7 +108,7 @@ class Reader(DifferenceEncoder):
         share = (found.weight - score.float()).sigmoid().to(query.dtype)
         return unfold(found.answer * share, *query.shape[:3])
 
-    def _attend(self, query: Tensor, memory: MemoryBatch, which: slice) -> Tensor:
+    def _attend(self, query: Tensor, memory: KnowledgeBatch, which: slice) -> Tensor:
         """Attend from query [n, B, T, d] to the real slots of memory and the null slot; [n, B, T, d]."""
         if not torch.is_grad_enabled():
             return self._ask(query, memory, which)

@@ -21,7 +21,7 @@ from diekae.encoders.base import (
     register,
     visible_columns,
 )
-from diekae.encoders.memory import MemoryBatch
+from diekae.encoders.knowledge import KnowledgeBatch
 from diekae.encoders.parts import Part, added, attend, repeat_rows
 
 
@@ -75,7 +75,7 @@ class Token(DifferenceEncoder):
         self.norm = GroupedRMSNorm(count, d)
         self.up = GroupedLinear(count, d, width, std=0.0 if options.identity_start else None)
 
-    def prepare(self, knowledge: Tensor, mask: Tensor, past: MemoryBatch | None = None) -> MemoryBatch:
+    def prepare(self, knowledge: Tensor, mask: Tensor, past: KnowledgeBatch | None = None) -> KnowledgeBatch:
         """Read K [1, B, K, V] into keys and values; see :meth:`DifferenceEncoder.prepare`."""
         # Nothing real sees padding on its right, and what stands there stays hidden: no mask of K × K is needed.
         left = not mask.is_meta and bool((mask[:, 1:] & ~mask[:, :-1]).any())
@@ -84,7 +84,12 @@ class Token(DifferenceEncoder):
         return new if past is None else past.then(new)
 
     def forward(
-        self, memory: MemoryBatch, x: Tensor, mask: Tensor, which: slice = slice(None), seen: MemoryBatch | None = None
+        self,
+        memory: KnowledgeBatch,
+        x: Tensor,
+        mask: Tensor,
+        which: slice = slice(None),
+        seen: KnowledgeBatch | None = None,
     ) -> Encoded:
         """Return the differences of all N encoders at x [1, B, T, V]; see :meth:`DifferenceEncoder.forward`."""
         assert which == slice(None), "the token bank runs as a whole"
@@ -96,12 +101,12 @@ class Token(DifferenceEncoder):
 
     def _read(
         self,
-        before: Sequence[MemoryBatch],
+        before: Sequence[KnowledgeBatch],
         tokens: Tensor,
         mask: Tensor,
         own: Tensor | None,
         need_output: bool,
-    ) -> tuple[Tensor | None, MemoryBatch]:
+    ) -> tuple[Tensor | None, KnowledgeBatch]:
         """Run the blocks over new tokens [1, B, T, V].
 
         Args:
@@ -132,12 +137,14 @@ class Token(DifferenceEncoder):
             hidden, key, value = block(hidden, parts, turn, own, output=need_output or not last)
             keys.append(key)
             values.append(value)
-        new = MemoryBatch({"keys": torch.stack(keys, dim=3), "values": torch.stack(values, dim=3)}, mask, mask.sum(1))
+        new = KnowledgeBatch(
+            {"keys": torch.stack(keys, dim=3), "values": torch.stack(values, dim=3)}, mask, mask.sum(1)
+        )
         return (hidden if need_output else None), new
 
 
-def _part(memory: MemoryBatch, block: int, dtype: torch.dtype, once: bool) -> Part:
-    """Return one block's keys and values [N · B, H, S, d/H] of what was read; see :meth:`MemoryBatch.part`."""
+def _part(memory: KnowledgeBatch, block: int, dtype: torch.dtype, once: bool) -> Part:
+    """Return one block's keys and values [N · B, H, S, d/H] of what was read; see :meth:`KnowledgeBatch.part`."""
     found = []
     for name in ("keys", "values"):
         lying = memory.tensors[name].to(dtype).movedim(2, 4)  # [N, B, blocks, H, S, d/H]

@@ -6,7 +6,16 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import get_args
 
+from diekae.data.prompt import Prompt
+from diekae.model import DiekaeModel
+from diekae.progress import Progress, silent
+from diekae.run.answer import answer as answer_greedily
+from diekae.run.score import Way, batches
+
+ANSWER_TOKENS = 24
+"""Longest answer that is generated."""
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
@@ -59,3 +68,30 @@ def _best(score: Callable[[str], float], references: Sequence[str]) -> float:
 def _overlap(answer: list[str], reference: list[str]) -> float:
     common = sum((Counter(answer) & Counter(reference)).values())
     return 2 * common / (len(answer) + len(reference)) if common else 0.0
+
+
+def score_answers(
+    model: DiekaeModel, prompts: Sequence[Prompt], batch_size: int = 16, progress: Progress = silent
+) -> dict[str, dict[str, float]]:
+    """Answer greedily without K, with K in the prompt and with K injected, and compare first lines with the targets.
+
+    Returns:
+        For each way the means of ``exact``, ``f1`` and ``right`` over the examples, from 0 to 1.
+
+    Raises:
+        ValueError: There is no prompt.
+    """
+    tokenizer = model.need_prompter().tokenizer
+    scores: dict[str, dict[str, float]] = {}
+    for way in get_args(Way):
+        values: list[tuple[float, float, float]] = []
+        for rows, done in batches(prompts, batch_size):
+            chosen = [prompts[row] for row in rows]
+            for prompt, text in zip(chosen, answer_greedily(model, chosen, way, ANSWER_TOKENS), strict=True):
+                line = first_line(text)
+                wanted = [str(tokenizer.decode(list(prompt.target), skip_special_tokens=True)).strip()]
+                values.append((exact_match(line, wanted), f1(line, wanted), right(line, wanted)))
+            progress(f"answers of {way}", done, len(prompts))
+        means = [sum(column) / len(values) for column in zip(*values, strict=True)]
+        scores[way] = dict(zip(("exact", "f1", "right"), means, strict=True))
+    return scores

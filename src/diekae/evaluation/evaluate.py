@@ -16,10 +16,10 @@ from diekae.evaluation.metrics import Scores, perplexity
 from diekae.fingerprint import window
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
-from diekae.run.score import forked, lay_out, logits_at, score, summed, target_logits
+from diekae.progress import Progress, silent
+from diekae.run.score import Way, forked, lay_out, logits_at, score, summed, target_logits
 from diekae.run.timing import time_in_turn
 
-Progress = Callable[[str, int, int], None]
 PASSES = {
     "bare": "D(x)",
     "prompted": "D(K,x), K read each time",
@@ -40,7 +40,7 @@ def evaluate(
     batch_size: int = 16,
     max_knowledge: int | None = None,
     time_passes: bool = True,
-    progress: Progress = lambda _what, _done, _all: None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Measure a bank.
 
@@ -68,12 +68,13 @@ def evaluate(
     prompts = truncate_knowledge(prompts, max_knowledge, window(model.decoder))
     swapped = swap_knowledge(prompts, window(model.decoder), max_knowledge)
     with frozen(model.decoder), torch.no_grad():
-        passes = [(how, how, prompts) for how in ("bare", "prompted", "ours")]
+        ways: tuple[Way, ...] = ("bare", "prompted", "ours")
+        passes = [(str(way), way, prompts) for way in ways]
         if swapped is not None:
-            passes += [(f"{how}_other", how, swapped) for how in ("prompted", "ours")]
+            passes += [(f"{way}_other", way, swapped) for way in ways[1:]]
         found, first = {}, {}
-        for name, how, examples in passes:
-            losses = score_way(model, examples, how, scope, batch_size, partial(progress, name))
+        for name, way, examples in passes:
+            losses = score_way(model, examples, way, scope, batch_size, partial(progress, name))
             found[name] = summed(losses)
             first[name] = float(torch.stack([loss[0] for loss in losses]).mean())
         seconds = time_all(model, prompts, scope) if time_passes else None
@@ -98,14 +99,14 @@ def _shares(means: Mapping[str, float]) -> dict[str, float | None]:
 def score_way(
     model: DiekaeModel,
     prompts: Sequence[Prompt],
-    how: str,
+    way: Way,
     scope: str | None = None,
     batch_size: int = 16,
     progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> list[torch.Tensor]:
     """Return the NLL of each example's target tokens, fp64 [tokens] each; see :func:`diekae.run.score.score`."""
     return score(
-        lambda rows: target_logits(model, [prompts[row] for row in rows], how, scope=scope),
+        lambda rows: target_logits(model, [prompts[row] for row in rows], way, scope=scope),
         prompts,
         batch_size,
         progress,

@@ -7,7 +7,7 @@ the examples and reported on the other, for the best of many choices looks bette
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -22,8 +22,8 @@ from diekae.fingerprint import window
 from diekae.inject.hookpoints import find_blocks
 from diekae.inject.hooks import frozen
 from diekae.inject.visibility import check_masks, hiding
+from diekae.progress import Progress, silent
 
-Progress = Callable[[str, int, int], None]
 Layers = tuple[int, ...]
 _TOGETHER = 16
 """Settings that share a forward, a row each."""
@@ -49,7 +49,7 @@ def measure_layers(
     choose: int = 8,
     width: int | None = None,
     max_knowledge: int | None = None,
-    progress: Progress = lambda _what, _done, _all: None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Measure how much of the gap is closed when K is visible to x and y in some layers only.
 
@@ -153,7 +153,7 @@ def visible_nll(
     decoder: PreTrainedModel,
     prompts: Sequence[Prompt],
     settings: Sequence[Layers],
-    progress: Progress = lambda _what, _done, _all: None,
+    progress: Progress = silent,
 ) -> list[float]:
     """Return the NLL in nats per target token with K visible in the layers of each setting.
 

@@ -63,7 +63,7 @@ def draw_layers(found: Mapping[str, Any]) -> Figure:
 
 
 def draw_curves(found: Mapping[str, Any]) -> Figure:
-    """Draw what `diekae.evaluation.curves.measure_curves` found; D(K, x) beside ours wherever it reads K."""
+    """Draw what `diekae_research.evaluation.curves.measure_curves` found; D(K, x) beside ours wherever it reads K."""
     figure = Figure(figsize=(14, 3.6), layout="constrained")
     documents, lengths, positions, copies = figure.subplots(1, 4)
     for axis, key, title, label in (

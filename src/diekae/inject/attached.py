@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from diekae.encoders import MemoryBatch
+from diekae.encoders import KnowledgeBatch
 from diekae.encoders.bank import Bank
 from diekae.inject.attention import Attend, AttentionSite, Read, Turner, reading, wrap_attention
 from diekae.inject.hookpoints import Hookpoint
@@ -68,8 +68,8 @@ class Attached:
                 yield kept
 
     def slots(
-        self, states: Tensor, mask: Tensor, places: Tensor, position: Tensor, anchor: MemoryBatch | None = None
-    ) -> MemoryBatch:
+        self, states: Tensor, mask: Tensor, places: Tensor, position: Tensor, anchor: KnowledgeBatch | None = None
+    ) -> KnowledgeBatch:
         """Make slots of what was read of K, or of the anchor, by :meth:`keeping`.
 
         Args:
@@ -82,4 +82,4 @@ class Attached:
         encoder: Any = self.bank.encoder
         turner = Turner(self.decoder, self.sites, places)
         tensors = encoder.slots(states, lambda number, keys: turner(self.bank.layers[number], keys))
-        return MemoryBatch(tensors, mask, position, False, places, anchor)
+        return KnowledgeBatch(tensors, mask, position, False, places, anchor)

@@ -6,7 +6,7 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
-from diekae.encoders import MemoryBatch
+from diekae.encoders import KnowledgeBatch
 
 
 class EncoderCacheLayer(DynamicLayer):
@@ -15,7 +15,7 @@ class EncoderCacheLayer(DynamicLayer):
     So beam search, cropping and repetition treat it as they treat the decoder's keys and values.
     """
 
-    def __init__(self, memory: MemoryBatch) -> None:
+    def __init__(self, memory: KnowledgeBatch) -> None:
         """Hold what was read of x."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.memory = memory
@@ -44,7 +44,7 @@ class EncoderCacheLayer(DynamicLayer):
         if tokens_to_remove < 0:
             old, keep = self.memory, self.memory.mask.shape[1] + tokens_to_remove
             tensors = {name: tensor[:, :, :keep] for name, tensor in old.tensors.items()}
-            self.memory = MemoryBatch(tensors, old.mask[:, :keep], old.position - old.mask[:, keep:].sum(1))
+            self.memory = KnowledgeBatch(tensors, old.mask[:, :keep], old.position - old.mask[:, keep:].sum(1))
 
     def reset(self) -> None:
         """Forget everything; the next forward begins anew."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from diekae.encoders import MemoryBatch
+from diekae.encoders import KnowledgeBatch
 from diekae.inject.attention import Attend, AttentionSite, Read, reading, refusal
 from diekae.inject.hookpoints import stack_of
 from diekae.inject.slots import Columns, Slots
@@ -119,7 +119,7 @@ def _slots(
 
 def _read(decoder: PreTrainedModel, sites: Sequence[AttentionSite], tensors: Any, places: Tensor, x: Tensor) -> Tensor:
     """Run x with anchor and K as slots of all layers."""
-    memory = MemoryBatch(tensors, torch.ones_like(places, dtype=torch.bool), places[:, -1], True, places)
+    memory = KnowledgeBatch(tensors, torch.ones_like(places, dtype=torch.bool), places[:, -1], True, places)
     receives = torch.ones_like(x, dtype=torch.bool)
     receives[:, 0] = False
     stands = torch.arange(x.shape[1], device=x.device)[None]

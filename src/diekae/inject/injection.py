@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache
 
-from diekae.encoders import MemoryBatch
+from diekae.encoders import KnowledgeBatch
 from diekae.inject.attached import Attached
 from diekae.inject.attention import Read, exact_length, reading, wrap_attention
 from diekae.inject.cache import EncoderCacheLayer, encoder_layer
@@ -32,7 +32,7 @@ class Injection:
     def __init__(
         self,
         attached: Attached,
-        memory: MemoryBatch,
+        memory: KnowledgeBatch,
         receives: Tensor,
         valid: Tensor,
         beyond: Tensor,
@@ -66,18 +66,18 @@ class Injection:
         anchored = 0 if memory.anchor is None else memory.anchor.mask.sum(1)
         self._before = (memory.position + anchored - hidden.sum(1)).cpu()
         self._cut = self._same_anchor()
-        self._repeated: dict[int, MemoryBatch] = {}
+        self._repeated: dict[int, KnowledgeBatch] = {}
         self._slots: dict[tuple[int, int], Slots] = {}
         self._begun = self._active = False
         self._forget()
-        self._seen: MemoryBatch | None = None
+        self._seen: KnowledgeBatch | None = None
 
     def _forget(self) -> None:
         self._mask: Tensor | None = None
         self._ready: Tensor | None = None
         self._valid: Tensor | None = None
         self._columns: Columns | None = None
-        self._grown: list[MemoryBatch] = []
+        self._grown: list[KnowledgeBatch] = []
         self._thoughts: dict[int, Tensor] = {}
 
     def _same_anchor(self) -> int | None:
@@ -278,7 +278,7 @@ class Injection:
     def _end(self, cache: Cache | None) -> None:
         """Keep what causal encoders have read of x with the decoder's own cache, if it keeps one."""
         if self._grown and cache is not None:
-            layer, seen = encoder_layer(cache), MemoryBatch.stack(self._grown)
+            layer, seen = encoder_layer(cache), KnowledgeBatch.stack(self._grown)
             if layer is None:
                 cache.layers.append(EncoderCacheLayer(seen))
             else:
@@ -306,7 +306,7 @@ class Injection:
         assert self._mask is not None
         return torch.where(self._mask, difference.to(stream.dtype), -torch.zeros_like(stream))
 
-    def _rows(self, repeats: int) -> MemoryBatch:
+    def _rows(self, repeats: int) -> KnowledgeBatch:
         """Return the memory with each row repeated for its beams."""
         if repeats not in self._repeated:
             self._repeated[repeats] = (

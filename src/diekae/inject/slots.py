@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from diekae.encoders import MemoryBatch
+from diekae.encoders import KnowledgeBatch
 from diekae.inject.attention import Attend
 
 _ALONE: Any = SimpleNamespace(num_key_value_groups=1, is_causal=False)
@@ -48,7 +48,7 @@ def _attend_folded(
 class Slots:
     """Keys and values of K in one layer, and a buffer in which those of x are put behind them, token by token."""
 
-    def __init__(self, memory: MemoryBatch, number: int) -> None:
+    def __init__(self, memory: KnowledgeBatch, number: int) -> None:
         """Take encoder ``number``'s slots of a batch."""
         parts = [memory] if memory.anchor is None else [memory.anchor, memory]
         self.number, self.count = number, memory.mask.shape[1]
@@ -87,7 +87,7 @@ class Columns:
 
     def __init__(
         self,
-        memory: MemoryBatch,
+        memory: KnowledgeBatch,
         receives: Tensor,
         places: Tensor,
         hidden: Tensor,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,9 +16,11 @@ from transformers import Cache, PreTrainedModel
 
 from diekae.data.prompt import IGNORED, Batch, Prompt, collate, run_of, to_device
 from diekae.inject.hookpoints import stack_of
-from diekae.memory import Memory
+from diekae.knowledge import PreparedKnowledge
 from diekae.model import DiekaeModel
 
+Way = Literal["bare", "prompted", "ours"]
+"""How a decoder knows K: not at all, D(x); in its prompt, D(K, x); or injected, as `DiekaeModel.forward` does it."""
 Progress = Callable[[int, int], None]
 """Told how many examples are done, and of how many."""
 
@@ -45,9 +47,9 @@ def lay_out(model: DiekaeModel, prompts: Sequence[Prompt], scope: str | None = N
 def target_logits(
     model: DiekaeModel,
     prompts: Sequence[Prompt],
-    how: str,
+    way: Way,
     *,
-    memories: Sequence[Memory | None] | None = None,
+    memories: Sequence[PreparedKnowledge | None] | None = None,
     scope: str | None = None,
     states: bool = False,
 ) -> Tensor:
@@ -56,14 +58,14 @@ def target_logits(
     Args:
         model: Decoder and bank.
         prompts: B examples.
-        how: ``bare``: D(x). ``prompted``: D(K, x). ``ours``: K injected, as :meth:`DiekaeModel.forward` injects it.
+        way: ``bare``: D(x). ``prompted``: D(K, x). ``ours``: K injected, as :meth:`DiekaeModel.forward` injects it.
         memories: What ours knows; the prompts' own knowledge, prepared now, if None.
         scope: ``prompt`` or ``all``; the bank's own if None.
         states: Return the final hidden states instead, [labels, W].
     """
     batch = lay_out(model, prompts, scope)
-    ids, offset = run_of(batch, how == "prompted")
-    if how != "ours":
+    ids, offset = run_of(batch, way == "prompted")
+    if way != "ours":
         return logits_at(model.decoder, ids, batch["labels"], offset, states=states)
     known = list(model.prepare_prompts(prompts) if memories is None else memories)
     with model.behind(known, ids, batch["input_mask"], batch["receives"]):
@@ -184,9 +186,9 @@ def batches(prompts: Sequence[Prompt], batch_size: int) -> Iterator[tuple[list[i
 def nll(
     model: DiekaeModel,
     prompts: Sequence[Prompt],
-    how: str,
+    way: Way,
     *,
-    memories: Sequence[Memory] | None = None,
+    memories: Sequence[PreparedKnowledge] | None = None,
     scope: str | None = None,
     batch_size: int = 16,
     progress: Progress = lambda _done, _all: None,
@@ -195,7 +197,7 @@ def nll(
 
     def logits_of(rows: Sequence[int]) -> Tensor:
         own = None if memories is None else [memories[row] for row in rows]
-        return target_logits(model, [prompts[row] for row in rows], how, memories=own, scope=scope)
+        return target_logits(model, [prompts[row] for row in rows], way, memories=own, scope=scope)
 
     return summed(score(logits_of, prompts, batch_size, progress))
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
-from diekae.memory import Memory
+from diekae.knowledge import PreparedKnowledge
 from diekae.provenance import name_of
 
 PRECISIONS = ("exact", "bf16", "int8")
@@ -24,7 +24,7 @@ GROUP = 64
 _SCALE = ".scale"
 
 
-def pack(memory: Memory, precision: str = "exact") -> bytes:
+def pack(memory: PreparedKnowledge, precision: str = "exact") -> bytes:
     """Return the file's content.
 
     Raises:
@@ -45,7 +45,7 @@ def pack(memory: Memory, precision: str = "exact") -> bytes:
     return save(tensors, {"diekae": json.dumps(info)})
 
 
-def unpack(path: Path) -> Memory:
+def unpack(path: Path) -> PreparedKnowledge:
     """Read a file; what is kept exactly, or in bf16, is mapped and not copied: pages are read when they are used.
 
     Raises:
@@ -62,7 +62,7 @@ def unpack(path: Path) -> Memory:
         raise ValueError(f"{str(path)!r} holds no prepared memory, or is damaged: {error}") from error
 
 
-def unpack_bytes(data: bytes) -> Memory:
+def unpack_bytes(data: bytes) -> PreparedKnowledge:
     """Read what :func:`pack` returned.
 
     Raises:
@@ -79,11 +79,11 @@ def unpack_bytes(data: bytes) -> Memory:
 _DAMAGED = (SafetensorError, KeyError, TypeError, AttributeError, json.JSONDecodeError, RuntimeError)
 
 
-def _restored(tensors: dict[str, Tensor], info: dict[str, Any]) -> Memory:
+def _restored(tensors: dict[str, Tensor], info: dict[str, Any]) -> PreparedKnowledge:
     if info.get("precision") == "int8":
         for name, kind in info["types"].items():
             tensors[name] = restore(tensors[name], tensors.pop(name + _SCALE)).to(getattr(torch, kind))
-    return Memory.unflatten(tensors, info)
+    return PreparedKnowledge.unflatten(tensors, info)
 
 
 def quantize(tensor: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from diekae.memory import Memory
+from diekae.knowledge import PreparedKnowledge
 from diekae.store.retrieved import metadata_of, passage_id, read_retrieved
 from diekae.store.store import KnowledgeStore
 
@@ -37,7 +37,7 @@ class StoreRetriever(BaseRetriever):  # type: ignore[misc]
         ]
 
 
-def retrieve_memory(store: KnowledgeStore, retriever: BaseRetriever, question: str) -> Memory | None:
+def retrieve_prepared(store: KnowledgeStore, retriever: BaseRetriever, question: str) -> PreparedKnowledge | None:
     """Let a LangChain retriever pick what is to be known, and return what it was prepared to, together.
 
     Passages of the store itself, as :class:`StoreRetriever` finds them, are read from their documents. A text that the

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from diekae.memory import Memory
+from diekae.knowledge import PreparedKnowledge
 from diekae.store.store import Found, KnowledgeStore
 
 
@@ -22,7 +22,9 @@ def passage_id(passage: Found) -> str:
     return f"{passage.id}:{passage.start}-{passage.end}"
 
 
-def read_retrieved(store: KnowledgeStore, retrieved: Iterable[tuple[str, Mapping[str, Any]]]) -> Memory | None:
+def read_retrieved(
+    store: KnowledgeStore, retrieved: Iterable[tuple[str, Mapping[str, Any]]]
+) -> PreparedKnowledge | None:
     """Return the memory of what a retriever found; None where that is nothing.
 
     Passages of this store are read from their documents; any other text is added as a document, and prepared once.
@@ -41,7 +43,7 @@ def read_retrieved(store: KnowledgeStore, retrieved: Iterable[tuple[str, Mapping
     memories = [store.read(passages)] if passages else []
     if texts:
         memories.append(store.memory(*store.add(texts).ids))
-    return Memory.join(memories) if memories else None
+    return PreparedKnowledge.join(memories) if memories else None
 
 
 def _passage(store: KnowledgeStore, text: str, metadata: Mapping[str, Any]) -> Found | None:

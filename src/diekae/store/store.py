@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -21,8 +21,9 @@ import numpy as np
 
 from diekae.files import write_atomically
 from diekae.fingerprint import fingerprint
-from diekae.memory import Memory
+from diekae.knowledge import PreparedKnowledge
 from diekae.model import DiekaeModel
+from diekae.progress import Progress, silent
 from diekae.store.blob import PRECISIONS, pack, unpack
 from diekae.store.catalogue import Catalogue, Entry, Indexed, Prepared, Vectors
 from diekae.store.intake import Added, document_id, places_of, title_of
@@ -35,8 +36,6 @@ BATCH = 16
 """Documents that are prepared together, and kept before the next ones are begun."""
 LIKENESS = 1.0
 """Weight of a passage's likeness to the question (cosine), beside its share of the best BM25 score."""
-Progress = Callable[[str, int, int], None]
-"""Told what is done, how much of it, and of how much."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ class KnowledgeStore:
         *,
         prune: bool = False,
         prepare: bool = True,
-        progress: Progress = lambda _what, _done, _all: None,
+        progress: Progress = silent,
     ) -> Added:
         """Add documents, and prepare what this bank has not prepared yet.
 
@@ -162,7 +161,7 @@ class KnowledgeStore:
         added.prepared = self._prepare(added.ids, progress) if prepare else []
         return added
 
-    def prepare_missing(self, progress: Progress = lambda _what, _done, _all: None) -> list[str]:
+    def prepare_missing(self, progress: Progress = silent) -> list[str]:
         """Prepare all documents that this bank has not prepared yet; returns their ids."""
         return self._prepare([entry.id for entry in self.documents()], progress)
 
@@ -184,11 +183,11 @@ class KnowledgeStore:
         self._unlink(self.catalogue.drop(document))
         return entry
 
-    def verify(self, *, repair: bool = False, progress: Progress = lambda _what, _done, _all: None) -> list[Fault]:
+    def verify(self, *, repair: bool = False, progress: Progress = silent) -> list[Fault]:
         """Compare catalogue and files; with ``repair`` remove what is wrong: it is prepared anew when it is needed."""
         return find_faults(self.folder, self.catalogue, repair=repair, progress=progress)
 
-    def memory(self, *names: str) -> Memory:
+    def memory(self, *names: str) -> PreparedKnowledge:
         """Return what a document, or several together, were prepared to: fit for ``model.generate(…, knowledge=…)``.
 
         What this bank has not prepared yet is prepared now, and kept.
@@ -202,7 +201,7 @@ class KnowledgeStore:
         """
         if not names:
             raise ValueError("no document is named; expected at least one id.")
-        return Memory.join([self._memory(self.catalogue.find(name)) for name in names])
+        return PreparedKnowledge.join([self._memory(self.catalogue.find(name)) for name in names])
 
     def text(self, name: str) -> str:
         """Return a document's text; named as for :meth:`remove`."""
@@ -260,7 +259,7 @@ class KnowledgeStore:
             for row in self.catalogue.passages(list(place))
         ]
 
-    def read(self, found: Sequence[Found]) -> Memory:
+    def read(self, found: Sequence[Found]) -> PreparedKnowledge:
         """Return the slots of some passages, in the order of their documents: fit for ``model.generate``.
 
         A passage was read with all of its document before it, so it says what it says there.
@@ -276,7 +275,7 @@ class KnowledgeStore:
             pieces.setdefault(one.id, []).append((one.start, one.end))
         # The texts first: they say which document is gone.
         columns = {document: prompter.columns(self.catalogue.text(document), own) for document, own in pieces.items()}
-        return Memory.join([self._memory(document).take(own) for document, own in columns.items()])
+        return PreparedKnowledge.join([self._memory(document).take(own) for document, own in columns.items()])
 
     @property
     def embedder(self) -> Embedder:
@@ -340,7 +339,7 @@ class KnowledgeStore:
             progress("preparing", done, len(missing))
         return [entry.id for entry in missing]
 
-    def _keep(self, document: str, bank: str, memory: Memory) -> None:
+    def _keep(self, document: str, bank: str, memory: PreparedKnowledge) -> None:
         """Write a memory's file, then its row, unless another process was first or the document is gone."""
         content = pack(memory, self.precision)
         file = f"memories/{bank}/{document[:16]}-{uuid.uuid4().hex[:8]}.safetensors"
@@ -358,7 +357,7 @@ class KnowledgeStore:
             values = (row.document, row.bank, row.file, row.sha256, row.bytes, row.slots, row.precision)
             connection.execute("INSERT INTO memories VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
-    def _memory(self, document: str) -> Memory:
+    def _memory(self, document: str) -> PreparedKnowledge:
         """Map one document's memory, or make it."""
         bank = self.bank
         for _ in range(2):

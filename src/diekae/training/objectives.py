@@ -28,7 +28,7 @@ from diekae.differences import (
     run_places,
     take_columns,
 )
-from diekae.encoders import MemoryBatch
+from diekae.encoders import KnowledgeBatch
 from diekae.inject.hooks import apart, run
 from diekae.inject.injection import Injection
 from diekae.model import DiekaeModel
@@ -200,7 +200,7 @@ class DifferenceObjective(Objective):
                 return lambda n, read: bank(memory, read[None], everything, slice(n, n + 1)).difference[0]
             embed = self.model.decoder.get_input_embeddings()
             inputs = embed(batch["input_ids"])[None].to(bank.dtype)
-            ready = bank(batch_memory(self.model, batch), inputs, batch["input_mask"]).difference
+            ready = bank(prepare_batch(self.model, batch), inputs, batch["input_mask"]).difference
             return lambda n, _stream: ready[n]
 
         return student
@@ -288,7 +288,7 @@ def _knowledge_ids(batch: Batch) -> Tensor:
     return torch.gather(batch["full_ids"], 1, knowledge_columns(batch, batch["full_ids"].shape[1]))
 
 
-def batch_memory(model: DiekaeModel, batch: Batch) -> MemoryBatch:
+def prepare_batch(model: DiekaeModel, batch: Batch) -> KnowledgeBatch:
     """Prepare the knowledge of a batch, with gradients to the bank and none to the decoder.
 
     What :meth:`Objective.keep` has found of K already is taken from the batch.
@@ -311,19 +311,19 @@ def batch_memory(model: DiekaeModel, batch: Batch) -> MemoryBatch:
     return model.bank.prepare(embedded[None].to(model.bank.dtype), batch["knowledge_mask"])
 
 
-def injected_logits(model: DiekaeModel, batch: Batch, memory: MemoryBatch | None = None) -> tuple[Tensor, Tensor]:
+def injected_logits(model: DiekaeModel, batch: Batch, memory: KnowledgeBatch | None = None) -> tuple[Tensor, Tensor]:
     """Run the decoder over x with injection, with gradients to what was prepared.
 
     Returns:
         Logits at the places that predict the target [labels, vocabulary], and the labels [labels].
     """
-    with injection_of(model, batch, batch_memory(model, batch) if memory is None else memory).active():
+    with injection_of(model, batch, prepare_batch(model, batch) if memory is None else memory).active():
         ids, offset = run_of(batch, knowledge=False)
         logits = logits_at(model.decoder, ids, batch["labels"], offset)
     return logits, batch["labels"][batch["labels"] != IGNORED]
 
 
-def injection_of(model: DiekaeModel, batch: Batch, memory: MemoryBatch) -> Injection:
+def injection_of(model: DiekaeModel, batch: Batch, memory: KnowledgeBatch) -> Injection:
     """Return what is injected into the run over x of a laid-out batch, all of whose columns are given."""
     receives, valid = batch["receives"], batch["input_mask"]
     nobody, hidden = receives.new_zeros(len(receives)), torch.zeros_like(receives)

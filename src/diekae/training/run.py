@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,13 @@ from diekae.fingerprint import fingerprint, window
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
 from diekae.models import settled_dtype
+from diekae.progress import Progress, silent
 from diekae.training.answers import answer_some
 from diekae.training.config import TrainingConfig
 from diekae.training.dataset import CachedDataset, PromptDataset, collect_to_disk
 from diekae.training.objectives import OBJECTIVES, DifferenceObjective, Objective
 from diekae.training.stopwatch import Stopwatch
 from diekae.training.trainer import BankTrainer, LastStep, Monitor, arguments, last_whole_checkpoint
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is, and how much there is."""
 
 
 def train(
@@ -40,7 +38,7 @@ def train(
     *,
     resume: bool = False,
     monitor: Monitor | None = None,
-    progress: Progress = lambda _what, _done, _all: None,
+    progress: Progress = silent,
     callbacks: Sequence[Any] = (),
 ) -> list[dict[str, float]]:
     """Train a bank and save it to ``folder/bank``.

@@ -1,0 +1,1 @@
+"""Data sets, baselines, the paper's tables, benchmarks and experiments behind diekae."""

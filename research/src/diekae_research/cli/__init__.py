@@ -1,0 +1,29 @@
+"""`diekae-research`: data sets, the paper's tables, benchmarks and curves; one file a verb."""
+
+from __future__ import annotations
+
+from diekae.cli import Verbs, make_app, run_app
+
+VERBS = {
+    "data": "Fetch data sets, turn them into examples, and look at them.",
+    "reproduce": "Measure a table or figure of the paper; earlier measurements are reused.",
+    "bench": "Measure cost: with knowledge against without, against K in the prompt, and against a cached prefix.",
+    "curves": "Measure a bank by number of documents, length of knowledge, target position and copying, and its harm.",
+    "edit": "Train for editing, and measure edits against other methods.",
+}
+"""What `diekae-research --help` says of each verb."""
+
+
+class ResearchVerbs(Verbs):
+    """The verbs of this package."""
+
+    package = __name__
+    verbs = VERBS
+
+
+typer_app = make_app(ResearchVerbs, "Data sets, baselines, tables and benchmarks behind diekae.")
+
+
+def app() -> None:
+    """Run `diekae-research`."""
+    run_app(typer_app)

@@ -1,0 +1,97 @@
+"""`diekae-research curves`: what a bank makes of many documents, long ones, and ones that say nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from diekae.cli.console import (
+    SHIPPED,
+    BankOption,
+    DeviceOption,
+    DtypeOption,
+    check_choice,
+    console,
+    device_of,
+    dtype_of,
+    load_model,
+    progress_bars,
+    share,
+)
+from diekae.data import read_examples
+from diekae.evaluation.plots import check_kind, draw_curves, save_figure
+from diekae_research.evaluation.curves import DOCUMENTS, LENGTHS, measure_curves
+from diekae_research.provenance import name_of, write_json
+
+
+def command(
+    data: Annotated[Path, typer.Option(help="Held-out examples with knowledge (JSONL).")],
+    bank: BankOption = SHIPPED,
+    limit: Annotated[int, typer.Option(min=1, help="Use only the first examples.")] = 48,
+    format: Annotated[str | None, typer.Option(help="plain, qa or chat; the bank's own by default.")] = None,
+    documents: Annotated[list[int], typer.Option(help="Documents known at once; may be repeated.")] = list(DOCUMENTS),  # noqa: B006
+    lengths: Annotated[list[int], typer.Option(help="Tokens of knowledge; may be repeated.")] = list(LENGTHS),  # noqa: B006
+    batch_size: Annotated[int, typer.Option(help="Examples a pass.")] = 8,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = "auto",
+    json: Annotated[Path | None, typer.Option(help="Where the figures go.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Where the plots go (.png, .svg or .pdf).")] = None,
+) -> None:
+    """Measure a bank by number of documents, length of knowledge, target position and copying, and its harm."""
+    check_choice("format", format)
+    dtype_of(dtype)
+    device_of(device)
+    if plot is not None:
+        check_kind(plot)
+    examples = read_examples(data, limit)
+    model = load_model(bank, device, dtype)
+    with progress_bars() as (show, _):
+        found = measure_curves(
+            model,
+            examples,
+            format=format,
+            documents=documents,
+            lengths=lengths,
+            batch_size=batch_size,
+            progress=show,
+        )
+    console.print(_table(found, bank.name))
+    for name, wanted in (("documents", documents), ("lengths", lengths)):
+        if missing := sorted(set(wanted) - {point[name] for point in found[name]}):
+            console.print(f"too few or too long documents for {name} {missing}", highlight=False, markup=False)
+    if json is not None:
+        settings = {"config": model.config.to_dict(), "data": data.name, "format": format or model.config.format}
+        settings["dtype"] = name_of(model.decoder.dtype)
+        write_json(json, {**settings, **found})
+        console.print(f"figures: {json}", highlight=False)
+    if plot is not None:
+        save_figure(draw_curves(found), plot)
+        console.print(f"plots: {plot}", highlight=False)
+
+
+def _table(found: dict[str, Any], title: str) -> Table:
+    """Lay all points out, a section a curve."""
+    table = Table(title=title, title_justify="left")
+    for name in ("", "n", "D(x)", "D(K,x)", "ours", "recovered, D(K,x)", "recovered, ours"):
+        table.add_column(name, justify="right" if name else "left")
+    named: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
+        ("documents", lambda point: f"{point['documents']} documents"),
+        ("lengths", lambda point: f"about {point['lengths']} tokens of K"),
+        ("positions", lambda point: f"target tokens {point['from'] + 1} to {point['to'] or 'end'}"),
+        ("copies", lambda point: "target stands in K" if point["copied"] else "target not in K"),
+    )
+    for name, label in named:
+        for point in found[name]:
+            losses = [f"{point['nll'][how]:.3f}" for how in ("bare", "prompted", "ours")]
+            shares = [share(point["recovered_prompted"]), share(point["recovered"])]
+            table.add_row(label(point), str(point["n"]), *losses, *shares)
+        table.add_section()
+    harm = found["unrelated"]
+    table.caption = "nats a target token; recovered: of the gap that the right document alone makes" + (
+        f"\nanother's knowledge: harm {harm['harm']:+.4f} nats, KL to D(x) {harm['kl']:.4f}" if harm else ""
+    )
+    return table

@@ -1,0 +1,188 @@
+"""`diekae-research data`: known data sets, their upstream files, and the examples that are made of them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Column, Table
+from rich.text import Text
+
+from diekae.cli.console import console, progress_bars
+from diekae.data import DataError, Example, load_source, read_examples, source_names
+from diekae.data.example import check_split
+from diekae_research.data.build import MANIFEST, build_source
+from diekae_research.data.card import COMMON, Counts
+from diekae_research.data.download import download_source
+from diekae_research.provenance import write_json
+from diekae_research.sources import source_card
+
+SHOWN = 600
+"""Characters of a document that are shown."""
+group = typer.Typer(
+    help="Fetch data sets, turn them into examples, and look at them.", no_args_is_help=True, add_completion=False
+)
+Name = Annotated[str, typer.Argument(help="A data set, see `diekae-research data list`.")]
+Options = Annotated[
+    list[str] | None, typer.Option("--option", help="Set an option of the data set: key=value. May be repeated.")
+]
+Raw = Annotated[Path | None, typer.Option(help="Folder of the upstream files.")]
+
+
+@group.command("list")
+def list_sets() -> None:
+    """Show the data sets that are known: licence, the paper's counts, options, and the files each is made from."""
+    table = Table(
+        "name", Column("data set", overflow="fold"), "counts", Column("files", overflow="fold"), show_lines=True
+    )
+    for name in source_names():
+        card = source_card(name)
+        lines = [card.title, f"licence: {card.licence}", card.homepage]
+        lines += [f"{key}={str(option.default).lower()}: {option.help}" for key, option in card.options.items()]
+        paths = "\n".join(file.path for file in card.upstream) or f"from {card.origin}"
+        cells = ("\n".join(filter(None, lines)), _counts(card.paper), paths)
+        table.add_row(f"[bold]{name}[/]", *map(escape, cells))
+    shared = "; ".join(f"{key}={str(option.default).lower()}: {option.help}" for key, option in COMMON.items())
+    table.caption = escape(f"counts: the paper's for train, validation and test. Option of every set: {shared}")
+    console.print(table)
+
+
+@group.command()
+def build(
+    name: Name,
+    out: Annotated[Path, typer.Option(help="Folder for the examples; an earlier build in it is replaced.")],
+    raw: Raw = None,
+    option: Options = None,
+    limit: Annotated[int | None, typer.Option(help="At most this many examples a part, a random subset.")] = None,
+    seed: Annotated[int, typer.Option(help="Decides the subset.")] = 0,
+    strict: Annotated[bool, typer.Option(help="Stop at the first bad record instead of leaving it out.")] = False,
+) -> None:
+    """Turn upstream files into examples: train.jsonl, validation.jsonl, test.jsonl and manifest.json."""
+    with progress_bars() as (show, _):
+        manifest = build_source(
+            name,
+            raw=raw,
+            out=out,
+            options=_options(option),
+            limit=limit,
+            seed=seed,
+            strict=strict,
+            progress=show,
+        )
+    write_json(out / MANIFEST, manifest)
+    console.print(_built(manifest))
+    for note in _notes(manifest):
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"examples: {out}", highlight=False, markup=False, soft_wrap=True)
+
+
+@group.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A data set, or a file of examples (JSONL).")],
+    raw: Raw = None,
+    split: Annotated[str, typer.Option(help="train, validation or test; for a data set.")] = "train",
+    option: Options = None,
+    number: Annotated[int, typer.Option(min=1, help="How many examples.")] = 3,
+    seed: Annotated[int, typer.Option(help="Decides which.")] = 0,
+) -> None:
+    """Show examples as a person would want to read them."""
+    if name.endswith(".jsonl"):
+        examples = read_examples(name)
+        chosen = sorted(random.Random(seed).sample(range(len(examples)), min(number, len(examples))))
+        examples = [examples[index] for index in chosen]
+    else:
+        examples = load_source(
+            name, folder=raw, split=check_split(split), limit=number, seed=seed, options=_options(option)
+        )
+    for place, example in enumerate(examples, start=1):
+        console.print(_panel(example, f"{place} of {len(examples)}"))
+
+
+@group.command()
+def download(
+    name: Name,
+    out: Annotated[Path, typer.Option(help="Folder for the upstream files.")],
+    base_url: Annotated[
+        str | None, typer.Option(help="A mirror that holds the files under their own names; the publishers' otherwise.")
+    ] = None,
+) -> None:
+    """Fetch a data set's upstream files, check them and unpack archives; files that are there and right are kept."""
+    card = source_card(name)
+    with progress_bars() as (show, _):
+        files = download_source(name, out, base_url=base_url, progress=show)
+    table = Table("file", "", "SHA-256")
+    for file in files:
+        state = "fetched" if file.fetched else "was there"
+        if file.unpacked:
+            state += f", {file.unpacked} files unpacked"
+        checked = "as expected" if file.known else f"{file.sha256} (none is known to check it against)"
+        table.add_row(escape(str(file.path)), state, checked)
+    console.print(table)
+    console.print(
+        f"licence: {card.licence}\nnext: diekae-research data build {name} --raw {out} --out FOLDER",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _options(settings: Sequence[str] | None) -> dict[str, str]:
+    found = {}
+    for setting in settings or ():
+        key, equals, value = setting.partition("=")
+        if not equals or not key.strip():
+            raise DataError(f"--option {setting!r} is not understood; expected key=value, as in all_questions=true")
+        found[key.strip()] = value.strip()
+    return found
+
+
+def _counts(counts: Counts | None) -> str:
+    return "\n".join(map(str, counts)) if counts else "not in the\npaper"
+
+
+def _built(manifest: dict[str, Any]) -> Table:
+    """Lay out what was built beside what the full data set should give."""
+    options = ", ".join(f"{key}={str(value).lower()}" for key, value in manifest["options"].items())
+    table = Table(title=escape(f"{manifest['title']} ({options})"), title_justify="left")
+    for heading in ("part", "examples", "leak-prone", "in all", "expected", "agrees", "bad records"):
+        table.add_column(heading, justify="left" if heading == "part" else "right")
+    agreed = {True: "yes", False: "no", None: "unknown"}
+    for split, part in manifest["splits"].items():
+        found, expected = part["examples"] + part["leaking"], part["expected"]
+        cells = (part["examples"], part["leaking"], found, "unknown" if expected is None else expected)
+        table.add_row(split, *map(str, cells), agreed[part["agrees"]], str(part["bad_records"]))
+    return table
+
+
+def _notes(manifest: dict[str, Any]) -> list[str]:
+    """What a reader of the counts should know besides."""
+    parts = manifest["splits"].values()
+    notes = [f"left out: {part['missing']}" for part in parts if "missing" in part]
+    bad = next((part["first_bad_record"] for part in parts if part["first_bad_record"]), None)
+    notes += [f"the first bad record: {bad}"] if bad else []
+    note = source_card(manifest["source"]).note
+    return [*notes, f"note: {note}"] if note else notes
+
+
+def _panel(example: Example, title: str) -> Panel:
+    """One example: what is known, what is asked, what should be said."""
+    parts = [Text(f"{_shortened(document)}\n", style="dim") for document in example.knowledge]
+    parts = parts or [Text("no knowledge\n", style="dim italic")]
+    parts.append(Text.assemble(("input   ", "bold"), example.input))
+    parts.append(Text.assemble(("target  ", "bold"), (example.target, "green")))
+    if example.label is not None:
+        parts.append(Text.assemble(("label   ", "bold"), example.label))
+    if example.leaks:
+        parts.append(Text("its knowledge was made from the target", style="yellow"))
+    return Panel(Group(*parts), title=title, title_align="left")
+
+
+def _shortened(document: str) -> str:
+    if len(document) <= SHOWN:
+        return document
+    return f"{document[:SHOWN].rstrip()} … ({SHOWN} of {len(document)} characters)"

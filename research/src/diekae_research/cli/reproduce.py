@@ -1,0 +1,85 @@
+"""`diekae-research reproduce`: the paper's tables and figures on any decoder, the paper's own figures beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diekae.cli.console import DeviceOption, console, device_of, progress_bars
+from diekae_research.tables import Lab, Plan, reproduce, table_names
+from diekae_research.tables.sheet import console_tables
+
+_DEFAULT = Plan(Path())
+
+
+def command(
+    table: Annotated[str, typer.Argument(help="table1 … table5, figure3, figure4, or all.")],
+    data: Annotated[Path, typer.Option(help="Folder with a folder for each data set, as its publisher lays it out.")],
+    model: Annotated[str, typer.Option(help="Name or folder of the decoder.")] = _DEFAULT.model,
+    out: Annotated[Path, typer.Option(help="Folder for tables, drawings and what was measured.")] = Path("runs/tables"),
+    json: Annotated[Path | None, typer.Option(help="Where the figures go; TABLE.json in the folder.")] = None,
+    train_examples: Annotated[
+        int, typer.Option(help="Training examples of each data set; edits in table3.")
+    ] = _DEFAULT.train_examples,
+    limit: Annotated[int, typer.Option(help="Examples of each data set that are scored.")] = _DEFAULT.limit,
+    epochs: Annotated[float, typer.Option(help="Passes over the training examples.")] = _DEFAULT.epochs,
+    longest: Annotated[int, typer.Option(help="Leave out examples with more tokens of knowledge.")] = _DEFAULT.longest,
+    context: Annotated[int, typer.Option(help="Tokens of the longest context in table4.")] = _DEFAULT.context,
+    methods: Annotated[str, typer.Option(help="Methods in place of the table's own: bare,lora,cartridge.")] = "",
+    sets: Annotated[str, typer.Option(help="Data sets in place of the table's own: dream,zsre.")] = "",
+    preset: Annotated[str, typer.Option(help="What a bank is: default, attention or paper.")] = _DEFAULT.preset,
+    template: Annotated[
+        str | None, typer.Option(help="Text around the knowledge, such as 'Context: {knowledge}\\n\\n'.")
+    ] = _DEFAULT.template,
+    rates: Annotated[str, typer.Option(help="Peak learning rates of methods: lora=2e-3,sft=1e-4.")] = "",
+    dtype: Annotated[str, typer.Option(help="Decoder's weights: bf16, fp32, or auto by the device.")] = _DEFAULT.dtype,
+    seed: Annotated[int, typer.Option(help="Decides subsets, initial weights and order.")] = _DEFAULT.seed,
+    device: DeviceOption = "auto",
+) -> None:
+    """Measure a table of the paper; what an earlier call has measured is read back."""
+    table_names(table)  # a wrong name is said before anything is loaded
+    place = device_of(device)
+    plan = Plan(
+        data=data,
+        model=model,
+        train_examples=train_examples,
+        limit=limit,
+        epochs=epochs,
+        longest=longest,
+        context=context,
+        methods=_names(methods),
+        sets=_names(sets),
+        preset=preset,
+        template=None if template is None else template.replace("\\n", "\n"),
+        learning_rates=_rates(rates),
+        dtype=dtype,
+        seed=seed,
+    )
+    with progress_bars() as (show, _):
+        lab = Lab(plan, out, show, device=str(place))
+        made = reproduce(table, lab, json, tell=lambda text: console.print(text, highlight=False, markup=False))
+    for report in made.values():
+        for sheet in report.sheets:
+            for part in console_tables(sheet, console.width):
+                console.print(part)
+            for note in sheet.notes:
+                console.print(f"  {note}", style="dim", highlight=False, markup=False)
+    console.print(f"figures: {json or out / f'{table}.json'}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _rates(text: str) -> dict[str, float]:
+    """Read ``method=rate,…``."""
+    found = {}
+    for part in _names(text):
+        name, _, rate = part.partition("=")
+        try:
+            found[name.strip()] = float(rate)
+        except ValueError:
+            raise ValueError(f"rates: {part!r} is not understood; expected method=number, as in lora=2e-3.") from None
+    return found
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())

@@ -1,0 +1,1 @@
+"""Data sets: their cards, building and downloading them."""

@@ -1,0 +1,106 @@
+"""The card of a data set: whose it is, where its files are, how many examples it should give, what can be chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from diekae.data.example import DataError, nearest
+
+Counts = tuple[int, int, int]
+"""Examples in train, validation and test."""
+Value = bool | int
+"""What an option can be set to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """One file as its publisher offers it."""
+
+    path: str
+    """Where it lies below the data set's folder."""
+    url: str
+    """Where it can be fetched."""
+    sha256: str | None = None
+    """Its checksum; ``None`` if it is not known."""
+    inner: str | None = None
+    """For an archive: the folder in it whose content is unpacked into the data set's folder; ``""`` for all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A choice that a data set offers; its name is its key in `Card.options`."""
+
+    default: Value
+    """The value that is taken where none is named; its type is the option's type."""
+    help: str
+    """What it does."""
+    counts: Counts | None = None
+    """The examples of the full data set where this flag alone is set, leaking ones included; ``None`` if unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What is known of a data set before any of its files is read."""
+
+    title: str
+    """Its name and its paper."""
+    licence: str
+    """As its publisher states it."""
+    homepage: str
+    """An address to read more at; empty if there is none."""
+    origin: str
+    """Where its files come from, in words that can follow "from"."""
+    upstream: tuple[Upstream, ...] = ()
+    """The files that `diekae-research data download` fetches."""
+    paper: Counts | None = None
+    """The paper's counts (appendix C), leaking examples included; ``None`` for a set that it does not use."""
+    labels: tuple[str, ...] = ()
+    """The classes of a classification set."""
+    options: Mapping[str, Option] = field(default_factory=dict)
+    """What can be chosen, besides `COMMON`."""
+    note: str = ""
+    """Why counts may differ from the paper's, in a sentence."""
+
+
+COMMON: Mapping[str, Option] = {
+    "paper_marks": Option(False, "[SEP] between documents, joined into one; [USR] and [SYS] around every input"),
+}
+"""The options of every data set."""
+
+
+def expected_counts(card: Card, options: Mapping[str, Value]) -> Counts | None:
+    """The counts that a full data set gives under `options`; ``None`` if they are not known."""
+    changed = [name for name, value in options.items() if name in card.options and value != card.options[name].default]
+    if not changed:
+        return card.paper
+    return card.options[changed[0]].counts if len(changed) == 1 else None
+
+
+def settle_options(source: str, card: Card, given: Mapping[str, object]) -> dict[str, Value]:
+    """Put the values that were given in place of the defaults; a value may be a text, as a command line has it.
+
+    Raises:
+        DataError: If an option is unknown or its value is of another type.
+    """
+    known = {**card.options, **COMMON}
+    settled = {name: option.default for name, option in known.items()}
+    for name, value in given.items():
+        if name not in known:
+            raise DataError(
+                f"source {source!r} has no option {name!r}{nearest(name, list(known))}; it has {', '.join(known)}"
+            )
+        settled[name] = _parse(f"option {name} of source {source!r}", value, known[name].default)
+    return settled
+
+
+def _parse(what: str, value: object, default: Value) -> Value:
+    if isinstance(default, bool):
+        found = {"true": True, "false": False}.get(str(value).lower())
+        if found is None:
+            raise DataError(f"{what} is {value!r}; expected true or false")
+        return found
+    try:
+        return int(str(value))
+    except ValueError as error:
+        raise DataError(f"{what} is {value!r}; expected a whole number, as {default}") from error

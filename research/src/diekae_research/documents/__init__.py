@@ -1,0 +1,1 @@
+"""Questions on ordinary documents, with accepted answers, and the programs that count right answers."""

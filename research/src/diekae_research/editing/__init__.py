@@ -1,0 +1,1 @@
+"""How edits are trained for, measured, and compared with the methods of the paper."""

@@ -1,0 +1,1 @@
+"""Measurements beside the library's own: curves, intervals, probes, the harness."""

@@ -1,0 +1,278 @@
+"""What every method of the paper's tables is given and gives back, and the registry that finds one by name.
+
+A method is one file here with one function:
+
+    @register("lora")
+    def lora(task: Task) -> Fitted: ...
+
+Shapes: B prompts, W decoder width; "labels" counts the target tokens of all prompts, row by row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from diekae.config import DiekaeConfig
+from diekae.data.prompt import IGNORED, Batch, Prompt, collate, to_device, truncate_knowledge
+from diekae.fingerprint import window
+from diekae.inject.hooks import frozen
+from diekae.progress import Progress
+from diekae.training.config import TrainingConfig
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a method may learn from, and how much it may spend."""
+
+    decoder: PreTrainedModel
+    """The decoder; every method leaves it bit for bit as it was."""
+    tokenizer: PreTrainedTokenizerBase
+    """The decoder's."""
+    train: Sequence[Prompt]
+    """Prompts to learn from."""
+    validation: Sequence[Prompt]
+    """Prompts that choose the checkpoint; never those that are reported."""
+    folder: Path
+    """Each method writes into a folder of its own name below this one."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """Epochs, batch size, precision, seed, … of every method; its learning rates are the bank's."""
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
+    """Peak learning rate of a method, by name; a method that is not named takes its own default."""
+    diekae: DiekaeConfig = field(default_factory=DiekaeConfig)
+    """What the bank is; its anchor lays out the prompts of all methods."""
+    knowledge: bool = True
+    """Whether K is given. Without it a method learns the targets alone, as an edit."""
+    resume: bool = False
+    """Go on from the checkpoints in the folder, if there are any."""
+    progress: Progress | None = None
+    """Told how far training is; None draws a bar."""
+
+    def __post_init__(self) -> None:
+        """Check what would otherwise be silently ignored.
+
+        Raises:
+            ValueError: A learning rate is given for a method that does not exist, or is not positive.
+        """
+        for name, rate in self.learning_rates.items():
+            _find(name)
+            if rate <= 0:
+                raise ValueError(f"learning_rates[{name!r}]={rate} must be positive.")
+
+    def place(self, name: str) -> Path:
+        """Return the folder of one method."""
+        return Path(self.folder) / name
+
+    def shown(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """Return prompts as a method may see them: K cut to the limit and the window, or left out."""
+        kept = list(prompts) if self.knowledge else without_knowledge(prompts)
+        return truncate_knowledge(kept, self.training.max_knowledge, window(self.decoder))
+
+    def config(self, name: str, default_rate: float, **changes: Any) -> TrainingConfig:
+        """Return the training configuration of one method: the task's, its learning rates scaled to the method's peak.
+
+        Args:
+            name: The method.
+            default_rate: Peak learning rate where the task names none.
+            **changes: Other fields that differ.
+        """
+        config = self.training
+        scale = self.learning_rates.get(name, default_rate) / config.learning_rate
+        names = ("learning_rate", "start_learning_rate", "final_learning_rate")
+        rates = {rate: getattr(config, rate) * scale for rate in names}
+        return dataclasses.replace(config, **{**rates, **changes})
+
+
+class Cost(NamedTuple):
+    """What fitting took."""
+
+    parameters: int = 0
+    """Parameters that were trained."""
+    seconds: float = 0.0
+    """Wall-clock seconds of training, validations and checkpoints included, over all calls of a resumed run."""
+    epochs: float = 0.0
+    """Passes over the training examples."""
+
+    @property
+    def epoch_seconds(self) -> float:
+        """Return seconds an epoch; 0 where nothing was trained."""
+        return self.seconds / self.epochs if self.epochs else 0.0
+
+
+class Scored(NamedTuple):
+    """What a method says of the targets of some prompts."""
+
+    logits: Tensor
+    """At the places that predict the target, [labels, vocabulary]."""
+    labels: Tensor
+    """Target tokens, [labels]: the same for every method."""
+
+
+@dataclass(kw_only=True)
+class Fitted(ABC):
+    """A method that has learned what it can: every method is asked the same, and scored on the same tokens."""
+
+    name: str
+    """The method's registered name."""
+    decoder: PreTrainedModel
+    """What is run: the given decoder, or a copy."""
+    tokenizer: PreTrainedTokenizerBase
+    """The decoder's."""
+    anchor: str = "shared"
+    """How prompts are laid out, as :attr:`diekae.config.DiekaeConfig.anchor`."""
+    knowledge: bool = True
+    """Whether the method looks at K."""
+    cost: Cost = Cost()
+    """What fitting took."""
+    learned: str = ""
+    """Digest of all that fitting depended on, where measurements are kept between runs; empty where nothing is told."""
+
+    @abstractmethod
+    def read(self, prompts: Sequence[Prompt], batch: Batch, states: bool) -> Tensor:
+        """Return logits [labels, vocabulary], or final hidden states [labels, W], where the targets are predicted.
+
+        Args:
+            prompts: B prompts, without K if the method does not look at it.
+            batch: The same, laid out on the decoder's device.
+            states: Whether states are wanted.
+        """
+
+    @abstractmethod
+    def extend(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[list[int]]:
+        """Return the tokens that follow each prompt's input, greedily; arguments as for :meth:`generate`."""
+
+    @torch.no_grad()
+    def target_logits(self, prompts: Sequence[Prompt]) -> Scored:
+        """Score the targets of a batch.
+
+        Raises:
+            ValueError: There is no prompt.
+        """
+        kept = self._kept(prompts)
+        batch = self._lay_out(kept)
+        labels = batch["labels"][batch["labels"] != IGNORED]
+        with frozen(self.decoder):
+            return Scored(self.read(kept, batch, states=False), labels)
+
+    @torch.no_grad()
+    def last_states(self, prompts: Sequence[Prompt]) -> Tensor:
+        """Return the final hidden state of each prompt's last token before the target, [B, W]."""
+        kept = [dataclasses.replace(prompt, target=prompt.target[:1] or (0,)) for prompt in self._kept(prompts)]
+        with frozen(self.decoder):
+            return self.read(kept, self._lay_out(kept), states=True)
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+        """Answer greedily.
+
+        Args:
+            prompts: B prompts; their targets are not looked at.
+            max_new_tokens: Longest answer.
+
+        Raises:
+            ValueError: There is no prompt, or no token may be made.
+        """
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1.")
+        with frozen(self.decoder):
+            rows = self.extend(self._kept(prompts), max_new_tokens)
+        return [str(self.tokenizer.decode(row, skip_special_tokens=True)).strip() for row in rows]
+
+    def own_anchor(self, prompt: Prompt) -> tuple[int, ...]:
+        """Return the anchor that x keeps after K, under ``anchor="own"``."""
+        return prompt.anchor if self.anchor == "own" and self.knowledge else ()
+
+    def _kept(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        if not prompts:
+            raise ValueError(f"method {self.name!r} was given no prompt; give at least one.")
+        return list(prompts) if self.knowledge else without_knowledge(prompts)
+
+    def _lay_out(self, prompts: Sequence[Prompt]) -> Batch:
+        return to_device(collate(prompts, scope="all", anchor=self.anchor), self.decoder.device)
+
+
+def without_knowledge(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Return the prompts with an empty K."""
+    return [dataclasses.replace(prompt, knowledge=()) for prompt in prompts]
+
+
+Method = Callable[[Task], Fitted]
+_METHODS: dict[str, Method] = {}
+
+
+def register(name: str) -> Callable[[Method], Method]:
+    """Make the decorated function known as a method.
+
+    Raises:
+        ValueError: The name is taken.
+    """
+
+    def add(method: Method) -> Method:
+        if name in _METHODS:
+            raise ValueError(f"method {name!r} is registered by {_METHODS[name].__module__}; choose another name.")
+        _METHODS[name] = method
+        return method
+
+    return add
+
+
+def method_names() -> list[str]:
+    """Return the names of all methods, sorted."""
+    _import_methods()
+    return sorted(_METHODS)
+
+
+def constants_of(name: str) -> dict[str, Any]:
+    """Return what a method's own file fixes, such as its learning rate: its upper-case names that hold JSON values.
+
+    Raises:
+        ValueError: No method has that name.
+    """
+    module = importlib.import_module(_find(name).__module__)
+    return {key: value for key, value in sorted(vars(module).items()) if key.isupper() and _is_json(value)}
+
+
+def _is_json(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_json(each) for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_json, value))
+    return value is None or isinstance(value, str | int | float)
+
+
+def fit(name: str, task: Task) -> Fitted:
+    """Fit a method by name.
+
+    Raises:
+        ValueError: No method has that name, or the task does not suit it.
+    """
+    return _find(name)(task)
+
+
+def _find(name: str) -> Method:
+    names = method_names()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"method {name!r} is not known; choose one of {', '.join(names)}.{hint}")
+    return _METHODS[name]
+
+
+@functools.cache
+def _import_methods() -> None:
+    """Import every file of this folder, once and late: each imports :func:`register` from here."""
+    package = __name__.rpartition(".")[0]
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        importlib.import_module(f"{package}.{module.name}")

@@ -1,0 +1,50 @@
+"""D(K, x) with the prefix of K cached, as servers do: the figures of ``prompted`` at another cost."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+import torch
+from transformers import Cache, DynamicCache
+
+from diekae.data.prompt import Prompt
+from diekae.inject.hookpoints import stack_of
+from diekae_research.methods.base import Fitted, Task, register
+from diekae_research.methods.decoders import Prefixed
+
+KEPT = 16
+"""Documents whose keys and values are kept; the one used longest ago goes first."""
+
+
+@dataclass(kw_only=True)
+class CachedPrompt(Prefixed):
+    """A decoder that reads each K once: cold the first time a document is met, warm afterwards."""
+
+    caches: OrderedDict[tuple[int, ...], Cache] = field(default_factory=OrderedDict, repr=False)
+    """Keys and values by the tokens of anchor and K."""
+
+    def prefix(self, prompt: Prompt) -> Cache:
+        """See :meth:`Prefixed.prefix`."""
+        key = prompt.anchor + prompt.knowledge
+        if key not in self.caches:
+            cache = DynamicCache(config=self.decoder.config)
+            ids = torch.tensor([key], device=self.decoder.device)
+            stack_of(self.decoder)(input_ids=ids, past_key_values=cache, use_cache=True)
+            self.caches[key] = cache
+            if len(self.caches) > KEPT:
+                self.caches.popitem(last=False)
+        self.caches.move_to_end(key)
+        return self.caches[key]
+
+
+@register("prompted_cached")
+def prompted_cached(task: Task) -> Fitted:
+    """Return the decoder as it is; nothing is trained."""
+    return CachedPrompt(
+        name="prompted_cached",
+        decoder=task.decoder,
+        tokenizer=task.tokenizer,
+        anchor=task.diekae.anchor,
+        knowledge=task.knowledge,
+    )

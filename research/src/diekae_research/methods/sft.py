@@ -1,0 +1,30 @@
+"""SFT: all weights trained on the targets with the knowledge in the prompt, the paper's second trained baseline."""
+
+from __future__ import annotations
+
+import copy
+
+from diekae_research.methods.base import Fitted, Task, register
+from diekae_research.methods.decoders import Plain
+from diekae_research.methods.tuning import tune
+
+RATE = 1e-5
+"""Peak learning rate unless the task names another."""
+
+
+@register("sft")
+def sft(task: Task) -> Fitted:
+    """Train a copy of the decoder.
+
+    The copy is trained in fp32, for AdamW's small steps are lost in bf16, and then runs in the given decoder's type.
+    """
+    decoder = copy.deepcopy(task.decoder).float().requires_grad_(True)
+    cost = tune("sft", decoder, task, task.config("sft", RATE))
+    return Plain(
+        name="sft",
+        decoder=decoder.requires_grad_(False).to(task.decoder.dtype),
+        tokenizer=task.tokenizer,
+        anchor=task.diekae.anchor,
+        knowledge=task.knowledge,
+        cost=cost,
+    )

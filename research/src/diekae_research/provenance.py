@@ -1,0 +1,31 @@
+"""What research results are stored with: as the library's provenance, and a digest of the research code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from diekae import provenance as library
+from diekae.provenance import digest, name_of
+
+__all__ = ["code_digest", "digest", "key_of", "name_of", "provenance", "write_json"]
+
+
+def code_digest() -> str:
+    """Return a digest of the source files of this package."""
+    return library.code_digest(Path(__file__).parent)
+
+
+def provenance() -> dict[str, Any]:
+    """Return versions, code of both packages, and machine."""
+    return {**library.provenance(), "research_code": code_digest()}
+
+
+def key_of(values: Any) -> str:
+    """Return the name of a stored result: a digest of everything it depends on."""
+    return digest([values, provenance()])
+
+
+def write_json(path: str | Path, result: dict[str, Any]) -> None:
+    """Write a result with its provenance."""
+    library.write_json(path, {**result, "research_code": code_digest()})

@@ -1,0 +1,170 @@
+"""The registry of data sets: one file a data set, which registers itself by name.
+
+A new data set is a new file here with its card and a function that takes a `Request` and returns or yields examples:
+
+    @register("dream", Card(title="DREAM (Sun et al., 2019)", ...))
+    def load_dream(request: Request) -> Iterator[Example]: ...
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+import random
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from diekae.data.example import DataError, Example, Split, check_limit, check_split, nearest
+from diekae_research.data.card import Card, settle_options
+from diekae_research.data.marks import marked
+from diekae_research.data.request import BadRecords, Request
+
+Loader = Callable[[Request], Iterable[Example]]
+_SOURCES: dict[str, tuple[Card, Loader]] = {}
+
+
+def register(name: str, card: Card) -> Callable[[Loader], Loader]:
+    """Register the decorated loader under `name`.
+
+    Raises:
+        ValueError: If the name is taken.
+    """
+
+    def add(loader: Loader) -> Loader:
+        if name in _SOURCES:
+            raise ValueError(
+                f"source {name!r} is already registered by {_SOURCES[name][1].__module__}; choose another name"
+            )
+        _SOURCES[name] = card, loader
+        return loader
+
+    return add
+
+
+def source_names() -> list[str]:
+    """The names of all registered sources, sorted."""
+    _import_sources()
+    return sorted(_SOURCES)
+
+
+def source_card(name: str) -> Card:
+    """The card of a source.
+
+    Raises:
+        DataError: If the name is unknown.
+    """
+    return _source(name)[0]
+
+
+def iterate_source(
+    name: str,
+    *,
+    folder: str | Path | None,
+    split: Split,
+    limit: int | None = None,
+    seed: int = 0,
+    options: Mapping[str, object] | None = None,
+    bad: BadRecords | None = None,
+    leaking: bool = True,
+) -> Iterator[Example]:
+    """Go through one part of a data set; arguments as in `load_source`, and two more.
+
+    With a limit the files are read twice, once to count, so that no more than one example is in memory at a time.
+
+    Args:
+        name: A registered name.
+        folder: The folder with the upstream files; ``None`` for a source that needs none.
+        split: Which part.
+        limit: At most this many examples: a random subset, in the order of the file. All when ``None``.
+        seed: Decides the subset, and the documents of a source that makes its own.
+        options: Values for options of the card, or their texts.
+        bad: Where bad records are counted, and whether they are errors.
+        leaking: Whether examples whose knowledge was made from the target take part.
+
+    Returns:
+        The examples, none if the data set does not have the part.
+
+    Raises:
+        DataError: If a name or value is unknown, or a file is missing or not as expected.
+    """
+    split = check_split(split)
+    check_limit(limit)
+    card, loader = _source(name)
+    settled = settle_options(name, card, options or {})
+    place = None if folder is None else Path(folder)
+    request = Request(name, card, place, split, limit, seed, settled, bad or BadRecords())
+
+    def everything(request: Request) -> Iterator[Example]:
+        for example in loader(request):
+            if leaking or not example.leaks:
+                yield marked(example) if settled["paper_marks"] else example
+
+    if limit is None:
+        return everything(request)
+    count = sum(1 for _ in everything(replace(request, bad=BadRecords(request.bad.strict))))
+    chosen = range(count) if limit >= count else random.Random(seed).sample(range(count), limit)
+    wanted = set(chosen)
+    return (example for index, example in enumerate(everything(request)) if index in wanted)
+
+
+def load_source(
+    name: str,
+    *,
+    folder: str | Path | None,
+    split: Split,
+    limit: int | None = None,
+    seed: int = 0,
+    options: Mapping[str, object] | None = None,
+    strict: bool = False,
+) -> list[Example]:
+    """Load one part of a data set, without examples whose knowledge was made from the target.
+
+    Args:
+        name: A registered name.
+        folder: The folder with the upstream files; ``None`` for a source that needs none.
+        split: Which part.
+        limit: At most this many examples: a random subset, in the order of the file. All when ``None``.
+        seed: Decides the subset, and the documents of a source that makes its own.
+        options: Values for options of the source's card, or their texts.
+        strict: Whether a bad record is an error; it is left out with a warning otherwise.
+
+    Returns:
+        The examples, at least one.
+
+    Raises:
+        DataError: If a name or value is unknown, a file is missing or not as expected, or there is no example.
+    """
+    bad = BadRecords(strict)
+    examples = list(
+        iterate_source(
+            name, folder=folder, split=split, limit=limit, seed=seed, options=options, bad=bad, leaking=False
+        )
+    )
+    if not examples:
+        reason = f"{bad.count} bad records, the first {bad.first}" if bad.count else "is the data set complete?"
+        raise DataError(f"source {name!r} has no example in split {split!r} of {folder}; {reason}")
+    if bad.count:
+        warnings.warn(f"source {name!r}: {bad.count} bad records left out, the first {bad.first}", stacklevel=2)
+    return examples
+
+
+def loaders() -> dict[str, Callable[..., list[Example]]]:
+    """Return a loader for each source, as the entry point ``diekae.sources`` wants it."""
+    return {name: functools.partial(load_source, name) for name in source_names()}
+
+
+def _source(name: str) -> tuple[Card, Loader]:
+    names = source_names()
+    if name not in names:
+        raise DataError(f"unknown source {name!r}{nearest(name, names)}; there are {', '.join(names)}")
+    return _SOURCES[name]
+
+
+@functools.cache
+def _import_sources() -> None:
+    """Import every file of this folder, once and late: each imports `register` from here."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")

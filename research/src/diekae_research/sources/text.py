@@ -1,0 +1,158 @@
+"""Any folder of documents: what they say next follows from what they said before.
+
+The documents are ``.txt`` and ``.md`` files, at any depth. Each gives some windows, one after the other:
+
+    knowledge: The Ondrel Bridge crosses the Ondrel where the old ferry used to land. [...] It opened in 1932.
+    input:     Its architect had not lived to see it.
+    target:    She had died in the winter before, of a cold caught on the scaffold.
+
+Nothing is asked, so this is training data for the difference and distillation objectives: a reader of K goes on in
+another way than one who has only the input. Licence: that of your documents.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from diekae.data.example import DataError, Example, MissingData
+from diekae.data.splits import split_of
+from diekae_research.data.card import Card, Option
+from diekae_research.data.marks import one_line
+from diekae_research.data.request import Request
+from diekae_research.sources import register
+
+SUFFIXES = (".txt", ".md")
+_GAP = re.compile(r"(?:(?<=[.!?…])|(?<=[.!?…][\"'”’»)\]]))\s+|\n\s*\n\s*")
+"""Between two sentences: white space after a full stop, or an empty line."""
+_FEWEST = 4
+"""Words below which a stretch is no sentence: numbers of a list, abbreviations and headings join what follows."""
+CARD = Card(
+    title="Your own documents (.txt, .md)",
+    licence="yours",
+    homepage="",
+    origin="your own documents (a folder of .txt and .md files, at any depth)",
+    options={
+        "knowledge": Option(300, "words of K at most; it ends with a paragraph or a sentence"),
+        "input": Option(40, "words of the one or two sentences after K, at most"),
+        "target": Option(30, "words of the sentence after these, at most"),
+        "windows": Option(4, "examples of a document at most, each behind the one before it"),
+    },
+)
+
+
+class Sentence(NamedTuple):
+    """A stretch of a document, as long as an input may be at most."""
+
+    start: int
+    """Its first character."""
+    end: int
+    """The character after its last one."""
+    words: int
+    """Its words, at least one."""
+    last: bool
+    """Whether a paragraph ends with it."""
+
+
+@register("text", CARD)
+def load_text(request: Request) -> Iterator[Example]:
+    """The windows of all documents of a part; a document belongs to the part that its path below the folder hashes to.
+
+    One document is in memory at a time. One that is not UTF-8, or too short for a window, is a bad record.
+
+    Raises:
+        DataError: If an option is below 1.
+        MissingData: If the folder holds no document.
+    """
+    for name in CARD.options:
+        if request.options[name] < 1:
+            raise DataError(f"option {name} of source 'text' is {request.options[name]}; expected at least 1")
+    lengths = tuple(int(request.options[name]) for name in ("knowledge", "input", "target"))
+
+    def read(path: Path) -> list[Example]:
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise DataError(f"not UTF-8 (byte {error.start})") from error
+        found = windows(text, *lengths, most=int(request.options["windows"]))
+        if not found:
+            raise DataError("shorter than three sentences: nothing continues it")
+        return found
+
+    return request.convert(_documents(request), read)
+
+
+def _documents(request: Request) -> Iterator[tuple[str, Path]]:
+    """The paths of the part's documents, in the order of their names below the folder."""
+    folder = request.path("documents (.txt, .md)").parent
+    paths = {
+        path.relative_to(folder).as_posix(): path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES and path.is_file()
+    }
+    if not paths:
+        raise MissingData(f"source 'text': no {' or '.join(SUFFIXES)} file in {folder}; it is read from {CARD.origin}")
+    for place in sorted(paths):
+        if split_of(place) == request.split:
+            yield place, paths[place]
+
+
+def windows(text: str, knowledge: int, input: int, target: int, *, most: int) -> list[Example]:
+    """Cut a document into examples, from its beginning on.
+
+    Args:
+        text: The document.
+        knowledge: Words of K, at most. It ends with a paragraph if one ends in its last third.
+        input: Words of the one or two sentences after K, at most.
+        target: Words of the sentence after these, at most.
+        most: Examples, at most. A window that does not begin the document and has less than a quarter of K's words is
+            none.
+
+    Returns:
+        The examples; none if the document has fewer than three sentences.
+    """
+    rest, found = sentences(text, min(knowledge, input)), list[Example]()
+    while len(rest) >= 3 and len(found) < most:
+        size = _knowledge_size(rest[:-2], knowledge)
+        if found and sum(sentence.words for sentence in rest[:size]) < knowledge / 4:
+            break
+        known, rest = rest[:size], rest[size:]
+        both = len(rest) > 2 and rest[0].words + rest[1].words <= input
+        given, said, rest = rest[: 1 + both], rest[1 + both], rest[2 + both :]
+        found.append(
+            Example(
+                (text[known[0].start : known[-1].end],),
+                one_line(text[given[0].start : given[-1].end]),
+                " ".join(text[said.start : said.end].split()[:target]),
+            )
+        )
+    return found
+
+
+def _knowledge_size(given: list[Sentence], most: int) -> int:
+    """How many of the sentences, at least one of them, are K."""
+    size, words, paragraph = 0, 0, 0
+    while size < len(given) and (not size or words + given[size].words <= most):
+        words += given[size].words
+        size += 1
+        if given[size - 1].last and words > most * 2 / 3:
+            paragraph = size
+    return paragraph or size
+
+
+def sentences(text: str, most: int) -> list[Sentence]:
+    """Find the sentences of a text; one of more than ``most`` words counts as several."""
+    text, found, start = text.rstrip(), list[Sentence](), 0
+    for end, after in [*(gap.span() for gap in _GAP.finditer(text)), (len(text), len(text))]:
+        words = list(re.finditer(r"\S+", text[start:end]))
+        if not words or (len(words) < _FEWEST and after < len(text)):
+            continue
+        paragraph = after == len(text) or text.count("\n", end, after) > 1
+        for first in range(0, len(words), most):
+            part, rest = words[first : first + most], words[first + most :]
+            place = start + part[0].start(), start + part[-1].end()
+            found.append(Sentence(*place, len(part), paragraph and not rest))
+        start = after
+    return found

@@ -1,0 +1,307 @@
+"""Building and fetching data sets, from Python and from the command line."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import json
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from diekae_research.cli import typer_app
+from diekae.data import DataError, Example, load_source, read_examples
+from diekae_research.data import download as downloads
+from diekae_research.data.build import build_source
+from diekae_research.data.card import Card, Upstream
+from diekae_research.data.download import download_source, unpack
+from layouts import FULL_DATA, needs_full_data, write_curiosity, write_json, write_lines
+
+ROW = {"premises": ["P."], "conclusion": "C.", "label": "True"}
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner(env={"COLUMNS": "300"}).invoke(typer_app, ["data", *map(str, arguments)])
+
+
+def said_by(*arguments: object) -> str:
+    result = invoke(*arguments)
+    assert isinstance(result.exception, ValueError), result.output
+    return str(result.exception)
+
+
+def folio(folder: Path, *rows: object) -> Path:
+    for name in ("train", "validation"):
+        write_lines(folder / f"folio-{name}.jsonl", *rows)
+    return folder
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# --- build
+
+
+def test_a_build_holds_the_parts_and_says_what_they_are(tmp_path: Path) -> None:
+    raw, out = folio(tmp_path / "raw", ROW, ROW), tmp_path / "new" / "out"
+    result = invoke("build", "folio", "--raw", raw, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert names(out) == ["manifest.json", "train.jsonl", "validation.jsonl"]
+    assert read_examples(out / "train.jsonl") == [Example(("P.",), "C.", "True", "True")] * 2
+    manifest = json.loads((out / "manifest.json").read_text())
+    train = manifest["splits"]["train"]
+    assert (train["examples"], train["expected"], train["agrees"], train["bad_records"]) == (2, 1004, False, 0)
+    assert train["files"] == {"train.jsonl": hashlib.sha256((out / "train.jsonl").read_bytes()).hexdigest()}
+    assert manifest["splits"]["test"]["agrees"] is True and manifest["options"] == {"paper_marks": False}
+    assert "versions" in manifest and str(tmp_path) not in json.dumps(manifest)
+    assert load_source("jsonl", folder=out, split="train", strict=True) == read_examples(out / "train.jsonl")
+
+
+def test_leaking_examples_stand_apart(tmp_path: Path) -> None:
+    write_curiosity(
+        tmp_path / "raw", ("assistant", "Told.", [(1, True)]), ("assistant", "Untold.", []), ("assistant", "Nor.", [])
+    )
+    manifest = build_source("curiosity", raw=tmp_path / "raw", out=tmp_path / "out")
+    part = manifest["splits"]["validation"]
+    assert (part["examples"], part["leaking"]) == (1, 2)
+    assert "curiosity_dialogs.train.json is missing" in manifest["splits"]["train"]["missing"]
+    assert names(tmp_path / "out") == ["validation.jsonl", "validation.leak.jsonl"]
+    assert [example.leaks for example in read_examples(tmp_path / "out" / "validation.leak.jsonl")] == [True, True]
+
+
+def test_paper_marks_join_documents_and_name_the_speakers(tmp_path: Path) -> None:
+    write_curiosity(tmp_path / "raw", ("user", "Hi", []), ("assistant", "Told.", [(1, True), (2, True)]))
+    found = load_source("curiosity", folder=tmp_path / "raw", split="validation", options={"paper_marks": True})
+    assert found == [Example(("One fact. [SEP] Two.",), "[USR] Hi [SYS]", "Told.")]
+    found = load_source("folio", folder=folio(tmp_path, ROW), split="train", options={"paper_marks": "true"})
+    assert found == [Example(("P.",), "[USR] C. [SYS]", "True", "True")]
+
+
+def test_bad_records_are_counted_or_fatal(tmp_path: Path) -> None:
+    raw = folio(tmp_path / "raw", ROW, {**ROW, "label": "Maybe"}, ROW)
+    with (raw / "folio-train.jsonl").open("a") as file:
+        file.write("{oops\n")
+    result = invoke("build", "folio", "--raw", raw, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    train = json.loads((tmp_path / "out" / "manifest.json").read_text())["splits"]["train"]
+    assert (train["examples"], train["bad_records"]) == (2, 2)
+    assert train["first_bad_record"].startswith("folio-train.jsonl:2: not a record of folio")
+    with pytest.warns(UserWarning, match="2 bad records left out, the first folio-train.jsonl:2"):
+        assert len(load_source("folio", folder=raw, split="train", limit=1)) == 1
+    text = said_by("build", "folio", "--raw", raw, "--out", tmp_path / "never", "--strict")
+    assert f"{raw}/folio-train.jsonl:2: " in text and "'Maybe'" in text
+    assert not (tmp_path / "never").exists()
+
+
+def test_nothing_but_bad_records_is_an_error(tmp_path: Path) -> None:
+    raw = folio(tmp_path / "raw", {"premises": []})
+    assert "the first bad record: folio-train.jsonl:1" in said_by(
+        "build", "folio", "--raw", raw, "--out", tmp_path / "o"
+    )
+    with pytest.raises(DataError, match="no example in split 'train'.*1 bad records, the first folio-train.jsonl:1"):
+        load_source("folio", folder=raw, split="train")
+
+
+def test_a_second_build_replaces_the_first_and_nothing_else(tmp_path: Path) -> None:
+    raw, out = folio(tmp_path / "raw", ROW), tmp_path / "out"
+    invoke("build", "folio", "--raw", raw, "--out", out)
+    (out / "notes.txt").write_text("mine")
+    (raw / "folio-validation.jsonl").unlink()
+    result = invoke("build", "folio", "--raw", raw, "--out", out)
+    assert result.exit_code == 0 and "folio-validation.jsonl is" in " ".join(result.output.split())
+    assert names(out) == ["manifest.json", "notes.txt", "train.jsonl"]
+    (out / "manifest.json").unlink()
+    assert "holds train.jsonl, which no build wrote" in said_by("build", "folio", "--raw", raw, "--out", out)
+    assert len(read_examples(out / "train.jsonl")) == 1
+
+
+def test_the_order_of_files_on_disk_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        edits = [{"subject": f"S{number}", "src": f"Who {number}?", "alt": "A"}]
+        write_json(tmp_path / f"zsre_mend_{number}.json", edits)
+    first = build_source("zsre", raw=tmp_path, out=tmp_path / "a")
+    real = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(sorted(real(self, pattern), reverse=True)))
+    second = build_source("zsre", raw=tmp_path, out=tmp_path / "b")
+    assert first["splits"] == second["splits"]
+
+
+def test_a_limit_is_a_seeded_subset_of_each_part(tmp_path: Path) -> None:
+    raw = folio(tmp_path / "raw", *({**ROW, "conclusion": f"{n:02}"} for n in range(50)))
+    manifest = build_source("folio", raw=raw, out=tmp_path / "out", limit=7, seed=3)
+    assert manifest["splits"]["train"]["examples"] == 7 and manifest["splits"]["train"]["agrees"] is None
+    assert read_examples(tmp_path / "out" / "train.jsonl") == load_source(
+        "folio", folder=raw, split="train", limit=7, seed=3
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("all_question=true", "has no option 'all_question', did you mean 'all_questions'"),
+        ("all_questions=maybe", "'maybe'; expected true or false"),
+        ("all_questions", "expected key=value"),
+    ],
+)
+def test_a_bad_option_is_named(tmp_path: Path, setting: str, words: str) -> None:
+    assert words in said_by("build", "dream", "--raw", tmp_path, "--out", tmp_path / "out", "--option", setting)
+    assert "did you mean 'dream'" in said_by("build", "dreem", "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(DataError, match="contexts .* is 'x'; expected a whole number"):
+        load_source("quasar_t", folder=tmp_path, split="train", options={"contexts": "x"})
+
+
+@needs_full_data
+def test_cmu_dog_agrees_with_the_paper(tmp_path: Path) -> None:
+    assert FULL_DATA is not None
+    manifest = build_source("cmu_dog", raw=FULL_DATA / "cmu_dog", out=tmp_path)
+    assert all(part["agrees"] and not part["bad_records"] for part in manifest["splits"].values())
+
+
+# --- list and show
+
+
+def test_every_command_has_help() -> None:
+    for command in ("list", "build", "show", "download"):
+        assert command in invoke("--help").output
+        assert "Usage" in invoke(command, "--help").output
+
+
+def test_list_names_licences_and_counts() -> None:
+    output = invoke("list").output
+    for words in ("quasar_t", "BSD-2-Clause", "37012", "none stated", "all_ratings"):
+        assert words in output.replace("\n", "")
+
+
+def test_show_prints_examples_and_shortens_what_is_known(tmp_path: Path) -> None:
+    raw = folio(tmp_path / "raw", {**ROW, "premises": ["[bold]" + "long " * 400]})
+    for arguments in (("folio", "--raw", raw), (tmp_path / "out" / "train.jsonl",)):
+        invoke("build", "folio", "--raw", raw, "--out", tmp_path / "out")
+        result = invoke("show", *arguments)
+        assert result.exit_code == 0, result.output
+        assert "[bold]long" in result.output and "of 2005 characters" in " ".join(result.output.split())
+        assert "C." in result.output and "label" in result.output
+    assert "no such file" in said_by("show", tmp_path / "none.jsonl")
+    assert "unknown split 'dev'" in said_by("show", "folio", "--raw", raw, "--split", "dev")
+
+
+# --- download
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder and the address it is served at."""
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield folder, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def offer(monkeypatch: pytest.MonkeyPatch, *files: Upstream) -> None:
+    """Let every name stand for a data set of these files."""
+    monkeypatch.setattr(downloads, "source_card", lambda name: Card("T", "L", "", "somewhere", files))
+
+
+def test_files_are_fetched_once_and_checked(
+    tmp_path: Path, mirror: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (mirror[0] / "a.json").write_bytes(b"right")
+    offer(monkeypatch, Upstream("a.json", "https://nowhere", hashlib.sha256(b"right").hexdigest()))
+    first = download_source("x", tmp_path / "out", base_url=mirror[1])
+    assert (first[0].fetched, first[0].known) == (True, True) and (tmp_path / "out" / "a.json").read_bytes() == b"right"
+    (mirror[0] / "a.json").unlink()
+    assert not download_source("x", tmp_path / "out", base_url=mirror[1])[0].fetched
+    (tmp_path / "out" / "a.json").write_bytes(b"wrong")
+    (mirror[0] / "a.json").write_bytes(b"right")
+    assert download_source("x", tmp_path / "out", base_url=mirror[1])[0].fetched
+    assert names(tmp_path / "out") == ["a.json"] and (tmp_path / "out" / "a.json").read_bytes() == b"right"
+
+
+def test_a_wrong_checksum_leaves_nothing_behind(
+    tmp_path: Path, mirror: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (mirror[0] / "a.json").write_bytes(b"tampered")
+    offer(monkeypatch, Upstream("a.json", "https://nowhere", hashlib.sha256(b"right").hexdigest()))
+    with pytest.raises(DataError, match=r"a.json: its SHA-256 is [0-9a-f]{64}, expected "):
+        download_source("x", tmp_path / "out", base_url=mirror[1])
+    assert names(tmp_path / "out") == []
+
+
+def test_a_missing_file_and_a_silent_server_are_named(tmp_path: Path, mirror: tuple[Path, str]) -> None:
+    assert "the server answered 404" in said_by("download", "dream", "--out", tmp_path / "o", "--base-url", mirror[1])
+    text = said_by("download", "dream", "--out", tmp_path / "o", "--base-url", "http://127.0.0.1:9")
+    assert "cannot be fetched" in text and "is there a network" in text
+    assert names(tmp_path / "o") == []
+    assert "has nothing to download" in said_by("download", "zsre", "--out", tmp_path / "o")
+    assert "begins with http" in said_by("download", "dream", "--out", tmp_path / "o", "--base-url", "file:///etc")
+
+
+def test_an_archive_is_fetched_and_unpacked_from_the_command_line(tmp_path: Path, mirror: tuple[Path, str]) -> None:
+    with zipfile.ZipFile(mirror[0] / "datasets-CMU_DoG-master.zip", "w") as archive:
+        archive.writestr("datasets-CMU_DoG-master/WikiData/a.json", "{}")
+        archive.writestr("elsewhere/b.json", "{}")
+    arguments = ("download", "cmu_dog", "--out", tmp_path / "out", "--base-url", mirror[1])
+    result = invoke(*arguments)
+    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
+    assert names(tmp_path / "out") == ["WikiData", "datasets-CMU_DoG-master.zip"]
+    assert names(tmp_path / "out" / "WikiData") == ["a.json"]
+    assert "1 files unpacked" in " ".join(result.output.split()) and "none stated" in result.output
+    assert "was there" in " ".join(invoke(*arguments).output.split())
+
+
+@pytest.mark.parametrize("name", ["../evil", "/evil", "a/../../evil", "..\\evil", "C:\\evil"])
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_archives_stay_in_their_folder(tmp_path: Path, name: str, kind: str) -> None:
+    archive, out = tmp_path / f"archive.{kind}", tmp_path / "deep" / "out"
+    out.mkdir(parents=True)
+    if kind == "zip":
+        with zipfile.ZipFile(archive, "w") as packed:
+            packed.writestr("good", "x")
+            packed.writestr(name, "x")
+    else:
+        with tarfile.open(archive, "w:gz") as tar:
+            for member in ("good", name):
+                info = tarfile.TarInfo(member)
+                info.size = 1
+                tar.addfile(info, io.BytesIO(b"x"))
+    with pytest.raises(DataError, match="leads out of its folder"):
+        unpack(archive, out, "")
+    assert names(out) == [] and not list(tmp_path.rglob("evil"))
+
+
+def test_links_in_archives_are_not_made_and_broken_archives_are_named(tmp_path: Path) -> None:
+    archive, out = tmp_path / "archive.tgz", tmp_path / "out"
+    out.mkdir()
+    with tarfile.open(archive, "w:gz") as tar:
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+        info = tarfile.TarInfo("./data.json")
+        info.size = 2
+        tar.addfile(info, io.BytesIO(b"{}"))
+    assert unpack(archive, out, "") == 1 and names(out) == ["data.json"]
+    assert unpack(archive, out, "") == 0
+    with pytest.raises(DataError, match="holds no file below 'inner'"):
+        unpack(archive, out, "inner")
+    archive.write_bytes(b"no archive")
+    with pytest.raises(DataError, match="not a whole zip or tar archive"):
+        unpack(archive, out, "")

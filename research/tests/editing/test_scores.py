@@ -1,0 +1,128 @@
+"""What edits are scored with, against values worked out by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from builders import make_model
+from diekae.data.prompt import Prompt
+from diekae.edit import Edit
+from diekae.edit.gate import MentionGate
+from diekae.edit.trained import Trained
+from diekae_research.editing.asked import Asked
+from diekae_research.editing.cases import Case, choose, divide
+from diekae_research.editing.chains import find_chains
+from diekae_research.editing.compare import fitted
+from diekae_research.editing.growth import asked as as_method
+from diekae_research.editing.growth import time_queries, with_edits
+from diekae_research.editing.measure import Bench, Kept
+from diekae_research.editing.scores import answer, harmonic, prompt_of, says, successes, summary
+from diekae_research.evaluation.scoring import Sums
+
+CASES = [
+    Case(0, "the house is", "house", "red", "blue", ("by the sea the house is",), ("the tower is", "the castle is")),
+    Case(1, "the bridge is", "bridge", "green", "gold", (), ("the wall is",)),
+]
+
+
+def test_es_ps_ns_by_hand() -> None:
+    prompter = make_model("reader").need_prompter()
+    # New and true after: the prompt and paraphrase of the first, its two neighbours, the second's prompt and neighbour.
+    values = [(1.0, 2.0), (3.0, 2.0), (5.0, 1.0), (1.0, 4.0), (2.0, 2.5), (9.0, 1.0)]
+    seen: list[Prompt] = []
+
+    def score(rows: list[Prompt]) -> Sums:
+        seen.extend(rows)
+        return Sums(np.array([value for pair in values for value in pair]), np.ones(12))
+
+    columns = successes(prompter, score, CASES)  # type: ignore[arg-type]
+    assert columns["es"] == [1, 1] and columns["ps"] == [0, 0] and columns["n_ps"] == [1, 0]
+    assert columns["ns"] == [0.5, 1]
+    found = summary(columns)
+    assert (found["es"]["value"], found["ps"]["value"], found["ns"]["value"]) == (100, 0, 75)
+    assert found["s"] == 0 and harmonic([100, 50, 100]) == pytest.approx(75)
+    texts = [prompter.tokenizer.decode(row.input) for row in seen[::2]]
+    assert texts == [text for case in CASES for text in (case.prompt, *case.paraphrases, *case.neighbours)]
+    assert [prompter.tokenizer.decode(row.target) for row in seen[:2]] == ["red", "blue"]
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "expected"),
+    [
+        (" English.", "English", (1, 1)),
+        (" English and French", "English", (0, 1)),
+        (" the English\nmore", "English", (1, 1)),
+        (" Englishman.", "English", (0, 0)),
+        (" not English.", "English", (0, 0)),
+        ("", "English", (0, 0)),
+    ],
+)
+def test_what_a_continuation_says(text: str, target: str, expected: tuple[float, float]) -> None:
+    assert says(text, target) == expected
+
+
+def test_an_answer_ends_with_its_line_or_mark() -> None:
+    assert answer(" New York, in the east") == "New York" and answer("x\ny") == "x" and answer("") == ""
+
+
+def test_the_same_values_are_kept_over_runs_and_behind_a_cut_line(tmp_path: Path) -> None:
+    asked: list[list[int]] = []
+
+    def measure(places: list[int]) -> list[int]:
+        asked.append(places)
+        return [10 * place for place in places]
+
+    path = tmp_path / "kept.jsonl"
+    assert Kept(path).find(["a", "b", "a"], measure) == [20, 10, 20], "equal keys are measured once"
+    with path.open("a") as file:
+        file.write('["cut')
+    assert Kept(path).find(["b", "a"], measure) == [10, 20] and len(asked) == 1
+
+
+def test_an_edited_model_is_scored_as_it_answers(tmp_path: Path) -> None:
+    model = make_model("reader")
+    edits = with_edits(model, MentionGate(), Trained(), [case.edit for case in CASES])
+    method = as_method(model, edits, "memory")
+    bare = fitted(model, "bare", CASES, tmp_path, lambda *_: None)
+    bench = Bench(model.need_prompter(), bare, Kept(None), "tag", "none", lambda *_: None)
+    unrelated = [Prompt(model.anchor, (), (20, 21, 22), (23, 24))]
+    found = bench.method(method, CASES, unrelated)
+    assert found["n"] == 2 and found["drift"] == 0 and found["perplexity"] == found["perplexity_bare"]
+    assert found["unchanged"]["value"] == 100
+    assert found["columns"]["ns"] == bench.method(bare, CASES)["columns"]["ns"], "nobody speaks to the neighbours"
+    prompt = prompt_of(model.need_prompter(), CASES[0], CASES[0].prompt, CASES[0].new)
+    model.editor = edits
+    ids = torch.tensor([prompt.anchor + prompt.input])
+    with torch.no_grad():
+        expected = -model(ids).logits[0, -1].log_softmax(-1)[prompt.target[0]]
+    assert float(bench.nll(method, [prompt]).total[0]) == pytest.approx(float(expected), abs=1e-4)
+    text = bench.texts(method, [prompt], 4)[0]
+    made = model.generate(ids, max_new_tokens=4, do_sample=False, pad_token_id=0)
+    assert text == model.need_prompter().tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True).strip()
+    times = time_queries(edits, model, [prompt] * 5)
+    assert times["ms_gate"] > 0 and times["gate_over_bare"] > 0
+    assert isinstance(method, Asked)
+
+
+def test_cases_are_divided_and_chosen() -> None:
+    cases = [Case(n, f"a{n} is", f"a{n}", "x", "y", ("p",) if n % 4 < 2 else (), ("q",)) for n in range(100)]
+    parts = divide(cases)
+    assert [len(part) for part in parts] == [85, 8, 7] and not set(parts.validation) & set(parts.test)
+    chosen = choose(parts.test, 3, 0)
+    assert all(case.paraphrases for case in chosen) and chosen == choose(parts.test, 3, 0)
+    assert cases[0].edit == Edit("a0 is", "a0", "x", target_true="y")
+
+
+def test_chains_follow_from_what_other_cases_tell() -> None:
+    told = [
+        Case(0, "The capital of Norway is", "Norway", "x", "Oslo", (), ()),
+        Case(1, "The capital of Peru is", "Peru", "x", "Lima", (), ()),
+        Case(2, "Mount Fuji is located in", "Mount Fuji", "Peru", "Norway", (), ()),
+        Case(3, "Mount Fuji is a", "Mount Fuji", "Peru", "Norway", (), ()),
+    ]
+    (chain,) = find_chains(told, told, 9)
+    assert chain.question == "The capital of the country where Mount Fuji is located is"
+    assert (chain.answer, chain.before) == ("Lima", "Oslo")
+    assert chain.case.case == 2

@@ -1,0 +1,257 @@
+"""Scores, against the decoder asked row by row, official definitions, closed forms and known distributions."""
+
+import dataclasses
+import math
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from builders import make_decoder, make_model, make_prompts, make_tokenizer
+from diekae.data.prompt import Prompt, Prompter
+from diekae.evaluation.answers import exact_match, f1, first_line, normalize
+from diekae.evaluation.evaluate import evaluate, swap_knowledge
+from diekae.evaluation.metrics import paper_perplexity
+from diekae_research.evaluation.bootstrap import bootstrap, resample
+from diekae_research.evaluation.head import Head, accuracy, collect_states, train_head
+from diekae_research.evaluation.peak_memory import peak_memory
+from diekae_research.evaluation.scoring import harm, label_targets, nll, score_answers, score_labels
+from diekae_research.methods import Fitted, Task, fit
+from diekae_research.methods.ours import Injected
+
+
+def make_fitted(name: str, decoder: torch.nn.Module | None = None) -> Fitted:
+    prompts = make_prompts(1)
+    decoder = decoder or make_decoder()
+    return fit(name, Task(decoder, make_tokenizer(), prompts, prompts, Path("unused")))  # type: ignore[arg-type]
+
+
+def varied_prompts() -> list[Prompt]:
+    return [prompt for seed in range(3) for prompt in make_prompts(4, seed=seed)]
+
+
+def row_log_probabilities(decoder: torch.nn.Module, prompt: Prompt, how: str) -> Tensor:
+    """All log-probabilities before each target token, [tokens, vocabulary]."""
+    before = prompt.anchor + (prompt.knowledge if how == "prompted" else ()) + prompt.input
+    with torch.no_grad():
+        logits = decoder(input_ids=torch.tensor([before + prompt.target])).logits[0].double()
+    return logits.log_softmax(-1)[len(before) - 1 : -1]
+
+
+@pytest.mark.parametrize("how", ["bare", "prompted", "prompted_cached"])
+@pytest.mark.parametrize("batch_size", [1, 5, 100])
+def test_losses_are_each_examples_own(how: str, batch_size: int) -> None:
+    fitted, prompts = make_fitted(how), varied_prompts()
+    seen: list[tuple[str, int, int]] = []
+    found = nll(fitted, prompts, batch_size, lambda *step: seen.append(step))
+    known = how.removesuffix("_cached")
+    rows = [row_log_probabilities(fitted.decoder, p, known)[range(len(p.target)), p.target] for p in prompts]
+    np.testing.assert_allclose(found.total, [-float(row.sum()) for row in rows], rtol=1e-4)
+    assert found.tokens.tolist() == [len(p.target) for p in prompts]
+    assert found.mean == pytest.approx(found.total.sum() / found.tokens.sum())
+    assert seen[-1] == (how, 12, 12)
+
+
+@pytest.mark.parametrize("encoder", ["reader", "token", "attention"])
+@pytest.mark.parametrize("scope", ["all", "prompt"])
+@pytest.mark.parametrize("anchor", ["shared", "own"])
+def test_the_methods_agree_with_evaluate(encoder: str, scope: str, anchor: str) -> None:
+    model, prompts = make_model(encoder, scope=scope, anchor=anchor), varied_prompts()
+    expected = evaluate(model, prompts, time_passes=False)["nll"]
+    ours = Injected(name="ours", decoder=model.decoder, tokenizer=make_tokenizer(), anchor=anchor, model=model)
+    assert nll(ours, prompts).mean == pytest.approx(expected["ours"], rel=1e-5)
+    swapped = swap_knowledge(prompts, 64)
+    assert swapped is not None
+    assert nll(ours, swapped).mean == pytest.approx(expected["ours_other"], rel=1e-5)
+    assert abs(expected["ours"] - expected["bare"]) > 1e-3, "the bank does nothing"
+
+
+def test_harm_is_the_divergence_from_the_bare_decoder() -> None:
+    decoder, prompts = make_decoder(), varied_prompts()
+    bare, prompted = make_fitted("bare", decoder), make_fitted("prompted", decoder)
+    assert harm(bare, bare, prompts).total.max() == 0
+    found = harm(bare, prompted, prompts)
+    for prompt, value in zip(prompts, found.total, strict=True):
+        base, moved = (row_log_probabilities(decoder, prompt, how) for how in ("bare", "prompted"))
+        assert value == pytest.approx(float((base.exp() * (base - moved)).sum()), rel=1e-3)
+
+
+def test_labels_are_scored_whole_and_by_length() -> None:
+    fitted, prompts = make_fitted("prompted"), varied_prompts()
+    candidates = [(7,), (9, 11, 13)]
+    found = score_labels(fitted, prompts, candidates)
+    for row, prompt in enumerate(prompts):
+        for column, target in enumerate(candidates):
+            log = row_log_probabilities(fitted.decoder, dataclasses.replace(prompt, target=target), "prompted")
+            assert found.total[row, column] == pytest.approx(float(log[range(len(target)), target].sum()), rel=1e-4)
+    assert found.choices.tolist() == found.total.argmax(1).tolist()
+    assert found.choices_by_length.tolist() == (found.total / np.array([1, 3])).argmax(1).tolist()
+    assert found.choices.tolist() != found.choices_by_length.tolist(), "the lengths make no difference here"
+
+
+def test_labels_are_tokenized_as_targets() -> None:
+    prompter = Prompter(make_tokenizer(), "{knowledge}")
+    tokenizer = make_tokenizer()
+    assert label_targets(prompter, ["red", "blue sea"]) == [
+        tuple(tokenizer(text, add_special_tokens=False).input_ids) for text in ("red", "blue sea")
+    ]
+    for candidates in ([], [(3,)], [(3,), ()]):
+        with pytest.raises(ValueError, match="at least two labels of at least one token"):
+            score_labels(make_fitted("bare"), make_prompts(1), candidates)
+    with pytest.raises(ValueError, match="got 0 prompts and batch_size=16"):
+        nll(make_fitted("bare"), [])
+    with pytest.raises(ValueError, match="got 0 prompts and batch_size=16"):
+        score_answers(make_fitted("bare"), [])
+
+
+# The right column is what the official evaluate-v1.1.py gives, worked out by hand from its text.
+ANSWERS = [
+    ("The  Bridge.", ["bridge"], 1.0, 1.0),
+    ("the old stone bridge", ["stone bridge"], 0.0, 0.8),
+    ("a an the", ["an"], 1.0, 0.0),  # nothing is left of either: equal, but no word in common
+    ("in 1932", ["1932", "the year 1932"], 0.0, 2 / 3),
+    ("red red blue", ["red blue blue"], 0.0, 2 / 3),  # words count as often as they stand in both
+    ("U.S.A.", ["usa"], 1.0, 1.0),  # punctuation goes before words are cut
+    ("well-known", ["well known"], 0.0, 0.0),
+    ("Theatre", ["theatre"], 1.0, 1.0),  # no article is taken from inside a word
+    ("cat", ["dog"], 0.0, 0.0),
+    ("", ["dog"], 0.0, 0.0),
+]
+
+
+@pytest.mark.parametrize(("answer", "references", "exact", "overlap"), ANSWERS)
+def test_answers_are_scored_as_squad_does(answer: str, references: list[str], exact: float, overlap: float) -> None:
+    assert exact_match(answer, references) == exact
+    assert f1(answer, references) == pytest.approx(overlap)
+
+
+def test_answers_need_references() -> None:
+    assert normalize(" An  apple, a day ") == "apple day"
+    assert first_line("\n 1932 \nQuestion: no") == "1932"
+    for score in (exact_match, f1):
+        with pytest.raises(ValueError, match=r"references=\[\] must be a list"):
+            score("x", [])
+        with pytest.raises(ValueError, match="references='x'"):
+            score("x", "x")
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    """Ratios of sums with unequal weights: the truth is E[weight · value] / E[weight] = 2."""
+    draw, inside, trials = np.random.default_rng(0), 0, 300
+    for trial in range(trials):
+        weights = draw.integers(1, 9, 150)
+        values = weights * draw.normal(2.0, 1.0, 150)
+        found = bootstrap({"v": values, "w": weights}, lambda s: s["v"] / s["w"], rounds=400, seed=trial)
+        assert found.low < found.value < found.high
+        inside += found.low <= 2.0 <= found.high
+    # Binomial(300, 0.95): three standard deviations are 0.038; percentile intervals of 150 examples are a little short.
+    assert 0.90 < inside / trials < 0.985
+
+
+def test_a_paired_difference_is_narrower_than_what_it_is_the_difference_of() -> None:
+    draw = np.random.default_rng(1)
+    hard = draw.normal(3.0, 2.0, 200)
+    columns = {"a": hard, "b": hard - 0.1 + draw.normal(0, 0.05, 200), "n": np.ones(200)}
+    found = bootstrap(columns, lambda s: (s["a"] - s["b"]) / s["n"])
+    alone = bootstrap(columns, lambda s: s["a"] / s["n"])
+    assert found.high - found.low < 0.02
+    assert alone.high - alone.low > 0.4
+    assert found == bootstrap(columns, lambda s: (s["a"] - s["b"]) / s["n"]), "the same seed"
+    assert found != bootstrap(columns, lambda s: (s["a"] - s["b"]) / s["n"], seed=1)
+
+
+def test_resamples_have_the_moments_of_the_bootstrap(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.arange(50.0)
+    sums = resample({"v": values, "one": np.ones(50)}, rounds=20000)
+    assert set(sums["one"]) == {50.0}
+    assert sums["v"].mean() == pytest.approx(values.sum(), rel=5e-3)
+    assert sums["v"].std() == pytest.approx(math.sqrt(50 * values.var()), rel=2e-2)
+    monkeypatch.setattr("diekae_research.evaluation.bootstrap.BLOCK", 500)
+    np.testing.assert_array_equal(resample({"v": values}, rounds=20000)["v"], sums["v"])
+
+
+def test_what_cannot_be_resampled_is_an_error() -> None:
+    for columns in ({"a": [1.0], "b": [1.0, 2.0]}, {"a": []}, {}):
+        with pytest.raises(ValueError, match=r"expected one \[examples\] for all"):
+            resample(columns)
+    with pytest.raises(ValueError, match="level=95"):
+        bootstrap({"a": [1.0]}, lambda s: s["a"], level=95)
+
+
+def test_the_papers_perplexity_is_two_to_the_mean_of_means() -> None:
+    # Batches of two: means (1 + 3) / (1 + 1) = 2 and 4 / 4 = 1; 2^1.5.
+    assert paper_perplexity([1.0, 3.0, 4.0], [1, 1, 4], 2) == pytest.approx(2**1.5)
+    with pytest.raises(ValueError, match="got 0 sums, 0 token counts and batch_size=2"):
+        paper_perplexity([], [], 2)
+
+
+def test_a_head_finds_what_is_linear_and_chooses_its_decay_on_validation() -> None:
+    draw = torch.Generator().manual_seed(0)
+    direction = torch.randn(3, 8, generator=draw)
+
+    def make(count: int) -> tuple[Tensor, Tensor]:
+        states = 5 + 20 * torch.randn(count, 8, generator=draw)
+        return states, ((states - 5) @ direction.T).argmax(-1)
+
+    head = train_head(make(400), make(100), 3)
+    assert accuracy(head, *make(500)) > 0.95
+    noise = torch.randn(20, 8, generator=draw)
+    labels = torch.randint(0, 3, (20,), generator=draw)
+    over = train_head((noise, labels), (noise, labels), 3)
+    other = torch.randn(40, 8, generator=draw), torch.randint(0, 3, (40,), generator=draw)
+    calm = train_head((noise, labels), other, 3)
+    assert accuracy(over, noise, labels) >= accuracy(calm, noise, labels)
+    assert accuracy(calm, *other) >= accuracy(over, *other)
+
+
+def test_a_head_is_the_optimum_of_its_objective() -> None:
+    draw = torch.Generator().manual_seed(0)
+    states, labels = torch.randn(60, 4, generator=draw), torch.randint(0, 2, (60,), generator=draw)
+    from diekae_research.evaluation.head import _fit
+
+    head = _fit(states, labels, 2, 0.1)
+    weight, bias = (tensor.clone().requires_grad_() for tensor in (head.weight, head.bias))
+    logits = Head(head.mean, head.deviation, weight, bias)(states)
+    (torch.nn.functional.cross_entropy(logits, labels) + 0.05 * weight.square().sum()).backward()
+    assert weight.grad is not None and bias.grad is not None
+    assert float(weight.grad.abs().max()) < 1e-3 and float(bias.grad.abs().max()) < 1e-3
+
+
+def test_heads_read_states_and_refuse_wrong_labels() -> None:
+    states = collect_states(make_fitted("prompted"), varied_prompts(), batch_size=5)
+    assert states.shape == (12, 32)
+    torch.testing.assert_close(states[:1], make_fitted("prompted").last_states(varied_prompts()[:1]))
+    good = states, torch.zeros(12, dtype=torch.long)
+    with pytest.raises(ValueError, match="validation: labels go from 0 to 3, classes=2"):
+        train_head(good, (states, torch.arange(12) % 4), 2)
+    with pytest.raises(ValueError, match="train: 12 states and 3 labels"):
+        train_head((states, torch.zeros(3, dtype=torch.long)), good, 2)
+
+
+def test_peak_memory_is_what_a_call_holds_at_once() -> None:
+    """In a process of its own, for another test may have told this one's allocator to keep what is freed."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        pool.submit(check_peak_memory).result()
+
+
+def check_peak_memory() -> None:
+    size = 64 * 2**20
+
+    def call() -> None:
+        first = torch.zeros(size // 4)
+        del first
+        second = torch.zeros(size // 4)
+        third = second + 1
+        del second, third
+
+    found = peak_memory(call)
+    assert 2 * size * 0.98 < found.added < 2 * size * 1.1
+    assert peak_memory(lambda: None).added < size / 8, "the peak of the call before is forgotten"
+    graphs: list[bool] = []
+    peak_memory(lambda: graphs.append(torch.is_grad_enabled()))
+    assert graphs == [False]

@@ -1,0 +1,377 @@
+"""The methods, against the decoder asked row by row, against each other, and against what they must leave alone."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers import Cache, PreTrainedModel
+
+from builders import SMALL, hook_count, make_decoder, make_prompts, make_tokenizer
+from diekae import DiekaeConfig
+from diekae.data.prompt import Prompt
+from diekae.inject.hooks import frozen
+from diekae.run.score import forked
+from diekae.training.config import TrainingConfig
+from diekae_research.methods import Fitted, Task, fit, method_names, ours, register
+from diekae_research.methods import base as registry
+from diekae_research.methods.base import without_knowledge
+from diekae_research.methods.cartridge import CartridgeOptions
+from diekae_research.methods.decoders import Plain, twin
+from diekae_research.methods.lora import find_targets, with_adapters
+
+TRAINED = ["lora", "ours", "ours_finetuned", "ours_finetuned_from_scratch", "sft"]
+RATES = {"lora": 1e-2, "sft": 1e-3, "ours_finetuned": 2e-3}
+
+
+def make_task(folder: Path, decoder: PreTrainedModel | None = None, steps: int = 4, **options: Any) -> Task:
+    prompts = make_prompts(4)
+    return Task(
+        decoder=decoder or make_decoder(),
+        tokenizer=make_tokenizer(),
+        train=prompts,
+        validation=prompts,
+        folder=folder,
+        training=TrainingConfig(max_steps=steps, batch_size=2, evaluations=2, calibration=4),
+        learning_rates=RATES,
+        diekae=DiekaeConfig(layers="all", encoder_options=SMALL["reader"], anchor=options.pop("anchor", "shared")),
+        progress=lambda _what, _done, _all: None,
+        **options,
+    )
+
+
+def make_fitted(name: str, folder: Path, **options: Any) -> Fitted:
+    return fit(name, make_task(folder, **options))
+
+
+def loss(fitted: Fitted, prompts: list[Prompt]) -> float:
+    scored = fitted.target_logits(prompts)
+    return float(torch.nn.functional.cross_entropy(scored.logits, scored.labels))
+
+
+def rows_logits(decoder: PreTrainedModel, prompts: list[Prompt], how: str, anchor: str) -> Tensor:
+    """The logits before each target token, one row after another, without cache, padding or choice of columns."""
+    found = []
+    for p in prompts:
+        between = p.anchor if anchor == "own" else ()
+        before = p.anchor + p.input if how == "bare" else p.anchor + p.knowledge + between + p.input
+        with torch.no_grad():
+            logits = decoder(input_ids=torch.tensor([before + p.target])).logits[0]
+        found.append(logits[len(before) - 1 : -1])
+    return torch.cat(found)
+
+
+def rows_greedy(decoder: PreTrainedModel, prompts: list[Prompt], how: str, anchor: str, count: int) -> list[list[int]]:
+    found = []
+    for p in prompts:
+        made: list[int] = []
+        while len(made) < count and not (made and made[-1] == 2):
+            probe = dataclasses.replace(p, target=(*made, 0))
+            made.append(int(rows_logits(decoder, [probe], how, anchor)[-1].argmax()))
+        found.append(made)
+    return found
+
+
+@pytest.fixture
+def state(request: pytest.FixtureRequest) -> Iterator[PreTrainedModel]:
+    """A decoder that must not be changed, in training mode to begin with so that a switch back is seen."""
+    decoder = make_decoder()
+    decoder.train()
+    before = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
+    flags = [p.requires_grad for p in decoder.parameters()]
+    modules = [type(module) for module in decoder.modules()]
+    yield decoder
+    after = decoder.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(before[name], after[name]) for name in before), "a weight was written into"
+    assert [p.requires_grad for p in decoder.parameters()] == flags
+    assert [type(module) for module in decoder.modules()] == modules, "modules were left behind"
+    assert all(module.training for module in decoder.modules())
+    assert all(p.grad is None for p in decoder.parameters())
+    assert hook_count(decoder) == 0
+
+
+@pytest.mark.parametrize("name", ["bare", "prompted", "prompted_cached", *TRAINED])
+def test_every_method_scores_the_same_labels_and_leaves_the_decoder_alone(
+    name: str, state: PreTrainedModel, tmp_path: Path
+) -> None:
+    fitted = make_fitted(name, tmp_path, decoder=state)
+    prompts = make_prompts(5, seed=1)
+    scored = fitted.target_logits(prompts)
+    assert scored.labels.tolist() == [token for prompt in prompts for token in prompt.target]
+    assert scored.logits.shape == (len(scored.labels), 128)
+    assert fitted.last_states(prompts).shape == (5, 32)
+    assert len(fitted.generate(prompts, 3)) == 5
+    assert fitted.name == name
+    trained = name in TRAINED
+    assert (fitted.cost.parameters > 0, fitted.cost.seconds > 0, fitted.cost.epoch_seconds > 0) == (trained,) * 3
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "gemma2"])
+@pytest.mark.parametrize("anchor", ["shared", "own"])
+@pytest.mark.parametrize("name", ["bare", "prompted", "prompted_cached"])
+def test_untrained_methods_are_the_decoder_asked_row_by_row(name: str, kind: str, anchor: str, tmp_path: Path) -> None:
+    decoder = make_decoder(kind)
+    fitted = make_fitted(name, tmp_path, decoder=decoder, anchor=anchor)
+    first, *rest = make_prompts(4, seed=2)
+    prompts = [first, *rest, dataclasses.replace(rest[1], knowledge=first.knowledge)]  # two rows with one K
+    how = "bare" if name == "bare" else "prompted"
+    expected = rows_logits(decoder, prompts, how, anchor)
+    for _ in range(2):  # the second time from the cache
+        torch.testing.assert_close(fitted.target_logits(prompts).logits, expected, rtol=1e-4, atol=1e-4)
+    rows = fitted.extend(without_knowledge(prompts) if how == "bare" else prompts, 4)
+    assert rows == rows_greedy(decoder, prompts, how, anchor, 4)
+
+
+def test_states_are_what_the_head_reads(tmp_path: Path) -> None:
+    prompts = make_prompts(4)
+    firsts = [sum(len(p.target) for p in prompts[:row]) for row in range(4)]
+    for name in ("bare", "prompted", "prompted_cached", "ours"):
+        fitted = make_fitted(name, tmp_path / name)
+        head = fitted.decoder.get_output_embeddings()
+        assert head is not None
+        logits = fitted.target_logits(prompts).logits[firsts]
+        torch.testing.assert_close(head(fitted.last_states(prompts)), logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gpt_neox", "phi3"])
+def test_lora_at_initialisation_is_prompted_exactly(kind: str, tmp_path: Path) -> None:
+    decoder = make_decoder(kind)
+    task, prompts = make_task(tmp_path, decoder), make_prompts(4)
+    fresh = Plain(name="lora", decoder=with_adapters(decoder), tokenizer=task.tokenizer)
+    expected = fit("prompted", task).target_logits(prompts).logits
+    assert torch.equal(fresh.target_logits(prompts).logits, expected)
+    adapters = {n: p for n, p in fresh.decoder.named_parameters() if p.requires_grad}
+    with torch.no_grad():
+        for name, parameter in adapters.items():
+            parameter.fill_(0.1 if "lora_B" in name else 0.2)
+    assert not torch.allclose(fresh.target_logits(prompts).logits, expected), "the adapters are not in the way"
+
+
+def test_lora_takes_queries_and_values(tmp_path: Path) -> None:
+    fitted = make_fitted("lora", tmp_path)
+    # r (in + out) for q 32 → 32 and v 32 → 16, in 4 layers.
+    assert fitted.cost.parameters == 4 * 24 * ((32 + 32) + (32 + 16))
+    assert find_targets(make_decoder("gpt2")) == ["c_attn"]
+    decoder = make_decoder("gpt2")
+    decoder.config.model_type = "gtp2"
+    with pytest.raises(ValueError, match=r"modules of 'gtp2' project.*expected q_proj and v_proj.*among c_attn, c_fc"):
+        find_targets(decoder)
+
+
+@pytest.mark.parametrize("name", ["lora", "sft", "ours_finetuned_from_scratch"])
+def test_training_memorises_and_selects_on_validation(name: str, tmp_path: Path) -> None:
+    task = make_task(tmp_path, steps=60)
+    before = loss(fit("bare" if name.startswith("ours") else "prompted", task), list(task.train))
+    fitted = fit(name, task)
+    after = loss(fitted, list(task.train))
+    assert after < 0.7 * before
+    # Token-weighted validation loss of the kept checkpoint, as the trainer wrote it.
+    states = sorted((tmp_path / name).glob("checkpoint-*/trainer_state.json"))
+    best = min(json.loads(path.read_text())["best_metric"] for path in states)
+    assert after == pytest.approx(best, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["lora", "sft"])
+def test_the_best_checkpoint_is_kept_not_the_last(name: str, tmp_path: Path) -> None:
+    # Validation that contradicts training: the better the one, the worse the other.
+    task = make_task(tmp_path, steps=60)
+    others = make_prompts(4, seed=9)
+    contrary = [dataclasses.replace(p, target=o.target) for p, o in zip(task.train, others, strict=True)]
+    often = dataclasses.replace(task.training, evaluations=12)
+    task = dataclasses.replace(task, validation=contrary, learning_rates={"lora": 1e-2, "sft": 1e-2}, training=often)
+    fitted = fit(name, task)
+    log = json.loads((tmp_path / name / "checkpoint-60" / "trainer_state.json").read_text())["log_history"]
+    losses = [line["eval_loss"] for line in log if "eval_loss" in line]
+    assert min(losses) < losses[-1] - 0.02, "the test needs a run that overfits"
+    assert loss(fitted, list(task.validation)) == pytest.approx(min(losses), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["lora", "sft"])
+def test_without_knowledge_a_method_never_sees_it(name: str, tmp_path: Path) -> None:
+    task = make_task(tmp_path, knowledge=False)
+    fitted = fit(name, task)
+    prompts = make_prompts(4)
+    other = [dataclasses.replace(prompt, knowledge=prompt.knowledge[::-1]) for prompt in prompts]
+    assert torch.equal(fitted.target_logits(prompts).logits, fitted.target_logits(other).logits)
+    bare = dataclasses.replace(task, train=without_knowledge(task.train), validation=without_knowledge(task.validation))
+    again = fit(name, dataclasses.replace(bare, folder=tmp_path / "again"))
+    torch.testing.assert_close(again.target_logits(prompts).logits, fitted.target_logits(prompts).logits)
+
+
+def test_ours_learns_edits_without_knowledge(tmp_path: Path) -> None:
+    task = make_task(tmp_path, steps=60, knowledge=False)
+    before = loss(fit("bare", task), list(task.train))
+    fitted = fit("ours_finetuned_from_scratch", task)
+    assert loss(fitted, list(task.train)) < 0.7 * before
+
+
+def test_what_comes_before_the_first_step_is_part_of_the_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = ours.train
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        time.sleep(0.5)  # as collecting differences takes
+        return original(*arguments, **options)
+
+    task = make_task(tmp_path, steps=1)
+    fast = fit("ours", task).cost.seconds
+    monkeypatch.setattr(ours, "train", slow)
+    assert fit("ours", dataclasses.replace(task, folder=tmp_path / "slow")).cost.seconds > max(0.5, fast)
+
+
+@pytest.mark.parametrize("name", ["lora", "sft", "ours"])
+def test_a_finished_run_is_read_back(name: str, tmp_path: Path) -> None:
+    task = make_task(tmp_path)
+    first = fit(name, task)
+    again = fit(name, dataclasses.replace(task, resume=True, decoder=make_decoder()))
+    prompts = make_prompts(3)
+    assert torch.equal(first.target_logits(prompts).logits, again.target_logits(prompts).logits)
+    assert 0 < again.cost.seconds <= first.cost.seconds
+
+
+@pytest.mark.parametrize("name", ["lora", "sft"])
+def test_an_interrupted_run_ends_as_if_it_had_not_been(name: str, tmp_path: Path) -> None:
+    class Cut(Exception):
+        pass
+
+    def cut(_what: str, done: int, _all: int) -> None:
+        if done == 3:  # after the checkpoint at step 2
+            raise Cut
+
+    whole = fit(name, make_task(tmp_path / "whole"))
+    task = make_task(tmp_path / "cut")
+    with pytest.raises(Cut):
+        fit(name, dataclasses.replace(task, progress=cut))
+    resumed = fit(name, dataclasses.replace(task, resume=True))
+    prompts = make_prompts(3)
+    torch.testing.assert_close(resumed.target_logits(prompts).logits, whole.target_logits(prompts).logits)
+
+
+@pytest.mark.parametrize("name", ["lora", "sft"])
+def test_bf16_decoders_are_trained_in_fp32_and_run_as_they_were(name: str, tmp_path: Path) -> None:
+    task = make_task(tmp_path, make_decoder().to(torch.bfloat16), steps=60)
+    task = dataclasses.replace(task, training=dataclasses.replace(task.training, precision="bf16"))
+    before = loss(fit("prompted", task), list(task.train))
+    fitted = fit(name, task)
+    assert loss(fitted, list(task.train)) < 0.8 * before
+    assert fitted.target_logits(task.train).logits.dtype == torch.bfloat16
+    kinds = {parameter.dtype for key, parameter in fitted.decoder.named_parameters() if "lora_" not in key}
+    assert kinds == {torch.bfloat16}
+    stored = safe_open(str(sorted((tmp_path / name).glob("checkpoint-*/model.safetensors"))[0]), framework="pt")
+    assert {stored.get_tensor(key).dtype for key in stored.keys()} == {torch.float32}
+
+
+def test_injection_is_generated_as_it_is_scored(tmp_path: Path) -> None:
+    fitted = make_fitted("ours_finetuned", tmp_path, steps=30)
+    prompts = make_prompts(4)
+    for prompt, row in zip(prompts, fitted.extend(prompts, 3), strict=True):
+        said = dataclasses.replace(prompt, target=tuple(row))
+        assert fitted.target_logits([said]).logits.argmax(-1).tolist() == row
+
+
+def test_a_twin_shares_weights_and_nothing_else() -> None:
+    decoder = make_decoder("gpt2")  # with tied embeddings
+    copied = twin(decoder)
+    assert [p.data_ptr() for p in copied.parameters()] == [p.data_ptr() for p in decoder.parameters()]
+    assert copied.get_output_embeddings().weight is copied.get_input_embeddings().weight
+    copied.requires_grad_(False).train()
+    assert all(p.requires_grad for p in decoder.parameters()) and not decoder.training
+
+
+def cartridges(folder: Path, decoder: PreTrainedModel, rate: float = 1e-3, **options: int) -> Any:
+    fitted: Any = make_fitted("cartridge", folder, decoder=decoder)
+    fitted.options = CartridgeOptions(**{"sample_tokens": 8, **options})
+    fitted.rate = rate
+    return fitted
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "gemma2"])
+def test_a_cartridge_as_long_as_its_document_starts_as_the_prompt(kind: str, tmp_path: Path) -> None:
+    decoder, prompts = make_decoder(kind), make_prompts(3)
+    fitted = cartridges(tmp_path, decoder, steps=0)
+    expected = rows_logits(decoder, prompts, "prompted", "shared")
+    torch.testing.assert_close(fitted.target_logits(prompts).logits, expected, rtol=1e-4, atol=1e-4)
+    assert fitted.generate(prompts, 3) == make_fitted("prompted", tmp_path, decoder=decoder).generate(prompts, 3)
+
+
+def test_a_cartridge_learns_what_its_document_says(state: PreTrainedModel, tmp_path: Path) -> None:
+    prompts = make_prompts(3)
+    told: list[str] = []
+    fitted = cartridges(tmp_path, state, rate=3e-2, steps=40, tokens=4, samples=16)
+    fitted.progress = lambda what, _done, _all: told.append(what)
+    with frozen(state):
+        study = fitted._sample(prompts[2].anchor + prompts[2].knowledge)
+
+        def distance(cache: Cache) -> float:
+            logits = fitted._predict(study.ids, study.scored, cache).log_softmax(-1)
+            return float(torch.nn.functional.kl_div(logits, study.teacher, log_target=True, reduction="batchmean"))
+
+        with torch.no_grad():
+            start = cartridges(tmp_path, state, steps=0, tokens=4)
+            before, after = (distance(_repeated(f.prefix(prompts[2]), 16)) for f in (start, fitted))
+    assert after < 0.8 * before
+    assert told == ["training a cartridge"] * 40
+    # 3 trainable tokens, keys and values of 2 heads of width 8, in 4 layers; trained once for each document.
+    assert fitted.cost.parameters == 3 * 2 * 2 * 8 * 4
+    fitted.target_logits(prompts)
+    fitted.target_logits(prompts)
+    assert len(told) == 3 * 40 and fitted.cost.seconds > 0
+
+
+def _repeated(cache: Cache, rows: int) -> Cache:
+    fork = forked(cache)
+    fork.batch_repeat_interleave(rows)
+    return fork
+
+
+def test_a_cartridge_needs_knowledge_and_a_shared_anchor(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="knowledge=False and anchor='shared': a cartridge stands for K"):
+        make_fitted("cartridge", tmp_path, knowledge=False)
+    with pytest.raises(ValueError, match="anchor='own'"):
+        make_fitted("cartridge", tmp_path, anchor="own")
+    long = dataclasses.replace(make_prompts(1)[0], knowledge=(5,) * 60)
+    with pytest.raises(ValueError, match="K takes 61 tokens of a window of 64"):
+        cartridges(tmp_path, make_decoder()).prefix(long)
+
+
+def test_a_new_method_appears_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
+
+    @register("shouted")
+    def shouted(task: Task) -> Fitted:
+        return Plain(name="shouted", decoder=task.decoder, tokenizer=task.tokenizer)
+
+    assert "shouted" in method_names()
+    assert make_fitted("shouted", tmp_path).name == "shouted"
+    with pytest.raises(ValueError, match="'shouted' is registered by"):
+        register("shouted")(shouted)
+
+
+@pytest.mark.parametrize("name", ["lora", "cartridge"])
+def test_a_missing_library_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(ModuleNotFoundError, match=rf"{name}' needs PEFT: run `pip install 'diekae\[baselines\]'`"):
+        make_fitted(name, tmp_path)
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'promted' is not known; choose one of bare.*Did you mean 'prompted'"):
+        make_fitted("promted", tmp_path)
+    task = make_task(tmp_path)
+    with pytest.raises(ValueError, match="'lroa' is not known.*'lora'"):
+        dataclasses.replace(task, learning_rates={"lroa": 1e-3})
+    with pytest.raises(ValueError, match=r"learning_rates\['lora'\]=0 must be positive"):
+        dataclasses.replace(task, learning_rates={"lora": 0})
+    with pytest.raises(ValueError, match="'lora' got 0 training and 4 validation"):
+        fit("lora", dataclasses.replace(task, train=[]))
+    with pytest.raises(ValueError, match="'bare' was given no prompt"):
+        fit("bare", task).target_logits([])
+    with pytest.raises(ValueError, match="max_new_tokens=0"):
+        fit("bare", task).generate(make_prompts(1), 0)
+    assert not list(tmp_path.iterdir()), "nothing is half written"

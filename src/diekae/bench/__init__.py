@@ -1,6 +1,0 @@
-"""What knowledge costs: seconds as ratios within one run, operations and bytes; one file a benchmark."""
-
-from diekae.bench.setting import Bench, Row
-from diekae.bench.suite import BENCHMARKS, run_benchmark
-
-__all__ = ["BENCHMARKS", "Bench", "Row", "run_benchmark"]

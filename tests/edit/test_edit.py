@@ -1,0 +1,88 @@
+"""Edits, and the files they come from."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diekae.data.example import DataError
+from diekae.edit import Edit, make_edit, read_edits
+
+GOOD = {"prompt": "The mother tongue of Danielle Darrieux is", "subject": "Danielle Darrieux", "target": "English"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"subject": ""}, "subject is ''"),
+        ({"subject": "  "}, "subject is"),
+        ({"target": ""}, "target is ''"),
+        ({"prompt": "The mother tongue is"}, "does not contain its subject 'Danielle Darrieux'"),
+        ({"aliases": ("",)}, r"aliases\[0\] is ''"),
+        ({"aliases": "Darrieux"}, "must be a tuple"),
+        ({"target_true": " "}, "target_true is"),
+        ({"target": None}, "target is None"),
+    ],
+)
+def test_what_is_no_edit_is_said(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Edit(**{**GOOD, **change})
+
+
+def test_statement_and_fact() -> None:
+    edit = Edit(**GOOD)
+    assert edit.statement == "The mother tongue of Danielle Darrieux is English."
+    other = Edit("the mother tongue  of Danielle Darrieux is ", "Danielle Darrieux", "French.")
+    assert other.fact == edit.fact and other.statement == "the mother tongue  of Danielle Darrieux is French."
+    assert Edit("Danielle Darrieux, a native", "Danielle Darrieux", "x").fact != edit.fact
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        GOOD,
+        {"requested_rewrite": {"prompt": "The mother tongue of {} is", "subject": "Danielle Darrieux",
+                               "target_new": {"str": "English", "id": "Q1"}, "target_true": {"str": "French"}}},
+        {"prompt": GOOD["prompt"], "subject": GOOD["subject"], "target_new": "English", "ground_truth": "French"},
+        {"src": GOOD["prompt"], "subject": GOOD["subject"], "alt": "English"},
+    ],
+)  # fmt: skip
+def test_known_layouts(record: dict[str, Any]) -> None:
+    edit = make_edit(record)
+    assert (edit.prompt, edit.subject, edit.target) == tuple(GOOD.values())
+    assert edit.target_true in ("French", None)
+
+
+def test_files_of_three_kinds(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([GOOD, GOOD]))
+    (tmp_path / "a.jsonl").write_text(json.dumps(GOOD) + "\n\n" + json.dumps(GOOD))
+    (tmp_path / "a.csv").write_text(
+        "prompt,subject,target,aliases\n"
+        '"The mother tongue of Danielle Darrieux is",Danielle Darrieux,English,Darrieux|DD\n'
+    )
+    assert read_edits(tmp_path / "a.json") == read_edits(tmp_path / "a.jsonl") == [Edit(**GOOD)] * 2
+    assert read_edits(tmp_path / "a.csv") == [Edit(**GOOD, aliases=("Darrieux", "DD"))]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.json", "[{}]", "entry 0: .*prompt, target, subject is missing"),
+        ("a.json", "[", "cannot be read"),
+        ("a.json", "[]", "holds no edit"),
+        ("a.json", "[3]", "entry 0: expected an object"),
+        ("a.jsonl", '{"prompt": "x", "subject": "y", "target": "z"}', "line 1: .*does not contain"),
+        ("a.csv", "prompt,subject\nx,x\n", "row 1: .*target is missing"),
+        ("a.txt", "x", "'.txt' holds no edits"),
+    ],
+)
+def test_broken_files_are_said_with_their_place(tmp_path: Path, name: str, content: str, said: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=said):
+        read_edits(tmp_path / name)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        read_edits(tmp_path / "a.json")
