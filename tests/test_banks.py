@@ -42,7 +42,7 @@ def test_a_folder_goes_before_a_shipped_bank_of_its_name(tmp_path: Path, monkeyp
 @pytest.mark.parametrize("name", list(shipped_banks()))
 def test_the_bank_for_smollm2_answers_from_a_document_that_is_not_in_the_prompt(name: str, smollm2) -> None:
     model = DiekaeModel.from_pretrained(name, *smollm2)
-    memory, prompter, right = model.prepare(DOCUMENT), model.need_prompter(), 0
+    prepared, prompter, right = model.prepare(DOCUMENT), model.need_prompter(), 0
     for question, wanted in ANSWERS.items():
         ids = torch.tensor([[*model.anchor, *prompter.knowledge(DOCUMENT), *prompter.input(question)]])
         made = model.decoder.generate(
@@ -52,6 +52,6 @@ def test_the_bank_for_smollm2_answers_from_a_document_that_is_not_in_the_prompt(
         # What the decoder garbles with the document in its prompt, a bank need not know.
         if wanted in prompted:
             right += 1
-            assert wanted in answer(model, question, memory)
+            assert wanted in answer(model, question, prepared)
             assert wanted not in answer(model, question, None)
     assert right >= 2

@@ -34,8 +34,8 @@ def test_in_a_chat_k_stands_behind_the_chats_own_header() -> None:
     assert len(header) > 1
     inputs = model.tokenize(ASKED, format="chat")
     assert inputs["input_ids"][0, : len(header)].tolist() == header
-    memory = model.prepare(CASTLE, format="chat")
-    got = model(**inputs, knowledge=memory).logits[0, len(header) :]
+    prepared = model.prepare(CASTLE, format="chat")
+    got = model(**inputs, knowledge=prepared).logits[0, len(header) :]
     asked = inputs["input_ids"][0, len(header) :].tolist()
     known = list(model.need_prompter().knowledge(CASTLE))
     want = prompted(model, header + known + asked)[-len(asked) :]
@@ -46,24 +46,24 @@ def test_in_a_chat_k_stands_behind_the_chats_own_header() -> None:
 @torch.no_grad()
 def test_knowledge_of_another_format_stands_before_the_whole_chat() -> None:
     model = exact(format="plain")
-    memory = model.prepare(CASTLE)
+    prepared = model.prepare(CASTLE)
     for turns in (1, 3):
         messages = [{"role": "user" if n % 2 == 0 else "assistant", "content": ASKED} for n in range(turns)]
         text = model.tokenizer.apply_chat_template(messages, tokenize=False)
         chat = ids_of(model, text)
         assert chat[0] == model.anchor[0]
-        got = model(torch.tensor([chat]), knowledge=memory).logits[0, 1:]
+        got = model(torch.tensor([chat]), knowledge=prepared).logits[0, 1:]
         want = prompted(model, chat[:1] + list(model.need_prompter().knowledge(CASTLE)) + chat[1:])[-len(chat) + 1 :]
         torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
 
 
 def test_an_input_without_its_knowledges_header_is_refused() -> None:
     model = exact(format="plain")
-    memory = model.prepare(CASTLE, format="chat")
+    prepared = model.prepare(CASTLE, format="chat")
     with pytest.raises(ValueError, match="was read behind .*prepare and tokenize in the same format"):
-        model(**model.tokenize(ASKED), knowledge=memory)
+        model(**model.tokenize(ASKED), knowledge=prepared)
     with pytest.raises(ValueError, match="different anchors"):
-        model(**model.tokenize(ASKED), knowledge=[[memory, model.prepare(CASTLE)]])
+        model(**model.tokenize(ASKED), knowledge=[[prepared, model.prepare(CASTLE)]])
 
 
 @pytest.mark.parametrize("encoder", ["exact", "reader"])

@@ -205,8 +205,8 @@ def test_the_logits_behind_a_chats_own_system_prompt_are_those_of_k_in_the_promp
     messages = turns(3, SYSTEM)
     anchor, rest = model.need_prompter().chat(messages)
     known = model.need_prompter().knowledge(CASTLE)
-    (memory,) = read_documents(model.attached, anchor, [known])
-    got = model(torch.tensor([anchor + rest]), knowledge=memory).logits[0, len(anchor) :]
+    (prepared,) = read_documents(model.attached, anchor, [known])
+    got = model(torch.tensor([anchor + rest]), knowledge=prepared).logits[0, len(anchor) :]
     want = model.decoder(torch.tensor([anchor + known + rest])).logits[0, -len(rest) :]
     bare = model.decoder(torch.tensor([anchor + rest])).logits[0, -len(rest) :]
     torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
@@ -222,15 +222,15 @@ def test_chat_is_generate_by_hand(encoder: str) -> None:
     anchor, rest = prompter.chat(messages)
     assert anchor == model.anchor
     ids = torch.tensor([anchor + rest])
-    memory = model.prepare(CASTLE)
-    for knowledge in (None, memory):
+    prepared = model.prepare(CASTLE)
+    for knowledge in (None, prepared):
         made = model.generate(ids, attention_mask=torch.ones_like(ids), knowledge=knowledge, **OPTIONS)
         want = prompter.tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True).strip()
         assert model.chat(messages, knowledge=knowledge, **OPTIONS) == want
-    assert model.chat(messages, knowledge=CASTLE, **OPTIONS) == model.chat(messages, knowledge=memory, **OPTIONS)
+    assert model.chat(messages, knowledge=CASTLE, **OPTIONS) == model.chat(messages, knowledge=prepared, **OPTIONS)
     assert model.chat(messages, knowledge=CASTLE, **OPTIONS) != model.chat(messages, **OPTIONS)
     both = model.chat(messages, knowledge=[CASTLE, model.prepare(RIVER)], **OPTIONS)
-    assert both == model.chat(messages, knowledge=PreparedKnowledge.join([memory, model.prepare(RIVER)]), **OPTIONS)
+    assert both == model.chat(messages, knowledge=PreparedKnowledge.join([prepared, model.prepare(RIVER)]), **OPTIONS)
 
 
 def test_a_chats_options_go_to_generate() -> None:
@@ -246,17 +246,17 @@ def test_a_chats_options_go_to_generate() -> None:
 
 def test_knowledge_of_another_system_prompt_is_refused() -> None:
     model = exact(system=SYSTEM)
-    memory = model.prepare(CASTLE)
-    answer = model.chat(turns(3), knowledge=memory, **OPTIONS)
-    assert model.chat(turns(3, SYSTEM), knowledge=memory, **OPTIONS) == answer, "the same words, given with the chat"
+    prepared = model.prepare(CASTLE)
+    answer = model.chat(turns(3), knowledge=prepared, **OPTIONS)
+    assert model.chat(turns(3, SYSTEM), knowledge=prepared, **OPTIONS) == answer, "the same words, given with the chat"
     said = "was read behind .*prepare and tokenize in the same format.*of a chat also with the same system prompt"
     with pytest.raises(ValueError, match=said):
-        model.chat(turns(3, "a gold gate"), knowledge=memory, **OPTIONS)
+        model.chat(turns(3, "a gold gate"), knowledge=prepared, **OPTIONS)
     other = exact()
     with pytest.raises(ValueError, match=said):
-        other.chat(turns(3), knowledge=memory, **OPTIONS)
+        other.chat(turns(3), knowledge=prepared, **OPTIONS)
     with pytest.raises(ValueError, match="different anchors"):
-        model.chat(turns(3), knowledge=[memory, other.prepare(RIVER)], **OPTIONS)
+        model.chat(turns(3), knowledge=[prepared, other.prepare(RIVER)], **OPTIONS)
     assert model.chat(turns(3, "a gold gate"), knowledge=CASTLE, **OPTIONS), "a text is read behind whichever is there"
 
 

@@ -133,9 +133,9 @@ def test_prepared_memory_writes_the_same(encoder: str) -> None:
     model = make_model(encoder)
     inputs = model.tokenize(QUESTIONS)
     want = write(model, inputs, CASTLE)
-    memory = model.prepare(CASTLE)
+    prepared = model.prepare(CASTLE)
     for _ in range(2):  # generation must not write into the memory
-        assert torch.equal(write(model, inputs, memory), want)
+        assert torch.equal(write(model, inputs, prepared), want)
     assert not torch.equal(want, write(model, inputs))
 
 

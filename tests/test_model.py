@@ -195,10 +195,10 @@ def test_prepared_knowledge_is_knowledge(encoder: str) -> None:
     inputs = model.tokenize(QUESTIONS)
     want = logits_of(model, inputs, CASTLE)
     assert moved(want, bare(model, inputs)) > 0.1
-    memory = model.prepare(CASTLE)
-    assert torch.equal(logits_of(model, inputs, memory), want)
-    assert torch.equal(logits_of(model, inputs, [memory, CASTLE, [memory]]), want)
-    assert len(memory) == len(model.prompter.knowledge(CASTLE)) and memory.nbytes > 0
+    prepared = model.prepare(CASTLE)
+    assert torch.equal(logits_of(model, inputs, prepared), want)
+    assert torch.equal(logits_of(model, inputs, [prepared, CASTLE, [prepared]]), want)
+    assert len(prepared) == len(model.prompter.knowledge(CASTLE)) and prepared.nbytes > 0
 
 
 @BOTH
@@ -231,14 +231,14 @@ def test_documents_read_together_are_as_read_alone(encoder: str, kind: str, chun
     model = make_model(encoder, decoder=make_decoder(kind))
     documents = [SHIP, " ".join((WORDS * 3)[:150]), CASTLE, RIVER, "the sea"]
     together = model.prepare_many(documents, batch_size=3, chunk_size=chunk_size)
-    assert len({len(memory) for memory in together}) > 3
-    for document, memory in zip(documents, together, strict=True):
+    assert len({len(prepared) for prepared in together}) > 3
+    for document, prepared in zip(documents, together, strict=True):
         alone = model.prepare(document)
-        assert (memory.position, len(memory), memory.bank) == (alone.position, len(alone), alone.bank)
+        assert (prepared.position, len(prepared), prepared.bank) == (alone.position, len(alone), alone.bank)
         if chunk_size and len(alone) > WINDOW - len(model.anchor):
             continue  # its windows are cut elsewhere
         for name, tensor in alone.tensors.items():
-            torch.testing.assert_close(memory.tensors[name], tensor, atol=2e-5, rtol=1e-4)
+            torch.testing.assert_close(prepared.tensors[name], tensor, atol=2e-5, rtol=1e-4)
     assert model.prepare_many([]) == []
     with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
         model.prepare_many(documents, batch_size=0)
@@ -250,9 +250,9 @@ def test_knowledge_longer_than_the_window_is_read_to_its_end(encoder: str, chunk
     model = make_model(encoder)
     inputs = model.tokenize(QUESTIONS[0])
     long = " ".join((WORDS * 3)[:200])
-    memory = model.prepare(long, chunk_size=chunk_size)
-    assert len(memory) == len(model.prompter.knowledge(long)) > 3 * WINDOW
-    got = logits_of(model, inputs, memory)
+    prepared = model.prepare(long, chunk_size=chunk_size)
+    assert len(prepared) == len(model.prompter.knowledge(long)) > 3 * WINDOW
+    got = logits_of(model, inputs, prepared)
     assert got.isfinite().all()
     other = model.prepare(long.rsplit(" ", 5)[0] + " gold gold gold gold gold", chunk_size=chunk_size)
     assert moved(logits_of(model, inputs, other), got) > 1e-3
@@ -262,11 +262,11 @@ def test_knowledge_longer_than_the_window_is_read_to_its_end(encoder: str, chunk
 def test_memory_goes_to_disk_and_back(encoder: str, tmp_path: Path) -> None:
     model = make_model(encoder)
     inputs = model.tokenize(QUESTIONS[0])
-    memory = model.prepare([CASTLE, RIVER])
-    memory.save(tmp_path / "deep" / "castle.safetensors")
+    prepared = model.prepare([CASTLE, RIVER])
+    prepared.save(tmp_path / "deep" / "castle.safetensors")
     back = PreparedKnowledge.load(tmp_path / "deep" / "castle.safetensors")
-    assert (back.position, back.bank, len(back)) == (memory.position, memory.bank, len(memory))
-    assert torch.equal(logits_of(model, inputs, back), logits_of(model, inputs, memory))
+    assert (back.position, back.bank, len(back)) == (prepared.position, prepared.bank, len(prepared))
+    assert torch.equal(logits_of(model, inputs, back), logits_of(model, inputs, prepared))
     assert moved(logits_of(model, inputs, back), bare(model, inputs)) > 0.1
 
 
@@ -359,10 +359,12 @@ def test_what_is_no_decoder_is_named_with_the_way_to_one(tmp_path: Path) -> None
 
 @BOTH
 def test_a_memory_says_on_one_line_what_it_is(encoder: str) -> None:
-    memory = make_model(encoder).prepare([CASTLE, RIVER])
-    text = repr(memory)
-    layers = len(next(iter(memory.tensors.values())))
-    assert f"{len(memory)} slots in {layers} layers, " in text and f"MB, float32 on cpu, bank {memory.bank})" in text
+    prepared = make_model(encoder).prepare([CASTLE, RIVER])
+    text = repr(prepared)
+    layers = len(next(iter(prepared.tensors.values())))
+    assert (
+        f"{len(prepared)} slots in {layers} layers, " in text and f"MB, float32 on cpu, bank {prepared.bank})" in text
+    )
     assert "\n" not in text and len(text) < 120
     assert repr(PreparedKnowledge({}, 0, "b")) == "PreparedKnowledge(0 slots in 0 layers, 0.00 MB, empty, bank b)"
 
@@ -376,12 +378,12 @@ def test_a_row_of_no_documents_is_refused() -> None:
 def test_memory_is_stale_once_the_bank_has_learned() -> None:
     model = make_model()
     inputs = model.tokenize(QUESTIONS[0])
-    memory = model.prepare(CASTLE)
+    prepared = model.prepare(CASTLE)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model(**inputs, knowledge=CASTLE).logits.square().sum().backward()
     optimizer.step()
     with pytest.raises(ValueError, match="prepare the knowledge again"):
-        model(**inputs, knowledge=memory)
+        model(**inputs, knowledge=prepared)
 
 
 # Disk

@@ -28,10 +28,10 @@ def test_moving_the_model_moves_decoder_and_bank(encoder: str) -> None:
 
 def test_moving_to_where_it_is_changes_nothing() -> None:
     model = make_model()
-    inputs, memory = model.tokenize(QUESTION), model.prepare(CASTLE)
-    want = model(**inputs, knowledge=memory).logits
+    inputs, prepared = model.tokenize(QUESTION), model.prepare(CASTLE)
+    want = model(**inputs, knowledge=prepared).logits
     for moved in (model.cpu(), model.to("cpu"), model.to(torch.float32), model.float(), model.to(torch.empty(0))):
-        assert torch.equal(moved(**inputs, knowledge=memory).logits, want)
+        assert torch.equal(moved(**inputs, knowledge=prepared).logits, want)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_decoder_without_weights_is_refused() -> None:
 @torch.no_grad()
 def test_a_moved_model_answers_the_same(encoder: str) -> None:
     model = make_model(encoder)
-    memory = model.prepare(CASTLE)
+    prepared = model.prepare(CASTLE)
     edit_model(
         model,
         [Edit("the red house is", "red house", "blue"), Edit("the red house has", "red house", "two")],
@@ -114,7 +114,7 @@ def test_a_moved_model_answers_the_same(encoder: str) -> None:
     texts = [QUESTION, "the red house is"]
 
     def logits() -> torch.Tensor:
-        return model(**model.tokenize(texts), knowledge=[memory, None]).logits.cpu()
+        return model(**model.tokenize(texts), knowledge=[prepared, None]).logits.cpu()
 
     want = logits()
     assert places(model.cuda()) == {("cuda", torch.float32)}

@@ -43,7 +43,7 @@ class Lost:
         self.batches = [[prompts[row] for row in rows] for rows, _ in batches(prompts, ROWS)]
         with torch.no_grad():
             self.teacher = [target_logits(model, batch, "prompted").log_softmax(-1) for batch in self.batches]
-            self.memories = [model.prepare_prompts(batch) for batch in self.batches]
+            self.all_prepared = [model.prepare_prompts(batch) for batch in self.batches]
 
     @torch.no_grad()
     def __call__(self, layers: Iterable[int]) -> dict[str, float]:
@@ -51,12 +51,12 @@ class Lost:
         own = sorted(layers)
         model = DiekaeModel.exact(self.model.decoder, self.model.need_prompter().tokenizer, layers=own) if own else None
         nats, tokens, same, answers = 0.0, 0, 0, 0
-        for batch, wanted, memories in zip(self.batches, self.teacher, self.memories, strict=True):
+        for batch, wanted, all_prepared in zip(self.batches, self.teacher, self.all_prepared, strict=True):
             if model is None:
                 logits = target_logits(self.model, batch, "bare")
             else:
-                given = [_thinned(memory, own, model.bank.fingerprint()) for memory in memories]
-                logits = target_logits(model, batch, "ours", memories=given)
+                given = [_thinned(prepared, own, model.bank.fingerprint()) for prepared in all_prepared]
+                logits = target_logits(model, batch, "ours", all_prepared=given)
             nats += float(F.kl_div(logits.log_softmax(-1), wanted, log_target=True, reduction="sum"))
             agree = logits.argmax(-1) == wanted.argmax(-1)
             same += sum(bool(part.all()) for part in agree.split([len(prompt.target) for prompt in batch]))
@@ -64,11 +64,11 @@ class Lost:
         return {"nats": nats / tokens, "same_words": same / answers}
 
 
-def _thinned(memory: PreparedKnowledge, layers: list[int], bank: str) -> PreparedKnowledge:
+def _thinned(prepared: PreparedKnowledge, layers: list[int], bank: str) -> PreparedKnowledge:
     """Return what a bank of some layers keeps of what one of all layers prepared."""
-    tensors = {name: tensor[layers] for name, tensor in memory.tensors.items()}
-    anchor = {name: tensor[layers] for name, tensor in memory.anchor.items()}
-    return replace(memory, tensors=tensors, anchor=anchor, bank=bank)
+    tensors = {name: tensor[layers] for name, tensor in prepared.tensors.items()}
+    anchor = {name: tensor[layers] for name, tensor in prepared.anchor.items()}
+    return replace(prepared, tensors=tensors, anchor=anchor, bank=bank)
 
 
 def left_out(lost: Lost, depth: int, least: int) -> list[dict[str, object]]:

@@ -60,12 +60,12 @@ def through_file(model: DiekaeModel, prompts: list[Prompt], precision: str) -> t
     total, tokens, size, slots = 0.0, 0, 0, 0
     with tempfile.TemporaryDirectory() as folder:
         for prompt in prompts:
-            (memory,) = model.prepare_prompts([prompt])
-            content = pack(memory, precision)
+            (prepared,) = model.prepare_prompts([prompt])
+            content = pack(prepared, precision)
             path = Path(folder) / "memory"
             path.write_bytes(content)
-            size, slots = size + len(content) - int.from_bytes(content[:8], "little") - 8, slots + len(memory)
-            logits = target_logits(model, [prompt], "ours", memories=[unpack(path)]).float()
+            size, slots = size + len(content) - int.from_bytes(content[:8], "little") - 8, slots + len(prepared)
+            logits = target_logits(model, [prompt], "ours", all_prepared=[unpack(path)]).float()
             labels = torch.tensor(prompt.target, device=logits.device)
             total, tokens = total + float(F.cross_entropy(logits, labels, reduction="sum")), tokens + len(labels)
     return total / tokens, size / slots

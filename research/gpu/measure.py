@@ -111,11 +111,11 @@ def peaks(bench: Bench) -> dict[str, dict[str, float]]:
 
     def ours(name: str, length: int) -> object:
         model = bench.model(name)
-        memory = bench.memory(model, length)
-        with model.behind(memory, ids):
+        prepared = bench.prepared(model, length)
+        with model.behind(prepared, ids):
             cache = bench.decoder(input_ids=ids, **options).past_key_values
             decode.generate(bench, cache)
-        return memory
+        return prepared
 
     for length in bench.fitting():
         ways: dict[str, Way] = {"bare": bare, "prompted_cached": partial(cached, length)}
@@ -131,13 +131,13 @@ def exactness(bench: Bench) -> dict[str, float]:
     """Compare logits of the last column with K as slots of all layers, and with K in the prompt."""
     model, length = bench.model("exact"), bench.fitting()[1]
     ids, known, anchor = bench.question(), bench.ids(length), len(bench.anchor)
-    (memory,) = read_documents(model.attached, model.anchor, known.tolist())
+    (prepared,) = read_documents(model.attached, model.anchor, known.tolist())
 
     def last(out: Any) -> torch.Tensor:
         logits: torch.Tensor = out.logits[0, -1].float()
         return logits
 
-    ours = last(model(ids, knowledge=memory, logits_to_keep=1))
+    ours = last(model(ids, knowledge=prepared, logits_to_keep=1))
     bare = last(bench.decoder(input_ids=ids, logits_to_keep=1))
     whole = torch.cat([ids[:, :anchor], known, ids[:, anchor:]], dim=1)
     prompted = last(bench.decoder(input_ids=whole, logits_to_keep=1))

@@ -165,20 +165,20 @@ def read_apart(attached: Attached, batch: Mapping[str, Tensor]) -> dict[str, Ten
     return read_knowledge(attached, documents)
 
 
-def join_documents(memory: KnowledgeBatch, rows: Tensor, sharpness: float) -> KnowledgeBatch:
+def join_documents(prepared: KnowledgeBatch, rows: Tensor, sharpness: float) -> KnowledgeBatch:
     """Join the slots of documents that were read apart; each row keeps the anchor of its longest.
 
     Args:
-        memory: Of P documents.
+        prepared: Of P documents.
         rows: The row that each belongs to, int64 [P], in order.
         sharpness: Factor of the keys of rows with more than one document.
     """
-    assert memory.places is not None
-    keys = memory.tensors["keys"]
+    assert prepared.places is not None
+    keys = prepared.tensors["keys"]
     factors = torch.where(rows.bincount()[rows] > 1, sharpness, 1.0).to(keys.dtype)
-    sharp = {**memory.tensors, "keys": keys * factors[:, None, None, None]}
-    count, slots = int(rows.max()) + 1, memory.mask.shape[1]
-    kept = [memory.mask[rows == row].flatten().nonzero()[:, 0] for row in range(count)]
+    sharp = {**prepared.tensors, "keys": keys * factors[:, None, None, None]}
+    count, slots = int(rows.max()) + 1, prepared.mask.shape[1]
+    kept = [prepared.mask[rows == row].flatten().nonzero()[:, 0] for row in range(count)]
     starts = [int((rows < row).sum()) * slots for row in range(count)]
     columns = [own + start for own, start in zip(kept, starts, strict=True)]
     index = torch.nn.utils.rnn.pad_sequence(columns, batch_first=True)
@@ -186,14 +186,16 @@ def join_documents(memory: KnowledgeBatch, rows: Tensor, sharpness: float) -> Kn
     tensors = {name: tensor.flatten(1, 2)[:, index] for name, tensor in sharp.items()}
     longest = torch.stack(
         [
-            torch.where(rows == row, memory.position, -1).argmax()  # the first of the longest
+            torch.where(rows == row, prepared.position, -1).argmax()  # the first of the longest
             for row in range(count)
         ]
     )
-    anchor = None if memory.anchor is None else memory.anchor.map(lambda tensor, dim: tensor.index_select(dim, longest))
+    anchor = (
+        None if prepared.anchor is None else prepared.anchor.map(lambda tensor, dim: tensor.index_select(dim, longest))
+    )
     mask = torch.arange(index.shape[1], device=rows.device)[None] < lengths[:, None]
-    places = memory.places.flatten()[index]
-    return KnowledgeBatch(tensors, mask, memory.position[longest], False, places, anchor)
+    places = prepared.places.flatten()[index]
+    return KnowledgeBatch(tensors, mask, prepared.position[longest], False, places, anchor)
 
 
 def make_slots(attached: Attached, found: Mapping[str, Tensor], mask: Tensor, own_anchor: bool) -> KnowledgeBatch:

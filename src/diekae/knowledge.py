@@ -71,24 +71,24 @@ class PreparedKnowledge:
         return replace(self, tensors=moved(self.tensors), anchor=moved(self.anchor), places=places)
 
     @classmethod
-    def join(cls, memories: Sequence[PreparedKnowledge]) -> PreparedKnowledge:
+    def join(cls, all_prepared: Sequence[PreparedKnowledge]) -> PreparedKnowledge:
         """Use several documents together; their order does not matter. They share the anchor of the longest.
 
         Raises:
             ValueError: There is none, or they are of different banks or were read behind different anchors.
         """
-        if not memories or len({memory.bank for memory in memories}) != 1:
-            raise ValueError(f"expected memories of one bank, got {sorted({memory.bank for memory in memories})}.")
-        if len(anchors := {memory.anchor_ids for memory in memories}) != 1:
+        if not all_prepared or len({prepared.bank for prepared in all_prepared}) != 1:
+            raise ValueError(f"expected documents of one bank, got {sorted({p.bank for p in all_prepared})}.")
+        if len(anchors := {prepared.anchor_ids for prepared in all_prepared}) != 1:
             raise ValueError(
                 f"these documents were read behind different anchors ({sorted(anchors)}); prepare them in one format."
             )
-        if len(memories) == 1:
-            return memories[0]  # what is mapped from a file stays so
-        memories = [memory._sharpened() for memory in memories]
-        tensors = {name: torch.cat([m.tensors[name] for m in memories], dim=1) for name in memories[0].tensors}
-        longest = max(memories, key=lambda memory: memory.position)
-        places = [memory.places for memory in memories if memory.places is not None]
+        if len(all_prepared) == 1:
+            return all_prepared[0]  # what is mapped from a file stays so
+        all_prepared = [prepared._sharpened() for prepared in all_prepared]
+        tensors = {name: torch.cat([m.tensors[name] for m in all_prepared], dim=1) for name in all_prepared[0].tensors}
+        longest = max(all_prepared, key=lambda prepared: prepared.position)
+        places = [prepared.places for prepared in all_prepared if prepared.places is not None]
         return replace(longest, tensors=tensors, places=torch.cat(places) if places else None)
 
     def take(self, columns: Sequence[int]) -> PreparedKnowledge:
@@ -176,13 +176,13 @@ def batch_knowledge(rows: Sequence[PreparedKnowledge | None]) -> KnowledgeBatch:
     return _batch([None if row is None else row.tensors for row in rows], places, positions, anchor)
 
 
-def _anchor_places(memory: PreparedKnowledge) -> Tensor | None:
+def _anchor_places(prepared: PreparedKnowledge) -> Tensor | None:
     """Return where the anchor stands: before the first of K's slots."""
-    if not memory.anchor or memory.places is None:
+    if not prepared.anchor or prepared.places is None:
         return None
-    length = len(memory.anchor_ids)
-    first = memory._begin() or 0
-    return torch.arange(first - length, first, device=memory.places.device)
+    length = len(prepared.anchor_ids)
+    first = prepared._begin() or 0
+    return torch.arange(first - length, first, device=prepared.places.device)
 
 
 def _batch(
@@ -219,8 +219,8 @@ def _batch(
     return KnowledgeBatch(tensors, mask, positions, full, stands, anchor)
 
 
-def _device(memory: PreparedKnowledge) -> torch.device:
-    return next(iter(memory.tensors.values())).device
+def _device(prepared: PreparedKnowledge) -> torch.device:
+    return next(iter(prepared.tensors.values())).device
 
 
 Document = str | PreparedKnowledge
@@ -245,7 +245,7 @@ def rows_of(
         TypeError: Something is neither a text, a memory nor a list of these.
     """
 
-    def memory(row: Any) -> PreparedKnowledge | None:
+    def prepared(row: Any) -> PreparedKnowledge | None:
         if row is None:
             return None
         if isinstance(row, str):
@@ -259,7 +259,7 @@ def rows_of(
             return row.to(device)
         if not isinstance(row, list | tuple):
             raise TypeError(_not_knowledge(row))
-        found = [read for document in row if (read := memory(document)) is not None]
+        found = [read for document in row if (read := prepared(document)) is not None]
         if not found:
             raise ValueError(
                 f"a row's knowledge is the list {list(row)!r}; name a document, or give None for no knowledge."
@@ -267,7 +267,7 @@ def rows_of(
         return PreparedKnowledge.join(found)
 
     if knowledge is None or isinstance(knowledge, str | PreparedKnowledge):
-        return [memory(knowledge)] * rows
+        return [prepared(knowledge)] * rows
     if not isinstance(knowledge, list | tuple):
         raise TypeError(_not_knowledge(knowledge))
     if len(knowledge) != rows:
@@ -275,7 +275,7 @@ def rows_of(
             f"knowledge has {len(knowledge)} entries for {rows} rows; give one entry a row (a document, a list of "
             "documents, or None). Several documents for one row are a list inside the list."
         )
-    return [memory(row) for row in knowledge]
+    return [prepared(row) for row in knowledge]
 
 
 def _not_knowledge(value: object) -> str:

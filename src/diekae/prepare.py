@@ -54,9 +54,9 @@ def read_documents(
         owners += [number] * (len(parts) - len(owners))
     read = _read_parts(attached, anchor, parts, own_anchor, batch_size, min(chunk_size or room, room))
     found: list[list[PreparedKnowledge]] = [[] for _ in documents]
-    for number, memory in zip(owners, read, strict=True):
-        found[number].append(memory)
-    return [PreparedKnowledge.join(memories) for memories in found]
+    for number, prepared in zip(owners, read, strict=True):
+        found[number].append(prepared)
+    return [PreparedKnowledge.join(all_prepared) for all_prepared in found]
 
 
 def _read_parts(
@@ -67,7 +67,7 @@ def _read_parts(
     batch_size: int,
     step: int,
 ) -> list[PreparedKnowledge]:
-    bank, memories = attached.bank, dict[int, PreparedKnowledge]()
+    bank, all_prepared = attached.bank, dict[int, PreparedKnowledge]()
     laid = _by_head if attached.by_attention else _as_is
     sizes: Any = getattr(bank.encoder, "sizes", None)
     for chosen in _batches(parts, batch_size, step):
@@ -78,7 +78,7 @@ def _read_parts(
             else:
                 batch = _read_states(attached, anchor, rows, step)
         for row, number in enumerate(chosen):
-            memories[number] = PreparedKnowledge(
+            all_prepared[number] = PreparedKnowledge(
                 {name: laid(tensor[:, row, batch.mask[row]]) for name, tensor in batch.tensors.items()},
                 int(batch.position[row]),
                 bank.fingerprint(),
@@ -87,7 +87,7 @@ def _read_parts(
                 None if batch.places is None else batch.places[row, batch.mask[row]],
                 sizes.sharpness if attached.by_attention else 1.0,
             )
-    return [memories[number] for number in range(len(parts))]
+    return [all_prepared[number] for number in range(len(parts))]
 
 
 def _by_head(slots: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ def _as_is(slots: Tensor) -> Tensor:
 def _read_states(attached: Attached, anchor: Sequence[int], rows: Sequence[Sequence[int]], step: int) -> KnowledgeBatch:
     """Let encoders of states or embeddings read documents, chunk by chunk."""
     decoder, bank = attached.decoder, attached.bank
-    memory: KnowledgeBatch | None = None
+    prepared: KnowledgeBatch | None = None
     cache = DynamicCache(config=decoder.config)
     for start in range(0, max(1, *map(len, rows)), step):
         ids, mask = _pad_right([row[start : start + step] for row in rows], decoder.device)
@@ -113,9 +113,9 @@ def _read_states(attached: Attached, anchor: Sequence[int], rows: Sequence[Seque
             with attached.keeping() as kept:
                 run(decoder, given, attached.points, past_key_values=cache, use_cache=True)
             read = torch.stack(kept)[:, :, given.shape[1] - ids.shape[1] :]
-        memory = bank.prepare(read, mask, memory)
-    assert memory is not None
-    return memory
+        prepared = bank.prepare(read, mask, prepared)
+    assert prepared is not None
+    return prepared
 
 
 def _read_slots(

@@ -56,11 +56,11 @@ def test_sources_stand_in_the_documents_order_and_are_as_many_as_asked(
 
 
 def test_attention_is_a_share_for_each_slot(model: DiekaeModel, store: KnowledgeStore) -> None:
-    memory = store.read(pick(store, "the ship"))
+    prepared = store.read(pick(store, "the ship"))
     ids = model.tokenize("where is the ship")["input_ids"]
     made = torch.cat([ids, ids[:, -3:]], dim=1)
-    given = attention_given(model, made, ids.shape[1], memory)
-    assert given.shape == (len(memory),) and bool((given > 0).all()) and float(given.sum()) < 3
+    given = attention_given(model, made, ids.shape[1], prepared)
+    assert given.shape == (len(prepared),) and bool((given > 0).all()) and float(given.sum()) < 3
 
 
 def test_what_the_documents_do_not_answer_is_said(model: DiekaeModel, store: KnowledgeStore) -> None:
@@ -86,8 +86,8 @@ def test_a_question_that_follows_another_is_searched_with_it(model: DiekaeModel,
     assert following.sources[0].title == "The ship"
     anchor, rest = model.need_prompter().chat([*history, {"role": "user", "content": "is it old"}])
     ids = torch.tensor([anchor + rest])
-    memory = store.read(pick(store, "is the ship blue is it old is it old"))
-    made = model.generate(ids, knowledge=memory, max_new_tokens=3, min_new_tokens=1, do_sample=False, pad_token_id=0)
+    prepared = store.read(pick(store, "is the ship blue is it old is it old"))
+    made = model.generate(ids, knowledge=prepared, max_new_tokens=3, min_new_tokens=1, do_sample=False, pad_token_id=0)
     said = model.need_prompter().tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
     assert following.text == said.strip()
 

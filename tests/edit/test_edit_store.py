@@ -85,7 +85,7 @@ def test_a_corrupt_record_or_memory_is_named(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / FILE) as base:
         base.execute("UPDATE memories SET data = ?", (b"other",))
     with pytest.raises(ValueError, match="edit 1 in .* is damaged"):
-        store.memory(1)
+        store.prepared(1)
     with sqlite3.connect(tmp_path / FILE) as base:
         base.execute("UPDATE edits SET edit = replace(edit, 'red', 'bad')")
     with pytest.raises(ValueError, match="edit 1 in .* is damaged"):
@@ -107,7 +107,7 @@ def test_a_copy_is_whole_and_replaces_no_other(tmp_path: Path) -> None:
     store.put_prepared(1, b"memory")
     store.copy_to(tmp_path / "copy")
     copy = open_store(tmp_path / "copy")
-    assert copy.records() == store.records() and copy.memory(1) == b"memory"
+    assert copy.records() == store.records() and copy.prepared(1) == b"memory"
     with pytest.raises(FileExistsError, match="holds edits already"):
         store.copy_to(tmp_path / "copy")
     copy.copy_to(tmp_path / "copy")  # itself: nothing to do

@@ -44,10 +44,10 @@ def test_generation_is_edited_and_shut_is_bit_identical(model: DiekaeModel, edit
         return found
 
     opened, shut = made(IN), made(OUT)
-    (memory,) = edited.knowledge([IN])
+    (prepared,) = edited.knowledge([IN])
     model.editor = None
     assert torch.equal(made(OUT), shut) and not torch.equal(made(IN), opened)
-    by_hand = model.generate(**model.tokenize(IN), knowledge=memory, max_new_tokens=8, do_sample=False)
+    by_hand = model.generate(**model.tokenize(IN), knowledge=prepared, max_new_tokens=8, do_sample=False)
     assert torch.equal(opened, by_hand), "an edit is the injection of its memory"
 
 
@@ -61,11 +61,11 @@ def test_a_batch_equals_each_row_alone(edited: Edits, logits: Run) -> None:
 
 def test_explicit_knowledge_joins_the_edits(model: DiekaeModel, edited: Edits, logits: Run) -> None:
     both = logits(IN, knowledge="the ship is old")
-    (memory,) = edited.knowledge([IN])
+    (prepared,) = edited.knowledge([IN])
     apart = logits(OUT, knowledge="the ship is old")
     model.editor = None
-    assert memory is not None
-    joined = logits(IN, knowledge=[[model.prepare("the ship is old"), memory]])
+    assert prepared is not None
+    joined = logits(IN, knowledge=[[model.prepare("the ship is old"), prepared]])
     torch.testing.assert_close(both, joined)
     assert torch.equal(apart, logits(OUT, knowledge="the ship is old")), "a shut gate leaves given knowledge alone"
 
@@ -188,7 +188,7 @@ def test_a_memory_that_a_kill_left_out_is_read_when_it_is_asked_for(
     assert store.without_prepared() == [1]
     found = load_edits(model, tmp_path, trained=trained)
     assert torch.equal(logits(IN), expected) and store.without_prepared() == []
-    assert whole.store.memory(1) == found.store.memory(1)
+    assert whole.store.prepared(1) == found.store.prepared(1)
 
 
 ADDER = """

@@ -42,8 +42,8 @@ def real(length: int) -> Tensor:
 
 
 def differences(encoder: Encoder, knowledge: Tensor, x: Tensor) -> Tensor:
-    memory = encoder.prepare(knowledge, real(knowledge.shape[2]))
-    return encoder(memory, x, real(x.shape[2])).difference
+    prepared = encoder.prepare(knowledge, real(knowledge.shape[2]))
+    return encoder(prepared, x, real(x.shape[2])).difference
 
 
 def one_of(encoder: Encoder, name: str, number: int) -> Encoder:
@@ -151,11 +151,11 @@ def test_stacked_encoders_are_the_single_ones(name: str) -> None:
 def test_readers_asked_one_at_a_time_answer_as_all_at_once() -> None:
     reader = make_encoder("reader")
     knowledge, x = given(reader, KNOWN, 1), given(reader, ASKED, 2)
-    memory = reader.prepare(knowledge, real(KNOWN))
-    want = reader(memory, x, real(ASKED)).difference
+    prepared = reader.prepare(knowledge, real(KNOWN))
+    want = reader(prepared, x, real(ASKED)).difference
     for number in range(COUNT):
         which = slice(number, number + 1)
-        got = reader(memory, x[which], real(ASKED), which).difference
+        got = reader(prepared, x[which], real(ASKED), which).difference
         torch.testing.assert_close(got, want[which], atol=1e-5, rtol=1e-5)
 
 
@@ -169,8 +169,8 @@ def test_reading_knowledge_then_x_is_one_pass_over_both() -> None:
         torch.zeros(ROWS, dtype=torch.long),
     )
     once = token(empty, torch.cat([knowledge, x], dim=2), real(KNOWN + ASKED))
-    memory = token.prepare(knowledge, real(KNOWN))
-    then = token(memory, x, real(ASKED))
+    prepared = token.prepare(knowledge, real(KNOWN))
+    then = token(prepared, x, real(ASKED))
     assert once.difference.abs().max() > 0.1
     torch.testing.assert_close(then.difference, once.difference[:, :, KNOWN:], atol=1e-5, rtol=1e-5)
     assert then.seen is not None and once.seen is not None
@@ -183,12 +183,12 @@ def test_reading_knowledge_then_x_is_one_pass_over_both() -> None:
 def test_x_read_in_parts_is_x_read_whole() -> None:
     encoder = make_encoder("token")
     knowledge, x = given(encoder, KNOWN, 1), given(encoder, ASKED, 2)
-    memory, seen, parts = encoder.prepare(knowledge, real(KNOWN)), None, []
+    prepared, seen, parts = encoder.prepare(knowledge, real(KNOWN)), None, []
     for start in range(0, ASKED, 2):
         part = x[:, :, start : start + 2]
-        encoded = encoder(memory, part, real(part.shape[2]), slice(None), seen)
+        encoded = encoder(prepared, part, real(part.shape[2]), slice(None), seen)
         seen, parts = encoded.seen, [*parts, encoded.difference]
-    whole = encoder(memory, x, real(ASKED))
+    whole = encoder(prepared, x, real(ASKED))
     assert whole.difference.abs().max() > 0.1
     torch.testing.assert_close(torch.cat(parts, dim=2), whole.difference, atol=1e-5, rtol=1e-5)
     assert seen is not None and seen.position.tolist() == [ASKED] * ROWS
@@ -199,11 +199,11 @@ def test_x_read_in_parts_is_x_read_whole() -> None:
 def test_knowledge_read_in_chunks_is_knowledge_read_whole(name: str) -> None:
     encoder = make_encoder(name)
     knowledge, x = given(encoder, KNOWN, 1), given(encoder, ASKED, 2)
-    memory = None
+    prepared = None
     for start in range(0, KNOWN, 3):
         chunk = knowledge[:, :, start : start + 3]
-        memory = encoder.prepare(chunk, real(chunk.shape[2]), memory)
-    got = encoder(memory, x, real(ASKED)).difference
+        prepared = encoder.prepare(chunk, real(chunk.shape[2]), prepared)
+    got = encoder(prepared, x, real(ASKED)).difference
     torch.testing.assert_close(got, differences(encoder, knowledge, x), atol=1e-5, rtol=1e-5)
 
 
@@ -238,8 +238,8 @@ def test_a_row_without_any_knowledge_is_finite(name: str) -> None:
     encoder = make_encoder(name)
     mask = real(KNOWN)
     mask[0] = False
-    memory = encoder.prepare(given(encoder, KNOWN, 1), mask)
-    assert encoder(memory, given(encoder, ASKED, 2), real(ASKED)).difference.isfinite().all()
+    prepared = encoder.prepare(given(encoder, KNOWN, 1), mask)
+    assert encoder(prepared, given(encoder, ASKED, 2), real(ASKED)).difference.isfinite().all()
 
 
 @BOTH

@@ -104,25 +104,25 @@ def test_encoders_say_the_same_with_and_without_gradients(name: str) -> None:
     masks = [torch.ones(ROWS, length, dtype=torch.bool) for length in (11, 6, 1)]
     masks[0][1, 8:] = False
     masks[1][2, :2] = False
-    memory = bank.prepare(known, masks[0])
-    memory = KnowledgeBatch(
-        {key: value.detach() for key, value in memory.tensors.items()}, memory.mask, memory.position
+    prepared = bank.prepare(known, masks[0])
+    prepared = KnowledgeBatch(
+        {key: value.detach() for key, value in prepared.tensors.items()}, prepared.mask, prepared.position
     )
     found = []
     for gradients in (False, True):
         with torch.set_grad_enabled(gradients):
-            first = bank(memory.map(lambda tensor, _: tensor), x, masks[1])
-            second = bank(memory.map(lambda tensor, _: tensor), more, masks[2], slice(None), first.seen)
+            first = bank(prepared.map(lambda tensor, _: tensor), x, masks[1])
+            second = bank(prepared.map(lambda tensor, _: tensor), more, masks[2], slice(None), first.seen)
         found.append((first.difference.detach(), second.difference.detach()))
     for without, with_them in zip(*found, strict=True):
         torch.testing.assert_close(without, with_them, atol=1e-5, rtol=1e-5)
 
 
 def test_what_lasts_is_made_anew_for_other_tensors() -> None:
-    memory = KnowledgeBatch({}, torch.ones(1, 1, dtype=torch.bool), torch.zeros(1))
+    prepared = KnowledgeBatch({}, torch.ones(1, 1, dtype=torch.bool), torch.zeros(1))
     one, other, made = torch.zeros(1), torch.zeros(1), []
 
     def get(given: Tensor | None) -> int:
-        return memory.lasting("x", (given,), lambda: made.append(0) or len(made))
+        return prepared.lasting("x", (given,), lambda: made.append(0) or len(made))
 
     assert [get(one), get(one), get(other), get(None), get(None), get(one)] == [1, 1, 2, 3, 3, 4]

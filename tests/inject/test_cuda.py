@@ -45,11 +45,11 @@ def test_reading_in_all_layers_equals_k_in_the_prompt(kind: str, dtype: torch.dt
 def test_generated_tokens_are_those_of_k_in_the_prompt() -> None:
     model = exact()
     prompt = padded(30)[0]
-    (memory,) = model.prepare_prompts([prompt])
+    (prepared,) = model.prepare_prompts([prompt])
     options = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
     ids = torch.tensor([prompt.anchor + prompt.input], device=DEVICE)
     whole = torch.tensor([prompt.anchor + prompt.knowledge + prompt.input], device=DEVICE)
-    ours = model.generate(ids, knowledge=memory, **options)[0, ids.shape[1] :]
+    ours = model.generate(ids, knowledge=prepared, **options)[0, ids.shape[1] :]
     prompted, bare = (model.decoder.generate(input_ids=one, **options)[0, one.shape[1] :] for one in (whole, ids))
     assert torch.equal(ours, prompted) and not torch.equal(ours, bare)
 
@@ -58,22 +58,22 @@ def test_generated_tokens_are_those_of_k_in_the_prompt() -> None:
 @torch.no_grad()
 def test_a_row_without_knowledge_is_the_decoders_own(dtype: torch.dtype) -> None:
     model = exact(dtype=dtype)
-    (memory,) = model.prepare_prompts(make_prompts(1))
+    (prepared,) = model.prepare_prompts(make_prompts(1))
     ids = torch.tensor([[1, 5, 6, 7, 8], [1, 9, 10, 11, 12]], device=DEVICE)
     bare = model.decoder(input_ids=ids).logits
-    ours = model(ids, knowledge=[memory, None]).logits
+    ours = model(ids, knowledge=[prepared, None]).logits
     assert torch.equal(ours[1], bare[1]) and not torch.equal(ours[0], bare[0])
 
 
 @torch.no_grad()
 def test_knowledge_from_a_file_goes_to_where_it_is_read(tmp_path) -> None:
     model = exact()
-    (memory,) = model.prepare_prompts(make_prompts(1))
-    memory.save(tmp_path / "memory")
+    (prepared,) = model.prepare_prompts(make_prompts(1))
+    prepared.save(tmp_path / "memory")
     again = PreparedKnowledge.load(tmp_path / "memory")
     assert next(iter(again.tensors.values())).device.type == "cpu"
     ids = torch.tensor([[1, 5, 6, 7, 8]], device=DEVICE)
-    assert torch.equal(model(ids, knowledge=again).logits, model(ids, knowledge=memory).logits)
+    assert torch.equal(model(ids, knowledge=again).logits, model(ids, knowledge=prepared).logits)
 
 
 def test_a_step_of_distillation_has_gradients_in_every_layer() -> None:

@@ -106,15 +106,15 @@ def test_a_documents_slots_are_its_own_and_the_anchor_is_one(name: str) -> None:
     assert same(together, model.prepare([SHIP, CASTLE, RIVER]))
     assert len(together) == sum(map(len, alone)) and together.position == len(alone[1])
     start = 0
-    for memory in alone:
-        columns = slice(start, start + len(memory))
-        for kind, slots in memory.tensors.items():
+    for prepared in alone:
+        columns = slice(start, start + len(prepared))
+        for kind, slots in prepared.tensors.items():
             factor = model.bank.encoder.sizes.sharpness if kind == "keys" else 1
             assert torch.equal(together.tensors[kind][:, columns], slots * factor)
-        assert memory.places is not None and together.places is not None
-        assert torch.equal(together.places[columns], memory.places)
-        assert memory.places.tolist() == list(range(1 - len(memory), 1)), "it ends where x begins, at 1"
-        start += len(memory)
+        assert prepared.places is not None and together.places is not None
+        assert torch.equal(together.places[columns], prepared.places)
+        assert prepared.places.tolist() == list(range(1 - len(prepared), 1)), "it ends where x begins, at 1"
+        start += len(prepared)
     for kind, slots in together.anchor.items():
         assert slots.shape[1] == len(model.anchor) == 1
         assert torch.equal(slots, alone[1].anchor[kind]), "that of the longest"
@@ -139,28 +139,28 @@ def test_keys_are_sharpened_once_and_only_beside_other_documents(tmp_path: Path)
 
 def test_a_later_document_changes_nothing_of_one_that_is_there() -> None:
     model = exact_model("llama")
-    memories = model.prepare_many([SHIP, CASTLE, RIVER], batch_size=3)
-    for text, memory in zip((SHIP, CASTLE, RIVER), memories, strict=True):
+    all_prepared = model.prepare_many([SHIP, CASTLE, RIVER], batch_size=3)
+    for text, prepared in zip((SHIP, CASTLE, RIVER), all_prepared, strict=True):
         alone = model.prepare(text)
         for kind, slots in alone.tensors.items():
-            torch.testing.assert_close(memory.tensors[kind], slots, atol=1e-5, rtol=1e-5)
-        assert torch.equal(memory.places, alone.places)
+            torch.testing.assert_close(prepared.tensors[kind], slots, atol=1e-5, rtol=1e-5)
+        assert torch.equal(prepared.places, alone.places)
 
 
 def test_documents_behind_different_anchors_are_not_joined() -> None:
     model = exact_model("llama")
     known = model.need_prompter().knowledge(SHIP)
-    memories = [read_documents(model.attached, anchor, [known])[0] for anchor in ((1,), (1, 17))]
+    all_prepared = [read_documents(model.attached, anchor, [known])[0] for anchor in ((1,), (1, 17))]
     with pytest.raises(ValueError, match="different anchors .*prepare them in one format"):
-        PreparedKnowledge.join(memories)
+        PreparedKnowledge.join(all_prepared)
 
 
 def test_x_must_begin_with_the_anchor_of_its_knowledge() -> None:
     model = exact_model("llama")
-    (memory,) = read_documents(model.attached, (1, 17, 5), [model.need_prompter().knowledge(CASTLE)])
+    (prepared,) = read_documents(model.attached, (1, 17, 5), [model.need_prompter().knowledge(CASTLE)])
     with pytest.raises(ValueError, match=r"begins with tokens \(1, 9, 8\), but its knowledge was read behind"):
-        logits_of(model, [1, 9, 8, 7], memory)
-    assert logits_of(model, [1, 17, 5, 7], memory).isfinite().all()
+        logits_of(model, [1, 9, 8, 7], prepared)
+    assert logits_of(model, [1, 17, 5, 7], prepared).isfinite().all()
 
 
 # Longer than the window
@@ -173,14 +173,16 @@ def test_no_slot_stands_further_off_than_the_window(length: int, chunk_size: int
     model, window = make_exact(make_variant("llama", max_position_embeddings=64)), 64
     anchor = (1, 17, 5)
     known = [4 + n % 100 for n in range(length)]
-    (memory,) = read_documents(model.attached, anchor, [known], own_anchor=own_anchor, chunk_size=chunk_size)
-    assert memory.places is not None and len(memory) == length
-    assert memory.places.max() == (-1 if own_anchor else 2), "it ends where x begins"
-    assert memory.position + len(anchor) <= window
-    assert int(memory.places.min()) - len(anchor) == -memory.position - (3 if own_anchor else 0), "the anchor's first"
+    (prepared,) = read_documents(model.attached, anchor, [known], own_anchor=own_anchor, chunk_size=chunk_size)
+    assert prepared.places is not None and len(prepared) == length
+    assert prepared.places.max() == (-1 if own_anchor else 2), "it ends where x begins"
+    assert prepared.position + len(anchor) <= window
+    assert int(prepared.places.min()) - len(anchor) == -prepared.position - (3 if own_anchor else 0), (
+        "the anchor's first"
+    )
     if length > window:  # read in parts, and x has room behind each
-        assert memory.position <= PART * (window - len(anchor))
-        assert int((memory.places == memory.places.max()).sum()) == -(-length // int(PART * (window - len(anchor))))
+        assert prepared.position <= PART * (window - len(anchor))
+        assert int((prepared.places == prepared.places.max()).sum()) == -(-length // int(PART * (window - len(anchor))))
 
 
 def test_a_document_longer_than_the_window_is_its_parts() -> None:

@@ -90,8 +90,8 @@ def test_rows_of_a_padded_batch_know_each_its_own(name: str, padded: str) -> Non
 @pytest.mark.parametrize("chunk_size", [1, 7, 30])
 def test_k_read_in_chunks_is_the_same_k(name: str, chunk_size: int) -> None:
     model = exact_model(name)
-    memory = model.prepare(CASTLE, chunk_size=chunk_size)
-    assert off(ours(model, QUESTIONS[0], memory), prompted(model, QUESTIONS[0], CASTLE)) <= OFF
+    prepared = model.prepare(CASTLE, chunk_size=chunk_size)
+    assert off(ours(model, QUESTIONS[0], prepared), prompted(model, QUESTIONS[0], CASTLE)) <= OFF
 
 
 @EVERY
@@ -225,14 +225,14 @@ def test_what_is_measured_is_what_is_served_bit_for_bit(name: str) -> None:
     draw = torch.Generator().manual_seed(0)
     known, x, y = (tuple(torch.randint(4, VOCABULARY, (n,), generator=draw).tolist()) for n in (40, 12, 1))
     prompt = Prompt(model.anchor, known, x, y)
-    (memory,) = model.prepare_prompts([prompt])
+    (prepared,) = model.prepare_prompts([prompt])
     ids = torch.tensor([[*model.anchor, *x]])
     with torch.no_grad():
         measured = target_logits(model, [prompt], "ours")
         # Over one column each: a head over all of them is a product of another shape, rounded otherwise.
-        forward = model(ids, knowledge=memory, logits_to_keep=1).logits[:, -1]
+        forward = model(ids, knowledge=prepared, logits_to_keep=1).logits[:, -1]
         options: dict[str, Any] = {"max_new_tokens": 1, "do_sample": False, "return_dict_in_generate": True}
-        first = model.generate(ids, knowledge=memory, output_scores=True, output_logits=True, **options)
+        first = model.generate(ids, knowledge=prepared, output_scores=True, output_logits=True, **options)
         bare = model.decoder(input_ids=ids).logits[:, -1]
     assert torch.equal(measured, forward)
     assert torch.equal(first.logits[0], forward)

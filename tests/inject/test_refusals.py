@@ -92,16 +92,16 @@ def test_a_compiled_decoder_is_refused() -> None:
 
 def test_a_decoder_that_is_not_whole_is_refused() -> None:
     model = make_exact()
-    memory = model.prepare(CASTLE)
+    prepared = model.prepare(CASTLE)
     model.decoder.model.layers[2].to("meta")
     with pytest.raises(ValueError, match="offloaded.*load it whole"):
-        ours(model, QUESTIONS[0], memory)
+        ours(model, QUESTIONS[0], prepared)
 
 
 def test_a_decoder_that_was_moved_away_from_its_bank_is_refused() -> None:
     model = make_exact()
-    memory = model.prepare(CASTLE)
+    prepared = model.prepare(CASTLE)
     ids = model.tokenize(QUESTIONS[0])["input_ids"]
     model.decoder.to("meta")
     with pytest.raises(ValueError, match="the bank is on cpu, but the decoder is on meta; move both"):
-        model(ids, knowledge=memory)
+        model(ids, knowledge=prepared)

@@ -136,10 +136,10 @@ def test_several_documents_lie_behind_each_other_in_the_order_given() -> None:
 
 def test_passages_are_watched_at_their_slots() -> None:
     model = make_exact()
-    memory = model.prepare(CASTLE)
+    prepared = model.prepare(CASTLE)
     inputs, columns = model.tokenize(QUESTIONS[0]), [0, 4, 5, 6, 20]
-    every = watched(model, inputs, memory)[0]
-    some = watched(model, inputs, memory.take(columns))[0]
+    every = watched(model, inputs, prepared)[0]
+    some = watched(model, inputs, prepared.take(columns))[0]
     want = every[..., columns]
     # In the first layer queries and keys are the same: of fewer slots each is given more, in the same proportions.
     ratio = some[:, :, 1:] / want[:, :, 1:]
@@ -174,9 +174,9 @@ def test_a_chats_header_gives_nothing_and_k_is_watched_behind_it() -> None:
     model, eager = pair("llama")
     anchor: Sequence[int] = (1, 17, 5)
     known, x = model.need_prompter().knowledge(CASTLE), [9, 8, 7, 30]
-    (memory,) = read_documents(model.attached, anchor, [known])
+    (prepared,) = read_documents(model.attached, anchor, [known])
     ids = torch.tensor([[*anchor, *x]])
-    got = watched(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, memory)[:, 0]
+    got = watched(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, prepared)[:, 0]
     with torch.no_grad():
         whole = torch.tensor([[*anchor, *known, *x]])
         weights = torch.cat(eager.decoder(input_ids=whole, output_attentions=True, use_cache=False).attentions)

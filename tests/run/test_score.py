@@ -85,7 +85,7 @@ def test_memories_that_are_ready_are_used() -> None:
     model = make_model("attention", effect=0.0)
     others = model.prepare_prompts(PROMPTS[::-1])
     swapped = [Prompt(p.anchor, q.knowledge, p.input, p.target) for p, q in zip(PROMPTS, PROMPTS[::-1], strict=True)]
-    got = nll(model, PROMPTS, "ours", memories=others).total
+    got = nll(model, PROMPTS, "ours", all_prepared=others).total
     torch.testing.assert_close(got, nll(model, swapped, "prompted").total, atol=1e-4, rtol=1e-5)
     assert not torch.allclose(got, nll(model, PROMPTS, "prompted").total, atol=1e-2)
 

@@ -42,10 +42,10 @@ def check_passage(store: KnowledgeStore, text: str, name: str, metadata: dict[st
     assert name.startswith(entry.id) and name != entry.id
 
 
-def same(memory: PreparedKnowledge | None, other: PreparedKnowledge) -> bool:
-    assert memory is not None
-    return memory.tensors.keys() == other.tensors.keys() and all(
-        memory.tensors[name].shape == tensor.shape and torch.allclose(memory.tensors[name], tensor, atol=1e-5)
+def same(prepared: PreparedKnowledge | None, other: PreparedKnowledge) -> bool:
+    assert prepared is not None
+    return prepared.tensors.keys() == other.tensors.keys() and all(
+        prepared.tensors[name].shape == tensor.shape and torch.allclose(prepared.tensors[name], tensor, atol=1e-5)
         for name, tensor in other.tensors.items()
     )
 
@@ -55,10 +55,10 @@ def test_passages_of_the_store_are_read_from_it_and_other_texts_are_added(store:
     retrieved = [(one.text, metadata_of(one)) for one in found]
     assert len({passage_id(one) for one in store.search("the", 9)}) == len(store.search("the", 9)) > 3
     assert same(read_retrieved(store, retrieved), store.read(found)) and len(store.documents()) == 3
-    assert len(store.read(found)) < len(store.memory(found[0].id))
+    assert len(store.read(found)) < len(store.prepared(found[0].id))
     mixed = read_retrieved(store, [*retrieved, (RIVER, {}), (CASTLE, {"document": "theirs", "page": 3})])
     assert len(store.documents()) == 3, "what the store holds is not added again"
-    assert same(mixed, PreparedKnowledge.join([store.read(found), store.memory(*store.add([RIVER, CASTLE]).ids)]))
+    assert same(mixed, PreparedKnowledge.join([store.read(found), store.prepared(*store.add([RIVER, CASTLE]).ids)]))
     cut = read_retrieved(store, [(found[0].text[:40], metadata_of(found[0]))])
     assert cut is not None and len(store.documents()) == 4, "a text that is no longer the passage is a text"
     assert read_retrieved(store, []) is None
@@ -74,8 +74,8 @@ def test_langchain_asks_the_store_and_picks_for_it(store: KnowledgeStore) -> Non
     retriever = StoreRetriever(store=store, k=1)
     (found,) = retriever.invoke("of which stone is the gold gate?")
     check_passage(store, found.page_content, found.id, found.metadata)
-    memory = retrieve_prepared(store, retriever, "of which stone is the gold gate?")
-    assert same(memory, store.read(store.search("of which stone is the gold gate?", 1)))
+    prepared = retrieve_prepared(store, retriever, "of which stone is the gold gate?")
+    assert same(prepared, store.read(store.search("of which stone is the gold gate?", 1)))
     assert len(store.documents()) == 3, "a passage is no document"
 
     class Fixed(BaseRetriever):
@@ -84,9 +84,9 @@ def test_langchain_asks_the_store_and_picks_for_it(store: KnowledgeStore) -> Non
         def _get_relevant_documents(self, query, *, run_manager):
             return [Document(page_content=text) for text in self.texts]
 
-    memory = retrieve_prepared(store, Fixed(texts=[RIVER, "the silver ship"]), "what")
+    prepared = retrieve_prepared(store, Fixed(texts=[RIVER, "the silver ship"]), "what")
     assert len(store.documents()) == 4, "what the store had not seen is added"
-    assert same(memory, store.model.prepare([RIVER, "the silver ship"]))
+    assert same(prepared, store.model.prepare([RIVER, "the silver ship"]))
     assert retrieve_prepared(store, Fixed(texts=[]), "what") is None
 
 
@@ -106,8 +106,8 @@ def test_llama_index_asks_the_store_and_picks_for_it(store: KnowledgeStore, tmp_
         found.node.metadata["start"],
         found.node.metadata["end"],
     )
-    memory = retrieve_prepared(store, retriever, "of which stone is the gold gate?")
-    assert same(memory, store.read(store.search("of which stone is the gold gate?", 1)))
+    prepared = retrieve_prepared(store, retriever, "of which stone is the gold gate?")
+    assert same(prepared, store.read(store.search("of which stone is the gold gate?", 1)))
     assert len(store.documents()) == 3, "a passage is no document"
     assert retrieve_prepared(KnowledgeStore(tmp_path / "empty", store.model), retriever, "what") is not None
     empty = KnowledgeStore(tmp_path / "none", store.model)

@@ -33,22 +33,22 @@ def test_int8_is_within_half_a_step_of_its_group(shape: tuple[int, ...], gain: f
 @pytest.mark.parametrize("encoder", ["token", "reader", "attention"])
 def test_precisions_are_small_and_close(encoder: str, tmp_path: Path) -> None:
     model = make_model(encoder)
-    memory, inputs = model.prepare(CASTLE), model.tokenize("who built the castle")
-    want = model(**inputs, knowledge=memory).logits
+    prepared, inputs = model.prepare(CASTLE), model.tokenize("who built the castle")
+    want = model(**inputs, knowledge=prepared).logits
     effect = float((want - model(**inputs).logits).abs().max())
     for precision, error in (("exact", 0.0), ("bf16", 0.05), ("int8", 0.05)):
         path = tmp_path / precision
-        path.write_bytes(pack(memory, precision))
+        path.write_bytes(pack(prepared, precision))
         back = unpack(path)
-        assert (back.bank, back.position, len(back)) == (memory.bank, memory.position, len(memory))
+        assert (back.bank, back.position, len(back)) == (prepared.bank, prepared.position, len(prepared))
         got = model(**inputs, knowledge=back).logits
         assert float((got - want).abs().max()) <= error * effect
         if precision == "exact":
-            assert all(torch.equal(back.tensors[name], tensor) for name, tensor in memory.tensors.items())
-            assert PreparedKnowledge.load(path).bank == memory.bank, (
+            assert all(torch.equal(back.tensors[name], tensor) for name, tensor in prepared.tensors.items())
+            assert PreparedKnowledge.load(path).bank == prepared.bank, (
                 "an exact file is also one of PreparedKnowledge.save's"
             )
-    assert back.tensors["keys"].dtype == memory.tensors["keys"].dtype
+    assert back.tensors["keys"].dtype == prepared.tensors["keys"].dtype
 
 
 def test_a_store_keeps_int8(tmp_path: Path) -> None:
@@ -59,8 +59,8 @@ def test_a_store_keeps_int8(tmp_path: Path) -> None:
         (document,) = store.add(" ".join([CASTLE] * 12)).ids
         (entry,) = store.documents()
         sizes.append(entry.bytes or 0)
-        memory = store.memory(document)
-    assert entry.precision == "int8" and memory.tensors["keys"].dtype == torch.float32
+        prepared = store.prepared(document)
+    assert entry.precision == "int8" and prepared.tensors["keys"].dtype == torch.float32
     assert sizes[1] < 0.28 * sizes[0]
 
 

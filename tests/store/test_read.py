@@ -135,19 +135,19 @@ def test_columns_need_a_tokenizer_that_knows_characters() -> None:
 @pytest.mark.parametrize("encoder", ["attention", "reader", "token"])
 def test_all_columns_are_the_whole_memory_and_some_are_its_slots(encoder: str, tmp_path: Path) -> None:
     model = make_model(encoder, decoder=make_decoder(max_position_embeddings=256))
-    memory = model.prepare(TEXTS[0])
+    prepared = model.prepare(TEXTS[0])
     inputs = model.tokenize(QUESTIONS[0])
-    want = model(**inputs, knowledge=memory).logits
-    whole = memory.take(range(len(memory)))
-    assert all(torch.equal(whole.tensors[name], tensor) for name, tensor in memory.tensors.items())
+    want = model(**inputs, knowledge=prepared).logits
+    whole = prepared.take(range(len(prepared)))
+    assert all(torch.equal(whole.tensors[name], tensor) for name, tensor in prepared.tensors.items())
     assert torch.equal(model(**inputs, knowledge=whole).logits, want)
-    some = memory.take([0, 3, 5])
-    assert len(some) == 3 and some.position == memory.position and some.anchor_ids == memory.anchor_ids
-    for name, tensor in memory.tensors.items():
+    some = prepared.take([0, 3, 5])
+    assert len(some) == 3 and some.position == prepared.position and some.anchor_ids == prepared.anchor_ids
+    for name, tensor in prepared.tensors.items():
         assert torch.equal(some.tensors[name], tensor[:, [0, 3, 5]])
     assert off(model(**inputs, knowledge=some).logits, want) > 1e-3
     again = whole.take([1, 3, 5]).take([2, 0])
-    assert all(torch.equal(again.tensors[name], tensor[:, [5, 1]]) for name, tensor in memory.tensors.items())
+    assert all(torch.equal(again.tensors[name], tensor[:, [5, 1]]) for name, tensor in prepared.tensors.items())
     some.save(tmp_path / "some.safetensors")
     loaded = PreparedKnowledge.load(tmp_path / "some.safetensors")
     assert torch.equal(model(**inputs, knowledge=loaded).logits, model(**inputs, knowledge=some).logits)
@@ -189,8 +189,8 @@ def masked(model: DiekaeModel, documents: Sequence[tuple[str, Sequence[int]]], x
 
 
 @torch.no_grad()
-def got(model: DiekaeModel, memory: PreparedKnowledge, x: Sequence[int]) -> Tensor:
-    return model(torch.tensor([[*model.anchor, *x]]), knowledge=memory).logits[0, len(model.anchor) :]
+def got(model: DiekaeModel, prepared: PreparedKnowledge, x: Sequence[int]) -> Tensor:
+    return model(torch.tensor([[*model.anchor, *x]]), knowledge=prepared).logits[0, len(model.anchor) :]
 
 
 def asked(model: DiekaeModel, question: str) -> list[int]:
@@ -211,7 +211,7 @@ def test_passages_are_read_as_by_an_x_that_sees_them_alone(kind: str, template: 
     for number, text in enumerate(TEXTS):
         (document,) = store.add(text).ids
         whole = masked(model, [(text, range(len(model.need_prompter().knowledge(text))))], x)
-        assert off(got(model, store.memory(document), x), whole) <= OFF
+        assert off(got(model, store.prepared(document), x), whole) <= OFF
         changes = []
         for seed in range(3):
             spans = spans_of(text, 10 * number + seed)
@@ -235,12 +235,12 @@ def test_passages_that_are_found_are_read_from_the_store(name: str, template: st
     assert [one.heading for one in found] == ["Dogs", "Ship"] and all(one.id == document for one in found)
     x = asked(model, QUESTIONS[1])
     columns = columns_of(model, text, [(one.start, one.end) for one in found])
-    assert len(columns) < 0.8 * len(store.memory(document))
+    assert len(columns) < 0.8 * len(store.prepared(document))
     want = masked(model, [(text, columns)], x)
     assert off(got(model, store.read(found), x), want) <= OFF
     assert off(got(model, store.read(found[::-1]), x), want) <= OFF, "their order is the document's"
     assert off(got(model, store.read(found * 2), x), want) <= OFF, "twice is once"
-    assert off(got(model, store.memory(document), x), want) > CHANGE
+    assert off(got(model, store.prepared(document), x), want) > CHANGE
     alone = model.prepare("\n\n".join(one.text for one in found[::-1]))
     assert off(got(model, alone, x), want) > 1e-2, "a passage is read with its document before it"
 
@@ -255,9 +255,9 @@ def test_a_sliding_window_sees_of_anchor_and_passages_what_is_near(template: str
     x = asked(model, " ".join(WORDS[50:58]))
     for start, end in ((150, 170), (0, 12), (len(text) - 20, len(text))):
         want = masked(model, [(text, columns_of(model, text, [(start, end)]))], x)
-        memory = store.read(as_found(text, [(start, end)], document))
-        assert off(got(model, memory, x), want) <= OFF, (start, end)
-        memory.save(tmp_path / "saved.safetensors")
+        prepared = store.read(as_found(text, [(start, end)], document))
+        assert off(got(model, prepared, x), want) <= OFF, (start, end)
+        prepared.save(tmp_path / "saved.safetensors")
         assert off(got(model, PreparedKnowledge.load(tmp_path / "saved.safetensors"), x), want) <= OFF, (
             "also when it was saved"
         )
@@ -278,7 +278,7 @@ def test_passages_of_several_documents_are_read_together_behind_the_anchor_of_th
     want = masked(model, parts, x)
     assert off(got(model, store.read(found), x), want) <= OFF
     assert off(got(model, store.read([found[2], found[3], found[0], found[1]]), x), want) <= OFF
-    assert off(got(model, store.memory(*ids), x), want) > CHANGE
+    assert off(got(model, store.prepared(*ids), x), want) > CHANGE
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
@@ -294,7 +294,7 @@ def test_passages_are_read_in_every_precision(precision: str, tmp_path: Path) ->
     assert len(near) == len(want) == len(columns)
     for name, tensor in want.tensors.items():
         torch.testing.assert_close(near.tensors[name].float(), tensor, atol=0.1, rtol=0.02)
-        assert torch.equal(near.tensors[name], store.memory(found[0].id).tensors[name][:, columns])
+        assert torch.equal(near.tensors[name], store.prepared(found[0].id).tensors[name][:, columns])
 
 
 def test_generation_with_passages_is_that_of_the_masked_run(tmp_path: Path) -> None:
@@ -302,9 +302,11 @@ def test_generation_with_passages_is_that_of_the_masked_run(tmp_path: Path) -> N
     store = KnowledgeStore(tmp_path / "store", model)
     (document,) = store.add(TEXTS[0]).ids
     spans, x = [(0, 30)], asked(model, QUESTIONS[0])
-    memory = store.read(as_found(TEXTS[0], spans, document))
+    prepared = store.read(as_found(TEXTS[0], spans, document))
     ids = torch.tensor([[*model.anchor, *x]])
-    made = model.generate(ids, attention_mask=torch.ones_like(ids), knowledge=memory, max_new_tokens=6, do_sample=False)
+    made = model.generate(
+        ids, attention_mask=torch.ones_like(ids), knowledge=prepared, max_new_tokens=6, do_sample=False
+    )
     for _ in range(6):
         parts = [(TEXTS[0], columns_of(model, TEXTS[0], spans))]
         x.append(int(masked(model, parts, x)[-1].argmax()))

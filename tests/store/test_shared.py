@@ -41,7 +41,7 @@ def whole(store: KnowledgeStore) -> bool:
         passages = dict(connection.execute("SELECT number, document FROM passages"))
         words = {row[0] for row in connection.execute("SELECT rowid FROM terms")}
     indexed = set(passages.values()) == documents and passages.keys() == words
-    return indexed and all(len(store.memory(entry.id)) == entry.slots for entry in store.documents() if entry.slots)
+    return indexed and all(len(store.prepared(entry.id)) == entry.slots for entry in store.documents() if entry.slots)
 
 
 def test_two_processes_write_while_a_third_reads(model: DiekaeModel, tmp_path: Path) -> None:
@@ -118,11 +118,11 @@ def test_damage_is_named_and_prepared_anew_after_repair(model: DiekaeModel, tmp_
     assert {(fault.kind, fault.document) for fault in store.verify()} == want
     assert {(fault.kind, fault.document) for fault in store.verify()} == want, "looking changes nothing"
     with pytest.raises(ValueError, match="verify --repair"):
-        store.memory(ids[1])
+        store.prepared(ids[1])
     assert all(fault.repaired for fault in store.verify(repair=True)) and not stray.exists()
     assert not store.verify()
     assert len(store.documents()) == 3, "the documents themselves stay"
-    assert len(store.memory(*ids)) == sum(len(model.prepare(store.text(one))) for one in ids)
+    assert len(store.prepared(*ids)) == sum(len(model.prepare(store.text(one))) for one in ids)
 
 
 def test_a_cut_off_file_is_refused_with_what_to_do(model: DiekaeModel, tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_cut_off_file_is_refused_with_what_to_do(model: DiekaeModel, tmp_path:
     path = store.folder / store.catalogue.prepared()[0].file
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(ValueError, match="verify --repair"):
-        store.memory(document)
+        store.prepared(document)
 
 
 def test_an_index_that_does_not_fit_the_words_is_rebuilt(model: DiekaeModel, tmp_path: Path) -> None:
@@ -152,4 +152,4 @@ def test_threads_share_a_store(model: DiekaeModel, tmp_path: Path) -> None:
     store = KnowledgeStore(tmp_path / "store", model)
     (document,) = store.add("the castle is red").ids
     with ThreadPoolExecutor(4) as pool:
-        assert set(pool.map(lambda _: len(store.memory(document)), range(16))) == {len(store.memory(document))}
+        assert set(pool.map(lambda _: len(store.prepared(document)), range(16))) == {len(store.prepared(document))}

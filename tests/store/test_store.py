@@ -54,14 +54,14 @@ def counting(model: DiekaeModel, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_memory_comes_back_and_generates_the_same(model: DiekaeModel, store: KnowledgeStore) -> None:
     ids = store.add([CASTLE, RIVER]).ids
     again = KnowledgeStore(store.folder, model)
-    assert same(again.memory(ids[0]), model.prepare(CASTLE))
-    assert same(again.memory(*ids), model.prepare([CASTLE, RIVER]))
-    alone = store.memory(*store.add(SHIP).ids)
+    assert same(again.prepared(ids[0]), model.prepare(CASTLE))
+    assert same(again.prepared(*ids), model.prepare([CASTLE, RIVER]))
+    alone = store.prepared(*store.add(SHIP).ids)
     assert all(torch.equal(alone.tensors[name], tensor) for name, tensor in model.prepare(SHIP).tensors.items())
     inputs = model.tokenize("who built the castle")
     want = model.generate(**inputs, knowledge=model.prepare(CASTLE), max_new_tokens=8, do_sample=False)
     assert torch.equal(
-        model.generate(**inputs, knowledge=again.memory(ids[0]), max_new_tokens=8, do_sample=False), want
+        model.generate(**inputs, knowledge=again.prepared(ids[0]), max_new_tokens=8, do_sample=False), want
     )
     assert not torch.equal(model.generate(**inputs, max_new_tokens=8, do_sample=False), want)
 
@@ -153,7 +153,7 @@ def test_documents_are_named_by_id_beginning_file_and_title(store: KnowledgeStor
     assert store.remove(castle[:8]).id == castle
     assert [entry.id for entry in store.documents()] == [river]
     with pytest.raises(ValueError, match="no document"):
-        store.memory(castle)
+        store.prepared(castle)
     assert len(list(store.folder.rglob("*.safetensors"))) == 1
 
 
@@ -231,11 +231,11 @@ def test_another_bank_prepares_for_itself(store: KnowledgeStore, model: DiekaeMo
     other = make_model("attention", decoder=model.decoder, seed=5)
     theirs = KnowledgeStore(store.folder, other)
     assert theirs.documents()[0].slots is None, "the document is there, its memory is not"
-    memory = theirs.memory(document)
-    assert memory.bank == other.bank.fingerprint() != store.memory(document).bank
-    assert same(memory, other.prepare(CASTLE)) and same(store.memory(document), model.prepare(CASTLE))
+    prepared = theirs.prepared(document)
+    assert prepared.bank == other.bank.fingerprint() != store.prepared(document).bank
+    assert same(prepared, other.prepare(CASTLE)) and same(store.prepared(document), model.prepare(CASTLE))
     with pytest.raises(ValueError, match="prepare the knowledge again"):
-        model(**model.tokenize("what"), knowledge=memory)
+        model(**model.tokenize("what"), knowledge=prepared)
     retold = make_model("attention", decoder=model.decoder, template="about {knowledge}")
     assert retold.bank.fingerprint() == model.bank.fingerprint()
     assert KnowledgeStore(store.folder, retold).documents()[0].slots is None, "another template is another memory"
@@ -248,7 +248,7 @@ def test_without_a_model_a_store_is_listed_searched_and_read(store: KnowledgeSto
     (document,) = store.add(CASTLE).ids
     bare = KnowledgeStore(store.folder)
     assert bare.documents() == store.documents() and bare.documents()[0].slots
-    assert same(bare.memory(document), model.prepare(CASTLE))
+    assert same(bare.prepared(document), model.prepare(CASTLE))
     assert bare.search("castle")[0].id == document and not bare.verify()
     with pytest.raises(ValueError, match="needs a model"):
         bare.add(RIVER)
@@ -256,11 +256,11 @@ def test_without_a_model_a_store_is_listed_searched_and_read(store: KnowledgeSto
 
 def test_a_memory_is_mapped_and_not_copied(store: KnowledgeStore) -> None:
     (document,) = store.add(CASTLE).ids
-    memory = store.memory(document)
+    prepared = store.prepared(document)
     (path,) = store.folder.rglob("*.safetensors")
     assert path.name in Path("/proc/self/maps").read_text(), "the file is not mapped"
     store.remove(document)
-    assert torch.isfinite(memory.tensors["keys"]).all(), "what is mapped stays readable after its file is gone"
+    assert torch.isfinite(prepared.tensors["keys"]).all(), "what is mapped stays readable after its file is gone"
 
 
 def test_ten_thousand_documents_are_listed_in_less_than_a_second(store: KnowledgeStore) -> None:
@@ -334,4 +334,4 @@ def test_wrong_calls_are_named(store: KnowledgeStore, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="precision='int4'"):
         KnowledgeStore(tmp_path, precision="int4")
     with pytest.raises(ValueError, match="no document is named"):
-        store.memory()
+        store.prepared()

@@ -44,8 +44,8 @@ def test_documents_apart_are_read_in_training_as_they_serve() -> None:
     rows = (DOCUMENTS, DOCUMENTS[:1], DOCUMENTS[1:])
     prompts = [apart(model, row) for row in rows]
     logits, _ = injected_logits(model, lay_out(model, prompts))
-    memories = [PreparedKnowledge.join([model.prepare(text) for text in row]) for row in rows]
-    served = target_logits(model, prompts, "ours", memories=memories)
+    all_prepared = [PreparedKnowledge.join([model.prepare(text) for text in row]) for row in rows]
+    served = target_logits(model, prompts, "ours", all_prepared=all_prepared)
     torch.testing.assert_close(logits, served, atol=1e-5, rtol=1e-5)
     together = target_logits(model, [dataclasses.replace(p, apart=()) for p in prompts], "ours")
     assert (together - served).abs().max() > 1e-3, "apart and together must not be the same"
@@ -53,9 +53,9 @@ def test_documents_apart_are_read_in_training_as_they_serve() -> None:
 
 def test_joining_documents_is_joining_memories() -> None:
     model = trained()
-    memories = [model.prepare(text) for text in DOCUMENTS]
-    joined = join_documents(batch_knowledge(memories), torch.tensor([0, 0, 1]), 1.2)
-    want = batch_knowledge([PreparedKnowledge.join(memories[:2]), memories[2]])
+    all_prepared = [model.prepare(text) for text in DOCUMENTS]
+    joined = join_documents(batch_knowledge(all_prepared), torch.tensor([0, 0, 1]), 1.2)
+    want = batch_knowledge([PreparedKnowledge.join(all_prepared[:2]), all_prepared[2]])
     assert torch.equal(joined.mask, want.mask) and torch.equal(joined.position, want.position)
     for name, tensor in want.tensors.items():
         assert torch.equal(joined.tensors[name] * want.mask[None, :, :, None, None], tensor)

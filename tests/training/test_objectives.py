@@ -188,8 +188,8 @@ def test_the_error_of_slots_is_that_of_the_streams_behind_the_attention(rollout:
     block, streams = find_blocks(model.decoder)[1], list[Tensor]()
     with block.post_attention_layernorm.register_forward_pre_hook(lambda _m, args: streams.append(args[0])):
         model.decoder(input_ids=batch["full_ids"])
-        (memory,) = model.prepare_prompts([prompt])
-        model(batch["input_ids"], knowledge=memory, injection_mask=batch["receives"])
+        (prepared,) = model.prepare_prompts([prompt])
+        model(batch["input_ids"], knowledge=prepared, injection_mask=batch["receives"])
     whole, own = streams[0], streams[-1]
     columns = batch["receives"][0].nonzero()[:, 0]
     model.bank.scale.fill_(1.5)

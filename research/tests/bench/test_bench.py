@@ -122,7 +122,7 @@ def test_a_row_knows_whether_its_aim_is_reached() -> None:
 def test_a_random_memory_is_like_a_real_one(bench: Bench, name: str) -> None:
     model = bench.model(name)
     (real,) = read_documents(model.attached, model.anchor, bench.ids(9).tolist())
-    fake = bench.memory(model, 9)
+    fake = bench.prepared(model, 9)
     for mine, own in ((fake.tensors, real.tensors), (fake.anchor, real.anchor)):
         assert {n: (t.shape, t.dtype) for n, t in mine.items()} == {n: (t.shape, t.dtype) for n, t in own.items()}
     if model.attached.by_attention:  # how slots lie decides how fast they are read
@@ -132,7 +132,7 @@ def test_a_random_memory_is_like_a_real_one(bench: Bench, name: str) -> None:
     ids = bench.question()
     bare, ours = bench.bare(ids)(), model(ids, knowledge=fake, use_cache=False)
     assert not torch.equal(bare.logits[:, -1], ours.logits[:, -1]), "an identity would be no work"
-    assert len(bench.memory(model, 9, copies=3)) == 27
+    assert len(bench.prepared(model, 9, copies=3)) == 27
 
 
 def test_a_random_cache_is_like_a_real_one(bench: Bench) -> None:
@@ -158,22 +158,24 @@ def test_operations_are_those_of_the_products() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_counted_by_parts_is_what_runs(bench: Bench, name: str) -> None:
-    model, memory = bench.model(name), bench.memory(bench.model(name), 20)
+    model, prepared = bench.model(name), bench.prepared(bench.model(name), 20)
     ids, attached = bench.question(), bench.model(name).attached
     parts = floor.decoder_pass(bench.decoder, 7) + floor.bank_pass(attached, 7, 20)
-    whole = floor.operations(lambda: model(ids, knowledge=memory, use_cache=True, logits_to_keep=1))
+    whole = floor.operations(lambda: model(ids, knowledge=prepared, use_cache=True, logits_to_keep=1))
     assert whole == parts
     states = 0 if name == "token" else floor.states_pass(attached, 21)
     known = bench.ids(20).tolist()
     run = floor.operations(lambda: read_documents(attached, model.anchor, known))
     assert run == states + floor.bank_prepare(attached, 20)
-    assert memory.nbytes - sum(tensor.nbytes for tensor in memory.anchor.values()) == 20 * floor.slot_bytes(attached)
+    assert prepared.nbytes - sum(tensor.nbytes for tensor in prepared.anchor.values()) == 20 * floor.slot_bytes(
+        attached
+    )
 
 
 def test_a_generated_token_is_counted_too(bench: Bench) -> None:
     for name in ("attention", "exact"):
-        model, memory, ids = bench.model(name), bench.memory(bench.model(name), 20), bench.question()
-        with model.behind(memory, ids):
+        model, prepared, ids = bench.model(name), bench.prepared(bench.model(name), 20), bench.question()
+        with model.behind(prepared, ids):
             cache = bench.decoder(input_ids=ids, use_cache=True).past_key_values
             token = floor.operations(
                 lambda cache=cache: bench.decoder(input_ids=bench.ids(1), past_key_values=cache, use_cache=True)
@@ -190,7 +192,7 @@ def test_a_generated_token_reads_no_weights_that_read_k_alone(bench: Bench) -> N
 
 def test_joined_slots_are_in_the_peak(bench: Bench) -> None:
     model = bench.model("exact")
-    slots = Slots(batch_knowledge([bench.memory(model, 20)]), 0)
+    slots = Slots(batch_knowledge([bench.prepared(model, 20)]), 0)
     own = [part[0].new_zeros(1, part[0].shape[1], 6, part[0].shape[3]) for part in slots.parts]
     with torch.no_grad():
         joined = sum(tensor.nbytes for tensor in slots.joined(*own))

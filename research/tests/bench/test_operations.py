@@ -40,16 +40,16 @@ def passes() -> dict[str, tuple[Callable[[], object], bool]]:
     found: dict[str, tuple[Callable[[], object], bool]] = {"bare": (bench.bare(bench.question()), False)}
     for name in LAYERS:
         model = bench.model(name)
-        memory, known, ids = bench.memory(model, 128), bench.ids(128).tolist(), bench.question()
+        prepared, known, ids = bench.prepared(model, 128), bench.ids(128).tolist(), bench.question()
 
-        def decode(model=model, memory=memory, ids=ids):
-            with model.behind(memory, ids, scope="all"):
+        def decode(model=model, prepared=prepared, ids=ids):
+            with model.behind(prepared, ids, scope="all"):
                 cache = bench.decoder(input_ids=ids, use_cache=True).past_key_values
                 for _ in range(4):
                     bench.decoder(input_ids=bench.ids(1), past_key_values=cache, use_cache=True)
 
         found[f"{name} pass"] = (
-            lambda model=model, memory=memory, ids=ids: model(ids, knowledge=memory, use_cache=True),
+            lambda model=model, prepared=prepared, ids=ids: model(ids, knowledge=prepared, use_cache=True),
             False,
         )
         found[f"{name} pass and four tokens"] = decode, False

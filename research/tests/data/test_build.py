@@ -17,8 +17,8 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from diekae_research.cli import typer_app
 from diekae.data import DataError, Example, load_source, read_examples
+from diekae_research.cli import typer_app
 from diekae_research.data import download as downloads
 from diekae_research.data.build import build_source
 from diekae_research.data.card import Card, Upstream

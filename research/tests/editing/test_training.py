@@ -73,18 +73,18 @@ def _edited_logits(model: DiekaeModel, prompt: Prompt, ids: torch.Tensor) -> tor
     """One row alone, its knowledge read by the decoder and the bank, then injected into a forward of the model."""
     from diekae.prepare import read_documents
 
-    (memory,) = read_documents(model.attached, model.anchor, [prompt.knowledge])
-    logits: torch.Tensor = model(ids, knowledge=memory).logits[0]
+    (prepared,) = read_documents(model.attached, model.anchor, [prompt.knowledge])
+    logits: torch.Tensor = model(ids, knowledge=prepared).logits[0]
     return logits
 
 
 def test_an_untrained_adapter_adds_its_slots_and_copies_alone(model: DiekaeModel) -> None:
-    memory = model.prepare("the house is red")
+    prepared = model.prepare("the house is red")
     adapter = EditAdapter.for_model(model, AdapterOptions(rank=2, slots=3, copies=2))
-    found = adapter.adapt(memory)
-    assert len(found) == 2 * len(memory) + 3 and (found.position, found.bank) == (memory.position, memory.bank)
-    for name, tensor in memory.tensors.items():
-        torch.testing.assert_close(found.tensors[name][:, : 2 * len(memory)], torch.cat([tensor, tensor], 1))
+    found = adapter.adapt(prepared)
+    assert len(found) == 2 * len(prepared) + 3 and (found.position, found.bank) == (prepared.position, prepared.bank)
+    for name, tensor in prepared.tensors.items():
+        torch.testing.assert_close(found.tensors[name][:, : 2 * len(prepared)], torch.cat([tensor, tensor], 1))
 
 
 def everything(model: DiekaeModel) -> dict[str, torch.Tensor]:
@@ -185,10 +185,10 @@ def test_weight_edits_read_what_stands_before() -> None:
     model = deep_model("reader")
     edits = edited_by_weights(model, epochs=4)
     bank, embed = edits.inner.bank, model.decoder.get_input_embeddings()
-    memory = batch_knowledge([nothing(edits.inner)])
+    prepared = batch_knowledge([nothing(edits.inner)])
     mask = torch.ones(1, 3, dtype=torch.bool)
     with torch.no_grad():
-        one, other = (bank(memory, embed(torch.tensor([[a, 21, 22]]))[None], mask).difference for a in (20, 30))
+        one, other = (bank(prepared, embed(torch.tensor([[a, 21, 22]]))[None], mask).difference for a in (20, 30))
     assert bank.layers == (3, 4, 5, 6, 7, 8)
     assert float((one - other)[:, :, 2].abs().max()) > 1e-4
 

@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 from builders import hook_count, make_decoder, make_model, make_tokenizer
 from diekae import DiekaeModel
-from diekae_research.cli import typer_app
 from diekae.data import Example
 from diekae.data.example import write_examples
 from diekae.differences import collect
@@ -20,6 +19,7 @@ from diekae.knowledge import Knowledge
 from diekae.models import load_decoder
 from diekae.run.score import lay_out
 from diekae.training.objectives import prepare_batch
+from diekae_research.cli import typer_app
 from diekae_research.evaluation.curves import Library, measure_curves
 
 COLOURS = ("red", "blue", "green", "silver")

@@ -15,11 +15,11 @@ from small import LABELS, read, write_data, write_decoder
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-from diekae_research.cli import typer_app
 from diekae.data.mixture import DataSpec, load_prompts
 from diekae.data.prompt import Prompt
 from diekae.files import alone
 from diekae.models import fast_dtype
+from diekae_research.cli import typer_app
 from diekae_research.editing.cases import load_cases
 from diekae_research.methods import Fitted, Task
 from diekae_research.tables import Lab, Plan, augment, table1, table2, table3, table4, table5

@@ -98,8 +98,8 @@ def ask(
     if not found:
         bare = _generate(model, ids, None, max_new_tokens)[0]
         return Answer(question, "", False, 0.0, bare, (), time.perf_counter() - began)
-    memory = store.read(found)
-    text, made = _generate(model, ids, memory, max_new_tokens)
+    prepared = store.read(found)
+    text, made = _generate(model, ids, prepared, max_new_tokens)
     seconds = time.perf_counter() - began
     confidence = confidence_of(found)
     answered = confidence >= threshold
@@ -109,7 +109,7 @@ def ask(
         answered,
         confidence,
         None if answered else _generate(model, ids, None, max_new_tokens)[0],
-        _sources(model, store, found, attention_given(model, made, ids.shape[1], memory)),
+        _sources(model, store, found, attention_given(model, made, ids.shape[1], prepared)),
         seconds,
     )
 
@@ -164,7 +164,7 @@ def _generate(
 
 
 @torch.no_grad()
-def attention_given(model: DiekaeModel, ids: Tensor, length: int, memory: PreparedKnowledge) -> Tensor:
+def attention_given(model: DiekaeModel, ids: Tensor, length: int, prepared: PreparedKnowledge) -> Tensor:
     """Return how much attention the tokens of an answer gave to each of K's slots, summed, fp32 [S].
 
     The mean over layers and heads, in one more run over question and answer. Empty where the bank's encoders are not
@@ -174,14 +174,14 @@ def attention_given(model: DiekaeModel, ids: Tensor, length: int, memory: Prepar
         model: Decoder and bank.
         ids: Tokens of the question and its answer, [1, columns].
         length: Tokens of the question.
-        memory: K, as it was read.
+        prepared: K, as it was read.
     """
     kept: list[Tensor] = []
 
     def watch(_number: int, given: Tensor) -> None:
         kept.append(given[0, :, length - 1 : -1].mean(0).sum(0))
 
-    with model.behind(memory, ids, watch=watch):
+    with model.behind(prepared, ids, watch=watch):
         model.decoder(input_ids=ids, logits_to_keep=1, use_cache=False)
     return torch.stack(kept).mean(0) if kept else torch.empty(0)
 

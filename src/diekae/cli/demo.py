@@ -97,7 +97,7 @@ def _from_store(model: DiekaeModel, document: str) -> Table:
             words = " ".join(answer.sources[0].text.split()[:6]) + " …"
             said = f"[bold]{escape(answer.text)}[/]" if answer.answered else "not in the document"
             table.add_row(question, escape(bare), said, escape(words), f"{answer.confidence:.0%}")
-        tokens = len(store.memory(*store.add(document).ids))
+        tokens = len(store.prepared(*store.add(document).ids))
         table.caption = f"the document has {tokens} tokens, read once; a prompt would hold them for every question"
         store.close()
     return table
@@ -105,12 +105,12 @@ def _from_store(model: DiekaeModel, document: str) -> Table:
 
 def _ask(model: DiekaeModel, document: str) -> list[dict[str, str]]:
     """Ask about the document, with it and without."""
-    memory = model.prepare(document)
+    prepared = model.prepare(document)
     return [
         {
             "question": q,
             "without": reply(model, q, None, max_new_tokens=24),
-            "with": reply(model, q, memory, max_new_tokens=24),
+            "with": reply(model, q, prepared, max_new_tokens=24),
         }
         for q in QUESTIONS
     ]

@@ -90,8 +90,8 @@ class EditAdapter(nn.Module):
         return found
 
     @torch.no_grad()
-    def adapt(self, memory: PreparedKnowledge) -> PreparedKnowledge:
+    def adapt(self, prepared: PreparedKnowledge) -> PreparedKnowledge:
         """Change one prepared memory."""
-        found = self(batch_knowledge([memory]))
+        found = self(batch_knowledge([prepared]))
         places = None if found.places is None else found.places[0]
-        return replace(memory, tensors={name: t[:, 0] for name, t in found.tensors.items()}, places=places)
+        return replace(prepared, tensors={name: t[:, 0] for name, t in found.tensors.items()}, places=places)

@@ -115,9 +115,9 @@ class Edits(Editor):
         missing = [self.store.record(number) for number in self.store.without_prepared()]
         for start in range(0, len(missing), BATCH):
             batch = missing[start : start + BATCH]
-            memories = self.model.prepare_many([record.edit.statement for record in batch], batch_size=BATCH)
-            for record, memory in zip(batch, memories, strict=True):
-                self.store.put_prepared(record.id, _bytes(memory))
+            all_prepared = self.model.prepare_many([record.edit.statement for record in batch], batch_size=BATCH)
+            for record, prepared in zip(batch, all_prepared, strict=True):
+                self.store.put_prepared(record.id, _bytes(prepared))
             progress("reading statements", min(len(missing), start + BATCH), len(missing))
         self._version = self.store.version()  # memories change nothing that the gate knows
 
@@ -186,17 +186,17 @@ class Edits(Editor):
 
     def joined(self, ids: Sequence[int]) -> PreparedKnowledge | None:
         """Return what some edits inject together; None for none."""
-        return PreparedKnowledge.join([self._memory(number) for number in ids]) if ids else None
+        return PreparedKnowledge.join([self._prepared(number) for number in ids]) if ids else None
 
-    def _memory(self, number: int) -> PreparedKnowledge:
+    def _prepared(self, number: int) -> PreparedKnowledge:
         """Return an edit's memory, ready for use."""
         if number not in self._ready:
-            data = self.store.memory(number)
+            data = self.store.prepared(number)
             if data is None:
                 data = _bytes(self.model.prepare(self.store.record(number).edit.statement))
                 self.store.put_prepared(number, data)
-            memory = _memory(data, number).to(self.model.device, self.model.bank.dtype)
-            self._ready[number] = self.adapter.adapt(memory) if self.adapter else memory
+            prepared = _prepared(data, number).to(self.model.device, self.model.bank.dtype)
+            self._ready[number] = self.adapter.adapt(prepared) if self.adapter else prepared
         self._ready.move_to_end(number)
         while len(self._ready) > READY:
             self._ready.popitem(last=False)
@@ -216,13 +216,13 @@ class Edits(Editor):
                 self._decided[kept] = decided
             return output
 
-        memories = [self.joined(ids) for ids in decided]
-        if not any(memory is not None for memory in memories):
+        all_prepared = [self.joined(ids) for ids in decided]
+        if not any(prepared is not None for prepared in all_prepared):
             yield Call(knowledge, keep)
             return
-        given = self.model.memories(knowledge, len(memories))
-        pairs = zip(given, memories, strict=True)
-        both = [[memory for memory in pair if memory is not None] for pair in pairs]
+        given = self.model.all_prepared(knowledge, len(all_prepared))
+        pairs = zip(given, all_prepared, strict=True)
+        both = [[prepared for prepared in pair if prepared is not None] for pair in pairs]
         yield Call([PreparedKnowledge.join(row) if row else None for row in both], keep)
 
 
@@ -252,12 +252,12 @@ def make_store(model: DiekaeModel, folder: str | Path | None) -> EditStore:
     return EditStore(folder, fingerprint(model.decoder), model.bank.fingerprint())
 
 
-def _bytes(memory: PreparedKnowledge) -> bytes:
+def _bytes(prepared: PreparedKnowledge) -> bytes:
     """Return a memory as safetensors, its floats in bf16: half the size, and more than its keys need."""
-    return pack(memory, "bf16")
+    return pack(prepared, "bf16")
 
 
-def _memory(data: bytes, number: int) -> PreparedKnowledge:
+def _prepared(data: bytes, number: int) -> PreparedKnowledge:
     try:
         return unpack_bytes(data)
     except ValueError as error:

@@ -189,7 +189,7 @@ class EditStore:
         with self._transaction():
             self._base.execute("INSERT OR REPLACE INTO memories VALUES (?, ?, ?)", (number, data, _digest(data)))
 
-    def memory(self, number: int) -> bytes | None:
+    def prepared(self, number: int) -> bytes | None:
         """Return the prepared memory of an edit, None if it has none yet.
 
         Raises:

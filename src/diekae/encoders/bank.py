@@ -51,12 +51,12 @@ class Bank(nn.Module):
         """Read knowledge; see :meth:`diekae.encoders.DifferenceEncoder.prepare`."""
         assert isinstance(self.encoder, DifferenceEncoder), "the decoder's attention reads slots, not the bank"
         with self._autocast():
-            memory: KnowledgeBatch = self.encoder.prepare(knowledge, mask, past)
-        return memory
+            prepared: KnowledgeBatch = self.encoder.prepare(knowledge, mask, past)
+        return prepared
 
     def encode(
         self,
-        memory: KnowledgeBatch,
+        prepared: KnowledgeBatch,
         x: Tensor,
         mask: Tensor,
         which: slice = slice(None),
@@ -64,7 +64,7 @@ class Bank(nn.Module):
     ) -> Encoded:
         """Return differences in units of the scale, less the centre; see the encoder's ``forward``."""
         with self._autocast():
-            encoded: Encoded = self.encoder(memory, x, mask, which, seen)
+            encoded: Encoded = self.encoder(prepared, x, mask, which, seen)
         return encoded
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -74,14 +74,14 @@ class Bank(nn.Module):
 
     def forward(
         self,
-        memory: KnowledgeBatch,
+        prepared: KnowledgeBatch,
         x: Tensor,
         mask: Tensor,
         which: slice = slice(None),
         seen: KnowledgeBatch | None = None,
     ) -> Encoded:
         """Return differences in the decoder's units, [n, B, T, W], and what is kept of x; see the encoder's."""
-        encoded = self.encode(memory, x, mask, which, seen)
+        encoded = self.encode(prepared, x, mask, which, seen)
         scale, bias = self.scale[which, None, None, None], self.bias[which, None, None]
         return Encoded(bias + scale * encoded.difference, encoded.seen)
 

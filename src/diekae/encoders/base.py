@@ -99,7 +99,7 @@ class DifferenceEncoder(Encoder, ABC):
     @abstractmethod
     def forward(
         self,
-        memory: KnowledgeBatch,
+        prepared: KnowledgeBatch,
         x: Tensor,
         mask: Tensor,
         which: slice = slice(None),
@@ -108,7 +108,7 @@ class DifferenceEncoder(Encoder, ABC):
         """Return the difference that knowledge makes to x.
 
         Args:
-            memory: Of all N encoders.
+            prepared: Of all N encoders.
             x: Embeddings [1, B, T, V] or states [n, B, T, W].
             mask: Which positions of x are real, bool [B, T].
             which: The n encoders that are asked.

@@ -79,12 +79,12 @@ class Reader(DifferenceEncoder):
         """Project K's states [N, B, K, W] to keys and values; see :meth:`DifferenceEncoder.prepare`."""
         normed, gain = self.knowledge_norm.split(knowledge.to(self.key.weight.dtype))
         tensors = {"keys": self.key(normed, gain=gain), "values": self.value(normed, gain=gain)}
-        memory = KnowledgeBatch(tensors, mask, mask.sum(1))
-        return memory if past is None else past.then(memory)
+        prepared = KnowledgeBatch(tensors, mask, mask.sum(1))
+        return prepared if past is None else past.then(prepared)
 
     def forward(
         self,
-        memory: KnowledgeBatch,
+        prepared: KnowledgeBatch,
         x: Tensor,
         mask: Tensor,  # noqa: ARG002
         which: slice = slice(None),
@@ -92,31 +92,31 @@ class Reader(DifferenceEncoder):
     ) -> Encoded:
         """Return the differences of the asked encoders at x [n, B, T, W]; see :meth:`DifferenceEncoder.forward`."""
         normed, gain = self.input_norm.split(x.to(self.query.weight.dtype), which)
-        answer = self._attend(self.query(normed, which, gain), memory, which)
+        answer = self._attend(self.query(normed, which, gain), prepared, which)
         inner = self.mlp_norm(torch.cat([answer, self.skip(normed, which, gain)], dim=-1), which)
         thought = self.outer(F.silu(self.gate(inner, which)) * self.inner(inner, which), which)
         return Encoded(self.up(torch.cat([answer, thought], dim=-1), which))
 
-    def _ask(self, query: Tensor, memory: KnowledgeBatch, which: slice) -> Tensor:
+    def _ask(self, query: Tensor, prepared: KnowledgeBatch, which: slice) -> Tensor:
         """Return the same without a copy of memory: the null slot, whose value is nothing, takes its share of it."""
         size, groups = self.sizes.width // self.sizes.heads, self.sizes.kv_heads or self.sizes.heads
         folded = fold(query.unflatten(-1, (-1, size)), groups)
-        found = ask(folded, memory.part(which, size, query.dtype, once=query.shape[2] > 1))
+        found = ask(folded, prepared.part(which, size, query.dtype, once=query.shape[2] > 1))
         null = self.null_key[which].to(query.dtype).unflatten(-1, (groups, size))
         # [n, G, r] for [n · B, G, r, 1]
         score = folded @ null.repeat_interleave(query.shape[1], 0)[..., None] * size**-0.5
         share = (found.weight - score.float()).sigmoid().to(query.dtype)
         return unfold(found.answer * share, *query.shape[:3])
 
-    def _attend(self, query: Tensor, memory: KnowledgeBatch, which: slice) -> Tensor:
+    def _attend(self, query: Tensor, prepared: KnowledgeBatch, which: slice) -> Tensor:
         """Attend from query [n, B, T, d] to the real slots of memory and the null slot; [n, B, T, d]."""
         if not torch.is_grad_enabled():
-            return self._ask(query, memory, which)
+            return self._ask(query, prepared, which)
         count, rows = query.shape[:2]
         null = self.null_key[which, None, None].to(query.dtype).expand(-1, rows, -1, -1)
-        keys = torch.cat([null, memory.tensors["keys"][which].to(query.dtype)], dim=2)
-        values = torch.cat([torch.zeros_like(null), memory.tensors["values"][which].to(query.dtype)], dim=2)
-        visible = F.pad(memory.mask, (1, 0), value=True).expand(count, -1, -1).flatten(0, 1)[:, None, None]
+        keys = torch.cat([null, prepared.tensors["keys"][which].to(query.dtype)], dim=2)
+        values = torch.cat([torch.zeros_like(null), prepared.tensors["values"][which].to(query.dtype)], dim=2)
+        visible = F.pad(prepared.mask, (1, 0), value=True).expand(count, -1, -1).flatten(0, 1)[:, None, None]
         size = self.sizes.width // self.sizes.heads
         q, k, v = (t.flatten(0, 1).unflatten(-1, (-1, size)).transpose(1, 2) for t in (query, keys, values))
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, enable_gqa=k.shape[1] != q.shape[1])

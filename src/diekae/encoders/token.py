@@ -85,7 +85,7 @@ class Token(DifferenceEncoder):
 
     def forward(
         self,
-        memory: KnowledgeBatch,
+        prepared: KnowledgeBatch,
         x: Tensor,
         mask: Tensor,
         which: slice = slice(None),
@@ -93,7 +93,7 @@ class Token(DifferenceEncoder):
     ) -> Encoded:
         """Return the differences of all N encoders at x [1, B, T, V]; see :meth:`DifferenceEncoder.forward`."""
         assert which == slice(None), "the token bank runs as a whole"
-        before = [memory] if seen is None else [memory, seen]
+        before = [prepared] if seen is None else [prepared, seen]
         own = added(visible_columns(None, mask), self.down.weight.dtype)[:, None]
         hidden, new = self._read(before, x, mask, own, need_output=True)
         assert hidden is not None
@@ -120,7 +120,7 @@ class Token(DifferenceEncoder):
             What it says [N, B, T, d], and the new keys and values.
         """
         start = sum(
-            (memory.position for memory in before), torch.zeros(len(mask), dtype=torch.long, device=mask.device)
+            (prepared.position for prepared in before), torch.zeros(len(mask), dtype=torch.long, device=mask.device)
         )
         positions = start[:, None] + (mask.long().cumsum(1) - 1).clamp(min=0)
         turn = rotary(positions, self.sizes.width // self.sizes.heads, self.sizes.rope_theta)
@@ -131,8 +131,8 @@ class Token(DifferenceEncoder):
             last = index == len(self.blocks) - 1
             parts = [
                 # What was read of x grows with every token: K alone is worth laying out.
-                _part(memory, index, hidden.dtype, once=number > 0 or tokens.shape[2] > 1)
-                for number, memory in enumerate(before)
+                _part(prepared, index, hidden.dtype, once=number > 0 or tokens.shape[2] > 1)
+                for number, prepared in enumerate(before)
             ]
             hidden, key, value = block(hidden, parts, turn, own, output=need_output or not last)
             keys.append(key)
@@ -143,14 +143,14 @@ class Token(DifferenceEncoder):
         return (hidden if need_output else None), new
 
 
-def _part(memory: KnowledgeBatch, block: int, dtype: torch.dtype, once: bool) -> Part:
+def _part(prepared: KnowledgeBatch, block: int, dtype: torch.dtype, once: bool) -> Part:
     """Return one block's keys and values [N · B, H, S, d/H] of what was read; see :meth:`KnowledgeBatch.part`."""
     found = []
     for name in ("keys", "values"):
-        lying = memory.tensors[name].to(dtype).movedim(2, 4)  # [N, B, blocks, H, S, d/H]
-        laid: Tensor = lying if once else memory.lasting(f"laid {name}", (), lying.contiguous)
+        lying = prepared.tensors[name].to(dtype).movedim(2, 4)  # [N, B, blocks, H, S, d/H]
+        laid: Tensor = lying if once else prepared.lasting(f"laid {name}", (), lying.contiguous)
         found.append(laid[:, :, block].flatten(0, 1))
-    mask = memory.hidden(dtype)
+    mask = prepared.hidden(dtype)
     return Part(found[0], found[1], None if mask is None else repeat_rows(mask, len(found[0])))
 
 

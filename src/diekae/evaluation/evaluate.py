@@ -134,7 +134,7 @@ def time_all(model: DiekaeModel, prompts: Sequence[Prompt], scope: str | None) -
     ways: list[dict[str, Callable[[], object]]] = []
     for prompt in prompts[:TIMED_EXAMPLES]:
         batch = lay_out(model, [prompt], scope)
-        memories = model.prepare_prompts([prompt])
+        all_prepared = model.prepare_prompts([prompt])
         prefix = int(batch["knowledge_start"][0]) + len(prompt.knowledge)
         ids, offset = batch["full_ids"], batch["offset"]
         cache = DynamicCache(config=model.decoder.config)
@@ -145,7 +145,7 @@ def time_all(model: DiekaeModel, prompts: Sequence[Prompt], scope: str | None) -
                 "prompted": partial(target_logits, model, [prompt], "prompted"),
                 "prompted_cached": partial(_behind, model, ids[:, prefix:], batch["labels"], offset - prefix, cache),
                 "prepare": partial(model.prepare_prompts, [prompt]),
-                "ours": partial(target_logits, model, [prompt], "ours", memories=memories, scope=scope),
+                "ours": partial(target_logits, model, [prompt], "ours", all_prepared=all_prepared, scope=scope),
             }
         )
     taken = [time_in_turn(way, TIMED_ROUNDS) for way in ways]

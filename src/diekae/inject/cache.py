@@ -15,17 +15,17 @@ class EncoderCacheLayer(DynamicLayer):
     So beam search, cropping and repetition treat it as they treat the decoder's keys and values.
     """
 
-    def __init__(self, memory: KnowledgeBatch) -> None:
+    def __init__(self, prepared: KnowledgeBatch) -> None:
         """Hold what was read of x."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self.memory = memory
+        self.prepared = prepared
 
     def get_seq_length(self) -> int:
         """Return the slots held."""
-        return self.memory.mask.shape[1]
+        return self.prepared.mask.shape[1]
 
     def _select(self, rows: Tensor) -> None:
-        self.memory = self.memory.map(lambda tensor, dim: tensor.index_select(dim, rows.to(tensor.device)))
+        self.prepared = self.prepared.map(lambda tensor, dim: tensor.index_select(dim, rows.to(tensor.device)))
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Follow the beams that survive."""
@@ -37,18 +37,18 @@ class EncoderCacheLayer(DynamicLayer):
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every row."""
-        self.memory = self.memory.map(lambda tensor, dim: tensor.repeat_interleave(repeats, dim))
+        self.prepared = self.prepared.map(lambda tensor, dim: tensor.repeat_interleave(repeats, dim))
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last ``-tokens_to_remove`` columns of x."""
         if tokens_to_remove < 0:
-            old, keep = self.memory, self.memory.mask.shape[1] + tokens_to_remove
+            old, keep = self.prepared, self.prepared.mask.shape[1] + tokens_to_remove
             tensors = {name: tensor[:, :, :keep] for name, tensor in old.tensors.items()}
-            self.memory = KnowledgeBatch(tensors, old.mask[:, :keep], old.position - old.mask[:, keep:].sum(1))
+            self.prepared = KnowledgeBatch(tensors, old.mask[:, :keep], old.position - old.mask[:, keep:].sum(1))
 
     def reset(self) -> None:
         """Forget everything; the next forward begins anew."""
-        self.memory = self.memory.map(lambda tensor, _dim: tensor[:0])
+        self.prepared = self.prepared.map(lambda tensor, _dim: tensor[:0])
 
 
 def encoder_layer(cache: Cache | None) -> EncoderCacheLayer | None:

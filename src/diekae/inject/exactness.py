@@ -119,14 +119,14 @@ def _slots(
 
 def _read(decoder: PreTrainedModel, sites: Sequence[AttentionSite], tensors: Any, places: Tensor, x: Tensor) -> Tensor:
     """Run x with anchor and K as slots of all layers."""
-    memory = KnowledgeBatch(tensors, torch.ones_like(places, dtype=torch.bool), places[:, -1], True, places)
+    prepared = KnowledgeBatch(tensors, torch.ones_like(places, dtype=torch.bool), places[:, -1], True, places)
     receives = torch.ones_like(x, dtype=torch.bool)
     receives[:, 0] = False
     stands = torch.arange(x.shape[1], device=x.device)[None]
-    columns = Columns(memory, receives, stands, ~receives, 1, x.shape[1], "behind")
+    columns = Columns(prepared, receives, stands, ~receives, 1, x.shape[1], "behind")
 
     def hand(number: int, _states: Tensor) -> Read:
-        slots = Slots(memory, number)
+        slots = Slots(prepared, number)
         return lambda *args, **options: columns.read(slots, *args, **options)
 
     with reading({number: site.module for number, site in enumerate(sites)}, hand):

@@ -32,7 +32,7 @@ class Injection:
     def __init__(
         self,
         attached: Attached,
-        memory: KnowledgeBatch,
+        prepared: KnowledgeBatch,
         receives: Tensor,
         valid: Tensor,
         beyond: Tensor,
@@ -43,7 +43,7 @@ class Injection:
 
         Args:
             attached: The bank, and its places in the decoder.
-            memory: Knowledge of the B rows.
+            prepared: Knowledge of the B rows.
             receives: Columns of the prompt that receive, bool [B, L].
             valid: Columns of the prompt that are not padding, bool [B, L].
             beyond: Rows whose columns after the prompt receive too, bool [B].
@@ -52,7 +52,7 @@ class Injection:
         """
         self.watch = watch
         self.attached, self.bank, self.decoder = attached, attached.bank, attached.decoder
-        self.memory, self.receives, self.valid, self.beyond = memory, receives, valid, beyond
+        self.prepared, self.receives, self.valid, self.beyond = prepared, receives, valid, beyond
         self.hidden = hidden
         self._encoder: Any = self.bank.encoder
         self.numbers = {layer: number for number, layer in enumerate(self.bank.layers)}
@@ -63,8 +63,8 @@ class Injection:
         self._knows: Tensor = self._receives.any(1) | self._beyond
         self._first: list[int] = valid.int().argmax(1).tolist()
         self._limit = exact_length(self.decoder) if attached.by_attention else None
-        anchored = 0 if memory.anchor is None else memory.anchor.mask.sum(1)
-        self._before = (memory.position + anchored - hidden.sum(1)).cpu()
+        anchored = 0 if prepared.anchor is None else prepared.anchor.mask.sum(1)
+        self._before = (prepared.position + anchored - hidden.sum(1)).cpu()
         self._cut = self._same_anchor()
         self._repeated: dict[int, KnowledgeBatch] = {}
         self._slots: dict[tuple[int, int], Slots] = {}
@@ -186,7 +186,7 @@ class Injection:
         always = torch.ones_like(self.beyond)
         self._valid = _columns(self.valid, done, length, always).repeat_interleave(repeats, 0)
         layer = encoder_layer(cache)
-        self._seen = layer.memory if layer is not None and done > 0 else None
+        self._seen = layer.prepared if layer is not None and done > 0 else None
         if self.bank.encoder.reads == "embeddings":
             if embeddings is None:
                 embeddings = self.decoder.get_input_embeddings()(ids)
@@ -251,9 +251,9 @@ class Injection:
         columns = self._columns
         if columns is None:
             return None
-        place = number, columns.memory.mask.shape[0]
+        place = number, columns.prepared.mask.shape[0]
         if place not in self._slots:
-            self._slots[place] = Slots(columns.memory, number)
+            self._slots[place] = Slots(columns.prepared, number)
         slots, encoder = self._slots[place], self._encoder
 
         def read(*args: Any, **options: Any) -> tuple[Tensor, Any]:
@@ -282,7 +282,7 @@ class Injection:
             if layer is None:
                 cache.layers.append(EncoderCacheLayer(seen))
             else:
-                layer.memory = seen
+                layer.prepared = seen
         self._forget()
         self._seen, self._begun = None, False
 
@@ -296,8 +296,8 @@ class Injection:
         number = self.numbers[layer]
         if self._ready is not None:
             return self._added(self._ready[number], stream)
-        memory = self._rows(stream.shape[0] // self.receives.shape[0])
-        difference = self.bank(memory, stream[None], self._valid, slice(number, number + 1)).difference[0]
+        prepared = self._rows(stream.shape[0] // self.receives.shape[0])
+        difference = self.bank(prepared, stream[None], self._valid, slice(number, number + 1)).difference[0]
         return self._added(difference, stream)
 
     def _added(self, difference: Tensor, stream: Tensor) -> Tensor:
@@ -310,9 +310,9 @@ class Injection:
         """Return the memory with each row repeated for its beams."""
         if repeats not in self._repeated:
             self._repeated[repeats] = (
-                self.memory
+                self.prepared
                 if repeats == 1
-                else self.memory.map(lambda tensor, dim: tensor.repeat_interleave(repeats, dim))
+                else self.prepared.map(lambda tensor, dim: tensor.repeat_interleave(repeats, dim))
             )
         return self._repeated[repeats]
 

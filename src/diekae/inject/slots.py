@@ -48,10 +48,10 @@ def _attend_folded(
 class Slots:
     """Keys and values of K in one layer, and a buffer in which those of x are put behind them, token by token."""
 
-    def __init__(self, memory: KnowledgeBatch, number: int) -> None:
+    def __init__(self, prepared: KnowledgeBatch, number: int) -> None:
         """Take encoder ``number``'s slots of a batch."""
-        parts = [memory] if memory.anchor is None else [memory.anchor, memory]
-        self.number, self.count = number, memory.mask.shape[1]
+        parts = [prepared] if prepared.anchor is None else [prepared.anchor, prepared]
+        self.number, self.count = number, prepared.mask.shape[1]
         self.parts = [[part.tensors[name][number].transpose(1, 2) for part in parts] for name in ("keys", "values")]
         self.length = sum(part.shape[2] for part in self.parts[0])
         self._buffers: list[Tensor] | None = None
@@ -87,7 +87,7 @@ class Columns:
 
     def __init__(
         self,
-        memory: KnowledgeBatch,
+        prepared: KnowledgeBatch,
         receives: Tensor,
         places: Tensor,
         hidden: Tensor,
@@ -100,7 +100,7 @@ class Columns:
         """Describe a forward.
 
         Args:
-            memory: Slots of the B rows.
+            prepared: Slots of the B rows.
             receives: Columns that receive, bool [B, T].
             places: Positions of the T columns, int64 [B, T].
             hidden: Columns of x's own anchor, which gives way to that among the slots, bool [B, columns of the prompt].
@@ -111,7 +111,7 @@ class Columns:
             watch: Told how much attention K's slots are given.
         """
         self.watch = watch
-        self.memory, self.receives, self.places, self.total = memory, receives, places, total
+        self.prepared, self.receives, self.places, self.total = prepared, receives, places, total
         self.hidden, self.cut, self.who, self.more = hidden, cut, who, more
         self._masks: dict[tuple[int, int | None], tuple[Any, Tensor | None]] = {}
 
@@ -207,11 +207,11 @@ class Columns:
 
     @property
     def _slots(self) -> int:
-        return self.memory.mask.shape[1] + (0 if self.memory.anchor is None else self.memory.anchor.mask.shape[1])
+        return self.prepared.mask.shape[1] + (0 if self.prepared.anchor is None else self.prepared.anchor.mask.shape[1])
 
     def _visible(self, window: int | None) -> Tensor | None:
         """Return which slots each query sees, bool [B, 1, T or 1, a + S]; None where that is all of them."""
-        parts = [self.memory] if self.memory.anchor is None else [self.memory.anchor, self.memory]
+        parts = [self.prepared] if self.prepared.anchor is None else [self.prepared.anchor, self.prepared]
         if window is None and all(part.full for part in parts):
             return None
         filled = torch.cat([part.mask for part in parts], dim=1)[:, None, None]

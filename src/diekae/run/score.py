@@ -49,7 +49,7 @@ def target_logits(
     prompts: Sequence[Prompt],
     way: Way,
     *,
-    memories: Sequence[PreparedKnowledge | None] | None = None,
+    all_prepared: Sequence[PreparedKnowledge | None] | None = None,
     scope: str | None = None,
     states: bool = False,
 ) -> Tensor:
@@ -59,7 +59,7 @@ def target_logits(
         model: Decoder and bank.
         prompts: B examples.
         way: ``bare``: D(x). ``prompted``: D(K, x). ``ours``: K injected, as :meth:`DiekaeModel.forward` injects it.
-        memories: What ours knows; the prompts' own knowledge, prepared now, if None.
+        all_prepared: What ours knows; the prompts' own knowledge, prepared now, if None.
         scope: ``prompt`` or ``all``; the bank's own if None.
         states: Return the final hidden states instead, [labels, W].
     """
@@ -67,7 +67,7 @@ def target_logits(
     ids, offset = run_of(batch, way == "prompted")
     if way != "ours":
         return logits_at(model.decoder, ids, batch["labels"], offset, states=states)
-    known = list(model.prepare_prompts(prompts) if memories is None else memories)
+    known = list(model.prepare_prompts(prompts) if all_prepared is None else all_prepared)
     with model.behind(known, ids, batch["input_mask"], batch["receives"]):
         return logits_at(model.decoder, ids, batch["labels"], offset, states=states)
 
@@ -188,7 +188,7 @@ def nll(
     prompts: Sequence[Prompt],
     way: Way,
     *,
-    memories: Sequence[PreparedKnowledge] | None = None,
+    all_prepared: Sequence[PreparedKnowledge] | None = None,
     scope: str | None = None,
     batch_size: int = 16,
     progress: Progress = lambda _done, _all: None,
@@ -196,8 +196,8 @@ def nll(
     """Return the NLL of targets in one way; arguments as for :func:`target_logits` and :func:`score`."""
 
     def logits_of(rows: Sequence[int]) -> Tensor:
-        own = None if memories is None else [memories[row] for row in rows]
-        return target_logits(model, [prompts[row] for row in rows], way, memories=own, scope=scope)
+        own = None if all_prepared is None else [all_prepared[row] for row in rows]
+        return target_logits(model, [prompts[row] for row in rows], way, all_prepared=own, scope=scope)
 
     return summed(score(logits_of, prompts, batch_size, progress))
 

@@ -24,7 +24,7 @@ GROUP = 64
 _SCALE = ".scale"
 
 
-def pack(memory: PreparedKnowledge, precision: str = "exact") -> bytes:
+def pack(prepared: PreparedKnowledge, precision: str = "exact") -> bytes:
     """Return the file's content.
 
     Raises:
@@ -32,15 +32,15 @@ def pack(memory: PreparedKnowledge, precision: str = "exact") -> bytes:
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision={precision!r} is not known; choose one of {', '.join(PRECISIONS)}.")
-    whole, info = memory.flatten()
+    whole, info = prepared.flatten()
     info["precision"] = precision
     tensors = {name: tensor.cpu().contiguous() for name, tensor in whole.items()}
     if precision == "bf16":
         tensors = {n: t.to(torch.bfloat16) if t.is_floating_point() else t for n, t in tensors.items()}
     if precision == "int8":
         # The anchor's few slots hold the attention sink, and stay exact.
-        info["types"] = {name: name_of(tensor.dtype) for name, tensor in memory.tensors.items()}
-        for name in memory.tensors:
+        info["types"] = {name: name_of(tensor.dtype) for name, tensor in prepared.tensors.items()}
+        for name in prepared.tensors:
             tensors[name], tensors[name + _SCALE] = quantize(tensors[name])
     return save(tensors, {"diekae": json.dumps(info)})
 

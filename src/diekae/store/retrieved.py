@@ -40,10 +40,10 @@ def read_retrieved(
             texts.append(text)
         else:
             passages.append(passage)
-    memories = [store.read(passages)] if passages else []
+    all_prepared = [store.read(passages)] if passages else []
     if texts:
-        memories.append(store.memory(*store.add(texts).ids))
-    return PreparedKnowledge.join(memories) if memories else None
+        all_prepared.append(store.prepared(*store.add(texts).ids))
+    return PreparedKnowledge.join(all_prepared) if all_prepared else None
 
 
 def _passage(store: KnowledgeStore, text: str, metadata: Mapping[str, Any]) -> Found | None:

@@ -187,7 +187,7 @@ class KnowledgeStore:
         """Compare catalogue and files; with ``repair`` remove what is wrong: it is prepared anew when it is needed."""
         return find_faults(self.folder, self.catalogue, repair=repair, progress=progress)
 
-    def memory(self, *names: str) -> PreparedKnowledge:
+    def prepared(self, *names: str) -> PreparedKnowledge:
         """Return what a document, or several together, were prepared to: fit for ``model.generate(…, knowledge=…)``.
 
         What this bank has not prepared yet is prepared now, and kept.
@@ -201,7 +201,7 @@ class KnowledgeStore:
         """
         if not names:
             raise ValueError("no document is named; expected at least one id.")
-        return PreparedKnowledge.join([self._memory(self.catalogue.find(name)) for name in names])
+        return PreparedKnowledge.join([self._prepared(self.catalogue.find(name)) for name in names])
 
     def text(self, name: str) -> str:
         """Return a document's text; named as for :meth:`remove`."""
@@ -275,7 +275,7 @@ class KnowledgeStore:
             pieces.setdefault(one.id, []).append((one.start, one.end))
         # The texts first: they say which document is gone.
         columns = {document: prompter.columns(self.catalogue.text(document), own) for document, own in pieces.items()}
-        return PreparedKnowledge.join([self._memory(document).take(own) for document, own in columns.items()])
+        return PreparedKnowledge.join([self._prepared(document).take(own) for document, own in columns.items()])
 
     @property
     def embedder(self) -> Embedder:
@@ -333,18 +333,18 @@ class KnowledgeStore:
         order, done = iter(sorted(missing, key=lambda entry: entry.characters)), 0
         while batch := list(islice(order, BATCH)):
             texts = [self.catalogue.text(entry.id) for entry in batch]
-            for entry, memory in zip(batch, model.prepare_many(texts, batch_size=BATCH), strict=True):
-                self._keep(entry.id, bank, memory)
+            for entry, prepared in zip(batch, model.prepare_many(texts, batch_size=BATCH), strict=True):
+                self._keep(entry.id, bank, prepared)
             done += len(batch)
             progress("preparing", done, len(missing))
         return [entry.id for entry in missing]
 
-    def _keep(self, document: str, bank: str, memory: PreparedKnowledge) -> None:
+    def _keep(self, document: str, bank: str, prepared: PreparedKnowledge) -> None:
         """Write a memory's file, then its row, unless another process was first or the document is gone."""
-        content = pack(memory, self.precision)
+        content = pack(prepared, self.precision)
         file = f"memories/{bank}/{document[:16]}-{uuid.uuid4().hex[:8]}.safetensors"
         row = Prepared(
-            document, bank, file, hashlib.sha256(content).hexdigest(), len(content), len(memory), self.precision
+            document, bank, file, hashlib.sha256(content).hexdigest(), len(content), len(prepared), self.precision
         )
         # The file is written as the only writer, so that `verify` never takes it for one that nobody names.
         with self.catalogue.writing() as connection:
@@ -357,7 +357,7 @@ class KnowledgeStore:
             values = (row.document, row.bank, row.file, row.sha256, row.bytes, row.slots, row.precision)
             connection.execute("INSERT INTO memories VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
-    def _memory(self, document: str) -> PreparedKnowledge:
+    def _prepared(self, document: str) -> PreparedKnowledge:
         """Map one document's memory, or make it."""
         bank = self.bank
         for _ in range(2):

@@ -128,8 +128,8 @@ class DifferenceObjective(Objective):
                 known, seen = (embed(ids)[None].to(bank.dtype) for ids in (found.knowledge_ids, found.input_ids))
         else:
             known, seen = found.knowledge_states, found.states
-        memory = bank.prepare(known, found.knowledge_mask)
-        encoded = bank.encode(memory, seen, found.input_mask)
+        prepared = bank.prepare(known, found.knowledge_mask)
+        encoded = bank.encode(prepared, seen, found.input_mask)
         goal = bank.goal(found.targets)[:, found.receives]
         errors = (encoded.difference.float()[:, found.receives] - goal).square().mean(-1).sum(1)
         return Sums(errors.sum(), found.receives.sum(), parts_of(errors, goal))
@@ -149,7 +149,7 @@ class DifferenceObjective(Objective):
 
         with attached.keeping() as kept:
             run(model.decoder, batch["full_ids"], model.points, keep, position_ids=run_places(attached, batch))
-        memory = make_slots(
+        prepared = make_slots(
             attached, read_in_run(attached, batch, kept), batch["knowledge_mask"], model.config.anchor == "own"
         )
 
@@ -160,7 +160,7 @@ class DifferenceObjective(Objective):
             # What goes on to the next layer is the stream of D(K, x), or the own one.
             return torch.where(shown, missing.detach(), 0.0) if teacher else None
 
-        with injection_of(model, batch, memory).active(), apart(model.decoder):
+        with injection_of(model, batch, prepared).active(), apart(model.decoder):
             run(model.decoder, batch["input_ids"], model.points, compare, gradients=True)
         loss = torch.stack(errors)
         if torch.is_grad_enabled():  # a run more, which validation alone makes
@@ -195,9 +195,9 @@ class DifferenceObjective(Objective):
 
         def student(states: Tensor) -> Callable[[int, Tensor], Tensor]:
             if bank.encoder.reads != "embeddings":
-                memory = bank.prepare(states, mask)
+                prepared = bank.prepare(states, mask)
                 everything = batch["input_mask"]
-                return lambda n, read: bank(memory, read[None], everything, slice(n, n + 1)).difference[0]
+                return lambda n, read: bank(prepared, read[None], everything, slice(n, n + 1)).difference[0]
             embed = self.model.decoder.get_input_embeddings()
             inputs = embed(batch["input_ids"])[None].to(bank.dtype)
             ready = bank(prepare_batch(self.model, batch), inputs, batch["input_mask"]).difference
@@ -311,25 +311,25 @@ def prepare_batch(model: DiekaeModel, batch: Batch) -> KnowledgeBatch:
     return model.bank.prepare(embedded[None].to(model.bank.dtype), batch["knowledge_mask"])
 
 
-def injected_logits(model: DiekaeModel, batch: Batch, memory: KnowledgeBatch | None = None) -> tuple[Tensor, Tensor]:
+def injected_logits(model: DiekaeModel, batch: Batch, prepared: KnowledgeBatch | None = None) -> tuple[Tensor, Tensor]:
     """Run the decoder over x with injection, with gradients to what was prepared.
 
     Returns:
         Logits at the places that predict the target [labels, vocabulary], and the labels [labels].
     """
-    with injection_of(model, batch, prepare_batch(model, batch) if memory is None else memory).active():
+    with injection_of(model, batch, prepare_batch(model, batch) if prepared is None else prepared).active():
         ids, offset = run_of(batch, knowledge=False)
         logits = logits_at(model.decoder, ids, batch["labels"], offset)
     return logits, batch["labels"][batch["labels"] != IGNORED]
 
 
-def injection_of(model: DiekaeModel, batch: Batch, memory: KnowledgeBatch) -> Injection:
+def injection_of(model: DiekaeModel, batch: Batch, prepared: KnowledgeBatch) -> Injection:
     """Return what is injected into the run over x of a laid-out batch, all of whose columns are given."""
     receives, valid = batch["receives"], batch["input_mask"]
     nobody, hidden = receives.new_zeros(len(receives)), torch.zeros_like(receives)
-    if memory.anchor is not None and model.config.anchor == "shared":
-        hidden = torch.arange(receives.shape[1], device=receives.device)[None] < memory.anchor.mask.sum(1)[:, None]
-    return Injection(model.attached, memory, receives, valid, nobody, hidden)
+    if prepared.anchor is not None and model.config.anchor == "shared":
+        hidden = torch.arange(receives.shape[1], device=receives.device)[None] < prepared.anchor.mask.sum(1)[:, None]
+    return Injection(model.attached, prepared, receives, valid, nobody, hidden)
 
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {

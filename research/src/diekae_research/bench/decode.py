@@ -56,7 +56,7 @@ def ways(bench: Bench, length: int) -> dict[str, Any]:
         found["prompted_static"] = ((lambda: static_cache(bench.decoder, prefix, TOKENS)), behind)
     for name in bench.names:
         model = bench.model(name)
-        found[name] = _ours(bench, model, bench.memory(model, length))
+        found[name] = _ours(bench, model, bench.prepared(model, length))
     return found
 
 
@@ -87,13 +87,13 @@ def generate(bench: Bench, cache: Any) -> None:
         bench.decoder(input_ids=token, past_key_values=cache, use_cache=True, logits_to_keep=1)
 
 
-def _ours(bench: Bench, model: DiekaeModel, memory: PreparedKnowledge) -> Any:
+def _ours(bench: Bench, model: DiekaeModel, prepared: PreparedKnowledge) -> Any:
     """Read x as :meth:`DiekaeModel.generate` does, untimed, and generate behind it."""
     ids = bench.question()
 
     def make() -> tuple[ExitStack, Any]:
         with ExitStack() as exits:
-            exits.enter_context(model.behind(memory, ids))
+            exits.enter_context(model.behind(prepared, ids))
             out = bench.decoder(input_ids=ids, use_cache=True, logits_to_keep=1)
             return exits.pop_all(), out.past_key_values
 

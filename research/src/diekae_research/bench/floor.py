@@ -186,8 +186,8 @@ def _answer(attached: Attached, new: int, slots: int, anchor: int) -> Callable[[
                 encoder.think(number, read, answer)
 
         return run
-    memory, mask = prepare_bank(attached, slots), torch.ones(1, new, dtype=torch.bool, device=attached.decoder.device)
-    return lambda: bank(memory, _given(attached, new), mask)
+    prepared, mask = prepare_bank(attached, slots), torch.ones(1, new, dtype=torch.bool, device=attached.decoder.device)
+    return lambda: bank(prepared, _given(attached, new), mask)
 
 
 def _read_slots(attached: Attached, encoder: Attention, queries: int, slots: int) -> None:

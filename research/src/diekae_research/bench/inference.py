@@ -68,19 +68,19 @@ def ways(bench: Bench, length: int) -> dict[str, Way]:
         found["prompted_static"] = ((lambda: static_cache(bench.decoder, prefix, bench.inputs)), behind)
     for name in bench.names:
         model = bench.model(name)
-        found[name] = _ours(bench, model, bench.memory(model, length))
+        found[name] = _ours(bench, model, bench.prepared(model, length))
     return found
 
 
 def _ours(
     bench: Bench,
     model: DiekaeModel,
-    memory: PreparedKnowledge | list[PreparedKnowledge],
+    prepared: PreparedKnowledge | list[PreparedKnowledge],
     inputs: int | None = None,
     rows: int = 1,
 ) -> Way:
     ids = bench.question(inputs, rows)
-    return lambda: model(ids, knowledge=memory, use_cache=True, logits_to_keep=1)
+    return lambda: model(ids, knowledge=prepared, use_cache=True, logits_to_keep=1)
 
 
 def _operations(bench: Bench, length: int) -> dict[str, int]:
@@ -145,22 +145,22 @@ def _growth(bench: Bench) -> dict[str, Any]:
     """Measure how the pass of a bank grows with everything but |K|."""
     model = bench.model(GROWING)
     depth = int(bench.decoder.config.get_text_config(decoder=True).num_hidden_layers)
-    memory = bench.memory(model, KNOWN)
+    prepared = bench.prepared(model, KNOWN)
 
     def deep(count: int) -> Way:
         one = bench.model(GROWING, layers=tuple(range(depth - count, depth)))
-        return _ours(bench, one, bench.memory(one, KNOWN))
+        return _ours(bench, one, bench.prepared(one, KNOWN))
 
     makers: dict[str, Callable[[int], dict[str, Way]]] = {
-        "inputs": lambda n: {"bare": bench.bare(bench.question(n)), GROWING: _ours(bench, model, memory, n)},
+        "inputs": lambda n: {"bare": bench.bare(bench.question(n)), GROWING: _ours(bench, model, prepared, n)},
         "layers": lambda n: {"bare": bench.bare(bench.question()), GROWING: deep(n)},
         "batch": lambda n: {
             "bare": bench.bare(bench.question(rows=n)),
-            GROWING: _ours(bench, model, [memory] * n, rows=n),
+            GROWING: _ours(bench, model, [prepared] * n, rows=n),
         },
         "documents": lambda n: {
             "bare": bench.bare(bench.question()),
-            GROWING: _ours(bench, model, bench.memory(model, KNOWN, copies=n)),
+            GROWING: _ours(bench, model, bench.prepared(model, KNOWN, copies=n)),
         },
     }
     curves = {}

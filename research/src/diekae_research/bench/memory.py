@@ -143,7 +143,7 @@ def _peak(name: str, way: str, inputs: int, dtype: str, bank: str | None = None)
         if way.endswith(COLD):
             (memory,) = read_documents(model.attached, model.anchor, known.tolist())
         else:
-            memory = bench.memory(model, LENGTH)
+            memory = bench.prepared(model, LENGTH)
         return model(ids, knowledge=memory, **options)
 
     return peak_memory(run).added

@@ -52,8 +52,8 @@ def _cold(model: DiekaeModel, known: torch.Tensor, ids: torch.Tensor) -> Way:
     """Prepare K and read x."""
 
     def run() -> object:
-        (memory,) = read_documents(model.attached, model.anchor, known.tolist())
-        return model(ids, knowledge=memory, use_cache=True, logits_to_keep=1)
+        (prepared,) = read_documents(model.attached, model.anchor, known.tolist())
+        return model(ids, knowledge=prepared, use_cache=True, logits_to_keep=1)
 
     return run
 

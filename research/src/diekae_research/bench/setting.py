@@ -163,7 +163,7 @@ class Bench:
         anchor = torch.tensor([self.anchor], device=self.decoder.device).expand(rows, -1)
         return torch.cat([anchor, self.ids(length or self.inputs, rows)], dim=1)
 
-    def memory(self, model: DiekaeModel, length: int, copies: int = 1) -> PreparedKnowledge:
+    def prepared(self, model: DiekaeModel, length: int, copies: int = 1) -> PreparedKnowledge:
         """Return a memory as ``length`` tokens of K leave it, ``copies`` times: its shape, with random numbers."""
         small = read_documents(model.attached, model.anchor, [self.ids(2)[0].tolist()])[0]
         draw = torch.Generator(self.decoder.device).manual_seed(self.seed)

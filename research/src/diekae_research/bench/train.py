@@ -199,8 +199,8 @@ def _plain_step(model: DiekaeModel, batch: Batch) -> Way:
             reads_states = bank.encoder.reads != "embeddings"
             known_read = known[:, 1 : 1 + length] if reads_states else embed(batch["full_ids"][:, 1 : 1 + length])
             seen_read = seen if reads_states else embed(batch["input_ids"])
-            memory = bank.prepare(known_read[None], batch["knowledge_mask"])
-            guess = bank(memory, seen_read[None], batch["input_mask"]).difference[0]
+            prepared = bank.prepare(known_read[None], batch["knowledge_mask"])
+            guess = bank(prepared, seen_read[None], batch["input_mask"]).difference[0]
             F.mse_loss(guess[:, 1:], known[:, 1 + length :] - seen[:, 1:]).backward()
         step()
 

@@ -106,9 +106,9 @@ class Asker:
         if way == "bare":
             found["text"] = reply(self.model, question, max_new_tokens=MOST)
         elif way == "whole":
-            memory = self.store.memory(document_id(text))
+            prepared = self.store.prepared(document_id(text))
             began = time.perf_counter()
-            found["text"] = reply(self.model, question, memory, max_new_tokens=MOST)
+            found["text"] = reply(self.model, question, prepared, max_new_tokens=MOST)
         else:
             if way == "prompt":
                 text = "\n\n".join(one.text for one in pick(self.store, question, self.passages))
@@ -211,8 +211,8 @@ def first_token(model: DiekaeModel, store: KnowledgeStore, asked: Sequence[str])
         for name in times:
             began = time.perf_counter()
             ids = model.tokenize(question)
-            memory = store.read(pick(store, question)) if name == "ours" else None
-            model.generate(**ids, knowledge=memory, max_new_tokens=1, do_sample=False)
+            prepared = store.read(pick(store, question)) if name == "ours" else None
+            model.generate(**ids, knowledge=prepared, max_new_tokens=1, do_sample=False)
             times[name].append(time.perf_counter() - began)
     middle = {name: float(torch.tensor(values).median()) for name, values in times.items()}
     return {**middle, "ratio": middle["ours"] / middle["bare"]}

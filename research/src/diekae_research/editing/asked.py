@@ -40,14 +40,14 @@ class Asked(Fitted):
 
     def read(self, prompts: Sequence[Prompt], batch: Batch, states: bool) -> Tensor:  # noqa: ARG002
         """See :meth:`Fitted.read`."""
-        return target_logits(self.edits.model, prompts, "ours", memories=self._memories(prompts), states=states)
+        return target_logits(self.edits.model, prompts, "ours", all_prepared=self._all_prepared(prompts), states=states)
 
     def extend(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[list[int]]:
         """See :meth:`Fitted.extend`."""
         given = [prompt.anchor + prompt.input for prompt in prompts]
         ids, mask = pad_left(given, self.tokenizer.pad_token_id, self.decoder.device)
-        with self.edits.model.behind(self._memories(prompts), ids, mask):
+        with self.edits.model.behind(self._all_prepared(prompts), ids, mask):
             return greedy(self.decoder, ids, mask, max_new_tokens, self.tokenizer)
 
-    def _memories(self, prompts: Sequence[Prompt]) -> list[PreparedKnowledge | None]:
+    def _all_prepared(self, prompts: Sequence[Prompt]) -> list[PreparedKnowledge | None]:
         return [self.edits.joined(ids) for ids in self.spoken(prompts)]

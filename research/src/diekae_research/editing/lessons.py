@@ -104,8 +104,8 @@ class LessonObjective(nn.Module):
         marks, model, change = batch.pop("taught"), self._outside["model"], self._outside["change"]
         laid_out = Batch(**batch)  # type: ignore[typeddict-item]
         with torch.set_grad_enabled(change is None and torch.is_grad_enabled()):
-            memory = prepare_batch(model, laid_out)
-        logits, labels = injected_logits(model, laid_out, change(memory) if change else memory)
+            prepared = prepare_batch(model, laid_out)
+        logits, labels = injected_logits(model, laid_out, change(prepared) if change else prepared)
         there = laid_out["labels"] != IGNORED
         said = marks[there]
         loss = F.cross_entropy(logits[said].float(), labels[said], reduction="sum")

@@ -294,8 +294,8 @@ def own_sentences(model: DiekaeModel, number: int, seed: int) -> list[str]:
 
 def nothing(model: DiekaeModel) -> PreparedKnowledge:
     """Return the memory of no knowledge, with which a bank is E(_, x)."""
-    (memory,) = read_documents(model.attached, model.anchor, [()])
-    return memory
+    (prepared,) = read_documents(model.attached, model.anchor, [()])
+    return prepared
 
 
 def load_weight_edits(model: DiekaeModel, folder: str | Path) -> WeightEdits:

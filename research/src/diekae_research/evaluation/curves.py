@@ -140,28 +140,28 @@ class _Bench:
         distinct = tuple(dict.fromkeys(texts))
         tokens = tuple(len(prompter.knowledge(text)) for text in distinct)
         self.library = Library(distinct, tokens, tuple(distinct.index(text) for text in texts))
-        self.memories: dict[int, PreparedKnowledge] = {}
+        self.all_prepared: dict[int, PreparedKnowledge] = {}
         rows = range(len(examples))
         self.bare = self.nll("bare", self.prompts)
         self.prompted = self.nll("prompted", self.prompts)
-        self.ours = self.nll("ours", self.prompts, [self.memory(self.library.own[row]) for row in rows])
+        self.ours = self.nll("ours", self.prompts, [self.prepared(self.library.own[row]) for row in rows])
 
-    def memory(self, document: int) -> PreparedKnowledge:
+    def prepared(self, document: int) -> PreparedKnowledge:
         """Return a prepared document."""
-        if document not in self.memories:
-            self.memories[document] = self.model.prepare(self.library.texts[document])
-        return self.memories[document]
+        if document not in self.all_prepared:
+            self.all_prepared[document] = self.model.prepare(self.library.texts[document])
+        return self.all_prepared[document]
 
-    def nll(self, how: str, prompts: Sequence[Prompt], memories: Sequence[PreparedKnowledge] = ()) -> list[Tensor]:
+    def nll(self, how: str, prompts: Sequence[Prompt], all_prepared: Sequence[PreparedKnowledge] = ()) -> list[Tensor]:
         """Return the NLL of each example's target tokens in nats, [tokens] each."""
-        return score(lambda rows: self._logits(how, prompts, memories, rows), prompts, self.batch_size)
+        return score(lambda rows: self._logits(how, prompts, all_prepared, rows), prompts, self.batch_size)
 
     def _logits(
-        self, how: str, prompts: Sequence[Prompt], memories: Sequence[PreparedKnowledge], rows: Sequence[int]
+        self, how: str, prompts: Sequence[Prompt], all_prepared: Sequence[PreparedKnowledge], rows: Sequence[int]
     ) -> Tensor:
         """Return logits [labels, vocabulary] of some examples."""
-        known = [memories[row] for row in rows] if how == "ours" else None
-        return target_logits(self.model, [prompts[row] for row in rows], how, memories=known)
+        known = [all_prepared[row] for row in rows] if how == "ours" else None
+        return target_logits(self.model, [prompts[row] for row in rows], how, all_prepared=known)
 
     def point(self, chosen: dict[int, list[int]], apart: bool) -> dict[str, Any]:
         """Measure examples that know other documents beside their own.
@@ -176,7 +176,7 @@ class _Bench:
             for row, documents in zip(chosen, fitting, strict=True)
         ]
         ours = [
-            PreparedKnowledge.join([self.memory(document) for document in documents])
+            PreparedKnowledge.join([self.prepared(document) for document in documents])
             if apart
             else self.model.prepare(self._text(documents))
             for documents in chosen.values()
@@ -256,7 +256,7 @@ class _Bench:
         """Measure what knowledge costs that says nothing about x: another example's."""
         if len(self.library.texts) < 2:
             return None
-        others = [self.memory(next(self.library.others(row))) for row in range(len(self.prompts))]
+        others = [self.prepared(next(self.library.others(row))) for row in range(len(self.prompts))]
         divergence, harm, tokens = 0.0, 0.0, 0
         for rows, _ in batches(self.prompts, self.batch_size):
             labels = torch.tensor([token for row in rows for token in self.prompts[row].target])

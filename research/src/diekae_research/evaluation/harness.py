@@ -69,7 +69,7 @@ class DiekaeLM(HFLM):  # type: ignore[misc]
         if device is not None:
             self.diekae.to(device)
         text = None if knowledge is None else Path(knowledge).read_text(encoding="utf-8")
-        self.memory: PreparedKnowledge | None = None if text is None else self.diekae.prepare(text)
+        self.prepared: PreparedKnowledge | None = None if text is None else self.diekae.prepare(text)
         tokenizer = self.diekae.need_prompter().tokenizer
         # The anchor is put before each row here, so the tokenizer must not add a token of its own.
         options = {"add_bos_token": False, **options}
@@ -109,7 +109,7 @@ class DiekaeLM(HFLM):  # type: ignore[misc]
         return made[:, added:]
 
     def _knowing(self, ids: Tensor, mask: Tensor | None = None) -> AbstractContextManager[None]:
-        return self.diekae.injected(self.memory, ids, mask)
+        return self.diekae.injected(self.prepared, ids, mask)
 
 
 def _with_anchor(ids: Tensor, mask: Tensor, anchor: tuple[int, ...]) -> tuple[Tensor, Tensor]:

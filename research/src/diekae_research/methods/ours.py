@@ -37,9 +37,9 @@ class Injected(Fitted):
         """See :meth:`Fitted.extend`."""
         rows = [prompt.anchor + prompt.input for prompt in prompts]
         ids, mask = pad_left(rows, self.tokenizer.pad_token_id, self.decoder.device)
-        memories = self.model.prepare_prompts(prompts)
+        all_prepared = self.model.prepare_prompts(prompts)
         options = greedy_options(max_new_tokens, self.tokenizer)
-        made = self.model.generate(ids, attention_mask=mask, knowledge=memories, **options)
+        made = self.model.generate(ids, attention_mask=mask, knowledge=all_prepared, **options)
         return until_end(made[:, ids.shape[1] :], self.decoder)
 
 

@@ -97,8 +97,8 @@ def _call(model: DiekaeModel, prompt: Prompt, way: str) -> Callable[[], object]:
         ready = model.prepare_prompts([prompt]) if way == "ours_prepared" else None
 
     def injected() -> object:
-        memories = model.prepare_prompts([prompt]) if ready is None else ready
-        with model.behind(memories, batch["input_ids"]):
+        all_prepared = model.prepare_prompts([prompt]) if ready is None else ready
+        with model.behind(all_prepared, batch["input_ids"]):
             return read(batch["input_ids"])
 
     return injected
