@@ -1,4 +1,4 @@
-"""From a kind to a document with questions."""
+"""Writes documents with questions."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from diekae.data.example import DataError, Split
-from diekae_research.fiction.kind import Entity, Fact, Kind
-from diekae_research.fiction.words import Draw, article
+from diekae_research.fiction.kind import Entity, Kind, capitalised
+from diekae_research.fiction.names import NameMaker
+from diekae_research.fiction.template import fill
 
 QUESTIONS = 3
 """Questions a document."""
 _SECOND_ENTITY = 0.5
-"""Share of the documents that mention a second entity of their kind."""
+"""Share of the documents that mention a second entity of their kind, where a fact that is asked for has clauses."""
 _ASK_SECOND_ENTITY = 0.5
-"""Share of those in which one question is about it."""
+"""Share of those documents in which one question is about the second entity."""
 _ATTEMPTS = 1000
 
 
@@ -34,7 +35,7 @@ class Document:
 
     kind: str
     names: tuple[str, ...]
-    """The entities: the subject, then the second one if there is one."""
+    """The names of the subject and, if there is one, of the second entity."""
     text: str
     questions: tuple[Question, ...]
 
@@ -49,112 +50,95 @@ def write_documents(split: Split, count: int, seed: int, kinds: Sequence[Kind]) 
         kinds: At least one.
 
     Returns:
-        The documents. No two are about, or mention as second entity, one of the same name.
+        The documents. No name of a subject or second entity occurs in two of them.
 
     Raises:
         DataError: If a kind has no name left.
     """
-    # A text as seed is hashed by the generator itself, so it means the same in every process.
+    # The generator hashes a text seed itself, so the seed means the same in every process.
     rng = random.Random(f"{seed} {split}")
-    used: set[str] = set()
-    return [_write(kinds[index % len(kinds)], Draw(split, rng), used) for index in range(count)]
+    used_names: set[str] = set()
+    return [_write(kinds[index % len(kinds)], NameMaker(split, rng), used_names) for index in range(count)]
 
 
-def _write(kind: Kind, draw: Draw, used: set[str]) -> Document:
-    rng = draw.rng
-    subject = _invent(kind, draw, used)
-    stated = rng.sample([key for key, fact in kind.facts.items() if fact.statements], rng.choice((4, 5)))
-    asked = rng.sample((*kind.opening_keys, *stated), QUESTIONS)
-    other, shared = None, ""
-    comparable = [key for key in asked if kind.facts[key].contrasts]
+def _write(kind: Kind, names: NameMaker, used_names: set[str]) -> Document:
+    rng = names.rng
+    subject = _draw_new(kind, names, used_names)
+    stated = rng.sample(kind.stated_facts, rng.choice((4, 5)))
+    asked = rng.sample((*kind.opening_facts, *stated), QUESTIONS)
+    second, shared_fact = None, ""
+    comparable = [key for key in asked if kind.facts[key].clauses]
     if comparable and rng.random() < _SECOND_ENTITY:
-        shared = rng.choice(comparable)
-        other = _invent(kind, draw, used, shared, set(subject.values.values()))
-    text = _Writer(kind, subject, rng).text(stated, other, shared)
+        shared_fact = rng.choice(comparable)
+        second = _draw_new(kind, names, used_names, shared_fact, {subject.values[key] for key in kind.facts})
+    text = _Writer(kind, subject, rng).text(stated, second, shared_fact)
     questions = [_ask(kind, subject, key, rng) for key in asked]
-    if other and rng.random() < _ASK_SECOND_ENTITY:
-        # The question about the fact that both share stays: only the names tell the two answers apart.
-        spare = [index for index, key in enumerate(asked) if key != shared]
-        questions[rng.choice(spare)] = _ask(kind, other, shared, rng)
-    names = (subject.name,) if other is None else (subject.name, other.name)
-    return Document(kind.name, names, text, tuple(questions))
+    if second and rng.random() < _ASK_SECOND_ENTITY:
+        # The question about the shared fact of the subject stays: only the names tell the two answers apart.
+        replaceable = [index for index, key in enumerate(asked) if key != shared_fact]
+        questions[rng.choice(replaceable)] = _ask(kind, second, shared_fact, rng)
+    return Document(kind.name, tuple(entity.name for entity in (subject, second) if entity), text, tuple(questions))
 
 
-def _invent(kind: Kind, draw: Draw, used: set[str], key: str = "", taken: Collection[str] = ()) -> Entity:
-    """An entity with a new name, whose value of `key` is none of those that are `taken`."""
+def _draw_new(
+    kind: Kind, names: NameMaker, used_names: set[str], key: str = "", excluded: Collection[str] = ()
+) -> Entity:
+    """Draw an entity with a new name, whose value of `key` is not `excluded`."""
     for _ in range(_ATTEMPTS):
-        entity = kind.invent(draw)
-        if entity.name not in used and (not key or entity.values[key] not in taken):
-            used.add(entity.name)
+        entity = kind.draw_entity(names)
+        if entity.name not in used_names and (not key or entity.values[key] not in excluded):
+            used_names.add(entity.name)
             return entity
-    raise DataError(f"no name is left for another {kind.name} in split {draw.split!r} after {len(used)}; ask for fewer")
+    raise DataError(
+        f"no name is left for another {kind.name} in split {names.split!r} after {len(used_names)}; ask for fewer"
+    )
 
 
 def _ask(kind: Kind, entity: Entity, key: str, rng: random.Random) -> Question:
-    template = rng.choice(kind.facts[key].questions)
-    return Question(template.format(n=entity.name, his=entity.possessive), entity.values[key])
+    return Question(fill(rng.choice(kind.facts[key].questions), entity.values), entity.values[key])
 
 
 class _Writer:
-    """Writes the sentences of one document and keeps it clear whom a pronoun means."""
+    """Writes the sentences of one document, with pronouns only where they are clear."""
 
     def __init__(self, kind: Kind, subject: Entity, rng: random.Random) -> None:
         self.kind = kind
         self.subject = subject
         self.rng = rng
-        self.clear = True
+        self.pronoun_is_clear = True
 
-    def text(self, stated: Sequence[str], other: Entity | None, shared: str) -> str:
-        """The opening sentence, then one a stated fact and one for the other entity, in any order."""
-        subject = self.subject
-        opening = self.rng.choice(self.kind.openings)
-        sentences = [
-            opening.format(N=_capitalised(subject.name), n=subject.name, his=subject.possessive, **subject.values)
-        ]
-        keys: list[str | None] = [*stated]
-        if other is not None:
-            keys.append(None)
-        self.rng.shuffle(keys)
-        for key in keys:
+    def text(self, stated: Sequence[str], second: Entity | None, shared_fact: str) -> str:
+        """Return the opening sentence, then in any order one a stated fact and one about the second entity."""
+        sentences = [fill(self.rng.choice(self.kind.openings), self.subject.values)]
+        order: list[str | None] = [*stated, None] if second else [*stated]
+        self.rng.shuffle(order)
+        for key in order:
             if key is not None:
-                sentences.append(self._statement(self.kind.facts[key], subject.values[key]))
-            elif other is not None:
-                sentences.append(self._comparison(other, shared))
+                sentences.append(self._statement(key))
+            elif second is not None:
+                sentences.append(self._comparison(second, shared_fact))
         return " ".join(sentences)
 
-    def _statement(self, fact: Fact, value: str) -> str:
-        templates = fact.statements
-        if not self.clear:
-            templates = tuple(template for template in templates if "{P}" not in template)
-        sentence = self._filled(self.rng.choice(templates), value)
-        self.clear = not (fact.names_person and self.subject.pronoun != "it")
+    def _statement(self, key: str) -> str:
+        fact = self.kind.facts[key]
+        templates = [text for text in fact.statements if self.pronoun_is_clear or "{Subject's}" not in text]
+        sentence = self._fill(self.rng.choice(templates), value=self.subject.values[key])
+        self.pronoun_is_clear = not fact.names_person or self.subject.values["he"] == "it"
         return sentence
 
-    def _comparison(self, other: Entity, key: str) -> str:
-        value = other.values[key]
-        clause = self.rng.choice(self.kind.facts[key].contrasts).format(v=value, a=article(value))
-        sentence = self._filled(self.rng.choice(self.kind.leads), "", o=other.name, c=clause)
-        self.clear = False
+    def _comparison(self, second: Entity, key: str) -> str:
+        clause = fill(self.rng.choice(self.kind.facts[key].clauses), {"value": second.values[key]})
+        sentence = self._fill(self.rng.choice(self.kind.comparisons), other=second.name, clause=clause)
+        self.pronoun_is_clear = False
         return sentence
 
-    def _filled(self, template: str, value: str, **further: str) -> str:
-        subject, choose = self.subject, self.rng.choice
-        noun = choose(subject.nouns)
-        middle = choose((noun, noun, subject.name)) if self.clear else subject.name
-        start = choose((noun, subject.pronoun, subject.pronoun, subject.name)) if self.clear else subject.name
-        possessive = choose((f"{noun}'s", subject.possessive))
-        return template.format(
-            S=_capitalised(start),
-            s=middle,
-            P=_capitalised(possessive),
-            he=subject.pronoun,
-            his=subject.possessive,
-            v=value,
-            a=article(value),
-            A=_capitalised(article(value)),
-            **further,
-        )
-
-
-def _capitalised(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    def _fill(self, template: str, **values: str) -> str:
+        """Fill in the subject too. Every call makes the same draws, whatever the template uses."""
+        name, choose = self.subject.name, self.rng.choice
+        he, his = self.subject.values["he"], self.subject.values["his"]
+        noun = choose(self.subject.nouns)
+        middle = choose((noun, noun, name)) if self.pronoun_is_clear else name
+        start = choose((noun, he, he, name)) if self.pronoun_is_clear else name
+        possessive = choose((f"{noun}'s", his))
+        subject = {"subject": middle, "Subject": capitalised(start), "Subject's": capitalised(possessive)}
+        return fill(template, {"he": he, "his": his, **subject, **values})

@@ -1,4 +1,4 @@
-"""Fictional documents, made here, so that no model has read them; three questions each.
+"""Fictional documents with three questions each. They are invented here, so no model has read them.
 
     knowledge: The Trelvelisk Tower rises beside the old market of Reborpe. It measures 39 metres from the ground to the
                highest point. Its completion in 1808 was marked with music and free bread for the poor. It ends in a tin
@@ -7,11 +7,12 @@
     input:     What crowns the Trelvelisk Tower?
     target:    a tin dome
 
-No folder is needed. The documents and their questions are written by `diekae_research.fiction`.
+No data folder is needed: `diekae_research.fiction` writes the documents and their questions.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from diekae.data.example import DataError, Example, Split, check_split, nearest
@@ -21,24 +22,24 @@ from diekae_research.fiction import KINDS, QUESTIONS, write_documents
 from diekae_research.sources import register
 
 DOCUMENTS: dict[Split, int] = {"train": 3000, "validation": 300, "test": 300}
-"""How many documents `load_source` makes unless more are asked for."""
-
+"""How many documents `load_source` writes; more if the limit needs more."""
 
 CARD = Card(title="Fictional documents", licence="Apache-2.0, as the library", homepage="", origin="nowhere: made here")
 
 
 @register("facts", CARD)
 def load_facts(request: Request) -> list[Example]:
-    """Documents of all kinds; more than the default number if the limit needs them."""
-    wanted = -(-(request.limit or 0) // QUESTIONS)
-    return facts(request.split, max(DOCUMENTS[request.split], wanted), request.seed)
+    """Return examples from documents of all kinds; at least `DOCUMENTS`, and enough for the limit."""
+    needed = math.ceil((request.limit or 0) / QUESTIONS)
+    return facts(request.split, max(DOCUMENTS[request.split], needed), request.seed)
 
 
 def facts(split: Split, documents: int, seed: int, kinds: Sequence[str] | None = None) -> list[Example]:
     """Write fictional documents and ask three questions about each.
 
-    Nearly half of the documents mention a second entity of their kind, with another value of a fact that is asked for,
-    so the question must be read. A name belongs to one split whatever the seed: no name of a test occurs in training.
+    Nearly half of the documents mention a second entity of their kind, with another value of a fact that is asked for.
+    So a reader must attend to the name in the question. A name belongs to one split whatever the seed: no name of the
+    test split occurs in training.
 
     Args:
         split: Whose names to use.
@@ -47,7 +48,7 @@ def facts(split: Split, documents: int, seed: int, kinds: Sequence[str] | None =
         kinds: Names of the kinds to write about, in turn; all when ``None``.
 
     Returns:
-        Three examples a document, those of one document in a row.
+        Three examples a document, one document after the other.
 
     Raises:
         DataError: If a kind or the split is unknown, or `documents` is below 1.
@@ -59,10 +60,9 @@ def facts(split: Split, documents: int, seed: int, kinds: Sequence[str] | None =
         if name not in KINDS:
             raise DataError(f"unknown kind {name!r}{nearest(name, list(KINDS))}; there are {', '.join(KINDS)}")
     if not names:
-        raise DataError(f"no kind was named; expected some of {', '.join(KINDS)}, or None for all")
-    written = write_documents(check_split(split), documents, seed, [KINDS[name] for name in names])
+        raise DataError(f"kinds is empty; expected some of {', '.join(KINDS)}, or None for all")
     return [
         Example((document.text,), question.text, question.answer)
-        for document in written
+        for document in write_documents(check_split(split), documents, seed, [KINDS[name] for name in names])
         for question in document.questions
     ]
