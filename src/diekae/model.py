@@ -234,7 +234,7 @@ class DiekaeModel(Beside):
             ready |= {(anchor, knowledge): prepared for knowledge, prepared in zip(ids, read, strict=True)}
         return [ready[prompt.anchor, prompt.knowledge] for prompt in prompts]
 
-    def all_prepared(self, knowledge: Knowledge, rows: int) -> list[PreparedKnowledge | None]:
+    def prepare_rows(self, knowledge: Knowledge, rows: int) -> list[PreparedKnowledge | None]:
         """Return one memory, or None, for each row; see :func:`diekae.knowledge.rows_of`."""
         return rows_of(knowledge, rows, self.prepare, self.bank.fingerprint(), self.device)
 
@@ -256,7 +256,7 @@ class DiekaeModel(Beside):
             injection_mask: Columns that may receive, bool [B, L]; by default all but padding and the anchor.
             scope: ``prompt`` or ``all``; the configuration's if None.
         """
-        rows = self.all_prepared(knowledge, input_ids.shape[0])
+        rows = self.prepare_rows(knowledge, input_ids.shape[0])
         if all(row is None for row in rows):
             yield
             return
@@ -363,7 +363,7 @@ class DiekaeModel(Beside):
         """
         if knowledge is None:
             return bare()
-        rows = self.all_prepared(knowledge, input_ids.shape[0])
+        rows = self.prepare_rows(knowledge, input_ids.shape[0])
         if all(row is None for row in rows):
             return bare()
         if done:
