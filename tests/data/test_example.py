@@ -190,7 +190,7 @@ def test_a_share_of_the_examples_is_given_anothers_knowledge(tmp_path: Path) -> 
     assert sum(changed[asked] != own[asked] for asked in own) == 5
     assert all(known != own[asked] for asked, known in pairs(1.0).items())
     write_examples(tmp_path / "train.jsonl", [Example(("k",), f"{number}", "T") for number in range(4)])
-    with pytest.raises(DataError, match="all examples know the same"):
+    with pytest.raises(DataError, match="all examples have the same knowledge"):
         pairs(0.5)
 
 
