@@ -99,7 +99,7 @@ def test_misspelt_arguments_are_refused_with_the_right_name() -> None:
     model = exact()
     inputs = model.tokenize(ASKED)
     for call in (model, model.generate):
-        with pytest.raises(TypeError, match="'knowlege' is not known; did you mean 'knowledge'"):
+        with pytest.raises(TypeError, match="'knowlege' is not known. Did you mean 'knowledge'"):
             call(**inputs, knowlege=CASTLE)
         for wrong in ({"a": 1}, 7, [[7]], [{"a": 1}]):
             with pytest.raises(TypeError, match="expected a text, what `prepare` returned, or a list"):

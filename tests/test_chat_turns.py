@@ -240,7 +240,7 @@ def test_a_chats_options_go_to_generate() -> None:
     torch.manual_seed(0)
     drawn = {model.chat(ASKED, **{**OPTIONS, "do_sample": True, "temperature": 3.0}) for _ in range(5)}
     assert len(drawn) > 1
-    with pytest.raises(TypeError, match="did you mean 'knowledge'"):
+    with pytest.raises(TypeError, match="Did you mean 'knowledge'"):
         model.chat(ASKED, knowlege=CASTLE)  # type: ignore[call-arg]
 
 

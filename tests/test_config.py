@@ -141,7 +141,10 @@ def test_what_the_decoders_attention_reads_has_one_site_and_one_difference() -> 
     assert (exact.layers, exact.encoder, exact.site, exact.format) == ("all", "attention", "attention", "qa")
     assert (exact.encoder_options["rank"], exact.encoder_options["mlp_width"]) == (0, 0), "nothing to train"
     for changes, message in (
-        ({"site": "block"}, "is read by the decoder's attention, so site='block' cannot be; use site='attention'"),
+        (
+            {"site": "block"},
+            "is read by the decoder's attention, so site='block' is not possible; use site='attention'",
+        ),
         ({"difference": "independent"}, "difference='independent' needs encoder='reader' or 'token'"),
         ({"encoder_options": {"kv_heads": 3, "heads": 4}}, "kv_heads must divide heads"),
     ):

@@ -276,13 +276,13 @@ def test_a_damaged_memory_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "memory.safetensors"
     make_model().prepare(CASTLE).save(path)
     content = path.read_bytes()
-    for damaged in (content[: len(content) // 2], content[:4], b"", b"not a memory at all"):
+    for damaged in (content[: len(content) // 2], content[:4], b"", b"something else"):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match="not a memory.*or is damaged"):
+        with pytest.raises(ValueError, match="not prepared knowledge, or is damaged"):
             PreparedKnowledge.load(path)
     for metadata in (None, {"diekae": "{"}, {"diekae": "{}"}, {"other": "1"}):
         save_file({"keys": torch.zeros(1)}, path, metadata)
-        with pytest.raises(ValueError, match="not a memory.*or is damaged"):
+        with pytest.raises(ValueError, match="not prepared knowledge, or is damaged"):
             PreparedKnowledge.load(path)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         PreparedKnowledge.load(tmp_path / "nowhere")

@@ -15,7 +15,7 @@ def test_a_files_name_given_as_knowledge_is_refused(tmp_path: Path, monkeypatch:
     (tmp_path / "tower").write_text("the tower is blue")
     (tmp_path / "docs").mkdir()
     for knowledge in ("tower", [["the sea is red", "tower"]], str(tmp_path / "tower")):
-        with pytest.raises(ValueError, match="a file of that name exists; give what stands in it: Path"):
+        with pytest.raises(ValueError, match="a file of that name exists; give the file's content: Path"):
             model(**inputs, knowledge=knowledge)
     with pytest.raises(ValueError, match="let a KnowledgeStore read it"):
         model.prepare(["the sea is red", "tower"])
