@@ -57,19 +57,19 @@ class MovesWithDecoder(nn.Module):
         return self.to("cpu")
 
     def float(self) -> Self:
-        """See :meth:`to`."""
+        """Set the bank's type to fp32, which must be the decoder's; see :meth:`to`."""
         return self.to(torch.float32)
 
     def half(self) -> Self:
-        """See :meth:`to`."""
+        """Set the bank's type to fp16, which must be the decoder's; see :meth:`to`."""
         return self.to(torch.float16)
 
     def bfloat16(self) -> Self:
-        """See :meth:`to`."""
+        """Set the bank's type to bf16, which must be the decoder's; see :meth:`to`."""
         return self.to(torch.bfloat16)
 
     def double(self) -> Self:
-        """See :meth:`to`."""
+        """Set the bank's type to fp64, which must be the decoder's; see :meth:`to`."""
         return self.to(torch.float64)
 
 

@@ -1,4 +1,4 @@
-"""Where a recipe's examples come from: JSONL files, and data sets that other packages add by an entry point.
+"""Sources of examples: JSONL files, and data sets that other packages add.
 
 A package adds data sets by an entry point of the group ``diekae.sources``: a function that takes nothing and returns
 loaders by name. ``diekae-research`` adds those of the paper.
