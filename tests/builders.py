@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -142,6 +143,23 @@ def make_model(
         with torch.no_grad():
             model.bank.encoder.up.weight.normal_(0.0, effect)
     return model
+
+
+@torch.no_grad()
+def logits_of(model: DiekaeModel, inputs: dict[str, Tensor], knowledge: Any = None, **options: Any) -> Tensor:
+    """Logits of x with knowledge injected, [rows, columns, vocabulary]."""
+    return model(**inputs, knowledge=knowledge, **options).logits
+
+
+@torch.no_grad()
+def bare_logits(model: DiekaeModel, inputs: dict[str, Tensor], **options: Any) -> Tensor:
+    """Logits of the decoder alone."""
+    return model.decoder(**inputs, **options).logits
+
+
+def largest_change(a: Tensor, b: Tensor) -> float:
+    """The largest absolute difference of two tensors."""
+    return float((a - b).abs().max())
 
 
 def hook_count(module: torch.nn.Module) -> int:

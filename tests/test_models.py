@@ -51,13 +51,13 @@ def test_a_decoder_loads_in_the_type_that_is_fast_unless_told(saved_tiny, monkey
     assert load_decoder(str(saved_tiny), dtype=torch.float16)[0].dtype == torch.float16
 
 
-def test_a_gpu_is_fast_in_bf16_and_a_cpu_where_it_multiplies_in_it():
+def test_bf16_is_fast_on_a_gpu_and_on_cpus_that_compute_in_it():
     assert models.fast_dtype("cuda") == torch.bfloat16
     able = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     assert models.fast_dtype("cpu") == models.fast_dtype() == (torch.bfloat16 if able else torch.float32)
 
 
-def test_auto_is_decided_once_and_every_name_has_a_type():
+def test_auto_is_one_type_per_device_and_every_name_has_a_type():
     for device in ("cpu", "cuda"):
         settled = models.settled_dtype("auto", device)
         assert models.DTYPES[settled] == models.fast_dtype(device)

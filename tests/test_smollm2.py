@@ -167,7 +167,7 @@ Name the capital of France.<|im_end|>
 
 
 @pytest.mark.real
-def test_smollm2_continues_sensibly(smollm2):
+def test_smollm2_answers_a_question(smollm2):
     decoder, tokenizer = smollm2
     chat = [{"role": "user", "content": "Name the capital of France."}]
     inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
