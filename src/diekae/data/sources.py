@@ -13,8 +13,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
 
-from diekae.data.example import DataError, Example, Split, check_limit, check_split, read_examples
-from diekae.suggest import did_you_mean
+from diekae.data.example import DataError, Example, Split, check_limit, check_split, nearest, read_examples
 
 GROUP = "diekae.sources"
 
@@ -66,9 +65,9 @@ def load_source(
     check_limit(limit)
     loaders = _loaders()
     if name not in loaders:
-        advice = "" if len(loaders) > 1 else " The data sets of the paper come with the package diekae-research."
-        names = ", ".join(sorted(loaders))
-        raise DataError(f"unknown source {name!r}; there are {names}.{advice}{did_you_mean(name, sorted(loaders))}")
+        advice = "" if len(loaders) > 1 else "; the data sets of the paper come with the package diekae-research"
+        names = sorted(loaders)
+        raise DataError(f"unknown source {name!r}{nearest(name, names)}; there are {', '.join(names)}{advice}")
     return loaders[name](folder=folder, split=part, limit=limit, seed=seed, options=options)
 
 
