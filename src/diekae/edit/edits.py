@@ -220,7 +220,7 @@ class Edits(Editor):
         if not any(prepared is not None for prepared in all_prepared):
             yield Call(knowledge, keep)
             return
-        given = self.model.all_prepared(knowledge, len(all_prepared))
+        given = self.model.prepare_rows(knowledge, len(all_prepared))
         pairs = zip(given, all_prepared, strict=True)
         both = [[prepared for prepared in pair if prepared is not None] for pair in pairs]
         yield Call([PreparedKnowledge.join(row) if row else None for row in both], keep)
