@@ -173,10 +173,10 @@ def test_reading_knowledge_then_x_is_one_pass_over_both() -> None:
     then = token(prepared, x, real(ASKED))
     assert once.difference.abs().max() > 0.1
     torch.testing.assert_close(then.difference, once.difference[:, :, KNOWN:], atol=1e-5, rtol=1e-5)
-    assert then.seen is not None and once.seen is not None
-    for name, tensor in then.seen.tensors.items():
-        torch.testing.assert_close(tensor, once.seen.tensors[name][:, :, KNOWN:], atol=1e-5, rtol=1e-5)
-    assert (then.seen.position.tolist(), once.seen.position.tolist()) == ([ASKED] * ROWS, [KNOWN + ASKED] * ROWS)
+    assert then.x_cache is not None and once.x_cache is not None
+    for name, tensor in then.x_cache.tensors.items():
+        torch.testing.assert_close(tensor, once.x_cache.tensors[name][:, :, KNOWN:], atol=1e-5, rtol=1e-5)
+    assert (then.x_cache.position.tolist(), once.x_cache.position.tolist()) == ([ASKED] * ROWS, [KNOWN + ASKED] * ROWS)
 
 
 @torch.no_grad()
@@ -187,7 +187,7 @@ def test_x_read_in_parts_is_x_read_whole() -> None:
     for start in range(0, ASKED, 2):
         part = x[:, :, start : start + 2]
         encoded = encoder(prepared, part, real(part.shape[2]), slice(None), seen)
-        seen, parts = encoded.seen, [*parts, encoded.difference]
+        seen, parts = encoded.x_cache, [*parts, encoded.difference]
     whole = encoder(prepared, x, real(ASKED))
     assert whole.difference.abs().max() > 0.1
     torch.testing.assert_close(torch.cat(parts, dim=2), whole.difference, atol=1e-5, rtol=1e-5)

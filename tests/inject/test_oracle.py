@@ -12,7 +12,7 @@ from builders import ARCHITECTURES, DEPTH, WIDTH, hook_count, make_decoder, make
 from diekae.data.prompt import Batch, collate
 from diekae.differences import collect
 from diekae.inject.hookpoints import Hookpoint, find_blocks, find_hookpoints, first_tensor
-from diekae.inject.hooks import frozen, run, visiting
+from diekae.inject.hooks import apply_hook, frozen, run
 from diekae.models import load_decoder
 
 SITES = ("block", "attention", "mlp")
@@ -60,7 +60,7 @@ def logits_of(decoder: PreTrainedModel, ids: Tensor) -> Tensor:
 def injecting(points: Mapping[int, Hookpoint], differences: Tensor):
     """Inject given differences [N, B, T, W]."""
     number = {layer: index for index, layer in enumerate(sorted(points))}
-    return visiting(points, lambda layer, _stream, _output: differences[number[layer]])
+    return apply_hook(points, lambda layer, _stream, _output: differences[number[layer]])
 
 
 def noise_like(ids: Tensor) -> Tensor:
@@ -180,7 +180,7 @@ def test_the_stream_given_is_the_blocks_own(kind: str, site: str) -> None:
             outputs[layer] = first_tensor(output)
 
         hooks.append(block.register_forward_hook(keep, with_kwargs=True))
-    with visiting(points, lambda layer, stream, output: streams.update({layer: (stream, output)})):
+    with apply_hook(points, lambda layer, stream, output: streams.update({layer: (stream, output)})):
         logits_of(decoder, ids)
     for hook in hooks:
         hook.remove()
@@ -218,11 +218,11 @@ def test_nothing_of_the_hooks_is_left_even_after_an_error(kind: str, site: str) 
         if layer == 1:
             raise RuntimeError("inside the visit")
 
-    with pytest.raises(RuntimeError, match="inside the visit"), visiting(points, fail):
+    with pytest.raises(RuntimeError, match="inside the visit"), apply_hook(points, fail):
         logits_of(decoder, ids)
     with pytest.raises(RuntimeError, match="inside the visit"):
         run(decoder, ids, points, fail)
-    with pytest.raises(KeyError), visiting(points, lambda *_: None):
+    with pytest.raises(KeyError), apply_hook(points, lambda *_: None):
         raise KeyError
     assert hook_count(decoder) == hooks
     assert torch.equal(logits_of(decoder, ids), want)

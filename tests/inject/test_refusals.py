@@ -7,7 +7,7 @@ import torch
 
 from builders import hook_count, make_tokenizer
 from diekae import DiekaeConfig, DiekaeModel
-from diekae.inject.attention import wrap_attention
+from diekae.inject.attention_interface import enable_wrapping
 from readings import (
     CASTLE,
     GROUPED,
@@ -62,7 +62,7 @@ def test_another_attention_than_those_with_masks_is_refused() -> None:
     decoder = make_variant("llama")
     decoder.config._attn_implementation = "flex_attention"
     with pytest.raises(ValueError, match="'flex_attention' takes no mask.*'sdpa' or 'eager'.*encoder='reader'"):
-        wrap_attention(decoder)
+        enable_wrapping(decoder)
 
 
 def test_longrope_is_refused_where_k_and_x_pass_the_first_length() -> None:

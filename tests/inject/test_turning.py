@@ -173,7 +173,7 @@ def test_layers_without_positions_are_found_by_measuring() -> None:
         ("cohere2, layers without positions", [True, True, True, False]),
         ("llama", [True] * DEPTH),
     ):
-        assert [site.turned for site in make(name).attached.sites.values()] == turned
+        assert [site.rotary for site in make(name).attached.sites.values()] == turned
 
 
 def test_keys_that_are_turned_in_a_way_of_their_own_are_read_and_not_trained() -> None:
@@ -189,5 +189,5 @@ def test_keys_that_are_turned_in_a_way_of_their_own_are_read_and_not_trained() -
     exact = make_bank(decoder, {"rank": 0, "mlp_width": 0})
     assert off(ours(exact, QUESTIONS[0], CASTLE), prompted(exact, QUESTIONS[0], CASTLE)) <= OFF
     trained = make_bank(decoder, {"mlp_width": 0})
-    with pytest.raises(ValueError, match="DeepseekV2ForCausalLM turns its keys in a way of its own.*'rank': 0"):
+    with pytest.raises(ValueError, match="DeepseekV2ForCausalLM rotates its keys in its own way.*'rank': 0"):
         ours(trained, QUESTIONS[0], CASTLE)
