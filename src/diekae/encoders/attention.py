@@ -25,8 +25,8 @@ from torch.nn import functional as F
 from diekae.encoders.base import Encoder, register
 from diekae.encoders.grouped import GroupedLinear, GroupedRMSNorm
 
-Turn = Callable[[int, Tensor], Tensor]
-"""``turn(number, keys)`` rotates keys [B, S, G, d] of encoder ``number`` to their positions (RoPE)."""
+Rotate = Callable[[int, Tensor], Tensor]
+"""``rotate(number, keys)`` rotates keys [B, S, G, d] of encoder ``number`` to their positions (RoPE)."""
 
 
 @dataclass(frozen=True)
@@ -116,12 +116,12 @@ class Attention(Encoder):
         parts = [key.transpose(1, 2).flatten(2), value.transpose(1, 2).flatten(2)]
         return torch.cat(parts if self.exact else [*parts, states], dim=-1)
 
-    def slots(self, states: Tensor, turn: Turn) -> dict[str, Tensor]:
+    def slots(self, states: Tensor, rotate: Rotate) -> dict[str, Tensor]:
         """Return keys [N, B, S, G, d] and values [N, B, S, G, e]: the decoder's own plus the trained change.
 
         Args:
             states: Of all layers, each from :meth:`pack`, [N, B, S, state_width].
-            turn: Rotates the change of the keys, as the decoder rotated its own.
+            rotate: Rotates the change of the keys, as the decoder rotated its own.
         """
         widths = [groups * size for groups, size in self.shapes.values()]
         *parts, read = states.split([*widths, states.shape[-1] - sum(widths)], dim=-1)
@@ -132,7 +132,7 @@ class Attention(Encoder):
             return slots
         read = read.to(self.dtype)
         change = {name: self._change(name, read).unflatten(-1, shape) for name, shape in self.shapes.items()}
-        change["keys"] = torch.stack([turn(number, keys) for number, keys in enumerate(change["keys"])])
+        change["keys"] = torch.stack([rotate(number, keys) for number, keys in enumerate(change["keys"])])
         return {name: tensor + change[name].to(tensor.dtype) for name, tensor in slots.items()}
 
     def _change(self, name: str, read: Tensor) -> Tensor:

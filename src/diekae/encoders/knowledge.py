@@ -77,7 +77,9 @@ class KnowledgeBatch:
     def _heads(self, name: str, size: int, dtype: torch.dtype, contiguous: bool) -> Tensor:
         """Return keys or values as [N, B, G, S, r]."""
         heads = self.tensors[name].to(dtype).unflatten(-1, (-1, size)).transpose(2, 3)
-        return self.cached(f"contiguous {name}", heads.contiguous) if contiguous else heads
+        if contiguous:
+            heads = self.cached(f"contiguous {name}", heads.contiguous)
+        return heads
 
     def score_mask(self, dtype: torch.dtype) -> Tensor | None:
         """Return what is added to the scores of each row, [B, 1, 1, S]; None where no slot is padding."""

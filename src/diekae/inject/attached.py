@@ -95,18 +95,18 @@ class Attached:
         return attend
 
     def slots(
-        self, states: Tensor, mask: Tensor, places: Tensor, position: Tensor, anchor: KnowledgeBatch | None = None
+        self, states: Tensor, mask: Tensor, positions: Tensor, lengths: Tensor, anchor: KnowledgeBatch | None = None
     ) -> KnowledgeBatch:
         """Make slots of K, or of the anchor, from what :meth:`keeping` stored.
 
         Args:
             states: [N, B, S, D].
             mask: Which columns are real, bool [B, S].
-            places: Positions at which the columns were read, int64 [B, S].
-            position: Number of tokens of K, int64 [B].
+            positions: Positions at which the columns were read, int64 [B, S].
+            lengths: Number of tokens of K, int64 [B].
             anchor: Slots of the anchor, if these are K's.
         """
         encoder: Any = self.bank.encoder
-        rotation = KeyRotation(self.decoder, self.sites, places)
+        rotation = KeyRotation(self.decoder, self.sites, positions)
         tensors = encoder.slots(states, lambda number, keys: rotation(self.bank.layers[number], keys))
-        return KnowledgeBatch(tensors, mask, position, False, places, anchor)
+        return KnowledgeBatch(tensors, mask, lengths, False, positions, anchor)

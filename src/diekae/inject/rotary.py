@@ -97,8 +97,8 @@ class KeyRotation:
         if rotary is None:
             return ()
         layer_types = getattr(self.decoder.config.get_text_config(decoder=True), "layer_types", None)
-        by_type = layer_types and "layer_type" in inspect.signature(rotary.forward).parameters
-        layer_type = layer_types[layer] if by_type else None
+        takes_type = "layer_type" in inspect.signature(rotary.forward).parameters
+        layer_type = layer_types[layer] if layer_types and takes_type else None
         if layer_type not in self._angles:
             options = {} if layer_type is None else {"layer_type": layer_type}
             with torch.no_grad():

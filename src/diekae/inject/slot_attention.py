@@ -10,6 +10,7 @@ G key heads, d head size.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -75,16 +76,29 @@ class SlotAttention:
             shown = _attention_weights(query, keys, joined_mask, options.get("scaling"))
             shown = shown[..., slots.length - slots.count : slots.length]
             self._watch(slots.number, shown * columns.receives[:, None, :, None])
-        if columns.receivers == "all":
-            return output, weights
-        if columns.receivers == "after_anchor":
-            n = columns.anchor_length
-            anchor_mask = mask if mask is None else mask[..., :n, :n]
-            anchor = query[:, :, :n], key[:, :, :n], value[:, :, :n]
-            bare = attention(module, *anchor, anchor_mask, *rest, **options)[0]
-            return torch.cat([bare, output[:, n:]], dim=1), weights
-        bare = attention(module, query, key, value, mask, *rest, **options)[0]
-        return torch.where(columns.receives[:, :, None, None], output, bare), weights
+
+        def attend_bare(stop: int | None, own_mask: Tensor | None) -> Tensor:
+            parts = query[:, :, :stop], key[:, :, :stop], value[:, :, :stop]
+            return attention(module, *parts, own_mask, *rest, **options)[0]
+
+        return self._restore_others(output, mask, attend_bare), weights
+
+    def _restore_others(
+        self, output: Tensor, mask: Tensor | None, attend_bare: Callable[[int | None, Tensor | None], Tensor]
+    ) -> Tensor:
+        """Return the output [B, T, H, d] with the decoder's own in all columns that receive nothing.
+
+        Args:
+            output: Of the attention over slots and keys.
+            mask: The layer's own mask.
+            attend_bare: ``attend_bare(n, mask)`` is the decoder's own attention over the first n columns; all if None.
+        """
+        if self.columns.receivers == "all":
+            return output
+        if self.columns.receivers == "after_anchor":
+            n = self.columns.anchor_length
+            return torch.cat([attend_bare(n, mask if mask is None else mask[..., :n, :n]), output[:, n:]], dim=1)
+        return torch.where(self.columns.receives[:, :, None, None], output, attend_bare(None, mask))
 
 
 def _foldable_heads(

@@ -1,6 +1,7 @@
 """Which of K's slots and x's keys each query of a forward sees.
 
-Shapes: B rows, a slots of the anchor, S slots of K, T queries, C keys of x (cached ones among them).
+Shapes: B rows, a slots of the anchor, S slots of K, T queries, C keys of x (cached ones among them), L columns of the
+prompt.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from diekae.encoders import KnowledgeBatch
 from diekae.encoders.partial_attention import additive_mask
 
 Receivers = Literal["all", "after_anchor", "some"]
-"""Which columns of a forward receive: all of them; all after x's own anchor, with which the forward begins; or some."""
+"""Which columns of a forward receive: all; all except x's own anchor, with which the forward begins; or some."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +30,8 @@ class ForwardColumns:
     positions: Tensor
     """Positions of the T columns, int64 [B, T]."""
     hidden_anchor: Tensor
-    """Columns of x's own anchor, which the attention replaces by the anchor among the slots; bool [B, prompt's]."""
+    """Columns of the prompt that hold x's own anchor: the attention sees the anchor among the slots instead; bool
+    [B, L]."""
     anchor_length: int | None
     """How many first columns ``hidden_anchor`` marks, if they are the same in all rows; None where rows differ."""
     stop: int
@@ -40,14 +42,14 @@ class ForwardColumns:
 
 
 class SlotMasks:
-    """Masks over slots and keys for one forward; each is made once and used by all layers with the same mask."""
+    """Masks over slots and keys for one forward; layers with the same mask share one."""
 
     def __init__(self, columns: ForwardColumns) -> None:
         """Prepare the masks of one forward."""
         self._columns = columns
         anchor = columns.knowledge.anchor
         self._parts = [columns.knowledge] if anchor is None else [anchor, columns.knowledge]
-        self._made: dict[tuple[int, int | None], tuple[Tensor | None, Tensor | None]] = {}
+        self._masks: dict[tuple[int, int | None], tuple[Tensor | None, Tensor | None]] = {}
 
     def get(
         self,
@@ -72,17 +74,18 @@ class SlotMasks:
             [B or 1, heads or 1, T · share, a + S + keys]; None where everything is visible.
         """
         name = (id(mask), window)
-        if name not in self._made:
-            made = self._make(mask, window, query, keys, hidden)
-            if share > 1 and made is not None:
-                made = additive_mask(made, query.dtype).repeat(1, 1, share, 1)
+        if name not in self._masks:
+            joined = self._join(mask, window, query, keys, hidden)
+            if share > 1 and joined is not None:
+                joined = additive_mask(joined, query.dtype).repeat(1, 1, share, 1)
             # The layer's own mask is stored too, so that no other object can get its id.
-            self._made[name] = mask, made
-        return self._made[name][1]
+            self._masks[name] = mask, joined
+        return self._masks[name][1]
 
-    def _make(
+    def _join(
         self, mask: Tensor | None, window: int | None, query: Tensor, keys: range, hidden: int | None
     ) -> Tensor | None:
+        """Join the mask over slots with the layer's own; None where everything is visible."""
         rows, length = len(query), query.shape[2]
         slots = self._visible_slots(window)
         if mask is None and hidden is not None and length == 1 and slots is None:
