@@ -1,4 +1,4 @@
-"""The trained change of K's keys and values is turned as the decoder turns its own.
+"""The trained change of K's keys and values is rotated as the decoder rotates its own.
 
 Independently: hooks on the last layer's own maps of keys and values add the same matrices' products in D(K, x), at the
 columns of anchor and K. No column of K is read by a later layer, so nothing else changes.
@@ -19,11 +19,11 @@ from readings import CASTLE, CHANGE, GROUPED, OFF, QUESTIONS, in_prompt, make_va
 
 LAST = DEPTH - 1
 NORMED = ("k_norm", "k_layernorm")
-"""Names of what comes between the map of keys and their turning."""
+"""Names of the norms between the projection of keys and their rotation."""
 
 
 def make(name: str, **options: Any) -> DiekaeModel:
-    """A bank in all layers whose MLP is left out."""
+    """A bank in all layers, without an MLP."""
     sizes = {"mlp_width": 0, **options}
     return make_bank(make_variant(name), sizes)
 
@@ -61,7 +61,7 @@ def adding(read: list[Tensor], weight: Tensor, end: int, shape: Callable[[Tensor
 
 
 def as_heads(more: Tensor, output: Tensor) -> Tensor:
-    """Lay [B, S, G · d] out as an output is: flat, or by heads before or behind the columns."""
+    """Lay [B, S, G · d] out as an output is: flat, or by heads before or after the columns."""
     if output.ndim == 3:
         return more
     heads = more.unflatten(-1, (-1, output.shape[-1]))
@@ -93,7 +93,7 @@ def as_heads(more: Tensor, output: Tensor) -> Tensor:
         "olmo2",
     ],
 )
-def test_the_change_is_that_of_a_decoder_whose_maps_were_changed(name: str) -> None:
+def test_the_trained_change_equals_changed_maps_in_the_decoder(name: str) -> None:
     model = make(name)
     attention = model.attached.sites[LAST].module
     of_keys, of_values = change(model)
@@ -119,8 +119,8 @@ def test_the_change_is_that_of_a_decoder_whose_maps_were_changed(name: str) -> N
 
 @torch.no_grad()
 @pytest.mark.parametrize("rotary", [1.0, 0.5])
-def test_fused_maps_too(rotary: float) -> None:
-    """GPT-NeoX makes queries, keys and values of each head behind each other in one product."""
+def test_the_trained_change_equals_changed_fused_maps(rotary: float) -> None:
+    """GPT-NeoX computes queries, keys and values of each head in one product."""
     model = make("gpt_neox, half rotary" if rotary < 1 else "gpt_neox")
     attention = model.attached.sites[LAST].module
     of_keys, of_values = change(model)
@@ -156,7 +156,7 @@ def test_the_change_of_every_layer_reaches_the_logits(rank: int | None) -> None:
 
 
 @torch.no_grad()
-def test_a_change_of_low_rank_is_its_product() -> None:
+def test_a_change_of_low_rank_equals_the_product_of_its_matrices() -> None:
     low, full = make("llama", rank=4), make("llama")
     change(low, slice(None))
     for name in ("keys", "values"):
@@ -167,16 +167,16 @@ def test_a_change_of_low_rank_is_its_product() -> None:
     assert off(ours(low, QUESTIONS[0], CASTLE), want) <= OFF
 
 
-def test_layers_without_positions_are_found_by_measuring() -> None:
+def test_layers_without_positions_are_found() -> None:
     for name, turned in (
         ("smollm3, layers without positions", [True, True, True, False]),
         ("cohere2, layers without positions", [True, True, True, False]),
         ("llama", [True] * DEPTH),
     ):
-        assert [site.turned for site in make(name).attached.sites.values()] == turned
+        assert [site.rotary for site in make(name).attached.sites.values()] == turned
 
 
-def test_keys_that_are_turned_in_a_way_of_their_own_are_read_and_not_trained() -> None:
+def test_keys_with_an_unknown_rotation_are_read_but_cannot_be_trained() -> None:
     latent = {"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8}
     experts = {
         "n_routed_experts": 4,
@@ -189,5 +189,5 @@ def test_keys_that_are_turned_in_a_way_of_their_own_are_read_and_not_trained() -
     exact = make_bank(decoder, {"rank": 0, "mlp_width": 0})
     assert off(ours(exact, QUESTIONS[0], CASTLE), prompted(exact, QUESTIONS[0], CASTLE)) <= OFF
     trained = make_bank(decoder, {"mlp_width": 0})
-    with pytest.raises(ValueError, match="DeepseekV2ForCausalLM turns its keys in a way of its own.*'rank': 0"):
+    with pytest.raises(ValueError, match="DeepseekV2ForCausalLM rotates its keys in its own way.*'rank': 0"):
         ours(trained, QUESTIONS[0], CASTLE)

@@ -1,4 +1,4 @@
-"""Attention over parts is attention over all slots, whichever way it is worked out."""
+"""Attention over parts equals attention over all slots, whichever way it is computed."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from builders import make_model
 from diekae.encoders import KnowledgeBatch
-from diekae.encoders.parts import Part, added, ask, attend, fold, join, unfold
+from diekae.encoders.partial_attention import Part, additive_mask, attend, attend_part, fold_heads, join, unfold_heads
 
 ROWS, HEADS, SIZE = 3, 2, 8
 
@@ -17,13 +17,13 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 
 def part(slots: int, visible: Tensor | None = None, gain: float = 1.0, seed: int = 0) -> Part:
-    # Strided, as memories lie: slots before heads.
+    # Strided, as prepared knowledge is: slots before heads.
     keys, values = (draw(ROWS, slots, HEADS, SIZE, seed=seed + n).transpose(1, 2) for n in range(2))
-    return Part(gain * keys, values, None if visible is None else added(visible, keys.dtype))
+    return Part(gain * keys, values, None if visible is None else additive_mask(visible, keys.dtype))
 
 
 def by_hand(query: Tensor, parts: list[Part], scale: float) -> Tensor:
-    """Softmax in double precision over all slots, behind each other."""
+    """Softmax in double precision over all slots."""
     scores = []
     for one in parts:
         mask = one.mask if one.mask is not None else torch.zeros(())
@@ -37,7 +37,9 @@ def by_hand(query: Tensor, parts: list[Part], scale: float) -> Tensor:
 @pytest.mark.parametrize("gradients", [False, True])
 @pytest.mark.parametrize("queries", [1, 5])
 @pytest.mark.parametrize("scale", [None, 1.0])
-def test_several_parts_are_one(gradients: bool, queries: int, scale: float | None) -> None:
+def test_attention_over_several_parts_equals_attention_over_all(
+    gradients: bool, queries: int, scale: float | None
+) -> None:
     query = 3 * draw(ROWS, HEADS, queries, SIZE)
     hidden = torch.ones(ROWS, 1, 1, 40, dtype=torch.bool)
     hidden[0, ..., 7:] = False
@@ -50,18 +52,18 @@ def test_several_parts_are_one(gradients: bool, queries: int, scale: float | Non
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_the_kernel_and_the_products_say_the_same(causal: bool) -> None:
+def test_the_kernel_equals_plain_products(causal: bool) -> None:
     query = 5 * draw(ROWS, HEADS, 6, SIZE)
     one = part(6)._replace(causal=causal)
     with torch.no_grad():
-        kernel = ask(query, one, 0.7)
-    products = ask(query, one, 0.7)
-    torch.testing.assert_close(kernel.answer, products.answer, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(kernel.weight, products.weight, atol=1e-5, rtol=1e-5)
+        kernel = attend_part(query, one, 0.7)
+    products = attend_part(query, one, 0.7)
+    torch.testing.assert_close(kernel.output, products.output, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(kernel.log_sum, products.log_sum, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("gradients", [False, True])
-def test_what_sees_nothing_weighs_nothing(gradients: bool) -> None:
+def test_a_part_without_visible_slots_has_no_weight(gradients: bool) -> None:
     query = draw(ROWS, HEADS, 4, SIZE)
     visible = torch.ones(ROWS, 1, 1, 10, dtype=torch.bool)
     visible[1] = False
@@ -84,10 +86,10 @@ def test_scores_far_apart_do_not_overflow() -> None:
     torch.testing.assert_close(got, by_hand(query, parts, SIZE**-0.5), atol=1e-4, rtol=1e-4)
 
 
-def test_folded_queries_share_keys_as_grouped_attention_does() -> None:
+def test_folded_queries_equal_grouped_attention() -> None:
     query, groups, share = draw(2, ROWS, 5, 6, SIZE), 2, 3
     keys, values = draw(2 * ROWS, groups, 9, SIZE), draw(2 * ROWS, groups, 9, SIZE, seed=5)
-    got = unfold(F.scaled_dot_product_attention(fold(query, groups), keys, values), 2, ROWS, 5)
+    got = unfold_heads(F.scaled_dot_product_attention(fold_heads(query, groups), keys, values), 2, ROWS, 5)
     flat = query.flatten(0, 1).transpose(1, 2)
     wide = F.scaled_dot_product_attention(
         flat, keys.repeat_interleave(share, 1), values.repeat_interleave(share, 1)
@@ -96,7 +98,7 @@ def test_folded_queries_share_keys_as_grouped_attention_does() -> None:
 
 
 @pytest.mark.parametrize("name", ["token", "reader"])
-def test_encoders_say_the_same_with_and_without_gradients(name: str) -> None:
+def test_encoders_compute_the_same_with_and_without_gradients(name: str) -> None:
     model = make_model(name)
     bank, width = model.bank, model.bank.encoder.width
     count = 1 if name == "token" else len(bank.layers)
@@ -112,17 +114,17 @@ def test_encoders_say_the_same_with_and_without_gradients(name: str) -> None:
     for gradients in (False, True):
         with torch.set_grad_enabled(gradients):
             first = bank(prepared.map(lambda tensor, _: tensor), x, masks[1])
-            second = bank(prepared.map(lambda tensor, _: tensor), more, masks[2], slice(None), first.seen)
+            second = bank(prepared.map(lambda tensor, _: tensor), more, masks[2], slice(None), first.x_cache)
         found.append((first.difference.detach(), second.difference.detach()))
     for without, with_them in zip(*found, strict=True):
         torch.testing.assert_close(without, with_them, atol=1e-5, rtol=1e-5)
 
 
-def test_what_lasts_is_made_anew_for_other_tensors() -> None:
-    prepared = KnowledgeBatch({}, torch.ones(1, 1, dtype=torch.bool), torch.zeros(1))
-    one, other, made = torch.zeros(1), torch.zeros(1), []
+def test_cached_values_are_computed_once_for_each_name() -> None:
+    knowledge = KnowledgeBatch({}, torch.ones(1, 1, dtype=torch.bool), torch.zeros(1))
+    calls: list[str] = []
 
-    def get(given: Tensor | None) -> int:
-        return prepared.lasting("x", (given,), lambda: made.append(0) or len(made))
+    def get(name: str) -> int:
+        return knowledge.cached(name, lambda: calls.append(name) or len(calls))
 
-    assert [get(one), get(one), get(other), get(None), get(None), get(one)] == [1, 1, 2, 3, 3, 4]
+    assert [get(name) for name in ("x", "x", "y", "x", "y")] == [1, 1, 2, 1, 2]
