@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from diekae.data import DataError, Example, Split, load_source, source_names, write_examples
+from diekae_research import sources
 from diekae_research.sources import register, source_card
 from diekae_research.sources.natural_questions import as_question
 from layouts import FULL_DATA, SPLITS, needs_full_data
@@ -52,7 +53,6 @@ def test_unknown_names_get_a_suggestion() -> None:
         ("proofwriter", "OWA/depth-2/meta-dev.jsonl"),
         ("quasar_t", "questions/dev_questions.json"),
         ("wizard_of_wikipedia", "valid_topic_split.json"),
-        ("jsonl", "validation.jsonl"),
         ("text", ".md"),
     ],
 )
@@ -63,6 +63,13 @@ def test_a_missing_folder_or_file_is_named_with_its_origin(tmp_path: Path, sourc
         load_source(source, folder=tmp_path / "absent", split="validation")
     with pytest.raises(DataError, match=rf"{file}.* from "):
         load_source(source, folder=tmp_path, split="validation")
+
+
+def test_a_missing_folder_of_your_own_data_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="'jsonl' needs a folder that holds validation.jsonl; none was named"):
+        load_source("jsonl", folder=None, split="validation")
+    with pytest.raises(DataError, match="validation.jsonl"):
+        load_source("jsonl", folder=tmp_path, split="validation")
 
 
 def test_a_limit_takes_a_seeded_subset_in_file_order(tmp_path: Path) -> None:
@@ -96,7 +103,7 @@ def test_dream_names_what_is_no_dialogue(tmp_path: Path) -> None:
     path = tmp_path / "test.json"
     path.write_text(json.dumps([_dialogue("How many?"), [["W: Hello."], [], "1-2"]]))
     with pytest.raises(DataError, match=r"test.json: entry 1: not a record of dream .*without a question"):
-        load_source("dream", folder=tmp_path, split="test", strict=True)
+        sources.load_source("dream", folder=tmp_path, split="test", strict=True)
     path.write_text("[")
     with pytest.raises(DataError, match=r"test.json: not JSON"):
         load_source("dream", folder=tmp_path, split="test")
@@ -131,7 +138,7 @@ def test_counterfact_refuses_a_case_that_occurs_twice(tmp_path: Path) -> None:
     _write_cases(tmp_path, 20)
     (tmp_path / "counterfact-val.json").write_bytes((tmp_path / "counterfact-edit.json").read_bytes())
     with pytest.raises(DataError, match="counterfact-val.json: entry 0: .*occurs twice"):
-        load_source("counterfact", folder=tmp_path, split="test", strict=True)
+        sources.load_source("counterfact", folder=tmp_path, split="test", strict=True)
 
 
 @needs_full_data

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from diekae.data import DataError, Example, load_source
+from diekae.data import DataError, Example
 from diekae_research.data.request import BadRecords
-from diekae_research.sources import iterate_source
+from diekae_research.sources import iterate_source, load_source
 from diekae_research.sources.text import sentences, windows
 from layouts import SPLITS
 

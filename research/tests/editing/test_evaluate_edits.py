@@ -127,6 +127,6 @@ def test_what_a_part_depends_on_names_its_file(plan: Plan, monkeypatch: pytest.M
         with monkeypatch.context() as patch:
             patch.setattr(compare, name, value)
             others.append(key(dataclasses.replace(plan, methods=("memory", "lora"))))
-    monkeypatch.setattr(provenance, "code_digest", lambda: "another")
+    monkeypatch.setattr(provenance, "code_digest", lambda *_: "another")
     others.append(key())
     assert len({first, *others}) == 1 + len(others)

@@ -356,7 +356,7 @@ def test_a_new_method_appears_by_name(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("name", ["lora", "cartridge"])
 def test_a_missing_library_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    with pytest.raises(ModuleNotFoundError, match=rf"{name}' needs PEFT: run `pip install 'diekae\[baselines\]'`"):
+    with pytest.raises(ModuleNotFoundError, match=rf"{name}' needs PEFT: run `pip install diekae-research`"):
         make_fitted(name, tmp_path)
 
 

@@ -15,13 +15,13 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from diekae.cli.console import console, progress_bars
-from diekae.data import DataError, Example, load_source, read_examples, source_names
+from diekae.data import DataError, Example, load_source, read_examples
 from diekae.data.example import check_split
 from diekae_research.data.build import MANIFEST, build_source
 from diekae_research.data.card import COMMON, Counts
 from diekae_research.data.download import download_source
 from diekae_research.provenance import write_json
-from diekae_research.sources import source_card
+from diekae_research.sources import source_card, source_names
 
 SHOWN = 600
 """Characters of a document that are shown."""

@@ -28,7 +28,7 @@ try:
     from lm_eval.models.huggingface import HFLM
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        f"the model type 'diekae' needs lm-evaluation-harness ({error}): run `pip install 'diekae[harness]'`"
+        f"the model type 'diekae' needs lm-evaluation-harness ({error}): run `pip install 'diekae-research[harness]'`"
     ) from error
 
 
