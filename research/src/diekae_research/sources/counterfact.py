@@ -1,12 +1,12 @@
-"""CounterFact as knowledge: the counterfactual statement is the document (Meng et al., 2022). Two layouts are read.
+"""CounterFact as knowledge: the counterfactual statement is the document (Meng et al., 2022).
 
-The original one, ``counterfact.json``:
+The original layout, ``counterfact.json``:
 
     {"case_id": 1734, "requested_rewrite": {"prompt": "{}, who has a citizenship from", "relation_id": "P27",
      "target_new": {"str": "Singapore", "id": "Q334"}, "target_true": {"str": "Switzerland", "id": "Q39"},
      "subject": "Luigi Snozzi"}, "paraphrase_prompts": [...], "neighborhood_prompts": [...], ...}
 
-And, where that is not there, the published reduced files of EasyEdit, three parts of one list:
+Where that is missing, the reduced files of EasyEdit, three parts of one list:
 
     {"case_id": 2, "prompt": "Toko Yasuda, the", "target_new": "piano", "subject": "Toko Yasuda",
      "ground_truth": "guitar", "rephrase_prompt": "Toko Yasuda is incredible at",
@@ -46,10 +46,10 @@ CARD = Card(
 
 @register("counterfact", CARD)
 def load_counterfact(request: Request) -> Iterator[Example]:
-    """The new fact as knowledge, its prompt as input, the new object as target.
+    """Yield the new fact as knowledge, its prompt as input, the new object as target.
 
-    All cases are put into one list by ``case_id``. The first 85 % are for training (18631); of the rest (3288), even
-    positions are for validation and odd ones for testing.
+    Cases are ordered by ``case_id``. The first 85 % are for training (18631); of the rest (3288), even positions are
+    for validation and odd ones for testing.
     """
     cases: dict[int, Example] = {}
 
