@@ -20,7 +20,8 @@ from diekae.models import load_decoder
 from diekae.run.score import lay_out
 from diekae.training.objectives import prepare_batch
 from diekae_research.cli import typer_app
-from diekae_research.evaluation.curves import Library, measure_curves
+from diekae_research.evaluation.curves import measure_curves
+from diekae_research.evaluation.document_pool import DocumentPool
 
 COLOURS = ("red", "blue", "green", "silver")
 THINGS = ("house", "bridge", "tower")
@@ -99,7 +100,7 @@ def test_long_knowledge_is_one_text_with_the_document_among_others(
     prompter = model.need_prompter()
     size = len(prompter.knowledge(text(0)))
     assert 8 < size <= 15 and [point["lengths"] for point in found["lengths"]] == [30]
-    library = Library(tuple(map(text, range(12))), (size,) * 12, tuple(range(12)))
+    library = DocumentPool(tuple(map(text, range(12))), (size,) * 12, tuple(range(12)))
     texts = ["\n".join(text(number) for number in library.long(row, 30) or []) for row in range(12)]
     point = found["lengths"][0]
     ours = mean([row_nll(model, example, known) for example, known in zip(EXAMPLES, texts, strict=True)])
@@ -228,7 +229,7 @@ def test_a_prompt_holds_as_many_documents_as_fit_and_ours_all() -> None:
     assert point["nll"]["ours"] == pytest.approx(ours, rel=1e-4)
 
 
-LIBRARY = Library(("a", "b", "c", "d", "e"), (10, 20, 30, 10, 10), (0, 1, 1, 4))
+LIBRARY = DocumentPool(("a", "b", "c", "d", "e"), (10, 20, 30, 10, 10), (0, 1, 1, 4))
 
 
 def test_the_document_that_matters_is_always_there_and_its_place_changes() -> None:

@@ -11,13 +11,12 @@ import torch
 from diekae.data.example import Example
 from diekae.data.mixture import DataSpec, load_mixture
 from diekae.data.prompt import Prompt
-from diekae.evaluation import answers
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
-from diekae.run.score import Way, batches
+from diekae.run.score import Way
 from diekae_research.documents.questions import PLAIN_KINDS, read_rows
-from diekae_research.methods import Fitted
+from diekae_research.evaluation.scoring import compare_answers, first_lines, target_texts
 from diekae_research.methods.ours import as_methods
 
 QuestionSet = Literal["documents", "sentences", "natural_questions", "facts"]
@@ -76,42 +75,24 @@ def measure_answers(
         ``share`` (right answers of ours over those of D(K, x)), ``kept`` (the share of D(K, x)'s right answers that
         ours gives too) and ``same_words`` (the share of equal answers); and all ``answers``.
     """
-    tokenizer = model.need_prompter().tokenizer
-    wanted = [str(tokenizer.decode(list(prompt.target), skip_special_tokens=True)).strip() for prompt in prompts]
+    wanted = target_texts(model.need_prompter().tokenizer, prompts)
     with frozen(model.decoder):
         lines = {
-            method.name: _first_lines(method, prompts, progress) for method in as_methods(model) if method.name in ways
+            method.name: first_lines(method, prompts, ANSWER_TOKENS, BATCH, progress)
+            for method in as_methods(model)
+            if method.name in ways
         }
-    figures: dict[str, Any] = {"n": len(prompts), "ways": {}}
-    right: dict[str, list[float]] = {}
-    for name, texts in lines.items():
-        right[name] = _scores(answers.right, texts, wanted)
-        exact, f1 = _scores(answers.exact_match, texts, wanted), _scores(answers.f1, texts, wanted)
-        means = {"right": _mean(right[name]), "exact": _mean(exact), "f1": _mean(f1)}
-        figures["ways"][name] = means
-    if {"prompted", "ours"} <= set(lines) and sum(right["prompted"]):
-        both = sum(a and b for a, b in zip(right["prompted"], right["ours"], strict=True))
-        figures["share"] = sum(right["ours"]) / sum(right["prompted"])
-        figures["kept"] = both / sum(right["prompted"])
-        figures["same_words"] = _mean([a == b for a, b in zip(lines["prompted"], lines["ours"], strict=True)])
+    scores = {name: compare_answers(texts, wanted) for name, texts in lines.items()}
+    figures: dict[str, Any] = {"n": len(prompts)}
+    figures["ways"] = {
+        name: {"right": float(row.right.mean()), "exact": float(row.exact.mean()), "f1": float(row.f1.mean())}
+        for name, row in scores.items()
+    }
+    if {"prompted", "ours"} <= set(scores) and scores["prompted"].right.any():
+        prompted, ours = scores["prompted"].right, scores["ours"].right
+        same = [a == b for a, b in zip(lines["prompted"], lines["ours"], strict=True)]
+        figures["share"] = float(ours.sum() / prompted.sum())
+        figures["kept"] = float((ours * prompted).sum() / prompted.sum())
+        figures["same_words"] = sum(same) / len(same)
     rows = zip(wanted, *lines.values(), strict=True)
     return {**figures, "answers": [dict(zip(("wanted", *lines), row, strict=True)) for row in rows]}
-
-
-def _first_lines(method: Fitted, prompts: Sequence[Prompt], progress: Progress) -> list[str]:
-    """Return the first line of each answer."""
-    lines = [""] * len(prompts)
-    for rows, done in batches(prompts, BATCH):
-        texts = method.generate([prompts[row] for row in rows], ANSWER_TOKENS)
-        for row, text in zip(rows, texts, strict=True):
-            lines[row] = answers.first_line(text)
-        progress(f"answers of {method.name}", done, len(prompts))
-    return lines
-
-
-def _scores(score: Any, texts: Sequence[str], wanted: Sequence[str]) -> list[float]:
-    return [score(text, [target]) for text, target in zip(texts, wanted, strict=True)]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
