@@ -99,7 +99,7 @@ def test_dream_takes_the_first_question_without_a_gap(tmp_path: Path) -> None:
     assert load_source("dream", folder=tmp_path, split="validation") == expected
 
 
-def test_dream_names_what_is_no_dialogue(tmp_path: Path) -> None:
+def test_dream_names_a_record_that_is_no_dialogue(tmp_path: Path) -> None:
     path = tmp_path / "test.json"
     path.write_text(json.dumps([_dialogue("How many?"), [["W: Hello."], [], "1-2"]]))
     with pytest.raises(DataError, match=r"test.json: entry 1: not a record of dream .*without a question"):
@@ -126,7 +126,7 @@ def _write_cases(folder: Path, count: int) -> None:
         (folder / f"counterfact-{name}.json").write_text(json.dumps(cases[part::3][::-1]))
 
 
-def test_counterfact_is_sorted_by_case_before_it_is_cut(tmp_path: Path) -> None:
+def test_counterfact_is_ordered_by_case_before_it_is_divided(tmp_path: Path) -> None:
     _write_cases(tmp_path, 20)
     parts = {split: load_source("counterfact", folder=tmp_path, split=split) for split in SPLITS}
     assert [example.input for example in parts["train"]] == [f"P{number} is" for number in range(17)]
@@ -201,7 +201,7 @@ def test_natural_questions_names_a_bad_record(tmp_path: Path) -> None:
 
 
 @needs_full_data
-def test_natural_questions_answers_stand_in_their_passages() -> None:
+def test_natural_questions_passages_contain_the_answers() -> None:
     parts = {split: _full("natural_questions", split) for split in SPLITS}
     assert {split: len(part) for split, part in parts.items()} == {"train": 2275, "validation": 275, "test": 291}
     everything = [example for part in parts.values() for example in part]

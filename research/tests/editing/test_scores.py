@@ -66,7 +66,7 @@ def test_an_answer_ends_with_its_line_or_mark() -> None:
     assert answer(" New York, in the east") == "New York" and answer("x\ny") == "x" and answer("") == ""
 
 
-def test_the_same_values_are_kept_over_runs_and_behind_a_cut_line(tmp_path: Path) -> None:
+def test_measurements_are_stored_between_runs_and_read_behind_a_cut_line(tmp_path: Path) -> None:
     asked: list[list[int]] = []
 
     def measure(places: list[int]) -> list[int]:
@@ -115,7 +115,7 @@ def test_cases_are_divided_and_chosen() -> None:
     assert cases[0].edit == Edit("a0 is", "a0", "x", target_true="y")
 
 
-def test_chains_follow_from_what_other_cases_tell() -> None:
+def test_chains_follow_from_other_cases() -> None:
     told = [
         Case(0, "The capital of Norway is", "Norway", "x", "Oslo", (), ()),
         Case(1, "The capital of Peru is", "Peru", "x", "Lima", (), ()),

@@ -112,7 +112,7 @@ def test_training_an_adapter_lowers_its_loss_and_touches_nothing_else(model: Die
         assert torch.equal(one, other)
 
 
-def test_what_was_trained_is_read_back(tmp_path: Path, model: DiekaeModel, trained: Trained) -> None:
+def test_trained_parts_are_saved_and_loaded(tmp_path: Path, model: DiekaeModel, trained: Trained) -> None:
     path = tmp_path / "editing.safetensors"
     trained.save(path, model)
     found = load_trained(path, model)
@@ -183,7 +183,7 @@ def test_weight_edits_are_the_papers_encoders_from_an_identity_start() -> None:
         WeightEdits(make_model("reader"), **BARELY).add(FACTS)
 
 
-def test_weight_edits_read_what_stands_before() -> None:
+def test_weight_edits_depend_on_the_tokens_before() -> None:
     """The difference at a token depends on the tokens before it, as in the paper; an MLP's would not."""
     model = deep_model("reader")
     edits = edited_by_weights(model, epochs=4)
@@ -219,7 +219,7 @@ def test_weight_edits_and_given_knowledge_add_up(bank: str, preset: str) -> None
 
 
 @pytest.mark.parametrize(("bank", "preset"), [("token", "paper"), ("attention", "attention")])
-def test_weight_edits_refuse_knowledge_of_a_bank_that_reads_x_where_they_do(bank: str, preset: str) -> None:
+def test_weight_edits_refuse_knowledge_of_a_bank_that_reads_x_as_they_do(bank: str, preset: str) -> None:
     model = deep_model(bank)
     edited_by_weights(model, preset=preset, epochs=1)
     inputs = model.tokenize("the house is")

@@ -212,7 +212,7 @@ def test_ours_learns_edits_without_knowledge(tmp_path: Path) -> None:
     assert loss(fitted, list(task.train)) < 0.7 * before
 
 
-def test_what_comes_before_the_first_step_is_part_of_the_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_before_the_first_step_is_part_of_the_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = ours.train
 
     def slow(*arguments: Any, **options: Any) -> Any:
@@ -236,7 +236,7 @@ def test_a_finished_run_is_read_back(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["lora", "sft"])
-def test_an_interrupted_run_ends_as_if_it_had_not_been(name: str, tmp_path: Path) -> None:
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(name: str, tmp_path: Path) -> None:
     class Cut(Exception):
         pass
 

@@ -78,12 +78,12 @@ def edited_method(name: str, model: DiekaeModel, gate: Gate, trained: Trained, e
         trained: Its adapter is used.
         edits: In the order in which they are made.
     """
-    made = Edits(model, make_store(model, None), gate, trained.adapter)
+    in_force = Edits(model, make_store(model, None), gate, trained.adapter)
     for edit in edits:
-        if made.store.duplicate(edit) is None:
-            made.store.add(edit)
-    made.refresh()
-    return EditedMethod(name=name, decoder=model.decoder, tokenizer=model.need_prompter().tokenizer, edits=made)
+        if in_force.store.duplicate(edit) is None:
+            in_force.store.add(edit)
+    in_force.refresh()
+    return EditedMethod(name=name, decoder=model.decoder, tokenizer=model.need_prompter().tokenizer, edits=in_force)
 
 
 def gate_shares(method: EditedMethod, prompts: Sequence[Prompt], meant: Sequence[str | None]) -> dict[str, float]:

@@ -30,8 +30,7 @@ BEHIND = 4
 """Sentences that each template is learned behind, besides the paraphrases."""
 TEMPERATURE = 0.05
 LOST, FALSE = 0.02, 0.005
-"""Share of paraphrases for which the gate may stay shut, and share of inputs that nearly name a subject for which it may
-wrongly open."""
+"""Share of paraphrases for which the gate may stay shut, and of inputs that nearly name a subject that may open it."""
 
 
 class Relation(NamedTuple):

@@ -21,12 +21,12 @@ from diekae.model import DiekaeModel
 def time_edits(model: DiekaeModel, trained: Trained, gate: Gate, edits: Sequence[Edit]) -> dict[str, Any]:
     """Return milliseconds and bytes of an edit that is made completely: written, encoded by the gate, and prepared."""
     with tempfile.TemporaryDirectory() as folder:
-        made = Edits(model, make_store(model, folder), gate, trained.adapter)
+        written = Edits(model, make_store(model, folder), gate, trained.adapter)
         start = time.perf_counter()
-        made.add(edits)
+        written.add(edits)
         seconds = time.perf_counter() - start
-        size = made.store.nbytes()
-        made.store.close()
+        size = written.store.nbytes()
+        written.store.close()
     return {"timed": len(edits), "ms_an_edit": 1000 * seconds / len(edits), "bytes_an_edit": size / len(edits)}
 
 
