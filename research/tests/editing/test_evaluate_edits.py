@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from builders import make_decoder, make_model
 from diekae import DiekaeModel, provenance
 from diekae.data.prompt import Prompt
 from diekae.edit.trained import Trained
+from diekae.progress import silent
 from diekae_research.editing import compare
 from diekae_research.editing.cases import Case
 from diekae_research.editing.evaluate import EditingPlan, Evaluation, evaluate_edits
@@ -48,15 +48,15 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EditingPlan:
 
 
 def test_growth_has_a_row_for_each_number_of_edits(plan: EditingPlan) -> None:
-    model, told = make_model("reader"), []
+    model, reports = make_model("reader"), []
     found = evaluate_edits(
-        model, Trained(), plan, ["growth"], lambda what, done, total: told.append((what, done, total))
+        model, Trained(), plan, ["growth"], lambda what, done, total: reports.append((what, done, total))
     )
     rows = found["growth"]
     assert [(row["edits"], row["kept"], row["n"]) for row in rows] == [(1, 1, 1), (8, 8, 2), (40, 40, 2)]
     assert all(row["ms_an_edit"] > 0 and row["bytes_an_edit"] > 1000 and row["ms_bare"] > 0 for row in rows)
-    assert all(row["ns"]["value"] == rows[1]["ns"]["value"] for row in rows[1:]), "nobody speaks to the neighbours"
-    assert [step for step in told if step[0] == "growth"] == [("growth", done, 3) for done in (1, 2, 3)]
+    assert all(row["ns"]["value"] == rows[1]["ns"]["value"] for row in rows[1:]), "no edit opens for the neighbours"
+    assert [step for step in reports if step[0] == "growth"] == [("growth", done, 3) for done in (1, 2, 3)]
     again = evaluate_edits(model, Trained(), plan, ["growth"])
     assert again == found, "a part that was measured is read back"
 
@@ -75,15 +75,11 @@ CASES = [
 ]
 
 
-def quiet(*_: Any) -> None:
-    return None
-
-
 def scored_weights(model: DiekaeModel, cases: list[Case], seed: int, out: Path) -> tuple[Fitted, float]:
     """Weight edits of some cases, and a score of theirs, stored in one file."""
-    method = compare.fit_to_edits(model, "weights_without_locality", cases, out / "work", quiet, seed)
-    bare = compare.fit_to_edits(model, "bare", [], out / "work", quiet)
-    bench = EditBench(model.need_prompter(), bare, MeasurementStore(out / "kept.jsonl"), "tag", "", quiet)
+    method = compare.fit_to_edits(model, "weights_without_locality", cases, out / "work", silent, seed)
+    bare = compare.fit_to_edits(model, "bare", [], out / "work", silent)
+    bench = EditBench(model.need_prompter(), bare, MeasurementStore(out / "kept.jsonl"), "tag", "", silent)
     prompt = prompt_of(bench.prompter, CASES[0], CASES[0].prompt, CASES[0].new)
     return method, float(bench.nll(method, [prompt]).total[0])
 
@@ -99,17 +95,17 @@ def test_a_trained_method_is_identified_by_its_training_and_not_by_its_name(
     other, retold = scored_weights(model, changed, 0, tmp_path)
     again, seeded = scored_weights(model, CASES[:2], 1, tmp_path)
     assert len({method.fit_digest for method in (few, many, other, again)}) == 4
-    assert len({round(value, 5) for value in (two, four, retold, seeded)}) == 4, "each has values of its own"
+    assert len({round(value, 5) for value in (two, four, retold, seeded)}) == 4, "each method has its own values"
     assert scored_weights(model, CASES[:2], 0, tmp_path)[1] == two
     assert len((tmp_path / "kept.jsonl").read_text().splitlines()) == 4, "what was measured is read back"
     few.fit_digest = ""
     with pytest.raises(AssertionError, match="has no digest of its training"):
-        EditBench(model.need_prompter(), few, MeasurementStore(None), "tag", "", quiet).nll(few, [])
+        EditBench(model.need_prompter(), few, MeasurementStore(None), "tag", "", silent).nll(few, [])
 
 
 def test_a_parts_file_is_named_by_everything_it_depends_on(plan: EditingPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     def key(plan: EditingPlan = plan, model: DiekaeModel | None = None) -> str:
-        return Evaluation(model or make_model("reader"), Trained(), plan, quiet).key("methods")
+        return Evaluation(model or make_model("reader"), Trained(), plan, silent).key("methods")
 
     first = key()
     assert key() == first

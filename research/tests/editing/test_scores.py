@@ -116,13 +116,13 @@ def test_cases_are_divided_and_chosen() -> None:
 
 
 def test_chains_follow_from_other_cases() -> None:
-    told = [
+    cases = [
         Case(0, "The capital of Norway is", "Norway", "x", "Oslo", (), ()),
         Case(1, "The capital of Peru is", "Peru", "x", "Lima", (), ()),
         Case(2, "Mount Fuji is located in", "Mount Fuji", "Peru", "Norway", (), ()),
         Case(3, "Mount Fuji is a", "Mount Fuji", "Peru", "Norway", (), ()),
     ]
-    (chain,) = find_chains(told, told, 9)
+    (chain,) = find_chains(cases, cases, 9)
     assert chain.question == "The capital of the country where Mount Fuji is located is"
     assert (chain.answer, chain.before) == ("Lima", "Oslo")
     assert chain.case.case == 2

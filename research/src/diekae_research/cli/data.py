@@ -18,7 +18,7 @@ from diekae.cli.console import console, progress_bars
 from diekae.data import DataError, Example, load_source, read_examples
 from diekae.data.example import check_split
 from diekae_research.data.build import MANIFEST, build_source
-from diekae_research.data.card import COMMON, Counts
+from diekae_research.data.card import COMMON
 from diekae_research.data.download import download_source
 from diekae_research.provenance import write_json
 from diekae_research.sources import source_card, source_names
@@ -46,7 +46,8 @@ def list_sets() -> None:
         lines = [card.title, f"licence: {card.licence}", card.homepage]
         lines += [f"{key}={str(option.default).lower()}: {option.help}" for key, option in card.options.items()]
         paths = "\n".join(file.path for file in card.upstream) or f"from {card.origin}"
-        cells = ("\n".join(filter(None, lines)), _counts(card.paper), paths)
+        counts = "\n".join(map(str, card.paper)) if card.paper else "not in the\npaper"
+        cells = ("\n".join(filter(None, lines)), counts, paths)
         table.add_row(f"[bold]{name}[/]", *map(escape, cells))
     shared = "; ".join(f"{key}={str(option.default).lower()}: {option.help}" for key, option in COMMON.items())
     table.caption = escape(f"counts: the paper's for train, validation and test. Option of every set: {shared}")
@@ -140,10 +141,6 @@ def _options(settings: Sequence[str] | None) -> dict[str, str]:
             raise DataError(f"--option {setting!r} is not understood; expected key=value, as in all_questions=true")
         options[key.strip()] = value.strip()
     return options
-
-
-def _counts(counts: Counts | None) -> str:
-    return "\n".join(map(str, counts)) if counts else "not in the\npaper"
 
 
 def _built(manifest: dict[str, Any]) -> Table:

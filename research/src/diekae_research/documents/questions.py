@@ -79,5 +79,5 @@ def questions_of(split: str, limit: int | None = None) -> list[tuple[dict[str, A
 def is_right(answer: str, question: dict[str, Any]) -> bool:
     """Return whether an answer holds an accepted form; ``yes`` or ``no`` must be its first word."""
     if question["kind"] == "yes_no":
-        return answers.normalize(answer).split()[:1] == question["answers"]
+        return bool(answers.normalize(answer).split()[:1] == question["answers"])
     return bool(question["answers"]) and bool(answers.right(answer, question["answers"]))

@@ -16,7 +16,7 @@ import torch
 
 from diekae.data.example import Example
 from diekae.data.prompt import Prompt, Prompter
-from diekae.edit.adapter import AdapterOptions, EditAdapter
+from diekae.edit.adapter import EditAdapter
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
@@ -86,10 +86,8 @@ def train_adapter(
     validation: Sequence[list[EditRow]],
     folder: str | Path,
     *,
-    options: AdapterOptions | None = None,
     settings: TrainingConfig = SETTINGS,
     locality: float = 0.5,
-    resume: bool = True,
     progress: Progress = silent,
 ) -> tuple[EditAdapter, list[dict[str, float]]]:
     """Train an adapter; an interrupted run continues from its last checkpoint.
@@ -99,17 +97,15 @@ def train_adapter(
         training: From :func:`make_rows`.
         validation: Chooses the checkpoint.
         folder: Folder of checkpoints.
-        options: Sizes of the adapter.
         settings: Steps, batch size (items of two rows) and learning rates.
         locality: λ, see :mod:`diekae_research.editing.objective`.
-        resume: Whether to continue from checkpoints.
         progress: Called as training goes on.
 
     Returns:
         The adapter, and the log.
     """
     torch.manual_seed(settings.seed)
-    adapter = EditAdapter.for_model(model, options)
+    adapter = EditAdapter.for_model(model)
     flags = [(parameter, parameter.requires_grad) for parameter in model.bank.parameters()]
     model.bank.requires_grad_(False)
     try:
@@ -118,7 +114,7 @@ def train_adapter(
             data: Any = [EditRows(training), EditRows(validation)]
             callback = ReportProgress("training the adapter", progress)
             trainer = build_trainer(objective, data, settings, Path(folder), None, [callback])
-            trainer.train_from(last_whole_checkpoint(Path(folder)) if resume else None)
+            trainer.train_from(last_whole_checkpoint(Path(folder)))
     finally:
         for parameter, flag in flags:
             parameter.requires_grad_(flag)

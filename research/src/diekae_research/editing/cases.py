@@ -22,10 +22,8 @@ from diekae.data.splits import split_of
 from diekae.edit.edit import Edit
 from diekae_research.data.request import Request
 from diekae_research.sources import source_card
-from diekae_research.sources.counterfact import TRAIN_PERCENT
+from diekae_research.sources.counterfact import ORIGINAL, REDUCED, TRAIN_PERCENT
 
-ORIGINAL = "counterfact.json"
-REDUCED = ("counterfact-train.json", "counterfact-edit.json", "counterfact-val.json")
 GENERATION = "generation_prompts.txt"
 NEIGHBOURS = 10
 """Neighbourhood prompts of a case, at most; as many as the original has."""

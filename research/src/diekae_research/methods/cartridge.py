@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers import Cache, DynamicCache
 
 from diekae.data.prompt import Prompt, pad_left
 from diekae.fingerprint import window
@@ -90,7 +90,8 @@ class Cartridges(Prefixed):
         key = prompt.anchor + prompt.knowledge
         if key not in self.trained:
             start = time.perf_counter()
-            with torch.enable_grad(), torch.random.fork_rng(devices=_devices(self.decoder)):
+            gpus = [self.decoder.device] if self.decoder.device.type == "cuda" else []
+            with torch.enable_grad(), torch.random.fork_rng(devices=gpus):
                 torch.manual_seed(self.seed)
                 self.trained[key], parameters = self._study(key)
             cost = self.cost
@@ -165,10 +166,6 @@ class Cartridges(Prefixed):
         """Return the logits at the scored positions of ids behind keys and values, [scored, vocabulary]."""
         logits: Tensor = self.decoder(input_ids=ids, past_key_values=cache, use_cache=True).logits
         return logits[scored].float()
-
-
-def _devices(decoder: PreTrainedModel) -> list[torch.device]:
-    return [decoder.device] if decoder.device.type == "cuda" else []
 
 
 @register("cartridge")

@@ -58,7 +58,11 @@ def find_targets(decoder: PreTrainedModel) -> list[str]:
     """
     from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
-    leaves = {name.rpartition(".")[2] for name, module in find_blocks(decoder)[0].named_modules() if _is_linear(module)}
+    leaves = {
+        name.rpartition(".")[2]
+        for name, module in find_blocks(decoder)[0].named_modules()
+        if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"  # GPT-2's linear maps
+    }
     kind = decoder.config.get_text_config(decoder=True).model_type
     for targets in (["q_proj", "v_proj"], KNOWN.get(kind, []), ["qkv_proj"]):
         if targets and set(targets) <= leaves:
@@ -69,8 +73,3 @@ def find_targets(decoder: PreTrainedModel) -> list[str]:
         f"what PEFT names for {kind!r} ({table}), among {', '.join(sorted(leaves))}; leave the method 'lora' out for "
         "this decoder."
     )
-
-
-def _is_linear(module: nn.Module) -> bool:
-    """Return whether a module is a linear map (GPT-2's is called a convolution)."""
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"

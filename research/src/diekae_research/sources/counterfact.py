@@ -25,15 +25,15 @@ from diekae_research.data.card import Card, Option, Upstream
 from diekae_research.data.request import Request
 from diekae_research.sources import register
 
-_ORIGINAL = "counterfact.json"
-_REDUCED = ("counterfact-train.json", "counterfact-edit.json", "counterfact-val.json")
+ORIGINAL = "counterfact.json"
+REDUCED = ("counterfact-train.json", "counterfact-edit.json", "counterfact-val.json")
 TRAIN_PERCENT = 85
 CARD = Card(
     title="CounterFact (Meng et al., 2022)",
     licence="MIT; the reduced files Apache-2.0",
     homepage="https://rome.baulab.info",
     origin="rome.baulab.info, or EasyEdit's editing data (folder counterfact)",
-    upstream=(Upstream(_ORIGINAL, "https://rome.baulab.info/data/dsets/counterfact.json"),),
+    upstream=(Upstream(ORIGINAL, "https://rome.baulab.info/data/dsets/counterfact.json"),),
     paper=(18631, 3288, 0),
     options={
         "paper_splits": Option(
@@ -59,7 +59,7 @@ def load_counterfact(request: Request) -> Iterator[Example]:
             raise ValueError(f"case_id {number} occurs twice")
         yield int(number), _example(record)
 
-    for name in (_ORIGINAL,) if request.there(_ORIGINAL) else _REDUCED:
+    for name in (ORIGINAL,) if request.there(ORIGINAL) else REDUCED:
         for number, example in request.convert(request.entries(name), case):
             cases[number] = example
     ordered = [cases[number] for number in sorted(cases)]
