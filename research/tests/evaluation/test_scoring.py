@@ -19,7 +19,15 @@ from diekae.evaluation.metrics import paper_perplexity
 from diekae_research.evaluation.bootstrap import bootstrap, resample
 from diekae_research.evaluation.head import Head, accuracy, collect_states, train_head
 from diekae_research.evaluation.peak_memory import peak_memory
-from diekae_research.evaluation.scoring import harm, label_targets, nll, score_answers, score_labels
+from diekae_research.evaluation.scoring import (
+    compare_answers,
+    harm,
+    label_targets,
+    nll,
+    score_answers,
+    score_labels,
+    target_texts,
+)
 from diekae_research.methods import Fitted, Task, fit
 from diekae_research.methods.ours import Injected
 
@@ -127,6 +135,16 @@ ANSWERS = [
 def test_answers_are_scored_as_squad_does(answer: str, references: list[str], exact: float, overlap: float) -> None:
     assert exact_match(answer, references) == exact
     assert f1(answer, references) == pytest.approx(overlap)
+
+
+def test_answers_are_compared_with_their_own_targets() -> None:
+    scores = compare_answers(["the red house", "blue", "sea"], ["red", "Blue.", "lake"])
+    assert scores.exact.tolist() == [0, 1, 0] and scores.right.tolist() == [1, 1, 0]
+    assert scores.f1.tolist() == pytest.approx([2 / 3, 1, 0])
+    fitted, prompts = make_fitted("prompted"), varied_prompts()
+    texts = fitted.generate(prompts, 24)
+    expected = compare_answers([first_line(text) for text in texts], target_texts(fitted.tokenizer, prompts))
+    np.testing.assert_array_equal(score_answers(fitted, prompts, batch_size=5).f1, expected.f1)
 
 
 def test_answers_need_references() -> None:
