@@ -43,7 +43,7 @@ def test_a_difference_moves_its_layer_and_leaves_earlier_layers_unchanged(kind: 
 @EVERYWHERE
 @EVERY_SITE
 def test_hooks_get_the_stream_right_after_the_hookpoint(kind: str, site: str) -> None:
-    """After the last addend it is the block's output; after attention, the block's input plus the attention's output."""
+    """After the last addend it is the block's output; after attention, its input plus the attention's output."""
     decoder = decoder_of(kind)
     ids = collate(make_prompts(1), scope="all", anchor="shared")["input_ids"]
     points = find_hookpoints(decoder, LAYERS, site)
