@@ -1,7 +1,6 @@
 """Evaluation, against the decoder asked row by row with nothing of ours in between."""
 
 import dataclasses
-import sys
 from typing import Any
 
 import pytest
@@ -98,8 +97,7 @@ def test_an_oracle_recovers_all_and_is_grounded(monkeypatch: pytest.MonkeyPatch)
     def oracle(model: DiekaeModel, rows: list[Prompt], how: str, **options: Any) -> torch.Tensor:
         return target_logits(model, rows, "prompted" if how == "ours" else how, **options)
 
-    # By its module's name: the package shows the function of the same name.
-    monkeypatch.setattr(sys.modules["diekae.evaluation.evaluate"], "target_logits", oracle)
+    monkeypatch.setattr("diekae.run.score.target_logits", oracle)
     found = measured(make_model(decoder=decoder, effect=0.0), prompts)
     assert found["recovered"] == 1.0
     assert found["grounded"] == 1.0

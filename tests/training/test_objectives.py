@@ -13,7 +13,7 @@ from diekae.differences import collect
 from diekae.inject.hookpoints import find_blocks, first_tensor
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
-from diekae.training.objectives import OBJECTIVES, DifferenceObjective, Sums, parts_of, unexplained
+from diekae.training.objectives import OBJECTIVES, DifferenceObjective, LossSums, parts_of, unexplained
 
 BOTH_ENCODERS = pytest.mark.parametrize("encoder", ["reader", "token", "attention"])
 THROUGH = pytest.mark.parametrize("name", ["cross_entropy", "distill"])
@@ -23,8 +23,8 @@ def layout(model: DiekaeModel, prompts: list[Prompt]) -> Any:
     return collate(prompts, scope=model.config.scope, anchor=model.config.anchor)
 
 
-def run_objective(model: DiekaeModel, prompts: list[Prompt], name: str = "difference") -> Sums:
-    sums: Sums = OBJECTIVES[name](model)(**layout(model, prompts))
+def run_objective(model: DiekaeModel, prompts: list[Prompt], name: str = "difference") -> LossSums:
+    sums: LossSums = OBJECTIVES[name](model)(**layout(model, prompts))
     return sums
 
 

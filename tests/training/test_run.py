@@ -23,11 +23,13 @@ from transformers import TrainerCallback
 
 from builders import DEPTH, make_decoder, make_model
 from diekae.model import DiekaeModel
+from diekae.training.cache import cache_examples
+from diekae.training.checkpoints import last_whole_checkpoint
 from diekae.training.config import TrainingConfig
 from diekae.training.dataset import PromptDataset
 from diekae.training.objectives import OBJECTIVES, DifferenceObjective
-from diekae.training.run import _cached, build_trainer, train
-from diekae.training.trainer import BankTrainer, NotFinite, last_whole_checkpoint
+from diekae.training.run import build_trainer, train
+from diekae.training.trainer import BankTrainer, NotFinite
 
 SCRIPT = Path(__file__).with_name("tiny_run.py")
 
@@ -112,7 +114,7 @@ def test_grouping_by_length_leaves_less_padding_and_no_example_out(tmp_path: Pat
         ]
         data: Any = [PromptDataset(prompts, scope="all", anchor="shared")] * 2
         if cache:
-            data = [_cached(objective, data[0], config, "", lambda *_: None)] * 2
+            data = [cache_examples(objective, data[0], config)] * 2
         trainer = build_trainer(objective, data, config, tmp_path / str(grouped), None, (), kind=Watched)
         trainer.train()
         padding[grouped] = sum(int((~mask).sum()) for mask in seen)

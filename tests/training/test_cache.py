@@ -14,8 +14,9 @@ from diekae.differences import Differences
 from diekae.fingerprint import fingerprint
 from diekae.model import DiekaeModel
 from diekae.training import run as training_run
+from diekae.training.cache import SHARD, CachedDataset, collect_to_disk
 from diekae.training.config import TrainingConfig
-from diekae.training.dataset import SHARD, CachedDataset, PromptDataset, collect_to_disk
+from diekae.training.dataset import PromptDataset
 from diekae.training.objectives import OBJECTIVES, DifferenceObjective
 
 COUNT = 2 * SHARD + 8
@@ -119,7 +120,8 @@ def test_a_loss_through_the_decoder_is_the_same_from_the_cache_and_nothing_runs_
     hook = model.decoder.register_forward_pre_hook(
         lambda _module, _args, kwargs: widths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
     )
-    monkeypatch.setattr("diekae.training.objectives.read_knowledge", None)
+    for module in ("cross_entropy", "injected"):
+        monkeypatch.setattr(f"diekae.training.objectives.{module}.read_knowledge", None)
     found = objective(**kept)
     hook.remove()
     assert widths == [live["input_ids"].shape[1] - 1], "one run, over x alone; its last token predicts nothing"
