@@ -46,7 +46,7 @@ def add(
     trained: TrainedOption = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Make edits: all of a file, or one from the options."""
+    """Make the edits of a file, or one edit from the options."""
     edits = _edits_of(file, prompt, subject, target, alias)
     store = _open(folder, bank, gate, trained, device)
     with progress_bars() as (show, _):

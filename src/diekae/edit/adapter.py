@@ -86,7 +86,8 @@ class EditAdapter(nn.Module):
         changed = flat * gain[:, None, None] + torch.einsum("nbsd,ndr,nre->nbse", flat, down, up)
         changed = changed.repeat(1, 1, self.options.copies, 1)
         slots = slots[:, None].expand(-1, flat.shape[1], -1, -1)
-        return torch.cat([changed, slots], dim=2).unflatten(3, tensor.shape[3:])
+        whole: Tensor = torch.cat([changed, slots], dim=2).unflatten(3, tensor.shape[3:])
+        return whole
 
     @torch.no_grad()
     def adapt(self, prepared: PreparedKnowledge) -> PreparedKnowledge:

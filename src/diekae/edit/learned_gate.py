@@ -27,7 +27,7 @@ BATCH = 32
 STAND_IN = "X"
 """Replaces the subject."""
 TIE = 0.03
-"""Two edits of one subject whose similarities differ by less match equally well."""
+"""Largest difference in similarity at which two edits of one subject match equally well; the newer one applies."""
 CACHED_TEXTS = 4096
 """Texts whose vectors are cached."""
 MAX_NEAR_NAMES = 8
@@ -147,7 +147,7 @@ class LearnedGate(Gate):
 
 
 def without_subject(edit: Edit) -> str:
-    """Return an edit's prompt with the stand-in as its subject, which is replaced as a whole word where it is one."""
+    """Return an edit's prompt with the subject replaced by the stand-in, as a whole word if it occurs as one."""
     prompt, subject = strip_format(edit.prompt), edit.subject.strip()
     replaced = re.sub(rf"(?<!\w){re.escape(subject)}(?!\w)", STAND_IN, prompt)
     return replaced if replaced != prompt else prompt.replace(subject, STAND_IN, 1)

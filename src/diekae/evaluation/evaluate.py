@@ -149,8 +149,8 @@ def _passes(model: DiekaeModel, prompt: Prompt, scope: str | None) -> dict[str, 
     model.decoder(input_ids=ids[:, :prefix], past_key_values=cache, use_cache=True, logits_to_keep=1)
 
     def prompted_cached() -> Tensor:
-        options = {"past_key_values": forked(cache), "use_cache": True}
-        return logits_at(model.decoder, ids[:, prefix:], batch["labels"], offset - prefix, **options)
+        rest, labels, shift = ids[:, prefix:], batch["labels"], offset - prefix
+        return logits_at(model.decoder, rest, labels, shift, past_key_values=forked(cache), use_cache=True)
 
     return {
         "bare": partial(target_logits, model, [prompt], "bare"),

@@ -49,7 +49,7 @@ def measure_layers(
     Args:
         decoder: Any causal decoder in which tokens meet only in attention.
         prompts: Examples with knowledge; 48 show the layers that matter. A hash of K puts each into one half.
-        choose: Layers to choose greedily: each closes most of the gap beside those before it.
+        choose: Layers to choose greedily: each closes most of the gap together with those before it.
         width: Layers of a window, a fifth of the decoder if None; windows overlap by half.
         max_knowledge: Longest K in tokens.
         progress: Called as the work goes on.
@@ -91,7 +91,7 @@ def _report(
     chosen: Sequence[Layers],
     progress: Progress,
 ) -> dict[str, Any]:
-    """Measure all that is reported of one half."""
+    """Measure everything that is reported, on one half."""
     sets, windows = _sets(depth), _windows(depth, width)
     all_but_one = [tuple(layer for layer in range(depth) if layer != hidden) for hidden in range(depth)]
     settings = [*sets.values(), *windows, *all_but_one, *chosen]
@@ -139,7 +139,7 @@ def _windows(depth: int, width: int) -> list[Layers]:
 def _choose(
     decoder: PreTrainedModel, prompts: Sequence[Prompt], depth: int, count: int, gap: Gap, progress: Progress
 ) -> list[dict[str, Any]]:
-    """Choose layers one by one; each is the one that closes most of the gap beside those before it."""
+    """Choose layers greedily: each closes most of the gap together with those before it."""
     layers, steps = Layers(), []
     for step in range(count):
         candidates = [(*layers, layer) for layer in range(depth) if layer not in layers]

@@ -83,7 +83,7 @@ def draw_curves(measured: Mapping[str, Any]) -> Figure:
     _pair(positions, range(len(measured["positions"])), measured["positions"])
     names = [_positions(point) for point in measured["positions"]]
     positions.set_xticks(range(len(names)), names)
-    style(copies, "whether the target stands in K", "")
+    style(copies, "whether K contains the target", "")
     names = [f"{'copied' if point['copied'] else 'not'} (n={point['n']})" for point in measured["copies"]]
     copies.bar(names, _shares(measured["copies"]), 0.5, color=ACCENT)
     documents.set_ylabel("recovered", fontsize=9)

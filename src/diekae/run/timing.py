@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,12 +53,11 @@ def time_in_turn(calls: Mapping[str, TimedCall], rounds: int, progress: BatchPro
     for number in range(rounds + 1):
         for name, call in calls.items():
             run: Any = call
-            arguments = []
             if isinstance(call, tuple):
-                prepare, run = call
-                arguments = [prepare()]
+                prepare, run_prepared = call
+                run = partial(run_prepared, prepare())
             start = clock()
-            run(*arguments)
+            run()
             if number:
                 taken[name].append(clock() - start)
         progress(number, rounds)

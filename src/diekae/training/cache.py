@@ -93,7 +93,7 @@ def collect_to_disk(
     limit_gb: float,
     progress: BatchProgress = no_progress,
 ) -> CachedDataset:
-    """Collect what is kept of all examples, once. A cache that was interrupted continues where it stopped.
+    """Collect what an objective keeps of all examples, once. An interrupted collection continues where it stopped.
 
     Args:
         folder: Holds one subfolder for each key.

@@ -70,7 +70,8 @@ class BankTrainer(Trainer):
                 f"({state.best_model_checkpoint}); put it back, or train again without resuming."
             )
         assert state.best_model_checkpoint is not None, "a finished run has a best checkpoint"
-        load_model(self.model, Path(state.best_model_checkpoint) / SAFE_WEIGHTS_NAME)
+        objective: Any = self.model
+        load_model(objective, Path(state.best_model_checkpoint) / SAFE_WEIGHTS_NAME)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """Group by the data set's lengths, if the arguments say so."""
@@ -174,14 +175,9 @@ def arguments(
 ) -> TrainingArguments:
     """Translate a training configuration into the Trainer's arguments.
 
-    Args:
-        config: The configuration.
-        folder: Folder of the checkpoints.
-        steps: Optimizer steps.
-        drop_last: Leave out an epoch's incomplete last batch. Several processes would fill it with examples of their
-            own choice, and the result would differ from that of one process.
-        device: Device of the bank and its decoder. By default the Trainer would move the bank and the batches to a
-            GPU, and not the decoder.
+    ``drop_last`` leaves out an epoch's incomplete last batch: several processes would fill it with examples of their
+    own choice, and no longer do what one process does. ``device`` is the device of the bank and its decoder: by
+    default the Trainer would move the bank and the batches to a GPU, but not the decoder.
     """
     interval = math.ceil(steps / config.evaluations)
     return TrainingArguments(
