@@ -89,7 +89,7 @@ def make_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
     if bank is not None and (conflicting := {"preset", "diekae"} & set(values)):
         raise ValueError(
             f"{where}: bank={bank!r} has its own configuration, so {' and '.join(sorted(conflicting))} cannot change "
-            "it; leave out one or the other."
+            "it; leave out the one or the other."
         )
     data = _data(values, where)
     stages = _stages(values, where)
