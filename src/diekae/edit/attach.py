@@ -1,4 +1,4 @@
-"""Editing a model, and taking up edits that were saved."""
+"""Attach edits to a model: make new ones, or load saved ones."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from diekae.edit.database import FILE
 from diekae.edit.edit import Edit
 from diekae.edit.edits import Edits, make_store
 from diekae.edit.gate import Gate, MentionGate
-from diekae.edit.learned import LearnedGate, States
-from diekae.edit.store import FILE
-from diekae.edit.trained import Trained, find_trained
+from diekae.edit.learned_gate import LearnedGate
+from diekae.edit.prompt_encoder import StateReader
+from diekae.edit.trained_parts import TrainedParts, find_trained
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
 
@@ -24,27 +25,31 @@ def edit_model(
     *,
     folder: str | Path | None = None,
     gate: str | Gate | None = None,
-    trained: Trained | None = None,
+    trained: TrainedParts | None = None,
     progress: Progress = silent,
 ) -> Edits:
-    """Edit facts: from then on calls of the model are edited. A model that has edits already gets these in addition.
+    """Edit facts. From then on ``model(…)`` and ``model.generate(…)`` are edited.
 
-    Each edit is knowledge that is injected where a gate opens; nothing is trained.
+    Each edit is knowledge that is injected where the gate opens; nothing is trained. If the model has edits already,
+    these are added to them.
+
+        edits = edit_model(model, [Edit("The capital of Australia is", "Australia", "Sydney")])
+        edits.revert(1)
 
     Args:
-        model: What is edited: decoder, bank and tokenizer.
-        edits: :class:`Edit`, or dictionaries as MEMIT and EasyEdit write them.
-        folder: Where the edits are kept, each as soon as it is made; None keeps them in this process alone.
-        gate: ``learned`` or ``mention``, or a gate of yours. By default the learned one where one was trained for the
-            bank.
-        trained: What was trained for editing with this bank; by default what came with the package.
+        model: Decoder, bank and tokenizer.
+        edits: :class:`Edit`, or dictionaries in the layouts of MEMIT and EasyEdit.
+        folder: Where the edits are stored, each as soon as it is made. None stores them in RAM only.
+        gate: ``learned``, ``mention``, or a gate of your own. The default is the learned gate, where one was trained
+            for this decoder, else ``mention``.
+        trained: The trained gate and adapter for this bank; the default is what came with the package.
         progress: Called as the work goes on.
 
     Returns:
         The edits, with ``list``, ``revert``, ``add`` and ``save``.
 
     Raises:
-        ValueError: An edit is not possible or is there already.
+        ValueError: An edit is not valid, or exists already.
     """
     editor = model.editor
     if not isinstance(editor, Edits) or folder is not None or gate is not None or trained is not None:
@@ -55,9 +60,9 @@ def edit_model(
 
 
 def load_edits(
-    model: DiekaeModel, folder: str | Path, *, gate: str | Gate | None = None, trained: Trained | None = None
+    model: DiekaeModel, folder: str | Path, *, gate: str | Gate | None = None, trained: TrainedParts | None = None
 ) -> Edits:
-    """Take up saved edits: they are in force from here on, and edits that are added go into the same folder.
+    """Load saved edits and put them in force. Edits that are added later are stored in the same folder.
 
     Raises:
         FileNotFoundError: The folder holds no edits.
@@ -76,19 +81,19 @@ def load_edits(
 
 
 def open_edits(
-    model: DiekaeModel, folder: str | Path | None, gate: str | Gate | None = None, trained: Trained | None = None
+    model: DiekaeModel, folder: str | Path | None, gate: str | Gate | None = None, trained: TrainedParts | None = None
 ) -> Edits:
-    """Open the edits of a folder, or begin them, without putting them in force; see :func:`edit_model`."""
+    """Open the edits of a folder, or start an empty store, without putting them in force; see :func:`edit_model`."""
     trained = find_trained(model) if trained is None else trained
     chosen = make_gate(model, gate, trained)
     return Edits(model, make_store(model, folder), chosen, trained.adapter)
 
 
-def make_gate(model: DiekaeModel, gate: str | Gate | None, trained: Trained) -> Gate:
-    """Return the gate that is asked for.
+def make_gate(model: DiekaeModel, gate: str | Gate | None, trained: TrainedParts) -> Gate:
+    """Return the gate of a name, or the given gate.
 
     Raises:
-        ValueError: It is not known, or a learned one is asked for where none was trained.
+        ValueError: The name is not known, or ``learned`` is asked for and no gate was trained.
     """
     if isinstance(gate, Gate):
         return gate
@@ -101,5 +106,5 @@ def make_gate(model: DiekaeModel, gate: str | Gate | None, trained: Trained) -> 
         raise ValueError(
             "gate='learned' was not trained for this bank; train it (`diekae-research edit train`), or use 'mention'."
         )
-    states = States(model.decoder, model.need_prompter(), model.anchor, trained.gate.layers)
+    states = StateReader(model.decoder, model.need_prompter(), model.anchor, trained.gate.layers)
     return LearnedGate(states, trained.encoder, trained.gate)

@@ -1,4 +1,4 @@
-"""What was trained for editing with one bank: a gate's encoder and a memory adapter, in one safetensors file."""
+"""What is trained for editing with one bank: the gate's encoder and the adapter, in one safetensors file."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from diekae.checkpoint import shipped_banks
 from diekae.edit.adapter import AdapterOptions, EditAdapter
-from diekae.edit.learned import GateOptions, PromptEncoder
+from diekae.edit.prompt_encoder import GateOptions, PromptEncoder
 from diekae.files import write_atomically
 from diekae.fingerprint import fingerprint
 from diekae.model import DiekaeModel
@@ -26,25 +27,25 @@ FORMAT = 2
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What editing with one bank has learned; either part may be missing."""
+class TrainedParts:
+    """The trained parts of editing; either may be missing."""
 
     encoder: PromptEncoder | None = None
-    """The learned gate's."""
+    """Encoder of the learned gate."""
     gate: GateOptions = GateOptions()
-    """Its sizes and thresholds."""
+    """The encoder's sizes, and the gate's thresholds."""
     adapter: EditAdapter | None = None
-    """Makes an edit's memory of a document's."""
+    """Turns the prepared knowledge of a statement into that of an edit."""
 
     def __repr__(self) -> str:
-        """Say on one line which parts there are."""
+        """Return one line that names the parts."""
         gate = "no gate" if self.encoder is None else f"gate of layers {', '.join(map(str, self.gate.layers))}"
         adapter = "no adapter" if self.adapter is None else f"adapter of rank {self.adapter.options.rank}"
-        return f"Trained({gate}, {adapter})"
+        return f"TrainedParts({gate}, {adapter})"
 
     def save(self, path: str | Path, model: DiekaeModel) -> None:
         """Write both parts in bf16."""
-        tensors: dict[str, torch.Tensor] = {}
+        tensors: dict[str, Tensor] = {}
         info: dict[str, Any] = {"format": FORMAT, "decoder": fingerprint(model.decoder)}
         info["bank"] = model.bank.fingerprint()
         if self.encoder is not None:
@@ -53,66 +54,66 @@ class Trained:
         if self.adapter is not None:
             info["adapter"] = {**dataclasses.asdict(self.adapter.options), "shapes": self.adapter.shapes}
             tensors |= {f"adapter.{name}": tensor for name, tensor in self.adapter.state_dict().items()}
-        kept = {name: tensor.detach().to("cpu", torch.bfloat16).contiguous() for name, tensor in tensors.items()}
-        write_atomically(Path(path), save(kept, {"diekae": json.dumps(info)}))
+        tensors = {name: tensor.detach().to("cpu", torch.bfloat16).contiguous() for name, tensor in tensors.items()}
+        write_atomically(Path(path), save(tensors, {"diekae": json.dumps(info)}))
 
 
-def find_trained(model: DiekaeModel) -> Trained:
-    """Return what came with the package for a model: the gate by its decoder, the adapter by its bank; or nothing."""
+def find_trained(model: DiekaeModel) -> TrainedParts:
+    """Return the parts that came with the package: the gate for the model's decoder, the adapter for its bank."""
     decoder = fingerprint(model.decoder)
     for folder in shipped_banks().values():
         path = folder / FILE
         if path.is_file() and (info := _read(path)[0])["decoder"] == decoder and info["format"] == FORMAT:
-            found = _make(info, path, model)
-            if info["bank"] == model.bank.fingerprint() or found.adapter is None:
-                return found
+            parts = _build(info, path, model)
+            if info["bank"] == model.bank.fingerprint() or parts.adapter is None:
+                return parts
             warnings.warn(
-                "The adapter that came with the package is for another bank than this one: edits speak as plain "
-                "documents do, which is less surely. `diekae-research edit train` makes an adapter for this bank.",
+                "The adapter that came with the package is for another bank, so edits are injected as plain documents "
+                "and the target is stated less reliably. `diekae-research edit train` makes an adapter for this bank.",
                 stacklevel=2,
             )
-            return dataclasses.replace(found, adapter=None)
-    return Trained()
+            return dataclasses.replace(parts, adapter=None)
+    return TrainedParts()
 
 
-def load_trained(path: str | Path, model: DiekaeModel) -> Trained:
-    """Read what :meth:`Trained.save` wrote.
+def load_trained(path: str | Path, model: DiekaeModel) -> TrainedParts:
+    """Read a file that :meth:`TrainedParts.save` wrote.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is damaged, of a newer format, or was trained for another decoder or bank.
+        ValueError: It is damaged, of another format, or was trained for another decoder or bank.
     """
     info = _read(Path(path))[0]
     if info["format"] != FORMAT:
-        todo = "update diekae to read it" if info["format"] > FORMAT else "train it anew (`diekae-research edit train`)"
-        raise ValueError(f"{str(path)!r} has format {info['format']}, expected {FORMAT}; {todo}.")
-    for name, own in (("decoder", fingerprint(model.decoder)), ("bank", model.bank.fingerprint())):
-        if info[name] != own and not (name == "bank" and "adapter" not in info):
-            raise ValueError(f"{str(path)!r} was trained for {name} {info[name]}, but this {name} is {own}.")
-    return _make(info, Path(path), model)
+        remedy = "update diekae to read it" if info["format"] > FORMAT else "train again (`diekae-research edit train`)"
+        raise ValueError(f"{str(path)!r} has format {info['format']}, expected {FORMAT}; {remedy}.")
+    for name, expected in (("decoder", fingerprint(model.decoder)), ("bank", model.bank.fingerprint())):
+        if info[name] != expected and not (name == "bank" and "adapter" not in info):
+            raise ValueError(f"{str(path)!r} was trained for {name} {info[name]}, but this {name} is {expected}.")
+    return _build(info, Path(path), model)
 
 
-def _make(info: dict[str, Any], path: Path, model: DiekaeModel) -> Trained:
-    """Build what a file describes."""
+def _build(info: dict[str, Any], path: Path, model: DiekaeModel) -> TrainedParts:
+    """Build the parts of a file."""
     tensors = _read(path)[1]
     encoder, options, adapter = None, GateOptions(), None
     if "gate" in info:
         options = GateOptions(**{**info["gate"], "layers": tuple(info["gate"]["layers"])})
         encoder = PromptEncoder(tensors["gate.query"].shape[2], options)
-        encoder.load_state_dict(_part(tensors, "gate"))
+        encoder.load_state_dict(_with_prefix(tensors, "gate."))
     if "adapter" in info:
         shapes = info["adapter"].pop("shapes")
         adapter = EditAdapter(shapes, AdapterOptions(**info["adapter"])).to(model.device)
-        adapter.load_state_dict(_part(tensors, "adapter"))
-    return Trained(encoder, options, adapter)
+        adapter.load_state_dict(_with_prefix(tensors, "adapter."))
+    return TrainedParts(encoder, options, adapter)
 
 
-def _part(tensors: dict[str, torch.Tensor], part: str) -> dict[str, torch.Tensor]:
-    names = [name for name in tensors if name.startswith(f"{part}.")]
-    return {name.removeprefix(f"{part}."): tensors[name].float() for name in names}
+def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names have a prefix, in fp32 and without it."""
+    return {name.removeprefix(prefix): tensors[name].float() for name in tensors if name.startswith(prefix)}
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not path.is_file():
         raise FileNotFoundError(f"no file at {str(path)!r}; expected what `diekae-research edit train` wrote.")
     try:

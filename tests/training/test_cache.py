@@ -14,8 +14,9 @@ from diekae.differences import Differences
 from diekae.fingerprint import fingerprint
 from diekae.model import DiekaeModel
 from diekae.training import run as training_run
+from diekae.training.cache import SHARD, CachedDataset, collect_to_disk
 from diekae.training.config import TrainingConfig
-from diekae.training.dataset import SHARD, CachedDataset, PromptDataset, collect_to_disk
+from diekae.training.dataset import PromptDataset
 from diekae.training.objectives import OBJECTIVES, DifferenceObjective
 
 COUNT = 2 * SHARD + 8
@@ -27,7 +28,7 @@ def many_prompts(count: int = COUNT) -> list[Prompt]:
 
 
 class Gather:
-    """Collects, and counts how often it was asked."""
+    """Collects, and counts its calls."""
 
     def __init__(self, model: DiekaeModel, dies_at: int = -1) -> None:
         self.objective, self.calls, self.dies_at = DifferenceObjective(model), 0, dies_at
@@ -87,7 +88,7 @@ def test_cached_differences_are_the_live_ones_rounded_to_bf16(
     torch.testing.assert_close(with_cache.parts[:, :2], without.parts[:, :2], rtol=2e-2, atol=1e-3)
 
 
-def test_differences_that_the_decoder_makes_as_it_runs_are_not_cached(tmp_path: Path) -> None:
+def test_differences_of_the_attention_encoder_cannot_be_cached(tmp_path: Path) -> None:
     model = make_model("attention")
     with pytest.raises(ValueError, match="a cache of differences saves nothing; leave cache out"):
         cache_at(tmp_path, model, Gather(model))
@@ -95,7 +96,7 @@ def test_differences_that_the_decoder_makes_as_it_runs_are_not_cached(tmp_path: 
 
 @pytest.mark.parametrize("objective_name", ["cross_entropy", "distill"])
 @pytest.mark.parametrize("encoder", ["reader", "attention", "token"])
-def test_a_loss_through_the_decoder_is_the_same_from_the_cache_and_nothing_runs_over_knowledge(
+def test_a_loss_through_the_decoder_is_the_same_from_the_cache_without_reading_knowledge(
     tmp_path: Path, encoder: str, objective_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make_model(encoder)
@@ -119,7 +120,8 @@ def test_a_loss_through_the_decoder_is_the_same_from_the_cache_and_nothing_runs_
     hook = model.decoder.register_forward_pre_hook(
         lambda _module, _args, kwargs: widths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
     )
-    monkeypatch.setattr("diekae.training.objectives.read_knowledge", None)
+    for module in ("cross_entropy", "injected"):
+        monkeypatch.setattr(f"diekae.training.objectives.{module}.read_knowledge", None)
     found = objective(**kept)
     hook.remove()
     assert widths == [live["input_ids"].shape[1] - 1], "one run, over x alone; its last token predicts nothing"
@@ -127,7 +129,7 @@ def test_a_loss_through_the_decoder_is_the_same_from_the_cache_and_nothing_runs_
     assert found.loss.requires_grad
 
 
-def test_a_finished_cache_is_read_again_and_the_decoder_is_not_run(tmp_path: Path) -> None:
+def test_a_finished_cache_is_reused_without_running_the_decoder(tmp_path: Path) -> None:
     model, gather = make_model(), Gather(make_model())
     first = cache_at(tmp_path, model, gather)
     assert gather.calls == 3
@@ -136,7 +138,7 @@ def test_a_finished_cache_is_read_again_and_the_decoder_is_not_run(tmp_path: Pat
     assert torch.equal(first[7]["targets"], again[7]["targets"])
 
 
-def test_progress_ends_at_the_whole(tmp_path: Path) -> None:
+def test_progress_is_reported_after_each_shard(tmp_path: Path) -> None:
     model, seen = make_model(), list[tuple[int, int]]()
     collect_to_disk(
         tmp_path,
@@ -150,7 +152,7 @@ def test_progress_ends_at_the_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["deleted", "truncated", "emptied", "header"])
-def test_a_damaged_shard_is_collected_again_and_no_other(tmp_path: Path, damage: str) -> None:
+def test_only_a_damaged_shard_is_collected_again(tmp_path: Path, damage: str) -> None:
     model, gather = make_model(), Gather(make_model())
     cache_at(tmp_path, model, gather)
     whole = [path.read_bytes() for path in shards(tmp_path)]
@@ -164,7 +166,7 @@ def test_a_damaged_shard_is_collected_again_and_no_other(tmp_path: Path, damage:
     assert [path.read_bytes() for path in shards(tmp_path)] == whole
 
 
-def test_a_collection_that_was_cut_off_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_an_interrupted_collection_continues_where_it_stopped(tmp_path: Path) -> None:
     model = make_model()
     with pytest.raises(KeyboardInterrupt):
         cache_at(tmp_path, model, Gather(model, dies_at=2))
@@ -175,7 +177,7 @@ def test_a_collection_that_was_cut_off_goes_on_where_it_stopped(tmp_path: Path) 
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")], "temporary files were left"
 
 
-def test_a_cache_refuses_to_pass_its_limit_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_cache_over_its_limit_is_refused_and_removed(tmp_path: Path) -> None:
     model, gather = make_model(), Gather(make_model())
     with pytest.raises(ValueError, match="cache_limit_gb=0.0001"):
         cache_at(tmp_path, model, gather, limit_gb=0.0001)
@@ -183,7 +185,7 @@ def test_a_cache_refuses_to_pass_its_limit_and_leaves_nothing(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_limit_that_is_passed_takes_no_other_cache_with_it(tmp_path: Path) -> None:
+def test_removing_a_cache_over_its_limit_leaves_other_caches(tmp_path: Path) -> None:
     model, gather = make_model(), Gather(make_model())
     cache_at(tmp_path, model, gather, decoder="one")
     with pytest.raises(ValueError, match="cache would take"):
@@ -191,7 +193,7 @@ def test_a_limit_that_is_passed_takes_no_other_cache_with_it(tmp_path: Path) -> 
     assert len(shards(tmp_path)) == 3
 
 
-def test_other_keys_and_other_prompts_have_other_folders(tmp_path: Path) -> None:
+def test_each_key_and_each_set_of_prompts_has_its_own_folder(tmp_path: Path) -> None:
     model, gather = make_model(), Gather(make_model())
     cache_at(tmp_path, model, gather, decoder="one")
     cache_at(tmp_path, model, gather, decoder="two")
@@ -209,7 +211,7 @@ def folders_after_training(tmp_path: Path, name: str, model: DiekaeModel, object
     return len(list((tmp_path / "cache").iterdir()))
 
 
-def test_training_keeps_caches_of_two_decoders_apart(tmp_path: Path) -> None:
+def test_training_with_two_decoders_uses_two_caches(tmp_path: Path) -> None:
     one, two = make_decoder(seed=0), make_decoder(seed=1)
     assert fingerprint(one) != fingerprint(two)
     assert folders_after_training(tmp_path, "a", make_model(decoder=one)) == 2, "training and validation"
@@ -218,8 +220,8 @@ def test_training_keeps_caches_of_two_decoders_apart(tmp_path: Path) -> None:
     assert folders_after_training(tmp_path, "d", make_model(decoder=one, layers=(0, 1))) == 6
 
 
-def test_slots_that_are_the_decoders_own_and_those_that_are_trained_are_kept_apart(tmp_path: Path) -> None:
-    """Of the first what the attention read is not kept."""
+def test_trained_and_untrained_slots_use_two_caches(tmp_path: Path) -> None:
+    """Rank 0 does not keep what the attention reads."""
     for number, rank in enumerate((0, None, 4), start=1):
         model = make_model("attention", encoder_options={"rank": rank, "mlp_width": 10})
         assert folders_after_training(tmp_path, str(rank), model, "distill") == 2 * min(number, 2)
@@ -235,6 +237,6 @@ def test_training_from_a_finished_cache_does_not_collect(tmp_path: Path, monkeyp
     folders_after_training(tmp_path, "b", make_model(normalize=False))
 
 
-def test_a_student_cannot_be_cached(tmp_path: Path) -> None:
+def test_differences_of_a_student_cannot_be_cached(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be cached"):
         folders_after_training(tmp_path, "a", make_model(rollout="student"))
