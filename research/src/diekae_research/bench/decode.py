@@ -87,7 +87,7 @@ def _compare(bench: Bench, length: int, times: Times) -> list[Comparison]:
     rows = []
     if "token" in times:
         title = f"generated token, token, |K| {length}, against D(x)"
-        note = "prompt scope: the encoders do not run; to two digits"
+        note = "prompt scope: no encoder runs; rounded to two digits"
         rows.append(Comparison(title, 1.0, round(times.ratio("token", "bare"), 2), 1.0, note=note))
     note = f"mean of {TOKENS} tokens; floor by bytes read"
     for name in bench.names:
@@ -116,5 +116,5 @@ def _count_llama(inputs: int) -> list[Comparison]:
     for name in ("reader", "exact", "attention"):
         least = _least_bytes(llama2_7b_bank(decoder, name), inputs, length)
         title = f"generated token, {name}, |K| {length}, against a cached prefix, LLaMA2-7B's shape"
-        rows.append(Comparison(title, None, None, least, note="bytes read alone, one row; seconds not measured"))
+        rows.append(Comparison(title, None, None, least, note="bytes read only, one row; seconds not measured"))
     return rows

@@ -109,5 +109,5 @@ def _count_llama(inputs: int) -> list[Comparison]:
     for name, length, aim in LLAMA_AIMS:
         least = (bare + floor.bank_pass(llama2_7b_bank(decoder, name), 1 + inputs, length)) / bare
         title = f"pass over x, {name}, |K| {length}, against D(x), LLaMA2-7B's shape"
-        rows.append(Comparison(title, aim, None, least, note=f"|x| {inputs}; operations alone, seconds not measured"))
+        rows.append(Comparison(title, aim, None, least, note=f"|x| {inputs}; operations only, seconds not measured"))
     return rows

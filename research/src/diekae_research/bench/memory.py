@@ -36,7 +36,7 @@ def measure(bench: Bench) -> dict[str, Any]:
     rows, sizes = _knowledge_bytes(bench)
     peaks = _peaks(bench)
     for name in list(peaks)[1:]:
-        note = f"|K| {LENGTH}, |x| {bench.inputs}; resident size of a process of its own; what K left is kept"
+        note = f"|K| {LENGTH}, |x| {bench.inputs}; resident size of a new process; what stays of K is included"
         title = f"peak memory above D(x), GB, {name}"
         rows.append(Comparison(title, None, peaks[name] - peaks["bare"], note=note))
     return {"rows": [*rows, *_count_llama(bench.inputs)], "bytes": sizes, "peak_gb": peaks}
@@ -47,8 +47,7 @@ def _knowledge_bytes(bench: Bench) -> tuple[list[Comparison], dict[str, Any]]:
     llama = llama2_7b()
     cache = floor.cache_bytes(llama, 1)
     token = llama2_7b_bank(llama, "token")
-    sizes = {"cache": cache, **{f"token_{kind}": _file_bytes(token, kind) for kind in ("exact", "int8")}}
-    sizes["token_bf16"] = sizes.pop("token_exact")
+    sizes = {"cache": cache, "token_bf16": _file_bytes(token, "exact"), "token_int8": _file_bytes(token, "int8")}
     note = f"six token encoders of width 128; cache {cache} bytes a token in bf16"
     title = "bytes a knowledge token against LLaMA2-7B's cache"
     rows = [

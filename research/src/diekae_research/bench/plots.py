@@ -16,7 +16,7 @@ LABELS = {
     "prompted": "D(K,x)",
     "prompted_cached": "D(K,x) cached",
     "prompted_static": "D(K,x) cached, static",
-    "bank": "the given bank",
+    "bank": "the user's bank",
 }
 TITLES = {
     "knowledge": "tokens of K",

@@ -76,4 +76,4 @@ def _least(attached: Attached, length: int, inputs: int, anchor: int = 1) -> flo
 def _count_llama(inputs: int) -> Comparison:
     title = "pass cold, token, |K| 1024, against D(K,x), LLaMA2-7B's shape"
     least = _least(llama2_7b_bank(llama2_7b(), "token"), 1024, inputs)
-    return Comparison(title, 0.65, None, least, note=f"|x| {inputs}; the paper measured 0.65; operations alone")
+    return Comparison(title, 0.65, None, least, note=f"|x| {inputs}; the paper measured 0.65; operations only")

@@ -223,7 +223,7 @@ def against_cached_prefix(
 ) -> list[Comparison]:
     """Compare one bank with a cached prefix: in the cache that grows, and if ``static`` in one of fixed size too."""
     growing = times.ratio(name, "prompted_cached")
-    rows = [Comparison(title, aim, growing, floor, note=f"{note}; the cache that grows, as `generate`'s")]
+    rows = [Comparison(title, aim, growing, floor, note=f"{note}; a growing cache, as in `generate`")]
     if static and bench.has_static_cache:
         ratio = times.ratio(name, "prompted_static")
         rows.append(Comparison(f"{title} of fixed size", None, ratio, floor, note=f"{note}; `StaticCache`"))

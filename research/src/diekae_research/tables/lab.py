@@ -101,7 +101,7 @@ class Lab:
         present = [name for name in names if self._load_parts(name) is not None]
         if not present:
             reasons = "; ".join(f"{name}: {self.missing[name]}" for name in names)
-            raise DataError(f"no data set is at hand for this table: {reasons}")
+            raise DataError(f"all data sets of this table are missing: {reasons}")
         return present
 
     def parts(self, name: str) -> SetParts:

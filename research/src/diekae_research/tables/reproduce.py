@@ -89,7 +89,7 @@ def _collect_cells(names: Sequence[str], lab: Lab, tell: Tell) -> dict[str, list
                 raise
             tell(f"{table} is left out: {error}")
     for name, reason in lab.missing.items():
-        tell(f"data set {name} takes no part: {reason}")
+        tell(f"data set {name} is missing: {reason}")
     return cells
 
 
@@ -102,7 +102,7 @@ class _Meter:
         self.left = {lab.cells.path(cell).name: cell.work for cell in cells if lab.cells.find(cell) is None}
         self.total = len(self.left)
         self.work_done, self.seconds = 0.0, 0.0
-        tell(f"{self.total} of {len(work)} measurements to make, {len(work) - self.total} read back")
+        tell(f"{self.total} of {len(work)} measurements to make; {len(work) - self.total} exist")
         if self.left:
             self.speed = tokens_per_second(lab)
             tell(f"about {self._time_left()} at {self.speed:,.0f} tokens a second")
@@ -118,7 +118,8 @@ class _Meter:
         self.work_done += self.left.pop(name)
         if self.work_done:
             self.speed = self.work_done / self.seconds
-        self.tell(f"{cell.name}: {self.total - len(self.left)} of {self.total} made, about {self._time_left()} left")
+        done = self.total - len(self.left)
+        self.tell(f"{cell.name}: {done} of {self.total} measured, about {self._time_left()} left")
         return result
 
     def _time_left(self) -> str:
@@ -142,7 +143,7 @@ def _write(table: str, lab: Lab, cells: Sequence[Cell], results: Sequence[Result
     """Write a table's Markdown page and drawings, and return its JSON values."""
     title = TABLES[table].TITLE
     plan = ", ".join(f"{key}={value}" for key, value in lab.plan.to_dict().items())
-    remarks = [f"Settings: {plan}.", *(f"Not at hand: {name} ({why})." for name, why in lab.missing.items())]
+    remarks = [f"Settings: {plan}.", *(f"Missing: {name} ({why})." for name, why in lab.missing.items())]
     for name, parts in lab.left_out.items():
         counts = ", ".join(f"{count} of {total} in {part}" for part, (count, total) in parts.items() if count)
         if counts:

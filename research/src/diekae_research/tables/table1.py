@@ -54,15 +54,14 @@ COST_COLUMNS = (
 )
 COST_NOTES = (
     "inference: the median pass over one example, target scored, D(x) and D(K,x) measured in the same process; ours "
-    "with K prepared, prompted_cached with K's keys and values at hand.",
+    "has K prepared, and prompted_cached has K's keys and values.",
     "training: wall-clock seconds, validations and checkpoints included; ours_finetuned counts both of its "
     "stages. paper: GPU-hours an epoch / GPU-hours / inference of its whole test set in seconds.",
 )
 _NOTES = (
-    "NLL: nats per target token, every token of a set counting alike; over all sets: the mean of the sets, and "
-    "perplexity e^NLL. In brackets: 95 % bootstrap intervals over examples.",
-    "paper_perplexity: 2^nats of a mean of batch means, which is what the paper prints; `paper` is its figure for "
-    "LLaMA2-7B.",
+    "NLL: nats per target token, with the same weight for every token of a set; over all sets: the mean of the sets, "
+    "and perplexity e^NLL. In brackets: 95 % bootstrap intervals over examples.",
+    "paper_perplexity: 2^nats of a mean of batch means, as the paper computes it; `paper` is its figure for LLaMA2-7B.",
     "recovered: the share of the gap from D(x) to D(K,x) that is closed; grounded: the same for what K says. Not "
     "defined where the gap is under 0.05 nats.",
     "harm: KL(D(x) ‖ method) in nats a token when the knowledge is another example's.",

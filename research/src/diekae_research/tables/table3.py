@@ -47,14 +47,14 @@ PAPER = {
 }
 """ES, PS and NS of the paper in per cent."""
 _NOTES = (
-    "ES, PS, NS: per cent of edited prompts, paraphrases and neighbours where the right one of both objects is the "
-    "likelier as a whole; S: their harmonic mean; by length: per token, as in ROME's code. In brackets: 95 % bootstrap "
+    "ES, PS, NS: per cent of edited prompts, paraphrases and neighbours where the right object as a whole is likelier "
+    "than the other; S: their harmonic mean; by length: per token, as in ROME's code. In brackets: 95 % bootstrap "
     "intervals over cases. paper: ES / PS / NS.",
-    "generated: per cent of edits after whose prompt the new object is what is really generated, greedily.",
+    "generated: per cent of edits after whose prompt greedy decoding generates the new object.",
     "drift: KL(D(x) ‖ method) in nats a token on the neighbours' true objects.",
-    "The checkpoint is chosen on the edits themselves, which are given; paraphrases and neighbours choose nothing. "
-    "prompted has the fact in its context; ours is trained as E(_, x), without knowledge (paper, 3.4), from its start "
-    "and not, as the paper's, from encoders trained on differences.",
+    "The edits themselves choose the checkpoint; paraphrases and neighbours choose nothing. prompted has the fact in "
+    "its context. ours is trained as E(_, x), without knowledge (paper, 3.4); it starts untrained, where the paper's "
+    "starts from encoders trained on differences.",
 )
 READS = {
     "token": "a token encoder reads x alone, as the paper's",
