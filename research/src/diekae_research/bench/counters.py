@@ -45,7 +45,7 @@ def peak_bytes(call: Callable[[], object]) -> int:
     with _StorageCounter() as counter, torch.no_grad():
         output = call()
         del output
-    return counter.peak
+    return int(counter.peak)
 
 
 def read_bytes(call: Callable[[], object], module: torch.nn.Module) -> int:

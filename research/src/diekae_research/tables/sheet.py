@@ -112,7 +112,7 @@ def console_tables(sheet: Sheet, width: int) -> list[Table]:
         if groups[-1] and sum(widths[n] for n in (*keys, *groups[-1], column)) > width:
             groups.append([])
         groups[-1].append(column)
-    tables = []
+    tables: list[Table] = []
     for group in groups:
         title = None if tables else escape(sheet.title)
         table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
