@@ -102,7 +102,7 @@ def report(lab: Lab, results: Sequence[Result]) -> Report:
 
 def join_references(result: Result, bare: Result, prompted: Result) -> dict[str, Columns]:
     """Add the columns of D(x) and D(K, x) to those of a method, by data set."""
-    by_set = {}
+    by_set: dict[str, Columns] = {}
     for name, columns in result["sets"].items():
         references = {"bare": bare["sets"][name]["nll"], "prompted": prompted["sets"][name]["nll"]}
         if "nll_other" in columns:
