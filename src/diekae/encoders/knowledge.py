@@ -76,7 +76,7 @@ class KnowledgeBatch:
 
     def _heads(self, name: str, size: int, dtype: torch.dtype, contiguous: bool) -> Tensor:
         """Return keys or values as [N, B, G, S, r]."""
-        heads = self.tensors[name].to(dtype).unflatten(-1, (-1, size)).transpose(2, 3)
+        heads: Tensor = self.tensors[name].to(dtype).unflatten(-1, (-1, size)).transpose(2, 3)
         if contiguous:
             heads = self.cached(f"contiguous {name}", heads.contiguous)
         return heads
