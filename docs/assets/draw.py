@@ -1,6 +1,6 @@
 """Draw the pictures of README and docs: ``python docs/assets/draw.py``.
 
-``method.svg`` is a sketch. ``answers-and-cost.svg`` is drawn from research/results/answers.json and speed/decode.json.
+``method.svg`` and ``rooms.svg`` are sketches. ``answers-and-cost.svg`` is drawn from research/results/answers.json and speed/decode.json.
 ``--png`` also writes PNG files, to look at.
 """
 
@@ -23,6 +23,17 @@ HERE = Path(__file__).parent
 RESULTS = HERE.parents[1] / "research" / "results"
 FROZEN, SLOTS, KNOWLEDGE, INPUT, INK = "#e8edf3", "#ffe2b8", "#ffc46b", "#a9d3c0", "#24303c"
 SETS = {"documents": "documents", "sentences": "sentences", "natural_questions": "Natural\nQuestions", "facts": "facts"}
+ROOMS = (
+    (("cli/", "the command line"),),
+    (("evaluation/", "measures a bank"), ("edit/", "facts and gates")),
+    (("training/", "objectives, trainer"), ("answering/", "question to answer")),
+    (("run/", "prompts to losses"), ("store/", "documents on disk")),
+    (("model.py", "decoder and bank together"),),
+    (("inject/", "how a decoder takes K"), ("knowledge.py", "what is prepared of K")),
+    (("config.py", "every choice that makes a bank"),),
+    (("encoders/", "read K"), ("data/", "texts to tokens")),
+)
+"""Rooms of the library, the highest first: a room imports only from rooms below it."""
 LENGTHS = (128, 1024, 4096)
 BANKS = {"exact": ("smollm2-exact", "#c26a00"), "bank": ("smollm2", "#2c7a5b")}
 """Names in decode.json: what the picture calls them, and their colour."""
@@ -32,6 +43,7 @@ def main() -> None:
     """Draw all pictures."""
     plt.rcParams.update({"svg.hashsalt": "diekae", "font.size": 11, "text.color": INK, "axes.edgecolor": INK})
     save(draw_method(), "method")
+    save(draw_rooms(), "rooms")
     save(draw_results(), "answers-and-cost")
 
 
@@ -74,6 +86,21 @@ def draw_method() -> Figure:
         ha="center",
         fontsize=10.5,
     )
+    return figure
+
+
+def draw_rooms() -> Figure:
+    """Draw the rooms of the library, one floor above the other, and the research package above them."""
+    figure, axes = plt.subplots(figsize=(8, 5.6), layout="constrained")
+    axes.set(xlim=(0, 80), ylim=(-6, 52))
+    axes.axis("off")
+    box(axes, 4, 46.5, 72, 4.5, "research/: data sets, baselines, the paper's tables, benchmarks, results", INPUT)
+    axes.text(40, 44.3, "imports point down", ha="center", va="center", fontsize=9)
+    for floor, rooms in enumerate(ROOMS):
+        width = (72 - 1.5 * (len(rooms) - 1)) / len(rooms)
+        for number, (name, role) in enumerate(rooms):
+            color = SLOTS if name.endswith(".py") else FROZEN
+            box(axes, 4 + number * (width + 1.5), 37 - 6 * floor, width, 5, f"{name}  {role}", color)
     return figure
 
 
