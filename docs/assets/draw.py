@@ -1,6 +1,7 @@
 """Draw the pictures of README and docs: ``python docs/assets/draw.py``.
 
-``method.svg`` and ``rooms.svg`` are sketches. ``answers-and-cost.svg`` is drawn from research/results/answers.json and speed/decode.json.
+``method.svg`` and ``rooms.svg`` are sketches. ``answers-and-cost.svg`` is drawn from answers.json and speed/decode.json
+in research/results.
 ``--png`` also writes PNG files, to look at.
 """
 

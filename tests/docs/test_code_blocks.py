@@ -1,12 +1,14 @@
 """The code of README and docs runs as it stands there, and its command lines are understood."""
 
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from code_blocks import PAGES, ROOT, blocks_of, commands_of
+from code_blocks import PAGES, ROOT, blocks_of, commands_of, needs_of
 from diekae.cli import load_verb
+from diekae.recipe import make_recipe
 
 
 def name_of(page: Path) -> str:
@@ -28,6 +30,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smollm2) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(page, "python")], ids=name_of)
 def test_the_python_of_a_page_runs_from_top_to_bottom(page: Path, place: Path) -> None:
+    for module in needs_of(page):
+        pytest.importorskip(module)
     for block in blocks_of(page, "python"):
         block.evaluate()
 
@@ -56,6 +60,13 @@ def parse(program: str, *arguments: str) -> None:
         name, *rest = rest
         command = commands[name]
     command.make_context(command.name, [word for word in rest if word != "--help"])
+
+
+def test_recipes_are_understood() -> None:
+    recipes = [tomllib.loads(block.parsed) for page in PAGES for block in blocks_of(page, "toml")]
+    assert recipes
+    for recipe in recipes:
+        assert make_recipe(recipe).name == recipe["name"]
 
 
 def test_a_wrong_option_is_seen() -> None:

@@ -1,4 +1,4 @@
-"""Code blocks of Markdown pages, read and run with Sybil: ``python`` blocks, and ``console`` blocks of cheap commands."""
+"""Code blocks of Markdown pages, found and run with Sybil: ``python``, and ``console`` for cheap commands."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import diekae.cli
 import diekae_research.cli
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 APPS = {"diekae": diekae.cli.typer_app, "diekae-research": diekae_research.cli.typer_app}
 _EXPECTED = re.compile(r"^ *print\(.*\)  # (.+)$", re.MULTILINE)
@@ -42,6 +42,11 @@ def blocks_of(page: Path, language: str) -> list[Example]:
     """Return a page's blocks of one language; they share a namespace, from the top of the page down."""
     run = {"python": run_python, "console": run_commands}.get(language)
     return list(Document.parse(str(page), CodeBlockParser(language, run)).examples())
+
+
+def needs_of(page: Path) -> list[str]:
+    """Return the modules that a page's code needs besides ours: ``<!-- needs: name -->`` above a block."""
+    return re.findall(r"<!-- needs: (\w+) -->", page.read_text())
 
 
 def commands_of(page: Path) -> list[list[str]]:
