@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from builders import make_decoder, make_tokenizer
-from diekae.data.prompt import wrapping
+from diekae.data.formats import wrapping
 from diekae.fingerprint import fingerprint
 from diekae.model import DiekaeModel
 

@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerFast
 from builders import make_decoder, make_model, make_tokenizer
 from diekae import DiekaeModel, PreparedKnowledge
 from diekae.config import DiekaeConfig
-from diekae.data.prompt import Prompter, wrapping
+from diekae.data.formats import wrapping
+from diekae.data.prompt import Prompter
 from diekae.prepare import read_documents
 
 CASTLE = "the castle was built by king four in the north and two towers are red"

@@ -38,7 +38,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for place in (
         "diekae.models",
-        "diekae.recipe",
+        "diekae.recipe.run",
         "diekae_research.tables.lab",
         "diekae_research.cli.bench",
         "diekae.cli.layers",

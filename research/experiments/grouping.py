@@ -19,7 +19,7 @@ from torch.utils.data import RandomSampler
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from diekae.data import load_mixture
-from diekae.data.prompt import Batch
+from diekae.data.batch import Batch
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
 from diekae.models import load_decoder
@@ -42,7 +42,7 @@ def main() -> None:
     recipe = read_recipe(RECIPE, [f"folder={arguments.folder}"])
     decoder, tokenizer = load_decoder("smollm2", dtype=torch.float32)
     model = DiekaeModel(decoder, recipe.diekae, tokenizer)
-    prompts = load_mixture(recipe.placed("train"), SEED, model.need_prompter())[:EXAMPLES]
+    prompts = load_mixture(recipe.sources("train"), SEED, model.need_prompter())[:EXAMPLES]
     dataset = PromptDataset(prompts, scope=model.config.scope, anchor=model.config.anchor)
     generator = torch.Generator().manual_seed(SEED)
     orders = {

@@ -27,7 +27,7 @@ from diekae.model import DiekaeModel
 from diekae.models import load_decoder
 from diekae.provenance import write_json
 from diekae.run.score import batches, target_logits
-from diekae.training.answers import answer_some
+from diekae.training.greedy_targets import use_greedy_targets
 
 ROWS = 8
 """Examples of a pass."""
@@ -109,7 +109,7 @@ def main() -> None:
         ]
     prompts = load_mixture(specs, 0, model.need_prompter())
     with TemporaryDirectory() as folder:
-        prompts = answer_some(model, prompts, 1.0, Path(folder) / "answers.json")
+        prompts = use_greedy_targets(model, prompts, 1.0, Path(folder) / "answers.json")
     loss_without = LossWithout(model, prompts)
     depth = len(model.layers)
     result = {

@@ -27,8 +27,9 @@ from transformers import (
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 
+from diekae.data.batch import pad_left
 from diekae.data.example import Example
-from diekae.data.prompt import Prompter, pad_left
+from diekae.data.prompt import Prompter
 from diekae.provenance import write_json
 from diekae.recipe import make_recipe, run_recipe
 from diekae_research.fiction import QUESTIONS

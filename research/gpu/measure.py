@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM, PreTrainedModel
 
-from diekae.data.prompt import to_device
+from diekae.data.batch import to_device
 from diekae.inject.hooks import frozen
 from diekae.prepare import read_documents
 from diekae.provenance import name_of, write_json

@@ -15,26 +15,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from diekae.data.prompt import Batch
+from diekae.data.batch import Batch
 from diekae.inject.batch_columns import knowledge_columns, run_columns, take_columns
-from diekae.inject.batch_slots import join_documents, make_slots, read_apart, read_in_run, read_knowledge, run_places
 from diekae.inject.hookpoints import Hookpoint
 from diekae.inject.hooks import run
-
-__all__ = [
-    "Differences",
-    "Student",
-    "collect",
-    "join_documents",
-    "knowledge_columns",
-    "make_slots",
-    "read_apart",
-    "read_in_run",
-    "read_knowledge",
-    "run_columns",
-    "run_places",
-    "take_columns",
-]
 
 Student = Callable[[Tensor], Callable[[int, Tensor], Tensor]]
 """Called with the states of K [N, B, K, W]. Returns ``predict(number, states)``, the difference [B, T, W] that encoder

@@ -17,8 +17,8 @@ from diekae.data.prompt import Prompt
 from diekae.encoders import KnowledgeBatch
 from diekae.fingerprint import window
 from diekae.inject.attached import Attached
+from diekae.inject.contexts import paused
 from diekae.inject.hooks import run
-from diekae.inject.injection import paused
 from diekae.knowledge import PreparedKnowledge
 
 PART = 0.75
@@ -124,7 +124,7 @@ def _read_states(attached: Attached, anchor: Sequence[int], rows: Sequence[Seque
         else:
             input_ids = ids if start else _prepend(anchor, ids)
             with attached.keeping() as kept:
-                run(decoder, input_ids, attached.points, past_key_values=cache, use_cache=True)
+                run(decoder, input_ids, attached.hookpoints, past_key_values=cache, use_cache=True)
             states = torch.stack(kept)[:, :, input_ids.shape[1] - ids.shape[1] :]
         batch = bank.prepare(states, mask, batch)
     assert batch is not None
@@ -147,7 +147,7 @@ def _read_slots(
     while start < input_ids.shape[1]:
         end = min(input_ids.shape[1], start + step + (0 if start else a))
         with attached.keeping() as kept:
-            run(decoder, input_ids[:, start:end], attached.points, position_ids=places[:, start:end], **options)
+            run(decoder, input_ids[:, start:end], attached.hookpoints, position_ids=places[:, start:end], **options)
         chunks.append(torch.stack(kept))
         start = end
     states = torch.cat(chunks, dim=2)

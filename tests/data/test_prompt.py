@@ -6,17 +6,10 @@ import pytest
 import torch
 
 from builders import make_tokenizer
+from diekae.data.batch import IGNORED, collate
 from diekae.data.example import Example
-from diekae.data.prompt import (
-    FORMATS,
-    IGNORED,
-    Prompt,
-    Prompter,
-    collate,
-    other_knowledge,
-    truncate_knowledge,
-    wrapping,
-)
+from diekae.data.formats import FORMATS, wrapping
+from diekae.data.prompt import Prompt, Prompter, other_knowledge, truncate_knowledge
 
 TEMPLATE = "imagine that {{knowledge}}\n"
 ROWS = [Prompt((1,), (10, 11, 12), (20, 21), (30,)), Prompt((1,), (13,), (22, 23, 24), (31, 32))]

@@ -7,7 +7,8 @@ import torch
 
 from builders import make_decoder, make_model, make_prompts, make_tokenizer
 from diekae import DiekaeModel, PreparedKnowledge
-from diekae.data.prompt import Prompt, collate, to_device
+from diekae.data.batch import collate, to_device
+from diekae.data.prompt import Prompt
 from diekae.inject.hooks import frozen
 from diekae.run.score import target_logits
 from diekae.training.objectives import DistillObjective

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from builders import DEPTH, hook_count, make_decoder, make_prompts
 from decoders import EVERY_SITE, EVERYWHERE, LAYERS, decoder_of, injecting, logits_of, noise_like
-from diekae.data.prompt import collate
+from diekae.data.batch import collate
 from diekae.inject.hookpoints import find_blocks, find_hookpoints, first_tensor
 from diekae.inject.hooks import apply_hook, frozen, run
 

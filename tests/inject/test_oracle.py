@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from builders import make_prompts
 from decoders import EVERY_SITE, EVERYWHERE, LAYERS, MODULES, SITES, decoder_of, injecting, logits_of
-from diekae.data.prompt import Batch, collate
+from diekae.data.batch import Batch, collate
 from diekae.differences import collect
 from diekae.inject.hookpoints import find_blocks, find_hookpoints, first_tensor
 

@@ -7,7 +7,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from builders import make_decoder, make_model, make_prompts
-from diekae.data.prompt import IGNORED, Prompt, collate, run_of
+from diekae.data.batch import IGNORED, collate, run_of
+from diekae.data.prompt import Prompt
 from diekae.inject.hookpoints import stack_of
 from diekae.run.score import batches, by_example, logits_at, nll, score, target_logits
 

@@ -6,7 +6,8 @@ import pytest
 from torch import Tensor, nn
 
 from builders import DEPTH
-from diekae.data.prompt import Prompt, collate
+from diekae.data.batch import collate
+from diekae.data.prompt import Prompt
 from diekae.inject.hookpoints import find_blocks, first_tensor
 from diekae.model import DiekaeModel
 from diekae.training.objectives import OBJECTIVES, LossSums

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from builders import make_decoder, make_model, make_prompts
-from diekae.data.prompt import Batch, Prompt
+from diekae.data.batch import Batch
+from diekae.data.prompt import Prompt
 from diekae.differences import Differences
 from diekae.fingerprint import fingerprint
 from diekae.model import DiekaeModel

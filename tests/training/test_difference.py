@@ -89,7 +89,7 @@ def test_slots_in_all_layers_leave_no_error_and_slots_in_some_leave_an_error(
         options = {"encoder_options": {"rank": rank, "mlp_width": 10}, "rollout": rollout, "anchor": anchor}
         model = make_model("attention", effect=0.0, layers=layers, **options)
         batch = layout(model, make_prompts(4))
-        found = collect(model.decoder, model.points, batch)
+        found = collect(model.decoder, model.hookpoints, batch)
         model.bank.calibrate(found.targets, found.receives)
         with torch.no_grad():
             sums.append(DifferenceObjective(model)(**batch))
@@ -145,7 +145,7 @@ def test_differences_of_exactly_zero_give_a_loss_of_zero(encoder: str) -> None:
     model = make_model(encoder, effect=0.0, rollout="student")
     prompts = [Prompt(p.anchor, (), p.input, p.target) for p in make_prompts()]
     objective, batch = DifferenceObjective(model), layout(model, prompts)
-    found = collect(model.decoder, model.points, batch) if encoder == "attention" else objective.collect(batch)
+    found = collect(model.decoder, model.hookpoints, batch) if encoder == "attention" else objective.collect(batch)
     assert torch.equal(found.targets, torch.zeros_like(found.targets))
     model.bank.calibrate(found.targets, found.receives)
     assert torch.equal(model.bank.scale, torch.ones(DEPTH)), "a layer without differences must not be divided by zero"
@@ -163,9 +163,9 @@ def test_a_student_that_injects_nothing_sees_independent_differences() -> None:
     def nothing(known: Tensor) -> Any:
         return lambda number, stream: torch.zeros_like(stream)
 
-    student = collect(model.decoder, model.points, batch, student=nothing)
-    apart = collect(model.decoder, model.points, batch, kind="independent")
-    teacher = collect(model.decoder, model.points, batch)
+    student = collect(model.decoder, model.hookpoints, batch, student=nothing)
+    apart = collect(model.decoder, model.hookpoints, batch, kind="independent")
+    teacher = collect(model.decoder, model.hookpoints, batch)
     where = batch["receives"]
     torch.testing.assert_close(student.targets[:, where], apart.targets[:, where])
     assert not torch.allclose(teacher.targets[1:, where], apart.targets[1:, where], atol=1e-2)
@@ -174,9 +174,9 @@ def test_a_student_that_injects_nothing_sees_independent_differences() -> None:
 def test_a_student_that_injects_the_targets_sees_the_teachers_states() -> None:
     model = make_model()
     batch = layout(model, make_prompts())
-    teacher = collect(model.decoder, model.points, batch)
+    teacher = collect(model.decoder, model.hookpoints, batch)
     student = collect(
-        model.decoder, model.points, batch, student=lambda known: lambda number, stream: teacher.targets[number]
+        model.decoder, model.hookpoints, batch, student=lambda known: lambda number, stream: teacher.targets[number]
     )
     where = batch["input_mask"]
     torch.testing.assert_close(student.states[:, where], teacher.states[:, where], rtol=1e-4, atol=1e-4)

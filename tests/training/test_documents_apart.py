@@ -7,7 +7,7 @@ import torch
 from builders import make_decoder, make_model
 from diekae import PreparedKnowledge
 from diekae.data.prompt import Prompt
-from diekae.differences import join_documents
+from diekae.inject.batch_slots import join_documents
 from diekae.knowledge import batch_knowledge
 from diekae.model import DiekaeModel
 from diekae.run.score import lay_out, target_logits

@@ -10,7 +10,7 @@ import torch
 from builders import make_decoder, make_model
 from diekae import DiekaeModel, provenance
 from diekae.data.prompt import Prompt
-from diekae.edit.trained import Trained
+from diekae.edit.trained_parts import TrainedParts
 from diekae.progress import silent
 from diekae_research.editing import compare
 from diekae_research.editing.cases import Case
@@ -50,23 +50,23 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EditingPlan:
 def test_growth_has_a_row_for_each_number_of_edits(plan: EditingPlan) -> None:
     model, reports = make_model("reader"), []
     found = evaluate_edits(
-        model, Trained(), plan, ["growth"], lambda what, done, total: reports.append((what, done, total))
+        model, TrainedParts(), plan, ["growth"], lambda what, done, total: reports.append((what, done, total))
     )
     rows = found["growth"]
     assert [(row["edits"], row["kept"], row["n"]) for row in rows] == [(1, 1, 1), (8, 8, 2), (40, 40, 2)]
     assert all(row["ms_an_edit"] > 0 and row["bytes_an_edit"] > 1000 and row["ms_bare"] > 0 for row in rows)
     assert all(row["ns"]["value"] == rows[1]["ns"]["value"] for row in rows[1:]), "no edit opens for the neighbours"
     assert [step for step in reports if step[0] == "growth"] == [("growth", done, 3) for done in (1, 2, 3)]
-    again = evaluate_edits(model, Trained(), plan, ["growth"])
+    again = evaluate_edits(model, TrainedParts(), plan, ["growth"])
     assert again == found, "a part that was measured is read back"
 
 
 def test_one_at_a_time_and_all_at_once_agree_where_no_subject_is_shared(plan: EditingPlan) -> None:
-    found = evaluate_edits(make_model("reader"), Trained(), plan, ["one", "methods"])
+    found = evaluate_edits(make_model("reader"), TrainedParts(), plan, ["one", "methods"])
     one, many = found["one"]["memory, mention"], found["methods"]["many"]["memory, mention"]
     assert one["n"] == 2 and one["columns"] == many["columns"]
     with pytest.raises(ValueError, match="parts grwth are not known"):
-        evaluate_edits(make_model("reader"), Trained(), plan, ["grwth"])
+        evaluate_edits(make_model("reader"), TrainedParts(), plan, ["grwth"])
 
 
 CASES = [
@@ -105,7 +105,7 @@ def test_a_trained_method_is_identified_by_its_training_and_not_by_its_name(
 
 def test_a_parts_file_is_named_by_everything_it_depends_on(plan: EditingPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     def key(plan: EditingPlan = plan, model: DiekaeModel | None = None) -> str:
-        return Evaluation(model or make_model("reader"), Trained(), plan, silent).key("methods")
+        return Evaluation(model or make_model("reader"), TrainedParts(), plan, silent).key("methods")
 
     first = key()
     assert key() == first

@@ -10,7 +10,7 @@ from builders import make_model
 from diekae.data.prompt import Prompt
 from diekae.edit import Edit
 from diekae.edit.gate import MentionGate
-from diekae.edit.trained import Trained
+from diekae.edit.trained_parts import TrainedParts
 from diekae_research.editing.cases import Case, choose, divide
 from diekae_research.editing.chains import find_chains
 from diekae_research.editing.compare import fit_to_edits
@@ -82,7 +82,7 @@ def test_measurements_are_stored_between_runs_and_read_behind_a_cut_line(tmp_pat
 
 def test_an_edited_model_is_scored_as_it_answers(tmp_path: Path) -> None:
     model = make_model("reader")
-    method = edited_method("memory", model, MentionGate(), Trained(), [case.edit for case in CASES])
+    method = edited_method("memory", model, MentionGate(), TrainedParts(), [case.edit for case in CASES])
     bare = fit_to_edits(model, "bare", CASES, tmp_path, lambda *_: None)
     bench = EditBench(model.need_prompter(), bare, MeasurementStore(None), "tag", "none", lambda *_: None)
     unrelated = [Prompt(model.anchor, (), (20, 21, 22), (23, 24))]

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from builders import make_model
-from diekae.edit.learned import GateOptions
-from diekae.edit.trained import load_trained
+from diekae.edit.prompt_encoder import GateOptions
+from diekae.edit.trained_parts import load_trained
 from diekae_research.editing import training
 from diekae_research.editing.training import TrainingSizes, train_editing
 

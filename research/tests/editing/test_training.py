@@ -10,11 +10,12 @@ from torch.nn import functional as F
 
 from builders import make_decoder, make_model
 from diekae import DiekaeConfig, DiekaeModel
+from diekae.data.batch import IGNORED
 from diekae.data.example import Example
-from diekae.data.prompt import IGNORED, Prompt
+from diekae.data.prompt import Prompt
 from diekae.edit import Edit
 from diekae.edit.adapter import AdapterOptions, EditAdapter
-from diekae.edit.trained import Trained, find_trained, load_trained
+from diekae.edit.trained_parts import TrainedParts, find_trained, load_trained
 from diekae.knowledge import batch_knowledge
 from diekae_research.editing.adapter_training import SETTINGS, train_adapter
 from diekae_research.editing.objective import EditObjective, EditRow, EditRows, learned_row, locality_row
@@ -112,7 +113,7 @@ def test_training_an_adapter_lowers_its_loss_and_touches_nothing_else(model: Die
         assert torch.equal(one, other)
 
 
-def test_trained_parts_are_saved_and_loaded(tmp_path: Path, model: DiekaeModel, trained: Trained) -> None:
+def test_trained_parts_are_saved_and_loaded(tmp_path: Path, model: DiekaeModel, trained: TrainedParts) -> None:
     path = tmp_path / "editing.safetensors"
     trained.save(path, model)
     found = load_trained(path, model)
@@ -126,18 +127,18 @@ def test_trained_parts_are_saved_and_loaded(tmp_path: Path, model: DiekaeModel, 
         load_trained(path, model)
     with pytest.raises(FileNotFoundError, match="edit train"):
         load_trained(tmp_path / "none", model)
-    assert find_trained(model) == Trained(), "nothing comes with the package for a random bank"
+    assert find_trained(model) == TrainedParts(), "nothing comes with the package for a random bank"
 
 
 def test_another_bank_gets_the_shipped_gate_and_a_warning_about_the_adapter(
     tmp_path: Path,
     model: DiekaeModel,
-    trained: Trained,
+    trained: TrainedParts,
     monkeypatch: pytest.MonkeyPatch,
     recwarn: pytest.WarningsRecorder,
 ) -> None:
     trained.save(tmp_path / "editing.safetensors", model)
-    monkeypatch.setattr("diekae.edit.trained.shipped_banks", lambda: {"tiny": tmp_path})
+    monkeypatch.setattr("diekae.edit.trained_parts.shipped_banks", lambda: {"tiny": tmp_path})
     own = find_trained(model)
     assert own.encoder is not None and own.adapter is not None and not recwarn
     with pytest.warns(UserWarning, match="adapter that came with the package is for another bank"):

@@ -141,9 +141,9 @@ def errors_of(model: DiekaeModel, batch: Any) -> tuple[Tensor, Tensor]:
 
     What the slots leave to the MLP of encoder ``attention``, in all layers, is nothing: all that it says is an error.
     """
-    targets = collect(model.decoder, model.points, batch).targets[:, 0]
+    targets = collect(model.decoder, model.hookpoints, batch).targets[:, 0]
     if not model.attached.by_attention:
-        known = collect(model.decoder, model.points, batch)
+        known = collect(model.decoder, model.hookpoints, batch)
         seen = known.states
         if model.bank.encoder.reads == "embeddings":
             seen = model.decoder.get_input_embeddings()(batch["input_ids"])[None]
@@ -160,7 +160,7 @@ def errors_of(model: DiekaeModel, batch: Any) -> tuple[Tensor, Tensor]:
     for handle in handles:
         handle.remove()
     offset = int(batch["offset"])
-    thoughts = [encoder.think(n, read[n][:, offset:], heard[n][:, offset:])[0] for n in range(len(read))]
+    thoughts = [encoder.mlp_output(n, read[n][:, offset:], heard[n][:, offset:])[0] for n in range(len(read))]
     return torch.stack(thoughts), targets
 
 

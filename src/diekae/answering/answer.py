@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diekae.answering.confidence import THRESHOLD, confidence_of
-from diekae.data.prompt import Message
+from diekae.data.formats import Message
 from diekae.knowledge import Knowledge, PreparedKnowledge
 from diekae.model import DiekaeModel
 from diekae.store import Found, KnowledgeStore

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.table import Table
@@ -24,6 +24,7 @@ from diekae.cli.console import (
     progress_bars,
     times,
 )
+from diekae.config import Scope
 from diekae.data import read_examples
 from diekae.data.prompt import truncate_knowledge
 from diekae.evaluation import evaluate
@@ -53,7 +54,7 @@ def command(
     files = {path: read_examples(path, limit) for path in data}
     model = load_model(bank, device, dtype)
     if scope is not None:
-        model.config = dataclasses.replace(model.config, scope=scope)
+        model.config = dataclasses.replace(model.config, scope=cast(Scope, scope))
     prompter, sets = model.need_prompter(), dict[str, dict[str, Any]]()
     with progress_bars() as (show, _):
         for path, examples in files.items():

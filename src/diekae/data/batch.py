@@ -9,13 +9,12 @@ Shapes: B rows, F columns of the run with K, T columns of the run over x, K know
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypedDict
+from typing import TypedDict
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from diekae.data.prompt import Prompt
+from diekae.data.prompt import Prompt
 
 IGNORED = -100
 """Label of a position that is not scored."""

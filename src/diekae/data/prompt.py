@@ -7,11 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-# Names that were defined here before; import them from their own modules in new code.
-from diekae.data.batch import IGNORED, Batch, collate, pad_left, run_of, to_device
 from diekae.data.example import Example
 from diekae.data.formats import (
-    FORMATS,
     Message,
     Wrapping,
     check_chat_template,
@@ -22,23 +19,6 @@ from diekae.data.formats import (
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-__all__ = [
-    "FORMATS",
-    "IGNORED",
-    "Batch",
-    "Message",
-    "Prompt",
-    "Prompter",
-    "Wrapping",
-    "collate",
-    "other_knowledge",
-    "pad_left",
-    "run_of",
-    "to_device",
-    "truncate_knowledge",
-    "wrapping",
-]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from diekae.data.prompt import FORMATS, Prompter, wrapping
+from diekae.data.formats import FORMATS, wrapping
+from diekae.data.prompt import Prompter
 
 
 def input_texts(prompter: Prompter, input_ids: Tensor, attention_mask: Tensor | None) -> list[str]:

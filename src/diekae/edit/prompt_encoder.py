@@ -82,7 +82,7 @@ class StateReader:
     ) -> None:
         """Find the layers in the decoder."""
         self.decoder, self.prompter, self.anchor = decoder, prompter, anchor
-        self.points = find_hookpoints(decoder, tuple(layers), "block")
+        self.hookpoints = find_hookpoints(decoder, tuple(layers), "block")
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return states [L, B, T, W], and which tokens belong to the text itself, bool [B, T]."""
@@ -92,5 +92,5 @@ class StateReader:
         columns = torch.arange(length, device=device)[None]
         ends = torch.tensor([[len(row)] for row in rows], device=device)
         states: list[Tensor] = []
-        run(self.decoder, ids, self.points, lambda _layer, stream, _output: states.append(stream))
+        run(self.decoder, ids, self.hookpoints, lambda _layer, stream, _output: states.append(stream))
         return torch.stack(states), (columns >= len(self.anchor)) & (columns < ends)

@@ -161,6 +161,3 @@ class Attention(Encoder):
         joined = torch.cat([F.linear(read.to(self.dtype), skip), F.linear(attended.to(self.dtype), heard)], dim=-1)
         normed = self.mlp_norm(joined[None], slice(number, number + 1))[0]
         return F.linear(F.silu(F.linear(normed, gate)) * F.linear(normed, inner), up)
-
-    # Former name, which other packages still call.
-    think = mlp_output

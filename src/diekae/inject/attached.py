@@ -37,11 +37,6 @@ class Attached:
     """The attention that reads slots, by layer; empty for encoders that compute differences themselves."""
 
     @property
-    def points(self) -> Mapping[int, Hookpoint]:
-        """Return ``hookpoints`` under their former name, which other packages still use."""
-        return self.hookpoints
-
-    @property
     def by_attention(self) -> bool:
         """Tell whether the decoder's attention reads the bank's slots."""
         return self.bank.encoder.reads == "attention"

@@ -24,9 +24,6 @@ from diekae.inject.attention_interface import (
     wrap_attention,
 )
 from diekae.inject.hookpoints import PROBE_TOKENS, find_blocks, stack_of
-from diekae.inject.rotary import check_positions
-
-__all__ = ["AttentionSite", "check_positions", "find_attention"]
 
 
 @dataclass(frozen=True)

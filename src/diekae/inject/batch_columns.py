@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from diekae.data.prompt import Batch
+from diekae.data.batch import Batch
 
 
 def knowledge_columns(batch: Batch, length: int) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diekae.data.prompt import Batch
+from diekae.data.batch import Batch
 from diekae.encoders import KnowledgeBatch
 from diekae.inject.attached import Attached
 from diekae.inject.batch_columns import knowledge_columns, run_positions, take_columns

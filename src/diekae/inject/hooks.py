@@ -178,7 +178,3 @@ def run(
             stack_of(decoder)(input_ids=ids, use_cache=kwargs.pop("use_cache", False), **kwargs)
         except _Stop:
             pass
-
-
-# Former names, which other packages still import.
-apart, visiting = detach_blocks, apply_hook

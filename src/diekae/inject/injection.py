@@ -37,13 +37,11 @@ from torch import Tensor, nn
 from diekae.encoders import KnowledgeBatch
 from diekae.inject.attached import Attached
 from diekae.inject.attention_injector import AttentionInjector
-from diekae.inject.contexts import HookContext, bare, is_bare, paused
+from diekae.inject.contexts import HookContext, is_bare
 from diekae.inject.difference_injector import DifferenceInjector
 from diekae.inject.hookpoints import stack_of
 from diekae.inject.input_columns import Forward, InputColumns
 from diekae.inject.slots import Watch
-
-__all__ = ["Injection", "bare", "paused"]
 
 _ENTERED: ContextVar[tuple[Injection, ...]] = ContextVar("diekae_injections", default=())
 """Injections whose block the current context is inside of."""

@@ -59,7 +59,7 @@ class BankedDecoder(MovesWithDecoder):
         self.tokenizer = tokenizer
         self.editor: Editor | None = None
         self.layers = resolve_layers(self.config.layers, len(find_blocks(decoder)))
-        self.points = find_hookpoints(decoder, self.layers, self.config.site)
+        self.hookpoints = find_hookpoints(decoder, self.layers, self.config.site)
         sites: dict[int, AttentionSite] = {}
         if encoder_class(self.config.encoder).reads == "attention":
             sites = sites_of_layers(decoder, self.layers)
@@ -163,7 +163,7 @@ class BankedDecoder(MovesWithDecoder):
     @property
     def attached(self) -> Attached:
         """Return the bank with its places in the decoder."""
-        return Attached(self.decoder, self.bank, self.points, self._outside["sites"])
+        return Attached(self.decoder, self.bank, self.hookpoints, self._outside["sites"])
 
     @property
     def decoder(self) -> PreTrainedModel:

@@ -16,8 +16,9 @@ from diekae.data.formats import Message
 from diekae.editor import Call
 from diekae.fingerprint import check_whole
 from diekae.inject.columns import anchored, guess_mask
+from diekae.inject.contexts import bare
 from diekae.inject.guidance import with_guidance
-from diekae.inject.injection import Injection, bare
+from diekae.inject.injection import Injection
 from diekae.inject.slots import Watch
 from diekae.knowledge import Document, Knowledge, PreparedKnowledge, batch_knowledge, knowledge_of_rows
 from diekae.model.arguments import check_document, check_input

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from transformers import PreTrainedModel
 
-from diekae.inject.attention import AttentionSite, check_positions, find_attention
+from diekae.inject.attention import AttentionSite, find_attention
 from diekae.inject.exactness import check_exact
+from diekae.inject.rotary import check_positions
 
 
 def sites_of_layers(decoder: PreTrainedModel, layers: Sequence[int]) -> dict[int, AttentionSite]:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from diekae.data.prompt import Prompt, pad_left
+from diekae.data.batch import pad_left
+from diekae.data.prompt import Prompt
 from diekae.model import DiekaeModel
 from diekae.run.score import Way
 

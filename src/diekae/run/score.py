@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import Cache, PreTrainedModel
 
-from diekae.data.prompt import IGNORED, Batch, Prompt, collate, run_of, to_device
+from diekae.data.batch import IGNORED, Batch, collate, run_of, to_device
+from diekae.data.prompt import Prompt
 from diekae.inject.hookpoints import stack_of
 from diekae.knowledge import PreparedKnowledge
 from diekae.model import DiekaeModel

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from diekae.data.prompt import IGNORED, Batch, to_device
+from diekae.data.batch import IGNORED, Batch, to_device
 from diekae.files import write_atomically
 from diekae.fingerprint import fingerprint
 from diekae.run.score import BatchProgress, no_progress

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch.utils.data import Dataset
 
-from diekae.data.prompt import Batch, Prompt, collate
+from diekae.data.batch import Batch, collate
+from diekae.data.prompt import Prompt
 
 
 class PromptDataset(Dataset[Prompt]):

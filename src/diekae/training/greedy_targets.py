@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 
-from diekae.data.prompt import Prompt, pad_left
+from diekae.data.batch import pad_left
+from diekae.data.prompt import Prompt
 from diekae.files import write_atomically
-from diekae.inject.injection import paused
+from diekae.inject.contexts import paused
 from diekae.model import DiekaeModel
 from diekae.run.answer import greedy_options
 from diekae.run.score import BatchProgress, batches, no_progress

@@ -15,7 +15,8 @@ from torch.utils.tensorboard import SummaryWriter
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, set_seed
 from transformers.integrations.integration_utils import TensorBoardCallback
 
-from diekae.data.prompt import Prompt, to_device, truncate_knowledge
+from diekae.data.batch import to_device
+from diekae.data.prompt import Prompt, truncate_knowledge
 from diekae.fingerprint import window
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel

@@ -22,7 +22,7 @@ from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from diekae.data.prompt import to_device
+from diekae.data.batch import to_device
 from diekae.training.checkpoints import find_best
 from diekae.training.config import TrainingConfig
 from diekae.training.objectives import LossSums, Objective, unexplained

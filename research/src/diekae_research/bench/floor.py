@@ -31,7 +31,7 @@ def decoder_pass(decoder: PreTrainedModel, new: int, past: int = 0, *, head: int
 def states_pass(attached: Attached, new: int) -> int:
     """Return the operations of reading ``new`` columns up to the bank's last hookpoint."""
     ids, options = _inputs(attached.decoder, new, 0)
-    return operations(lambda: run(attached.decoder, ids, attached.points, lambda *_: None, **options))
+    return operations(lambda: run(attached.decoder, ids, attached.hookpoints, lambda *_: None, **options))
 
 
 def bank_pass(attached: Attached, new: int, slots: int, anchor: int = 1) -> int:
@@ -123,7 +123,7 @@ def _bank_call(attached: Attached, new: int, slots: int, anchor: int) -> Callabl
             # The anchor among the slots replaces x's own. So only what x's own anchor sees of itself is added.
             for queries, keys in ((new, slots), (anchor, anchor)):
                 _attend(attached, encoder, queries, keys)
-            encoder.think(number, states, output)
+            encoder.mlp_output(number, states, output)
 
     return call
 

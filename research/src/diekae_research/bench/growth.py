@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from diekae.run.timing import Way
+from diekae.run.timing import TimedCall
 from diekae_research.bench.setting import Bench
 
 POINTS: dict[str, tuple[int, ...]] = {
@@ -29,17 +29,17 @@ def measure_growth(bench: Bench) -> dict[str, Any]:
     depth = int(bench.decoder.config.get_text_config(decoder=True).num_hidden_layers)
     prepared = bench.prepared(model, KNOWLEDGE)
 
-    def ways(ids: torch.Tensor, knowledge: Any = prepared, reader: Any = model) -> dict[str, Way]:
+    def ways(ids: torch.Tensor, knowledge: Any = prepared, reader: Any = model) -> dict[str, TimedCall]:
         return {
             "bare": bench.bare(ids),
             BANK: lambda: reader(ids, knowledge=knowledge, use_cache=True, logits_to_keep=1),
         }
 
-    def last_layers(count: int) -> dict[str, Way]:
+    def last_layers(count: int) -> dict[str, TimedCall]:
         reader = bench.model(BANK, layers=tuple(range(depth - count, depth)))
         return ways(bench.question(), bench.prepared(reader, KNOWLEDGE), reader)
 
-    ways_at: dict[str, Callable[[int], dict[str, Way]]] = {
+    ways_at: dict[str, Callable[[int], dict[str, TimedCall]]] = {
         "inputs": lambda n: ways(bench.question(n)),
         "layers": last_layers,
         "batch": lambda n: ways(bench.question(rows=n), [prepared] * n),

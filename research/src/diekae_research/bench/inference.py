@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from diekae.run.score import forked
-from diekae.run.timing import Times, Way
+from diekae.run.timing import TimedCall, Times
 from diekae_research.bench import floor
 from diekae_research.bench.growth import knowledge_curve, measure_growth
 from diekae_research.bench.llama import llama2_7b, llama2_7b_bank
@@ -44,7 +44,7 @@ def measure(bench: Bench) -> dict[str, Any]:
     }
 
 
-def ways(bench: Bench, length: int) -> dict[str, Way]:
+def ways(bench: Bench, length: int) -> dict[str, TimedCall]:
     """Return the passes of D(x), of D(K, x) behind a cached prefix, and of every bank."""
     ids, question, prefix = bench.ids(bench.inputs), bench.question(), bench.prefix(length)
 

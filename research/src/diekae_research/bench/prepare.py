@@ -9,7 +9,7 @@ import torch
 from diekae.inject.attached import Attached
 from diekae.model import DiekaeModel
 from diekae.prepare import read_documents
-from diekae.run.timing import Times, Way
+from diekae.run.timing import TimedCall, Times
 from diekae_research.bench import floor
 from diekae_research.bench.growth import knowledge_curve
 from diekae_research.bench.llama import llama2_7b, llama2_7b_bank
@@ -49,12 +49,12 @@ def _time(bench: Bench, length: int) -> Times:
     """Time D(K, x) and every bank."""
     knowledge, ids, anchor = bench.ids(length), bench.question(), len(bench.anchor)
     whole = torch.cat([ids[:, :anchor], knowledge, ids[:, anchor:]], dim=1)
-    ways: dict[str, Way] = {"prompted": bench.bare(whole)}
+    ways: dict[str, TimedCall] = {"prompted": bench.bare(whole)}
     ways |= {name: _cold_pass(bench.model(name), knowledge, ids) for name in bench.names}
     return bench.seconds(f"cold, |K| {length}", ways)
 
 
-def _cold_pass(model: DiekaeModel, knowledge: torch.Tensor, ids: torch.Tensor) -> Way:
+def _cold_pass(model: DiekaeModel, knowledge: torch.Tensor, ids: torch.Tensor) -> TimedCall:
     """Return a call that prepares K and reads x."""
 
     def run() -> object:

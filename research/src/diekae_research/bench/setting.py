@@ -28,7 +28,7 @@ from diekae.knowledge import PreparedKnowledge
 from diekae.model import DiekaeModel
 from diekae.prepare import read_documents
 from diekae.progress import Progress, silent
-from diekae.run.timing import Times, Way, time_in_turn
+from diekae.run.timing import TimedCall, Times, time_in_turn
 
 _ATTENTION = {"encoder": "attention", "site": "attention"}
 BANKS: dict[str, dict[str, Any]] = {
@@ -185,11 +185,11 @@ class Bench:
         """Return the random cache of anchor, ``length`` tokens of K and ``inputs`` tokens of x."""
         return random_cache(self.decoder, len(self.anchor) + length + inputs, self.seed)
 
-    def bare(self, ids: Tensor) -> Way:
+    def bare(self, ids: Tensor) -> TimedCall:
         """Return the decoder's own pass over ids, int64 [rows, columns]."""
         return lambda: self.decoder(input_ids=ids, use_cache=True, logits_to_keep=1)
 
-    def seconds(self, label: str, ways: Mapping[str, Way]) -> Times:
+    def seconds(self, label: str, ways: Mapping[str, TimedCall]) -> Times:
         """Return the seconds of each way; see :func:`time_in_turn`."""
         return time_in_turn(ways, self.rounds, lambda done, total: self.progress(label, done, total))
 

@@ -15,13 +15,15 @@ from torch.nn import functional as F
 from torch.optim import AdamW
 from torch.utils.data import DataLoader
 
-from diekae.data.prompt import Batch, Prompt
+from diekae.data.batch import Batch
+from diekae.data.prompt import Prompt
 from diekae.encoders.bank import Bank
-from diekae.inject.hooks import visiting
+from diekae.inject.hooks import apply_hook
 from diekae.model import DiekaeModel
 from diekae.run.score import logits_at
-from diekae.run.timing import Way
-from diekae.training.dataset import CachedDataset, PromptDataset, collect_to_disk
+from diekae.run.timing import TimedCall
+from diekae.training.cache import CachedDataset, collect_to_disk
+from diekae.training.dataset import PromptDataset
 from diekae.training.objectives import DifferenceObjective, Objective
 from diekae_research.bench.setting import Bench
 
@@ -47,12 +49,12 @@ def random_batch(bench: Bench, model: DiekaeModel, sizes: Mapping[str, int]) -> 
     return dataset.collate(dataset.prompts)
 
 
-def bank_step(objective: Objective, batch: Mapping[str, Any]) -> Way:
+def bank_step(objective: Objective, batch: Mapping[str, Any]) -> TimedCall:
     """Return a call that makes one step of a bank, as the trainer makes it."""
     return partial(_trainer_step(objective), batch)
 
 
-def cached_epochs(bench: Bench, model: DiekaeModel, sizes: Mapping[str, int], folder: Path) -> dict[str, Way]:
+def cached_epochs(bench: Bench, model: DiekaeModel, sizes: Mapping[str, int], folder: Path) -> dict[str, TimedCall]:
     """Return the ``first`` epoch, which collects differences into a new folder, and a ``later`` one that reads them."""
     dataset, objective = random_dataset(bench, model, sizes), DifferenceObjective(model)
     numbers = itertools.count()
@@ -69,7 +71,7 @@ def cached_epochs(bench: Bench, model: DiekaeModel, sizes: Mapping[str, int], fo
     return {"first": lambda: train(collect(str(next(numbers)))), "later": lambda: train(collected)}
 
 
-def plain_step(model: DiekaeModel, batch: Batch) -> Way:
+def plain_step(model: DiekaeModel, batch: Batch) -> TimedCall:
     """Return a step as the published code makes it: two passes of the whole decoder, and a loop over encoders."""
     options = (model.config.encoder, model.config.encoder_options)
     widths = model.bank.encoder.embedding_width, model.bank.encoder.width
@@ -79,7 +81,7 @@ def plain_step(model: DiekaeModel, batch: Batch) -> Way:
 
     def states(ids: Tensor) -> list[Tensor]:
         streams: list[Tensor] = []
-        with visiting(model.points, lambda _layer, stream, _output: streams.append(stream)):
+        with apply_hook(model.hookpoints, lambda _layer, stream, _output: streams.append(stream)):
             model.decoder(input_ids=ids, use_cache=False)
         return streams
 
@@ -99,7 +101,7 @@ def plain_step(model: DiekaeModel, batch: Batch) -> Way:
     return run
 
 
-def lora_step(bench: Bench, batch: Batch) -> Way:
+def lora_step(bench: Bench, batch: Batch) -> TimedCall:
     """Return one step of LoRA (rank 24, as the paper's) with K in the prompt.
 
     Raises:

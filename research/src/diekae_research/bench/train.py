@@ -9,7 +9,7 @@ from typing import Any
 
 from diekae.inject.attached import Attached
 from diekae.inject.hooks import frozen
-from diekae.run.timing import Times, Way, time_in_turn
+from diekae.run.timing import TimedCall, Times, time_in_turn
 from diekae.training.objectives import CrossEntropyObjective, DifferenceObjective
 from diekae_research.bench import counters, floor
 from diekae_research.bench.llama import llama2_7b, llama2_7b_bank
@@ -73,7 +73,7 @@ def _epochs(bench: Bench, seconds: dict[str, Times]) -> list[Comparison]:
 def _fine_tuning(bench: Bench, seconds: dict[str, Times]) -> list[Comparison]:
     """Compare cross-entropy through the injected decoder with LoRA, K in its context."""
     sizes = {**FINE, "knowledge": min(FINE["knowledge"], bench.room - FINE["target"])}
-    ways: dict[str, Way] = {"lora": lora_step(bench, random_batch(bench, bench.model("token"), sizes))}
+    ways: dict[str, TimedCall] = {"lora": lora_step(bench, random_batch(bench, bench.model("token"), sizes))}
     for name in ("token", "reader", "attention"):
         model = bench.model(name, scope="all")
         objective = CrossEntropyObjective(model)
@@ -94,12 +94,12 @@ def _fine_tuning(bench: Bench, seconds: dict[str, Times]) -> list[Comparison]:
     return rows
 
 
-def _count(ways: Mapping[str, Way]) -> dict[str, int]:
+def _count(ways: Mapping[str, TimedCall]) -> dict[str, int]:
     """Return the operations of each way, those of gradients included."""
     return {name: counters.operations(way, gradients=True) for name, way in ways.items()}
 
 
-def _time(bench: Bench, label: str, ways: Mapping[str, Way]) -> Times:
+def _time(bench: Bench, label: str, ways: Mapping[str, TimedCall]) -> Times:
     return time_in_turn(ways, min(bench.rounds, ROUNDS), lambda done, total: bench.progress(label, done, total))
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from diekae.cli.console import SHIPPED, BankOption, DeviceOption, DtypeOption, console, load_model, progress_bars
 from diekae.cli.edit import TrainedOption
-from diekae.edit.trained import find_trained, load_trained
+from diekae.edit.trained_parts import find_trained, load_trained
 from diekae.evaluation.plots import check_kind, save_figure
 from diekae_research.editing.evaluate import PARTS, EditingPlan, evaluate_edits
 from diekae_research.editing.plots import draw_growth

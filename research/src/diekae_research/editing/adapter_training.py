@@ -20,9 +20,9 @@ from diekae.edit.adapter import EditAdapter
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
+from diekae.training.checkpoints import last_whole_checkpoint
 from diekae.training.config import TrainingConfig
 from diekae.training.run import build_trainer
-from diekae.training.trainer import last_whole_checkpoint
 from diekae_research.editing.cases import Case
 from diekae_research.editing.objective import (
     EditObjective,

@@ -8,11 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
-from diekae.data.prompt import Batch, Prompt
+from diekae.data.batch import Batch
+from diekae.data.prompt import Prompt
 from diekae.edit.edit import Edit
-from diekae.edit.edits import Edits, inner_text, make_store
+from diekae.edit.edits import Edits, make_store
 from diekae.edit.gate import Gate
-from diekae.edit.trained import Trained
+from diekae.edit.input_text import inner_text
+from diekae.edit.trained_parts import TrainedParts
 from diekae.knowledge import PreparedKnowledge
 from diekae.model import DiekaeModel
 from diekae.run.score import target_logits
@@ -68,7 +70,9 @@ class EditedMethod(Fitted):
         return [self.edits.joined(ids) for ids in self.opened(prompts)]
 
 
-def edited_method(name: str, model: DiekaeModel, gate: Gate, trained: Trained, edits: Sequence[Edit]) -> EditedMethod:
+def edited_method(
+    name: str, model: DiekaeModel, gate: Gate, trained: TrainedParts, edits: Sequence[Edit]
+) -> EditedMethod:
     """Return a method with some edits, in a store of this process; their knowledge is prepared when it is read.
 
     Args:

@@ -13,9 +13,9 @@ from typing import Any
 
 from diekae.data.prompt import Prompt
 from diekae.edit.adapter import AdapterOptions, EditAdapter
-from diekae.edit.editing import make_gate
+from diekae.edit.attach import make_gate
 from diekae.edit.gate import MentionGate
-from diekae.edit.trained import Trained
+from diekae.edit.trained_parts import TrainedParts
 from diekae.files import write_atomically
 from diekae.fingerprint import fingerprint
 from diekae.model import DiekaeModel
@@ -78,7 +78,7 @@ class EditingPlan:
 class Evaluation:
     """Measures the parts of a plan; each is written as soon as it is measured."""
 
-    def __init__(self, model: DiekaeModel, trained: Trained, plan: EditingPlan, progress: Progress) -> None:
+    def __init__(self, model: DiekaeModel, trained: TrainedParts, plan: EditingPlan, progress: Progress) -> None:
         """Read the data.
 
         Raises:
@@ -223,7 +223,7 @@ class Evaluation:
         """Time questions that the gate has not seen: paraphrases of validation cases."""
         others = [case for case in self.parts.validation if case.paraphrases][: self.plan.timed]
         prompts = [prompt_of(self.prompter, case, case.paraphrases[0], case.new) for case in others]
-        method.edits.gate.forget()
+        method.edits.gate.clear_cache()
         return time_queries(method.edits, self.model, prompts)
 
     def forms(self) -> dict[str, Any]:
@@ -232,7 +232,7 @@ class Evaluation:
         copies = EditAdapter.for_model(self.model, AdapterOptions(rank=0, slots=0))
         edits, figures = [case.edit for case in cases], {}
         for name, adapter in (("document", None), ("four copies", copies), ("adapter", self.trained.adapter)):
-            method = edited_method(name, self.model, MentionGate(), Trained(adapter=adapter), edits)
+            method = edited_method(name, self.model, MentionGate(), TrainedParts(adapter=adapter), edits)
             tag = f"{name} {self.adapter}"
             bench = EditBench(self.prompter, self.bare, self.store, self.tag, tag, self.progress)
             figures[name] = bench.method(method, cases, self.unrelated, 1)
@@ -261,7 +261,11 @@ class Evaluation:
 
 
 def evaluate_edits(
-    model: DiekaeModel, trained: Trained, plan: EditingPlan, parts: Sequence[str] = PARTS, progress: Progress = silent
+    model: DiekaeModel,
+    trained: TrainedParts,
+    plan: EditingPlan,
+    parts: Sequence[str] = PARTS,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Measure the parts of a plan; an interrupted run continues.
 

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diekae.edit.learned import BATCH, STAND_IN, GateOptions, LearnedGate, PromptEncoder, States, bare
-from diekae.edit.names import NearNames
+from diekae.edit.learned_gate import BATCH, STAND_IN, LearnedGate, strip_format
+from diekae.edit.name_search import NearNames
+from diekae.edit.prompt_encoder import GateOptions, PromptEncoder, StateReader
 from diekae.progress import Progress, silent
 from diekae_research.editing.cases import Case
 from diekae_research.editing.phrasings import Phrasings, misspelt, shortened, template
@@ -84,13 +85,13 @@ def make_checks(cases: Sequence[Case], phrasings: Phrasings, seed: int) -> list[
 
 
 @torch.no_grad()
-def read_states(states: States, texts: Sequence[str], progress: Progress) -> dict[str, Tensor]:
+def read_states(states: StateReader, texts: Sequence[str], progress: Progress) -> dict[str, Tensor]:
     """Return the decoder's states of each text's tokens, [L, T, W] in half precision."""
     states_of: dict[str, Tensor] = {}
     order = sorted(dict.fromkeys(texts), key=len)
     for start in range(0, len(order), BATCH):
         batch = order[start : start + BATCH]
-        read, mask = states([bare(text) for text in batch])
+        read, mask = states([strip_format(text) for text in batch])
         for row, text in enumerate(batch):
             states_of[text] = read[:, row, mask[row]].half().cpu()
         progress("reading the gate's training texts", min(len(order), start + BATCH), len(order))
@@ -187,7 +188,7 @@ def choose_thresholds(gate: LearnedGate, checks: Sequence[Check]) -> tuple[GateO
         if check.other:
             pairs["other"].append((check.other.replace(check.subject, STAND_IN), key))
         for text in (check.told, check.unsure):
-            near = [(match, checks[match.which]) for match in names.find(text)]
+            near = [(match, checks[match.number]) for match in names.find(text)]
             wrong.append(
                 [
                     (match.replaced(text, STAND_IN), other.key.replace(other.subject, STAND_IN))

@@ -14,11 +14,11 @@ from diekae.data.prompt import Prompt
 from diekae.edit.edit import Edit
 from diekae.edit.edits import Edits, make_store
 from diekae.edit.gate import Gate, MentionGate
-from diekae.edit.trained import Trained
+from diekae.edit.trained_parts import TrainedParts
 from diekae.model import DiekaeModel
 
 
-def time_edits(model: DiekaeModel, trained: Trained, gate: Gate, edits: Sequence[Edit]) -> dict[str, Any]:
+def time_edits(model: DiekaeModel, trained: TrainedParts, gate: Gate, edits: Sequence[Edit]) -> dict[str, Any]:
     """Return milliseconds and bytes of an edit that is made completely: written, encoded by the gate, and prepared."""
     with tempfile.TemporaryDirectory() as folder:
         written = Edits(model, make_store(model, folder), gate, trained.adapter)
@@ -37,7 +37,7 @@ def time_queries(edits: Edits, model: DiekaeModel, prompts: Sequence[Prompt]) ->
     texts = [str(prompter.tokenizer.decode(list(prompt.input))) for prompt in prompts]
     times: dict[str, list[float]] = {"gate": [], "mention": [], "bare": []}
     mention = MentionGate()
-    mention.tell(edits.entries)
+    mention.set_edits(edits.entries)
     for text, prompt in zip(texts, prompts, strict=True):
         ids = torch.tensor([prompt.anchor + prompt.input], device=model.device)
         for name, call in (

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from diekae.data.prompt import IGNORED, Batch, Prompt, collate, run_of
+from diekae.data.batch import IGNORED, Batch, collate, run_of
+from diekae.data.prompt import Prompt
 from diekae.encoders import KnowledgeBatch
 from diekae.model import DiekaeModel
 from diekae.run.score import logits_at
-from diekae.training.objectives import Sums, injected_logits, prepare_batch
+from diekae.training.objectives import LossSums, injected_logits, prepare_batch
 
 
 class EditRow(NamedTuple):
@@ -97,7 +98,7 @@ class EditObjective(nn.Module):
         """Return the number of learned tokens."""
         return batch["learned"].sum()
 
-    def forward(self, **batch: Any) -> Sums:
+    def forward(self, **batch: Any) -> LossSums:
         """Return the sum over learned tokens, with the KL in proportion."""
         marks, model, change = batch.pop("learned"), self._outside["model"], self._outside["change"]
         laid_out = Batch(**batch)  # type: ignore[typeddict-item]
@@ -110,7 +111,7 @@ class EditObjective(nn.Module):
         if bool((~learned).any()) and self.locality:
             divergence = self._divergence(laid_out, is_label & ~marks, logits[~learned])
             loss = loss + self.locality * divergence * learned.sum()
-        return Sums(loss, learned.sum(), torch.zeros(len(self.layers), 2, dtype=torch.float64, device=loss.device))
+        return LossSums(loss, learned.sum(), torch.zeros(len(self.layers), 2, dtype=torch.float64, device=loss.device))
 
     def _divergence(self, batch: Batch, staying: Tensor, logits: Tensor) -> Tensor:
         """Return the KL to the bare decoder in nats a token, over the labels that must stay, bool [B, T]."""

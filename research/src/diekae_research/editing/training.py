@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from diekae.edit.learned import GateOptions, LearnedGate, States
-from diekae.edit.trained import FILE, Trained, load_trained
+from diekae.edit.learned_gate import LearnedGate
+from diekae.edit.prompt_encoder import GateOptions, StateReader
+from diekae.edit.trained_parts import FILE, TrainedParts, load_trained
 from diekae.files import write_atomically
 from diekae.fingerprint import fingerprint
 from diekae.model import DiekaeModel
@@ -83,9 +84,9 @@ def train_editing(
         log["gate"] = _train_gate(setup)
     files = [out / f"{part}.safetensors" for part in PARTS]
     trained = [load_trained(file, model) for file in files if file.is_file()]
-    gate = next((part for part in trained if part.encoder is not None), Trained())
+    gate = next((part for part in trained if part.encoder is not None), TrainedParts())
     adapter = next((part.adapter for part in trained if part.adapter is not None), None)
-    Trained(gate.encoder, gate.gate, adapter).save(out / FILE, model)
+    TrainedParts(gate.encoder, gate.gate, adapter).save(out / FILE, model)
     return out / FILE, log
 
 
@@ -129,14 +130,14 @@ def _train_adapter(setup: _Setup) -> list[dict[str, float]]:
     content = [dataclasses.asdict(settings), repr(training), repr(validation)]
     folder = setup.out / f"adapter-{key_of([setup.identity(), *content])}"
     adapter, log = train_adapter(setup.model, training, validation, folder, settings=settings, progress=setup.progress)
-    Trained(adapter=adapter).save(setup.out / "adapter.safetensors", setup.model)
+    TrainedParts(adapter=adapter).save(setup.out / "adapter.safetensors", setup.model)
     return log
 
 
 def _train_gate(setup: _Setup) -> dict[str, Any]:
     """Train the gate and write it; return losses, thresholds and the likeness behind them."""
     sizes, seed, questions, options = setup.sizes, setup.seed, setup.questions, GateOptions()
-    states = States(setup.model.decoder, setup.model.need_prompter(), setup.model.anchor, options.layers)
+    states = StateReader(setup.model.decoder, setup.model.need_prompter(), setup.model.anchor, options.layers)
     question_phrasings = Phrasings.find(questions.train)
     paraphrased = [case for case in setup.facts.train if case.paraphrases]
     paraphrased = random.Random(seed).sample(paraphrased, min(sizes.gate_facts, len(paraphrased)))
@@ -154,12 +155,12 @@ def _train_gate(setup: _Setup) -> dict[str, Any]:
     checks = make_checks(checked, setup.phrasings, seed + 1)
     checks += make_checks(questions.validation, question_phrasings, seed + 2)
     chosen, likeness = choose_thresholds(LearnedGate(states, encoder, options), checks)
-    Trained(encoder, chosen).save(setup.out / "gate.safetensors", setup.model)
+    TrainedParts(encoder, chosen).save(setup.out / "gate.safetensors", setup.model)
     rounded = {name: [round(value, 3) for value in values] for name, values in likeness.items()}
     return {"losses": [round(x, 4) for x in losses], "thresholds": dataclasses.asdict(chosen), "likeness": rounded}
 
 
-def _stored_states(states: States, texts: Sequence[str], path: Path, progress: Progress) -> dict[str, Tensor]:
+def _stored_states(states: StateReader, texts: Sequence[str], path: Path, progress: Progress) -> dict[str, Tensor]:
     """Return the decoder's states of texts; they are stored, so that another run need not read them again."""
     stored = load_file(path) if path.is_file() else {}
     missing = [text for text in texts if text not in stored]

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from diekae.data.batch import IGNORED
 from diekae.data.example import Example
-from diekae.data.prompt import IGNORED, Prompt, truncate_knowledge
+from diekae.data.prompt import Prompt, truncate_knowledge
 from diekae.evaluation.metrics import Scores
 from diekae.fingerprint import window
 from diekae.inject.hooks import frozen

@@ -26,7 +26,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from diekae.config import DiekaeConfig
-from diekae.data.prompt import IGNORED, Batch, Prompt, collate, to_device, truncate_knowledge
+from diekae.data.batch import IGNORED, Batch, collate, to_device
+from diekae.data.prompt import Prompt, truncate_knowledge
 from diekae.fingerprint import window
 from diekae.inject.hooks import frozen
 from diekae.progress import Progress, silent

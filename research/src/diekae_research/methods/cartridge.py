@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import Cache, DynamicCache
 
-from diekae.data.prompt import Prompt, pad_left
+from diekae.data.batch import pad_left
+from diekae.data.prompt import Prompt
 from diekae.fingerprint import window
 from diekae.inject.hookpoints import stack_of
 from diekae.progress import Progress

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diekae.data.prompt import Batch, Prompt
+from diekae.data.batch import Batch
+from diekae.data.prompt import Prompt
 from diekae.model import DiekaeModel
 from diekae.run.score import target_logits
 from diekae.training.run import train

@@ -13,15 +13,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel, TrainerCallback, set_seed
 
-from diekae.data.prompt import IGNORED, Batch, run_of
+from diekae.data.batch import IGNORED, Batch, run_of
 from diekae.progress import Progress
 from diekae.run.score import logits_at
+from diekae.training.checkpoints import last_whole_checkpoint
 from diekae.training.config import TrainingConfig
 from diekae.training.dataset import PromptDataset
-from diekae.training.objectives import Sums
+from diekae.training.objectives import LossSums
 from diekae.training.run import build_trainer
 from diekae.training.stopwatch import Stopwatch
-from diekae.training.trainer import BankTrainer, NotFinite, last_whole_checkpoint
+from diekae.training.trainer import BankTrainer, NotFinite
 from diekae_research.methods.base import Cost, Task
 
 
@@ -55,7 +56,7 @@ class Tuned(nn.Module):
         """Return the number of target tokens."""
         return (batch["labels"] != IGNORED).sum()
 
-    def forward(self, **batch: Any) -> Sums:
+    def forward(self, **batch: Any) -> LossSums:
         """Return the summed NLL of the targets."""
         laid_out = Batch(**batch)  # type: ignore[typeddict-item]
         labels = laid_out["labels"]
@@ -64,7 +65,7 @@ class Tuned(nn.Module):
         targets = labels[labels != IGNORED]
         loss = F.cross_entropy(logits.float(), targets, reduction="sum")
         no_layers = torch.zeros(0, 2, dtype=torch.float64, device=loss.device)
-        return Sums(loss, torch.tensor(len(targets), device=loss.device), no_layers)
+        return LossSums(loss, torch.tensor(len(targets), device=loss.device), no_layers)
 
 
 class TunedTrainer(BankTrainer):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from diekae.config import DiekaeConfig
+from diekae.config import Anchor, DiekaeConfig
 from diekae.encoders import encoder_class
 from diekae_research.tables.augment import SETS
 from diekae_research.tables.cells import Cell, Result
@@ -32,7 +32,7 @@ _NOTES = (
 )
 
 
-def configuration(lab: Lab, anchor: str) -> DiekaeConfig:
+def configuration(lab: Lab, anchor: Anchor) -> DiekaeConfig:
     """Return the preset's bank in all layers, trained on the paper's independent, unscaled differences.
 
     The encoder ``attention`` has no independent differences; the default encoder replaces it.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diekae.data.prompt import Prompt
-from diekae.training.trainer import last_whole_checkpoint
+from diekae.training.checkpoints import last_whole_checkpoint
 from diekae_research.methods import Fitted, Task
 from diekae_research.tables.cells import Result
 

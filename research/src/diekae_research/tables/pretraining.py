@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 
 from diekae.config import DiekaeConfig, resolve_layers
-from diekae.data.prompt import Prompt, collate, to_device
+from diekae.data.batch import collate, to_device
+from diekae.data.prompt import Prompt
 from diekae.differences import collect
 from diekae.inject.hookpoints import find_blocks, find_hookpoints
 from diekae.inject.hooks import frozen

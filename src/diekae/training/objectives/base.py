@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from diekae.data.prompt import Batch
+from diekae.data.batch import Batch
 from diekae.model import DiekaeModel
 
 

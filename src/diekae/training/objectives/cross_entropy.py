@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diekae.data.prompt import IGNORED, Batch
-from diekae.differences import read_knowledge
+from diekae.data.batch import IGNORED, Batch
+from diekae.inject.batch_slots import read_knowledge
 from diekae.training.objectives.base import LossSums, Objective
 from diekae.training.objectives.injected import injected_logits, input_fields
 

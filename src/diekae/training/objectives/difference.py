@@ -12,19 +12,12 @@ import torch
 from torch import Tensor
 
 from diekae.config import DiekaeConfig
-from diekae.data.prompt import Batch
-from diekae.differences import (
-    Differences,
-    Student,
-    collect,
-    make_slots,
-    read_in_run,
-    run_columns,
-    run_places,
-    take_columns,
-)
+from diekae.data.batch import Batch
+from diekae.differences import Differences, Student, collect
 from diekae.encoders import KnowledgeBatch
-from diekae.inject.hooks import apart, run
+from diekae.inject.batch_columns import run_columns, take_columns
+from diekae.inject.batch_slots import make_slots, read_in_run, run_places
+from diekae.inject.hooks import detach_blocks, run
 from diekae.training.objectives.base import LossSums, Objective, parts_of
 from diekae.training.objectives.injected import injection_of, prepare_batch
 
@@ -75,12 +68,12 @@ class DifferenceObjective(Objective):
             errors[numbers[layer]] = scaled.square().mean(-1).sum()
             return torch.where(receiving, missing.detach(), 0.0) if teacher else None
 
-        with injection_of(model, batch, prepared).active(), apart(model.decoder):
-            run(model.decoder, batch["input_ids"], model.points, compare, gradients=True)
+        with injection_of(model, batch, prepared).active(), detach_blocks(model.decoder):
+            run(model.decoder, batch["input_ids"], model.hookpoints, compare, gradients=True)
         loss = torch.stack(errors)
         if torch.is_grad_enabled():  # the shares need one more run, so only validation measures them
             return LossSums(loss.sum(), counted.sum(), self._no_parts())
-        targets = collect(model.decoder, model.points, batch).targets[:, counted].float()
+        targets = collect(model.decoder, model.hookpoints, batch).targets[:, counted].float()
         return LossSums(loss.sum(), counted.sum(), parts_of(loss, targets / self.bank.scale[:, None, None]))
 
     def _read(self, batch: Batch) -> tuple[dict[int, Tensor], KnowledgeBatch]:
@@ -93,7 +86,7 @@ class DifferenceObjective(Objective):
             streams[layer] = take_columns(stream, columns)
 
         with attached.keeping() as kept:
-            run(model.decoder, batch["full_ids"], model.points, take, position_ids=run_places(attached, batch))
+            run(model.decoder, batch["full_ids"], model.hookpoints, take, position_ids=run_places(attached, batch))
         read = read_in_run(attached, batch, kept)
         return streams, make_slots(attached, read, batch["knowledge_mask"], model.config.anchor == "own")
 
@@ -116,7 +109,7 @@ class DifferenceObjective(Objective):
         """Run the decoder on a batch and return the differences, by a configuration or by the model's own."""
         model, config = self.model, config or self.model.config
         student = self._student(batch) if config.rollout == "student" else None
-        return collect(model.decoder, model.points, batch, kind=config.difference, student=student)
+        return collect(model.decoder, model.hookpoints, batch, kind=config.difference, student=student)
 
     def _student(self, batch: Batch) -> Student:
         """Return a function of what the encoders inject at present."""

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diekae.data.prompt import Batch, run_of
-from diekae.differences import read_in_run, run_places
+from diekae.data.batch import Batch, run_of
+from diekae.inject.batch_slots import read_in_run, run_places
 from diekae.model import DiekaeModel
 from diekae.run.score import logits_at
 from diekae.training.objectives.base import LossSums

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diekae.data.prompt import IGNORED, Batch, run_of
-from diekae.differences import join_documents, knowledge_columns, make_slots, read_apart, read_knowledge
+from diekae.data.batch import IGNORED, Batch, run_of
 from diekae.encoders import KnowledgeBatch
+from diekae.inject.batch_columns import knowledge_columns
+from diekae.inject.batch_slots import join_documents, make_slots, read_apart, read_knowledge
 from diekae.inject.injection import Injection
 from diekae.model import DiekaeModel
 from diekae.run.score import logits_at
