@@ -9,7 +9,7 @@ import torch
 from builders import make_model
 from diekae import PreparedKnowledge
 from diekae.store import KnowledgeStore
-from diekae.store.retrieved import metadata_of, passage_id, read_retrieved
+from diekae.store.retrieved import passage_id, passage_metadata, read_retrieved
 
 CASTLE = "the castle was built by king four in the north and two towers are red"
 RIVER = "a river has seven dogs"
@@ -52,14 +52,14 @@ def same(prepared: PreparedKnowledge | None, other: PreparedKnowledge) -> bool:
 
 def test_passages_of_the_store_are_read_from_it_and_other_texts_are_added(store: KnowledgeStore) -> None:
     found = store.search("of which stone is the gold gate?", 1)
-    retrieved = [(one.text, metadata_of(one)) for one in found]
+    retrieved = [(one.text, passage_metadata(one)) for one in found]
     assert len({passage_id(one) for one in store.search("the", 9)}) == len(store.search("the", 9)) > 3
     assert same(read_retrieved(store, retrieved), store.read(found)) and len(store.documents()) == 3
     assert len(store.read(found)) < len(store.prepared(found[0].id))
     mixed = read_retrieved(store, [*retrieved, (RIVER, {}), (CASTLE, {"document": "theirs", "page": 3})])
     assert len(store.documents()) == 3, "what the store holds is not added again"
     assert same(mixed, PreparedKnowledge.join([store.read(found), store.prepared(*store.add([RIVER, CASTLE]).ids)]))
-    cut = read_retrieved(store, [(found[0].text[:40], metadata_of(found[0]))])
+    cut = read_retrieved(store, [(found[0].text[:40], passage_metadata(found[0]))])
     assert cut is not None and len(store.documents()) == 4, "a text that is no longer the passage is a text"
     assert read_retrieved(store, []) is None
 
@@ -69,9 +69,9 @@ def test_langchain_asks_the_store_and_picks_for_it(store: KnowledgeStore) -> Non
     from langchain_core.documents import Document
     from langchain_core.retrievers import BaseRetriever
 
-    from diekae.store.langchain import StoreRetriever, retrieve_prepared
+    from diekae.store.langchain import LangChainStoreRetriever, retrieve_prepared
 
-    retriever = StoreRetriever(store=store, k=1)
+    retriever = LangChainStoreRetriever(store=store, k=1)
     (found,) = retriever.invoke("of which stone is the gold gate?")
     check_passage(store, found.page_content, found.id, found.metadata)
     prepared = retrieve_prepared(store, retriever, "of which stone is the gold gate?")
@@ -95,9 +95,9 @@ def test_llama_index_asks_the_store_and_picks_for_it(store: KnowledgeStore, tmp_
     from llama_index.core.retrievers import BaseRetriever
     from llama_index.core.schema import NodeWithScore, TextNode
 
-    from diekae.store.llama_index import StoreRetriever, retrieve_prepared
+    from diekae.store.llama_index import LlamaIndexStoreRetriever, retrieve_prepared
 
-    retriever = StoreRetriever(store, k=1)
+    retriever = LlamaIndexStoreRetriever(store, k=1)
     (found,) = retriever.retrieve("of which stone is the gold gate?")
     check_passage(store, found.node.get_content(), found.node.node_id, found.node.metadata)
     assert found.score == found.node.metadata["score"] > 0
@@ -111,7 +111,7 @@ def test_llama_index_asks_the_store_and_picks_for_it(store: KnowledgeStore, tmp_
     assert len(store.documents()) == 3, "a passage is no document"
     assert retrieve_prepared(KnowledgeStore(tmp_path / "empty", store.model), retriever, "what") is not None
     empty = KnowledgeStore(tmp_path / "none", store.model)
-    assert retrieve_prepared(empty, StoreRetriever(empty), "elephants") is None
+    assert retrieve_prepared(empty, LlamaIndexStoreRetriever(empty), "elephants") is None
 
     class Fixed(BaseRetriever):
         def _retrieve(self, query_bundle):

@@ -45,7 +45,7 @@ def check_index(store: KnowledgeStore) -> None:
         of = {row[0] for row in connection.execute("SELECT document FROM passages")}
         documents = {row[0] for row in connection.execute("SELECT number FROM documents")}
     assert numbers == words and of == documents
-    vectors = store.catalogue.vectors()
+    vectors = store.catalogue.passages.vectors()
     assert set(vectors.numbers) == numbers and len(vectors.matrix) == len(numbers)
 
 
@@ -69,7 +69,7 @@ def test_what_is_there_is_found_and_what_was_removed_is_not(store: KnowledgeStor
             for name, document in there.items():
                 assert reader.search(name, 1)[0].id == document
     gone = {f"only{seed}x{step}" for step in range(25)} - there.keys()
-    assert gone and not any(store.catalogue.search([name]) for name in gone)
+    assert gone and not any(store.catalogue.passages.match_words([name]) for name in gone)
 
 
 def test_a_changed_file_is_found_by_its_new_words_alone(store: KnowledgeStore, tmp_path: Path) -> None:
@@ -79,7 +79,10 @@ def test_a_changed_file_is_found_by_its_new_words_alone(store: KnowledgeStore, t
     path.write_text("the tower is blue, and old")
     store.add(path)
     check_index(store)
-    assert not store.catalogue.search(["castle"]) and len(store.catalogue.search(["tower"])) == 1
+    assert (
+        not store.catalogue.passages.match_words(["castle"])
+        and len(store.catalogue.passages.match_words(["tower"])) == 1
+    )
     assert [found.text for found in store.search("castle", 5)] == ["the tower is blue, and old"]
 
 
@@ -89,9 +92,7 @@ def test_a_store_of_layout_1_is_refused(tmp_path: Path) -> None:
             "CREATE TABLE documents (number INTEGER PRIMARY KEY, id TEXT, title TEXT, characters INTEGER)"
         )
         connection.execute("PRAGMA user_version = 1")
-    with pytest.raises(
-        ValueError, match=r"has layout 1, which knows no passages \(now 2\); add the documents to a new"
-    ):
+    with pytest.raises(ValueError, match=r"has layout 1, which has no passages \(now 2\); add the documents to a new"):
         KnowledgeStore(tmp_path)
     with sqlite3.connect(tmp_path / "catalogue.sqlite") as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (1,), "it is left as it was"
@@ -101,8 +102,8 @@ def test_vectors_are_read_once_and_again_after_a_change_by_another_process(
     model: DiekaeModel, store: KnowledgeStore
 ) -> None:
     castle, tower = store.add(["the castle is red", "the tower is blue"]).ids
-    first = store.catalogue.vectors()
-    assert store.catalogue.vectors(first) is first, "nothing has changed"
+    first = store.catalogue.passages.vectors()
+    assert store.catalogue.passages.vectors(first) is first, "nothing has changed"
     assert {found.id for found in store.search("red", 9)} == {castle, tower}
 
     def elsewhere(change: str) -> None:
@@ -117,12 +118,12 @@ def test_vectors_are_read_once_and_again_after_a_change_by_another_process(
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
     elsewhere("a river has seven dogs")
-    second = store.catalogue.vectors(first)
+    second = store.catalogue.passages.vectors(first)
     assert second is not first and len(second.numbers) == 3
     river = document_id("a river has seven dogs")
     assert store.search("dogs in a river", 1)[0].id == river
     elsewhere(castle)  # as many passages as at first, but others
-    third = store.catalogue.vectors(second)
+    third = store.catalogue.passages.vectors(second)
     assert len(third.numbers) == len(first.numbers) and third.state != first.state
     assert {found.id for found in store.search("red", 9)} == {tower, river}
     elsewhere(river)
@@ -143,7 +144,7 @@ def test_every_state_of_the_passages_is_told_from_every_other(tmp_path: Path) ->
                 connection.execute(
                     "INSERT INTO passages(document, start, end, heading, vector) VALUES (1, 0, 1, '', ?)", (b"ab",)
                 )
-        vectors = catalogue.vectors()
+        vectors = catalogue.passages.vectors()
         assert seen.setdefault(vectors.state, vectors.numbers) == vectors.numbers
 
 
@@ -169,14 +170,16 @@ def test_a_document_that_is_removed_while_it_is_added_again_is_found(
     store: KnowledgeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (document,) = store.add("the castle is red").ids
-    holds = store.catalogue.holds
+    documents = store.catalogue.documents
+    contains = documents.contains
 
-    def removed_meanwhile(name: str) -> bool:
-        there = holds(name)
-        store.remove(name)
-        return there
+    def remove_after_looking(id: str) -> bool:
+        contained = contains(id)
+        monkeypatch.setattr(documents, "contains", contains)
+        store.remove(id)
+        return contained
 
-    monkeypatch.setattr(store.catalogue, "holds", removed_meanwhile)
+    monkeypatch.setattr(documents, "contains", remove_after_looking)
     assert store.add("the castle is red").ids == [document]
     check_index(store)
     assert store.search("castle")[0].id == document
@@ -186,7 +189,7 @@ def test_a_passage_whose_document_is_gone_is_named(store: KnowledgeStore) -> Non
     (document,) = store.add("the castle is red").ids
     found = store.search("castle")
     store.remove(document)
-    with pytest.raises(ValueError, match=rf"document {document[:12]} is gone from .*; search again"):
+    with pytest.raises(ValueError, match=rf"document {document[:12]} is no longer in .*; search again"):
         store.read(found)
     with pytest.raises(ValueError, match="no passage is given"):
         store.read([])

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from builders import WORDS, make_decoder, make_model, make_tokenizer
 from diekae import DiekaeConfig, DiekaeModel, PreparedKnowledge
 from diekae.data.prompt import Prompter
-from diekae.store import Found, KnowledgeStore
+from diekae.store import FoundPassage, KnowledgeStore
 from readings import CHANGE, OFF, QUESTIONS, make_exact, make_variant, off
 
 TEMPLATES = [
@@ -68,8 +68,8 @@ def spans_of(text: str, seed: int, count: int = 3) -> list[tuple[int, int]]:
     return [tuple(sorted(draw.sample(range(len(text) + 1), 2))) for _ in range(draw.randint(1, count))]  # type: ignore[misc]
 
 
-def as_found(text: str, spans: Sequence[tuple[int, int]], document: str) -> list[Found]:
-    return [Found(document, "", "", text[a:b], a, b, 0.0, 0.0, 0.0) for a, b in spans]
+def as_passages(text: str, spans: Sequence[tuple[int, int]], document: str) -> list[FoundPassage]:
+    return [FoundPassage(document, "", "", text[a:b], a, b, 0.0, 0.0, 0.0) for a, b in spans]
 
 
 # Columns
@@ -216,7 +216,7 @@ def test_passages_are_read_as_by_an_x_that_sees_them_alone(kind: str, template: 
         for seed in range(3):
             spans = spans_of(text, 10 * number + seed)
             want = masked(model, [(text, columns_of(model, text, spans))], x)
-            assert off(got(model, store.read(as_found(text, spans, document)), x), want) <= OFF
+            assert off(got(model, store.read(as_passages(text, spans, document)), x), want) <= OFF
             changes.append(off(want, whole))
         assert max(changes) > 100 * OFF, "what is left out must matter"
 
@@ -255,7 +255,7 @@ def test_a_sliding_window_sees_of_anchor_and_passages_what_is_near(template: str
     x = asked(model, " ".join(WORDS[50:58]))
     for start, end in ((150, 170), (0, 12), (len(text) - 20, len(text))):
         want = masked(model, [(text, columns_of(model, text, [(start, end)]))], x)
-        prepared = store.read(as_found(text, [(start, end)], document))
+        prepared = store.read(as_passages(text, [(start, end)], document))
         assert off(got(model, prepared, x), want) <= OFF, (start, end)
         prepared.save(tmp_path / "saved.safetensors")
         assert off(got(model, PreparedKnowledge.load(tmp_path / "saved.safetensors"), x), want) <= OFF, (
@@ -272,7 +272,7 @@ def test_passages_of_several_documents_are_read_together_behind_the_anchor_of_th
     spans = [[(0, 15)], [(40, 60), (120, 140)], [(30, 50)]]
     x = asked(model, QUESTIONS[2])
     found = [
-        one for text, own, document in zip(texts, spans, ids, strict=True) for one in as_found(text, own, document)
+        one for text, own, document in zip(texts, spans, ids, strict=True) for one in as_passages(text, own, document)
     ]
     parts = [(text, columns_of(model, text, own)) for text, own in zip(texts, spans, strict=True)]
     want = masked(model, parts, x)
@@ -302,7 +302,7 @@ def test_generation_with_passages_is_that_of_the_masked_run(tmp_path: Path) -> N
     store = KnowledgeStore(tmp_path / "store", model)
     (document,) = store.add(TEXTS[0]).ids
     spans, x = [(0, 30)], asked(model, QUESTIONS[0])
-    prepared = store.read(as_found(TEXTS[0], spans, document))
+    prepared = store.read(as_passages(TEXTS[0], spans, document))
     ids = torch.tensor([[*model.anchor, *x]])
     made = model.generate(
         ids, attention_mask=torch.ones_like(ids), knowledge=prepared, max_new_tokens=6, do_sample=False

@@ -18,7 +18,7 @@ from docx.oxml import parse_xml
 from docx.oxml.ns import nsdecls
 
 from builders import write_pdf
-from diekae.store.intake import Added, places_of
+from diekae.store.intake import AddResult, expand
 from diekae.store.kinds import base, pages, word
 from diekae.store.readers import READERS, find_documents, read_document
 
@@ -183,10 +183,10 @@ def test_notes_of_word_stand_at_the_end(tmp_path: Path) -> None:
 def test_a_word_file_that_swells_or_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = word_file(tmp_path / "a.docx", ("Normal", "the tower"))
     monkeypatch.setattr(word, "UNPACKED", 1000)
-    with pytest.raises(ValueError, match="a.docx' has 1 MB once unpacked, more than 0 MB; split it"):
+    with pytest.raises(ValueError, match="a.docx' has 1 MB after unpacking, more than 0 MB; split it"):
         read_document(path)
     for content in (b"PK", b"\xd0\xcf\x11\xe0" + bytes(2000)):  # the second as a file with a password begins
-        with pytest.raises(ValueError, match="b.docx' is no Word file, or is damaged or has a password"):
+        with pytest.raises(ValueError, match="b.docx' is not a Word file, is damaged or has a password"):
             read(tmp_path / "b.docx", content)
 
 
@@ -296,7 +296,9 @@ def test_html_of_mail_is_read_as_pages_are(tmp_path: Path) -> None:
     assert read(tmp_path / "a.eml", bytes(message)) == "Subject: tower\n\n## It\n\nis **château**"
     cut_off = b'Subject: tower\nContent-Type: multipart/mixed; boundary="x"\n\nit is red\n'
     assert read(tmp_path / "b.eml", cut_off) == "Subject: tower\n\nit is red"
-    with pytest.raises(ValueError, match="c.eml' is no e-mail: it has none of From, To, Cc, Date, Subject; .* name it"):
+    with pytest.raises(
+        ValueError, match="c.eml' is not an e-mail: it has none of From, To, Cc, Date, Subject; .* name it"
+    ):
         read(tmp_path / "c.eml", "the tower is red")
 
 
@@ -311,7 +313,7 @@ def test_a_missing_library_and_an_unknown_kind_are_named(tmp_path: Path, monkeyp
         with pytest.raises(ModuleNotFoundError, match=r"pip install 'diekae\[documents\]'"):
             read_document(path)
     (tmp_path / "a.odt").write_bytes(b"PK")
-    with pytest.raises(ValueError, match="of no kind that can be read"):
+    with pytest.raises(ValueError, match="of a kind that cannot be read"):
         read_document(tmp_path / "a.odt")
     with pytest.raises(FileNotFoundError, match="no file at"):
         read_document(tmp_path / "none.txt")
@@ -320,17 +322,17 @@ def test_a_missing_library_and_an_unknown_kind_are_named(tmp_path: Path, monkeyp
 def test_a_file_of_an_unknown_kind_is_read_as_text_where_it_may_be(tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("the tower is red\n")
     assert read_document(tmp_path / "notes", any_kind=True) == "the tower is red"
-    with pytest.raises(ValueError, match="of no kind that can be read"):
+    with pytest.raises(ValueError, match="of a kind that cannot be read"):
         read_document(tmp_path / "notes")
     (tmp_path / "a.odt").write_bytes(b"PK\x00\x03")
-    with pytest.raises(ValueError, match="is no text; expected plain text, or one of .txt"):
+    with pytest.raises(ValueError, match="is not a text; expected plain text, or one of .txt"):
         read_document(tmp_path / "a.odt", any_kind=True)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "why"),
     [
-        ("a.pdf", b"nothing of the kind", "cannot be read as PDF .*save it anew, or as plain text"),
+        ("a.pdf", b"nothing of the kind", "cannot be read as PDF .*save it again, or as plain text"),
         ("a.txt", "château".encode("latin-1"), "is not UTF-8 .*save it as UTF-8"),
         ("a.csv", "château,2".encode("utf-16"), "is not UTF-8"),
         ("b.csv", b'a,b\n"' + b"x" * 200_000, "cannot be read as CSV .*field larger"),
@@ -455,7 +457,7 @@ def test_what_is_skipped_is_noted_once(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "a.txt").write_text("x")
     (tmp_path / "deep" / "b.png").write_text("x")
-    added = Added()
-    places = places_of([tmp_path, tmp_path / "deep", "a text\n"], {}, added)
-    assert [place for place, _ in places] == [tmp_path / "a.txt", "a text\n"]
+    added = AddResult()
+    inputs = expand([tmp_path, tmp_path / "deep", "a text\n"], {}, added)
+    assert [content for content, _ in inputs] == [tmp_path / "a.txt", "a text\n"]
     assert added.skipped == [str(tmp_path / "deep" / "b.png")] and not added.failed and not added.gone

@@ -85,15 +85,15 @@ def test_a_kill_between_file_and_row_leaves_an_orphan_that_verify_removes(
     store.add("the castle is red")
     child = os.fork()
     if child == 0:  # the child writes the file, and is killed before the row
-        import diekae.store.store as room
+        from diekae.store import prepared_folder
 
-        write = room.write_atomically
+        write = prepared_folder.write_atomically
 
-        def killed(path: Path, content: bytes) -> None:
+        def write_and_die(path: Path, content: bytes) -> None:
             write(path, content)
             os.kill(os.getpid(), signal.SIGKILL)
 
-        room.write_atomically = killed
+        prepared_folder.write_atomically = write_and_die
         KnowledgeStore(tmp_path / "store", model).add("the tower is blue")
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
@@ -107,7 +107,7 @@ def test_a_kill_between_file_and_row_leaves_an_orphan_that_verify_removes(
 def test_damage_is_named_and_prepared_anew_after_repair(model: DiekaeModel, tmp_path: Path) -> None:
     store = KnowledgeStore(tmp_path / "store", model)
     ids = store.add(["the castle is red", "the tower is blue", "a river has dogs"]).ids
-    files = {row.document: store.folder / row.file for row in store.catalogue.prepared()}
+    files = {row.document: store.folder / row.file for row in store.catalogue.prepared_files.select()}
     content = bytearray(files[ids[0]].read_bytes())
     content[-3] ^= 1
     files[ids[0]].write_bytes(content)
@@ -128,7 +128,7 @@ def test_damage_is_named_and_prepared_anew_after_repair(model: DiekaeModel, tmp_
 def test_a_cut_off_file_is_refused_with_what_to_do(model: DiekaeModel, tmp_path: Path) -> None:
     store = KnowledgeStore(tmp_path / "store", model)
     (document,) = store.add("the castle is red").ids
-    path = store.folder / store.catalogue.prepared()[0].file
+    path = store.folder / store.catalogue.prepared_files.select()[0].file
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(ValueError, match="verify --repair"):
         store.prepared(document)
@@ -139,11 +139,13 @@ def test_an_index_that_does_not_fit_the_words_is_rebuilt(model: DiekaeModel, tmp
     store.add(["the castle is red", "the tower is blue"])
     with store.catalogue.writing() as connection:
         connection.execute("UPDATE terms_content SET c0 = 'silver ship' WHERE id = 1")
-    assert not store.catalogue.search(["ship"]) and store.catalogue.search(["castle"])
+    assert not store.catalogue.passages.match_words(["ship"]) and store.catalogue.passages.match_words(["castle"])
     assert [fault.kind for fault in store.verify()] == ["index"]
     store.verify(repair=True)
     assert not store.verify()
-    assert list(store.catalogue.search(["ship"])) == [1] and not store.catalogue.search(["castle"])
+    assert list(store.catalogue.passages.match_words(["ship"])) == [1] and not store.catalogue.passages.match_words(
+        ["castle"]
+    )
 
 
 def test_threads_share_a_store(model: DiekaeModel, tmp_path: Path) -> None:

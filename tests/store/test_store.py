@@ -14,7 +14,7 @@ import torch
 from builders import make_model
 from diekae import DiekaeModel, PreparedKnowledge
 from diekae.store import KnowledgeStore
-from diekae.store.catalogue import Indexed
+from diekae.store.catalogue import DocumentSource, IndexedPassage
 from diekae.store.intake import document_id
 
 CASTLE = "the castle was built by king four in the north and two towers are red"
@@ -187,8 +187,9 @@ def test_words_are_ranked_by_bm25(store: KnowledgeStore) -> None:
     """Scores by hand (Robertson et al., 1994): k1 1.2 and b 0.75 as SQLite has them, weights as Lucene's."""
     texts = ["red bridge", "red red house by the sea", "blue road", "cold wind", "old stone"]
     for text in texts:
-        passage = Indexed(0, len(text), "", text, b"\0\0")
-        store.catalogue.put(document_id(text), text, text, document_id(text), passages=[passage])
+        passage = IndexedPassage(0, len(text), "", text, b"\0\0")
+        source = DocumentSource(document_id(text), document_id(text))
+        store.catalogue.documents.put(source, text, text, [passage])
     lengths = [len(text.split()) for text in texts]
     mean = sum(lengths) / len(lengths)
 
@@ -196,11 +197,11 @@ def test_words_are_ranked_by_bm25(store: KnowledgeStore) -> None:
         inverse = math.log(1 + (len(texts) - holding + 0.5) / (holding + 0.5))
         return inverse * count * 2.2 / (count + 1.2 * (0.25 + 0.75 * lengths[row] / mean))
 
-    shared = store.catalogue.search(["red", "sea"])
+    shared = store.catalogue.passages.match_words(["red", "sea"])
     assert {number: one.score for number, one in shared.items()} == pytest.approx(
         {1: score(0, 1, 2), 2: score(1, 2, 2) + score(1, 1, 1)}, rel=1e-4
     )
-    assert store.catalogue.search(["red"])[1].score == pytest.approx(score(0, 1, 2), rel=1e-4)
+    assert store.catalogue.passages.match_words(["red"])[1].score == pytest.approx(score(0, 1, 2), rel=1e-4)
 
 
 def test_a_passage_is_ranked_by_words_and_likeness_together(model: DiekaeModel, tmp_path: Path) -> None:
@@ -213,7 +214,7 @@ def test_a_passage_is_ranked_by_words_and_likeness_together(model: DiekaeModel, 
 
     store = KnowledgeStore(tmp_path / "store", model, embed=embed)
     ids = store.add(texts).ids
-    shared = store.catalogue.search(["red"])
+    shared = store.catalogue.passages.match_words(["red"])
     best = max(one.score for one in shared.values())
     share = {text: shared[number].score / best if number in shared else 0.0 for number, text in enumerate(texts, 1)}
     likeness = {text: math.cos(angles.get(text, 3.0)) for text in texts}

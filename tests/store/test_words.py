@@ -14,7 +14,7 @@ import pytest
 
 from builders import make_model
 from diekae.store import KnowledgeStore
-from diekae.store.words import asked_words, static_embedder, words_of
+from diekae.store.words import query_words, static_embedder, normalized_words
 
 SAMPLES = (
     "İSTANBUL ısparta Straße ＡＢＣ１２３ ｶﾀｶﾅ é e\u0301 ﬁ ½ ① مُحَمَّد محـمد שָׁלוֹם ที่กรุงเทพ ສະບາຍດີ မြန်မာ "
@@ -49,43 +49,43 @@ SAMPLES = (
     ],
 )
 def test_words_are_alike_however_they_are_written(one: str, other: str) -> None:
-    assert words_of(one) == words_of(other) and words_of(one)
+    assert normalized_words(one) == normalized_words(other) and normalized_words(one)
 
 
 @pytest.mark.parametrize(
     ("one", "other"), [("かく", "がく"), ("हिन्दी", "हन्द"), ("กรุง", "กรง"), ("ที", "ที่"), ("각", "가"), ("ø", "o")]
 )
 def test_letters_that_look_like_accents_stay(one: str, other: str) -> None:
-    assert words_of(one) != words_of(other)
+    assert normalized_words(one) != normalized_words(other)
 
 
 def test_words_by_hand() -> None:
-    assert words_of("The Queen's 3.5 km, snake_case!") == ["the", "queen", "s", "3", "5", "km", "snake_case"]
-    assert words_of("हिन्दी भाषा") == ["हिन्दी", "भाषा"], "vowel signs part no words"
-    assert words_of("東京都庁は Tokyoに") == ["東京", "京都", "都庁", "庁は", "tokyo", "に"]
-    assert words_of("ジョン・スミス") == ["ジョ", "ョン", "スミ", "ミス"], "a dot parts names"
-    assert words_of("한국어") == ["한국", "국어"]
-    assert words_of("水") == ["水"]
-    assert words_of("กา") == ["กา"]
+    assert normalized_words("The Queen's 3.5 km, snake_case!") == ["the", "queen", "s", "3", "5", "km", "snake_case"]
+    assert normalized_words("हिन्दी भाषा") == ["हिन्दी", "भाषा"], "vowel signs part no words"
+    assert normalized_words("東京都庁は Tokyoに") == ["東京", "京都", "都庁", "庁は", "tokyo", "に"]
+    assert normalized_words("ジョン・スミス") == ["ジョ", "ョン", "スミ", "ミス"], "a dot parts names"
+    assert normalized_words("한국어") == ["한국", "국어"]
+    assert normalized_words("水") == ["水"]
+    assert normalized_words("กา") == ["กา"]
     for blank in ("", " \n", "?!", "---", "\u200b", "☕️"):
-        assert words_of(blank) == []
+        assert normalized_words(blank) == []
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_words_keep_what_they_are_in_any_normal_form_and_read_again(seed: int) -> None:
     draw = random.Random(seed)
     text = "".join(draw.choice([*SAMPLES, " ", " "]) for _ in range(80)) + SAMPLES
-    words = words_of(text)
-    assert words_of(" ".join(words)) == words
+    words = normalized_words(text)
+    assert normalized_words(" ".join(words)) == words
     for form in ("NFC", "NFD", "NFKC", "NFKD"):
-        assert words_of(unicodedata.normalize(form, text)) == words
+        assert normalized_words(unicodedata.normalize(form, text)) == words
     assert all(word and not word.isspace() and len(word.split()) == 1 for word in words)
 
 
 def test_asked_words_are_those_that_lead_somewhere() -> None:
-    assert asked_words("Where are the DOGS, and the dogs of the King?") == ["dogs", "king"]
-    assert asked_words("What is it?") == ["what", "is", "it"], "all of them if there are no others"
-    assert asked_words("?!") == []
+    assert query_words("Where are the DOGS, and the dogs of the King?") == ["dogs", "king"]
+    assert query_words("What is it?") == ["what", "is", "it"], "all of them if there are no others"
+    assert query_words("?!") == []
 
 
 def zeros(texts: Sequence[str]) -> np.ndarray:
@@ -119,10 +119,12 @@ def test_documents_of_all_scripts_are_found_by_parts_of_their_words(tmp_path: Pa
         assert found[0].score == 1 > found[1].score, question
     for text in texts:
         # Every word leads to its document: the index cuts none in two or away.
-        for word in words_of(text):
-            assert store.catalogue.search([word]), (word, text)
+        for word in normalized_words(text):
+            assert store.catalogue.passages.match_words([word]), (word, text)
     for other in ("मंगलवीर", "วีน", "ວິນ"):
-        assert words_of(other) and not store.catalogue.search(words_of(other)), "another vowel is another word"
+        assert normalized_words(other) and not store.catalogue.passages.match_words(normalized_words(other)), (
+            "another vowel is another word"
+        )
 
 
 # Vectors
