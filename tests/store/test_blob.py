@@ -51,7 +51,7 @@ def test_each_precision_restores_nearly_the_same(encoder: str, tmp_path: Path) -
     assert restored.tensors["keys"].dtype == prepared.tensors["keys"].dtype
 
 
-def test_a_store_keeps_int8(tmp_path: Path) -> None:
+def test_a_store_can_keep_int8(tmp_path: Path) -> None:
     model = make_model("token", encoder_options={"width": 128, "heads": 4, "blocks": 4, "mlp_width": 24})
     exact, small = KnowledgeStore(tmp_path / "a", model), KnowledgeStore(tmp_path / "b", model, precision="int8")
     sizes = []

@@ -48,9 +48,10 @@ class Verbs(TyperGroup):
         name, listed, rest = super().resolve_command(ctx, args)
         if listed is None:
             return name, None, rest
-        command = load_verb(f"{self.package}.{listed.name}")
+        verb = str(listed.name)
+        command = load_verb(f"{self.package}.{verb}")
         details = (command.help or "").split("\n\n")[1:]  # what follows the docstring's summary
-        command.help = "\n\n".join([self.verbs[listed.name], *(" ".join(text.split()) for text in details)])
+        command.help = "\n\n".join([self.verbs[verb], *(" ".join(text.split()) for text in details)])
         return name, command, rest
 
 
