@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from builders import make_decoder, make_model, make_tokenizer, write_pdf
 from cli_runs import error_of, invoke
 from diekae.cli import typer_app
+from document_files import word_file
 
 
 @pytest.fixture(scope="module")
@@ -94,16 +95,23 @@ def test_search_shows_document_score_title_headings_and_best_line(bank: Path, tm
     assert "the store is empty" in invoke("knowledge", "search", "sea", "--store", store).output
 
 
-def test_ask_reads_files_as_a_store_does(bank: Path, tmp_path: Path) -> None:
+def test_ask_reads_files_of_all_kinds(bank: Path, tmp_path: Path) -> None:
     (tmp_path / "fact.html").write_text(
         "<html><head><title>no</title></head><body><p>the tower is red</p></body></html>"
     )
     (tmp_path / "notes").write_text("the castle is old")
-    files = [tmp_path / "fact.html", write_pdf(tmp_path / "fact.pdf", "The ship is blue."), tmp_path / "notes"]
+    word = word_file(tmp_path / "fact.docx", ("Normal", "a river has seven dogs"))
+    files = [tmp_path / "fact.html", write_pdf(tmp_path / "fact.pdf", "The ship is blue."), word, tmp_path / "notes"]
     options = [option for file in files for option in ("--knowledge", file)]
-    for question, answer in (("red tower", "the tower is red"), ("blue ship", "The ship is blue."), ("old", "is old")):
+    texts = {
+        "red tower": "the tower is red",
+        "blue ship": "The ship is blue.",
+        "dogs": "a river has seven dogs",
+        "old": "the castle is old",
+    }
+    for question, text in texts.items():
         result = invoke("ask", *options, "--bank", bank, question)
-        assert result.exit_code == 0 and answer in result.output, f"{result.output}\n{result.exception!r}"
+        assert result.exit_code == 0 and text in result.output, f"{result.output}\n{result.exception!r}"
     (tmp_path / "scan.pdf").write_bytes(b"nothing of the kind")
     assert "cannot be read as PDF" in error_of("ask", "--knowledge", tmp_path / "scan.pdf", "--bank", bank, "what")
 

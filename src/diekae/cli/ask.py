@@ -20,6 +20,7 @@ from diekae.cli.console import (
     EXACT,
     BankOption,
     DeviceOption,
+    FormatOption,
     check_choice,
     console,
     device_of,
@@ -40,9 +41,7 @@ def command(
     question: Annotated[str, typer.Argument(help="The question.")],
     knowledge: Annotated[
         list[Path],
-        typer.Option(
-            help="A file or folder to read: text, Markdown, HTML, PDF, Word, CSV, JSON or e-mail. May be repeated."
-        ),
+        typer.Option(help="A file or folder: text, Markdown, HTML, PDF, Word, CSV, JSON or e-mail. May be repeated."),
     ] = [],  # noqa: B006
     store: Annotated[
         Path | None, typer.Option(help="Instead of --knowledge: a folder made by `diekae knowledge add`.")
@@ -56,10 +55,7 @@ def command(
         typer.Option(min=0, max=1, help="Least confidence at which the documents count as answering the question."),
     ] = THRESHOLD,
     bank: BankOption = EXACT,
-    format: Annotated[
-        str,
-        typer.Option(help="Format of the prompt: plain, qa, chat, or auto (chat if the decoder has a chat template)."),
-    ] = "auto",
+    format: FormatOption = "auto",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of the answer, in tokens.")] = 64,
     device: DeviceOption = "auto",
     json: Annotated[Path | None, typer.Option(help="File for the answer and its sources, as JSON.")] = None,

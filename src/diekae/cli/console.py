@@ -39,6 +39,9 @@ BankOption = Annotated[
     Path,
     typer.Option(help="Folder of a bank, or a bank of the package: smollm2 (trained) or smollm2-exact (untrained)."),
 ]
+FormatOption = Annotated[
+    str, typer.Option(help="Format of the prompt: plain, qa, chat, or auto (chat if the decoder has a chat template).")
+]
 DtypeOption = Annotated[
     str, typer.Option(help="Number format of the decoder: fp32, bf16, fp16, or auto (the fastest on this machine).")
 ]

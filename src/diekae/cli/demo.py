@@ -19,7 +19,7 @@ from diekae.answering import ask, reply
 from diekae.cli.console import EXACT, DeviceOption, console, device_of, figures, load_model, progress_bars, times
 from diekae.model import DiekaeModel
 from diekae.provenance import write_json
-from diekae.recipe import make_recipe, run_recipe
+from diekae.recipe import Recipe, make_recipe, run_recipe
 from diekae.report import write_report
 from diekae.store import KnowledgeStore
 
@@ -28,6 +28,8 @@ QUESTIONS = (
     "When was the Zorblax Tower completed?",
     "How tall is the Zorblax Tower?",
 )
+DATA = files("diekae.demo")
+"""The folder of the recipe, the examples and the document."""
 ANSWER_TOKENS = 24
 """Maximum length of an answer, in tokens."""
 INTRODUCTION = """\
@@ -53,22 +55,17 @@ def command(
     training takes a quarter of an hour.
     """
     device_of(device)
-    folder = files("diekae.demo")
-    recipe = tomllib.loads(folder.joinpath("demo.toml").read_text()) | {"folder": str(folder)}
-    if steps > 0:
-        for stage in recipe["stage"]:
-            stage["max_steps"] = steps
-    document = folder.joinpath("document.txt").read_text().strip()
+    document = DATA.joinpath("document.txt").read_text().strip()
     console.print(Panel(INTRODUCTION, title="diekae demo"))
     if out.exists():
         _remove_run(out)
     untrained = load_model(EXACT, device, format="auto")
-    console.print(Panel(document, title="The document. The model has never seen it, and it is not in the prompt"))
+    console.print(Panel(document, title="The document: new to the model, and not in the prompt"))
     console.print(_ask_store(untrained, document))
     console.print("Now a bank is trained on short documents about things that do not exist.")
     with progress_bars() as (show, bar):
         model, result = run_recipe(
-            make_recipe(recipe),
+            _read_recipe(steps),
             out,
             progress=show,
             callbacks=[bar],
@@ -88,6 +85,15 @@ def command(
         highlight=False,
         markup=False,
     )
+
+
+def _read_recipe(steps: int) -> Recipe:
+    """Return the demo's recipe, with this number of steps in each stage if it is positive."""
+    values = tomllib.loads(DATA.joinpath("demo.toml").read_text()) | {"folder": str(DATA)}
+    if steps > 0:
+        for stage in values["stage"]:
+            stage["max_steps"] = steps
+    return make_recipe(values)
 
 
 def _ask_store(model: DiekaeModel, document: str) -> Table:

@@ -17,6 +17,7 @@ from diekae.cli.console import (
     EXACT,
     BankOption,
     DeviceOption,
+    FormatOption,
     check_choice,
     console,
     device_of,
@@ -71,14 +72,14 @@ def add(
         bool, typer.Option("--prune", help="Also remove documents whose files are gone from these folders.")
     ] = False,
     bank: BankOption = EXACT,
-    format: Annotated[
-        str, typer.Option(help="Format of the questions that will be asked, as in `diekae ask`.")
-    ] = "auto",
+    format: FormatOption = "auto",
     device: DeviceOption = "auto",
 ) -> None:
     """Add files, folders and texts, and prepare them.
 
     Files may be text, Markdown, HTML, PDF, Word, CSV, JSON and e-mail. Only what is new or changed is read.
+
+    Documents are prepared for one bank and format: use the same ones in `diekae ask`.
     """
     device_of(device)
     check_choice("format", None if format == "auto" else format)

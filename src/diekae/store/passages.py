@@ -29,7 +29,7 @@ _HEADING = re.compile(
 )
 _TABLE = re.compile(r"(?:^ {0,3}\|[^\n]*(?:\n|\Z)){2,}", re.MULTILINE)
 Span = tuple[int, int]
-"""The first character, and the one behind the last."""
+"""The first character, and one past the last."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Passage:
     start: int
     """Its first character in the document's text."""
     end: int
-    """The character behind its last."""
+    """One past its last character."""
     heading: str
     """The headings above it, from the outermost: ``Manual > Cleaning``; empty if there is none."""
 

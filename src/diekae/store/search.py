@@ -35,7 +35,7 @@ class FoundPassage:
     start: int
     """Its first character in the document."""
     end: int
-    """The character behind its last."""
+    """One past its last character."""
     score: float
     """Share of the best BM25 score, plus the cosine; comparable within one search only."""
     coverage: float

@@ -196,7 +196,7 @@ class KnowledgeStore:
     def read(self, passages: Sequence[FoundPassage]) -> PreparedKnowledge:
         """Return the prepared knowledge of passages alone, in the order of their documents, for ``model.generate``.
 
-        A document is prepared as a whole, so its passages were read with all that stands before them.
+        A document is prepared as a whole, so its passages were read with all the text before them.
 
         Raises:
             ValueError: No passage is given, or its document is no longer in the store.

@@ -1,4 +1,4 @@
-"""Does every file of prepared knowledge match its row in the catalogue, and has every file a row?"""
+"""Checks that each row of the catalogue has its file of prepared knowledge, unchanged, and each file its row."""
 
 from __future__ import annotations
 

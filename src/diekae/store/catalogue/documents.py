@@ -69,7 +69,10 @@ class DocumentTable:
         where = "" if ids is None else f"WHERE d.id IN ({','.join('?' * len(ids))})"
         with self._database.reading() as connection:
             rows = connection.execute(f"{_SELECT} {where} ORDER BY d.number", (bank, *(ids or ())))
-            return [StoredDocument(*row, tuple(paths.split("\n")) if paths else ()) for *row, paths in rows]
+            return [
+                StoredDocument(id, title, length, slots, size, precision, tuple(paths.split("\n")) if paths else ())
+                for id, title, length, slots, size, precision, paths in rows
+            ]
 
     def count(self) -> int:
         """Return how many documents there are."""

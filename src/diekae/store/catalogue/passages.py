@@ -30,7 +30,7 @@ class IndexedPassage:
     start: int
     """Its first character in the document."""
     end: int
-    """The character behind its last."""
+    """One past its last character."""
     heading: str
     """The headings above it, from the outermost."""
     words: str
@@ -53,7 +53,7 @@ class StoredPassage(NamedTuple):
     start: int
     """Its first character in the document."""
     end: int
-    """The character behind its last."""
+    """One past its last character."""
     text: str
     """The passage."""
 

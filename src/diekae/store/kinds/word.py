@@ -74,14 +74,14 @@ class _MarkdownConverter:
         self._list_marks = ListMarks(lambda: self._part("numbering"))
 
     def blocks(self, parent: Any) -> Iterator[_MarkdownBlock]:
-        """Yield what stands in the body or in a cell."""
+        """Yield the blocks of the body or of a cell."""
         for element in children(parent, "p", "tbl"):
             block = self._paragraph(element) if name_of(element) == "p" else _MarkdownBlock(self._table(element))
             if block.text.strip():
                 yield block
 
     def notes(self) -> Iterator[str]:
-        """Yield footnotes and endnotes, each with the mark that stands in the text."""
+        """Yield footnotes and endnotes, each with the mark that refers to it in the text."""
         for kind in NOTES:
             for note in children(self._part(f"{kind}s"), kind):
                 text = one_line(" ".join(block.text for block in self.blocks(note)))

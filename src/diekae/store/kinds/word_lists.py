@@ -1,4 +1,4 @@
-"""Word's lists: what stands before each item, as Word itself would count it."""
+"""Word's lists: the bullet or number before each item, as Word itself counts."""
 
 from __future__ import annotations
 
