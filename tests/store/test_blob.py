@@ -1,4 +1,4 @@
-"""A memory in a file: exact, in bf16, in int8."""
+"""Prepared knowledge in a file: exact, in bf16, in int8."""
 
 from pathlib import Path
 
@@ -19,39 +19,39 @@ def test_int8_is_within_half_a_step_of_its_group(shape: tuple[int, ...], gain: f
     tensor = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * gain
     if tensor.numel():
         tensor[0, 0] = 0.0
-        tensor[0, 1, ..., 0] = 100 * gain  # an outlier spoils its own group and no other
-    whole, scale = quantize(tensor)
-    assert whole.dtype == torch.int8 and whole.shape == tensor.shape
+        tensor[0, 1, ..., 0] = 100 * gain  # an outlier affects only its own group
+    integers, scale = quantize(tensor)
+    assert integers.dtype == torch.int8 and integers.shape == tensor.shape
     group = tensor.shape[-1] // scale.shape[-1]
     steps = scale.float().repeat_interleave(group, -1)
-    assert bool(((restore(whole, scale) - tensor).abs() <= 0.5001 * steps + 1e-12 * gain).all())
+    assert bool(((restore(integers, scale) - tensor).abs() <= 0.5001 * steps + 1e-12 * gain).all())
     largest = tensor.unflatten(-1, (-1, group)).abs().amax(-1)
-    assert bool((scale.float() <= largest / 126).all()), "a step is no coarser than the group's largest asks for"
+    assert bool((scale.float() <= largest / 126).all()), "a step is no larger than the group's largest element needs"
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("encoder", ["token", "reader", "attention"])
-def test_precisions_are_small_and_close(encoder: str, tmp_path: Path) -> None:
+def test_each_precision_restores_nearly_the_same(encoder: str, tmp_path: Path) -> None:
     model = make_model(encoder)
     prepared, inputs = model.prepare(CASTLE), model.tokenize("who built the castle")
-    want = model(**inputs, knowledge=prepared).logits
-    effect = float((want - model(**inputs).logits).abs().max())
+    expected = model(**inputs, knowledge=prepared).logits
+    effect = float((expected - model(**inputs).logits).abs().max())
     for precision, error in (("exact", 0.0), ("bf16", 0.05), ("int8", 0.05)):
         path = tmp_path / precision
         path.write_bytes(pack(prepared, precision))
-        back = unpack(path)
-        assert (back.bank, back.position, len(back)) == (prepared.bank, prepared.position, len(prepared))
-        got = model(**inputs, knowledge=back).logits
-        assert float((got - want).abs().max()) <= error * effect
+        restored = unpack(path)
+        assert (restored.bank, restored.position, len(restored)) == (prepared.bank, prepared.position, len(prepared))
+        logits = model(**inputs, knowledge=restored).logits
+        assert float((logits - expected).abs().max()) <= error * effect
         if precision == "exact":
-            assert all(torch.equal(back.tensors[name], tensor) for name, tensor in prepared.tensors.items())
+            assert all(torch.equal(restored.tensors[name], tensor) for name, tensor in prepared.tensors.items())
             assert PreparedKnowledge.load(path).bank == prepared.bank, (
-                "an exact file is also one of PreparedKnowledge.save's"
+                "an exact file can be loaded by PreparedKnowledge.load"
             )
-    assert back.tensors["keys"].dtype == prepared.tensors["keys"].dtype
+    assert restored.tensors["keys"].dtype == prepared.tensors["keys"].dtype
 
 
-def test_a_store_keeps_int8(tmp_path: Path) -> None:
+def test_a_store_can_keep_int8(tmp_path: Path) -> None:
     model = make_model("token", encoder_options={"width": 128, "heads": 4, "blocks": 4, "mlp_width": 24})
     exact, small = KnowledgeStore(tmp_path / "a", model), KnowledgeStore(tmp_path / "b", model, precision="int8")
     sizes = []
@@ -64,11 +64,11 @@ def test_a_store_keeps_int8(tmp_path: Path) -> None:
     assert sizes[1] < 0.28 * sizes[0]
 
 
-def test_what_is_no_memory_is_refused(tmp_path: Path) -> None:
+def test_other_files_and_precisions_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="precision='int4'"):
         pack(PreparedKnowledge({}, 0, ""), "int4")
     with pytest.raises(FileNotFoundError):
         unpack(tmp_path / "none")
     (tmp_path / "bad").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="holds no prepared memory"):
+    with pytest.raises(ValueError, match="holds no prepared knowledge"):
         unpack(tmp_path / "bad")
