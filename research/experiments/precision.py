@@ -20,9 +20,10 @@ from diekae.data.mixture import DataSpec, load_prompts
 from diekae.data.prompt import Prompt
 from diekae.evaluation.metrics import Scores
 from diekae.inject.hooks import frozen
+from diekae.knowledge import PreparedKnowledge
+from diekae.knowledge.codec import PRECISIONS
 from diekae.provenance import write_json
 from diekae.run.score import nll, target_logits
-from diekae.store.blob import PRECISIONS, pack, unpack
 
 SETS = ("natural_questions", "facts")
 
@@ -64,12 +65,12 @@ def score_stored(model: DiekaeModel, prompts: list[Prompt], precision: str) -> t
     with tempfile.TemporaryDirectory() as folder:
         for prompt in prompts:
             (prepared,) = model.prepare_prompts([prompt])
-            content = pack(prepared, precision)
+            content = prepared.to_bytes(precision)
             path = Path(folder) / "prepared"
             path.write_bytes(content)
             header = int.from_bytes(content[:8], "little") + 8
             size, slots = size + len(content) - header, slots + len(prepared)
-            logits = target_logits(model, [prompt], "ours", all_prepared=[unpack(path)]).float()
+            logits = target_logits(model, [prompt], "ours", all_prepared=[PreparedKnowledge.load(path)]).float()
             labels = torch.tensor(prompt.target, device=logits.device)
             loss, tokens = loss + float(F.cross_entropy(logits, labels, reduction="sum")), tokens + len(labels)
     return loss / tokens, size / slots

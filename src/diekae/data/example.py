@@ -11,7 +11,7 @@ classification set, and ``leaks``, true if the knowledge was made from the targe
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -145,12 +145,7 @@ def check_split(split: str) -> Split:
     for name in names:
         if split == name:
             return name
-    raise DataError(f"unknown split {split!r}{nearest(split, names)}; there are {', '.join(names)}")
-
-
-def nearest(name: str, names: Sequence[str]) -> str:
-    """Return :func:`diekae.suggest.did_you_mean` as a part of a sentence, to append to a name in the middle of it."""
-    return did_you_mean(name, names).replace(" Did", ", did")
+    raise DataError(f"unknown split {split!r}; there are {', '.join(names)}.{did_you_mean(split, names)}")
 
 
 def parse_json(content: bytes) -> object:

@@ -13,7 +13,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
 
-from diekae.data.example import DataError, Example, Split, check_limit, check_split, nearest, read_examples
+from diekae.data.example import DataError, Example, Split, check_limit, check_split, read_examples
+from diekae.suggest import did_you_mean
 
 GROUP = "diekae.sources"
 
@@ -67,7 +68,7 @@ def load_source(
     if name not in loaders:
         advice = "" if len(loaders) > 1 else "; the data sets of the paper come with the package diekae-research"
         names = sorted(loaders)
-        raise DataError(f"unknown source {name!r}{nearest(name, names)}; there are {', '.join(names)}{advice}")
+        raise DataError(f"unknown source {name!r}; there are {', '.join(names)}{advice}.{did_you_mean(name, names)}")
     return loaders[name](folder=folder, split=part, limit=limit, seed=seed, options=options)
 
 

@@ -10,12 +10,13 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
+
+from diekae.sqlite import open_database, sqlite_errors, transaction
 
 FILE = "edits.sqlite"
 FORMAT = 1
 """Version of the tables."""
-TIMEOUT = 60.0
-"""Seconds to wait for another process that writes."""
 _TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE edits (id INTEGER PRIMARY KEY AUTOINCREMENT, fact TEXT NOT NULL, edit TEXT NOT NULL, digest TEXT NOT NULL,
@@ -49,12 +50,10 @@ class EditDatabase:
         self._lock = threading.RLock()
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
-        path = ":memory:" if self.folder is None else str(self.folder / FILE)
-        self._connection = sqlite3.connect(path, timeout=TIMEOUT, check_same_thread=False, isolation_level=None)
+        path: Path | Literal[":memory:"] = ":memory:" if self.folder is None else self.folder / FILE
+        with self._plain_errors():
+            self._connection = open_database(path, synchronous="FULL", share_between_threads=True)
         try:
-            with self._plain_errors():
-                self._connection.execute("PRAGMA journal_mode = WAL")
-                self._connection.execute("PRAGMA synchronous = FULL")
             with self._writing():
                 if not self._connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
                     for statement in _TABLES.split(";"):
@@ -133,26 +132,12 @@ class EditDatabase:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         """Write everything in the block or nothing; keep other threads and processes out."""
-        with self._reading():
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._connection.execute("COMMIT")
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
-
-    @contextlib.contextmanager
-    def _plain_errors(self) -> Iterator[None]:
-        """Turn SQLite's errors into ours."""
-        try:
+        with self._reading(), transaction(self._connection, write=True):
             yield
-        except sqlite3.OperationalError as error:
-            raise OSError(
-                f"{self.name} cannot be used now ({error}); is another process at work, or the disk full?"
-            ) from error
-        except sqlite3.DatabaseError as error:
-            raise ValueError(f"{self.name} is damaged or holds no edits ({error}); restore it from a copy.") from error
+
+    def _plain_errors(self) -> contextlib.AbstractContextManager[None]:
+        """Turn SQLite's errors into ours."""
+        return sqlite_errors(self.name, "a store of edits", "restore it from a copy")
 
 
 def digest(data: bytes) -> str:

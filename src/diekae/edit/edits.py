@@ -28,7 +28,6 @@ from diekae.fingerprint import fingerprint
 from diekae.knowledge import Knowledge, PreparedKnowledge
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
-from diekae.store.blob import pack, unpack_bytes
 
 # Inside the class below, `list` means its method.
 RecordPairs = list[tuple[Record, Record]]
@@ -231,12 +230,12 @@ def make_store(model: DiekaeModel, folder: str | Path | None) -> EditStore:
 
 def _to_bytes(prepared: PreparedKnowledge) -> bytes:
     """Return prepared knowledge as safetensors, its floats in bf16: half the size, and precise enough for keys."""
-    return pack(prepared, "bf16")
+    return prepared.to_bytes("bf16")
 
 
 def _from_bytes(data: bytes, number: int) -> PreparedKnowledge:
     try:
-        return unpack_bytes(data)
+        return PreparedKnowledge.from_bytes(data)
     except ValueError as error:
         raise ValueError(
             f"the prepared knowledge of edit {number} is damaged ({error}); revert it and make it again."

@@ -57,7 +57,7 @@ class EditStore(EditDatabase):
         text, fact = json.dumps(asdict(edit), sort_keys=True), json.dumps(edit.fact)
         created = datetime.now(UTC).isoformat(timespec="seconds")
         with self._writing():
-            if (same := self._duplicate(edit)) is not None:
+            if (same := self.duplicate(edit)) is not None:
                 raise ValueError(
                     f"this is edit {same} already: {edit.prompt!r} → {edit.target!r}; revert {same} first, or leave "
                     "this one out."
@@ -70,12 +70,9 @@ class EditStore(EditDatabase):
 
     def duplicate(self, edit: Edit) -> int | None:
         """Return the id of the live edit with the same fact and target, or None."""
-        with self._reading():
-            return self._duplicate(edit)
-
-    def _duplicate(self, edit: Edit) -> int | None:
         query = "SELECT id, edit FROM edits WHERE fact = ? AND NOT reverted ORDER BY id DESC LIMIT 1"
-        row = self._connection.execute(query, (json.dumps(edit.fact),)).fetchone()
+        with self._reading():
+            row = self._connection.execute(query, (json.dumps(edit.fact),)).fetchone()
         return int(row[0]) if row and json.loads(row[1])["target"].strip() == edit.target.strip() else None
 
     def records(self, *, every: bool = False) -> list[Record]:

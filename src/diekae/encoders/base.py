@@ -10,7 +10,6 @@ V embedding width.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -18,6 +17,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from torch import Tensor, nn
 
 from diekae.encoders.knowledge import KnowledgeBatch
+from diekae.suggest import did_you_mean
 
 
 class Encoded(NamedTuple):
@@ -73,9 +73,10 @@ class Encoder(nn.Module):
         values = {key: value for key, value in values.items() if key not in cls.retired}
         for key in values:
             if key not in names:
-                near = difflib.get_close_matches(key, names, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"encoder option {key!r} is not known; expected one of {', '.join(names)}.{hint}")
+                raise ValueError(
+                    f"encoder option {key!r} is not known; expected one of {', '.join(names)}."
+                    f"{did_you_mean(key, names)}"
+                )
         return cls.options(**values)
 
     @classmethod
@@ -145,7 +146,7 @@ def encoder_class(name: str) -> type[Encoder]:
         ValueError: No encoder has that name.
     """
     if name not in _ENCODERS:
-        near = difflib.get_close_matches(name, _ENCODERS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"encoder={name!r} is not known; choose one of {', '.join(encoder_names())}.{hint}")
+        raise ValueError(
+            f"encoder={name!r} is not known; choose one of {', '.join(encoder_names())}.{did_you_mean(name, _ENCODERS)}"
+        )
     return _ENCODERS[name]

@@ -19,7 +19,6 @@ from diekae.fingerprint import fingerprint
 from diekae.knowledge import PreparedKnowledge
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
-from diekae.store.blob import pack, unpack
 from diekae.store.catalogue import Catalogue, PreparedFile
 from diekae.store.layout import PREPARED
 
@@ -93,7 +92,7 @@ class PreparedFolder:
                 self.prepare_missing([document], silent)
                 files = self._catalogue.prepared_files.select(bank, document)
             try:
-                return unpack(self._folder / files[0].file)
+                return PreparedKnowledge.load(self._folder / files[0].file)
             except FileNotFoundError:
                 continue
             except ValueError as error:
@@ -107,7 +106,7 @@ class PreparedFolder:
 
     def _write(self, document: str, bank: str, prepared: PreparedKnowledge) -> None:
         """Write a file and its row, unless the document is gone or another process has prepared it."""
-        content = pack(prepared, self._precision)
+        content = prepared.to_bytes(self._precision)
         file = PreparedFile(
             document,
             bank,

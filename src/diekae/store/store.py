@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from diekae.knowledge import PreparedKnowledge
+from diekae.knowledge.codec import PRECISIONS
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
-from diekae.store.blob import PRECISIONS
 from diekae.store.catalogue import Catalogue, DocumentSource, StoredDocument
 from diekae.store.intake import AddResult, document_id, expand, title_of
 from diekae.store.layout import CATALOGUE

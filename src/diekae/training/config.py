@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from diekae.suggest import did_you_mean
 
 OBJECTIVES = ("difference", "cross_entropy", "distill")
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -78,9 +79,10 @@ class TrainingConfig:
             ValueError: One is out of range, or is not a number where one is needed.
         """
         if self.objective not in OBJECTIVES:
-            near = difflib.get_close_matches(self.objective, OBJECTIVES, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"objective={self.objective!r} is not known; choose one of {', '.join(OBJECTIVES)}.{hint}")
+            raise ValueError(
+                f"objective={self.objective!r} is not known; choose one of {', '.join(OBJECTIVES)}."
+                f"{did_you_mean(self.objective, OBJECTIVES)}"
+            )
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision={self.precision!r} is not known; choose one of {', '.join(PRECISIONS)}.")
         for field in dataclasses.fields(self):
@@ -99,7 +101,5 @@ class TrainingConfig:
         """Build from a recipe's table. Unknown keys are ignored, with a warning that names the nearest key."""
         names = {field.name for field in dataclasses.fields(cls)}
         for key in set(values) - names:
-            near = difflib.get_close_matches(key, names, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else "."
-            warnings.warn(f"Training key {key!r} is not known and is ignored{hint}", stacklevel=2)
+            warnings.warn(f"Training key {key!r} is not known and is ignored.{did_you_mean(key, names)}", stacklevel=2)
         return cls(**{key: value for key, value in values.items() if key in names})

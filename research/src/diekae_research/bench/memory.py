@@ -15,7 +15,6 @@ from diekae.inject.attached import Attached
 from diekae.knowledge import PreparedKnowledge
 from diekae.prepare import read_documents
 from diekae.run.score import forked
-from diekae.store.blob import pack
 from diekae_research.bench import counters, floor
 from diekae_research.bench.llama import llama2_7b, llama2_7b_bank
 from diekae_research.bench.setting import Bench, Comparison
@@ -71,7 +70,7 @@ def _file_bytes(attached: Attached, precision: str) -> float:
         tensors = {
             name: torch.zeros(shape[0], length, *shape[3:], dtype=torch.bfloat16) for name, shape in shapes.items()
         }
-        sizes.append(len(pack(PreparedKnowledge(tensors, 0, ""), precision)))
+        sizes.append(len(PreparedKnowledge(tensors, 0, "").to_bytes(precision)))
     return (sizes[1] - sizes[0]) / 64
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from diekae.data.example import DataError, nearest
+from diekae.data.example import DataError
+from diekae.suggest import did_you_mean
 
 Counts = tuple[int, int, int]
 """Examples in train, validation and test."""
@@ -88,7 +89,7 @@ def settle_options(source: str, card: Card, values: Mapping[str, object]) -> dic
     for name, value in values.items():
         if name not in known:
             raise DataError(
-                f"source {source!r} has no option {name!r}{nearest(name, list(known))}; it has {', '.join(known)}"
+                f"source {source!r} has no option {name!r}; it has {', '.join(known)}.{did_you_mean(name, list(known))}"
             )
         settled[name] = _parse(f"option {name} of source {source!r}", value, known[name].default)
     return settled

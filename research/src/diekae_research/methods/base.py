@@ -11,7 +11,6 @@ Shapes: B prompts, W decoder width; "labels" counts the target tokens of all pro
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import importlib
 import pkgutil
@@ -31,6 +30,7 @@ from diekae.data.prompt import Prompt, truncate_knowledge
 from diekae.fingerprint import window
 from diekae.inject.hooks import frozen
 from diekae.progress import Progress, silent
+from diekae.suggest import did_you_mean
 from diekae.training.config import TrainingConfig
 
 
@@ -275,9 +275,7 @@ def fit(name: str, task: Task) -> Fitted:
 def _find(name: str) -> Method:
     names = method_names()
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"method {name!r} is not known; choose one of {', '.join(names)}.{hint}")
+        raise ValueError(f"method {name!r} is not known; choose one of {', '.join(names)}.{did_you_mean(name, names)}")
     return _METHODS[name]
 
 

@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from diekae.data.example import DataError, Example, Split, check_limit, check_split, nearest
+from diekae.data.example import DataError, Example, Split, check_limit, check_split
+from diekae.suggest import did_you_mean
 from diekae_research.data.card import Card, settle_options
 from diekae_research.data.marks import marked
 from diekae_research.data.request import BadRecords, Request
@@ -159,7 +160,7 @@ def loaders() -> dict[str, Callable[..., list[Example]]]:
 def _source(name: str) -> tuple[Card, Loader]:
     names = source_names()
     if name not in names:
-        raise DataError(f"unknown source {name!r}{nearest(name, names)}; there are {', '.join(names)}")
+        raise DataError(f"unknown source {name!r}; there are {', '.join(names)}.{did_you_mean(name, names)}")
     return _SOURCES[name]
 
 

@@ -19,7 +19,7 @@ from diekae_research.tables.pretraining import pretraining, shares
 from diekae_research.tables.sheet import Curve, Panel, Report, Sheet, number
 
 TITLE = "Figure 4: loss of each layer on differences"
-ANCHORS = ("own", "shared")
+ANCHORS: tuple[Anchor, ...] = ("own", "shared")
 PAPER_DIVERGED = (1, 29, 30, 31)
 """Layers of LLaMA2-7B that the paper cannot train: their loss stays above 10⁵."""
 SHOWN = 8

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from diekae.config import DiekaeConfig
-from diekae.data.example import nearest
 from diekae.models import settled_dtype
+from diekae.suggest import did_you_mean
 from diekae.training.config import PRECISIONS
 from diekae_research.methods import method_names
 from diekae_research.sources import source_card
@@ -115,4 +115,4 @@ class Plan:
 
 def _check_name(kind: str, name: str, names: Sequence[str]) -> None:
     if name not in names:
-        raise ValueError(f"unknown {kind} {name!r}{nearest(name, names)}; there are {', '.join(names)}")
+        raise ValueError(f"unknown {kind} {name!r}; there are {', '.join(names)}.{did_you_mean(name, names)}")

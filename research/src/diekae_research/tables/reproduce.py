@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from diekae.data.example import DataError, nearest
+from diekae.data.example import DataError
 from diekae.files import alone, write_atomically
+from diekae.suggest import did_you_mean
 from diekae_research.provenance import write_json
 from diekae_research.tables import figure3, figure4, table1, table2, table3, table4, table5
 from diekae_research.tables.cells import Cell, Result
@@ -39,7 +40,9 @@ def table_names(name: str) -> list[str]:
     if name == "all":
         return list(TABLES)
     if name not in TABLES:
-        raise ValueError(f"unknown table {name!r}{nearest(name, [*TABLES, 'all'])}; there are {', '.join(TABLES)}, all")
+        raise ValueError(
+            f"unknown table {name!r}; there are {', '.join(TABLES)}, all.{did_you_mean(name, [*TABLES, 'all'])}"
+        )
     return [name]
 
 

@@ -7,8 +7,8 @@ import torch
 
 from builders import make_model
 from diekae import PreparedKnowledge
+from diekae.knowledge.codec import quantize, restore
 from diekae.store import KnowledgeStore
-from diekae.store.blob import pack, quantize, restore, unpack
 
 CASTLE = "the castle was built by king four in the north and two towers are red"
 
@@ -38,8 +38,8 @@ def test_each_precision_restores_nearly_the_same(encoder: str, tmp_path: Path) -
     effect = float((expected - model(**inputs).logits).abs().max())
     for precision, error in (("exact", 0.0), ("bf16", 0.05), ("int8", 0.05)):
         path = tmp_path / precision
-        path.write_bytes(pack(prepared, precision))
-        restored = unpack(path)
+        path.write_bytes(prepared.to_bytes(precision))
+        restored = PreparedKnowledge.load(path)
         assert (restored.bank, restored.position, len(restored)) == (prepared.bank, prepared.position, len(prepared))
         logits = model(**inputs, knowledge=restored).logits
         assert float((logits - expected).abs().max()) <= error * effect
@@ -66,9 +66,9 @@ def test_a_store_can_keep_int8(tmp_path: Path) -> None:
 
 def test_other_files_and_precisions_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="precision='int4'"):
-        pack(PreparedKnowledge({}, 0, ""), "int4")
+        PreparedKnowledge({}, 0, "").to_bytes("int4")
     with pytest.raises(FileNotFoundError):
-        unpack(tmp_path / "none")
+        PreparedKnowledge.load(tmp_path / "none")
     (tmp_path / "bad").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="holds no prepared knowledge"):
-        unpack(tmp_path / "bad")
+    with pytest.raises(ValueError, match="is not prepared knowledge"):
+        PreparedKnowledge.load(tmp_path / "bad")
