@@ -1,6 +1,6 @@
 """From a decoder and a folder of documents to a bank: read, ask, choose layers, train, measure.
 
-What is made on the way lies in the run's folder, so that a run that was cut off goes on, and can be repeated or changed:
+What is made on the way lies in the run's folder, so that a run that was cut off goes on and can be repeated or changed:
 
     data/{train,validation,test}.jsonl   the questions
     recipe.toml                          how the bank is trained; `diekae train runs/NAME/recipe.toml` repeats it
@@ -110,7 +110,7 @@ def run_study(
         decided = _decide(exact, examples, out, options, begun, progress)
         report(decided["summary"])
         write_atomically(out / "study.json", json.dumps(decided, indent=2) + "\n")
-        write_atomically(recipe_path, _recipe(out.name, name, decided, options))
+        write_atomically(recipe_path, _recipe(out, name, decided, options))
     recipe = read_recipe(recipe_path)
     model, result = run_recipe(
         recipe, out, resume=resume, progress=progress, callbacks=callbacks, loaded=(decoder, tokenizer)
@@ -212,7 +212,7 @@ def _decide(
     }
 
 
-def _recipe(name: str, decoder: str, decided: dict[str, Any], options: StudyOptions) -> str:
+def _recipe(out: Path, decoder: str, decided: dict[str, Any], options: StudyOptions) -> str:
     """Return the recipe as TOML."""
     config = decided["config"]
     qa = (
@@ -221,8 +221,9 @@ def _recipe(name: str, decoder: str, decided: dict[str, Any], options: StudyOpti
         else '\n[[data.train]]\nsource = "jsonl"\nfolder = "data"\nformat = "qa"\nlimit = 100\n'
     )
     return f"""# Written by `diekae train --decoder … --documents …`; `diekae train` with this file repeats the training.
-name = {json.dumps(name)}
+name = {json.dumps(out.name)}
 decoder = {json.dumps(decoder)}
+folder = {json.dumps(str(out))}
 
 [diekae]
 layers = {decided["layers"]}
