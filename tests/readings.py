@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from builders import ABSOLUTE, ARCHITECTURES, WORDS, make_decoder, make_tokenizer
 from diekae import DiekaeConfig, DiekaeModel
-from diekae.data.prompt import pad_left
+from diekae.data.batch import pad_left
 
 CASTLE = " ".join((WORDS * 2)[3:43])
 SHIP = " ".join(WORDS[60:71])

@@ -1,4 +1,4 @@
-"""The allocator keeps what was freed, unless the user has decided otherwise."""
+"""The allocator keeps freed blocks, unless the user sets glibc's variables."""
 
 import platform
 import subprocess
@@ -10,7 +10,7 @@ WORK = """
 import resource, sys
 import torch
 from diekae.allocator import keep_freed_memory
-assert keep_freed_memory() is (sys.argv[1] == "keep"), "told otherwise"
+assert keep_freed_memory() is (sys.argv[1] == "keep"), "the result says whether the setting was made"
 for _ in range(20):  # until the blocks have found their place on the heap
     torch.ones(2**22)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -20,8 +20,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")
-def test_freed_blocks_are_used_again_unless_the_user_has_decided() -> None:
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is made for glibc only")
+def test_freed_blocks_are_reused_unless_the_user_sets_malloc_variables() -> None:
     def faults(way: str, **environment: str) -> int:
         done = subprocess.run([sys.executable, "-c", WORK, way], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

@@ -1,7 +1,9 @@
-"""Imports point one way: a room of the house knows the rooms below it, and never one above or beside it."""
+"""The structure of the code: imports point one way, files and functions are short, and names are unique."""
 
 import ast
+from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,9 @@ import pytest
 import diekae
 
 SOURCE = Path(diekae.__file__).parent
+RESEARCH = Path(__file__).parents[1] / "research" / "src" / "diekae_research"
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("allocator", "files", "moving", "progress", "version"),
+    ("allocator", "files", "moving", "progress", "smollm2", "sqlite", "suggest", "version"),
     ("fingerprint", "data", "encoders"),
     ("config", "provenance"),
     ("inject", "knowledge", "checkpoint", "models"),
@@ -26,12 +29,26 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("__main__",),
 )
-"""The rooms (modules and packages directly in diekae) from the lowest floor to the highest."""
+"""The rooms (modules and packages directly in diekae), from the lowest floor to the highest."""
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+
+MOST_LINES = 300
+"""Most lines of a file."""
+MOST_FUNCTION_LINES = 50
+"""Most lines of a function, with its docstring."""
+
+
+@cache
+def all_files() -> dict[str, ast.Module]:
+    """The parsed files of both packages, by their paths from the packages' parent folders."""
+    paths = {
+        f"{root.name}/{path.relative_to(root)}": path for root in (SOURCE, RESEARCH) for path in root.rglob("*.py")
+    }
+    return {name: ast.parse(path.read_text()) for name, path in sorted(paths.items())}
 
 
 def imports(tree: ast.Module, package: str) -> Iterator[tuple[int, str]]:
-    """Yield (line, dotted name) of all that a module imports, also inside functions and under TYPE_CHECKING."""
+    """Yield (line, dotted name) of everything that a module imports, also in functions and under TYPE_CHECKING."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -42,22 +59,22 @@ def imports(tree: ast.Module, package: str) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, f"{base}.{alias.name}" if base == "diekae" else base) for alias in node.names)
 
 
-def faults(path: str, text: str) -> list[str]:
-    """Say which imports of a file, given relative to the package's folder, go up or sideways."""
+def import_faults(path: str, tree: ast.Module) -> list[str]:
+    """Say which imports of a file, whose path is relative to diekae's folder, point up or sideways."""
     parts = Path(path).with_suffix("").parts
     room = parts[0]
     package = ".".join(["diekae", *parts[:-1]])
-    found = []
-    for line, name in imports(ast.parse(text), package):
+    faults = []
+    for line, name in imports(tree, package):
         head, _, rest = name.partition(".")
         other = rest.partition(".")[0]
         if head != "diekae" or other == room:
             continue
         if other not in FLOOR:
-            found.append(f"{path}:{line} imports {name}, which is no room: import from where it is defined")
+            faults.append(f"{path}:{line} imports {name}, which is no room: import from where it is defined")
         elif FLOOR[other] >= FLOOR[room]:
-            found.append(f"{path}:{line} imports {name}, but {other} is not below {room}")
-    return found
+            faults.append(f"{path}:{line} imports {name}, but {other} is not below {room}")
+    return faults
 
 
 FILES = sorted(str(file.relative_to(SOURCE)) for file in SOURCE.rglob("*.py") if file != SOURCE / "__init__.py")
@@ -67,12 +84,13 @@ FILES = sorted(str(file.relative_to(SOURCE)) for file in SOURCE.rglob("*.py") if
 def test_imports_point_down(path: str) -> None:
     room = Path(path).with_suffix("").parts[0]
     assert room in FLOOR, f"{room} is a new room: give it its floor in FLOORS"
-    assert not faults(path, (SOURCE / path).read_text())
+    assert not import_faults(path, all_files()[f"diekae/{path}"])
 
 
-def test_the_house_is_looked_through() -> None:
-    assert {"config.py", "model.py", "encoders/token.py", "inject/injection.py"} <= set(FILES)
+def test_all_files_are_checked() -> None:
+    assert {"config.py", "model/model.py", "encoders/token.py", "inject/injection.py"} <= set(FILES)
     assert len(FILES) > 25
+    assert len(all_files()) > len(FILES) + 100, "research has files too"
 
 
 @pytest.mark.parametrize(
@@ -91,12 +109,52 @@ def test_the_house_is_looked_through() -> None:
         ("model.py", "import torch, json", False),
     ],
 )
-def test_the_watchman_sees(path: str, text: str, fault: bool) -> None:
-    assert bool(faults(path, text)) is fault
+def test_imports_that_point_up_are_found(path: str, text: str, fault: bool) -> None:
+    assert bool(import_faults(path, ast.parse(text))) is fault
 
 
-def test_the_front_door_holds_names_and_what_looks_them_up() -> None:
-    tree = ast.parse((SOURCE / "__init__.py").read_text())
+def test_the_library_never_imports_the_research() -> None:
+    for path in FILES:
+        package = ".".join(["diekae", *Path(path).parts[:-1]])
+        names = {name.partition(".")[0] for _, name in imports(all_files()[f"diekae/{path}"], package)}
+        assert "diekae_research" not in names, path
+
+
+def line_count(path: str) -> int:
+    """Lines of a file, given as in :func:`all_files`."""
+    root = SOURCE.parent if path.startswith("diekae/") else RESEARCH.parent
+    return len((root / path).read_text().splitlines())
+
+
+def test_files_are_short() -> None:
+    counts = {path: line_count(path) for path in all_files()}
+    too_long = {path: count for path, count in counts.items() if count > MOST_LINES}
+    assert not too_long, f"divide these files by concern, to at most {MOST_LINES} lines"
+
+
+def test_functions_are_short() -> None:
+    too_long = {}
+    for path, tree in all_files().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                name, lines = f"{path}:{node.name}", (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > MOST_FUNCTION_LINES:
+                    too_long[name] = lines
+    assert not too_long, f"divide these functions, to at most {MOST_FUNCTION_LINES} lines"
+
+
+def test_no_two_public_classes_share_a_name() -> None:
+    paths = defaultdict(list)
+    for path, tree in all_files().items():
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                paths[node.name].append(path)
+    shared = {name: where for name, where in paths.items() if len(where) > 1}
+    assert not shared, "rename one class of each name"
+
+
+def test_the_root_module_has_only_names_and_their_lookup() -> None:
+    tree = all_files()["diekae/__init__.py"]
     defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     assert defined == {"__getattr__", "__dir__"}
     guarded = [node for node in tree.body if isinstance(node, ast.If)]

@@ -28,7 +28,7 @@ def test_a_shipped_bank_is_small_whole_and_described(name: str) -> None:
     assert (folder / "README.md").is_file(), "a bank needs a card: data, figures, limits"
 
 
-def test_a_folder_goes_before_a_shipped_bank_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_has_priority_over_a_shipped_bank_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "smollm2").mkdir()
     with pytest.raises(FileNotFoundError, match="config.json is missing"):

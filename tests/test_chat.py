@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from builders import make_decoder, make_tokenizer
-from diekae.data.prompt import wrapping
+from diekae.data.formats import wrapping
 from diekae.fingerprint import fingerprint
 from diekae.model import DiekaeModel
 
@@ -27,7 +27,7 @@ def prompted(model: DiekaeModel, ids: list[int]) -> Tensor:
 
 
 @torch.no_grad()
-def test_in_a_chat_k_stands_behind_the_chats_own_header() -> None:
+def test_in_a_chat_k_comes_after_the_header() -> None:
     model = exact()
     wrap = wrapping("chat", model.tokenizer)
     header = ids_of(model, wrap.anchor)
@@ -44,7 +44,7 @@ def test_in_a_chat_k_stands_behind_the_chats_own_header() -> None:
 
 
 @torch.no_grad()
-def test_knowledge_of_another_format_stands_before_the_whole_chat() -> None:
+def test_knowledge_of_another_format_comes_before_the_whole_chat() -> None:
     model = exact(format="plain")
     prepared = model.prepare(CASTLE)
     for turns in (1, 3):
@@ -57,7 +57,7 @@ def test_knowledge_of_another_format_stands_before_the_whole_chat() -> None:
         torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
 
 
-def test_an_input_without_its_knowledges_header_is_refused() -> None:
+def test_an_input_without_the_header_of_its_knowledge_is_refused() -> None:
     model = exact(format="plain")
     prepared = model.prepare(CASTLE, format="chat")
     with pytest.raises(ValueError, match="was read behind .*prepare and tokenize in the same format"):
@@ -67,7 +67,7 @@ def test_an_input_without_its_knowledges_header_is_refused() -> None:
 
 
 @pytest.mark.parametrize("encoder", ["exact", "reader"])
-def test_guidances_second_pass_knows_nothing(encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_second_pass_of_guidance_is_without_knowledge(encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if encoder == "exact":
         model = exact()
     else:
@@ -99,7 +99,7 @@ def test_misspelt_arguments_are_refused_with_the_right_name() -> None:
     model = exact()
     inputs = model.tokenize(ASKED)
     for call in (model, model.generate):
-        with pytest.raises(TypeError, match="'knowlege' is not known; did you mean 'knowledge'"):
+        with pytest.raises(TypeError, match="'knowlege' is not known. Did you mean 'knowledge'"):
             call(**inputs, knowlege=CASTLE)
         for wrong in ({"a": 1}, 7, [[7]], [{"a": 1}]):
             with pytest.raises(TypeError, match="expected a text, what `prepare` returned, or a list"):

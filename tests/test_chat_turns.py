@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerFast
 from builders import make_decoder, make_model, make_tokenizer
 from diekae import DiekaeModel, PreparedKnowledge
 from diekae.config import DiekaeConfig
-from diekae.data.prompt import Prompter, wrapping
+from diekae.data.formats import wrapping
+from diekae.data.prompt import Prompter
 from diekae.prepare import read_documents
 
 CASTLE = "the castle was built by king four in the north and two towers are red"
@@ -83,7 +84,7 @@ def test_a_harmless_chat_has_the_tokens_of_its_template(template: str, count: in
 
 
 @ALL_TEMPLATES
-def test_a_question_in_the_chat_format_stands_behind_the_same_header(template: str) -> None:
+def test_a_question_in_the_chat_format_has_the_same_header(template: str) -> None:
     for system in (None, SYSTEM):
         prompter = Prompter(tokenizer_of(template), "{knowledge}", "chat", system)
         anchor, rest = prompter.chat(turns(1))
@@ -139,13 +140,13 @@ def test_control_tokens_in_contents_stay_text(template: str) -> None:
         ["User"],
     ],
 )
-def test_turns_out_of_turn_are_refused(roles: list[str]) -> None:
+def test_turns_that_do_not_alternate_are_refused(roles: list[str]) -> None:
     messages = [{"role": role, "content": ASKED} for role in roles]
     with pytest.raises(ValueError, match="expected user and assistant by turns, the last a user's"):
         exact().chat(messages)
 
 
-def test_wrong_messages_are_named() -> None:
+def test_invalid_messages_are_refused() -> None:
     model = exact()
     for content in ("", " \n"):
         with pytest.raises(ValueError, match="a turn of the chat is blank"):
@@ -189,7 +190,7 @@ def by_hand(model: DiekaeModel, messages: Sequence[dict[str, str]], knowledge: s
 @ALL_TEMPLATES
 @pytest.mark.parametrize("count", [1, 3, 5])
 @pytest.mark.parametrize("system", [None, SYSTEM])
-def test_a_chat_with_knowledge_is_d_with_k_behind_its_header(template: str, count: int, system: str | None) -> None:
+def test_a_chat_answers_as_with_k_after_its_header(template: str, count: int, system: str | None) -> None:
     model = exact(template)
     messages = turns(count, system)
     answer = model.chat(messages, knowledge=CASTLE, **OPTIONS)
@@ -200,7 +201,7 @@ def test_a_chat_with_knowledge_is_d_with_k_behind_its_header(template: str, coun
 
 
 @torch.no_grad()
-def test_the_logits_behind_a_chats_own_system_prompt_are_those_of_k_in_the_prompt() -> None:
+def test_the_logits_after_a_system_prompt_are_those_of_k_in_the_prompt() -> None:
     model = exact()
     messages = turns(3, SYSTEM)
     anchor, rest = model.need_prompter().chat(messages)
@@ -214,7 +215,7 @@ def test_the_logits_behind_a_chats_own_system_prompt_are_those_of_k_in_the_promp
 
 
 @pytest.mark.parametrize("encoder", ["attention", "reader", "token"])
-def test_chat_is_generate_by_hand(encoder: str) -> None:
+def test_chat_equals_generate_on_its_tokens(encoder: str) -> None:
     decoder = make_decoder(max_position_embeddings=256)
     model = make_model(encoder, decoder=decoder, tokenizer=tokenizer_of(), format="chat", system=SYSTEM)
     messages = turns(3)
@@ -233,14 +234,14 @@ def test_chat_is_generate_by_hand(encoder: str) -> None:
     assert both == model.chat(messages, knowledge=PreparedKnowledge.join([prepared, model.prepare(RIVER)]), **OPTIONS)
 
 
-def test_a_chats_options_go_to_generate() -> None:
+def test_options_of_chat_are_passed_to_generate() -> None:
     model = exact()
     answer = model.chat(ASKED, knowledge=CASTLE, max_new_tokens=2, min_new_tokens=2)
     assert model.chat(ASKED, knowledge=CASTLE, **OPTIONS).startswith(answer)
     torch.manual_seed(0)
     drawn = {model.chat(ASKED, **{**OPTIONS, "do_sample": True, "temperature": 3.0}) for _ in range(5)}
     assert len(drawn) > 1
-    with pytest.raises(TypeError, match="did you mean 'knowledge'"):
+    with pytest.raises(TypeError, match="Did you mean 'knowledge'"):
         model.chat(ASKED, knowlege=CASTLE)  # type: ignore[call-arg]
 
 
@@ -260,7 +261,7 @@ def test_knowledge_of_another_system_prompt_is_refused() -> None:
     assert model.chat(turns(3, "a gold gate"), knowledge=CASTLE, **OPTIONS), "a text is read behind whichever is there"
 
 
-def test_a_model_whose_tokenizer_knows_chats_is_made_for_chats() -> None:
+def test_the_default_format_is_chat_if_the_tokenizer_has_a_template() -> None:
     assert exact().config.format == "chat" and exact(format="qa").config.format == "qa"
     assert DiekaeModel.exact(make_decoder(), make_tokenizer()).config.format == "qa"
     assert DiekaeModel.exact(make_decoder()).config.format == "qa"

@@ -35,7 +35,7 @@ from diekae.encoders import encoder_names
         ({"difference": "independent", "rollout": "student"}, "needs difference='sequential'"),
     ],
 )
-def test_what_is_not_known_is_refused_by_name(fields: dict, message: str) -> None:
+def test_invalid_fields_are_refused_with_advice(fields: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DiekaeConfig(**fields)
 
@@ -61,7 +61,7 @@ def test_every_choice_is_a_field_and_is_accepted(name: str) -> None:
         ([1], 2, (1,)),
     ],
 )
-def test_layers_are_what_their_name_says(spec: str | tuple[int, ...], depth: int, layers: tuple[int, ...]) -> None:
+def test_layers_are_resolved(spec: str | tuple[int, ...], depth: int, layers: tuple[int, ...]) -> None:
     assert resolve_layers(spec, depth) == layers
 
 
@@ -74,7 +74,7 @@ def test_layers_are_what_their_name_says(spec: str | tuple[int, ...], depth: int
         ("every:5", "names no layer"),
     ],
 )
-def test_layers_that_the_decoder_has_not_are_refused(spec: str | tuple[int, ...], message: str) -> None:
+def test_layers_that_the_decoder_lacks_are_refused(spec: str | tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DiekaeModel(make_decoder(), DiekaeConfig(layers=spec))
 
@@ -104,13 +104,13 @@ def test_every_field_is_written() -> None:
     }, "defaults are written out, so that a later version's other defaults change no saved bank"
 
 
-def test_keys_of_newer_versions_warn_and_are_left_out() -> None:
+def test_unknown_keys_are_ignored_with_a_warning() -> None:
     with pytest.warns(UserWarning, match="'sites' is not known and is ignored. Did you mean 'site'"):
         config = DiekaeConfig.from_dict({"sites": "mlp", "scope": "prompt"})
     assert config == DiekaeConfig(scope="prompt")
 
 
-def test_presets_can_be_changed_and_are_looked_up() -> None:
+def test_presets_can_be_changed_and_unknown_ones_are_refused() -> None:
     paper = DiekaeConfig.preset("paper")
     assert (paper.layers, paper.encoder, paper.difference, paper.scope, paper.anchor, paper.normalize) == (
         "memit",
@@ -136,12 +136,15 @@ def test_presets_can_be_changed_and_are_looked_up() -> None:
         DiekaeConfig.preset("papre")
 
 
-def test_what_the_decoders_attention_reads_has_one_site_and_one_difference() -> None:
+def test_the_attention_encoder_has_one_site_and_one_difference() -> None:
     exact = DiekaeConfig.preset("exact")
     assert (exact.layers, exact.encoder, exact.site, exact.format) == ("all", "attention", "attention", "qa")
     assert (exact.encoder_options["rank"], exact.encoder_options["mlp_width"]) == (0, 0), "nothing to train"
     for changes, message in (
-        ({"site": "block"}, "is read by the decoder's attention, so site='block' cannot be; use site='attention'"),
+        (
+            {"site": "block"},
+            "is read by the decoder's attention, so site='block' is not possible; use site='attention'",
+        ),
         ({"difference": "independent"}, "difference='independent' needs encoder='reader' or 'token'"),
         ({"encoder_options": {"kv_heads": 3, "heads": 4}}, "kv_heads must divide heads"),
     ):
@@ -149,7 +152,7 @@ def test_what_the_decoders_attention_reads_has_one_site_and_one_difference() -> 
             DiekaeConfig.preset("attention", **changes)
 
 
-def test_sizes_that_are_not_named_are_the_decoders_own() -> None:
+def test_missing_sizes_are_taken_from_the_decoder() -> None:
     config = DiekaeConfig.preset("attention", encoder_options={"kv_heads": 2})
     settled = config.settled({"heads": 4, "kv_heads": 4, "key_size": 8, "value_size": 6})
     expected = {"heads": 4, "kv_heads": 2, "key_size": 8, "value_size": 6, "rank": None, "mlp_width": 64}
@@ -164,5 +167,5 @@ def test_a_configuration_cannot_be_changed() -> None:
         DiekaeConfig().scope = "prompt"  # type: ignore[misc]
 
 
-def test_the_encoders_known() -> None:
+def test_the_names_of_the_encoders() -> None:
     assert encoder_names() == ["attention", "reader", "token"]

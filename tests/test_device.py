@@ -1,4 +1,4 @@
-"""Where a model stands: one option of every verb, one key of recipes, and the bank beside its decoder."""
+"""The device of a model: an option of every verb, a key of recipes, and the same for bank and decoder."""
 
 import json
 from pathlib import Path
@@ -19,31 +19,25 @@ from diekae.training.trainer import arguments
 
 
 class Asked(Exception):
-    """Raised in place of loading a decoder; holds the device that was asked for."""
+    """Raised instead of loading a decoder; holds the device that was asked for."""
 
 
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make this machine say that it has two GPUs."""
+    """Pretend that this machine has two GPUs."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stop whoever loads a decoder, with the device."""
+    """Raise :class:`Asked` when a decoder is loaded."""
+    for module in ("diekae.models", "diekae.recipe.run", "diekae.cli.layers"):
+        monkeypatch.setattr(f"{module}.load_decoder", raise_asked)
 
-    def load_decoder(_name: str, *, dtype: Any = None, device: Any = None) -> None:
-        raise Asked(str(device))
 
-    for place in (
-        "diekae.models",
-        "diekae.recipe",
-        "diekae_research.tables.lab",
-        "diekae_research.cli.bench",
-        "diekae.cli.layers",
-    ):
-        monkeypatch.setattr(f"{place}.load_decoder", load_decoder)
+def raise_asked(_name: str, *, dtype: Any = None, device: Any = None) -> None:
+    raise Asked(str(device))
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +80,7 @@ def invoke(place: Path, monkeypatch: pytest.MonkeyPatch, verb: str, *options: st
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_loads_where_it_is_told(
+def test_every_verb_loads_on_the_device_of_its_option(
     verb: str, place: Path, gpus: None, asked: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for options, device in (((), "cuda:0"), (("--device", "cpu"), "cpu"), (("--device", "cuda:1"), "cuda:1")):
@@ -96,7 +90,7 @@ def test_every_verb_loads_where_it_is_told(
     assert "--device: device 'gpu' is not understood; expected auto, cpu, cuda or cuda:N." in str(wrong.exception)
 
 
-def test_the_demo_and_a_recipe_load_where_they_are_told(
+def test_the_demo_and_recipes_load_on_their_device(
     place: Path, gpus: None, asked: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place)
@@ -104,15 +98,15 @@ def test_the_demo_and_a_recipe_load_where_they_are_told(
     result = CliRunner().invoke(typer_app, ["demo", "--out", "demo", "--device", "cuda:1"])
     assert isinstance(result.exception, Asked) and str(result.exception) == "cuda:1"
     result = invoke(place, monkeypatch, "train", "--set", "device=cuda:1")
-    assert str(result.exception) == "cuda:1", "a key of the recipe"
+    assert str(result.exception) == "cuda:1", "the recipe's key"
     result = invoke(place, monkeypatch, "train", "--set", "device=cuda:1", "--device", "cpu")
-    assert str(result.exception) == "cpu", "the option counts"
+    assert str(result.exception) == "cpu", "the option wins over the recipe"
 
 
-def test_auto_is_a_gpu_where_there_is_one(gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_a_gpu_if_there_is_one(gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(models.settled_device("auto")) == str(models.settled_device("cuda")) == "cuda:0"
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert str(models.settled_device("auto")) == "cuda:1", "of several processes each has its own"
+    assert str(models.settled_device("auto")) == "cuda:1", "each of several processes has its own GPU"
     assert str(models.settled_device("cuda:0")) == "cuda:0" and str(models.settled_device("cpu")) == "cpu"
     with pytest.raises(ValueError, match="device 'cuda:2' is not here: PyTorch finds 2 CUDA devices"):
         models.settled_device("cuda:2")
@@ -125,19 +119,19 @@ def test_without_a_gpu_auto_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         models.settled_device("cuda")
 
 
-def test_the_bank_stands_with_its_decoder(place: Path) -> None:
+def test_the_bank_is_on_the_device_of_its_decoder(place: Path) -> None:
     model = DiekaeModel.from_pretrained(place / "bank", device="cpu")
     assert {tensor.device.type for tensor in model.bank.state_dict().values()} == {model.device.type} == {"cpu"}
 
 
-def test_training_runs_where_the_bank_stands(tmp_path: Path, gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = arguments(TrainingConfig(), tmp_path, 1, False, torch.device("cpu"))
-    assert made.use_cpu and made.device.type == "cpu", "a GPU that is there is left alone"
+def test_training_runs_on_the_device_of_the_bank(tmp_path: Path, gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_cpu = arguments(TrainingConfig(), tmp_path, 1, False, torch.device("cpu"))
+    assert on_cpu.use_cpu and on_cpu.device.type == "cpu", "the GPU is not used"
     monkeypatch.setattr("diekae.training.trainer.TrainingArguments", dict)
     assert not arguments(TrainingConfig(), tmp_path, 1, False, torch.device("cuda:1"))["use_cpu"]
 
 
-def test_a_recipe_is_asked_where_it_runs() -> None:
+def test_a_recipe_has_a_device() -> None:
     data = {part: [{"source": "facts"}] for part in ("train", "validation", "test")}
     assert make_recipe({"data": data}).device == "auto"
     assert make_recipe({"data": data, "device": "cpu"}).device == "cpu"

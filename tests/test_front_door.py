@@ -1,4 +1,4 @@
-"""What `import diekae` gives: names, a version, types; and what it does not cost."""
+"""The root module: its names, its version, its types, and how little it imports."""
 
 import subprocess
 import sys
@@ -10,19 +10,30 @@ import pytest
 import diekae
 
 
-def test_what_is_used_first_stands_in_front() -> None:
-    from diekae import DiekaeConfig, DiekaeModel, Edit, KnowledgeStore, PreparedKnowledge, ask, load_decoder
+def test_the_root_module_exports_the_most_used_names() -> None:
+    from diekae import (
+        DiekaeConfig,
+        DiekaeModel,
+        Edit,
+        KnowledgeStore,
+        PreparedKnowledge,
+        ask,
+        edit_model,
+        load_decoder,
+        load_edits,
+    )
 
-    named = (DiekaeConfig, DiekaeModel, Edit, KnowledgeStore, PreparedKnowledge, ask, load_decoder)
-    assert sorted(thing.__name__ for thing in named) == sorted({*diekae.__all__} - {"__version__"})
-    assert all(thing.__module__.startswith("diekae.") for thing in named)
+    classes = (DiekaeConfig, DiekaeModel, Edit, KnowledgeStore, PreparedKnowledge)
+    exported = (*classes, ask, edit_model, load_decoder, load_edits)
+    assert sorted(value.__name__ for value in exported) == sorted({*diekae.__all__} - {"__version__"})
+    assert all(value.__module__.startswith("diekae.") for value in exported)
 
 
 def test_the_version_is_that_of_the_package() -> None:
     assert diekae.__version__ == metadata("diekae")["Version"]
 
 
-def test_a_source_tree_that_was_never_installed_has_a_version_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_tree_that_is_not_installed_has_a_version(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)
 
@@ -36,8 +47,8 @@ def test_types_are_shipped() -> None:
     assert (Path(diekae.__file__).parent / "py.typed").is_file()
 
 
-def test_the_front_door_is_light() -> None:
-    """Nothing is imported with it but what every Python has at hand."""
+def test_importing_it_imports_nothing_heavy() -> None:
+    """Only modules that every Python process has are imported with it."""
     code = "import sys, importlib, typing; before = set(sys.modules); import diekae; print(set(sys.modules) - before)"
     source = str(Path(diekae.__file__).parents[1])
     done = subprocess.run(
@@ -46,6 +57,6 @@ def test_the_front_door_is_light() -> None:
     assert done.stdout.strip() == "{'diekae'}", done.stderr
 
 
-def test_a_name_that_is_not_there_is_no_attribute() -> None:
+def test_an_unknown_name_is_no_attribute() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'Store'"):
         diekae.Store  # noqa: B018

@@ -51,7 +51,7 @@ def check_greedy(model: DiekaeModel, scope: str) -> None:
 
 @SITES
 @SCOPES
-def test_greedy_generation_is_the_loop_over_forward(encoder: str, scope: str, site: str) -> None:
+def test_greedy_generation_equals_a_loop_over_forward(encoder: str, scope: str, site: str) -> None:
     check_greedy(make_model(encoder, scope=scope, site=site), scope)
 
 
@@ -61,7 +61,7 @@ def test_greedy_generation_in_every_architecture(encoder: str, kind: str) -> Non
 
 
 @BOTH
-def test_the_two_scopes_write_different_things(encoder: str) -> None:
+def test_the_two_scopes_generate_different_texts(encoder: str) -> None:
     written = []
     for scope in ("all", "prompt"):
         model = make_model(encoder, scope=scope)
@@ -116,7 +116,7 @@ def test_samples_repeat_with_their_seed(encoder: str, scope: str) -> None:
 
 @BOTH
 @SCOPES
-def test_a_padded_batch_writes_what_its_rows_write_alone(encoder: str, scope: str) -> None:
+def test_a_padded_batch_generates_what_its_rows_generate_alone(encoder: str, scope: str) -> None:
     model = make_model(encoder, scope=scope)
     knowledge = [CASTLE, [RIVER, CASTLE], None]
     together = write(model, model.tokenize(QUESTIONS), knowledge)
@@ -129,7 +129,7 @@ def test_a_padded_batch_writes_what_its_rows_write_alone(encoder: str, scope: st
 
 
 @BOTH
-def test_prepared_memory_writes_the_same(encoder: str) -> None:
+def test_prepared_knowledge_generates_the_same_text(encoder: str) -> None:
     model = make_model(encoder)
     inputs = model.tokenize(QUESTIONS)
     want = write(model, inputs, CASTLE)
@@ -141,7 +141,7 @@ def test_prepared_memory_writes_the_same(encoder: str) -> None:
 
 @BOTH
 @SCOPES
-def test_generation_goes_on_from_a_cache_that_is_given_back(encoder: str, scope: str) -> None:
+def test_generation_continues_from_a_returned_cache(encoder: str, scope: str) -> None:
     model = make_model(encoder, scope=scope)
     inputs = model.tokenize(QUESTIONS[0])
     want = write(model, inputs, CASTLE)
@@ -163,7 +163,7 @@ def test_generation_goes_on_from_a_cache_that_is_given_back(encoder: str, scope:
 
 
 @BOTH
-def test_text_streams_while_it_is_written(encoder: str) -> None:
+def test_text_can_be_streamed(encoder: str) -> None:
     model = make_model(encoder)
     inputs = model.tokenize(QUESTIONS[0])
     want = write(model, inputs, CASTLE)[0, inputs["input_ids"].shape[1] :]
@@ -177,7 +177,7 @@ def test_text_streams_while_it_is_written(encoder: str) -> None:
 
 
 @BOTH
-def test_threads_with_different_knowledge_do_not_meet(encoder: str) -> None:
+def test_threads_with_different_knowledge_do_not_affect_each_other(encoder: str) -> None:
     model = make_model(encoder)
     inputs = model.tokenize(QUESTIONS[0])
     tasks = [model.prepare(CASTLE), model.prepare(RIVER), None]
@@ -208,7 +208,7 @@ def test_threads_with_different_knowledge_do_not_meet(encoder: str) -> None:
 
 
 @BOTH
-def test_another_threads_hooks_can_be_met_half_registered(encoder: str) -> None:
+def test_hooks_do_nothing_in_another_thread_even_half_registered(encoder: str) -> None:
     """Torch keeps a hook and its `with_kwargs` flag in two dicts: a second thread can see the one without the other."""
     model = make_model(encoder, site="attention")
     inputs = model.tokenize(QUESTIONS[0])
@@ -241,7 +241,7 @@ def test_another_threads_hooks_can_be_met_half_registered(encoder: str) -> None:
 
 
 @BOTH
-def test_an_error_while_writing_leaves_nothing_behind(encoder: str) -> None:
+def test_an_error_in_generation_leaves_no_hook(encoder: str) -> None:
     model = make_model(encoder)
     inputs = model.tokenize(QUESTIONS[0])
     want = write(model, inputs, CASTLE)

@@ -26,7 +26,7 @@ def test_moving_the_model_moves_decoder_and_bank(encoder: str) -> None:
     assert places(model) == {("meta", torch.float32)}
 
 
-def test_moving_to_where_it_is_changes_nothing() -> None:
+def test_moving_to_the_same_device_changes_nothing() -> None:
     model = make_model()
     inputs, prepared = model.tokenize(QUESTION), model.prepare(CASTLE)
     want = model(**inputs, knowledge=prepared).logits
@@ -46,7 +46,7 @@ def test_the_decoders_type_is_not_changed(change: Any) -> None:
     assert places(model.to(torch.bfloat16)) == {("cpu", torch.bfloat16)}, "the bank follows the decoder"
 
 
-def test_a_device_that_is_not_there_is_named() -> None:
+def test_an_unknown_device_is_refused() -> None:
     for device in ("gpu", "cuda:99"):
         with pytest.raises(ValueError, match=f"cannot be moved to .*{device}.*expected a device of this machine"):
             make_model().to(device)
@@ -79,7 +79,7 @@ def offloaded(model: DiekaeModel) -> None:
         (offloaded, "spread over devices or offloaded"),
     ],
 )
-def test_a_decoder_that_has_its_place_is_refused(change: Any, why: str) -> None:
+def test_a_decoder_that_cannot_be_moved_is_refused(change: Any, why: str) -> None:
     model = make_model()
     change(model)
     with pytest.raises(ValueError, match=f"the decoder .*{why}"):
@@ -87,7 +87,7 @@ def test_a_decoder_that_has_its_place_is_refused(change: Any, why: str) -> None:
     assert all(tensor.device.type == "cpu" for tensor in model.bank.state_dict().values()), "nothing has moved"
 
 
-def test_a_quantised_decoder_may_stay_where_it_is() -> None:
+def test_a_quantised_decoder_can_stay_on_its_device() -> None:
     model = make_model()
     quantised(model)
     assert places(model.to("cpu")) == {("cpu", torch.float32)}

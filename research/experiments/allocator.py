@@ -1,10 +1,9 @@
-"""Seconds of a training step with glibc's allocator as it is, and told to keep what was freed.
+"""How much time does a training step save when glibc's allocator keeps freed memory?
 
     python research/experiments/allocator.py --json research/results/allocator.json
 
-Each way runs in a process of its own, twice in turn; random states of the size that SmolLM2 gives (width 576, ten
-readers, sixteen examples, the longest with 60 to 200 tokens of K and 20 to 60 of x: another length each step, as in
-training).
+Each setting runs twice, in turn, in a process of its own. The states are random and as large as SmolLM2's: width 576,
+ten readers, sixteen examples, 60 to 200 tokens of K and 20 to 60 of x. Each step has other lengths, as in training.
 """
 
 from __future__ import annotations
@@ -19,32 +18,33 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+
+from diekae.allocator import keep_freed_memory
+from diekae.encoders.bank import Bank
+from diekae.provenance import write_json
+
 STEPS, WARMUP = 40, 10
 
 
 def measure(keep: bool) -> dict[str, float]:
-    """Return the mean step, and how much of the processor's time went to the system."""
-    import torch
-
-    from diekae.allocator import keep_freed_memory
-    from diekae.encoders.bank import Bank
-
+    """Return the mean seconds of a step, and the system's share of the processor time."""
     if keep and not keep_freed_memory():
         raise SystemExit("the C library is not glibc, or a MALLOC_ variable is set: nothing to compare.")
     torch.manual_seed(0)
     bank = Bank("reader", {}, list(range(10)), 576, 576)
     optimizer = torch.optim.AdamW(bank.parameters(), 1e-3)
-    draw, seconds = random.Random(0), []
+    rng, seconds = random.Random(0), []
     for step in range(STEPS + WARMUP):
-        lengths = draw.randint(60, 200), draw.randint(20, 60)
-        known, seen = (torch.randn(10, 16, length, 576) for length in lengths)
-        masks = [torch.ones(16, length, dtype=torch.bool) for length in lengths]
+        lengths = rng.randint(60, 200), rng.randint(20, 60)
+        knowledge, inputs = (torch.randn(10, 16, length, 576) for length in lengths)
+        knowledge_mask, input_mask = (torch.ones(16, length, dtype=torch.bool) for length in lengths)
         if step == WARMUP:
             before = resource.getrusage(resource.RUSAGE_SELF)
         start = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16):
-            found = bank.encoder(bank.prepare(known, masks[0]), seen, masks[1]).difference
-        found.float().square().mean().backward()
+            output = bank.encoder(bank.prepare(knowledge, knowledge_mask), inputs, input_mask).difference
+        output.float().square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
         seconds.append(time.perf_counter() - start)
@@ -54,22 +54,20 @@ def measure(keep: bool) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run both ways."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path)
+    """Run both settings."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--way", choices=("default", "keep"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.way:
         print(json.dumps(measure(arguments.way == "keep")))
         return
-    from diekae.provenance import write_json
-
     runs: dict[str, list[dict[str, float]]] = {"default": [], "keep": []}
     for way in ("default", "keep", "default", "keep"):
-        done = subprocess.run([sys.executable, __file__, "--way", way], capture_output=True, text=True, check=True)
-        runs[way].append(json.loads(done.stdout.splitlines()[-1]))
-    ratio = min(r["step_seconds"] for r in runs["keep"]) / min(r["step_seconds"] for r in runs["default"])
-    result = {"runs": runs, "keep_over_default": ratio}
+        process = subprocess.run([sys.executable, __file__, "--way", way], capture_output=True, text=True, check=True)
+        runs[way].append(json.loads(process.stdout.splitlines()[-1]))
+    best = {way: min(run["step_seconds"] for run in both) for way, both in runs.items()}
+    result = {"runs": runs, "keep_over_default": best["keep"] / best["default"]}
     print(json.dumps(result, indent=2))
     if arguments.json:
         write_json(arguments.json, result)

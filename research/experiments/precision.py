@@ -1,6 +1,8 @@
-"""What it costs in `recovered` to keep prepared knowledge in bf16 or in int8.
+"""How much `recovered` is lost when prepared knowledge is stored in bf16 or int8?
 
-python research/experiments/precision.py --folder PATH_OF_THE_DATA --json research/results/speed/precision.json
+    python research/experiments/precision.py --folder DATA --json research/results/speed/precision.json
+
+The result is not in the repository: it has not been measured since the encoder `attention` was replaced.
 """
 
 from __future__ import annotations
@@ -18,9 +20,10 @@ from diekae.data.mixture import DataSpec, load_prompts
 from diekae.data.prompt import Prompt
 from diekae.evaluation.metrics import Scores
 from diekae.inject.hooks import frozen
+from diekae.knowledge import PreparedKnowledge
+from diekae.knowledge.codec import PRECISIONS
 from diekae.provenance import write_json
 from diekae.run.score import nll, target_logits
-from diekae.store.blob import PRECISIONS, pack, unpack
 
 SETS = ("natural_questions", "facts")
 
@@ -28,47 +31,49 @@ SETS = ("natural_questions", "facts")
 def main(
     folder: Annotated[Path, typer.Option(help="Folder with a folder for each data set.")],
     json: Annotated[Path, typer.Option(help="Where the figures go.")],
-    bank: Annotated[Path, typer.Option(help="A bank's folder, or the name of one that came with the package.")] = Path(
-        "smollm2"
-    ),
+    bank: Annotated[Path, typer.Option(help="Folder of a bank, or the name of a shipped one.")] = Path("smollm2"),
     limit: Annotated[int, typer.Option(help="Examples of each set.")] = 40,
-    seed: Annotated[int, typer.Option(help="Decides which.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of examples.")] = 0,
 ) -> None:
-    """Measure on the sets' test parts; the memory goes through a file and back."""
+    """Measure on the sets' test parts. The prepared knowledge is written to a file and read again."""
     model = DiekaeModel.from_pretrained(bank)
-    prompter, found = model.need_prompter(), {}
+    results = {}
     for name in SETS:
-        place = None if name == "facts" else str(folder / name)
-        prompts = load_prompts(DataSpec(name, place, split="test", limit=limit, longest=400), seed, prompter)
+        path = None if name == "facts" else str(folder / name)
+        spec = DataSpec(name, path, split="test", limit=limit, longest=400)
+        prompts = load_prompts(spec, seed, model.need_prompter())
         with torch.no_grad(), frozen(model.decoder):
-            bare, prompted = (nll(model, prompts, how, batch_size=8).mean for how in ("bare", "prompted"))
-            kept = {precision: through_file(model, prompts, precision) for precision in PRECISIONS}
-        found[name] = {
+            bare, prompted = (nll(model, prompts, way, batch_size=8).mean for way in ("bare", "prompted"))
+            stored = {precision: score_stored(model, prompts, precision) for precision in PRECISIONS}
+        losses = {precision: loss for precision, (loss, _) in stored.items()}
+        results[name] = {
             "n": len(prompts),
-            "nll": {"bare": bare, "prompted": prompted, **{key: value[0] for key, value in kept.items()}},
+            "nll": {"bare": bare, "prompted": prompted, **losses},
             "recovered": {
-                key: Scores(bare=bare, prompted=prompted, ours=value[0]).recovered for key, value in kept.items()
+                precision: Scores(bare=bare, prompted=prompted, ours=loss).recovered
+                for precision, loss in losses.items()
             },
-            "bytes_a_token": {key: value[1] for key, value in kept.items()},
+            "bytes_a_token": {precision: size for precision, (_, size) in stored.items()},
         }
-        print(name, found[name], flush=True)
-    write_json(json, {"bank": str(bank), "seed": seed, "sets": found})
+        print(name, results[name], flush=True)
+    write_json(json, {"bank": str(bank), "seed": seed, "sets": results})
 
 
-def through_file(model: DiekaeModel, prompts: list[Prompt], precision: str) -> tuple[float, float]:
-    """Return nats a target token, and bytes of file a knowledge token: the anchor's among them, headers left out."""
-    total, tokens, size, slots = 0.0, 0, 0, 0
+def score_stored(model: DiekaeModel, prompts: list[Prompt], precision: str) -> tuple[float, float]:
+    """Return nats a target token, and bytes of file a knowledge token, the anchor's included and headers left out."""
+    loss, tokens, size, slots = 0.0, 0, 0, 0
     with tempfile.TemporaryDirectory() as folder:
         for prompt in prompts:
             (prepared,) = model.prepare_prompts([prompt])
-            content = pack(prepared, precision)
-            path = Path(folder) / "memory"
+            content = prepared.to_bytes(precision)
+            path = Path(folder) / "prepared"
             path.write_bytes(content)
-            size, slots = size + len(content) - int.from_bytes(content[:8], "little") - 8, slots + len(prepared)
-            logits = target_logits(model, [prompt], "ours", all_prepared=[unpack(path)]).float()
+            header = int.from_bytes(content[:8], "little") + 8
+            size, slots = size + len(content) - header, slots + len(prepared)
+            logits = target_logits(model, [prompt], "ours", all_prepared=[PreparedKnowledge.load(path)]).float()
             labels = torch.tensor(prompt.target, device=logits.device)
-            total, tokens = total + float(F.cross_entropy(logits, labels, reduction="sum")), tokens + len(labels)
-    return total / tokens, size / slots
+            loss, tokens = loss + float(F.cross_entropy(logits, labels, reduction="sum")), tokens + len(labels)
+    return loss / tokens, size / slots
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Another family of decoders: a small Gemma trained from scratch to read fictional documents, and a bank for it.
+"""Can a bank learn to read for another family of decoders? A small Gemma is trained from scratch, then a bank for it.
 
     python research/experiments/second_family.py --out runs/second-family --json research/results/second-family.json
 
-No other weights are needed: tokenizer and decoder are made here, from documents whose names no test document shares.
-The bank's recipe is the shipped one's but for sizes and data: every second layer of six, or all, and fictional facts
-alone. An interrupted run goes on where it stopped.
+Tokenizer and decoder are trained here, on fictional documents whose names no test document shares, so no weights are
+downloaded. The bank's recipe is the shipped one's except for sizes and data: every second layer of six, or all, and
+fictional facts alone. An interrupted run continues where it stopped. The result is not in the repository.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from transformers import (
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 
+from diekae.data.batch import pad_left
 from diekae.data.example import Example
-from diekae.data.prompt import Prompter, pad_left
+from diekae.data.prompt import Prompter
 from diekae.provenance import write_json
 from diekae.recipe import make_recipe, run_recipe
 from diekae_research.fiction import QUESTIONS
@@ -71,7 +72,7 @@ RECIPE: dict[str, Any] = {
 
 
 def examples(seed: int) -> list[list[Example]]:
-    """Write documents, and return the questions of each."""
+    """Write documents, and return each one's questions."""
     rows = facts("train", DOCUMENTS, seed)
     return [rows[start : start + QUESTIONS] for start in range(0, len(rows), QUESTIONS)]
 
@@ -87,21 +88,24 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    model.train_from_iterator((f"{row[0].knowledge[0]}\nQuestion: {row[0].input}" for row in examples(1)), trainer)
+    texts = (f"{questions[0].knowledge[0]}\nQuestion: {questions[0].input}" for questions in examples(1))
+    model.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=model, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
 
 
 class Readings(Dataset[dict[str, Any]]):
-    """Documents with their questions behind them, and one in eight questions alone."""
+    """Rows of a document and its questions; in one of eight rows the document is missing."""
 
     def __init__(self, prompter: Prompter, seeds: range) -> None:
-        """Write the documents of all seeds: the same names with other facts, so that they must be read."""
+        """Write the documents of all seeds. Other seeds give other facts to the same names, so they must be read."""
         self.rows: list[tuple[int, ...]] = []
         for seed in seeds:
-            for number, asked in enumerate(examples(seed)):
-                parts = [prompter.prompt(example, "qa") for example in asked]
-                known = () if number % 8 == 0 else parts[0].knowledge
-                self.rows.append(sum((p.input + p.target for p in parts), parts[0].anchor + known))
+            for number, questions in enumerate(examples(seed)):
+                prompts = [prompter.prompt(question, "qa") for question in questions]
+                row = prompts[0].anchor + (() if number % 8 == 0 else prompts[0].knowledge)
+                for prompt in prompts:
+                    row += prompt.input + prompt.target
+                self.rows.append(row)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -113,13 +117,13 @@ class Readings(Dataset[dict[str, Any]]):
 
     @staticmethod
     def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Pad rows; padding is not learned."""
+        """Pad rows; padding has no loss."""
         ids, mask = pad_left([item["input_ids"] for item in items], 0, torch.device("cpu"))
         return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)}
 
 
 def make_decoder(tokenizer: PreTrainedTokenizerFast, out: Path, seeds: int, seed: int) -> tuple[Any, list[Any]]:
-    """Train the decoder, or go on with it; returns it and the log."""
+    """Train the decoder, or continue its training; return it and the log."""
     config = GemmaConfig(vocab_size=VOCABULARY, pad_token_id=0, bos_token_id=1, eos_token_id=2, **SIZES)
     set_seed(seed)
     decoder = GemmaForCausalLM(config)
@@ -151,25 +155,28 @@ def make_decoder(tokenizer: PreTrainedTokenizerFast, out: Path, seeds: int, seed
     return decoder.eval(), trainer.state.log_history
 
 
+def print_progress(what: str, done: int, total: int) -> None:
+    """Overwrite the line until the work is done."""
+    print(f"\r{what} {done}/{total}", end="" if done < total else "\n")
+
+
 def main(
-    out: Annotated[Path, typer.Option(help="Folder for decoder and bank.")],
+    out: Annotated[Path, typer.Option(help="Folder for the decoder and the banks.")],
     json: Annotated[Path, typer.Option(help="Where the figures go.")],
-    rounds: Annotated[int, typer.Option(help=f"Times {DOCUMENTS} documents that the decoder learns from.")] = 5,
+    rounds: Annotated[int, typer.Option(help=f"The decoder learns from so many times {DOCUMENTS} documents.")] = 5,
     seed: Annotated[int, typer.Option(help="Seed of the decoder.")] = 0,
 ) -> None:
-    """Make a decoder that reads, then a bank for it, and measure the bank on documents with names of their own."""
+    """Train a decoder that reads, then its banks, and measure them on documents with other names."""
     tokenizer = make_tokenizer()
     decoder, log = make_decoder(tokenizer, out, rounds, seed)
     decoder.config.name_or_path = "second-family"
-    show = lambda what, done, total: print(f"\r{what} {done}/{total}", end="" if done < total else "\n")  # noqa: E731
     banks = {}
     for layers in LAYERS:
         recipe = make_recipe({**RECIPE, "diekae": {**BANK, "layers": layers}})
-        place = out / f"bank-{layers.replace(':', '-')}"
-        _, banks[layers] = run_recipe(recipe, place, resume=True, progress=show, loaded=(decoder, tokenizer))
-        for name, found in banks[layers]["sets"].items():
-            nll = {how: round(value, 3) for how, value in found["nll"].items()}
-            print(layers, name, nll, found["recovered"], found["grounded"])
+        folder = out / f"bank-{layers.replace(':', '-')}"
+        _, banks[layers] = run_recipe(recipe, folder, resume=True, progress=print_progress, loaded=(decoder, tokenizer))
+        for name, scores in banks[layers]["sets"].items():
+            print(layers, name, scores["nll"], scores["recovered"], scores["grounded"])
     sizes = {"family": decoder.config.model_type, "parameters": decoder.num_parameters(), "rounds": rounds, **SIZES}
     write_json(json, {"decoder": {**sizes, "vocabulary": VOCABULARY, "log": log}, "banks": banks})
 

@@ -1,25 +1,24 @@
 #!/usr/bin/env bash
-# Measure on one GPU (an H100 needs under ten minutes): LLaMA2-7B's shape, then the tests that need CUDA.
+# Measure LLaMA2-7B's shape on one GPU, then run the tests that need CUDA. An H100 takes under ten minutes.
 #
-#   research/gpu/run.sh            writes $OUT/gpu.json, or research/results/speed/gpu.json
-#   research/gpu/run.sh --tiny     the same on any machine with a tiny decoder, in under a minute; figures mean nothing
+#   research/gpu/run.sh            writes $OUT/gpu.json, or research/results/speed/gpu.json without OUT
+#   research/gpu/run.sh --tiny     runs a tiny decoder on any machine in under a minute; its figures mean nothing
 #
-# Nothing is installed: any Python with PyTorch, Transformers, Accelerate and pytest will do; PYTHON names it.
+# It installs nothing. Any Python with PyTorch, Transformers, Accelerate and pytest will do; set PYTHON to its path.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 python=${PYTHON:-python3}
 out=${OUT:-research/results/speed}
-export PYTHONPATH="src${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
-# Caches of many lengths follow each other: without this they leave holes that nothing fits.
+export PYTHONPATH="src:research/src${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
+# Caches of many lengths follow each other. Otherwise they leave holes in memory that nothing fits.
 export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
 
+file=gpu.json
 if [[ ${1:-} == --tiny ]]; then
     file=gpu-tiny.json
     export OMP_NUM_THREADS=1
-else
-    file=gpu.json
 fi
 timeout 420 "$python" research/gpu/measure.py --json "$out/$file" "$@"
-# Status 5: there is no such test, or none was chosen.
+# pytest ends with status 5 if no test was chosen, as on a machine without CUDA.
 timeout 150 "$python" -m pytest -q -m cuda tests/inject/test_cuda.py || [[ $? == 5 ]]

@@ -41,12 +41,12 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for, and with it PyTorch and Transformers, which take seconds (PEP 562)."""
+    """Import a name when it is first used (PEP 562), because PyTorch and Transformers take seconds to import."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    """Name what can be imported."""
+    """Return the names that can be imported."""
     return sorted({*globals(), *__all__})

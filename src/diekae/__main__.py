@@ -1,4 +1,4 @@
-"""`python -m diekae` is the command line."""
+"""The command line as `python -m diekae`."""
 
 from diekae.cli import app
 

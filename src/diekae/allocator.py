@@ -1,7 +1,7 @@
-"""Keeps the C library's allocator from handing large blocks back to the system after every tensor.
+"""A setting of glibc's allocator: keep freed blocks instead of returning them to the system.
 
-PyTorch allocates each CPU tensor anew. By default glibc maps and unmaps blocks of more than 128 kB, so that every step
-pays for fresh, zeroed pages; `research/experiments/allocator.py` measures how much.
+PyTorch allocates every CPU tensor separately. By default glibc maps and unmaps each block of more than 128 kB, so every
+step pays for new, zeroed pages. `research/experiments/allocator.py` measures how much.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import ctypes
 import os
 import platform
 
-# malloc.h
+# Constants of malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
-_PADDING = 256 * 2**20
+_PADDING = 256 * 2**20  # bytes
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep what was freed for the next tensor; returns whether it did.
+    """Tell glibc to keep freed blocks for later tensors. Return whether the setting was made.
 
-    Whoever sets one of glibc's ``MALLOC_*`` variables has decided for themselves, and other C libraries are left alone.
+    It is not made for other C libraries, or if the user sets one of glibc's ``MALLOC_*`` variables.
     """
     if platform.libc_ver()[0] != "glibc" or any(name.startswith("MALLOC_") for name in os.environ):
         return False

@@ -1,4 +1,4 @@
-"""The bank on disk: a folder with ``config.json`` and one safetensors file, its tensors named by decoder layer."""
+"""Banks on disk: a folder with ``config.json`` and one safetensors file, whose tensors are named by decoder layer."""
 
 from __future__ import annotations
 
@@ -23,29 +23,44 @@ from diekae.fingerprint import fingerprint
 
 CONFIG_NAME = "config.json"
 FORMAT = 2
-"""Version of the folder's layout."""
+"""Version of the layout of a bank's folder."""
 
 
 @dataclass(frozen=True)
 class SavedBank:
-    """What a bank's folder holds."""
+    """The content of a bank's folder."""
 
+    folder: Path
+    """The folder."""
     config: DiekaeConfig
     """The bank's configuration."""
     tensors: dict[str, Tensor]
     """Weights by layer, as :meth:`Bank.state_by_layer` names them."""
     anchor: tuple[int, ...]
-    """Tokens of the anchor the bank was trained with."""
+    """Tokens of the anchor that the bank was trained with."""
     decoder_name: str
     """Name or path of the decoder."""
     decoder_fingerprint: str
     """Fingerprint of the decoder."""
 
+    def check_decoder(self, decoder: PreTrainedModel) -> None:
+        """Refuse a decoder that the bank was not made for.
+
+        Raises:
+            ValueError: The decoder's fingerprint is another.
+        """
+        if fingerprint(decoder) != self.decoder_fingerprint:
+            raise ValueError(
+                f"the bank in {str(self.folder)!r} was made for decoder {self.decoder_name!r} "
+                f"({self.decoder_fingerprint}), but this one is {decoder.config.name_or_path!r} "
+                f"({fingerprint(decoder)}); load the right decoder, or pass check=False at your own risk."
+            )
+
 
 def shipped_banks() -> dict[str, Path]:
-    """Return the folders of the banks that come with the package, by name; each has a README with its figures."""
-    place = Path(str(files("diekae"))) / "banks"
-    return {path.parent.name: path.parent for path in sorted(place.glob(f"*/{CONFIG_NAME}"))}
+    """Return the folders of the banks that come with the package, by name; each has a README with its results."""
+    banks = Path(str(files("diekae"))) / "banks"
+    return {path.parent.name: path.parent for path in sorted(banks.glob(f"*/{CONFIG_NAME}"))}
 
 
 def save_bank(
@@ -56,13 +71,18 @@ def save_bank(
     anchor: tuple[int, ...],
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a bank's folder; a bank that was there before stays whole until the new one is.
+    """Write a bank's folder. A failure leaves an older bank in it as it was.
 
-    With ``dtype`` the weights are kept in that floating-point type; bf16 halves the file.
-
-    The weights' file carries its digest in its name, so that the renaming of ``config.json``, which names it, is the
-    one moment in which the new bank takes the old one's place.
+    Args:
+        folder: The folder.
+        bank: The bank.
+        config: Its configuration.
+        decoder: Its decoder, which is not saved.
+        anchor: Tokens of its anchor.
+        dtype: Floating-point type of the saved weights; their own if None.
     """
+    # The digest in the name of the weights' file keeps old and new weights apart, so that replacing `config.json`,
+    # which names the file, is the single step that replaces the old bank by the new one.
     tensors = bank.state_by_layer()
     if dtype is not None:
         tensors = {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
@@ -78,12 +98,12 @@ def save_bank(
         "weights": name,
         "sha256": digest,
     }
-    known = (folder / name).exists()
+    existed = (folder / name).exists()
     write_atomically(folder / name, weights)
     try:
         write_atomically(folder / CONFIG_NAME, json.dumps(description, indent=2) + "\n")
     except BaseException:
-        if not known:
+        if not existed:
             (folder / name).unlink()
         raise
     for old in folder.glob("bank-*.safetensors"):
@@ -92,47 +112,68 @@ def save_bank(
 
 
 def load_bank(folder: Path) -> SavedBank:
-    """Read a bank's folder; the name of a shipped bank stands for its folder, where there is no other of that name.
+    """Read a bank's folder.
+
+    Args:
+        folder: The folder; or the name of a shipped bank, if there is no folder of this name.
 
     Raises:
-        FileNotFoundError: The folder holds no bank.
-        ValueError: It is damaged, or of a format this version does not know.
+        FileNotFoundError: The folder contains no bank.
+        ValueError: The bank is damaged, or its format is not supported.
     """
     shipped = shipped_banks()
-    if not folder.exists():
-        folder = shipped.get(str(folder), folder)
-    path = folder / CONFIG_NAME
-    if not path.is_file():
+    path = folder if folder.exists() else shipped.get(str(folder), folder)
+    if not (path / CONFIG_NAME).is_file():
         raise FileNotFoundError(
             f"{str(folder)!r} is not a bank: {CONFIG_NAME} is missing; give what was saved, or the name of a shipped "
             f"bank ({', '.join(shipped)})."
         )
     try:
-        description = json.loads(path.read_text())
-        if description["format"] > FORMAT:
-            raise ValueError(f"{str(folder)!r} has format {description['format']}; update diekae to read it.")
-        if description["format"] < FORMAT and description["config"]["encoder"] == "attention":
-            raise ValueError(
-                f"{str(folder)!r} is a bank of format {description['format']}, whose encoders project x themselves; "
-                f"now the decoder's attention reads K (format {FORMAT}). Train it anew by its recipe, or read without "
-                "training: DiekaeModel.exact(decoder, tokenizer)."
-            )
+        description = json.loads((path / CONFIG_NAME).read_text())
+        _check_format(folder, description)
         saved = SavedBank(
+            folder,
             DiekaeConfig.from_dict(description["config"]),
             {},
             tuple(description["anchor"]),
             description["decoder"]["name"],
             description["decoder"]["fingerprint"],
         )
-        file, digest = folder / Path(description["weights"]).name, description["sha256"]
+        weights, digest = path / Path(description["weights"]).name, description["sha256"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{str(path)!r} describes no bank ({error!r}); save it again.") from error
-    if not file.is_file():
-        raise FileNotFoundError(f"{str(folder)!r} is not a bank: {file.name} is missing; give what was saved.")
-    weights = file.read_bytes()
+        raise ValueError(f"{str(path / CONFIG_NAME)!r} describes no bank ({error!r}); save it again.") from error
+    return dataclasses.replace(saved, tensors=_load_weights(weights, digest))
+
+
+def _check_format(folder: Path, description: dict[str, Any]) -> None:
+    """Refuse a bank of an unsupported format.
+
+    Raises:
+        ValueError: The format is newer than this version, or one whose banks no longer work.
+    """
+    if description["format"] > FORMAT:
+        raise ValueError(f"{str(folder)!r} has format {description['format']}; update diekae to read it.")
+    if description["format"] < FORMAT and description["config"]["encoder"] == "attention":
+        raise ValueError(
+            f"{str(folder)!r} is a bank of format {description['format']}, whose encoders project x themselves; "
+            f"in format {FORMAT} the decoder's attention reads K. Train it again with its recipe, or read without "
+            "training: DiekaeModel.exact(decoder, tokenizer)."
+        )
+
+
+def _load_weights(path: Path, digest: str) -> dict[str, Tensor]:
+    """Read the weights' file of a bank.
+
+    Raises:
+        FileNotFoundError: It is missing.
+        ValueError: It is damaged.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{str(path.parent)!r} is not a bank: {path.name} is missing; give what was saved.")
+    weights = path.read_bytes()
     if hashlib.sha256(weights).hexdigest() != digest:
-        raise ValueError(f"{str(file)!r} is damaged: it is not the file that {CONFIG_NAME} describes.")
+        raise ValueError(f"{str(path)!r} is damaged: it is not the file that {CONFIG_NAME} describes.")
     try:
-        return dataclasses.replace(saved, tensors=load(weights))
+        return load(weights)
     except SafetensorError as error:
-        raise ValueError(f"{str(file)!r} is not a safetensors file: {error}.") from error
+        raise ValueError(f"{str(path)!r} is not a safetensors file: {error}.") from error

@@ -1,4 +1,4 @@
-"""What an edited model asks before each of its calls; how edits are made, :mod:`diekae.edit` knows."""
+"""The interface between a model and its edits, which :mod:`diekae.edit` implements."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from diekae.knowledge import Knowledge
 
 
 class Call(NamedTuple):
-    """One call of an edited model."""
+    """One call of an edited model, as the edits change it."""
 
     knowledge: Knowledge
-    """What is injected: what was given, and what edits add to it."""
+    """Knowledge to inject: the caller's, and the edits'."""
     keep: Callable[[Any], Any] = lambda output: output
-    """Takes the decoder's output and returns it, when its cache is to carry on what was decided."""
+    """Called with the decoder's output, which it returns, to associate its cache with the selected edits."""
 
 
 class Editor(ABC):
-    """Edits of a model: asked at every forward and generation."""
+    """Edits of a model, which are asked in every forward and generation."""
 
-    def to(self, device: torch.device) -> None:  # noqa: B027 - most keep nothing on a device
-        """Follow the model to another device."""
+    def to(self, device: torch.device) -> None:  # noqa: B027 - most editors have nothing on a device
+        """Move to another device."""
 
     @abstractmethod
     def around(
         self, knowledge: Knowledge, input_ids: Tensor, attention_mask: Tensor | None, cache: Any
     ) -> AbstractContextManager[Call]:
-        """Return the context that a call is made in.
+        """Return the context of one call of the model, in which the edits add to its knowledge.
 
         Args:
-            knowledge: What was given to the call.
-            input_ids: The prompt, or behind a cache its new columns, [B, L].
-            attention_mask: 0 at padding, [B, L] or longer by what is cached.
-            cache: ``past_key_values`` if it holds anything, else None.
+            knowledge: The caller's knowledge.
+            input_ids: The prompt, or only its new columns if there is a cache; int64 [B, L].
+            attention_mask: 0 at padding, [B, L] or over cached and new columns.
+            cache: ``past_key_values`` if it is not empty, else None.
         """

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Files: atomic writing, and a lock on a folder."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from typing import BinaryIO
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """Open a file beside the target, and rename it over the target once the block has ended well.
+    """Open a temporary file that replaces the target if the block ends without an error.
+
+    Missing folders are created. If anything fails, the old file stays as it was.
 
     Raises:
-        OSError: The disk is full or the folder cannot be written; nothing of the new content stays behind.
+        OSError: The disk is full, or the folder is not writable.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -33,10 +35,10 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write beside the target, then rename over it: a full disk or a kill leaves the old file as it was.
+    """Write a file through a temporary one; see :func:`written_whole`.
 
     Raises:
-        OSError: The disk is full or the folder cannot be written; nothing of the new content stays behind.
+        OSError: The disk is full, or the folder is not writable.
     """
     with written_whole(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
@@ -44,10 +46,10 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process; the hold ends with the block, or with the process, however that ends.
+    """Lock a folder for this process until the block or the process ends.
 
     Raises:
-        RuntimeError: Another process holds it.
+        RuntimeError: Another process has locked it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as lock:
@@ -55,18 +57,18 @@ def alone(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RuntimeError(
-                f"another process is at work in {str(folder)!r} and would lose its checkpoints; expected a folder that"
-                " no other process writes to: wait until it has ended, or name another with --out."
+                f"another process is at work in {str(folder)!r} and would lose its checkpoints; wait until it has "
+                "ended, or name another folder with --out."
             ) from error
         yield
 
 
 def place_named(text: str) -> Path | None:
-    """Return the file or folder that a text is the name of, as seen from the working folder; None for other texts."""
+    """Return the existing file or folder that a text is the path of; None if there is none."""
     if not text.strip() or "\n" in text:
         return None
     try:
         path = Path(text)
         return path if path.exists() else None
-    except (OSError, ValueError):  # longer than any name, or with a character that none has
+    except (OSError, ValueError):  # too long for a path, or with a character that paths cannot contain
         return None

@@ -1,4 +1,4 @@
-"""A decoder's fingerprint: a bank meets only the decoder it was made for."""
+"""A decoder's fingerprint and window, and whether it can be injected into."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 from transformers import PreTrainedModel
 
 SAMPLES = 257
-"""Weights read of each tensor, evenly spaced: enough to tell fine-tunes apart, little enough for any size."""
+"""Weights sampled from each tensor, evenly spaced: enough to distinguish fine-tuned models, few enough for any size."""
 SMALLEST = 2.0**-16
-"""Weights below this count as zero: fp16 rounds those that bf16 does not."""
+"""Weights with a smaller absolute value count as zero, because fp16 rounds them and bf16 does not."""
 CONFIG_KEYS = (
     "model_type",
     "hidden_size",
@@ -23,9 +23,9 @@ CONFIG_KEYS = (
 
 @torch.no_grad()
 def fingerprint(decoder: PreTrainedModel) -> str:
-    """Return a digest of the decoder's shape and weights that is the same on any device, and in fp32 or bf16.
+    """Return a digest of the decoder's sizes and weights, the same on every device and in fp32 and bf16.
 
-    In fp16 too, where the weights were published in bf16: fp16 holds those exactly, but for the smallest.
+    It is the same in fp16 too if the weights were published in bf16, which fp16 represents exactly except the smallest.
     """
     config = decoder.config.get_text_config(decoder=True)
     digest = hashlib.sha256(repr([(key, getattr(config, key, None)) for key in CONFIG_KEYS]).encode())
@@ -39,31 +39,33 @@ def fingerprint(decoder: PreTrainedModel) -> str:
 
 
 def check_whole(decoder: PreTrainedModel, bank: torch.nn.Module) -> None:
-    """Refuse a decoder that cannot be injected into as it stands now.
+    """Refuse a decoder that cannot be injected into in its present state.
 
     Raises:
-        ValueError: It is compiled, partly offloaded, on another device than its bank, or was resized.
+        ValueError: It is compiled, partly offloaded, or on another device than its bank.
     """
     stack: torch.nn.Module = decoder.get_decoder()
-    blocks = [module for module in stack.children() if isinstance(module, torch.nn.ModuleList)]
-    parts = [decoder, stack, *(block for some in blocks for block in some)]
+    module_lists = [module for module in stack.children() if isinstance(module, torch.nn.ModuleList)]
+    parts = [decoder, stack, *(block for modules in module_lists for block in modules)]
     if any(getattr(part, "_compiled_call_impl", None) is not None for part in parts):
         raise ValueError(
-            "the decoder is compiled, and compiled code does not see what is injected; load it again without "
+            "the decoder is compiled, and compiled code does not run the injection's hooks; load it again without "
             "decoder.compile() or torch.compile."
         )
     device = decoder.get_input_embeddings().weight.device
-    firsts = (next(part.parameters(), None) for part in parts)
-    if device.type != "meta" and any(first is not None and first.is_meta for first in firsts):
+    first_parameters = (next(part.parameters(), None) for part in parts)
+    if device.type != "meta" and any(first is not None and first.is_meta for first in first_parameters):
         raise ValueError(
             "parts of the decoder are offloaded (device 'meta'); load it whole on one device, without device_map."
         )
-    own = next((tensor.device for tensor in (*bank.parameters(), *bank.buffers())), device)
-    if own != device:
-        raise ValueError(f"the bank is on {own}, but the decoder is on {device}; move both: model.to({str(device)!r}).")
+    bank_device = next((tensor.device for tensor in (*bank.parameters(), *bank.buffers())), device)
+    if bank_device != device:
+        raise ValueError(
+            f"the bank is on {bank_device}, but the decoder is on {device}; move both: model.to({str(device)!r})."
+        )
 
 
 def window(decoder: PreTrainedModel) -> int:
-    """Return the decoder's window in tokens."""
+    """Return the decoder's window: the most tokens that it reads."""
     config = decoder.config.get_text_config(decoder=True)
     return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 2**20)

@@ -1,4 +1,4 @@
-"""Moving a model to a device: decoder and bank go together, and the frozen decoder keeps its type."""
+"""Moving a model to a device: decoder and bank move together, and the frozen decoder keeps its type."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import nn
 from transformers import PreTrainedModel
 
 
-class Beside(nn.Module):
-    """A module beside a decoder that is not part of it, but goes where it goes.
+class MovesWithDecoder(nn.Module):
+    """A module that moves to a device together with its decoder, which is not a submodule.
 
-    Each of these methods moves both, or refuses before anything has moved.
+    Each method moves both, or refuses before anything is moved.
     """
 
     editor: Any
-    """The model's edits, which follow it; None where there are none."""
+    """The model's edits, which move too; None if there are none."""
 
     @property
     def decoder(self) -> PreTrainedModel:
@@ -24,14 +24,15 @@ class Beside(nn.Module):
         raise NotImplementedError
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Move to a device, as :meth:`torch.nn.Module.to` does; a type may be named only if it is the decoder's.
+        """Move to a device, as :meth:`torch.nn.Module.to` does. A type is allowed only if it is the decoder's.
 
         Raises:
-            ValueError: The decoder would change its type, cannot be moved, or there is no such device.
+            ValueError: The type is another, the decoder cannot be moved, or there is no such device.
         """
         try:
             device, dtype, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
-            place = None if device is None else torch.empty(0, device=device).device
+            if device is not None:
+                device = torch.empty(0, device=device).device  # with its index, and an error if it does not exist
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(
@@ -39,12 +40,12 @@ class Beside(nn.Module):
                 "'cpu' or 'cuda'."
             ) from error
         check_dtype(self.decoder, dtype)
-        if place is not None and any(tensor.device != place for tensor in self.decoder.parameters()):
+        if device is not None and any(tensor.device != device for tensor in self.decoder.parameters()):
             check_movable(self.decoder)
-            self.decoder.to(place, non_blocking=non_blocking)  # type: ignore[arg-type]
+            self.decoder.to(device, non_blocking=non_blocking)  # type: ignore[arg-type]
         moved = super().to(*args, **kwargs)
-        if self.editor is not None and place is not None:
-            self.editor.to(place)
+        if self.editor is not None and device is not None:
+            self.editor.to(device)
         return moved
 
     def cuda(self, device: int | torch.device | None = None) -> Self:
@@ -56,27 +57,27 @@ class Beside(nn.Module):
         return self.to("cpu")
 
     def float(self) -> Self:
-        """See :meth:`to`."""
+        """Set the bank's type to fp32, which must be the decoder's; see :meth:`to`."""
         return self.to(torch.float32)
 
     def half(self) -> Self:
-        """See :meth:`to`."""
+        """Set the bank's type to fp16, which must be the decoder's; see :meth:`to`."""
         return self.to(torch.float16)
 
     def bfloat16(self) -> Self:
-        """See :meth:`to`."""
+        """Set the bank's type to bf16, which must be the decoder's; see :meth:`to`."""
         return self.to(torch.bfloat16)
 
     def double(self) -> Self:
-        """See :meth:`to`."""
+        """Set the bank's type to fp64, which must be the decoder's; see :meth:`to`."""
         return self.to(torch.float64)
 
 
 def check_dtype(decoder: PreTrainedModel, dtype: torch.dtype | None) -> None:
-    """Refuse another type than the decoder's; None is none.
+    """Refuse a type that is not the decoder's.
 
     Raises:
-        ValueError: It is another.
+        ValueError: The type is another.
     """
     if dtype is not None and dtype != decoder.dtype:
         raise ValueError(
@@ -86,17 +87,17 @@ def check_dtype(decoder: PreTrainedModel, dtype: torch.dtype | None) -> None:
 
 
 def check_movable(decoder: PreTrainedModel) -> None:
-    """Refuse a decoder that has a place of its own.
+    """Refuse a decoder that cannot be moved.
 
     Raises:
-        ValueError: It is quantised, spread over devices, offloaded, or holds no weights.
+        ValueError: It is quantised, spread over devices, offloaded, or has no weights.
     """
     if any(getattr(decoder, name, None) for name in ("is_quantized", "quantization_method", "hf_quantizer")):
         raise ValueError(
             "the decoder is quantised, and its weights stay where they were loaded; load it onto the device that you "
-            "want, and make the model beside it there."
+            "want, and create the model there."
         )
-    spread = len({str(place) for place in (getattr(decoder, "hf_device_map", None) or {}).values()}) > 1
+    spread = len({str(device) for device in (getattr(decoder, "hf_device_map", None) or {}).values()}) > 1
     spread = spread or len({tensor.device for tensor in decoder.parameters()}) > 1
     if spread or any(hasattr(module, "_hf_hook") for module in decoder.modules()):
         raise ValueError(

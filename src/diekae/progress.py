@@ -1,11 +1,11 @@
-"""How long work reports its progress."""
+"""Reports of progress by functions that take long."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many steps of it are done, and how many there are."""
+"""Called with a description of the work, the number of steps that are done, and the number of all steps."""
 
 
 def silent(_what: str, _done: int, _total: int) -> None:

@@ -1,4 +1,4 @@
-"""What every figure is written with: versions, code and machine, so that it can be read years later."""
+"""Provenance: the versions, code and machine that every result is stored with."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import torch
 from diekae.files import write_atomically
 
 PACKAGES = ("diekae", "diekae-research", "torch", "transformers", "accelerate", "tokenizers", "peft")
-"""Whose versions are told, where they are installed."""
+"""Packages whose versions are stored, if they are installed."""
 
 
 def provenance() -> dict[str, Any]:
-    """Return versions, code and machine; nothing that names a person, a host or a path.
+    """Return versions, code and machine, without anything that names a person, a host or a path.
 
-    A stored result is reused only where all of this is what it was; see :func:`key_of`.
+    A stored result is reused only if all of this is unchanged; see :func:`key_of`.
     """
     return {
         "versions": {"python": platform.python_version(), **_versions()},
@@ -38,36 +38,36 @@ def provenance() -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 @functools.cache
 def code_digest(root: Path = Path(__file__).parent) -> str:
-    """Return a digest of a package's source files: between two releases the version alone does not change."""
-    found = hashlib.sha256()
+    """Return a digest of a package's source files, which change between releases while its version does not."""
+    sha256 = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         content = path.read_bytes()
-        found.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
-    return found.hexdigest()[:16]
+        sha256.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
+    return sha256.hexdigest()[:16]
 
 
 def digest(values: Any) -> str:
-    """Return a short digest of JSON values, whatever the order of their keys.
+    """Return a short digest of JSON values, independent of the order of keys.
 
     Raises:
-        TypeError: Something is no JSON value.
+        TypeError: A value is not a JSON value.
     """
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def key_of(values: Any) -> str:
-    """Return what names a stored result: a digest of all that it depends on, and of :func:`provenance`."""
+    """Return the key of a stored result: a digest of the values it depends on and of :func:`provenance`."""
     return digest([values, provenance()])
 
 
@@ -80,10 +80,10 @@ def _processor() -> str:
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """Return a type's name for a result: ``float32``."""
+    """Return the name of a type, such as ``float32``."""
     return str(dtype).removeprefix("torch.")
 
 
 def write_json(path: str | Path, result: dict[str, Any]) -> None:
-    """Write a result with its provenance."""
+    """Write a result as JSON, with its provenance."""
     write_atomically(Path(path), json.dumps({**result, **provenance()}, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""The report of a run: one self-contained HTML page, for people who would rather look than read."""
+"""The report of a run: one HTML page that needs no other file."""
 
 from __future__ import annotations
 
@@ -36,10 +36,8 @@ pre{background:#f4f6f8;padding:.8rem;overflow-x:auto;font-size:.85rem;white-spac
  <span class="muted">({{ "%.1f"|format(f.perplexity[k]) }})</span></td>{% endfor %}
 <td>{{ share(f.recovered) }}</td><td>{{ share(f.grounded) }}</td></tr>{% endfor %}</table>
 <p class="muted">Nats per target token, perplexity in brackets. <em>Recovered</em>: the share of the gap between D(x)
-(no
-knowledge) and D(K,x) (knowledge in the prompt) that is closed. <em>Grounded</em>: the same for what the knowledge
-says,
-measured by giving every example another one's.</p>
+(no knowledge) and D(K,x) (knowledge in the prompt) that is closed. <em>Grounded</em>: the same for what the knowledge
+says, measured by giving every example another one's.</p>
 <h2>What a pass costs</h2>
 <table><tr><th>one pass over one example</th><th>ms</th><th>× D(x)</th><th>× D(K,x)</th></tr>
 {% for label, s, a, b in times %}<tr><td>{{ label }}</td><td>{{ "%.1f"|format(1000 * s) }}</td>
@@ -54,9 +52,12 @@ measured by giving every example another one's.</p>
 
 
 def write_report(path: str | Path, result: dict[str, Any]) -> Path:
-    """Write the page of a result, as :func:`diekae.recipe.run_recipe` returns it.
+    """Write the page of a result, and return its path.
 
-    ``answers`` (question, without, with) and ``document`` are shown where the result has them.
+    Args:
+        path: The HTML file.
+        result: What :func:`diekae.recipe.run_recipe` returned. If it has ``answers`` (question, without, with) and
+            ``document``, they are shown too.
     """
     sets, recipe = result["sets"], result["recipe"]
     seconds = next(iter(sets.values()))["seconds"]
@@ -90,7 +91,7 @@ def write_report(path: str | Path, result: dict[str, Any]) -> Path:
 
 
 def draw(log: Sequence[dict[str, Any]]) -> str:
-    """Draw loss, unexplained share of each layer and recovered over training, as SVG."""
+    """Draw the loss, the unexplained share of each layer and ``recovered`` over the steps; return SVG."""
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     loss, layers, recovered = figure.subplots(1, 3)
     for axis, title in (
@@ -118,14 +119,14 @@ def draw(log: Sequence[dict[str, Any]]) -> str:
 
 
 def _line(axis: Any, log: Sequence[dict[str, Any]], key: str, color: Any, label: str) -> None:
-    """Draw one logged value over the steps."""
+    """Draw one logged value over the steps; nothing if it was never logged."""
     points = [(line["step"], line[key]) for line in log if key in line]
     if points:
         axis.plot(*zip(*points, strict=True), color=color, label=label, linewidth=1.6, marker="o", markersize=2.5)
 
 
 def _layers(axis: Any, log: Sequence[dict[str, Any]]) -> None:
-    """Draw one line a layer, early ones light and late ones dark."""
+    """Draw one line for each layer, from light (early layers) to dark (late ones)."""
     prefix = "eval_unexplained/layer_"
     names = sorted({key for line in log for key in line if key.startswith(prefix)}, key=lambda k: int(k[len(prefix) :]))
     shades = matplotlib.colormaps["viridis_r"]

@@ -1,8 +1,8 @@
-"""The version of what is installed."""
+"""The version of the installed package."""
 
 from importlib.metadata import PackageNotFoundError, version
 
 try:
     __version__ = version("diekae")
-except PackageNotFoundError:  # a source tree on the path, never installed
+except PackageNotFoundError:  # a source tree that is not installed
     __version__ = "0+unknown"

@@ -1,4 +1,4 @@
-"""An answer from documents: what is found, read, said and shown, on tiny models."""
+"""Answers from documents: search, reading, confidence and sources, on tiny models."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +9,8 @@ import torch
 from builders import make_decoder, make_tokenizer
 from diekae import DiekaeModel, KnowledgeStore
 from diekae.answering import ask, confidence_of, pick, reply
-from diekae.answering.answer import attention_given
-from diekae.store import Found
+from diekae.answering.sources import attention_to_slots
+from diekae.store import FoundPassage
 
 TEMPLATE = (
     "{% for m in messages %}{{ '<' + m['role'] + '> ' + m['content'] + ' ' }}{% endfor %}"
@@ -35,41 +35,42 @@ def store(model: DiekaeModel, tmp_path: Path) -> KnowledgeStore:
     return store
 
 
-def test_an_answer_is_what_the_passages_read_make_the_decoder_say(model: DiekaeModel, store: KnowledgeStore) -> None:
+def test_an_answer_is_the_decoders_reply_with_the_passages(model: DiekaeModel, store: KnowledgeStore) -> None:
     question = "who made the tall tower"
     answer = ask(model, question, store, max_new_tokens=6)
-    found = pick(store, question)
-    assert answer.text == reply(model, question, store.read(found), max_new_tokens=6)
-    assert [one.text for one in answer.sources] == [one.text for one in found]
-    assert {one.title for one in answer.sources} == {"The tower"}
-    assert sum(one.share for one in answer.sources) == pytest.approx(1) and all(one.share > 0 for one in answer.sources)
-    assert answer.confidence == confidence_of(found) and answer.seconds > 0
+    passages = pick(store, question)
+    assert answer.text == reply(model, question, store.read(passages), max_new_tokens=6)
+    assert [source.text for source in answer.sources] == [passage.text for passage in passages]
+    assert {source.title for source in answer.sources} == {"The tower"}
+    assert sum(source.share for source in answer.sources) == pytest.approx(1)
+    assert all(source.share > 0 for source in answer.sources)
+    assert answer.confidence == confidence_of(passages) and answer.seconds > 0
 
 
-def test_sources_stand_in_the_documents_order_and_are_as_many_as_asked(
+def test_sources_are_in_document_order_and_at_most_as_many_as_asked_for(
     model: DiekaeModel, store: KnowledgeStore
 ) -> None:
     for count in (1, 2, 3):
         sources = ask(model, "the tower of stone", store, passages=count, max_new_tokens=2).sources
-        places = [TOWER.index(one.text) for one in sources]
-        assert places == sorted(places) and 1 <= len(sources) <= count
+        starts = [TOWER.index(source.text) for source in sources]
+        assert starts == sorted(starts) and 1 <= len(sources) <= count
 
 
-def test_attention_is_a_share_for_each_slot(model: DiekaeModel, store: KnowledgeStore) -> None:
+def test_every_slot_receives_attention(model: DiekaeModel, store: KnowledgeStore) -> None:
     prepared = store.read(pick(store, "the ship"))
     ids = model.tokenize("where is the ship")["input_ids"]
-    made = torch.cat([ids, ids[:, -3:]], dim=1)
-    given = attention_given(model, made, ids.shape[1], prepared)
-    assert given.shape == (len(prepared),) and bool((given > 0).all()) and float(given.sum()) < 3
+    answer_ids = torch.cat([ids, ids[:, -3:]], dim=1)
+    attention = attention_to_slots(model, answer_ids, ids.shape[1], prepared)
+    assert attention.shape == (len(prepared),) and bool((attention > 0).all()) and float(attention.sum()) < 3
 
 
-def test_what_the_documents_do_not_answer_is_said(model: DiekaeModel, store: KnowledgeStore) -> None:
+def test_the_threshold_decides_whether_the_documents_answer(model: DiekaeModel, store: KnowledgeStore) -> None:
     sure = ask(model, "the ship is blue", store, threshold=0.0, max_new_tokens=4)
     assert sure.answered and sure.bare is None and str(sure) == sure.text
     unsure = ask(model, "the ship is blue", store, threshold=1.0, max_new_tokens=4)
     assert not unsure.answered and unsure.bare == reply(model, "the ship is blue", max_new_tokens=4)
     assert str(unsure) == f"Not in your documents. Without them: {unsure.bare}" or not unsure.bare
-    assert unsure.text == sure.text, "what was read and said stays to be seen"
+    assert unsure.text == sure.text, "the answer from the documents is still in the result"
 
 
 def test_an_empty_store_answers_nothing(model: DiekaeModel, tmp_path: Path) -> None:
@@ -78,23 +79,27 @@ def test_an_empty_store_answers_nothing(model: DiekaeModel, tmp_path: Path) -> N
     assert answer.bare == reply(model, "where is the ship", max_new_tokens=4)
 
 
-def test_a_question_that_follows_another_is_searched_with_it(model: DiekaeModel, store: KnowledgeStore) -> None:
+def test_a_follow_up_question_is_searched_with_the_question_before_it(
+    model: DiekaeModel, store: KnowledgeStore
+) -> None:
     history = [{"role": "user", "content": "is the ship blue"}, {"role": "assistant", "content": "the ship is blue."}]
     alone = ask(model, "is it old", store, max_new_tokens=3)
     following = ask(model, "is it old", store, history=history, max_new_tokens=3)
-    assert alone.sources[0].title == "The tower", "the word stands there alone"
+    assert alone.sources[0].title == "The tower", "only that document contains the word"
     assert following.sources[0].title == "The ship"
     anchor, rest = model.need_prompter().chat([*history, {"role": "user", "content": "is it old"}])
     ids = torch.tensor([anchor + rest])
     prepared = store.read(pick(store, "is the ship blue is it old is it old"))
-    made = model.generate(ids, knowledge=prepared, max_new_tokens=3, min_new_tokens=1, do_sample=False, pad_token_id=0)
-    said = model.need_prompter().tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
-    assert following.text == said.strip()
+    answer_ids = model.generate(
+        ids, knowledge=prepared, max_new_tokens=3, min_new_tokens=1, do_sample=False, pad_token_id=0
+    )
+    text = model.need_prompter().tokenizer.decode(answer_ids[0, ids.shape[1] :], skip_special_tokens=True)
+    assert following.text == text.strip()
 
 
-def test_only_the_named_documents_are_looked_into(model: DiekaeModel, store: KnowledgeStore) -> None:
+def test_only_the_named_documents_are_searched(model: DiekaeModel, store: KnowledgeStore) -> None:
     answer = ask(model, "the tall tower", store, documents=["The ship"], max_new_tokens=2)
-    assert {one.title for one in answer.sources} == {"The ship"}
+    assert {source.title for source in answer.sources} == {"The ship"}
     with pytest.raises(ValueError, match="no document 'The boat'"):
         ask(model, "the tall tower", store, documents=["The boat"])
 
@@ -104,10 +109,10 @@ def test_a_blank_question_is_refused(model: DiekaeModel, store: KnowledgeStore) 
         ask(model, "  ", store)
 
 
-def test_confidence_grows_with_what_is_covered_and_alike() -> None:
-    found = Found("id", "title", "", "text", 0, 4, 1.0, 0.2, 0.3)
+def test_confidence_grows_with_coverage_and_likeness() -> None:
+    passage = FoundPassage("id", "title", "", "text", 0, 4, 1.0, 0.2, 0.3)
     assert confidence_of([]) == 0
-    low = confidence_of([found])
-    assert 0 < low < confidence_of([replace(found, coverage=0.4)]) < 1
-    assert low < confidence_of([replace(found, likeness=0.6)]) < 1
-    assert confidence_of([found, replace(found, coverage=0.4)]) == confidence_of([replace(found, coverage=0.4)])
+    low = confidence_of([passage])
+    assert 0 < low < confidence_of([replace(passage, coverage=0.4)]) < 1
+    assert low < confidence_of([replace(passage, likeness=0.6)]) < 1
+    assert confidence_of([passage, replace(passage, coverage=0.4)]) == confidence_of([replace(passage, coverage=0.4)])

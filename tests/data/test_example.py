@@ -85,7 +85,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         (((), "I", None), "target must be text, got NoneType"),
     ],
 )
-def test_wrong_fields_are_named(fields: tuple[Any, ...], message: str) -> None:
+def test_invalid_fields_are_refused(fields: tuple[Any, ...], message: str) -> None:
     with pytest.raises(DataError, match=message):
         Example(*fields)
 
@@ -171,7 +171,7 @@ def test_weights_decide_the_shares_and_not_the_length(tmp_path: Path) -> None:
         _inputs([specs[0], unweighted[1]], seed=0)
 
 
-def test_a_share_of_the_examples_is_given_anothers_knowledge(tmp_path: Path) -> None:
+def test_a_share_of_the_examples_gets_anothers_knowledge(tmp_path: Path) -> None:
     rows = [Example((f"k{number:02}",), f"{number:02}", "T") for number in range(20)]
     write_examples(tmp_path / "train.jsonl", rows)
     prompter = Prompter(_Characters(), template="{knowledge}")  # type: ignore[arg-type]
@@ -190,11 +190,11 @@ def test_a_share_of_the_examples_is_given_anothers_knowledge(tmp_path: Path) -> 
     assert sum(changed[asked] != own[asked] for asked in own) == 5
     assert all(known != own[asked] for asked, known in pairs(1.0).items())
     write_examples(tmp_path / "train.jsonl", [Example(("k",), f"{number}", "T") for number in range(4)])
-    with pytest.raises(DataError, match="all examples know the same"):
+    with pytest.raises(DataError, match="all examples have the same knowledge"):
         pairs(0.5)
 
 
-def test_knowledge_stands_among_that_of_others(tmp_path: Path) -> None:
+def test_knowledge_is_placed_among_that_of_others(tmp_path: Path) -> None:
     rows = [Example((f"k{number:02}",), f"{number:02}", "T") for number in range(40)] + [Example((), "none", "T")]
     write_examples(tmp_path / "train.jsonl", rows)
     prompter = Prompter(_Characters(), template="{knowledge}")  # type: ignore[arg-type]

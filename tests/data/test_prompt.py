@@ -6,17 +6,10 @@ import pytest
 import torch
 
 from builders import make_tokenizer
+from diekae.data.batch import IGNORED, collate
 from diekae.data.example import Example
-from diekae.data.prompt import (
-    FORMATS,
-    IGNORED,
-    Prompt,
-    Prompter,
-    collate,
-    other_knowledge,
-    truncate_knowledge,
-    wrapping,
-)
+from diekae.data.formats import FORMATS, wrapping
+from diekae.data.prompt import Prompt, Prompter, other_knowledge, truncate_knowledge
 
 TEMPLATE = "imagine that {{knowledge}}\n"
 ROWS = [Prompt((1,), (10, 11, 12), (20, 21), (30,)), Prompt((1,), (13,), (22, 23, 24), (31, 32))]
@@ -71,7 +64,7 @@ def test_a_batch_without_any_knowledge_has_a_bool_mask() -> None:
     assert none["knowledge_mask"].dtype == torch.bool
 
 
-def test_only_knowledge_is_cut_from_its_end_and_said() -> None:
+def test_only_the_end_of_knowledge_is_cut_with_a_warning() -> None:
     with pytest.warns(UserWarning, match="knowledge of 1 of 2 examples was cut"):
         kept = truncate_knowledge(ROWS, 2, 100)
     assert kept == [Prompt((1,), (10, 11), (20, 21), (30,)), ROWS[1]]
@@ -86,7 +79,7 @@ def test_only_knowledge_is_cut_from_its_end_and_said() -> None:
         truncate_knowledge(ROWS, None, 7)
 
 
-def test_what_is_cut_fits_the_window_in_both_layouts() -> None:
+def test_cut_knowledge_fits_the_window_in_both_layouts() -> None:
     long = Prompt((1, 2), tuple(range(100)), (20, 21), (30,))
     with pytest.warns(UserWarning):
         kept = truncate_knowledge([long], None, 16)
@@ -99,7 +92,7 @@ def words(tokenizer, ids: tuple[int, ...]) -> list[str]:
     return tokenizer.convert_ids_to_tokens(list(ids))
 
 
-def test_texts_become_parts() -> None:
+def test_an_example_is_tokenized_in_parts() -> None:
     tokenizer = make_tokenizer()
     prompter = Prompter(tokenizer, TEMPLATE, "plain")
     example = Example(("a red castle", "a river"), "who built the castle", "the king")
@@ -117,7 +110,7 @@ def test_texts_become_parts() -> None:
             call(" \n")
 
 
-def test_the_space_before_the_answer_is_the_answers() -> None:
+def test_the_space_before_the_target_belongs_to_the_target() -> None:
     """Byte-level tokenizers write it into the first token of y; a model that generates must see x without it."""
     wrap = wrapping("plain", make_tokenizer())
     assert (wrap.before, wrap.after) == ("", " ")

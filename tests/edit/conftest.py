@@ -9,8 +9,8 @@ from builders import WIDTH, make_model
 from diekae import DiekaeModel
 from diekae.edit import Edit
 from diekae.edit.adapter import AdapterOptions, EditAdapter
-from diekae.edit.learned import GateOptions, PromptEncoder
-from diekae.edit.trained import Trained
+from diekae.edit.prompt_encoder import GateOptions, PromptEncoder
+from diekae.edit.trained_parts import TrainedParts
 
 
 @pytest.fixture(params=["reader", "attention"])
@@ -19,8 +19,8 @@ def model(request: pytest.FixtureRequest) -> DiekaeModel:
 
 
 @pytest.fixture
-def trained(model: DiekaeModel) -> Trained:
-    """A gate that opens for nothing but nearly equal texts, and an adapter that changes memories."""
+def trained(model: DiekaeModel) -> TrainedParts:
+    """A gate that opens only for nearly equal texts, and an adapter that changes what was prepared."""
     options = GateOptions(layers=(1, 2), heads=2, head_width=8, mentioned=0.9, nearly=0.99)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -29,7 +29,7 @@ def trained(model: DiekaeModel) -> Trained:
             for name, parameter in adapter.named_parameters():
                 if "up_" in name:
                     parameter.normal_(0.0, 0.3)
-        return Trained(PromptEncoder(WIDTH, options), options, adapter)
+        return TrainedParts(PromptEncoder(WIDTH, options), options, adapter)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def edits() -> list[Edit]:
 def logits(model: DiekaeModel) -> Callable[..., torch.Tensor]:
     def run(*texts: str, **options: object) -> torch.Tensor:
         with torch.no_grad():
-            found: torch.Tensor = model(**model.tokenize(texts), **options).logits
-        return found
+            output: torch.Tensor = model(**model.tokenize(texts), **options).logits
+        return output
 
     return run

@@ -13,7 +13,7 @@ GOOD = {"prompt": "The mother tongue of Danielle Darrieux is", "subject": "Danie
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"subject": ""}, "subject is ''"),
         ({"subject": "  "}, "subject is"),
@@ -25,8 +25,8 @@ GOOD = {"prompt": "The mother tongue of Danielle Darrieux is", "subject": "Danie
         ({"target": None}, "target is None"),
     ],
 )
-def test_what_is_no_edit_is_said(change: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_an_invalid_edit_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Edit(**{**GOOD, **change})
 
 
@@ -66,7 +66,7 @@ def test_files_of_three_kinds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("a.json", "[{}]", "entry 0: .*prompt, target, subject is missing"),
         ("a.json", "[", "cannot be read"),
@@ -77,9 +77,9 @@ def test_files_of_three_kinds(tmp_path: Path) -> None:
         ("a.txt", "x", "'.txt' holds no edits"),
     ],
 )
-def test_broken_files_are_said_with_their_place(tmp_path: Path, name: str, content: str, said: str) -> None:
+def test_a_broken_file_is_refused_and_its_entry_named(tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         read_edits(tmp_path / name)
 
 

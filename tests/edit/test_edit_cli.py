@@ -1,4 +1,4 @@
-"""`diekae edit`: what a user sees, and what is said when something is wrong."""
+"""`diekae edit`: what a user sees, also when something is wrong."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ EDITS = [
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("edit")
     make_decoder().save_pretrained(folder / "decoder")
     make_tokenizer().save_pretrained(folder / "decoder")
@@ -28,30 +28,30 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def invoke(place: Path, folder: Path, *arguments: str | Path) -> Result:
-    ends = ["--bank", str(place / "bank"), "--folder", str(folder)]
+def invoke(files: Path, folder: Path, *arguments: str | Path) -> Result:
+    ends = ["--bank", str(files / "bank"), "--folder", str(folder)]
     return CliRunner().invoke(typer_app, ["edit", *map(str, arguments), *ends], env={"COLUMNS": "200"})
 
 
-def test_add_list_ask_supersede_and_revert(place: Path, tmp_path: Path) -> None:
-    result = invoke(place, tmp_path, "add", place / "edits.json")
+def test_add_list_ask_supersede_and_revert(files: Path, tmp_path: Path) -> None:
+    result = invoke(files, tmp_path, "add", files / "edits.json")
     assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
     assert "2 edits" in result.output and "king of the island" in result.output
     one = ("--prompt", "the red house is", "--subject", "red house", "--target", "gold", "--alias", "tall tower")
-    assert invoke(place, tmp_path, "add", *one).exit_code == 0
-    listed = invoke(place, tmp_path, "list")
+    assert invoke(files, tmp_path, "add", *one).exit_code == 0
+    listed = invoke(files, tmp_path, "list")
     assert "gold" in listed.output and "blue" not in listed.output and "red house = tall tower" in listed.output
-    everything = invoke(place, tmp_path, "list", "--all")
+    everything = invoke(files, tmp_path, "list", "--all")
     assert "superseded" in everything.output and "blue" in everything.output
-    asked = invoke(place, tmp_path, "ask", "the tall tower is")
-    assert "without edits" in asked.output and "edits that spoke" in asked.output and "gold" in asked.output
-    assert "no edit spoke" in invoke(place, tmp_path, "ask", "the sea is").output
-    reverted = invoke(place, tmp_path, "revert", "3")
+    asked = invoke(files, tmp_path, "ask", "the tall tower is")
+    assert "without edits" in asked.output and "edits that applied" in asked.output and "gold" in asked.output
+    assert "no edit applied" in invoke(files, tmp_path, "ask", "the sea is").output
+    reverted = invoke(files, tmp_path, "revert", "3")
     assert "reverted 3" in reverted.output and "in force again: 1: the red house is blue." in reverted.output
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("add",), "give a file of edits"),
         (("add", "--prompt", "the sea is"), "--subject, --target is missing"),
@@ -62,7 +62,7 @@ def test_add_list_ask_supersede_and_revert(place: Path, tmp_path: Path) -> None:
         (("ask", "the sea is"), "holds no edits; make some"),
     ],
 )
-def test_errors_are_said(place: Path, tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
-    result = invoke(place, tmp_path / "none", *arguments)
-    assert isinstance(result.exception, ValueError | OSError) and said in str(result.exception), result.output
-    assert not (tmp_path / "none").exists(), "nothing is made where nothing is written"
+def test_errors_are_reported(files: Path, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    result = invoke(files, tmp_path / "none", *arguments)
+    assert isinstance(result.exception, ValueError | OSError) and message in str(result.exception), result.output
+    assert not (tmp_path / "none").exists(), "an error creates no folder"

@@ -1,4 +1,4 @@
-"""The store: one transaction an edit, several processes, kills, damage."""
+"""The store of edits: one transaction for each edit, several processes, kills, damage."""
 
 import os
 import signal
@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from diekae.edit import Edit
-from diekae.edit.store import FILE, EditStore
+from diekae.edit.database import FILE
+from diekae.edit.store import EditStore
 
 WRITER = """
 import sys
@@ -60,7 +61,7 @@ def test_a_duplicate_is_refused_and_nothing_written(tmp_path: Path) -> None:
     assert states(store)[-1] == (3, "live")
 
 
-def test_reverting_twice_or_nothing(tmp_path: Path) -> None:
+def test_reverting_twice_or_without_an_edit_is_refused(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     store.add(dog("red"))
     store.revert(1)
@@ -78,7 +79,7 @@ def test_another_decoder_or_bank_is_refused(tmp_path: Path, name: str, decoder: 
     assert states(open_store(tmp_path)) == [(1, "live")]
 
 
-def test_a_corrupt_record_or_memory_is_named(tmp_path: Path) -> None:
+def test_damaged_records_and_prepared_knowledge_are_named(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     store.add(dog("red"))
     store.put_prepared(1, b"whole")
@@ -94,26 +95,26 @@ def test_a_corrupt_record_or_memory_is_named(tmp_path: Path) -> None:
     assert store.records() == []
 
 
-def test_a_file_that_is_no_store(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(b"no database at all" * 99)
     with pytest.raises(ValueError, match="is damaged or holds no edits"):
         open_store(tmp_path)
     assert (tmp_path / FILE).read_bytes() == b"no database at all" * 99
 
 
-def test_a_copy_is_whole_and_replaces_no_other(tmp_path: Path) -> None:
+def test_a_copy_is_whole_and_overwrites_no_other_store(tmp_path: Path) -> None:
     store = EditStore(None, "decoder", "bank")
     store.add(dog("red"))
-    store.put_prepared(1, b"memory")
+    store.put_prepared(1, b"prepared")
     store.copy_to(tmp_path / "copy")
     copy = open_store(tmp_path / "copy")
-    assert copy.records() == store.records() and copy.prepared(1) == b"memory"
+    assert copy.records() == store.records() and copy.prepared(1) == b"prepared"
     with pytest.raises(FileExistsError, match="holds edits already"):
         store.copy_to(tmp_path / "copy")
     copy.copy_to(tmp_path / "copy")  # itself: nothing to do
 
 
-def test_what_another_process_writes_is_seen(tmp_path: Path) -> None:
+def test_another_connection_sees_what_is_written(tmp_path: Path) -> None:
     first, second = open_store(tmp_path), open_store(tmp_path)
     before = first.version()
     assert first.version() == before
@@ -127,9 +128,9 @@ def test_two_processes_write_at_once(tmp_path: Path) -> None:
         subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), name, "20"], stdout=subprocess.PIPE, text=True)
         for name in ("a", "b")
     ]
-    said = [int(line) for writer in writers for line in writer.communicate()[0].split()]
+    ids = [int(line) for writer in writers for line in writer.communicate()[0].split()]
     assert all(writer.returncode == 0 for writer in writers)
-    assert sorted(said) == list(range(1, 41))
+    assert sorted(ids) == list(range(1, 41))
     store = open_store(tmp_path)
     assert len(store.records(every=True)) == 40 and len(store.records()) == 1
 
@@ -140,12 +141,12 @@ def test_a_process_killed_while_adding_loses_the_edit_in_hand_at_most(tmp_path: 
         [sys.executable, "-c", WRITER, str(tmp_path), "a", "100000"], stdout=subprocess.PIPE, text=True
     )
     assert writer.stdout is not None
-    said = [int(writer.stdout.readline()) for _ in range(5)]
+    printed = [int(writer.stdout.readline()) for _ in range(5)]
     time.sleep(0.05)
     os.kill(writer.pid, signal.SIGKILL)
-    said += [int(line) for line in writer.stdout.read().split("\n")[:-1] if line]
+    printed += [int(line) for line in writer.stdout.read().split("\n")[:-1] if line]
     writer.wait()
     store = open_store(tmp_path)
-    kept = [record.id for record in store.records(every=True)]
-    assert kept[: len(said)] == said and len(kept) - len(said) in (0, 1), "what was said to be written is there"
-    assert store.add(dog("last")).id == kept[-1] + 1
+    stored = [record.id for record in store.records(every=True)]
+    assert stored[: len(printed)] == printed and len(stored) - len(printed) in (0, 1), "an id is printed after writing"
+    assert store.add(dog("last")).id == stored[-1] + 1

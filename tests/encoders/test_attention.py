@@ -1,4 +1,4 @@
-"""What the encoder ``attention`` makes of K and of x's answers, against its formulas and against itself one by one."""
+"""The slots and the MLP of the encoder ``attention``, against their formulas and against single encoders."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from diekae.encoders import Attention
-from diekae.encoders.bank import Bank
 
 COUNT, ROWS, KNOWN, ASKED, WIDTH = 3, 2, 7, 5, 32
 HEADS, GROUPS, KEY, VALUE = 4, 2, 6, 5
@@ -33,7 +32,7 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 
 def read_of_k(encoder: Attention, count: int = COUNT) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What every attention read of K, its keys and values, and the three packed, [N, B, S, …]."""
+    """States of K, their keys and values, and the three packed, [N, B, S, …]."""
     states = draw(count, ROWS, KNOWN, WIDTH)
     keys, values = draw(count, ROWS, GROUPS, KNOWN, KEY), draw(count, ROWS, GROUPS, KNOWN, VALUE)
     packed = torch.stack([encoder.pack(*one) for one in zip(states, keys, values, strict=True)])
@@ -42,7 +41,7 @@ def read_of_k(encoder: Attention, count: int = COUNT) -> tuple[Tensor, Tensor, T
 
 
 def turn(number: int, keys: Tensor) -> Tensor:
-    """Stands for a rotation: linear, and another in every layer."""
+    """A stand-in for a rotation: linear, and different in every layer."""
     return (2 + number) * keys.flip(-1)
 
 
@@ -52,14 +51,14 @@ def slots_of(encoder: Attention, packed: Tensor, turned: Callable[[int, Tensor],
 
 def thoughts(encoder: Attention, count: int = COUNT) -> Tensor:
     read, answer = draw(count, ROWS, ASKED, WIDTH, seed=1), draw(count, ROWS, ASKED, HEADS * VALUE, seed=2)
-    found = [encoder.think(number, read[number], answer[number]) for number in range(count)]
+    found = [encoder.mlp_output(number, read[number], answer[number]) for number in range(count)]
     assert all(thought is not None for thought in found)
     return torch.stack([thought for thought in found if thought is not None])
 
 
 @torch.no_grad()
 @RANKS
-def test_slots_are_the_decoders_own_and_a_change_of_what_it_read(rank: int | None) -> None:
+def test_slots_are_the_decoders_keys_and_values_plus_the_trained_change(rank: int | None) -> None:
     encoder = make(rank=rank)
     states, keys, values, packed = read_of_k(encoder)
     slots = slots_of(encoder, packed)
@@ -77,7 +76,7 @@ def test_slots_are_the_decoders_own_and_a_change_of_what_it_read(rank: int | Non
 
 
 @torch.no_grad()
-def test_the_mlp_is_its_formula() -> None:
+def test_the_mlp_equals_its_formula() -> None:
     encoder = make()
     found = thoughts(encoder)
     read, answer = draw(COUNT, ROWS, ASKED, WIDTH, seed=1), draw(COUNT, ROWS, ASKED, HEADS * VALUE, seed=2)
@@ -93,19 +92,19 @@ def test_the_mlp_is_its_formula() -> None:
 
 @torch.no_grad()
 @RANKS
-def test_the_start_is_what_the_decoder_does(rank: int | None) -> None:
+def test_an_untrained_encoder_changes_nothing(rank: int | None) -> None:
     encoder = make(learned=False, rank=rank)
     _, keys, values, packed = read_of_k(encoder)
     slots = slots_of(encoder, packed)
     assert torch.equal(slots["keys"], keys) and torch.equal(slots["values"], values)
     assert thoughts(encoder).count_nonzero() == 0
-    assert make(rank=0, mlp_width=0).think(0, draw(1, 1, WIDTH), draw(1, 1, HEADS * VALUE)) is None
+    assert make(rank=0, mlp_width=0).mlp_output(0, draw(1, 1, WIDTH), draw(1, 1, HEADS * VALUE)) is None
     assert not list(make(rank=0, mlp_width=0).parameters())
 
 
 @torch.no_grad()
 @LEARNING
-def test_stacked_encoders_are_the_single_ones(rank: int | None) -> None:
+def test_stacked_encoders_equal_single_encoders(rank: int | None) -> None:
     encoder = make(rank=rank)
     *_, packed = read_of_k(encoder)
     slots, found = slots_of(encoder, packed), thoughts(encoder)
@@ -116,12 +115,12 @@ def test_stacked_encoders_are_the_single_ones(rank: int | None) -> None:
         mine = slots_of(alone, packed[number : number + 1], lambda _n, keys, number=number: turn(number, keys))
         for name, tensor in mine.items():
             torch.testing.assert_close(slots[name][number], tensor[0], atol=1e-5, rtol=1e-5)
-        thought = alone.think(0, read[number], answer[number])
+        thought = alone.mlp_output(0, read[number], answer[number])
         torch.testing.assert_close(found[number], thought, atol=1e-5, rtol=1e-5)
 
 
 @LEARNING
-def test_an_encoder_learns_nothing_from_anothers_target(rank: int | None) -> None:
+def test_an_encoder_gets_no_gradient_from_other_encoders_targets(rank: int | None) -> None:
     encoder = make(rank=rank)
     *_, packed = read_of_k(encoder)
 
@@ -142,24 +141,10 @@ def test_an_encoder_learns_nothing_from_anothers_target(rank: int | None) -> Non
 
 
 @torch.no_grad()
-def test_slots_keep_the_decoders_type() -> None:
+def test_slots_have_the_decoders_type() -> None:
     encoder = make()
     *_, packed = read_of_k(encoder)
     assert {slots.dtype for slots in slots_of(encoder, packed.bfloat16()).values()} == {torch.bfloat16}
-
-
-@torch.no_grad()
-def test_its_bank_scales_each_layer_and_centres_none() -> None:
-    """Nothing is added in all rows alike, so the centre of the differences stays zero."""
-    bank = Bank("attention", SIZES, (2, 5, 8), 24, WIDTH)
-    targets = draw(COUNT, ROWS, ASKED, WIDTH) * torch.tensor([1.0, 10.0, 0.1])[:, None, None, None] + 3
-    receives = torch.ones(ROWS, ASKED, dtype=torch.bool)
-    receives[0, :2] = False
-    bank.calibrate(targets.masked_fill(~receives[..., None], 1e6), receives)
-    assert bank.bias.count_nonzero() == 0
-    torch.testing.assert_close(bank.scale, targets[:, receives].square().mean((1, 2)).sqrt())
-    bank.calibrate(torch.zeros_like(targets), receives)
-    assert torch.equal(bank.scale, torch.ones(COUNT)), "a target that is always zero must not scale to zero"
 
 
 def test_impossible_sizes_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""The encoders alone: against Transformers' own Llama, against themselves one by one, padded, in parts, untrained."""
+"""The encoders alone: against Transformers' own Llama and against single encoders; padded, in parts, untrained."""
 
 import dataclasses
 
@@ -9,13 +9,12 @@ from transformers import LlamaConfig, LlamaModel
 
 from builders import SMALL
 from diekae.encoders import Encoder, KnowledgeBatch, Token, encoder_class
-from diekae.encoders.bank import Bank
 
 COUNT, ROWS, KNOWN, ASKED, WIDE, WIDTH = 3, 2, 7, 5, 24, 32
 """Encoders, rows, tokens of K, positions of x, embedding width, decoder width."""
 
 BOTH = pytest.mark.parametrize("name", ["reader", "token"])
-"""Those that compute the difference themselves; the third has a file of its own."""
+"""Encoders that compute the difference themselves; ``attention`` has its own file."""
 
 
 def make_encoder(name: str, count: int = COUNT, effect: float = 0.5, seed: int = 0, **options) -> Encoder:
@@ -24,7 +23,7 @@ def make_encoder(name: str, count: int = COUNT, effect: float = 0.5, seed: int =
         torch.manual_seed(seed)
         encoder = kind(count, WIDE, WIDTH, kind.make_options({**SMALL[name], **options}))
         with torch.no_grad():
-            for parameter in encoder.parameters():  # gains too, which otherwise all are one
+            for parameter in encoder.parameters():  # gains too: otherwise all of them are one
                 parameter.add_(torch.randn_like(parameter) * 0.2)
             encoder.up.weight.normal_(0.0, effect) if effect else encoder.up.weight.zero_()
     return encoder
@@ -89,7 +88,7 @@ def as_llama(token: Token, number: int) -> LlamaModel:
 
 @torch.no_grad()
 @pytest.mark.parametrize("options", [{}, {"blocks": 4, "heads": 4}, {"rope_theta": 500.0, "blocks": 1}])
-def test_the_token_bank_is_a_loop_over_transformers_llamas(options: dict[str, float]) -> None:
+def test_the_token_bank_equals_a_loop_over_transformers_llamas(options: dict[str, float]) -> None:
     token = make_encoder("token", **options)
     knowledge, x = given(token, KNOWN, 1), given(token, ASKED, 2)
     got = differences(token, knowledge, x)
@@ -102,8 +101,8 @@ def test_the_token_bank_is_a_loop_over_transformers_llamas(options: dict[str, fl
 
 
 @torch.no_grad()
-def test_the_reader_is_a_loop_over_its_formula() -> None:
-    """One row and one encoder at a time, in the plain words of linear algebra."""
+def test_the_reader_equals_a_loop_over_its_formula() -> None:
+    """One row and one encoder at a time, in plain linear algebra."""
     reader = make_encoder("reader")
     knowledge, x = given(reader, KNOWN, 1), given(reader, ASKED, 2)
     got = differences(reader, knowledge, x)
@@ -135,7 +134,7 @@ def test_the_reader_is_a_loop_over_its_formula() -> None:
 
 @BOTH
 @torch.no_grad()
-def test_stacked_encoders_are_the_single_ones(name: str) -> None:
+def test_stacked_encoders_equal_single_encoders(name: str) -> None:
     encoder = make_encoder(name)
     knowledge, x = given(encoder, KNOWN, 1), given(encoder, ASKED, 2)
     got = differences(encoder, knowledge, x)
@@ -148,7 +147,7 @@ def test_stacked_encoders_are_the_single_ones(name: str) -> None:
 
 
 @torch.no_grad()
-def test_readers_asked_one_at_a_time_answer_as_all_at_once() -> None:
+def test_readers_run_one_at_a_time_equal_readers_run_together() -> None:
     reader = make_encoder("reader")
     knowledge, x = given(reader, KNOWN, 1), given(reader, ASKED, 2)
     prepared = reader.prepare(knowledge, real(KNOWN))
@@ -160,7 +159,7 @@ def test_readers_asked_one_at_a_time_answer_as_all_at_once() -> None:
 
 
 @torch.no_grad()
-def test_reading_knowledge_then_x_is_one_pass_over_both() -> None:
+def test_reading_knowledge_then_x_equals_one_pass_over_both() -> None:
     token = make_encoder("token")
     knowledge, x = given(token, KNOWN, 1), given(token, ASKED, 2)
     empty = KnowledgeBatch(
@@ -173,21 +172,21 @@ def test_reading_knowledge_then_x_is_one_pass_over_both() -> None:
     then = token(prepared, x, real(ASKED))
     assert once.difference.abs().max() > 0.1
     torch.testing.assert_close(then.difference, once.difference[:, :, KNOWN:], atol=1e-5, rtol=1e-5)
-    assert then.seen is not None and once.seen is not None
-    for name, tensor in then.seen.tensors.items():
-        torch.testing.assert_close(tensor, once.seen.tensors[name][:, :, KNOWN:], atol=1e-5, rtol=1e-5)
-    assert (then.seen.position.tolist(), once.seen.position.tolist()) == ([ASKED] * ROWS, [KNOWN + ASKED] * ROWS)
+    assert then.x_cache is not None and once.x_cache is not None
+    for name, tensor in then.x_cache.tensors.items():
+        torch.testing.assert_close(tensor, once.x_cache.tensors[name][:, :, KNOWN:], atol=1e-5, rtol=1e-5)
+    assert (then.x_cache.position.tolist(), once.x_cache.position.tolist()) == ([ASKED] * ROWS, [KNOWN + ASKED] * ROWS)
 
 
 @torch.no_grad()
-def test_x_read_in_parts_is_x_read_whole() -> None:
+def test_x_read_in_parts_equals_x_read_whole() -> None:
     encoder = make_encoder("token")
     knowledge, x = given(encoder, KNOWN, 1), given(encoder, ASKED, 2)
     prepared, seen, parts = encoder.prepare(knowledge, real(KNOWN)), None, []
     for start in range(0, ASKED, 2):
         part = x[:, :, start : start + 2]
         encoded = encoder(prepared, part, real(part.shape[2]), slice(None), seen)
-        seen, parts = encoded.seen, [*parts, encoded.difference]
+        seen, parts = encoded.x_cache, [*parts, encoded.difference]
     whole = encoder(prepared, x, real(ASKED))
     assert whole.difference.abs().max() > 0.1
     torch.testing.assert_close(torch.cat(parts, dim=2), whole.difference, atol=1e-5, rtol=1e-5)
@@ -196,7 +195,7 @@ def test_x_read_in_parts_is_x_read_whole() -> None:
 
 @BOTH
 @torch.no_grad()
-def test_knowledge_read_in_chunks_is_knowledge_read_whole(name: str) -> None:
+def test_knowledge_read_in_chunks_equals_knowledge_read_whole(name: str) -> None:
     encoder = make_encoder(name)
     knowledge, x = given(encoder, KNOWN, 1), given(encoder, ASKED, 2)
     prepared = None
@@ -234,7 +233,7 @@ def test_padding_is_never_read(name: str, side: str) -> None:
 
 @BOTH
 @torch.no_grad()
-def test_a_row_without_any_knowledge_is_finite(name: str) -> None:
+def test_differences_of_a_row_without_knowledge_are_finite(name: str) -> None:
     encoder = make_encoder(name)
     mask = real(KNOWN)
     mask[0] = False
@@ -244,7 +243,7 @@ def test_a_row_without_any_knowledge_is_finite(name: str) -> None:
 
 @BOTH
 @torch.no_grad()
-def test_the_start_is_the_identity(name: str) -> None:
+def test_an_untrained_bank_changes_nothing(name: str) -> None:
     kind = encoder_class(name)
     encoder = kind(COUNT, WIDE, WIDTH, kind.make_options(SMALL[name]))
     got = differences(encoder, given(encoder, KNOWN, 1), given(encoder, ASKED, 2))
@@ -252,13 +251,13 @@ def test_the_start_is_the_identity(name: str) -> None:
 
 
 @torch.no_grad()
-def test_the_papers_start_is_not_the_identity() -> None:
+def test_the_papers_start_changes_x() -> None:
     token = Token(COUNT, WIDE, WIDTH, Token.make_options({**SMALL["token"], "identity_start": False}))
     assert differences(token, given(token, KNOWN, 1), given(token, ASKED, 2)).abs().mean() > 0.1
 
 
 @BOTH
-def test_an_encoder_learns_nothing_from_anothers_target(name: str) -> None:
+def test_an_encoder_gets_no_gradient_from_other_encoders_targets(name: str) -> None:
     encoder = make_encoder(name)
     knowledge, x = given(encoder, KNOWN, 1), given(encoder, ASKED, 2)
     targets = torch.randn(COUNT, ROWS, ASKED, WIDTH, generator=torch.Generator().manual_seed(3))
@@ -278,25 +277,3 @@ def test_an_encoder_learns_nothing_from_anothers_target(name: str) -> None:
         for number in (0, 2):
             torch.testing.assert_close(after[key][number], before[key][number], atol=0, rtol=0)
         assert not torch.equal(after[key][1], before[key][1])
-
-
-@BOTH
-@torch.no_grad()
-def test_the_bank_centres_and_scales_each_layer(name: str) -> None:
-    bank = Bank(name, SMALL[name], (2, 5, 8), WIDE, WIDTH)
-    bank.encoder.load_state_dict(make_encoder(name).state_dict())
-    knowledge, x = given(bank.encoder, KNOWN, 1), given(bank.encoder, ASKED, 2)
-    raw = bank(bank.prepare(knowledge, real(KNOWN)), x, real(ASKED)).difference
-    targets = torch.randn(COUNT, ROWS, ASKED, WIDTH) * torch.tensor([1.0, 10.0, 0.1])[:, None, None, None] + 3
-    receives = real(ASKED)
-    receives[0, :2] = False
-    spoiled = targets.masked_fill(~receives[..., None], 1e6)
-    bank.calibrate(spoiled, receives)
-    kept = targets[:, receives]
-    torch.testing.assert_close(bank.bias, kept.mean(1))
-    torch.testing.assert_close(bank.scale, kept.var(1, correction=0).mean(1).sqrt())
-    got = bank(bank.prepare(knowledge, real(KNOWN)), x, real(ASKED)).difference
-    torch.testing.assert_close(got, bank.bias[:, None, None] + bank.scale[:, None, None, None] * raw)
-    constant = torch.full_like(targets, 2.0)
-    bank.calibrate(constant, receives)
-    assert torch.equal(bank.scale, torch.ones(COUNT)), "a target that never changes must not scale to zero"

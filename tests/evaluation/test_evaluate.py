@@ -1,7 +1,6 @@
-"""Evaluation, against the decoder asked row by row with nothing of ours in between."""
+"""Evaluation, against the plain decoder run row by row."""
 
 import dataclasses
-import sys
 from typing import Any
 
 import pytest
@@ -22,12 +21,12 @@ def varied_prompts() -> list[Prompt]:
 
 
 def likely_prompts(decoder: PreTrainedModel) -> list[Prompt]:
-    """Prompts whose target is what the decoder says itself when it has read K, so that K is worth something."""
+    """Prompts whose target is what the decoder generates after K, so that K helps."""
     found = []
     for prompt in varied_prompts():
         ids = torch.tensor([prompt.anchor + prompt.knowledge + prompt.input])
-        said = decoder.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False)
-        found.append(dataclasses.replace(prompt, target=tuple(said[0, ids.shape[1] :].tolist())))
+        generated = decoder.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False)
+        found.append(dataclasses.replace(prompt, target=tuple(generated[0, ids.shape[1] :].tolist())))
     return found
 
 
@@ -75,16 +74,16 @@ def test_bare_and_prompted_are_the_decoders_own(kind: str, anchor: str) -> None:
 def test_an_untrained_bank_recovers_nothing_and_is_not_grounded(encoder: str) -> None:
     decoder = make_decoder()
     found = measured(make_model(encoder, decoder=decoder, effect=0.0), likely_prompts(decoder))
-    assert found["nll"]["bare"] - found["nll"]["prompted"] > 0.2, "K must be worth something"
+    assert found["nll"]["bare"] - found["nll"]["prompted"] > 0.2, "K must help"
     assert found["recovered"] == 0.0
     assert found["grounded"] == pytest.approx(0.0, abs=1e-5), "rounding: other rows are batched together"
     assert found["nll"]["ours"] == found["nll"]["bare"]
 
 
-def test_the_decoders_own_attention_in_all_layers_recovers_all_and_is_grounded_without_training() -> None:
+def test_an_untrained_attention_bank_in_all_layers_recovers_all_and_is_grounded() -> None:
     decoder = make_decoder()
     found = measured(make_model("attention", decoder=decoder, effect=0.0), likely_prompts(decoder))
-    assert found["nll"]["bare"] - found["nll"]["prompted"] > 0.2, "K must be worth something"
+    assert found["nll"]["bare"] - found["nll"]["prompted"] > 0.2, "K must help"
     assert found["nll"]["ours"] == pytest.approx(found["nll"]["prompted"], rel=1e-5)
     assert found["nll"]["ours_other"] == pytest.approx(found["nll"]["prompted_other"], rel=1e-5)
     assert found["recovered"] == pytest.approx(1.0, abs=1e-4)
@@ -98,14 +97,13 @@ def test_an_oracle_recovers_all_and_is_grounded(monkeypatch: pytest.MonkeyPatch)
     def oracle(model: DiekaeModel, rows: list[Prompt], how: str, **options: Any) -> torch.Tensor:
         return target_logits(model, rows, "prompted" if how == "ours" else how, **options)
 
-    # By its module's name: the package shows the function of the same name.
-    monkeypatch.setattr(sys.modules["diekae.evaluation.evaluate"], "target_logits", oracle)
+    monkeypatch.setattr("diekae.run.score.target_logits", oracle)
     found = measured(make_model(decoder=decoder, effect=0.0), prompts)
     assert found["recovered"] == 1.0
     assert found["grounded"] == 1.0
 
 
-def test_recovered_and_grounded_are_of_the_passes_reported() -> None:
+def test_recovered_and_grounded_follow_from_the_reported_nll() -> None:
     decoder = make_decoder()
     found = measured(make_model(decoder=decoder), likely_prompts(decoder))
     loss = found["nll"]
@@ -115,20 +113,20 @@ def test_recovered_and_grounded_are_of_the_passes_reported() -> None:
     assert abs(found["recovered"]) > 1e-3 and abs(cost[0]) > 1e-3, "the bank does nothing"
 
 
-def test_recovered_is_undefined_where_knowledge_is_worth_nothing() -> None:
+def test_recovered_is_undefined_where_knowledge_does_not_help() -> None:
     decoder = make_decoder()
     # Tokens that the decoder finds likely without K: reading K can only harm.
     prompts = []
     for prompt in varied_prompts():
         ids = torch.tensor([prompt.anchor + prompt.input])
-        said = decoder.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False)
-        prompts.append(dataclasses.replace(prompt, target=tuple(said[0, ids.shape[1] :].tolist())))
+        generated = decoder.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False)
+        prompts.append(dataclasses.replace(prompt, target=tuple(generated[0, ids.shape[1] :].tolist())))
     found = measured(make_model(decoder=decoder), prompts)
     assert found["nll"]["bare"] - found["nll"]["prompted"] < 0.05
     assert found["recovered"] is None
 
 
-def test_one_knowledge_for_all_leaves_grounded_undefined() -> None:
+def test_grounded_is_undefined_if_all_examples_have_the_same_knowledge() -> None:
     knowledge = make_prompts(1)[0].knowledge
     found = measured(make_model(), [dataclasses.replace(p, knowledge=knowledge) for p in varied_prompts()])
     assert found["grounded"] is None
@@ -150,7 +148,7 @@ def test_the_batch_size_and_the_order_do_not_matter(encoder: str, how: str) -> N
     assert seen[-1] == (len(prompts), len(prompts))
 
 
-def test_the_scope_is_the_banks_own_unless_told() -> None:
+def test_the_default_scope_is_the_banks_own() -> None:
     prompts = varied_prompts()
     everywhere, prompt_only = make_model(scope="all"), make_model(scope="prompt")
     ours = [measured(model, prompts)["nll"]["ours"] for model in (everywhere, prompt_only)]
@@ -159,7 +157,7 @@ def test_the_scope_is_the_banks_own_unless_told() -> None:
     assert measured(prompt_only, prompts, scope="all")["nll"]["ours"] == ours[0]
 
 
-def test_knowledge_is_cut_when_asked_and_that_is_said() -> None:
+def test_knowledge_over_the_limit_is_cut_with_a_warning() -> None:
     model, prompts = make_model(), varied_prompts()
     with pytest.warns(UserWarning, match="was cut to fit"):
         found = measured(model, prompts, max_knowledge=8)
@@ -167,7 +165,7 @@ def test_knowledge_is_cut_when_asked_and_that_is_said() -> None:
     assert found["nll"]["prompted"] == pytest.approx(by_rows(model.decoder, cut, "prompted"), rel=1e-5)
 
 
-def test_missing_knowledge_is_an_error_that_counts() -> None:
+def test_examples_without_knowledge_are_refused_and_counted() -> None:
     prompts = varied_prompts()
     prompts[3] = dataclasses.replace(prompts[3], knowledge=())
     with pytest.raises(ValueError, match=r"1 of 12 examples have none \(first: \[3\]\)"):
@@ -176,7 +174,7 @@ def test_missing_knowledge_is_an_error_that_counts() -> None:
         measured(make_model(), [])
 
 
-def test_seconds_are_measured_for_every_pass_and_nothing_is_left_on_the_decoder() -> None:
+def test_seconds_are_measured_for_every_pass_and_the_decoder_is_restored() -> None:
     decoder = make_decoder()
     decoder.train()
     model = make_model(decoder=decoder)

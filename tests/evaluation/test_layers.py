@@ -1,4 +1,4 @@
-"""The oracle of visible layers, against whole runs of the decoder, and what the command makes of it."""
+"""K visible in some layers, against whole runs of the decoder; and the command `diekae layers`."""
 
 import dataclasses
 import json
@@ -16,7 +16,8 @@ from diekae.cli import typer_app
 from diekae.cli.layers import layer_range
 from diekae.data.prompt import Prompt
 from diekae.data.splits import halves
-from diekae.evaluation.layers import measure_layers, visible_nll
+from diekae.evaluation.layers import measure_layers
+from diekae.evaluation.visible_layers import visible_nll
 from diekae.inject.visibility import hiding
 
 LAYERS = tuple(range(DEPTH))
@@ -38,7 +39,7 @@ def whole_run(decoder: PreTrainedModel, prompts: list[Prompt], visible: tuple[in
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
-def test_kept_keys_and_values_change_nothing(kind: str) -> None:
+def test_cached_keys_and_values_give_the_nll_of_whole_runs(kind: str) -> None:
     decoder = make_decoder(kind)
     prompts = [dataclasses.replace(p, knowledge=p.knowledge * 3) for p in make_prompts(2)]  # past sliding windows
     settings = [LAYERS, (0, 2), (3,)]
@@ -60,16 +61,16 @@ def test_knowledge_visible_nowhere_is_not_read(kind: str) -> None:
 
 
 def likely_prompts(decoder: PreTrainedModel) -> list[Prompt]:
-    """Prompts whose targets are what the decoder says itself when it has read K."""
+    """Prompts whose targets are what the decoder generates after K."""
     found = []
     for prompt in [*make_prompts(4), *make_prompts(4, seed=1), *make_prompts(4, seed=2)]:
         row = torch.tensor([prompt.anchor + prompt.knowledge + prompt.input])
-        said = decoder.generate(row, attention_mask=torch.ones_like(row), max_new_tokens=4, do_sample=False)
-        found.append(dataclasses.replace(prompt, target=tuple(said[0, row.shape[1] :].tolist())))
+        generated = decoder.generate(row, attention_mask=torch.ones_like(row), max_new_tokens=4, do_sample=False)
+        found.append(dataclasses.replace(prompt, target=tuple(generated[0, row.shape[1] :].tolist())))
     return found
 
 
-def test_all_figures_are_of_the_layers_they_name() -> None:
+def test_all_figures_belong_to_the_layers_they_name() -> None:
     decoder = make_decoder()
     prompts = likely_prompts(decoder)
     found = measure_layers(decoder, prompts, choose=3, width=2)
@@ -78,7 +79,7 @@ def test_all_figures_are_of_the_layers_they_name() -> None:
     assert found["n"] == len(prompts)
     assert gap["bare"] == pytest.approx(whole_run(decoder, prompts, None), abs=1e-5)
     assert gap["prompted"] == pytest.approx(whole_run(decoder, prompts, LAYERS), abs=1e-5)
-    assert gap["bare"] - gap["prompted"] > 0.2, "K must be worth something"
+    assert gap["bare"] - gap["prompted"] > 0.2, "K must help"
     assert found["sets"]["all"]["recovered"] == 1.0
     assert [entry["layers"] for entry in found["windows"]] == [[0, 1], [1, 2], [2, 3]]
     assert [entry["layers"] for entry in found["hidden"]] == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]
@@ -90,7 +91,7 @@ def test_all_figures_are_of_the_layers_they_name() -> None:
     assert hook_count(decoder) == 0
 
 
-def test_each_choice_is_the_best_beside_those_before_it() -> None:
+def test_each_chosen_layer_is_the_best_next_one() -> None:
     decoder = make_decoder()
     prompts = likely_prompts(decoder)
     found = measure_layers(decoder, prompts, choose=DEPTH)
@@ -107,8 +108,8 @@ def test_each_choice_is_the_best_beside_those_before_it() -> None:
     assert steps[-1]["recovered"] == found["chosen"][-1]["recovered"] == pytest.approx(1.0, abs=1e-4)
 
 
-def test_what_is_reported_chose_nothing() -> None:
-    """Other targets in the half that is reported change its figures and no choice."""
+def test_the_reported_half_does_not_affect_the_choice() -> None:
+    """Other targets in the reported half change its figures, and not the choice."""
     decoder = make_decoder()
     prompts = likely_prompts(decoder)
     _, reports = halves(prompts)
@@ -120,7 +121,7 @@ def test_what_is_reported_chose_nothing() -> None:
         measure_layers(decoder, [prompts[0]] * 2, choose=1)
 
 
-def test_what_makes_no_sense_is_refused() -> None:
+def test_invalid_arguments_are_refused() -> None:
     decoder, prompts = make_decoder(), make_prompts(2)
     with pytest.raises(ValueError, match="at least one has none"):
         measure_layers(decoder, [dataclasses.replace(prompts[0], knowledge=())])
@@ -164,7 +165,7 @@ def test_the_command_recommends_layers_and_writes_what_it_measured(place: Path, 
     assert source.exit_code == 0 and "that chose the layers" in source.output.replace("\n", " ")
 
 
-def test_the_command_says_what_is_wrong(place: Path, tmp_path: Path) -> None:
+def test_the_command_reports_errors(place: Path, tmp_path: Path) -> None:
     data = place / "validation.jsonl"
     assert "name what to measure on" in str(invoke(place).exception)
     assert "name what to measure on" in str(invoke(place, "--data", data, "--source", "jsonl").exception)

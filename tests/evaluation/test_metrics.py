@@ -1,4 +1,4 @@
-"""Measures, against figures worked out by hand."""
+"""Measures, against values computed by hand."""
 
 import math
 
@@ -16,11 +16,11 @@ def test_recovered_is_the_share_of_the_gap() -> None:
     assert Scores(bare=5.0, prompted=1.0, ours=0.5).recovered == 1.125, "better than the prompt"
 
 
-def test_grounded_is_the_same_for_what_the_knowledge_says() -> None:
+def test_grounded_is_the_share_of_the_cost_of_another_knowledge() -> None:
     # Another K costs D 6 - 1 = 5 nats, and ours 4 - 2 = 2.
     scores = Scores(bare=5.0, prompted=1.0, ours=2.0, prompted_other=6.0, ours_other=4.0)
     assert scores.grounded == pytest.approx(0.4)
-    assert Scores(5.0, 1.0, 2.0, 6.0, 2.0).grounded == 0.0, "K is not listened to"
+    assert Scores(5.0, 1.0, 2.0, 6.0, 2.0).grounded == 0.0, "K has no effect"
     assert Scores(5.0, 1.0, 2.0).grounded is None
     assert Scores(5.0, 1.0, 2.0, prompted_other=6.0).grounded is None
 
@@ -39,7 +39,7 @@ def test_perplexity_is_e_to_the_nll_and_stays_finite() -> None:
     assert math.isfinite(perplexity(1e6))
 
 
-def test_a_mean_leaves_out_what_is_not_defined() -> None:
+def test_a_mean_leaves_out_undefined_values() -> None:
     assert mean_defined([0.5, None, 1.0]) == 0.75
     assert mean_defined([None, None]) is None
     assert mean_defined([]) is None

@@ -1,4 +1,4 @@
-"""Whose knowledge it is: threads, tasks and generators that run one decoder meanwhile."""
+"""Injection acts only in its own context, while threads, tasks and generators share one decoder."""
 
 import asyncio
 import contextvars
@@ -24,27 +24,27 @@ def make(bank: str) -> tuple[DiekaeModel, Tensor]:
 
 @torch.no_grad()
 def run(model: DiekaeModel, ids: Tensor) -> Tensor:
-    """The decoder itself, whatever is injected around it."""
+    """Run the decoder itself, with whatever is injected around the call."""
     return model.decoder(input_ids=ids).logits
 
 
 @torch.no_grad()
 def wanted(model: DiekaeModel, ids: Tensor, *knowledge: Any) -> list[Tensor]:
-    """Logits with each knowledge, no two alike."""
+    """Logits with each knowledge; all of them differ."""
     logits = [model(ids, knowledge=known).logits for known in knowledge]
     assert all(off(a, b) > 0.05 for n, a in enumerate(logits) for b in logits[:n])
     return logits
 
 
 def held(model: DiekaeModel, ids: Tensor, knowledge: Any) -> Iterator[Tensor]:
-    """A generator that holds its knowledge while it is not running."""
+    """A generator whose `injected` block stays open between its steps."""
     with model.injected(knowledge, ids):
         while True:
             yield run(model, ids)
 
 
 def in_thread(call: Callable[[], Any]) -> Any:
-    """What a call in a thread of its own returned or raised."""
+    """Make a call in a new thread; return its result or its error."""
     found: list[Any] = []
 
     def work() -> None:
@@ -60,7 +60,7 @@ def in_thread(call: Callable[[], Any]) -> Any:
 
 
 @BANKS
-def test_a_second_block_of_the_same_context_is_refused_and_the_first_goes_on(bank: str) -> None:
+def test_a_second_block_in_the_same_context_is_refused_and_the_first_still_works(bank: str) -> None:
     model, ids = make(bank)
     with_castle, bare = wanted(model, ids, CASTLE, None)
     with model.injected(CASTLE, ids):
@@ -85,7 +85,7 @@ def test_two_banks_through_one_attention_are_refused() -> None:
 
 
 @BANKS
-def test_of_two_generators_in_one_context_the_second_is_refused(bank: str) -> None:
+def test_the_second_of_two_generators_in_one_context_is_refused(bank: str) -> None:
     model, ids = make(bank)
     with_castle, with_river, bare = wanted(model, ids, CASTLE, RIVER, None)
     first, second = held(model, ids, CASTLE), held(model, ids, RIVER)
@@ -102,7 +102,7 @@ def test_of_two_generators_in_one_context_the_second_is_refused(bank: str) -> No
 
 
 @BANKS
-def test_generators_with_a_context_each_take_turns(bank: str) -> None:
+def test_generators_in_separate_contexts_can_alternate(bank: str) -> None:
     model, ids = make(bank)
     known = (CASTLE, RIVER)
     *logits, bare = wanted(model, ids, *known, None)
@@ -117,8 +117,8 @@ def test_generators_with_a_context_each_take_turns(bank: str) -> None:
 
 
 @BANKS
-def test_a_generator_that_is_closed_elsewhere_leaves_nothing(bank: str) -> None:
-    """The collector closes generators in whatever context it runs in."""
+def test_a_generator_closed_in_another_context_leaves_no_hooks(bank: str) -> None:
+    """Garbage collection may close a generator in any context."""
     model, ids = make(bank)
     with_river, bare = wanted(model, ids, RIVER, None)
     context, generator = contextvars.copy_context(), held(model, ids, CASTLE)
@@ -136,7 +136,7 @@ def test_a_generator_that_is_closed_elsewhere_leaves_nothing(bank: str) -> None:
 
 
 @BANKS
-def test_a_thread_started_inside_must_say_what_it_knows(bank: str) -> None:
+def test_a_thread_started_inside_a_block_must_choose_its_knowledge(bank: str) -> None:
     model, ids = make(bank)
     with_castle, with_river, bare = wanted(model, ids, CASTLE, RIVER, None)
     with torch.no_grad(), model.injected(CASTLE, ids):
@@ -167,7 +167,7 @@ def test_a_thread_started_inside_must_say_what_it_knows(bank: str) -> None:
 
 
 @BANKS
-def test_a_thread_that_ran_before_passes_by(bank: str) -> None:
+def test_an_earlier_thread_runs_the_bare_decoder(bank: str) -> None:
     model, ids = make(bank)
     _, bare = wanted(model, ids, CASTLE, None)
     go, found = threading.Event(), []
@@ -185,7 +185,7 @@ def test_a_thread_that_ran_before_passes_by(bank: str) -> None:
 
 
 @BANKS
-def test_a_context_copied_inside_knows_nothing_once_the_block_has_ended(bank: str) -> None:
+def test_a_context_copied_inside_a_block_has_no_knowledge_after_it(bank: str) -> None:
     model, ids = make(bank)
     with_river, bare = wanted(model, ids, RIVER, None)
     with model.injected(CASTLE, ids):
@@ -200,7 +200,7 @@ def test_a_context_copied_inside_knows_nothing_once_the_block_has_ended(bank: st
 
 
 @BANKS
-def test_tasks_do_not_hear_each_other(bank: str) -> None:
+def test_tasks_do_not_affect_each_other(bank: str) -> None:
     model, ids = make(bank)
     known = (CASTLE, RIVER, None)
     logits = wanted(model, ids, *known)
@@ -222,7 +222,7 @@ def test_tasks_do_not_hear_each_other(bank: str) -> None:
     assert hook_count(model.decoder) == 0
 
 
-def test_reading_inside_a_block_reads_what_the_decoder_reads_alone() -> None:
+def test_knowledge_prepared_inside_a_block_is_that_of_the_bare_decoder() -> None:
     model, ids = make("exact")
     want = model.prepare(RIVER)
     with model.injected(CASTLE, ids):

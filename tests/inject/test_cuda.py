@@ -1,4 +1,4 @@
-"""On a GPU: reading in all layers equals K in the prompt, in fp32 and in bf16. Skipped where there is none."""
+"""On a GPU: reading in all layers equals K in the prompt, in fp32 and in bf16. Skipped without a GPU."""
 
 from dataclasses import replace
 
@@ -7,7 +7,8 @@ import torch
 
 from builders import make_decoder, make_model, make_prompts, make_tokenizer
 from diekae import DiekaeModel, PreparedKnowledge
-from diekae.data.prompt import Prompt, collate, to_device
+from diekae.data.batch import collate, to_device
+from diekae.data.prompt import Prompt
 from diekae.inject.hooks import frozen
 from diekae.run.score import target_logits
 from diekae.training.objectives import DistillObjective
@@ -16,7 +17,7 @@ DEVICE = "cuda"
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
 KINDS = ("llama", "qwen3", "gemma2", "gpt_neox")
-"""Shared key heads; norms of keys; soft caps and windows; rotary positions in a part of each key."""
+"""They have shared key heads; norms of keys; soft caps and windows; keys that are rotated in part."""
 
 
 def exact(kind: str = "llama", dtype: torch.dtype = torch.float32) -> DiekaeModel:
@@ -25,7 +26,7 @@ def exact(kind: str = "llama", dtype: torch.dtype = torch.float32) -> DiekaeMode
 
 
 def padded(length: int) -> list[Prompt]:
-    """Rows of unlike lengths, the first with a longer K."""
+    """Prompts of different lengths, the first with a longer K."""
     first, *others = make_prompts(3)
     return [replace(first, knowledge=tuple(range(4, 4 + length))), *others]
 
@@ -42,7 +43,7 @@ def test_reading_in_all_layers_equals_k_in_the_prompt(kind: str, dtype: torch.dt
 
 
 @torch.no_grad()
-def test_generated_tokens_are_those_of_k_in_the_prompt() -> None:
+def test_generated_tokens_equal_those_with_k_in_the_prompt() -> None:
     model = exact()
     prompt = padded(30)[0]
     (prepared,) = model.prepare_prompts([prompt])
@@ -56,7 +57,7 @@ def test_generated_tokens_are_those_of_k_in_the_prompt() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
-def test_a_row_without_knowledge_is_the_decoders_own(dtype: torch.dtype) -> None:
+def test_a_row_without_knowledge_equals_the_bare_decoder(dtype: torch.dtype) -> None:
     model = exact(dtype=dtype)
     (prepared,) = model.prepare_prompts(make_prompts(1))
     ids = torch.tensor([[1, 5, 6, 7, 8], [1, 9, 10, 11, 12]], device=DEVICE)
@@ -66,7 +67,7 @@ def test_a_row_without_knowledge_is_the_decoders_own(dtype: torch.dtype) -> None
 
 
 @torch.no_grad()
-def test_knowledge_from_a_file_goes_to_where_it_is_read(tmp_path) -> None:
+def test_knowledge_from_a_file_is_moved_to_the_decoders_device(tmp_path) -> None:
     model = exact()
     (prepared,) = model.prepare_prompts(make_prompts(1))
     prepared.save(tmp_path / "memory")

@@ -1,4 +1,4 @@
-"""Several documents, and knowledge that comes or changes in a later turn, against one run of D with a mask of its own.
+"""Several documents, and knowledge that is added or changed in a later turn, against one masked run of D.
 
 The mask says who sees whom, so that one run of the decoder holds documents that do not know of each other.
 """
@@ -21,18 +21,18 @@ WINDOWED = pytest.mark.parametrize("name", ["llama", "gemma3, alternating", "mis
 
 
 class Part(NamedTuple):
-    """Some columns of the run that stands for several."""
+    """Some columns of the masked run."""
 
     ids: Sequence[int]
     first: int
-    """Position of the first."""
+    """Position of the first column."""
     sees: tuple[int, ...] = ()
-    """Parts before it that it sees."""
+    """Earlier parts that it sees."""
 
 
 @torch.no_grad()
 def masked_run(model: DiekaeModel, parts: Sequence[Part]) -> list[Tensor]:
-    """Run D once over all parts behind each other; return the logits of each."""
+    """Run D once over all parts in their order; return the logits of each."""
     owner = torch.tensor([number for number, part in enumerate(parts) for _ in part.ids])
     sees = torch.tensor([[other in part.sees for other in range(len(parts))] for part in parts])
     causal = torch.ones(len(owner), len(owner), dtype=torch.bool).tril()
@@ -53,7 +53,7 @@ def document(model: DiekaeModel, text: str, number: int) -> list[Part]:
 
 
 def tokens(model: DiekaeModel, question: str) -> list[int]:
-    """Tokens of x behind its anchor."""
+    """Tokens of x after its anchor."""
     return model.tokenize(question)["input_ids"][0, len(model.anchor) :].tolist()
 
 
@@ -63,7 +63,7 @@ def logits_of(model: DiekaeModel, ids: Sequence[int], knowledge: Any, **options:
 
 
 def blunt(name: str) -> DiekaeModel:
-    """A model that reads several documents without making scores differ more."""
+    """A model that does not sharpen the keys of several documents."""
     return make_exact(make_variant(name, "sdpa"), encoder_options={"sharpness": 1.0})
 
 
@@ -76,7 +76,7 @@ def same(one: PreparedKnowledge, other: PreparedKnowledge) -> bool:
 
 
 @KINDS
-def test_documents_prepared_apart_are_read_at_their_own_distance_behind_one_anchor(name: str) -> None:
+def test_documents_prepared_apart_keep_their_distance_to_x_and_share_one_anchor(name: str) -> None:
     model = blunt(name)
     x, a = tokens(model, QUESTIONS[0]), len(model.anchor)
     texts = (RIVER, CASTLE, SHIP)  # the longest in the middle
@@ -99,7 +99,7 @@ def test_the_order_of_documents_does_not_matter(name: str) -> None:
 
 
 @WINDOWED
-def test_a_documents_slots_are_its_own_and_the_anchor_is_one(name: str) -> None:
+def test_joined_documents_keep_their_slots_and_share_one_anchor(name: str) -> None:
     model = exact_model(name)
     alone = [model.prepare(text) for text in (SHIP, CASTLE, RIVER)]
     together = PreparedKnowledge.join(alone)
@@ -120,7 +120,7 @@ def test_a_documents_slots_are_its_own_and_the_anchor_is_one(name: str) -> None:
         assert torch.equal(slots, alone[1].anchor[kind]), "that of the longest"
 
 
-def test_keys_are_sharpened_once_and_only_beside_other_documents(tmp_path: Path) -> None:
+def test_keys_are_sharpened_once_and_only_when_documents_are_joined(tmp_path: Path) -> None:
     model = exact_model("llama")
     one, other, third = (model.prepare(text) for text in (SHIP, CASTLE, RIVER))
     one.save(tmp_path / "one.safetensors")
@@ -137,7 +137,7 @@ def test_keys_are_sharpened_once_and_only_beside_other_documents(tmp_path: Path)
     assert off(logits_of(dull, ids, both), logits_of(model, ids, both)) > 1e-3
 
 
-def test_a_later_document_changes_nothing_of_one_that_is_there() -> None:
+def test_documents_prepared_in_one_batch_equal_those_prepared_alone() -> None:
     model = exact_model("llama")
     all_prepared = model.prepare_many([SHIP, CASTLE, RIVER], batch_size=3)
     for text, prepared in zip((SHIP, CASTLE, RIVER), all_prepared, strict=True):
@@ -169,7 +169,7 @@ def test_x_must_begin_with_the_anchor_of_its_knowledge() -> None:
 @pytest.mark.parametrize("own_anchor", [False, True])
 @pytest.mark.parametrize("length", [61, 63, 64, 100, 200, 300])
 @pytest.mark.parametrize("chunk_size", [None, 13])
-def test_no_slot_stands_further_off_than_the_window(length: int, chunk_size: int | None, own_anchor: bool) -> None:
+def test_no_slot_is_farther_away_than_the_window(length: int, chunk_size: int | None, own_anchor: bool) -> None:
     model, window = make_exact(make_variant("llama", max_position_embeddings=64)), 64
     anchor = (1, 17, 5)
     known = [4 + n % 100 for n in range(length)]
@@ -180,12 +180,12 @@ def test_no_slot_stands_further_off_than_the_window(length: int, chunk_size: int
     assert int(prepared.places.min()) - len(anchor) == -prepared.position - (3 if own_anchor else 0), (
         "the anchor's first"
     )
-    if length > window:  # read in parts, and x has room behind each
+    if length > window:  # read in parts, with room for x after each
         assert prepared.position <= PART * (window - len(anchor))
         assert int((prepared.places == prepared.places.max()).sum()) == -(-length // int(PART * (window - len(anchor))))
 
 
-def test_a_document_longer_than_the_window_is_its_parts() -> None:
+def test_a_document_longer_than_the_window_equals_its_joined_parts() -> None:
     model = make_exact(make_variant("llama", max_position_embeddings=64))
     known = [4 + n % 100 for n in range(100)]
     whole, *parts = read_documents(model.attached, (1,), [known, known[:34], known[34:68], known[68:]])
@@ -200,7 +200,7 @@ def test_a_document_longer_than_the_window_is_its_parts() -> None:
 
 @torch.no_grad()
 def in_turns(model: DiekaeModel, turns: Sequence[tuple[Sequence[int], Any]]) -> Tensor:
-    """Logits of the last turn, each given behind the cache of those before, with a knowledge of its own."""
+    """Logits of the last turn; each turn has its own knowledge, and the cache of the earlier turns."""
     cache = DynamicCache(config=model.decoder.config)
     for ids, knowledge in turns:
         logits = model(torch.tensor([ids]), knowledge=knowledge, past_key_values=cache, use_cache=True).logits
@@ -208,7 +208,7 @@ def in_turns(model: DiekaeModel, turns: Sequence[tuple[Sequence[int], Any]]) -> 
 
 
 @KINDS
-def test_knowledge_of_a_later_turn_stands_before_all_of_x_and_old_columns_have_not_seen_it(name: str) -> None:
+def test_knowledge_of_a_later_turn_precedes_all_of_x_and_is_hidden_from_earlier_columns(name: str) -> None:
     model = exact_model(name)
     a, first, last = len(model.anchor), tokens(model, QUESTIONS[0]), tokens(model, QUESTIONS[2])
     old = Part([*model.anchor, *first], 0)
@@ -221,7 +221,7 @@ def test_knowledge_of_a_later_turn_stands_before_all_of_x_and_old_columns_have_n
 
 
 @WINDOWED
-def test_a_later_turn_is_a_full_run_whose_old_columns_receive_nothing(name: str) -> None:
+def test_a_later_turn_equals_a_full_run_whose_earlier_columns_receive_nothing(name: str) -> None:
     model = exact_model(name)
     first, last = [*model.anchor, *tokens(model, QUESTIONS[0])], tokens(model, QUESTIONS[2])
     mask = torch.tensor([[False] * len(first) + [True] * len(last)])
@@ -236,7 +236,7 @@ def test_a_later_turn_is_a_full_run_whose_old_columns_receive_nothing(name: str)
 
 
 @KINDS
-def test_knowledge_that_changes_between_turns_is_read_by_the_new_columns_alone(name: str) -> None:
+def test_knowledge_that_changes_between_turns_is_read_only_by_new_columns(name: str) -> None:
     model = exact_model(name)
     a, turns = len(model.anchor), [tokens(model, question) for question in QUESTIONS]
     starts = [a, a + len(turns[0]), a + len(turns[0]) + len(turns[1])]
@@ -252,7 +252,7 @@ def test_knowledge_that_changes_between_turns_is_read_by_the_new_columns_alone(n
 
 
 @WINDOWED
-def test_generation_goes_on_behind_a_turn_without_knowledge(name: str) -> None:
+def test_generation_continues_after_a_turn_without_knowledge(name: str) -> None:
     model = exact_model(name)
     first, last = [*model.anchor, *tokens(model, QUESTIONS[0])], tokens(model, QUESTIONS[2])
     options = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False, "output_logits": True}

@@ -33,11 +33,11 @@ from readings import (
 EVERY = pytest.mark.parametrize("name", VARIANTS)
 SOME = pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3, alternating", "mistral, window shorter than K"])
 NEW = 12
-"""Tokens written: with the question more than the shortest windows hold."""
+"""Generated tokens; with the question they exceed the shortest windows."""
 
 
 def write(model: DiekaeModel, ids: Tensor, knowledge: Any = None, **options: Any) -> tuple[Tensor, Tensor]:
-    """Exactly ``NEW`` tokens a row, greedy unless told otherwise, and the logits behind each."""
+    """Exactly ``NEW`` tokens for each row, greedy by default, and the logits of each."""
     given = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, **options}
     found = model.generate(ids, knowledge=knowledge, return_dict_in_generate=True, output_logits=True, **given)
     return found.sequences[:, ids.shape[1] :], torch.stack(found.logits, dim=1)
@@ -53,7 +53,7 @@ def check_written(got: tuple[Tensor, Tensor], want: tuple[Tensor, Tensor]) -> No
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @EVERY
-def test_the_logits_are_those_of_the_prompt(name: str, attention: str) -> None:
+def test_logits_equal_those_with_k_in_the_prompt(name: str, attention: str) -> None:
     if attention == "sdpa" and VARIANTS[name][0] in ONLY_EAGER:
         pytest.skip("Transformers runs it with its own products alone")
     model = exact_model(name, attention)
@@ -65,7 +65,7 @@ def test_the_logits_are_those_of_the_prompt(name: str, attention: str) -> None:
 
 @pytest.mark.parametrize("padded", ["left", "right"])
 @EVERY
-def test_rows_of_a_padded_batch_know_each_its_own(name: str, padded: str) -> None:
+def test_each_row_of_a_padded_batch_reads_its_own_knowledge(name: str, padded: str) -> None:
     model = exact_model(name)
     inputs = model.tokenize(QUESTIONS) if padded == "left" else right_padded(model, QUESTIONS)
     lengths = inputs["attention_mask"].sum(1).tolist()
@@ -78,7 +78,7 @@ def test_rows_of_a_padded_batch_know_each_its_own(name: str, padded: str) -> Non
         columns = slice(-length, None) if padded == "left" else slice(0, length)
         behind = got[row, columns][len(model.anchor) :]
         if known is None:
-            # Experts are run over the tokens of all rows together: products of another size, rounded otherwise.
+            # Experts run over the tokens of all rows together: products of another size round differently.
             assert torch.equal(got[row], bare[row]) or (hasattr(model.decoder.config, "num_experts_per_tok"))
             assert off(got[row, columns], bare[row, columns]) <= OFF
         else:
@@ -88,14 +88,14 @@ def test_rows_of_a_padded_batch_know_each_its_own(name: str, padded: str) -> Non
 
 @EVERY
 @pytest.mark.parametrize("chunk_size", [1, 7, 30])
-def test_k_read_in_chunks_is_the_same_k(name: str, chunk_size: int) -> None:
+def test_k_read_in_chunks_equals_k_read_whole(name: str, chunk_size: int) -> None:
     model = exact_model(name)
     prepared = model.prepare(CASTLE, chunk_size=chunk_size)
     assert off(ours(model, QUESTIONS[0], prepared), prompted(model, QUESTIONS[0], CASTLE)) <= OFF
 
 
 @EVERY
-def test_greedy_generation_is_that_of_the_prompt(name: str) -> None:
+def test_greedy_generation_equals_that_with_k_in_the_prompt(name: str) -> None:
     model = exact_model(name)
     ids, full = model.tokenize(QUESTIONS[0])["input_ids"], in_prompt(model, QUESTIONS[0], CASTLE)[0]
     want = write(model, full)
@@ -107,7 +107,7 @@ def test_greedy_generation_is_that_of_the_prompt(name: str) -> None:
 
 
 @EVERY
-def test_beams_are_those_of_the_prompt(name: str) -> None:
+def test_beams_equal_those_with_k_in_the_prompt(name: str) -> None:
     model = exact_model(name)
     ids, full = model.tokenize(QUESTIONS[0])["input_ids"], in_prompt(model, QUESTIONS[0], CASTLE)[0]
     beams = {"num_beams": 3, "num_return_sequences": 3}
@@ -116,7 +116,7 @@ def test_beams_are_those_of_the_prompt(name: str) -> None:
 
 
 @SOME
-def test_tokens_that_are_guessed_and_taken_back_change_nothing(name: str) -> None:
+def test_rejected_tokens_of_prompt_lookup_change_nothing(name: str) -> None:
     model = exact_model(name)
     ids = model.tokenize(QUESTIONS[0])["input_ids"]
     assert torch.equal(write(model, ids, CASTLE)[0], write(model, ids, CASTLE, prompt_lookup_num_tokens=3)[0])
@@ -124,7 +124,7 @@ def test_tokens_that_are_guessed_and_taken_back_change_nothing(name: str) -> Non
 
 @SOME
 @pytest.mark.parametrize("cache", ["dynamic", "static"])
-def test_a_padded_batch_writes_what_each_prompt_writes(name: str, cache: str) -> None:
+def test_a_padded_batch_generates_what_each_prompt_generates(name: str, cache: str) -> None:
     model = exact_model(name)
     inputs, knowledge = model.tokenize(QUESTIONS), [CASTLE, None, [RIVER]]
     given = {"attention_mask": inputs["attention_mask"], "cache_implementation": cache}
@@ -137,7 +137,7 @@ def test_a_padded_batch_writes_what_each_prompt_writes(name: str, cache: str) ->
 @SOME
 @pytest.mark.parametrize("anchor", ["shared", "own"])
 @pytest.mark.parametrize("length", [1, 4])
-def test_an_anchor_of_any_length_is_read_once_or_twice_as_it_is_told(name: str, anchor: str, length: int) -> None:
+def test_anchors_of_any_length_are_shared_or_own_as_configured(name: str, anchor: str, length: int) -> None:
     """With an own anchor D reads anchor, K, anchor, x; with a shared one anchor, K, x."""
     model = make_exact(make_variant(name), anchor=anchor)
     model.anchor = (1, 17, 5, 40)[:length]
@@ -153,7 +153,7 @@ def test_an_anchor_of_any_length_is_read_once_or_twice_as_it_is_told(name: str, 
     assert off(got, want) <= OFF
 
 
-def test_fewer_layers_read_less() -> None:
+def test_fewer_layers_recover_less() -> None:
     decoder = make_variant("llama")
     whole, half = make_exact(decoder), make_exact(decoder, layers=[1, 3])
     want = prompted(whole, QUESTIONS[0], CASTLE)
@@ -162,7 +162,7 @@ def test_fewer_layers_read_less() -> None:
     assert off(ours(half, QUESTIONS[0], CASTLE), prompted(half, QUESTIONS[0], None)) > CHANGE
 
 
-def test_one_block_serves_every_mode_and_type() -> None:
+def test_one_block_works_in_every_gradient_mode_and_type() -> None:
     model = make_exact()
     ids, full = model.tokenize(QUESTIONS[0])["input_ids"], in_prompt(model, QUESTIONS[0], CASTLE)[0]
     with torch.no_grad():
@@ -177,7 +177,7 @@ def test_one_block_serves_every_mode_and_type() -> None:
             assert off(model.decoder(ids).logits[:, -5:], want) <= OFF
 
 
-def test_an_implementation_that_is_changed_later_reads_too() -> None:
+def test_a_changed_attention_implementation_still_reads_k() -> None:
     model = make_exact()
     for attention in ("eager", "sdpa"):
         model.decoder.set_attn_implementation(attention)
@@ -187,7 +187,7 @@ def test_an_implementation_that_is_changed_later_reads_too() -> None:
         assert model.decoder.config._attn_implementation == f"diekae_{attention}"
 
 
-def test_a_decoder_that_was_read_is_saved_and_copied_as_it_was(tmp_path: Path) -> None:
+def test_a_wrapped_decoder_is_saved_and_copied_unchanged(tmp_path: Path) -> None:
     model = make_exact()
     want = prompted(model, QUESTIONS[0], CASTLE)
     model.decoder.save_pretrained(tmp_path)
@@ -200,7 +200,7 @@ def test_a_decoder_that_was_read_is_saved_and_copied_as_it_was(tmp_path: Path) -
 
 @pytest.mark.real
 @torch.no_grad()
-def test_smollm2_reads_and_answers_as_with_the_document_in_the_prompt(smollm2) -> None:
+def test_smollm2_answers_as_with_the_document_in_the_prompt(smollm2) -> None:
     model = DiekaeModel.exact(*smollm2)
     text = "The Ondrel Bridge crosses the river Sava at Marnholm. The engineer Tilda Roe built it in 1907."
     question = "Which river does the Ondrel Bridge cross?"
@@ -220,7 +220,7 @@ def test_smollm2_reads_and_answers_as_with_the_document_in_the_prompt(smollm2) -
 
 
 @SOME
-def test_what_is_measured_is_what_is_served_bit_for_bit(name: str) -> None:
+def test_measured_logits_are_bit_identical_to_served_ones(name: str) -> None:
     model = exact_model(name)
     draw = torch.Generator().manual_seed(0)
     known, x, y = (tuple(torch.randint(4, VOCABULARY, (n,), generator=draw).tolist()) for n in (40, 12, 1))
@@ -229,7 +229,7 @@ def test_what_is_measured_is_what_is_served_bit_for_bit(name: str) -> None:
     ids = torch.tensor([[*model.anchor, *x]])
     with torch.no_grad():
         measured = target_logits(model, [prompt], "ours")
-        # Over one column each: a head over all of them is a product of another shape, rounded otherwise.
+        # The head runs over one column each time: a product of another shape would round differently.
         forward = model(ids, knowledge=prepared, logits_to_keep=1).logits[:, -1]
         options: dict[str, Any] = {"max_new_tokens": 1, "do_sample": False, "return_dict_in_generate": True}
         first = model.generate(ids, knowledge=prepared, output_scores=True, output_logits=True, **options)

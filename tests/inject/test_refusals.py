@@ -1,4 +1,4 @@
-"""What cannot be read exactly is refused by name, before anything is answered wrongly."""
+"""Decoders that cannot be read exactly are refused by name, before they give a wrong answer."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import torch
 
 from builders import hook_count, make_tokenizer
 from diekae import DiekaeConfig, DiekaeModel
-from diekae.inject.attention import wrap_attention
+from diekae.inject.attention_interface import enable_wrapping
 from readings import (
     CASTLE,
     GROUPED,
@@ -49,7 +49,7 @@ from readings import (
         ("ministral3", {**GROUPED, "head_dim": 8}, "positions may not be relative"),
     ],
 )
-def test_what_cannot_be_read_exactly_is_refused_by_name(kind: str, sizes: dict[str, Any], why: str) -> None:
+def test_decoders_that_cannot_be_read_exactly_are_refused_by_name(kind: str, sizes: dict[str, Any], why: str) -> None:
     decoder = make_variant(kind, **sizes)
     with pytest.raises(ValueError, match=rf"{type(decoder).__name__}: .*{why}.*encoder='reader'"):
         make_exact(decoder)
@@ -58,14 +58,14 @@ def test_what_cannot_be_read_exactly_is_refused_by_name(kind: str, sizes: dict[s
     assert ours(reader, QUESTIONS[0], RIVER).isfinite().all(), "the way out must be one"
 
 
-def test_another_attention_than_those_with_masks_is_refused() -> None:
+def test_an_attention_implementation_without_masks_is_refused() -> None:
     decoder = make_variant("llama")
     decoder.config._attn_implementation = "flex_attention"
     with pytest.raises(ValueError, match="'flex_attention' takes no mask.*'sdpa' or 'eager'.*encoder='reader'"):
-        wrap_attention(decoder)
+        enable_wrapping(decoder)
 
 
-def test_longrope_is_refused_where_k_and_x_pass_the_first_length() -> None:
+def test_longrope_is_refused_beyond_its_original_length() -> None:
     model = make_exact(make_variant("phi3, longrope"))
     long = " ".join([CASTLE] * 3)
     room = 128 - len(model.need_prompter().knowledge(long))
@@ -90,7 +90,7 @@ def test_a_compiled_decoder_is_refused() -> None:
         ours(model, QUESTIONS[0], CASTLE)
 
 
-def test_a_decoder_that_is_not_whole_is_refused() -> None:
+def test_a_partly_offloaded_decoder_is_refused() -> None:
     model = make_exact()
     prepared = model.prepare(CASTLE)
     model.decoder.model.layers[2].to("meta")
@@ -98,7 +98,7 @@ def test_a_decoder_that_is_not_whole_is_refused() -> None:
         ours(model, QUESTIONS[0], prepared)
 
 
-def test_a_decoder_that_was_moved_away_from_its_bank_is_refused() -> None:
+def test_a_decoder_on_another_device_than_its_bank_is_refused() -> None:
     model = make_exact()
     prepared = model.prepare(CASTLE)
     ids = model.tokenize(QUESTIONS[0])["input_ids"]

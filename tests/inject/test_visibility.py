@@ -55,7 +55,7 @@ def test_a_mask_that_hides_nothing_changes_nothing(kind: str, implementation: st
 
 
 @EVERYWHERE
-def test_hidden_knowledge_does_not_matter_and_visible_does(kind: str) -> None:
+def test_only_visible_knowledge_changes_the_logits(kind: str) -> None:
     decoder = make_decoder(kind)
     found = {}
     for layers in ((), (0, 1, 3), tuple(LAYERS)):
@@ -91,7 +91,7 @@ def attention_by_hand(decoder: PreTrainedModel, row: Tensor, visible: int) -> Te
 
 
 @pytest.mark.parametrize("visible", LAYERS)
-def test_one_visible_layer_is_attention_written_out(visible: int) -> None:
+def test_one_visible_layer_equals_attention_written_out(visible: int) -> None:
     decoder = make_decoder("llama")
     with hiding(decoder, dict.fromkeys(set(LAYERS) - {visible}, columns_of_k())):
         got = logits_of(decoder, ids())
@@ -114,7 +114,7 @@ def test_each_row_of_a_batch_can_hide_its_own_columns() -> None:
     torch.testing.assert_close(found[1], logits_of(decoder, both[1:]), atol=1e-4, rtol=1e-4)
 
 
-def test_other_threads_see_everything_and_an_exception_leaves_nothing() -> None:
+def test_other_threads_see_everything_and_an_exception_leaves_no_hooks() -> None:
     decoder = make_decoder("llama")
     want, found = logits_of(decoder, ids()), []
     with pytest.raises(RuntimeError, match="stop"), hiding(decoder, dict.fromkeys(LAYERS, columns_of_k())):
@@ -149,7 +149,7 @@ class Leaking(nn.Module):
         return self.block(hidden_states, attention_mask=attention_mask, **rest) + hidden_states.cumsum(1)
 
 
-def test_what_cannot_be_hidden_is_refused() -> None:
+def test_decoders_whose_columns_cannot_be_hidden_are_refused() -> None:
     decoder = make_decoder("llama")
     with (
         pytest.raises(ValueError, match=r"layers \[4\] do not exist.*0 to 3"),

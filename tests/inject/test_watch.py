@@ -1,4 +1,4 @@
-"""How much attention K's slots are given, against what Transformers' eager attention says of K in the prompt."""
+"""How much attention K's slots get, against the weights of Transformers' eager attention with K in the prompt."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -29,14 +29,14 @@ KINDS = pytest.mark.parametrize(
 
 
 def pair(name: str, attention: str = "sdpa", **options: Any) -> tuple[DiekaeModel, DiekaeModel]:
-    """The model that is watched, and one of the same weights whose decoder says its own weights."""
+    """The model that is watched, and one of the same weights whose decoder returns its attention weights."""
     decoders = [make_variant(name, kind, gain=GAIN) for kind in (attention, "eager")]
     return make_exact(decoders[0], **options), make_exact(decoders[1], **options)
 
 
 @torch.no_grad()
 def in_the_prompt(model: DiekaeModel, question: str, knowledge: str) -> Tensor:
-    """Weights of all layers from x's columns behind the anchor to K's, [layers, H, T, K]."""
+    """Weights of all layers from x's columns after the anchor to K's, [layers, H, T, K]."""
     ids, known = in_prompt(model, question, knowledge)
     start = len(model.anchor)
     weights = torch.cat(model.decoder(input_ids=ids, output_attentions=True, use_cache=False).attentions)
@@ -46,7 +46,7 @@ def in_the_prompt(model: DiekaeModel, question: str, knowledge: str) -> Tensor:
 
 @torch.no_grad()
 def watched(model: DiekaeModel, inputs: dict[str, Tensor], knowledge: Any, **options: Any) -> Tensor:
-    """What is told in one forward, [layers, B, H, columns, slots]; the logits are those of a call unwatched."""
+    """The weights of one forward, [layers, B, H, columns, slots]; watching does not change its logits."""
     given: dict[int, Tensor] = {}
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     with model.behind(knowledge, ids, mask, watch=given.__setitem__, **options):
@@ -59,7 +59,7 @@ def watched(model: DiekaeModel, inputs: dict[str, Tensor], knowledge: Any, **opt
 
 @KINDS
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_the_weights_are_those_of_k_in_the_prompt(name: str, attention: str) -> None:
+def test_weights_equal_those_with_k_in_the_prompt(name: str, attention: str) -> None:
     model, eager = pair(name, attention)
     want = in_the_prompt(eager, QUESTIONS[0], CASTLE)
     got = watched(model, model.tokenize(QUESTIONS[0]), CASTLE)[:, 0]
@@ -71,7 +71,7 @@ def test_the_weights_are_those_of_k_in_the_prompt(name: str, attention: str) -> 
 
 @KINDS
 @pytest.mark.parametrize("pad", ["left", "right"])
-def test_each_row_of_a_padded_batch_gives_to_its_own_slots(name: str, pad: str) -> None:
+def test_each_row_of_a_padded_batch_attends_to_its_own_slots(name: str, pad: str) -> None:
     model, eager = pair(name)
     questions, knowledge = [QUESTIONS[2], QUESTIONS[0], QUESTIONS[1]], [SHIP, CASTLE, None]
     inputs = model.tokenize(questions) if pad == "left" else right_padded(model, questions)
@@ -89,7 +89,7 @@ def test_each_row_of_a_padded_batch_gives_to_its_own_slots(name: str, pad: str) 
         assert not mine[..., want.shape[-1] :].any(), "nothing is given to the slots of another row's padding"
 
 
-def test_one_memory_for_two_rows_is_watched_in_both() -> None:
+def test_one_prepared_document_is_watched_in_two_rows() -> None:
     model, eager = pair("llama")
     inputs = model.tokenize(QUESTIONS[:2])
     got = watched(model, inputs, model.prepare(CASTLE))
@@ -99,7 +99,7 @@ def test_one_memory_for_two_rows_is_watched_in_both() -> None:
         assert off(got[:, row][:, :, columns][:, :, 1:], want) <= 1e-5
 
 
-def test_columns_that_receive_nothing_give_nothing() -> None:
+def test_columns_that_receive_nothing_have_zero_weights() -> None:
     model = make_exact()
     inputs = model.tokenize(QUESTIONS[0])
     every = watched(model, inputs, CASTLE)
@@ -111,7 +111,7 @@ def test_columns_that_receive_nothing_give_nothing() -> None:
     assert off(got[0, :, :, 5:], every[0, :, :, 5:]) <= 1e-5, "in the first layer nothing else has changed"
 
 
-def test_encoders_of_some_layers_tell_of_theirs() -> None:
+def test_a_bank_of_some_layers_is_watched_in_these_layers() -> None:
     layers = (1, 3)
     model, eager = pair("llama", layers=layers)
     got = watched(model, model.tokenize(QUESTIONS[0]), CASTLE)[:, 0, :, 1:]
@@ -123,7 +123,7 @@ def test_encoders_of_some_layers_tell_of_theirs() -> None:
     assert got.shape == weights[:2].shape
 
 
-def test_several_documents_lie_behind_each_other_in_the_order_given() -> None:
+def test_slots_of_several_documents_keep_the_order_of_the_documents() -> None:
     model = make_exact(encoder_options={"sharpness": 1.0})
     inputs, texts = model.tokenize(QUESTIONS[0]), [RIVER, CASTLE, SHIP]
     together = watched(model, inputs, [texts])
@@ -141,7 +141,7 @@ def test_passages_are_watched_at_their_slots() -> None:
     every = watched(model, inputs, prepared)[0]
     some = watched(model, inputs, prepared.take(columns))[0]
     want = every[..., columns]
-    # In the first layer queries and keys are the same: of fewer slots each is given more, in the same proportions.
+    # In the first layer queries and keys are the same. With fewer slots, each gets more, in the same proportions.
     ratio = some[:, :, 1:] / want[:, :, 1:]
     assert off(ratio, ratio[..., :1].expand_as(ratio)) <= 1e-3 and (ratio > 1).all()
 
@@ -170,7 +170,7 @@ def test_generated_tokens_are_watched_one_by_one(beams: int) -> None:
     assert off(got[:, :, 1:], weights[:, :, 1 + len(known) :, 1 : 1 + len(known)]) <= 1e-5
 
 
-def test_a_chats_header_gives_nothing_and_k_is_watched_behind_it() -> None:
+def test_a_chat_header_has_zero_weights_and_k_is_watched_after_it() -> None:
     model, eager = pair("llama")
     anchor: Sequence[int] = (1, 17, 5)
     known, x = model.need_prompter().knowledge(CASTLE), [9, 8, 7, 30]

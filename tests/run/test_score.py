@@ -1,4 +1,4 @@
-"""Logits at the places that predict targets, and their losses, against the decoder asked row by row."""
+"""Logits that predict targets, and their losses, against the decoder run row by row."""
 
 import pytest
 import torch
@@ -7,7 +7,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from builders import make_decoder, make_model, make_prompts
-from diekae.data.prompt import IGNORED, Prompt, collate, run_of
+from diekae.data.batch import IGNORED, collate, run_of
+from diekae.data.prompt import Prompt
 from diekae.inject.hookpoints import stack_of
 from diekae.run.score import batches, by_example, logits_at, nll, score, target_logits
 
@@ -20,8 +21,8 @@ def by_row(decoder: PreTrainedModel, prompts: list[Prompt], knowledge: bool, sta
     found = []
     for prompt in prompts:
         ids = prompt.anchor + (prompt.knowledge if knowledge else ()) + prompt.input + prompt.target
-        given = torch.tensor([ids])
-        whole = stack_of(decoder)(input_ids=given)[0] if states else decoder(input_ids=given).logits
+        row = torch.tensor([ids])
+        whole = stack_of(decoder)(input_ids=row)[0] if states else decoder(input_ids=row).logits
         found.append(whole[0, -len(prompt.target) - 1 : -1])
     return torch.cat(found)
 
@@ -39,7 +40,7 @@ def test_logits_are_those_that_predict_the_targets(kind: str, knowledge: bool, s
 
 
 @torch.no_grad()
-def test_nothing_runs_behind_the_last_place_and_the_head_only_where_some_row_needs_it() -> None:
+def test_the_decoder_stops_after_the_last_needed_column_and_the_head_runs_only_at_needed_ones() -> None:
     decoder, batch = make_decoder(), collate(PROMPTS, scope="all", anchor="shared")
     ids, offset = run_of(batch, True)
     columns: list[int] = []
@@ -55,7 +56,7 @@ def test_nothing_runs_behind_the_last_place_and_the_head_only_where_some_row_nee
 
 
 @torch.no_grad()
-def test_a_head_that_takes_no_columns_is_run_over_all() -> None:
+def test_a_head_that_cannot_select_columns_runs_at_all_of_them() -> None:
     class Whole(type(make_decoder())):  # type: ignore[misc]
         def forward(self, *args, logits_to_keep=0, **kwargs):
             return super().forward(*args, **kwargs)
@@ -68,20 +69,21 @@ def test_a_head_that_takes_no_columns_is_run_over_all() -> None:
 
 
 @pytest.mark.parametrize("how", ["bare", "prompted", "ours"])
-def test_losses_are_nats_of_each_target_token_in_the_order_given(how: str) -> None:
+def test_losses_are_nats_of_each_target_token_in_the_order_of_the_prompts(how: str) -> None:
     model = make_model("attention", effect=0.0)
     losses = score(lambda rows: target_logits(model, [PROMPTS[row] for row in rows], how), PROMPTS, 3)
     logits = by_row(model.decoder, PROMPTS, how != "bare").split([len(prompt.target) for prompt in PROMPTS])
     for loss, rows, prompt in zip(losses, logits, PROMPTS, strict=True):
         assert loss.dtype == torch.float64
-        want = F.cross_entropy(rows, torch.tensor(prompt.target), reduction="none").double()
-        torch.testing.assert_close(loss, want, atol=1e-5, rtol=1e-5)
+        expected = F.cross_entropy(rows, torch.tensor(prompt.target), reduction="none").double()
+        torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
     found = nll(model, PROMPTS, how, batch_size=2)
     assert found.tokens.tolist() == [len(prompt.target) for prompt in PROMPTS]
     assert found.mean == pytest.approx(float(torch.cat(losses).mean()), rel=1e-5)
+    torch.testing.assert_close(found.first, torch.stack([loss[0] for loss in losses]), rtol=1e-5, atol=1e-6)
 
 
-def test_memories_that_are_ready_are_used() -> None:
+def test_given_prepared_knowledge_is_used() -> None:
     model = make_model("attention", effect=0.0)
     others = model.prepare_prompts(PROMPTS[::-1])
     swapped = [Prompt(p.anchor, q.knowledge, p.input, p.target) for p, q in zip(PROMPTS, PROMPTS[::-1], strict=True)]
@@ -90,7 +92,7 @@ def test_memories_that_are_ready_are_used() -> None:
     assert not torch.allclose(got, nll(model, PROMPTS, "prompted").total, atol=1e-2)
 
 
-def test_like_lengths_go_together_and_all_are_reported() -> None:
+def test_similar_lengths_share_a_batch_and_all_examples_are_reported() -> None:
     found = list(batches(PROMPTS[::-1], 3))
     assert found == [([3, 2, 1], 3), ([0], 4)]
     seen: list[tuple[int, int]] = []

@@ -1,4 +1,4 @@
-"""Ways are timed in turn, warmed up, and only for what is to be timed."""
+"""Calls are timed in turn, after a warm-up, without their preparation."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from diekae.run import timing
 from diekae.run.timing import Times, time_in_turn
 
 
-def test_ways_take_turns_after_a_round_that_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_take_turns_and_the_first_round_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     now, calls, seen = [0.0], list[str](), list[tuple[int, int]]()
     monkeypatch.setattr(timing, "clock", lambda: now[0])
 
@@ -25,7 +25,7 @@ def test_ways_take_turns_after_a_round_that_is_not_counted(monkeypatch: pytest.M
     assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
 
-def test_a_slow_round_slows_both() -> None:
+def test_a_ratio_compares_calls_of_the_same_round() -> None:
     found = Times({"a": [2.0, 20.0, 4.0], "b": [1.0, 10.0, 1.0]})
     assert found == {"a": 4.0, "b": 1.0}
     assert found.ratio("a", "b") == 2.0

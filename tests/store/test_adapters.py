@@ -1,4 +1,4 @@
-"""LangChain's and LlamaIndex's retrievers; skipped where they are not installed."""
+"""LangChain's and LlamaIndex's retrievers; skipped if they are not installed."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 from builders import make_model
 from diekae import PreparedKnowledge
 from diekae.store import KnowledgeStore
-from diekae.store.retrieved import metadata_of, passage_id, read_retrieved
+from diekae.store.retrieved import passage_id, passage_metadata, read_retrieved
 
 CASTLE = "the castle was built by king four in the north and two towers are red"
 RIVER = "a river has seven dogs"
@@ -34,7 +34,7 @@ def store(tmp_path: Path) -> KnowledgeStore:
 
 
 def check_passage(store: KnowledgeStore, text: str, name: str, metadata: dict[str, Any]) -> None:
-    """A retrieved passage says which of its document's characters it is."""
+    """Check that a retrieved passage has the metadata that locate it in its document."""
     assert metadata.keys() == KEYS
     entry = next(entry for entry in store.documents() if entry.id == metadata["document"])
     assert store.text(entry.id)[metadata["start"] : metadata["end"]] == text
@@ -50,33 +50,33 @@ def same(prepared: PreparedKnowledge | None, other: PreparedKnowledge) -> bool:
     )
 
 
-def test_passages_of_the_store_are_read_from_it_and_other_texts_are_added(store: KnowledgeStore) -> None:
-    found = store.search("of which stone is the gold gate?", 1)
-    retrieved = [(one.text, metadata_of(one)) for one in found]
-    assert len({passage_id(one) for one in store.search("the", 9)}) == len(store.search("the", 9)) > 3
-    assert same(read_retrieved(store, retrieved), store.read(found)) and len(store.documents()) == 3
-    assert len(store.read(found)) < len(store.prepared(found[0].id))
+def test_passages_of_the_store_are_read_and_other_texts_are_added(store: KnowledgeStore) -> None:
+    passages = store.search("of which stone is the gold gate?", 1)
+    retrieved = [(passage.text, passage_metadata(passage)) for passage in passages]
+    assert len({passage_id(passage) for passage in store.search("the", 9)}) == len(store.search("the", 9)) > 3
+    assert same(read_retrieved(store, retrieved), store.read(passages)) and len(store.documents()) == 3
+    assert len(store.read(passages)) < len(store.prepared(passages[0].id))
     mixed = read_retrieved(store, [*retrieved, (RIVER, {}), (CASTLE, {"document": "theirs", "page": 3})])
-    assert len(store.documents()) == 3, "what the store holds is not added again"
-    assert same(mixed, PreparedKnowledge.join([store.read(found), store.prepared(*store.add([RIVER, CASTLE]).ids)]))
-    cut = read_retrieved(store, [(found[0].text[:40], metadata_of(found[0]))])
-    assert cut is not None and len(store.documents()) == 4, "a text that is no longer the passage is a text"
+    assert len(store.documents()) == 3, "texts in the store are not added again"
+    assert same(mixed, PreparedKnowledge.join([store.read(passages), store.prepared(*store.add([RIVER, CASTLE]).ids)]))
+    cut = read_retrieved(store, [(passages[0].text[:40], passage_metadata(passages[0]))])
+    assert cut is not None and len(store.documents()) == 4, "a piece of a passage is added as a text"
     assert read_retrieved(store, []) is None
 
 
-def test_langchain_asks_the_store_and_picks_for_it(store: KnowledgeStore) -> None:
+def test_langchain_retrieves_from_the_store_and_for_it(store: KnowledgeStore) -> None:
     pytest.importorskip("langchain_core", reason="langchain-core is not installed (extra `langchain`)")
     from langchain_core.documents import Document
     from langchain_core.retrievers import BaseRetriever
 
-    from diekae.store.langchain import StoreRetriever, retrieve_prepared
+    from diekae.store.langchain import LangChainStoreRetriever, retrieve_prepared
 
-    retriever = StoreRetriever(store=store, k=1)
-    (found,) = retriever.invoke("of which stone is the gold gate?")
-    check_passage(store, found.page_content, found.id, found.metadata)
+    retriever = LangChainStoreRetriever(store=store, k=1)
+    (result,) = retriever.invoke("of which stone is the gold gate?")
+    check_passage(store, result.page_content, result.id, result.metadata)
     prepared = retrieve_prepared(store, retriever, "of which stone is the gold gate?")
     assert same(prepared, store.read(store.search("of which stone is the gold gate?", 1)))
-    assert len(store.documents()) == 3, "a passage is no document"
+    assert len(store.documents()) == 3, "a passage is not added as a document"
 
     class Fixed(BaseRetriever):
         texts: list[str]
@@ -85,33 +85,33 @@ def test_langchain_asks_the_store_and_picks_for_it(store: KnowledgeStore) -> Non
             return [Document(page_content=text) for text in self.texts]
 
     prepared = retrieve_prepared(store, Fixed(texts=[RIVER, "the silver ship"]), "what")
-    assert len(store.documents()) == 4, "what the store had not seen is added"
+    assert len(store.documents()) == 4, "a new text is added"
     assert same(prepared, store.model.prepare([RIVER, "the silver ship"]))
     assert retrieve_prepared(store, Fixed(texts=[]), "what") is None
 
 
-def test_llama_index_asks_the_store_and_picks_for_it(store: KnowledgeStore, tmp_path: Path) -> None:
+def test_llama_index_retrieves_from_the_store_and_for_it(store: KnowledgeStore, tmp_path: Path) -> None:
     pytest.importorskip("llama_index.core", reason="llama-index-core is not installed (extra `llama-index`)")
     from llama_index.core.retrievers import BaseRetriever
     from llama_index.core.schema import NodeWithScore, TextNode
 
-    from diekae.store.llama_index import StoreRetriever, retrieve_prepared
+    from diekae.store.llama_index import LlamaIndexStoreRetriever, retrieve_prepared
 
-    retriever = StoreRetriever(store, k=1)
-    (found,) = retriever.retrieve("of which stone is the gold gate?")
-    check_passage(store, found.node.get_content(), found.node.node_id, found.node.metadata)
-    assert found.score == found.node.metadata["score"] > 0
-    assert found.node.ref_doc_id == found.node.metadata["document"]
-    assert (found.node.start_char_idx, found.node.end_char_idx) == (
-        found.node.metadata["start"],
-        found.node.metadata["end"],
+    retriever = LlamaIndexStoreRetriever(store, k=1)
+    (result,) = retriever.retrieve("of which stone is the gold gate?")
+    check_passage(store, result.node.get_content(), result.node.node_id, result.node.metadata)
+    assert result.score == result.node.metadata["score"] > 0
+    assert result.node.ref_doc_id == result.node.metadata["document"]
+    assert (result.node.start_char_idx, result.node.end_char_idx) == (
+        result.node.metadata["start"],
+        result.node.metadata["end"],
     )
     prepared = retrieve_prepared(store, retriever, "of which stone is the gold gate?")
     assert same(prepared, store.read(store.search("of which stone is the gold gate?", 1)))
-    assert len(store.documents()) == 3, "a passage is no document"
+    assert len(store.documents()) == 3, "a passage is not added as a document"
     assert retrieve_prepared(KnowledgeStore(tmp_path / "empty", store.model), retriever, "what") is not None
     empty = KnowledgeStore(tmp_path / "none", store.model)
-    assert retrieve_prepared(empty, StoreRetriever(empty), "elephants") is None
+    assert retrieve_prepared(empty, LlamaIndexStoreRetriever(empty), "elephants") is None
 
     class Fixed(BaseRetriever):
         def _retrieve(self, query_bundle):

@@ -1,4 +1,4 @@
-"""The catalogue: passages, their words and vectors change with their documents, whoever changes them."""
+"""The catalogue: passages, words and vectors always fit the documents, also with several processes."""
 
 import os
 import random
@@ -23,7 +23,7 @@ def model() -> DiekaeModel:
 
 
 def embedder(width: int) -> Embedder:
-    """A vector of each text's letters, of length 1."""
+    """Return an embedder that counts letters; its vectors have length 1."""
 
     def embed(texts: Sequence[str]) -> np.ndarray:
         counts = np.array([[text.count(chr(97 + n)) + 0.5 for n in range(width)] for text in texts], np.float32)
@@ -38,49 +38,52 @@ def store(model: DiekaeModel, tmp_path: Path) -> KnowledgeStore:
 
 
 def check_index(store: KnowledgeStore) -> None:
-    """Every passage has its words, and every document its passages; and nothing else is there."""
+    """Check that every passage has words, every document has passages, and there is nothing else."""
     with store.catalogue.reading() as connection:
         numbers = {row[0] for row in connection.execute("SELECT number FROM passages")}
         words = {row[0] for row in connection.execute("SELECT rowid FROM terms")}
         of = {row[0] for row in connection.execute("SELECT document FROM passages")}
         documents = {row[0] for row in connection.execute("SELECT number FROM documents")}
     assert numbers == words and of == documents
-    vectors = store.catalogue.vectors()
+    vectors = store.catalogue.passages.vectors()
     assert set(vectors.numbers) == numbers and len(vectors.matrix) == len(numbers)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_what_is_there_is_found_and_what_was_removed_is_not(store: KnowledgeStore, seed: int) -> None:
+def test_search_finds_exactly_the_documents_in_the_store(store: KnowledgeStore, seed: int) -> None:
     draw, there = random.Random(seed), dict[str, str]()
     other = KnowledgeStore(store.folder, store.model, embed=embedder(8))
     for step in range(25):
-        one = draw.choice([store, other])
+        writer = draw.choice([store, other])
         if there and draw.random() < 0.4:
-            one.remove(there.pop(draw.choice(list(there))))
+            writer.remove(there.pop(draw.choice(list(there))))
         else:
             name = f"only{seed}x{step}"
             text = f"{name} " + " ".join(draw.choice(WORDS) for _ in range(draw.randint(3, 400)))
-            (there[name],) = one.add(text, prepare=False).ids
-        check_index(one)
+            (there[name],) = writer.add(text, prepare=False).ids
+        check_index(writer)
         for reader in (store, other):
-            found = reader.search("castle", 10_000)
-            assert {one.id for one in found} == set(there.values())
-            assert all(reader.text(one.id)[one.start : one.end] == one.text for one in found)
+            passages = reader.search("castle", 10_000)
+            assert {passage.id for passage in passages} == set(there.values())
+            assert all(reader.text(passage.id)[passage.start : passage.end] == passage.text for passage in passages)
             for name, document in there.items():
                 assert reader.search(name, 1)[0].id == document
     gone = {f"only{seed}x{step}" for step in range(25)} - there.keys()
-    assert gone and not any(store.catalogue.search([name]) for name in gone)
+    assert gone and not any(store.catalogue.passages.match_words([name]) for name in gone)
 
 
-def test_a_changed_file_is_found_by_its_new_words_alone(store: KnowledgeStore, tmp_path: Path) -> None:
+def test_a_changed_file_is_found_by_its_new_words_only(store: KnowledgeStore, tmp_path: Path) -> None:
     path = tmp_path / "fact.txt"
     path.write_text("the castle is red")
     store.add(path)
     path.write_text("the tower is blue, and old")
     store.add(path)
     check_index(store)
-    assert not store.catalogue.search(["castle"]) and len(store.catalogue.search(["tower"])) == 1
-    assert [found.text for found in store.search("castle", 5)] == ["the tower is blue, and old"]
+    assert (
+        not store.catalogue.passages.match_words(["castle"])
+        and len(store.catalogue.passages.match_words(["tower"])) == 1
+    )
+    assert [passage.text for passage in store.search("castle", 5)] == ["the tower is blue, and old"]
 
 
 def test_a_store_of_layout_1_is_refused(tmp_path: Path) -> None:
@@ -89,21 +92,19 @@ def test_a_store_of_layout_1_is_refused(tmp_path: Path) -> None:
             "CREATE TABLE documents (number INTEGER PRIMARY KEY, id TEXT, title TEXT, characters INTEGER)"
         )
         connection.execute("PRAGMA user_version = 1")
-    with pytest.raises(
-        ValueError, match=r"has layout 1, which knows no passages \(now 2\); add the documents to a new"
-    ):
+    with pytest.raises(ValueError, match=r"has layout 1, which has no passages \(now 2\); add the documents to a new"):
         KnowledgeStore(tmp_path)
     with sqlite3.connect(tmp_path / "catalogue.sqlite") as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (1,), "it is left as it was"
+        assert connection.execute("PRAGMA user_version").fetchone() == (1,), "the file is unchanged"
 
 
 def test_vectors_are_read_once_and_again_after_a_change_by_another_process(
     model: DiekaeModel, store: KnowledgeStore
 ) -> None:
     castle, tower = store.add(["the castle is red", "the tower is blue"]).ids
-    first = store.catalogue.vectors()
-    assert store.catalogue.vectors(first) is first, "nothing has changed"
-    assert {found.id for found in store.search("red", 9)} == {castle, tower}
+    first = store.catalogue.passages.vectors()
+    assert store.catalogue.passages.vectors(first) is first, "nothing has changed"
+    assert {passage.id for passage in store.search("red", 9)} == {castle, tower}
 
     def elsewhere(change: str) -> None:
         child = os.fork()
@@ -117,20 +118,20 @@ def test_vectors_are_read_once_and_again_after_a_change_by_another_process(
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
     elsewhere("a river has seven dogs")
-    second = store.catalogue.vectors(first)
+    second = store.catalogue.passages.vectors(first)
     assert second is not first and len(second.numbers) == 3
     river = document_id("a river has seven dogs")
     assert store.search("dogs in a river", 1)[0].id == river
-    elsewhere(castle)  # as many passages as at first, but others
-    third = store.catalogue.vectors(second)
+    elsewhere(castle)  # as many passages as at first, but different ones
+    third = store.catalogue.passages.vectors(second)
     assert len(third.numbers) == len(first.numbers) and third.state != first.state
-    assert {found.id for found in store.search("red", 9)} == {tower, river}
+    assert {passage.id for passage in store.search("red", 9)} == {tower, river}
     elsewhere(river)
-    assert [found.id for found in store.search("red", 9)] == [tower]
+    assert [passage.id for passage in store.search("red", 9)] == [tower]
 
 
-def test_every_state_of_the_passages_is_told_from_every_other(tmp_path: Path) -> None:
-    """Count and largest number alone say which passages there are: a number is never given twice."""
+def test_the_state_of_the_passages_is_different_after_every_change(tmp_path: Path) -> None:
+    """The count and the largest number identify the set of passages, because a number is never reused."""
     draw, seen = random.Random(0), dict[tuple[int, int], list[int]]()
     catalogue = Catalogue(tmp_path / "catalogue.sqlite")
     for _ in range(300):
@@ -143,7 +144,7 @@ def test_every_state_of_the_passages_is_told_from_every_other(tmp_path: Path) ->
                 connection.execute(
                     "INSERT INTO passages(document, start, end, heading, vector) VALUES (1, 0, 1, '', ?)", (b"ab",)
                 )
-        vectors = catalogue.vectors()
+        vectors = catalogue.passages.vectors()
         assert seen.setdefault(vectors.state, vectors.numbers) == vectors.numbers
 
 
@@ -152,61 +153,65 @@ def test_an_embedder_of_other_dimensions_is_refused_and_nothing_is_written(
 ) -> None:
     (castle,) = store.add("the castle is red").ids
     other = KnowledgeStore(store.folder, model, embed=embedder(5))
-    said = r"the embedder gives 5 dimensions, but passages of .* have 8; open the store with the embedder it was filled"
+    message = (
+        r"the embedder gives 5 dimensions, but passages of .* have 8; open the store with the embedder it was filled"
+    )
     for _ in range(2):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             other.search("castle")
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             other.add("the tower is blue")
     check_index(store)
-    assert [found.id for found in store.search("tower", 9)] == [castle], "the store still serves its own"
-    assert other.add("the castle is red").ids == [castle], "what is there needs no embedder"
+    assert [passage.id for passage in store.search("tower", 9)] == [castle], "the store is unchanged"
+    assert other.add("the castle is red").ids == [castle], "a document in the store needs no embedder"
     store.remove(castle)
-    assert len(other.add("the tower is blue").ids) == 1, "an empty store is anybody's"
+    assert len(other.add("the tower is blue").ids) == 1, "an empty store accepts any embedder"
 
 
-def test_a_document_that_is_removed_while_it_is_added_again_is_found(
+def test_a_document_removed_while_it_is_added_again_is_in_the_store(
     store: KnowledgeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (document,) = store.add("the castle is red").ids
-    holds = store.catalogue.holds
+    documents = store.catalogue.documents
+    contains = documents.contains
 
-    def removed_meanwhile(name: str) -> bool:
-        there = holds(name)
-        store.remove(name)
-        return there
+    def remove_after_looking(id: str) -> bool:
+        contained = contains(id)
+        monkeypatch.setattr(documents, "contains", contains)
+        store.remove(id)
+        return contained
 
-    monkeypatch.setattr(store.catalogue, "holds", removed_meanwhile)
+    monkeypatch.setattr(documents, "contains", remove_after_looking)
     assert store.add("the castle is red").ids == [document]
     check_index(store)
     assert store.search("castle")[0].id == document
 
 
-def test_a_passage_whose_document_is_gone_is_named(store: KnowledgeStore) -> None:
+def test_reading_a_passage_of_a_removed_document_raises(store: KnowledgeStore) -> None:
     (document,) = store.add("the castle is red").ids
-    found = store.search("castle")
+    passages = store.search("castle")
     store.remove(document)
-    with pytest.raises(ValueError, match=rf"document {document[:12]} is gone from .*; search again"):
-        store.read(found)
+    with pytest.raises(ValueError, match=rf"document {document[:12]} is no longer in .*; search again"):
+        store.read(passages)
     with pytest.raises(ValueError, match="no passage is given"):
         store.read([])
 
 
-def test_passages_hold_their_own_characters_whatever_these_are(store: KnowledgeStore) -> None:
+def test_the_text_of_a_passage_is_exact_for_any_characters(store: KnowledgeStore) -> None:
     text = "a\x00b 😀 castle é́ " * 80 + "\x00 tower \x00"
     store.add(text)
-    found = store.search("castle tower", 99)
-    assert len(found) > 1
-    for one in found:
-        assert one.text == text[one.start : one.end] and one.text.strip()
-    assert "tower" in "".join(one.text for one in found)
+    passages = store.search("castle tower", 99)
+    assert len(passages) > 1
+    for passage in passages:
+        assert passage.text == text[passage.start : passage.end] and passage.text.strip()
+    assert "tower" in "".join(passage.text for passage in passages)
 
 
-def test_search_looks_only_into_documents_that_are_named(store: KnowledgeStore) -> None:
+def test_search_can_be_limited_to_documents(store: KnowledgeStore) -> None:
     ids = store.add([f"the castle number {number} is red " + "and old " * 200 for number in range(4)]).ids
-    found = store.search("castle red", 99, documents=[ids[1], store.documents()[2].title])
-    assert {one.id for one in found} == {ids[1], ids[2]}
-    every = [one for one in store.search("castle red", 99) if one.id in (ids[1], ids[2])]
-    assert [(one.id, one.start, one.score) for one in found] == [(one.id, one.start, one.score) for one in every]
+    passages = store.search("castle red", 99, documents=[ids[1], store.documents()[2].title])
+    assert {passage.id for passage in passages} == {ids[1], ids[2]}
+    in_all = [passage for passage in store.search("castle red", 99) if passage.id in (ids[1], ids[2])]
+    assert passages == in_all, "the same passages with the same scores"
     with pytest.raises(ValueError, match="no document 'none'"):
         store.search("castle", documents=["none"])

@@ -4,21 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import Result
 from typer.testing import CliRunner
 
 from builders import make_decoder, make_model, make_tokenizer, write_pdf
+from cli_runs import error_of, invoke
 from diekae.cli import typer_app
-
-
-def invoke(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(typer_app, [str(argument) for argument in arguments], terminal_width=200)
-
-
-def said_by(*arguments: str | Path) -> str:
-    result = invoke(*arguments)
-    assert isinstance(result.exception, ValueError | OSError), result.output
-    return str(result.exception)
+from document_files import word_file
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +52,12 @@ def test_a_folder_is_added_listed_asked_changed_and_verified(bank: Path, tmp_pat
     assert broken.exit_code == 1 and "missing" in broken.output
     assert invoke("knowledge", "verify", "--repair", "--store", store).exit_code == 0
     again = invoke("knowledge", "add", "--store", store, "--bank", bank)
-    assert "1 prepared now" in again.output, "without paths, what is missing is prepared"
+    assert "1 prepared now" in again.output, "without paths, missing documents are prepared"
     assert "removed" in invoke("knowledge", "remove", "river.md", rows[1]["id"], "--store", store).output
     assert "1 documents" in invoke("knowledge", "list", "--store", store).output
 
 
-def test_search_shows_document_score_title_headings_and_the_line_that_answers(bank: Path, tmp_path: Path) -> None:
+def test_search_shows_document_score_title_headings_and_best_line(bank: Path, tmp_path: Path) -> None:
     store, path = tmp_path / "store", tmp_path / "manual.md"
     filler = "the old stone wall was long and cold. " * 8
     path.write_text(
@@ -86,46 +77,53 @@ def test_search_shows_document_score_title_headings_and_the_line_that_answers(ba
     assert lines[0].startswith(ids["manual.md"][:12]) and lines[0].endswith("manual.md  Manual > Gate [north]")
     assert 0 < float(lines[0].split()[1]) < 3
     assert lines[1].strip() == "the gate is opened at six." and lines[1].startswith(" " * 20)
-    assert len(lines) == 5 and not lines[4], "two passages, two lines each"
+    assert len(lines) == 5 and not lines[4], "two lines for each passage"
     row = invoke("knowledge", "search", "silver ship", "--count", "1", "--store", store).output.split("\n")[1]
     assert row.strip() == "| ship | silver |"
-    told = invoke("knowledge", "search", "dogs in a river", "--count", "1", "--store", store).output.split("\n")
-    assert told[0].endswith(short) and told[1].strip() == short, "what looks like markup is text"
-    found = invoke("knowledge", "search", "dogs in a river", "--count", "1", "--json", "--store", store).output
-    (passage,) = map(json.loads, found.splitlines())
+    lines = invoke("knowledge", "search", "dogs in a river", "--count", "1", "--store", store).output.split("\n")
+    assert lines[0].endswith(short) and lines[1].strip() == short, "brackets are not markup"
+    output = invoke("knowledge", "search", "dogs in a river", "--count", "1", "--json", "--store", store).output
+    (passage,) = map(json.loads, output.splitlines())
     assert passage["id"] == ids[short] and passage["text"] == short == passage["title"]
     assert passage["start"] == 0 and passage["end"] == len(short) and passage["heading"] == ""
     with_width = CliRunner().invoke(
         typer_app, ["knowledge", "search", "sea", "--store", str(store)], env={"COLUMNS": "50"}
     )
-    assert all(len(line) <= 50 for line in with_width.output.split("\n")[1::2]), "a passage's line is cut to the width"
+    assert all(len(line) <= 50 for line in with_width.output.split("\n")[1::2]), "the second line is cut to the width"
     for name in ids.values():
         invoke("knowledge", "remove", name, "--store", store)
     assert "the store is empty" in invoke("knowledge", "search", "sea", "--store", store).output
 
 
-def test_ask_reads_files_as_a_store_does(bank: Path, tmp_path: Path) -> None:
+def test_ask_reads_files_of_all_kinds(bank: Path, tmp_path: Path) -> None:
     (tmp_path / "fact.html").write_text(
         "<html><head><title>no</title></head><body><p>the tower is red</p></body></html>"
     )
     (tmp_path / "notes").write_text("the castle is old")
-    files = [tmp_path / "fact.html", write_pdf(tmp_path / "fact.pdf", "The ship is blue."), tmp_path / "notes"]
+    word = word_file(tmp_path / "fact.docx", ("Normal", "a river has seven dogs"))
+    files = [tmp_path / "fact.html", write_pdf(tmp_path / "fact.pdf", "The ship is blue."), word, tmp_path / "notes"]
     options = [option for file in files for option in ("--knowledge", file)]
-    for question, said in (("red tower", "the tower is red"), ("blue ship", "The ship is blue."), ("old", "is old")):
+    texts = {
+        "red tower": "the tower is red",
+        "blue ship": "The ship is blue.",
+        "dogs": "a river has seven dogs",
+        "old": "the castle is old",
+    }
+    for question, text in texts.items():
         result = invoke("ask", *options, "--bank", bank, question)
-        assert result.exit_code == 0 and said in result.output, f"{result.output}\n{result.exception!r}"
+        assert result.exit_code == 0 and text in result.output, f"{result.output}\n{result.exception!r}"
     (tmp_path / "scan.pdf").write_bytes(b"nothing of the kind")
-    assert "cannot be read as PDF" in said_by("ask", "--knowledge", tmp_path / "scan.pdf", "--bank", bank, "what")
+    assert "cannot be read as PDF" in error_of("ask", "--knowledge", tmp_path / "scan.pdf", "--bank", bank, "what")
 
 
-def test_wrong_calls_are_named_before_anything_is_loaded(tmp_path: Path) -> None:
+def test_wrong_calls_fail_before_anything_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "fact.txt").write_text("a fact")
     for verb in ("list", "verify"):
-        assert "no store at" in said_by("knowledge", verb, "--store", tmp_path / "none")
+        assert "no store at" in error_of("knowledge", verb, "--store", tmp_path / "none")
     assert not (tmp_path / "none").exists()
-    assert "nothing at" in said_by("knowledge", "add", tmp_path / "none.txt", "--store", tmp_path / "none")
-    assert "precision='int4'" in said_by("knowledge", "add", "--precision", "int4", "--store", tmp_path / "none")
-    assert "either --knowledge FILE, or --store" in said_by("ask", "what")
-    both = said_by("ask", "--store", tmp_path, "--knowledge", tmp_path / "fact.txt", "what")
+    assert "nothing at" in error_of("knowledge", "add", tmp_path / "none.txt", "--store", tmp_path / "none")
+    assert "precision='int4'" in error_of("knowledge", "add", "--precision", "int4", "--store", tmp_path / "none")
+    assert "either --knowledge FILE, or --store" in error_of("ask", "what")
+    both = error_of("ask", "--store", tmp_path, "--knowledge", tmp_path / "fact.txt", "what")
     assert "either --knowledge FILE, or --store" in both
-    assert "name the store" in said_by("ask", "--document", "x", "--knowledge", tmp_path / "fact.txt", "what")
+    assert "name the store" in error_of("ask", "--document", "x", "--knowledge", tmp_path / "fact.txt", "what")

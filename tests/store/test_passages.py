@@ -1,4 +1,4 @@
-"""Documents cut into passages: random Markdown and texts by hand, against a reader of lines that knows little else."""
+"""Documents split into passages: random Markdown, checked against a simple reader of lines, and texts by hand."""
 
 import random
 
@@ -15,7 +15,7 @@ def sentence(draw: random.Random, least: int = 3, most: int = 25) -> str:
 
 
 def block(draw: random.Random) -> str:
-    """One block of Markdown: what people write, and what breaks splitters."""
+    """Return a random block of Markdown: usual ones, and ones that are hard to split."""
     kind = draw.randrange(12)
     if kind < 3:
         level, space = draw.randint(1, 6), draw.choice(["", "", " ", "   "])
@@ -49,7 +49,7 @@ def document(seed: int) -> str:
 
 
 def heading_above(text: str, place: int) -> str:
-    """The headings above a place, found line by line; the one that begins there counts."""
+    """Return the headings above a position, found line by line, with the one that begins there."""
     fence, above, at = "", list[tuple[int, str]](), 0
     for line in text.split("\n"):
         indent = len(line) - len(line.lstrip(" "))
@@ -66,13 +66,13 @@ def heading_above(text: str, place: int) -> str:
             name, level = words[1], len(words[0])
             name = name.rsplit(None, 1)[0] if set(name.split()[-1]) == {"#"} and len(name.split()) > 1 else name
             if level <= 6 and line[indent + level] in " \t" and set(name) != {"#"}:
-                above = [one for one in above if one[0] < level] + [(level, name.strip())]
+                above = [passage for passage in above if passage[0] < level] + [(level, name.strip())]
         at += len(line) + 1
     return " > ".join(name for _, name in above)
 
 
 def tables(text: str) -> list[str]:
-    """Lines behind each other that begin with a stroke, but for single ones."""
+    """Return the groups of two or more consecutive lines that begin with a bar."""
     groups, lines = list[str](), list[str]()
     for line in [*text.split("\n"), ""]:
         if line.lstrip(" ").startswith("|") and not line.startswith("    "):
@@ -84,40 +84,40 @@ def tables(text: str) -> list[str]:
 
 
 def check(text: str, passages: list[Passage]) -> None:
-    """Passages lie in order, apart, and hold every character that is not blank."""
+    """Check that passages are in order, do not overlap, and cover every character that is not blank."""
     end, outside = 0, ""
-    for one in passages:
-        assert end <= one.start < one.end
-        outside, end = outside + text[end : one.start], one.end
+    for passage in passages:
+        assert end <= passage.start < passage.end
+        outside, end = outside + text[end : passage.start], passage.end
     assert end <= len(text)
     assert not (outside + text[end:]).strip(), f"left out: {(outside + text[end:]).strip()!r}"
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_passages_hold_all_of_a_random_document_in_order_below_their_headings(seed: int) -> None:
+def test_passages_cover_a_random_document_in_order_with_their_headings(seed: int) -> None:
     text = document(seed)
     passages = split(text)
     check(text, passages)
     assert bool(passages) is bool(text.strip())
-    for one in passages:
-        assert one.end - one.start <= LONGEST
-        assert text[one.start : one.end].strip(), "a passage is not blank"
-        assert one.heading == heading_above(text, one.start), repr(text[one.start : one.end])
+    for passage in passages:
+        assert passage.end - passage.start <= LONGEST
+        assert text[passage.start : passage.end].strip(), "a passage is not blank"
+        assert passage.heading == heading_above(text, passage.start), repr(text[passage.start : passage.end])
     whole = [table for table in tables(text) if len(table) <= LONGEST]
-    assert all(any(table in text[one.start : one.end] for one in passages) for table in whole)
+    assert all(any(table in text[passage.start : passage.end] for passage in passages) for table in whole)
     assert split(text) == passages
 
 
 @pytest.mark.parametrize("seed", range(15))
-def test_tokens_are_counted_where_there_is_a_tokenizer(seed: int) -> None:
+def test_tokens_are_counted_by_the_tokenizer(seed: int) -> None:
     text, tokenizer = document(100 + seed), make_tokenizer()
     passages = split(text, tokenizer)
     check(text, passages)
-    counts = [len(tokenizer(text[one.start : one.end]).input_ids) for one in passages]
+    counts = [len(tokenizer(text[passage.start : passage.end]).input_ids) for passage in passages]
     assert max(counts, default=0) <= MOST
 
 
-def test_a_tokenizer_that_was_left_to_cut_off_still_counts_all() -> None:
+def test_a_tokenizer_with_truncation_on_still_counts_all_tokens() -> None:
     text, tokenizer = " ".join(WORDS * 8), make_tokenizer()
     tokenizer(["a b", "c"], truncation=True, max_length=4, padding="max_length")
     passages = split(text, tokenizer)
@@ -126,14 +126,14 @@ def test_a_tokenizer_that_was_left_to_cut_off_still_counts_all() -> None:
     assert len(tokenizer(["a castle", "the old red king opened"], truncation=True, max_length=4).input_ids[1]) == 4
 
 
-def test_neighbours_are_put_together_until_a_passage_is_long_enough() -> None:
+def test_short_pieces_are_put_together_until_a_passage_is_long_enough() -> None:
     text = "\n\n".join(f"The {word} is old." for word in WORDS)
     passages = split(text)
-    assert all(one.end - one.start >= LEAST * CHARACTERS for one in passages[:-1])
+    assert all(passage.end - passage.start >= LEAST * CHARACTERS for passage in passages[:-1])
     assert len(passages) < len(WORDS) / 5
 
 
-def test_headings_make_paths() -> None:
+def test_headings_form_paths() -> None:
     far = sentence(random.Random(0), 100, 100)
     text = "\n\n".join(
         [
@@ -152,15 +152,15 @@ def test_headings_make_paths() -> None:
     )
     paths = ["", "Manual", "Manual > Use of C#", "Manual > Use of C# > Deep", "Manual > Cleaning", "Index"]
     passages = split(text)
-    assert list(dict.fromkeys(one.heading for one in passages)) == paths
-    assert [one.heading for one in passages if far in text[one.start : one.end]] == paths
+    assert list(dict.fromkeys(passage.heading for passage in passages)) == paths
+    assert [passage.heading for passage in passages if far in text[passage.start : passage.end]] == paths
     code = f"# Setup\n\n```bash\n# no heading\nmake\n```\n\n{far}\n\n```code``` inside a line\n\n## Next\n\n{far}"
-    assert [one.heading for one in split(code)] == ["Setup", "Setup > Next"]
+    assert [passage.heading for passage in split(code)] == ["Setup", "Setup > Next"]
     skipped = split(f"### Deep\n\n{far}\n\n# Top\n\n{far}\n\n### Low\n\n{far}")
-    assert [one.heading for one in skipped] == ["Deep", "Top", "Top > Low"]
+    assert [passage.heading for passage in skipped] == ["Deep", "Top", "Top > Low"]
 
 
-def test_a_table_of_ordinary_size_stays_whole_and_a_large_one_is_cut_between_rows() -> None:
+def test_an_ordinary_table_stays_whole_and_a_large_one_is_split_between_rows() -> None:
     draw = random.Random(1)
 
     def table(rows: int) -> str:
@@ -173,16 +173,16 @@ def test_a_table_of_ordinary_size_stays_whole_and_a_large_one_is_cut_between_row
             text = f"# Prices\n\n{parts[0]}\n\n  {parts[1]}\n\n{parts[2]}"
             passages = split(text)
             check(text, passages)
-            assert len(parts[1]) <= LONGEST and max(one.end - one.start for one in passages) <= LONGEST
-            assert any(parts[1] in text[one.start : one.end] for one in passages), (rows, before, behind)
+            assert len(parts[1]) <= LONGEST and max(passage.end - passage.start for passage in passages) <= LONGEST
+            assert any(parts[1] in text[passage.start : passage.end] for passage in passages), (rows, before, behind)
     large = table(60)
     rows = large.split("\n")
-    pieces = [large[one.start : one.end] for one in split(large)]
+    pieces = [large[passage.start : passage.end] for passage in split(large)]
     assert len(pieces) > 2
-    assert [row for piece in pieces for row in piece.split("\n")] == rows, "no row is cut"
+    assert [row for piece in pieces for row in piece.split("\n")] == rows, "no row is split"
 
 
-def test_text_without_blanks_is_cut_behind_its_sentences() -> None:
+def test_text_without_blanks_is_split_after_sentences() -> None:
     draw = random.Random(2)
     sentences = [
         "".join(draw.choice("水火木金土日月山川田") for _ in range(draw.randint(5, 60))) + "。" for _ in range(80)
@@ -190,20 +190,20 @@ def test_text_without_blanks_is_cut_behind_its_sentences() -> None:
     text = "".join(sentences)
     passages = split(text)
     check(text, passages)
-    assert len(passages) > 3 and all(text[one.end - 1] == "。" for one in passages)
+    assert len(passages) > 3 and all(text[passage.end - 1] == "。" for passage in passages)
     endless = "字" * 5000
     assert len(split(endless)) >= 5000 / LONGEST
     check(endless, split(endless))
 
 
-def test_a_passage_is_cut_between_sentences_where_these_fit() -> None:
+def test_text_is_split_between_sentences_if_these_fit() -> None:
     text = " ".join(sentence(random.Random(seed)) for seed in range(120))
     passages = split(text)
     check(text, passages)
-    assert len(passages) > 5 and all(text[one.end - 1] in ".!?" for one in passages)
+    assert len(passages) > 5 and all(text[passage.end - 1] in ".!?" for passage in passages)
 
 
-def test_a_book_is_cut_in_seconds() -> None:
+def test_a_book_is_split_in_seconds() -> None:
     import time
 
     draw = random.Random(3)
@@ -213,4 +213,4 @@ def test_a_book_is_cut_in_seconds() -> None:
     assert len(passages) >= 1000 and time.process_time() - start < 10
     start = time.process_time()
     split("# " + " " * 50_000 + "x" + " #" * 10_000 + "\n" + "#" * 50_000)
-    assert time.process_time() - start < 5, "a line of marks must not take for ever"
+    assert time.process_time() - start < 5, "a long line of marks must not take long"

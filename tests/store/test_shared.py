@@ -1,4 +1,4 @@
-"""Several processes at one store, kills at any moment, damage, and what `verify` says and repairs."""
+"""Several processes on one store, kills at any moment, damaged files, and what `verify` reports and repairs."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from diekae.store import KnowledgeStore
 
 
 def start(model: DiekaeModel, folder: Path, first: int, count: int) -> tuple[int, int]:
-    """Let a process of its own add documents; returns its id, and a pipe from which a byte a document can be read."""
+    """Add documents in another process; return its id, and a pipe from which one byte for each document can be read."""
     reads, writes = os.pipe()
     child = os.fork()
     if child:
@@ -35,7 +35,7 @@ def model() -> DiekaeModel:
 
 
 def whole(store: KnowledgeStore) -> bool:
-    """Whether every document can be found, and read if it is listed as prepared."""
+    """Whether every document has passages and words, and can be loaded if it is listed as prepared."""
     with store.catalogue.reading() as connection:  # at one moment
         documents = {row[0] for row in connection.execute("SELECT number FROM documents")}
         passages = dict(connection.execute("SELECT number, document FROM passages"))
@@ -46,7 +46,7 @@ def whole(store: KnowledgeStore) -> bool:
 
 def test_two_processes_write_while_a_third_reads(model: DiekaeModel, tmp_path: Path) -> None:
     folder = tmp_path / "store"
-    writers = [start(model, folder, 0, 30)[0], start(model, folder, 15, 30)[0]]  # half of the texts are the same
+    writers = [start(model, folder, 0, 30)[0], start(model, folder, 15, 30)[0]]  # half of their texts are the same
     store, looks, ends = KnowledgeStore(folder, model), 0, list[int]()
     while writers:
         assert whole(store)
@@ -58,11 +58,11 @@ def test_two_processes_write_while_a_third_reads(model: DiekaeModel, tmp_path: P
     assert ends == [0, 0] and looks > 1
     entries = store.documents()
     assert len(entries) == len(set(entry.id for entry in entries)) == 45 and all(entry.slots for entry in entries)
-    assert len(list(folder.rglob("*.safetensors"))) == 45, "a text that both prepared is kept once"
+    assert len(list(folder.rglob("*.safetensors"))) == 45, "a text that both added has one file"
     assert not store.verify()
 
 
-def test_a_kill_at_any_moment_leaves_a_store_that_is_whole(model: DiekaeModel, tmp_path: Path) -> None:
+def test_a_kill_at_any_moment_leaves_a_consistent_store(model: DiekaeModel, tmp_path: Path) -> None:
     folder = tmp_path / "store"
     for kill in range(8):
         writer, pipe = start(model, folder, 100 * kill, 100_000)
@@ -84,16 +84,16 @@ def test_a_kill_between_file_and_row_leaves_an_orphan_that_verify_removes(
     store = KnowledgeStore(tmp_path / "store", model)
     store.add("the castle is red")
     child = os.fork()
-    if child == 0:  # the child writes the file, and is killed before the row
-        import diekae.store.store as room
+    if child == 0:  # the child writes the file, and is killed before it adds the row
+        from diekae.store import prepared_folder
 
-        write = room.write_atomically
+        write = prepared_folder.write_atomically
 
-        def killed(path: Path, content: bytes) -> None:
+        def write_and_die(path: Path, content: bytes) -> None:
             write(path, content)
             os.kill(os.getpid(), signal.SIGKILL)
 
-        room.write_atomically = killed
+        prepared_folder.write_atomically = write_and_die
         KnowledgeStore(tmp_path / "store", model).add("the tower is blue")
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
@@ -104,10 +104,10 @@ def test_a_kill_between_file_and_row_leaves_an_orphan_that_verify_removes(
     assert not store.verify() and len(store.add("the tower is blue").prepared) == 1
 
 
-def test_damage_is_named_and_prepared_anew_after_repair(model: DiekaeModel, tmp_path: Path) -> None:
+def test_damage_is_reported_and_prepared_again_after_repair(model: DiekaeModel, tmp_path: Path) -> None:
     store = KnowledgeStore(tmp_path / "store", model)
     ids = store.add(["the castle is red", "the tower is blue", "a river has dogs"]).ids
-    files = {row.document: store.folder / row.file for row in store.catalogue.prepared()}
+    files = {row.document: store.folder / row.file for row in store.catalogue.prepared_files.select()}
     content = bytearray(files[ids[0]].read_bytes())
     content[-3] ^= 1
     files[ids[0]].write_bytes(content)
@@ -116,34 +116,36 @@ def test_damage_is_named_and_prepared_anew_after_repair(model: DiekaeModel, tmp_
     stray.write_bytes(b"cut off")
     want = {("damaged", ids[0]), ("missing", ids[1]), ("orphan", None)}
     assert {(fault.kind, fault.document) for fault in store.verify()} == want
-    assert {(fault.kind, fault.document) for fault in store.verify()} == want, "looking changes nothing"
+    assert {(fault.kind, fault.document) for fault in store.verify()} == want, "verify without repair changes nothing"
     with pytest.raises(ValueError, match="verify --repair"):
         store.prepared(ids[1])
     assert all(fault.repaired for fault in store.verify(repair=True)) and not stray.exists()
     assert not store.verify()
-    assert len(store.documents()) == 3, "the documents themselves stay"
-    assert len(store.prepared(*ids)) == sum(len(model.prepare(store.text(one))) for one in ids)
+    assert len(store.documents()) == 3, "the documents stay"
+    assert len(store.prepared(*ids)) == sum(len(model.prepare(store.text(id))) for id in ids)
 
 
-def test_a_cut_off_file_is_refused_with_what_to_do(model: DiekaeModel, tmp_path: Path) -> None:
+def test_a_truncated_file_raises_an_error_that_says_what_to_do(model: DiekaeModel, tmp_path: Path) -> None:
     store = KnowledgeStore(tmp_path / "store", model)
     (document,) = store.add("the castle is red").ids
-    path = store.folder / store.catalogue.prepared()[0].file
+    path = store.folder / store.catalogue.prepared_files.select()[0].file
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(ValueError, match="verify --repair"):
         store.prepared(document)
 
 
-def test_an_index_that_does_not_fit_the_words_is_rebuilt(model: DiekaeModel, tmp_path: Path) -> None:
+def test_a_full_text_index_that_does_not_fit_is_rebuilt(model: DiekaeModel, tmp_path: Path) -> None:
     store = KnowledgeStore(tmp_path / "store", model)
     store.add(["the castle is red", "the tower is blue"])
     with store.catalogue.writing() as connection:
         connection.execute("UPDATE terms_content SET c0 = 'silver ship' WHERE id = 1")
-    assert not store.catalogue.search(["ship"]) and store.catalogue.search(["castle"])
+    assert not store.catalogue.passages.match_words(["ship"]) and store.catalogue.passages.match_words(["castle"])
     assert [fault.kind for fault in store.verify()] == ["index"]
     store.verify(repair=True)
     assert not store.verify()
-    assert list(store.catalogue.search(["ship"])) == [1] and not store.catalogue.search(["castle"])
+    assert list(store.catalogue.passages.match_words(["ship"])) == [1] and not store.catalogue.passages.match_words(
+        ["castle"]
+    )
 
 
 def test_threads_share_a_store(model: DiekaeModel, tmp_path: Path) -> None:

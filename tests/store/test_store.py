@@ -1,10 +1,8 @@
-"""The knowledge store: prepared once, found again, changed, removed, damaged, shared."""
+"""The knowledge store: adding, preparing, searching, changing and removing documents."""
 
-import math
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +12,6 @@ import torch
 from builders import make_model
 from diekae import DiekaeModel, PreparedKnowledge
 from diekae.store import KnowledgeStore
-from diekae.store.catalogue import Indexed
-from diekae.store.intake import document_id
 
 CASTLE = "the castle was built by king four in the north and two towers are red"
 RIVER = "a river has seven dogs"
@@ -33,13 +29,13 @@ def store(model: DiekaeModel, tmp_path: Path) -> KnowledgeStore:
 
 
 def same(one: PreparedKnowledge, other: PreparedKnowledge) -> bool:
-    """Whether two memories are one but for the rounding that reading several texts at once makes."""
+    """Whether two are equal but for the rounding of reading several texts in one batch."""
     close = all(torch.allclose(tensor, other.tensors[name], atol=1e-5) for name, tensor in one.tensors.items())
     return close and (one.position, one.bank) == (other.position, other.bank)
 
 
 def counting(model: DiekaeModel, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every text that the model prepares from now on."""
+    """Return a list that takes every text the model prepares from now on."""
     seen: list[str] = []
     prepare = model.prepare_many
 
@@ -51,7 +47,7 @@ def counting(model: DiekaeModel, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def test_a_memory_comes_back_and_generates_the_same(model: DiekaeModel, store: KnowledgeStore) -> None:
+def test_prepared_knowledge_is_loaded_and_generates_the_same(model: DiekaeModel, store: KnowledgeStore) -> None:
     ids = store.add([CASTLE, RIVER]).ids
     again = KnowledgeStore(store.folder, model)
     assert same(again.prepared(ids[0]), model.prepare(CASTLE))
@@ -80,7 +76,7 @@ def test_the_same_text_is_prepared_once(
     assert len(list(store.folder.rglob("*.safetensors"))) == 1
 
 
-def test_only_what_changed_in_a_folder_is_read_and_prepared(
+def test_only_changed_files_of_a_folder_are_read_and_prepared(
     model: DiekaeModel, store: KnowledgeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "docs"
@@ -96,15 +92,15 @@ def test_only_what_changed_in_a_folder_is_read_and_prepared(
     assert store.add(folder).unchanged == 2 and not seen
     (folder / "castle.txt").write_text(SHIP)
     (folder / "deep" / "river.md").touch()
-    os.utime(folder / "deep" / "river.md", ns=(1, 1))  # touched, but of the same text
+    os.utime(folder / "deep" / "river.md", ns=(1, 1))  # a new time, but the same text
     changed = store.add(folder)
     assert len(changed.prepared) == len(seen) == 1 and changed.unchanged == 0
-    assert {store.text(entry.id) for entry in store.documents()} == {RIVER, SHIP}, "the old text is left"
+    assert {store.text(entry.id) for entry in store.documents()} == {RIVER, SHIP}, "the old text is removed"
     assert len(list(store.folder.rglob("*.safetensors"))) == 2 and not store.verify()
     assert store.add(folder).unchanged == 2
 
 
-def test_files_that_are_gone_are_named_and_pruned_when_asked(store: KnowledgeStore, tmp_path: Path) -> None:
+def test_deleted_files_are_listed_and_removed_by_prune(store: KnowledgeStore, tmp_path: Path) -> None:
     folder = tmp_path / "docs"
     folder.mkdir()
     (folder / "castle.txt").write_text(CASTLE)
@@ -115,10 +111,10 @@ def test_files_that_are_gone_are_named_and_pruned_when_asked(store: KnowledgeSto
     assert len(store.documents()) == 2
     store.add(folder, prune=True)
     assert [entry.title for entry in store.documents()] == ["castle.txt"]
-    assert not store.verify() and {found.title for found in store.search("river")} == {"castle.txt"}
+    assert not store.verify() and {passage.title for passage in store.search("river")} == {"castle.txt"}
 
 
-def test_a_text_that_stands_elsewhere_too_stays(store: KnowledgeStore, tmp_path: Path) -> None:
+def test_a_text_with_another_source_stays(store: KnowledgeStore, tmp_path: Path) -> None:
     path = tmp_path / "castle.txt"
     path.write_text(CASTLE)
     ids = store.add([path, CASTLE]).ids
@@ -127,7 +123,7 @@ def test_a_text_that_stands_elsewhere_too_stays(store: KnowledgeStore, tmp_path:
     assert store.text(ids[0]) == CASTLE and len(store.documents()) == 2
 
 
-def test_bad_files_of_a_folder_are_left_out_and_named(store: KnowledgeStore, tmp_path: Path) -> None:
+def test_unreadable_files_of_a_folder_are_left_out_and_listed(store: KnowledgeStore, tmp_path: Path) -> None:
     folder = tmp_path / "docs"
     folder.mkdir()
     (folder / "a.txt").write_bytes("château".encode("latin-1"))
@@ -141,13 +137,13 @@ def test_bad_files_of_a_folder_are_left_out_and_named(store: KnowledgeStore, tmp
         store.add(folder / "a.txt")
 
 
-def test_documents_are_named_by_id_beginning_file_and_title(store: KnowledgeStore, tmp_path: Path) -> None:
+def test_a_document_is_found_by_id_beginning_of_id_file_and_title(store: KnowledgeStore, tmp_path: Path) -> None:
     path = tmp_path / "castle.txt"
     path.write_text(CASTLE)
     castle, river = store.add([path, RIVER]).ids
     for name in (castle, castle[:8], str(path), "castle.txt"):
         assert store.text(name) == CASTLE
-    assert store.text(RIVER) == RIVER, "a short text is its own title"
+    assert store.text(RIVER) == RIVER, "a short text is also its title"
     with pytest.raises(ValueError, match="no document 'abc'"):
         store.text("abc")
     assert store.remove(castle[:8]).id == castle
@@ -157,80 +153,11 @@ def test_documents_are_named_by_id_beginning_file_and_title(store: KnowledgeStor
     assert len(list(store.folder.rglob("*.safetensors"))) == 1
 
 
-def test_a_question_leads_to_the_document_that_answers_it(store: KnowledgeStore) -> None:
-    castle, river, ship = store.add([CASTLE, RIVER, SHIP]).ids
-    assert [found.id for found in store.search("who built the castle?", 1)] == [castle]
-    assert store.search("DOGS & rivers")[0].id == river, "case and endings do not matter"
-    assert store.search('"ship" OR NEAR(', 1)[0].id == ship, "a question is no query language"
-    for question in ("elephants", "?!", " "):
-        assert len(store.search(question)) == 3, "in a store that is not empty, something is always found"
-    scores = [found.score for found in store.search("the silver castle in the north")]
-    assert scores == sorted(scores, reverse=True) and len(scores) >= 2
-    with pytest.raises(ValueError, match="k=0"):
-        store.search("castle", 0)
-
-
-def test_a_store_of_two_tells_them_apart(store: KnowledgeStore) -> None:
-    castle, river = store.add([CASTLE, RIVER]).ids
-    assert store.search("where are the dogs in the north of the two", 1)[0].id == castle
-    assert store.search("where are the dogs", 1)[0].id == river, "words that make a question do not count"
-    assert store.search("where are the")[0].id == castle, "unless there are no others"
-
-
-def test_an_empty_store_leads_nowhere(store: KnowledgeStore) -> None:
-    assert store.search("who built the castle?") == []
-    store.remove(store.add(CASTLE).ids[0])
-    assert store.search("who built the castle?") == []
-
-
-def test_words_are_ranked_by_bm25(store: KnowledgeStore) -> None:
-    """Scores by hand (Robertson et al., 1994): k1 1.2 and b 0.75 as SQLite has them, weights as Lucene's."""
-    texts = ["red bridge", "red red house by the sea", "blue road", "cold wind", "old stone"]
-    for text in texts:
-        passage = Indexed(0, len(text), "", text, b"\0\0")
-        store.catalogue.put(document_id(text), text, text, document_id(text), passages=[passage])
-    lengths = [len(text.split()) for text in texts]
-    mean = sum(lengths) / len(lengths)
-
-    def score(row: int, count: int, holding: int) -> float:
-        inverse = math.log(1 + (len(texts) - holding + 0.5) / (holding + 0.5))
-        return inverse * count * 2.2 / (count + 1.2 * (0.25 + 0.75 * lengths[row] / mean))
-
-    shared = store.catalogue.search(["red", "sea"])
-    assert {number: one.score for number, one in shared.items()} == pytest.approx(
-        {1: score(0, 1, 2), 2: score(1, 2, 2) + score(1, 1, 1)}, rel=1e-4
-    )
-    assert store.catalogue.search(["red"])[1].score == pytest.approx(score(0, 1, 2), rel=1e-4)
-
-
-def test_a_passage_is_ranked_by_words_and_likeness_together(model: DiekaeModel, tmp_path: Path) -> None:
-    texts = ["red bridge", "red red house by the sea", "blue road", "cold wind", "old stone"]
-    angles = {"red": 0.0, "red bridge": 0.3, "red red house by the sea": 2.0, "blue road": 1.5}
-
-    def embed(given: Sequence[str]) -> np.ndarray:
-        turns = [angles.get(text.split(".")[0].strip(), 3.0) for text in given]
-        return np.array([[math.cos(turn), math.sin(turn)] for turn in turns], np.float32)
-
-    store = KnowledgeStore(tmp_path / "store", model, embed=embed)
-    ids = store.add(texts).ids
-    shared = store.catalogue.search(["red"])
-    best = max(one.score for one in shared.values())
-    share = {text: shared[number].score / best if number in shared else 0.0 for number, text in enumerate(texts, 1)}
-    likeness = {text: math.cos(angles.get(text, 3.0)) for text in texts}
-    assert sorted(share.values())[:3] == [0, 0, 0] and max(share.values()) == 1 and 0.5 < sorted(share.values())[3] < 1
-    found = store.search("red", 5)
-    order = sorted(texts, key=lambda text: -share[text] - likeness[text])
-    assert [one.id for one in found] == [ids[texts.index(text)] for text in order]
-    for one in found:
-        assert one.likeness == pytest.approx(likeness[one.text], abs=2e-3), "vectors are kept in fp16"
-        assert one.score == pytest.approx(share[one.text] + one.likeness, rel=1e-4)
-
-
-def test_another_bank_prepares_for_itself(store: KnowledgeStore, model: DiekaeModel) -> None:
+def test_each_bank_prepares_its_own_knowledge(store: KnowledgeStore, model: DiekaeModel) -> None:
     (document,) = store.add(CASTLE).ids
     other = make_model("attention", decoder=model.decoder, seed=5)
     theirs = KnowledgeStore(store.folder, other)
-    assert theirs.documents()[0].slots is None, "the document is there, its memory is not"
+    assert theirs.documents()[0].slots is None, "the document is in the store, but not prepared"
     prepared = theirs.prepared(document)
     assert prepared.bank == other.bank.fingerprint() != store.prepared(document).bank
     assert same(prepared, other.prepare(CASTLE)) and same(store.prepared(document), model.prepare(CASTLE))
@@ -238,10 +165,10 @@ def test_another_bank_prepares_for_itself(store: KnowledgeStore, model: DiekaeMo
         model(**model.tokenize("what"), knowledge=prepared)
     retold = make_model("attention", decoder=model.decoder, template="about {knowledge}")
     assert retold.bank.fingerprint() == model.bank.fingerprint()
-    assert KnowledgeStore(store.folder, retold).documents()[0].slots is None, "another template is another memory"
+    assert KnowledgeStore(store.folder, retold).documents()[0].slots is None, "each template is prepared apart"
     assert len(theirs.prepare_missing()) == 0
     theirs.remove(document)
-    assert not list(store.folder.rglob("*.safetensors")), "the memories of all banks are gone"
+    assert not list(store.folder.rglob("*.safetensors")), "the files of all banks are deleted"
 
 
 def test_without_a_model_a_store_is_listed_searched_and_read(store: KnowledgeStore, model: DiekaeModel) -> None:
@@ -254,13 +181,13 @@ def test_without_a_model_a_store_is_listed_searched_and_read(store: KnowledgeSto
         bare.add(RIVER)
 
 
-def test_a_memory_is_mapped_and_not_copied(store: KnowledgeStore) -> None:
+def test_prepared_knowledge_is_mapped_and_not_copied(store: KnowledgeStore) -> None:
     (document,) = store.add(CASTLE).ids
     prepared = store.prepared(document)
     (path,) = store.folder.rglob("*.safetensors")
     assert path.name in Path("/proc/self/maps").read_text(), "the file is not mapped"
     store.remove(document)
-    assert torch.isfinite(prepared.tensors["keys"]).all(), "what is mapped stays readable after its file is gone"
+    assert torch.isfinite(prepared.tensors["keys"]).all(), "a mapped file stays readable after it is deleted"
 
 
 def test_ten_thousand_documents_are_listed_in_less_than_a_second(store: KnowledgeStore) -> None:
@@ -275,18 +202,18 @@ def test_ten_thousand_documents_are_listed_in_less_than_a_second(store: Knowledg
             connection.execute("INSERT INTO sources VALUES (?, ?, 1, 1)", (f"/docs/{number}.txt", key))
             row = (key, store.bank, f"memories/{number}", "0", 1, 100, "exact")
             connection.execute("INSERT INTO memories VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-    start = time.process_time()  # of this process alone: others share the machine
+    start = time.process_time()  # of this process only, because other processes share the machine
     entries = KnowledgeStore(store.folder, store.model).documents()
     seconds = time.process_time() - start
     assert len(entries) == 10_000 and entries[77].places == ("/docs/77.txt",) and entries[77].slots == 100
     assert seconds < 1
-    store.search("warm")  # the embedder is loaded once a process, and the vectors are read once a store
+    store.search("warm")  # loads the embedder and reads the vectors, each once
     start = time.process_time()
     assert store.search("document 4321", 1)[0].title == "t4321"
     assert time.process_time() - start < 1
 
 
-def test_a_file_that_is_no_catalogue_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_catalogue_is_refused(tmp_path: Path) -> None:
     (tmp_path / "catalogue.sqlite").write_bytes(b"not a data base, but long enough to be looked at" * 20)
     with pytest.raises(ValueError, match="is not a catalogue, or is damaged"):
         KnowledgeStore(tmp_path)
@@ -299,23 +226,23 @@ def test_a_newer_layout_is_refused(store: KnowledgeStore) -> None:
         KnowledgeStore(store.folder)
 
 
-def test_a_name_given_as_a_text_is_refused(
+def test_the_name_of_a_file_given_as_a_text_is_refused(
     store: KnowledgeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A `str` is always a text: one that names a file or folder would silently be added as a document of one word."""
+    """A `str` is always a text: the name of a file would silently become a document of one word."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "castle.txt").write_text(CASTLE)
     for name, what in (("docs", "folder"), ("docs/castle.txt", "file"), (str(tmp_path / "docs"), "folder")):
         with pytest.raises(ValueError, match=rf"is a text, and a {what} of that name exists; .* give Path\('"):
             store.add([RIVER, name])
-    assert store.documents() == [], "nothing is half added"
+    assert store.documents() == [], "nothing was added"
     (document,) = store.add("docs\n").ids
-    assert store.text(document) == "docs\n", "the words themselves"
+    assert store.text(document) == "docs\n", "with a line break it is a text"
     assert len(store.add([Path("docs"), "a" * 5000, "no\x00name"]).ids) == 3
 
 
-def test_what_was_added_is_prepared_whatever_files_are_there_later(
+def test_a_stored_text_is_prepared_even_if_a_file_of_its_name_exists_later(
     store: KnowledgeStore, model: DiekaeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.add("castle")
@@ -325,12 +252,12 @@ def test_what_was_added_is_prepared_whatever_files_are_there_later(
     assert len(other.prepare_missing()) == 1
 
 
-def test_wrong_calls_are_named(store: KnowledgeStore, tmp_path: Path) -> None:
+def test_wrong_calls_raise(store: KnowledgeStore, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a text is empty"):
         store.add([CASTLE, " "])
     with pytest.raises(FileNotFoundError, match="expected a file or a folder"):
         store.add(tmp_path / "none")
-    assert store.documents() == [], "nothing is half added"
+    assert store.documents() == [], "nothing was added"
     with pytest.raises(ValueError, match="precision='int4'"):
         KnowledgeStore(tmp_path, precision="int4")
     with pytest.raises(ValueError, match="no document is named"):

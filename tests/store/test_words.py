@@ -1,4 +1,4 @@
-"""Words of many scripts, alike however they are written and found by their parts; and vectors of texts."""
+"""Words of many scripts, normalized and found by their parts; and vectors of texts."""
 
 import os
 import random
@@ -14,7 +14,7 @@ import pytest
 
 from builders import make_model
 from diekae.store import KnowledgeStore
-from diekae.store.words import asked_words, static_embedder, words_of
+from diekae.store.words import normalized_words, query_words, static_embedder
 
 SAMPLES = (
     "İSTANBUL ısparta Straße ＡＢＣ１２３ ｶﾀｶﾅ é e\u0301 ﬁ ½ ① مُحَمَّد محـمد שָׁלוֹם ที่กรุงเทพ ສະບາຍດີ မြန်မာ "
@@ -48,48 +48,48 @@ SAMPLES = (
         ("\ufefffirst", "first"),
     ],
 )
-def test_words_are_alike_however_they_are_written(one: str, other: str) -> None:
-    assert words_of(one) == words_of(other) and words_of(one)
+def test_spellings_of_a_word_are_normalized_to_the_same(one: str, other: str) -> None:
+    assert normalized_words(one) == normalized_words(other) and normalized_words(one)
 
 
 @pytest.mark.parametrize(
     ("one", "other"), [("かく", "がく"), ("हिन्दी", "हन्द"), ("กรุง", "กรง"), ("ที", "ที่"), ("각", "가"), ("ø", "o")]
 )
-def test_letters_that_look_like_accents_stay(one: str, other: str) -> None:
-    assert words_of(one) != words_of(other)
+def test_marks_that_are_letters_are_kept(one: str, other: str) -> None:
+    assert normalized_words(one) != normalized_words(other)
 
 
-def test_words_by_hand() -> None:
-    assert words_of("The Queen's 3.5 km, snake_case!") == ["the", "queen", "s", "3", "5", "km", "snake_case"]
-    assert words_of("हिन्दी भाषा") == ["हिन्दी", "भाषा"], "vowel signs part no words"
-    assert words_of("東京都庁は Tokyoに") == ["東京", "京都", "都庁", "庁は", "tokyo", "に"]
-    assert words_of("ジョン・スミス") == ["ジョ", "ョン", "スミ", "ミス"], "a dot parts names"
-    assert words_of("한국어") == ["한국", "국어"]
-    assert words_of("水") == ["水"]
-    assert words_of("กา") == ["กา"]
+def test_words_of_many_scripts() -> None:
+    assert normalized_words("The Queen's 3.5 km, snake_case!") == ["the", "queen", "s", "3", "5", "km", "snake_case"]
+    assert normalized_words("हिन्दी भाषा") == ["हिन्दी", "भाषा"], "vowel signs do not separate words"
+    assert normalized_words("東京都庁は Tokyoに") == ["東京", "京都", "都庁", "庁は", "tokyo", "に"]
+    assert normalized_words("ジョン・スミス") == ["ジョ", "ョン", "スミ", "ミス"], "a dot separates names"
+    assert normalized_words("한국어") == ["한국", "국어"]
+    assert normalized_words("水") == ["水"]
+    assert normalized_words("กา") == ["กา"]
     for blank in ("", " \n", "?!", "---", "\u200b", "☕️"):
-        assert words_of(blank) == []
+        assert normalized_words(blank) == []
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_words_keep_what_they_are_in_any_normal_form_and_read_again(seed: int) -> None:
+def test_normalizing_is_idempotent_and_independent_of_the_unicode_form(seed: int) -> None:
     draw = random.Random(seed)
     text = "".join(draw.choice([*SAMPLES, " ", " "]) for _ in range(80)) + SAMPLES
-    words = words_of(text)
-    assert words_of(" ".join(words)) == words
+    words = normalized_words(text)
+    assert normalized_words(" ".join(words)) == words
     for form in ("NFC", "NFD", "NFKC", "NFKD"):
-        assert words_of(unicodedata.normalize(form, text)) == words
+        assert normalized_words(unicodedata.normalize(form, text)) == words
     assert all(word and not word.isspace() and len(word.split()) == 1 for word in words)
 
 
-def test_asked_words_are_those_that_lead_somewhere() -> None:
-    assert asked_words("Where are the DOGS, and the dogs of the King?") == ["dogs", "king"]
-    assert asked_words("What is it?") == ["what", "is", "it"], "all of them if there are no others"
-    assert asked_words("?!") == []
+def test_query_words_are_without_stop_words() -> None:
+    assert query_words("Where are the DOGS, and the dogs of the King?") == ["dogs", "king"]
+    assert query_words("What is it?") == ["what", "is", "it"], "with stop words if there are no others"
+    assert query_words("?!") == []
 
 
 def zeros(texts: Sequence[str]) -> np.ndarray:
-    """No likeness: what is found is found by its words."""
+    """Return zero vectors, so that passages are found by words only."""
     return np.zeros((len(texts), 2), np.float32)
 
 
@@ -114,21 +114,23 @@ def test_documents_of_all_scripts_are_found_by_parts_of_their_words(tmp_path: Pa
     texts = list(dict.fromkeys(text for text, _ in FOUND_BY))
     ids = store.add(texts).ids
     for text, question in FOUND_BY:
-        found = store.search(question, 2)
-        assert found[0].id == ids[texts.index(text)], question
-        assert found[0].score == 1 > found[1].score, question
+        passages = store.search(question, 2)
+        assert passages[0].id == ids[texts.index(text)], question
+        assert passages[0].score == 1 > passages[1].score, question
     for text in texts:
-        # Every word leads to its document: the index cuts none in two or away.
-        for word in words_of(text):
-            assert store.catalogue.search([word]), (word, text)
+        # Every word finds its document: the index splits none and drops none.
+        for word in normalized_words(text):
+            assert store.catalogue.passages.match_words([word]), (word, text)
     for other in ("मंगलवीर", "วีน", "ວິນ"):
-        assert words_of(other) and not store.catalogue.search(words_of(other)), "another vowel is another word"
+        assert normalized_words(other) and not store.catalogue.passages.match_words(normalized_words(other)), (
+            "words with other vowels are other words"
+        )
 
 
 # Vectors
 
 
-def test_vectors_are_of_length_1_and_of_a_blank_text_zero() -> None:
+def test_vectors_have_length_1_and_that_of_a_blank_text_is_zero() -> None:
     texts = ["the castle is red", "", "東京", " \n", "\u200b", "a", "\x00", "the castle " * 500, "\t"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -140,7 +142,7 @@ def test_vectors_are_of_length_1_and_of_a_blank_text_zero() -> None:
     assert static_embedder()([]).shape == (0, 256)
 
 
-def test_a_texts_vector_does_not_depend_on_its_neighbours_and_likes_its_like() -> None:
+def test_a_vector_is_independent_of_the_batch_and_close_to_similar_texts() -> None:
     embed = static_embedder()
     texts = ["where can I park my car", "the parking lot is behind the house", "bananas are yellow", ""]
     together = embed(texts * 40)  # more than one batch
@@ -151,8 +153,8 @@ def test_a_texts_vector_does_not_depend_on_its_neighbours_and_likes_its_like() -
     assert likeness[0] == pytest.approx(1, abs=1e-5) and likeness[1] > likeness[2] + 0.1 and likeness[3] == 0
 
 
-def test_vectors_need_no_network_and_leave_the_process_alone() -> None:
-    """In a process of its own: nothing is loaded yet, and any use of a socket ends it."""
+def test_vectors_need_no_network_and_do_not_configure_logging() -> None:
+    """In a new process, where nothing is loaded yet, and any use of a socket raises."""
     script = (
         "import logging, socket\n"
         "def refuse(*_, **__): raise SystemExit('the network was asked')\n"

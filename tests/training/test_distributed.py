@@ -25,7 +25,7 @@ def bank(folder: Path) -> dict[str, Tensor]:
 
 
 def run_two(folder: Path, **options: Any) -> str:
-    """Run the script in two processes with gloo; a hang is ended, with whatever was said."""
+    """Run the script in two processes with gloo; a hang ends after the timeout."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", str(SCRIPT)]
     done = subprocess.run(
         [*command, json.dumps({"folder": str(folder), **options})],
@@ -40,9 +40,9 @@ def run_two(folder: Path, **options: Any) -> str:
 
 @pytest.mark.parametrize("objective", ["difference", "cross_entropy"])
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_two_processes_of_four_are_one_of_eight(tmp_path: Path, objective: str, accumulation: int) -> None:
+def test_two_processes_of_batch_size_four_equal_one_of_eight(tmp_path: Path, objective: str, accumulation: int) -> None:
     training = {"objective": objective, "max_steps": 6, "gradient_accumulation": accumulation, "evaluations": 2}
-    # Not from the identity, see test_accumulation_is_one_large_batch.
+    # Not from the identity, see test_accumulation_equals_one_large_batch.
     options: dict[str, Any] = {"prompts": 48, "model": {"effect": 0.05}}
     tiny_run(tmp_path / "one", training={**training, "batch_size": 8}, **options)
     run_two(tmp_path / "two", training={**training, "batch_size": 4}, **options)
@@ -68,7 +68,7 @@ def test_epochs_count_the_examples_of_all_processes_and_they_share_one_cache(tmp
     assert len(list((tmp_path / "cache2").iterdir())) == 2, "training and validation"
 
 
-def test_early_stopping_stops_both(tmp_path: Path) -> None:
+def test_early_stopping_stops_both_processes(tmp_path: Path) -> None:
     still = {"learning_rate": 1e-12, "start_learning_rate": 1e-12, "final_learning_rate": 1e-12}
     training = {"max_steps": 40, "evaluations": 8, "patience": 1, "batch_size": 4, **still}
     run_two(tmp_path, training=training, prompts=44)

@@ -11,7 +11,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from transformers import TrainerCallback  # noqa: E402 - the builders stand one folder up
+import torch  # noqa: E402 - the builders are one folder up
+from torch import Tensor  # noqa: E402
+from transformers import TrainerCallback  # noqa: E402
 
 from builders import make_model, make_prompts  # noqa: E402
 from diekae.data.prompt import Prompt  # noqa: E402
@@ -23,6 +25,21 @@ from diekae.training.run import processes, train  # noqa: E402
 def tiny_prompts(count: int) -> list[Prompt]:
     """Prompts of four lengths."""
     return [prompt for seed in range(-(-count // 4)) for prompt in make_prompts(4, seed=seed)][:count]
+
+
+def weights(model: DiekaeModel) -> dict[str, Tensor]:
+    """A copy of the bank's state."""
+    return {name: tensor.clone() for name, tensor in model.bank.state_dict().items()}
+
+
+def assert_same(one: dict[str, Tensor], other: dict[str, Tensor], within: float = 0.0) -> None:
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], rtol=0, atol=within, msg=lambda text, n=name: f"{n}: {text}")
+
+
+def changed(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return any(not torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 class Pause(TrainerCallback):

@@ -1,7 +1,10 @@
-"""A task of lm-evaluation-harness with a document injected, and without: `python research/experiments/harness/tower.py`.
+"""Does lm-evaluation-harness see what an injected document says? It runs one task with the document, and without it.
 
-The bank is that of the preset ``attention`` in every layer, which starts from the decoder's own attention: a few steps
-on fictional facts are enough. From the root of the repository, with `pip install -e '.[harness]'`, without a network.
+    python research/experiments/harness/tower.py --json research/results/harness.json
+
+Run it from the root of the repository, with the extra `harness` of `research/` installed; it needs no network. The bank
+is that of the preset ``attention`` in every layer. It starts from the decoder's own attention, so a few steps on
+fictional facts are enough.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import lm_eval
 from lm_eval.tasks import TaskManager
 
 import diekae.demo
+import diekae_research.evaluation.harness  # noqa: F401 - registers the model type
 from diekae import DiekaeConfig, DiekaeModel
 from diekae.data.mixture import DataSpec, load_prompts
 from diekae.models import load_decoder
@@ -24,46 +28,44 @@ from diekae.training.config import TrainingConfig
 from diekae.training.run import train
 
 EXAMPLES, STEPS, SEED = 32, 4, 0
-HERE = Path(__file__).parent
-QUESTIONS = len((HERE / "tower.jsonl").read_text().splitlines())
+FOLDER = Path(__file__).parent
+QUESTIONS = len((FOLDER / "tower.jsonl").read_text().splitlines())
 DOCUMENT = Path(diekae.demo.__file__).parent / "document.txt"
 
 
 def main() -> None:
-    """Print the accuracy of D(x), and of D(x) with the document injected; write both if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
-    parser.add_argument("--json", type=Path, help="Where the figures go.")
-    place = parser.parse_args().json
+    """Print the accuracies, and write them if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    path = parser.parse_args().json
     decoder, tokenizer = load_decoder("smollm2")
-    bank = DiekaeModel(decoder, DiekaeConfig.preset("attention", layers="all", format="qa"), tokenizer)
-    facts = [
-        load_prompts(DataSpec("facts", split=split, limit=EXAMPLES), SEED, bank.need_prompter())
-        for split in ("train", "validation")
-    ]
+    model = DiekaeModel(decoder, DiekaeConfig.preset("attention", layers="all", format="qa"), tokenizer)
+    specs = [DataSpec("facts", split=split, limit=EXAMPLES) for split in ("train", "validation")]
+    facts = [load_prompts(spec, SEED, model.need_prompter()) for spec in specs]
     training = TrainingConfig(max_steps=STEPS, batch_size=8, evaluations=1, seed=SEED)
     accuracies = {}
     with tempfile.TemporaryDirectory() as folder:
-        train(bank, *facts, training, Path(folder) / "run")
-        bank.save_pretrained(folder)
+        train(model, *facts, training, Path(folder) / "run")
+        model.save_pretrained(folder)
         for name, knowledge in (("nothing known", None), ("document injected", str(DOCUMENT))):
             accuracies[name] = accuracy({"bank": folder, "knowledge": knowledge}, decoder, tokenizer)
             print(f"{name}: accuracy {accuracies[name]:.3f}")
-    if place is not None:
+    if path is not None:
         settings = {"task": "tower", "questions": QUESTIONS, "train_examples": EXAMPLES, "steps": STEPS, "seed": SEED}
-        config = {"lm_eval": version("lm_eval"), "dtype": str(decoder.dtype), "diekae": bank.config.to_dict()}
-        write_json(place, {**settings, **config, "accuracy": accuracies})
+        config = {"lm_eval": version("lm_eval"), "dtype": str(decoder.dtype), "diekae": model.config.to_dict()}
+        write_json(path, {**settings, **config, "accuracy": accuracies})
 
 
 def accuracy(model_args: dict[str, Any], decoder: Any, tokenizer: Any) -> float:
-    """Let the harness run the task."""
-    found = lm_eval.simple_evaluate(
+    """Return the accuracy that the harness measures."""
+    results = lm_eval.simple_evaluate(
         model="diekae",
         model_args={**model_args, "decoder": decoder, "tokenizer": tokenizer},
         tasks=["tower"],
-        task_manager=TaskManager(include_path=str(HERE), include_defaults=False),
+        task_manager=TaskManager(include_path=str(FOLDER), include_defaults=False),
         bootstrap_iters=0,
     )
-    return float(found["results"]["tower"]["acc,none"])
+    return float(results["results"]["tower"]["acc,none"])
 
 
 if __name__ == "__main__":

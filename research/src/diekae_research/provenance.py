@@ -1,4 +1,4 @@
-"""What research results are stored with: as the library's provenance, and a digest of the research code."""
+"""Provenance of research results: the library's, and a digest of the research code."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def code_digest() -> str:
 
 
 def provenance() -> dict[str, Any]:
-    """Return versions, code of both packages, and machine."""
+    """Return versions, digests of both packages' code, and the machine."""
     return {**library.provenance(), "research_code": code_digest()}
 
 
 def key_of(values: Any) -> str:
-    """Return the name of a stored result: a digest of everything it depends on."""
+    """Return a digest that names a stored result: of everything that it depends on."""
     return digest([values, provenance()])
 
 

@@ -1,4 +1,4 @@
-"""The benchmarks on a tiny decoder: what is compared is what it says, and what is counted is what runs."""
+"""The benchmarks on a tiny decoder: ways are equal work, and counts agree with what runs."""
 
 import importlib
 import json
@@ -15,10 +15,12 @@ from diekae.inject.slots import Slots
 from diekae.knowledge import batch_knowledge
 from diekae.prepare import read_documents
 from diekae.run.score import forked
-from diekae_research.bench import BENCHMARKS, Bench, Row, floor, run_benchmark
-from diekae_research.bench.inference import curve, exponent
+from diekae.run.timing import time_in_turn
+from diekae_research.bench import BENCHMARKS, Bench, Comparison, counters, floor, run_benchmark
+from diekae_research.bench.growth import curve, exponent
+from diekae_research.bench.llama import llama2_7b, llama2_7b_bank
 from diekae_research.bench.plots import draw_growth
-from diekae_research.bench.setting import beside_llama2_7b, llama2_7b, random_cache, static_cache, time_in_turn
+from diekae_research.bench.setting import random_cache, static_cache
 
 LAYERS = {"token": (0, 1), "reader": (1, 3), "attention": (1, 3)}
 NAMES = ("token", "reader", "attention", "exact")
@@ -32,8 +34,8 @@ def bench() -> Bench:
 
 
 @pytest.fixture(scope="module")
-def given(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    """The same with a bank of one layer, behind an anchor of three tokens."""
+def bench_with_bank(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """The same with a bank of one layer and an anchor of three tokens."""
     folder = tmp_path_factory.mktemp("bank")
     options = {"rank": 2, "mlp_width": 8}
     config = DiekaeConfig(layers=(2,), encoder="attention", site="attention", encoder_options=options)
@@ -48,20 +50,20 @@ def test_every_benchmark_measures_its_rows(bench: Bench, name: str, monkeypatch:
     monkeypatch.setattr("diekae_research.bench.memory.LENGTH", 64)
     for sizes in ("STEP", "EPOCH", "FINE"):
         monkeypatch.setattr(f"diekae_research.bench.train.{sizes}", {"rows": 2, "knowledge": 16, "target": 3})
-    found = json.loads(json.dumps(run_benchmark(name, bench), allow_nan=False))
-    measured = [row for row in found["rows"] if row["figure"] is not None]
+    result = json.loads(json.dumps(run_benchmark(name, bench), allow_nan=False))
+    measured = [row for row in result["rows"] if row["figure"] is not None]
     assert measured and all(row["figure"] > 0 for row in measured if "peak" not in row["name"])
-    assert any("LLaMA2-7B" in row["name"] for row in found["rows"])
-    assert all(row["floor"] is None or row["floor"] > 0 for row in found["rows"])
-    if found.get("curves"):
-        assert len(draw_growth(found).axes) == len(found["curves"])
+    assert any("LLaMA2-7B" in row["name"] for row in result["rows"])
+    assert all(row["floor"] is None or row["floor"] > 0 for row in result["rows"])
+    if result.get("curves"):
+        assert len(draw_growth(result).axes) == len(result["curves"])
 
 
 @pytest.mark.parametrize("name", ["inference", "decode", "prepare"])
-def test_a_given_bank_is_measured_beside_the_others(given: Bench, name: str) -> None:
-    found = run_benchmark(name, given)
-    assert found["banks"]["bank"]["layers"] == [2] and found["anchor"] == 3
-    aims = {row["name"]: row["aim"] for row in found["rows"] if ", bank, " in row["name"]}
+def test_a_users_bank_is_measured_too(bench_with_bank: Bench, name: str) -> None:
+    result = run_benchmark(name, bench_with_bank)
+    assert result["banks"]["bank"]["layers"] == [2] and result["anchor"] == 3
+    aims = {row["name"]: row["aim"] for row in result["rows"] if ", bank, " in row["name"]}
     if name == "inference":
         assert aims == {
             "pass over x, bank, |K| 128, against D(x)": 1.04,
@@ -71,12 +73,12 @@ def test_a_given_bank_is_measured_beside_the_others(given: Bench, name: str) -> 
         }
     if name == "decode":
         assert aims["generated token, bank, |K| 128, against a cached prefix"] == 1.0
-    assert all(row["figure"] > 0 for row in found["rows"] if row["name"] in aims)
+    assert all(row["figure"] > 0 for row in result["rows"] if row["name"] in aims)
 
 
 @pytest.mark.parametrize("name", ["inference", "decode"])
-def test_all_ways_answer_the_same_question(given: Bench, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Columns that the decoder is given, and columns in its cache behind them: by way."""
+def test_all_ways_read_the_same_question(bench_with_bank: Bench, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each way's columns: those that the decoder reads, those in its cache afterwards, and those of the head."""
     module = importlib.import_module(f"diekae_research.bench.{name}")
     seen: list[tuple[int, int, int]] = []
 
@@ -85,26 +87,26 @@ def test_all_ways_answer_the_same_question(given: Bench, name: str, monkeypatch:
             end = int(output.past_key_values.get_seq_length())
             seen.append((options["input_ids"].shape[1], end, output.logits.shape[1]))
 
-    handle = given.decoder.register_forward_hook(note, with_kwargs=True)
+    handle = bench_with_bank.decoder.register_forward_hook(note, with_kwargs=True)
     try:
-        found = {}
-        for way, run in module.ways(given, 8).items():
+        result = {}
+        for way, run in module.ways(bench_with_bank, 8).items():
             seen.clear()
             with torch.no_grad():
                 run() if callable(run) else run[1](run[0]())
-            found[way] = list(seen)
+            result[way] = list(seen)
     finally:
         handle.remove()
     a, k, x, steps = 3, 8, 6, module.TOKENS if name == "decode" else 0
     ours = [(a + x, a + x, 1), *((1, a + x + n, 1) for n in range(1, steps + 1))]
-    assert all(found[way] == ours for way in given.names), found
+    assert all(result[way] == ours for way in bench_with_bank.names), result
     if name == "inference":
-        assert found["bare"] == ours
-        assert found["prompted_cached"] == found["prompted_static"] == [(x, a + k + x, 1)]
+        assert result["bare"] == ours
+        assert result["prompted_cached"] == result["prompted_static"] == [(x, a + k + x, 1)]
     else:
-        assert found["bare"] == ours[1:]
-        assert found["prompted_cached"] == found["prompted_static"]
-        assert found["prompted_cached"] == [(1, a + k + x + n, 1) for n in range(1, steps + 1)]
+        assert result["bare"] == ours[1:]
+        assert result["prompted_cached"] == result["prompted_static"]
+        assert result["prompted_cached"] == [(1, a + k + x + n, 1) for n in range(1, steps + 1)]
 
 
 def test_an_unknown_benchmark_is_named(bench: Bench) -> None:
@@ -112,36 +114,39 @@ def test_an_unknown_benchmark_is_named(bench: Bench) -> None:
         run_benchmark("speed", bench)
 
 
-def test_a_row_knows_whether_its_aim_is_reached() -> None:
-    assert Row("", 0.5, 0.4).reached and not Row("", 0.5, 0.6).reached
-    assert Row("", 3.0, 4.0, at_least=True).reached and not Row("", 3.0, 2.0, at_least=True).reached
-    assert Row("", 0.5, None).reached is None and Row("", None, 0.5).reached is None
+def test_a_comparison_tells_whether_its_aim_is_reached() -> None:
+    assert Comparison("", 0.5, 0.4).reached and not Comparison("", 0.5, 0.6).reached
+    assert Comparison("", 3.0, 4.0, at_least=True).reached and not Comparison("", 3.0, 2.0, at_least=True).reached
+    assert Comparison("", 0.5, None).reached is None and Comparison("", None, 0.5).reached is None
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_random_memory_is_like_a_real_one(bench: Bench, name: str) -> None:
+def test_random_prepared_knowledge_has_the_form_of_real(bench: Bench, name: str) -> None:
     model = bench.model(name)
     (real,) = read_documents(model.attached, model.anchor, bench.ids(9).tolist())
     fake = bench.prepared(model, 9)
-    for mine, own in ((fake.tensors, real.tensors), (fake.anchor, real.anchor)):
-        assert {n: (t.shape, t.dtype) for n, t in mine.items()} == {n: (t.shape, t.dtype) for n, t in own.items()}
-    if model.attached.by_attention:  # how slots lie decides how fast they are read
+    forms = [
+        [{name: (t.shape, t.dtype) for name, t in tensors.items()} for tensors in (prepared.tensors, prepared.anchor)]
+        for prepared in (fake, real)
+    ]
+    assert forms[0] == forms[1]
+    if model.attached.by_attention:  # the layout of slots decides how fast they are read
         assert [t.stride() for t in fake.tensors.values()] == [t.stride() for t in real.tensors.values()]
         assert torch.equal(fake.places, real.places)
     assert (real.position, real.bank, real.anchor_ids) == (fake.position, fake.bank, fake.anchor_ids)
     ids = bench.question()
     bare, ours = bench.bare(ids)(), model(ids, knowledge=fake, use_cache=False)
-    assert not torch.equal(bare.logits[:, -1], ours.logits[:, -1]), "an identity would be no work"
+    assert not torch.equal(bare.logits[:, -1], ours.logits[:, -1]), "a bank that changes nothing could do less work"
     assert len(bench.prepared(model, 9, copies=3)) == 27
 
 
-def test_a_random_cache_is_like_a_real_one(bench: Bench) -> None:
+def test_a_random_cache_has_the_form_of_a_real_one(bench: Bench) -> None:
     real = bench.decoder(input_ids=bench.ids(9), use_cache=True).past_key_values
     fake = random_cache(bench.decoder, 9)
     assert [layer.keys.shape for layer in real.layers] == [layer.keys.shape for layer in fake.layers]
     twin = forked(fake)
     bench.decoder(input_ids=bench.ids(2), past_key_values=twin, use_cache=True)
-    assert (twin.get_seq_length(), fake.get_seq_length()) == (11, 9), "a copy grows alone"
+    assert (twin.get_seq_length(), fake.get_seq_length()) == (11, 9), "a copy grows without the original"
     ids, static = bench.ids(2), static_cache(bench.decoder, fake, 2)
     both = [bench.decoder(input_ids=ids, past_key_values=cache).logits for cache in (forked(fake), static)]
     assert torch.allclose(*both, atol=1e-4) and int(static.get_seq_length()) == 11
@@ -149,23 +154,23 @@ def test_a_random_cache_is_like_a_real_one(bench: Bench) -> None:
 
 def test_operations_are_those_of_the_products() -> None:
     a, b = torch.randn(3, 5), torch.randn(5, 7)
-    assert floor.operations(lambda: a @ b) == 2 * 3 * 5 * 7
+    assert counters.operations(lambda: a @ b) == 2 * 3 * 5 * 7
     q, k = torch.randn(1, 2, 4, 8), torch.randn(1, 2, 9, 8)
-    assert floor.operations(lambda: F.scaled_dot_product_attention(q, k, k)) == 2 * (2 * 4 * 9 * 8) * 2
+    assert counters.operations(lambda: F.scaled_dot_product_attention(q, k, k)) == 2 * (2 * 4 * 9 * 8) * 2
     weight = torch.randn(5, 7, requires_grad=True)
-    assert floor.operations(lambda: (a @ weight).sum().backward(), gradients=True) == 2 * (2 * 3 * 5 * 7)
+    assert counters.operations(lambda: (a @ weight).sum().backward(), gradients=True) == 2 * (2 * 3 * 5 * 7)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_counted_by_parts_is_what_runs(bench: Bench, name: str) -> None:
+def test_the_parts_add_up_to_the_whole_pass(bench: Bench, name: str) -> None:
     model, prepared = bench.model(name), bench.prepared(bench.model(name), 20)
     ids, attached = bench.question(), bench.model(name).attached
     parts = floor.decoder_pass(bench.decoder, 7) + floor.bank_pass(attached, 7, 20)
-    whole = floor.operations(lambda: model(ids, knowledge=prepared, use_cache=True, logits_to_keep=1))
+    whole = counters.operations(lambda: model(ids, knowledge=prepared, use_cache=True, logits_to_keep=1))
     assert whole == parts
     states = 0 if name == "token" else floor.states_pass(attached, 21)
     known = bench.ids(20).tolist()
-    run = floor.operations(lambda: read_documents(attached, model.anchor, known))
+    run = counters.operations(lambda: read_documents(attached, model.anchor, known))
     assert run == states + floor.bank_prepare(attached, 20)
     assert prepared.nbytes - sum(tensor.nbytes for tensor in prepared.anchor.values()) == 20 * floor.slot_bytes(
         attached
@@ -177,25 +182,25 @@ def test_a_generated_token_is_counted_too(bench: Bench) -> None:
         model, prepared, ids = bench.model(name), bench.prepared(bench.model(name), 20), bench.question()
         with model.behind(prepared, ids):
             cache = bench.decoder(input_ids=ids, use_cache=True).past_key_values
-            token = floor.operations(
+            token = counters.operations(
                 lambda cache=cache: bench.decoder(input_ids=bench.ids(1), past_key_values=cache, use_cache=True)
             )
         assert token == floor.decoder_pass(bench.decoder, 1, 7) + floor.bank_pass(model.attached, 1, 20, 0)
 
 
-def test_a_generated_token_reads_no_weights_that_read_k_alone(bench: Bench) -> None:
+def test_a_generated_token_reads_no_weights_for_k(bench: Bench) -> None:
     assert floor.answer_bytes(bench.model("exact").attached) == 0
     attention: Any = bench.model("attention").bank.encoder
     maps = floor.weight_bytes(attention.keys) + floor.weight_bytes(attention.values)
     assert floor.answer_bytes(bench.model("attention").attached) == floor.weight_bytes(attention) - maps > 0
 
 
-def test_joined_slots_are_in_the_peak(bench: Bench) -> None:
+def test_the_peak_includes_joined_slots(bench: Bench) -> None:
     model = bench.model("exact")
     slots = Slots(batch_knowledge([bench.prepared(model, 20)]), 0)
-    own = [part[0].new_zeros(1, part[0].shape[1], 6, part[0].shape[3]) for part in slots.parts]
+    columns = [part[0].new_zeros(1, part[0].shape[1], 6, part[0].shape[3]) for part in slots.parts]
     with torch.no_grad():
-        joined = sum(tensor.nbytes for tensor in slots.joined(*own))
+        joined = sum(tensor.nbytes for tensor in slots.joined(*columns))
     assert floor.bank_peak(model.attached, 7, 20) == len(model.layers) * joined  # 20 of K, 1 of the anchor, 6 of x
 
 
@@ -205,40 +210,40 @@ def test_llama_is_counted_without_weights() -> None:
     # By hand: projections and MLP of 32 blocks, scores and their use, the head at one column.
     block = 4 * 4096 * 4096 + 3 * 4096 * 11008
     assert floor.decoder_pass(decoder, 32) == 2 * 32 * (32 * block + 2 * 32 * 32 * 4096) + 2 * 4096 * 32000
-    token = beside_llama2_7b(decoder, "token").bank
+    token = llama2_7b_bank(decoder, "token").bank
     assert sum(p.numel() for p in token.parameters()) == 6 * 2_098_304, "the paper's encoder"
-    assert floor.cache_bytes(decoder, 1) == floor.slot_bytes(beside_llama2_7b(decoder, "exact")) == 512 * 1024
-    attention = beside_llama2_7b(decoder, "attention")
+    assert floor.cache_bytes(decoder, 1) == floor.slot_bytes(llama2_7b_bank(decoder, "exact")) == 512 * 1024
+    attention = llama2_7b_bank(decoder, "attention")
     assert attention.bank.layers == tuple(range(1, 32, 2)) and floor.slot_bytes(attention) == 256 * 1024
     # By hand: for each of 16 layers and 33 columns 128 slots twice, and the MLP's five products; the anchor alone.
     thought = 4096 * 64 + 4096 * 64 + 2 * 128 * 64 + 64 * 4096
     assert floor.bank_pass(attention, 33, 128) == 2 * 16 * (33 * (2 * 128 * 4096 + thought) + 2 * 4096)
 
 
-def test_live_bytes_are_those_held_at_once() -> None:
+def test_peak_bytes_are_those_held_at_once() -> None:
     def call() -> torch.Tensor:
         one = torch.zeros(1000)
         two = one + 1
         del one
         return two + two[:1]
 
-    assert floor.peak_bytes(call) == 8000
-    assert floor.peak_bytes(lambda: torch.zeros(10, device="meta")[2:].t()) == 40
+    assert counters.peak_bytes(call) == 8000
+    assert counters.peak_bytes(lambda: torch.zeros(10, device="meta")[2:].t()) == 40
 
 
-def test_ways_take_turns_and_only_the_second_of_a_pair_is_timed() -> None:
+def test_ways_are_timed_in_turn_and_of_a_pair_only_the_second() -> None:
     seen: list[str] = []
     ways: dict[str, Any] = {
         "slow": lambda: [seen.append("slow"), sum(range(300_000))],
         "fast": (lambda: sum(range(600_000)), lambda _: seen.append("fast")),
     }
-    found = time_in_turn(ways, 3)
+    result = time_in_turn(ways, 3)
     assert seen == ["slow", "fast"] * 4
-    assert found["slow"] > found["fast"]
+    assert result["slow"] > result["fast"]
 
 
 def test_exponents_are_slopes() -> None:
     assert exponent([1, 2, 4, 8], [3.0, 12.0, 48.0, 192.0]) == pytest.approx(2)
     assert exponent([1, 2], [1.0, -1.0]) is None and exponent([1], [1.0]) is None
-    found = curve([1, 2, 4], {"bare": [1.0, 1.0, 1.0], "ours": [2.0, 3.0, 5.0]})
-    assert found["exponent_added"]["ours"] == pytest.approx(1) and math.isclose(found["exponent"]["bare"], 0)
+    result = curve([1, 2, 4], {"bare": [1.0, 1.0, 1.0], "ours": [2.0, 3.0, 5.0]})
+    assert result["exponent_added"]["ours"] == pytest.approx(1) and math.isclose(result["exponent"]["bare"], 0)

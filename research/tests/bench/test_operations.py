@@ -1,6 +1,6 @@
-"""Operations of a pass against the committed baseline: what grows here is slower everywhere.
+"""Operations of every kind of pass against a committed baseline: more of them is slower on any machine.
 
-`operations.json` is written by `python tests/bench/test_operations.py`; commit it with the reason for the change.
+`python research/tests/bench/test_operations.py` writes `operations.json`; commit it with the reason for the change.
 """
 
 import json
@@ -13,17 +13,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from builders import make_decoder
 from diekae.prepare import read_documents
-from diekae_research.bench import Bench, floor
-from diekae_research.bench.train import DifferenceObjective, random_data
+from diekae.training.objectives import DifferenceObjective
+from diekae_research.bench import Bench, counters
+from diekae_research.bench.steps import random_batch
 
 BASELINE = Path(__file__).with_name("operations.json")
 SLACK = 1.02
-"""Other versions of PyTorch call a few kernels more or less."""
+"""Allowed growth: other versions of PyTorch call a few more or fewer kernels."""
 LAYERS = {"token": (0, 1), "reader": (1, 3), "attention": (1, 3), "exact": "all"}
 
 
 class Calls(TorchDispatchMode):
-    """Counts calls of kernels: what a pass of a small batch costs is mostly their number."""
+    """Counts calls of kernels; their number is most of the cost of a small batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,9 +36,9 @@ class Calls(TorchDispatchMode):
 
 
 def passes() -> dict[str, tuple[Callable[[], object], bool]]:
-    """What is counted, and whether gradients are taken."""
+    """Calls by name, and whether each needs gradients."""
     bench = Bench(make_decoder(max_position_embeddings=512), LAYERS, inputs=6)
-    found: dict[str, tuple[Callable[[], object], bool]] = {"bare": (bench.bare(bench.question()), False)}
+    calls_by_name: dict[str, tuple[Callable[[], object], bool]] = {"bare": (bench.bare(bench.question()), False)}
     for name in LAYERS:
         model = bench.model(name)
         prepared, known, ids = bench.prepared(model, 128), bench.ids(128).tolist(), bench.question()
@@ -48,35 +49,35 @@ def passes() -> dict[str, tuple[Callable[[], object], bool]]:
                 for _ in range(4):
                     bench.decoder(input_ids=bench.ids(1), past_key_values=cache, use_cache=True)
 
-        found[f"{name} pass"] = (
+        calls_by_name[f"{name} pass"] = (
             lambda model=model, prepared=prepared, ids=ids: model(ids, knowledge=prepared, use_cache=True),
             False,
         )
-        found[f"{name} pass and four tokens"] = decode, False
-        found[f"{name} prepare"] = (
+        calls_by_name[f"{name} pass and four tokens"] = decode, False
+        calls_by_name[f"{name} prepare"] = (
             lambda model=model, known=known: read_documents(model.attached, model.anchor, known),
             False,
         )
         if name == "exact":  # nothing to train
             continue
         objective = DifferenceObjective(model)
-        batch = random_data(bench, model, {"rows": 2, "knowledge": 64, "target": 3}).batch()
-        found[f"{name} training step"] = (
+        batch = random_batch(bench, model, {"rows": 2, "knowledge": 64, "target": 3})
+        calls_by_name[f"{name} training step"] = (
             lambda objective=objective, batch=batch: objective(**batch).loss.backward(),
             True,
         )
-    return found
+    return calls_by_name
 
 
 def count() -> dict[str, dict[str, int]]:
     counted = {}
     for name, (run, gradients) in passes().items():
         with torch.set_grad_enabled(gradients):
-            run()  # what is worked out once, such as a fingerprint
-        products = floor.operations(run, gradients=gradients)
+            run()  # so that values computed only once, such as a fingerprint, are not counted
+        products = counters.operations(run, gradients=gradients)
         with Calls() as calls, torch.set_grad_enabled(gradients):
             run()
-        held = floor.peak_bytes(run) if not gradients else 0
+        held = counters.peak_bytes(run) if not gradients else 0
         counted[name] = {"operations": products, "calls": calls.count, "bytes_held": held}
     return counted
 
@@ -92,14 +93,14 @@ def test_no_pass_does_more_than_the_baseline(counted: dict[str, dict[str, int]],
     assert set(baseline) == set(counted)
     slack = 1.0 if kind == "operations" else SLACK
     more = {
-        name: (found[kind], baseline[name][kind])
-        for name, found in counted.items()
-        if found[kind] > slack * baseline[name][kind]
+        name: (calls_by_name[kind], baseline[name][kind])
+        for name, calls_by_name in counted.items()
+        if calls_by_name[kind] > slack * baseline[name][kind]
     }
     assert not more, f"more {kind} than in {BASELINE.name}: {more}"
 
 
-def test_the_watchman_sees(counted: dict[str, dict[str, int]]) -> None:
+def test_the_counts_differ_where_work_differs(counted: dict[str, dict[str, int]]) -> None:
     assert counted["reader pass"]["operations"] > counted["bare"]["operations"] > 0
     assert counted["reader pass"]["calls"] > counted["bare"]["calls"] > 100
     assert counted["token prepare"]["bytes_held"] > 0

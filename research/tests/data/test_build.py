@@ -51,7 +51,7 @@ def names(folder: Path) -> list[str]:
 # --- build
 
 
-def test_a_build_holds_the_parts_and_says_what_they_are(tmp_path: Path) -> None:
+def test_a_build_writes_the_parts_and_a_manifest(tmp_path: Path) -> None:
     raw, out = folio(tmp_path / "raw", ROW, ROW), tmp_path / "new" / "out"
     result = invoke("build", "folio", "--raw", raw, "--out", out)
     assert result.exit_code == 0, result.output
@@ -63,10 +63,10 @@ def test_a_build_holds_the_parts_and_says_what_they_are(tmp_path: Path) -> None:
     assert train["files"] == {"train.jsonl": hashlib.sha256((out / "train.jsonl").read_bytes()).hexdigest()}
     assert manifest["splits"]["test"]["agrees"] is True and manifest["options"] == {"paper_marks": False}
     assert "versions" in manifest and str(tmp_path) not in json.dumps(manifest)
-    assert load_source("jsonl", folder=out, split="train", strict=True) == read_examples(out / "train.jsonl")
+    assert load_source("jsonl", folder=out, split="train") == read_examples(out / "train.jsonl")
 
 
-def test_leaking_examples_stand_apart(tmp_path: Path) -> None:
+def test_leaking_examples_go_to_files_of_their_own(tmp_path: Path) -> None:
     write_curiosity(
         tmp_path / "raw", ("assistant", "Told.", [(1, True)]), ("assistant", "Untold.", []), ("assistant", "Nor.", [])
     )
@@ -78,7 +78,7 @@ def test_leaking_examples_stand_apart(tmp_path: Path) -> None:
     assert [example.leaks for example in read_examples(tmp_path / "out" / "validation.leak.jsonl")] == [True, True]
 
 
-def test_paper_marks_join_documents_and_name_the_speakers(tmp_path: Path) -> None:
+def test_paper_marks_join_documents_and_mark_the_speakers(tmp_path: Path) -> None:
     write_curiosity(tmp_path / "raw", ("user", "Hi", []), ("assistant", "Told.", [(1, True), (2, True)]))
     found = load_source("curiosity", folder=tmp_path / "raw", split="validation", options={"paper_marks": True})
     assert found == [Example(("One fact. [SEP] Two.",), "[USR] Hi [SYS]", "Told.")]
@@ -182,7 +182,7 @@ def test_list_names_licences_and_counts() -> None:
         assert words in output.replace("\n", "")
 
 
-def test_show_prints_examples_and_shortens_what_is_known(tmp_path: Path) -> None:
+def test_show_prints_examples_and_shortens_documents(tmp_path: Path) -> None:
     raw = folio(tmp_path / "raw", {**ROW, "premises": ["[bold]" + "long " * 400]})
     for arguments in (("folio", "--raw", raw), (tmp_path / "out" / "train.jsonl",)):
         invoke("build", "folio", "--raw", raw, "--out", tmp_path / "out")
@@ -265,7 +265,7 @@ def test_an_archive_is_fetched_and_unpacked_from_the_command_line(tmp_path: Path
     assert names(tmp_path / "out") == ["WikiData", "datasets-CMU_DoG-master.zip"]
     assert names(tmp_path / "out" / "WikiData") == ["a.json"]
     assert "1 files unpacked" in " ".join(result.output.split()) and "none stated" in result.output
-    assert "was there" in " ".join(invoke(*arguments).output.split())
+    assert "existed" in " ".join(invoke(*arguments).output.split())
 
 
 @pytest.mark.parametrize("name", ["../evil", "/evil", "a/../../evil", "..\\evil", "C:\\evil"])

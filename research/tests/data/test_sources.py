@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from diekae.data import DataError, Example, Split, load_source, source_names, write_examples
+from diekae_research import sources
 from diekae_research.sources import register, source_card
 from diekae_research.sources.natural_questions import as_question
 from layouts import FULL_DATA, SPLITS, needs_full_data
@@ -52,7 +53,6 @@ def test_unknown_names_get_a_suggestion() -> None:
         ("proofwriter", "OWA/depth-2/meta-dev.jsonl"),
         ("quasar_t", "questions/dev_questions.json"),
         ("wizard_of_wikipedia", "valid_topic_split.json"),
-        ("jsonl", "validation.jsonl"),
         ("text", ".md"),
     ],
 )
@@ -63,6 +63,13 @@ def test_a_missing_folder_or_file_is_named_with_its_origin(tmp_path: Path, sourc
         load_source(source, folder=tmp_path / "absent", split="validation")
     with pytest.raises(DataError, match=rf"{file}.* from "):
         load_source(source, folder=tmp_path, split="validation")
+
+
+def test_a_missing_folder_of_your_own_data_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="'jsonl' needs a folder that holds validation.jsonl; none was named"):
+        load_source("jsonl", folder=None, split="validation")
+    with pytest.raises(DataError, match="validation.jsonl"):
+        load_source("jsonl", folder=tmp_path, split="validation")
 
 
 def test_a_limit_takes_a_seeded_subset_in_file_order(tmp_path: Path) -> None:
@@ -92,11 +99,11 @@ def test_dream_takes_the_first_question_without_a_gap(tmp_path: Path) -> None:
     assert load_source("dream", folder=tmp_path, split="validation") == expected
 
 
-def test_dream_names_what_is_no_dialogue(tmp_path: Path) -> None:
+def test_dream_names_a_record_that_is_no_dialogue(tmp_path: Path) -> None:
     path = tmp_path / "test.json"
     path.write_text(json.dumps([_dialogue("How many?"), [["W: Hello."], [], "1-2"]]))
     with pytest.raises(DataError, match=r"test.json: entry 1: not a record of dream .*without a question"):
-        load_source("dream", folder=tmp_path, split="test", strict=True)
+        sources.load_source("dream", folder=tmp_path, split="test", strict=True)
     path.write_text("[")
     with pytest.raises(DataError, match=r"test.json: not JSON"):
         load_source("dream", folder=tmp_path, split="test")
@@ -119,7 +126,7 @@ def _write_cases(folder: Path, count: int) -> None:
         (folder / f"counterfact-{name}.json").write_text(json.dumps(cases[part::3][::-1]))
 
 
-def test_counterfact_is_sorted_by_case_before_it_is_cut(tmp_path: Path) -> None:
+def test_counterfact_is_ordered_by_case_before_it_is_divided(tmp_path: Path) -> None:
     _write_cases(tmp_path, 20)
     parts = {split: load_source("counterfact", folder=tmp_path, split=split) for split in SPLITS}
     assert [example.input for example in parts["train"]] == [f"P{number} is" for number in range(17)]
@@ -131,7 +138,7 @@ def test_counterfact_refuses_a_case_that_occurs_twice(tmp_path: Path) -> None:
     _write_cases(tmp_path, 20)
     (tmp_path / "counterfact-val.json").write_bytes((tmp_path / "counterfact-edit.json").read_bytes())
     with pytest.raises(DataError, match="counterfact-val.json: entry 0: .*occurs twice"):
-        load_source("counterfact", folder=tmp_path, split="test", strict=True)
+        sources.load_source("counterfact", folder=tmp_path, split="test", strict=True)
 
 
 @needs_full_data
@@ -194,7 +201,7 @@ def test_natural_questions_names_a_bad_record(tmp_path: Path) -> None:
 
 
 @needs_full_data
-def test_natural_questions_answers_stand_in_their_passages() -> None:
+def test_natural_questions_passages_contain_the_answers() -> None:
     parts = {split: _full("natural_questions", split) for split in SPLITS}
     assert {split: len(part) for split, part in parts.items()} == {"train": 2275, "validation": 275, "test": 291}
     everything = [example for part in parts.values() for example in part]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from diekae.data import DataError, Example, load_source
+from diekae.data import DataError, Example
 from diekae_research.data.request import BadRecords
-from diekae_research.sources import iterate_source
+from diekae_research.sources import iterate_source, load_source
 from diekae_research.sources.text import sentences, windows
 from layouts import SPLITS
 
@@ -107,7 +107,7 @@ def documents(folder: Path, split: str) -> list[str]:
     return [match.group(1) for e in found if (match := re.match(r"Document (\d+)", e.knowledge[0]))]
 
 
-def test_each_document_is_in_one_part_whatever_others_are_there(tmp_path: Path) -> None:
+def test_each_document_is_in_one_part_whatever_the_others(tmp_path: Path) -> None:
     folder = write(tmp_path)
     parts = {split: documents(folder, split) for split in SPLITS}
     assert sorted(name for part in parts.values() for name in part) == sorted(str(n) for n in range(60))

@@ -10,15 +10,14 @@ from builders import make_model
 from diekae.data.prompt import Prompt
 from diekae.edit import Edit
 from diekae.edit.gate import MentionGate
-from diekae.edit.trained import Trained
-from diekae_research.editing.asked import Asked
+from diekae.edit.trained_parts import TrainedParts
 from diekae_research.editing.cases import Case, choose, divide
 from diekae_research.editing.chains import find_chains
-from diekae_research.editing.compare import fitted
-from diekae_research.editing.growth import asked as as_method
-from diekae_research.editing.growth import time_queries, with_edits
-from diekae_research.editing.measure import Bench, Kept
-from diekae_research.editing.scores import answer, harmonic, prompt_of, says, successes, summary
+from diekae_research.editing.compare import fit_to_edits
+from diekae_research.editing.edited import EditedMethod, edited_method, gate_shares
+from diekae_research.editing.growth import time_queries
+from diekae_research.editing.measure import EditBench, MeasurementStore
+from diekae_research.editing.scores import answer, harmonic, matches, prompt_of, successes, summary
 from diekae_research.evaluation.scoring import Sums
 
 CASES = [
@@ -59,15 +58,15 @@ def test_es_ps_ns_by_hand() -> None:
         ("", "English", (0, 0)),
     ],
 )
-def test_what_a_continuation_says(text: str, target: str, expected: tuple[float, float]) -> None:
-    assert says(text, target) == expected
+def test_a_continuation_matches_a_target(text: str, target: str, expected: tuple[float, float]) -> None:
+    assert matches(text, target) == expected
 
 
 def test_an_answer_ends_with_its_line_or_mark() -> None:
     assert answer(" New York, in the east") == "New York" and answer("x\ny") == "x" and answer("") == ""
 
 
-def test_the_same_values_are_kept_over_runs_and_behind_a_cut_line(tmp_path: Path) -> None:
+def test_measurements_are_stored_between_runs_and_read_behind_a_cut_line(tmp_path: Path) -> None:
     asked: list[list[int]] = []
 
     def measure(places: list[int]) -> list[int]:
@@ -75,25 +74,24 @@ def test_the_same_values_are_kept_over_runs_and_behind_a_cut_line(tmp_path: Path
         return [10 * place for place in places]
 
     path = tmp_path / "kept.jsonl"
-    assert Kept(path).find(["a", "b", "a"], measure) == [20, 10, 20], "equal keys are measured once"
+    assert MeasurementStore(path).find(["a", "b", "a"], measure) == [20, 10, 20], "equal keys are measured once"
     with path.open("a") as file:
         file.write('["cut')
-    assert Kept(path).find(["b", "a"], measure) == [10, 20] and len(asked) == 1
+    assert MeasurementStore(path).find(["b", "a"], measure) == [10, 20] and len(asked) == 1
 
 
 def test_an_edited_model_is_scored_as_it_answers(tmp_path: Path) -> None:
     model = make_model("reader")
-    edits = with_edits(model, MentionGate(), Trained(), [case.edit for case in CASES])
-    method = as_method(model, edits, "memory")
-    bare = fitted(model, "bare", CASES, tmp_path, lambda *_: None)
-    bench = Bench(model.need_prompter(), bare, Kept(None), "tag", "none", lambda *_: None)
+    method = edited_method("memory", model, MentionGate(), TrainedParts(), [case.edit for case in CASES])
+    bare = fit_to_edits(model, "bare", CASES, tmp_path, lambda *_: None)
+    bench = EditBench(model.need_prompter(), bare, MeasurementStore(None), "tag", "none", lambda *_: None)
     unrelated = [Prompt(model.anchor, (), (20, 21, 22), (23, 24))]
     found = bench.method(method, CASES, unrelated)
     assert found["n"] == 2 and found["drift"] == 0 and found["perplexity"] == found["perplexity_bare"]
     assert found["unchanged"]["value"] == 100
-    assert found["columns"]["ns"] == bench.method(bare, CASES)["columns"]["ns"], "nobody speaks to the neighbours"
+    assert found["columns"]["ns"] == bench.method(bare, CASES)["columns"]["ns"], "no edit opens for the neighbours"
     prompt = prompt_of(model.need_prompter(), CASES[0], CASES[0].prompt, CASES[0].new)
-    model.editor = edits
+    model.editor = method.edits
     ids = torch.tensor([prompt.anchor + prompt.input])
     with torch.no_grad():
         expected = -model(ids).logits[0, -1].log_softmax(-1)[prompt.target[0]]
@@ -101,9 +99,11 @@ def test_an_edited_model_is_scored_as_it_answers(tmp_path: Path) -> None:
     text = bench.texts(method, [prompt], 4)[0]
     made = model.generate(ids, max_new_tokens=4, do_sample=False, pad_token_id=0)
     assert text == model.need_prompter().tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True).strip()
-    times = time_queries(edits, model, [prompt] * 5)
+    times = time_queries(method.edits, model, [prompt] * 5)
     assert times["ms_gate"] > 0 and times["gate_over_bare"] > 0
-    assert isinstance(method, Asked)
+    assert isinstance(method, EditedMethod)
+    shares = gate_shares(method, [prompt, unrelated[0]], [CASES[0].edit.statement, None])
+    assert shares == {"n": 2, "opened": 50, "right": 50, "alone": 50}
 
 
 def test_cases_are_divided_and_chosen() -> None:
@@ -115,14 +115,14 @@ def test_cases_are_divided_and_chosen() -> None:
     assert cases[0].edit == Edit("a0 is", "a0", "x", target_true="y")
 
 
-def test_chains_follow_from_what_other_cases_tell() -> None:
-    told = [
+def test_chains_follow_from_other_cases() -> None:
+    cases = [
         Case(0, "The capital of Norway is", "Norway", "x", "Oslo", (), ()),
         Case(1, "The capital of Peru is", "Peru", "x", "Lima", (), ()),
         Case(2, "Mount Fuji is located in", "Mount Fuji", "Peru", "Norway", (), ()),
         Case(3, "Mount Fuji is a", "Mount Fuji", "Peru", "Norway", (), ()),
     ]
-    (chain,) = find_chains(told, told, 9)
+    (chain,) = find_chains(cases, cases, 9)
     assert chain.question == "The capital of the country where Mount Fuji is located is"
     assert (chain.answer, chain.before) == ("Lima", "Oslo")
     assert chain.case.case == 2

@@ -1,4 +1,4 @@
-"""What is trained for editing: lessons, the adapter, encoders E(_, x)."""
+"""Training for edits: the objective, the adapter, and encoders E(_, x)."""
 
 import dataclasses
 from pathlib import Path
@@ -10,55 +10,59 @@ from torch.nn import functional as F
 
 from builders import make_decoder, make_model
 from diekae import DiekaeConfig, DiekaeModel
+from diekae.data.batch import IGNORED
 from diekae.data.example import Example
-from diekae.data.prompt import IGNORED, Prompt
+from diekae.data.prompt import Prompt
 from diekae.edit import Edit
 from diekae.edit.adapter import AdapterOptions, EditAdapter
-from diekae.edit.trained import Trained, find_trained, load_trained
+from diekae.edit.trained_parts import TrainedParts, find_trained, load_trained
 from diekae.knowledge import batch_knowledge
 from diekae_research.editing.adapter_training import SETTINGS, train_adapter
-from diekae_research.editing.lessons import Lesson, LessonObjective, Lessons, staying, taught
-from diekae_research.editing.weights import WeightEdits, WeightOptions, load_weight_edits, nothing
+from diekae_research.editing.objective import EditObjective, EditRow, EditRows, learned_row, locality_row
+from diekae_research.editing.weight_training import WeightOptions
+from diekae_research.editing.weights import WeightEdits, load_weight_edits, no_knowledge
 
 THINGS = ("house", "bridge", "tower", "castle", "boat", "door")
 
 
-def lessons(model: DiekaeModel) -> list[list[Lesson]]:
+def edit_rows(model: DiekaeModel) -> list[list[EditRow]]:
     prompter = model.need_prompter()
     items = []
     for n, thing in enumerate(THINGS):
         colour = ("red", "blue", "green")[n % 3]
         prompt = prompter.prompt(Example((f"the {thing} is {colour}",), f"the {thing} is", colour))
         still = Prompt(model.anchor, prompt.knowledge, prompter.input(f"the {thing} was by the sea"), ())
-        items.append([taught(prompt, prompter.input("in the snow")), staying(still)])
+        items.append([learned_row(prompt, prompter.input("in the snow")), locality_row(still)])
     return items
 
 
-def test_labels_are_taught_up_to_the_targets_end_and_stay_behind_it() -> None:
+def test_labels_are_learned_up_to_the_targets_end_and_stay_behind_it() -> None:
     model = make_model("reader")
-    first, second = lessons(model)[0]
-    batch = Lessons([]).collate([[first, second]])
+    first, second = edit_rows(model)[0]
+    batch = EditRows([]).collate([[first, second]])
     there = batch["labels"] != IGNORED
-    assert batch["taught"].sum(1).tolist() == [1, 0]
-    assert there.sum(1).tolist() == [1 + 3, 6], "behind the target; all behind the first token, and behind the last"
-    assert bool((batch["labels"][batch["taught"]] == first.prompt.target[0]).all())
-    assert not bool((batch["taught"] & ~there).any())
+    assert batch["learned"].sum(1).tolist() == [1, 0]
+    assert there.sum(1).tolist() == [1 + 3, 6], (
+        "labels behind the target; all behind the first token, and one behind the last"
+    )
+    assert bool((batch["labels"][batch["learned"]] == first.prompt.target[0]).all())
+    assert not bool((batch["learned"] & ~there).any())
 
 
 def test_the_loss_is_cross_entropy_and_kl_by_hand(model: DiekaeModel) -> None:
-    items = lessons(model)[:2]
-    batch = Lessons(items).collate(items)
-    plain, both = (LessonObjective(model, model.bank, weight)(**dict(batch)) for weight in (0.0, 0.7))
+    items = edit_rows(model)[:2]
+    batch = EditRows(items).collate(items)
+    plain, both = (EditObjective(model, model.bank, weight)(**dict(batch)) for weight in (0.0, 0.7))
     total = divergence = torch.zeros(())
     count = 0
-    for lesson in (lesson for item in items for lesson in item):
-        prompt = lesson.prompt
+    for row in (row for item in items for row in item):
+        prompt = row.prompt
         ids = torch.tensor([prompt.anchor + prompt.input + prompt.target])
         edited = _edited_logits(model, prompt, ids)
         bare = model.decoder(ids).logits[0]
         for n, token in enumerate(prompt.target):
             place = len(prompt.anchor) + len(prompt.input) + n - 1
-            if n < lesson.taught:
+            if n < row.learned:
                 total = total - edited[place].log_softmax(-1)[token]
             else:
                 base = bare[place].log_softmax(-1)
@@ -70,7 +74,7 @@ def test_the_loss_is_cross_entropy_and_kl_by_hand(model: DiekaeModel) -> None:
 
 
 def _edited_logits(model: DiekaeModel, prompt: Prompt, ids: torch.Tensor) -> torch.Tensor:
-    """One row alone, its knowledge read by the decoder and the bank, then injected into a forward of the model."""
+    """Run one row alone, with its knowledge prepared and injected."""
     from diekae.prepare import read_documents
 
     (prepared,) = read_documents(model.attached, model.anchor, [prompt.knowledge])
@@ -93,13 +97,13 @@ def everything(model: DiekaeModel) -> dict[str, torch.Tensor]:
 
 def test_training_an_adapter_lowers_its_loss_and_touches_nothing_else(model: DiekaeModel, tmp_path: Path) -> None:
     before = {name: tensor.clone() for name, tensor in everything(model).items()}
-    items = lessons(model)
+    items = edit_rows(model)
     settings = dataclasses.replace(SETTINGS, max_steps=30, batch_size=6, evaluations=2, learning_rate=2e-2)
     adapter, log = train_adapter(model, items, items, tmp_path, settings=settings, locality=0.1)
     losses = [row["eval_loss"] for row in log if "eval_loss" in row]
-    batch = Lessons(items).collate(items)
+    batch = EditRows(items).collate(items)
     untrained = EditAdapter.for_model(model)
-    start = LessonObjective(model, untrained, 0.1, untrained)(**dict(batch))
+    start = EditObjective(model, untrained, 0.1, untrained)(**dict(batch))
     assert losses[-1] < 0.8 * float((start.loss / start.positions).detach())
     after = everything(model)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
@@ -109,7 +113,7 @@ def test_training_an_adapter_lowers_its_loss_and_touches_nothing_else(model: Die
         assert torch.equal(one, other)
 
 
-def test_what_was_trained_is_read_back(tmp_path: Path, model: DiekaeModel, trained: Trained) -> None:
+def test_trained_parts_are_saved_and_loaded(tmp_path: Path, model: DiekaeModel, trained: TrainedParts) -> None:
     path = tmp_path / "editing.safetensors"
     trained.save(path, model)
     found = load_trained(path, model)
@@ -123,18 +127,18 @@ def test_what_was_trained_is_read_back(tmp_path: Path, model: DiekaeModel, train
         load_trained(path, model)
     with pytest.raises(FileNotFoundError, match="edit train"):
         load_trained(tmp_path / "none", model)
-    assert find_trained(model) == Trained(), "nothing comes with the package for a random bank"
+    assert find_trained(model) == TrainedParts(), "nothing comes with the package for a random bank"
 
 
-def test_a_bank_of_ones_own_gets_the_shipped_gate_and_is_told_that_the_adapter_is_not_its(
+def test_another_bank_gets_the_shipped_gate_and_a_warning_about_the_adapter(
     tmp_path: Path,
     model: DiekaeModel,
-    trained: Trained,
+    trained: TrainedParts,
     monkeypatch: pytest.MonkeyPatch,
     recwarn: pytest.WarningsRecorder,
 ) -> None:
     trained.save(tmp_path / "editing.safetensors", model)
-    monkeypatch.setattr("diekae.edit.trained.shipped_banks", lambda: {"tiny": tmp_path})
+    monkeypatch.setattr("diekae.edit.trained_parts.shipped_banks", lambda: {"tiny": tmp_path})
     own = find_trained(model)
     assert own.encoder is not None and own.adapter is not None and not recwarn
     with pytest.warns(UserWarning, match="adapter that came with the package is for another bank"):
@@ -180,12 +184,12 @@ def test_weight_edits_are_the_papers_encoders_from_an_identity_start() -> None:
         WeightEdits(make_model("reader"), **BARELY).add(FACTS)
 
 
-def test_weight_edits_read_what_stands_before() -> None:
-    """What is said at a token depends on those before it, as in the paper; what an MLP says would not."""
+def test_weight_edits_depend_on_the_tokens_before() -> None:
+    """The difference at a token depends on the tokens before it, as in the paper; an MLP's would not."""
     model = deep_model("reader")
     edits = edited_by_weights(model, epochs=4)
-    bank, embed = edits.inner.bank, model.decoder.get_input_embeddings()
-    prepared = batch_knowledge([nothing(edits.inner)])
+    bank, embed = edits.encoders.bank, model.decoder.get_input_embeddings()
+    prepared = batch_knowledge([no_knowledge(edits.encoders)])
     mask = torch.ones(1, 3, dtype=torch.bool)
     with torch.no_grad():
         one, other = (bank(prepared, embed(torch.tensor([[a, 21, 22]]))[None], mask).difference for a in (20, 30))
@@ -205,18 +209,18 @@ def test_weight_edits_and_given_knowledge_add_up(bank: str, preset: str) -> None
         alone = model(**inputs).logits
         model.editor = None
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
-        with edits.inner.behind(nothing(edits.inner), ids, mask):
+        with edits.encoders.behind(no_knowledge(edits.encoders), ids, mask):
             by_hand = model(**inputs, knowledge="the sea is old").logits
     assert torch.equal(known, by_hand) and not torch.allclose(known, alone, atol=1e-3)
     model.editor = edits
     made = model.generate(**inputs, knowledge="the sea is old", max_new_tokens=3, do_sample=False)
     with torch.no_grad():
         last = model(made[:, :-1], knowledge="the sea is old").logits[0, -1]
-    assert int(last.argmax()) == int(made[0, -1]), "what is generated behind a cache is what a whole run says"
+    assert int(last.argmax()) == int(made[0, -1]), "generation behind a cache equals a whole run"
 
 
 @pytest.mark.parametrize(("bank", "preset"), [("token", "paper"), ("attention", "attention")])
-def test_weight_edits_refuse_knowledge_of_a_bank_that_reads_x_where_they_do(bank: str, preset: str) -> None:
+def test_weight_edits_refuse_knowledge_of_a_bank_that_reads_x_as_they_do(bank: str, preset: str) -> None:
     model = deep_model(bank)
     edited_by_weights(model, preset=preset, epochs=1)
     inputs = model.tokenize("the house is")
@@ -232,7 +236,7 @@ def ask(model: DiekaeModel, text: str) -> torch.Tensor:
     return found
 
 
-def test_weights_say_the_targets_and_revert_to_the_bare_decoder(weights: WeightEdits) -> None:
+def test_weight_edits_answer_the_targets_and_revert_to_the_bare_decoder(weights: WeightEdits) -> None:
     model, prompter = weights.model, weights.model.need_prompter()
     for text, target in (("the house is", "red"), ("the tower is", "blue")):
         assert int(ask(model, text).argmax()) == prompter.input(target)[0]
@@ -258,7 +262,7 @@ def test_weights_are_saved_and_loaded(weights: WeightEdits, tmp_path: Path) -> N
     assert torch.equal(ask(weights.model, "the tower is"), kept) and found.list() == weights.list()
 
 
-def test_weights_refuse_what_is_there_and_unknown_options(weights: WeightEdits) -> None:
+def test_weight_edits_refuse_existing_edits_and_unknown_options(weights: WeightEdits) -> None:
     with pytest.raises(ValueError, match="edited already"):
         weights.add([Edit("the house is", "house", "red")])
     with pytest.raises(ValueError, match="localty"):

@@ -20,7 +20,8 @@ from diekae.models import load_decoder
 from diekae.run.score import lay_out
 from diekae.training.objectives import prepare_batch
 from diekae_research.cli import typer_app
-from diekae_research.evaluation.curves import Library, measure_curves
+from diekae_research.evaluation.curves import measure_curves
+from diekae_research.evaluation.document_pool import DocumentPool
 
 COLOURS = ("red", "blue", "green", "silver")
 THINGS = ("house", "bridge", "tower")
@@ -92,14 +93,14 @@ def test_several_documents_are_joined_and_read_together(measured: tuple[DiekaeMo
         assert point["recovered_prompted"] == pytest.approx((bare - read) / gap, rel=1e-3)
 
 
-def test_long_knowledge_is_one_text_with_the_document_among_others(
+def test_long_knowledge_is_one_text_of_several_documents(
     measured: tuple[DiekaeModel, dict[str, Any]],
 ) -> None:
     model, found = measured
     prompter = model.need_prompter()
     size = len(prompter.knowledge(text(0)))
     assert 8 < size <= 15 and [point["lengths"] for point in found["lengths"]] == [30]
-    library = Library(tuple(map(text, range(12))), (size,) * 12, tuple(range(12)))
+    library = DocumentPool(tuple(map(text, range(12))), (size,) * 12, tuple(range(12)))
     texts = ["\n".join(text(number) for number in library.long(row, 30) or []) for row in range(12)]
     point = found["lengths"][0]
     ours = mean([row_nll(model, example, known) for example, known in zip(EXAMPLES, texts, strict=True)])
@@ -140,9 +141,9 @@ def errors_of(model: DiekaeModel, batch: Any) -> tuple[Tensor, Tensor]:
 
     What the slots leave to the MLP of encoder ``attention``, in all layers, is nothing: all that it says is an error.
     """
-    targets = collect(model.decoder, model.points, batch).targets[:, 0]
+    targets = collect(model.decoder, model.hookpoints, batch).targets[:, 0]
     if not model.attached.by_attention:
-        known = collect(model.decoder, model.points, batch)
+        known = collect(model.decoder, model.hookpoints, batch)
         seen = known.states
         if model.bank.encoder.reads == "embeddings":
             seen = model.decoder.get_input_embeddings()(batch["input_ids"])[None]
@@ -159,12 +160,12 @@ def errors_of(model: DiekaeModel, batch: Any) -> tuple[Tensor, Tensor]:
     for handle in handles:
         handle.remove()
     offset = int(batch["offset"])
-    thoughts = [encoder.think(n, read[n][:, offset:], heard[n][:, offset:])[0] for n in range(len(read))]
+    thoughts = [encoder.mlp_output(n, read[n][:, offset:], heard[n][:, offset:])[0] for n in range(len(read))]
     return torch.stack(thoughts), targets
 
 
 @pytest.mark.parametrize("encoder", ["reader", "token", "attention"])
-def test_the_unexplained_share_is_of_the_places_that_predict(encoder: str) -> None:
+def test_the_unexplained_share_is_of_the_positions_that_predict(encoder: str) -> None:
     model = make_model(encoder, scope="all")
     found = measure_curves(model, EXAMPLES, documents=(1,), lengths=(12,), batch_size=5)["positions"]
     for point, (first, end) in zip(found, ((0, 1), (1, 2), (2, 4)), strict=True):
@@ -181,7 +182,7 @@ def test_the_unexplained_share_is_of_the_places_that_predict(encoder: str) -> No
     assert found[0]["unexplained"] != pytest.approx(found[1]["unexplained"], rel=1e-3)
 
 
-def test_what_explains_nothing_leaves_at_least_the_variance_and_nothing_is_injected_behind_the_prompt() -> None:
+def test_an_untrained_reader_explains_nothing_and_injects_nothing_behind_the_prompt() -> None:
     found = measure_curves(make_model(effect=0.0, scope="prompt"), EXAMPLES, documents=(1,), lengths=(12,))
     shares = [point["unexplained"] for point in found["positions"]]
     assert shares[0] >= 1.0, "the differences have a mean, which an untrained bank does not know"
@@ -189,7 +190,7 @@ def test_what_explains_nothing_leaves_at_least_the_variance_and_nothing_is_injec
 
 
 @pytest.mark.parametrize("scope", ["all", "prompt"])
-def test_an_untrained_bank_in_all_layers_reads_all_and_leaves_nothing(scope: str) -> None:
+def test_an_untrained_bank_in_all_layers_leaves_nothing_unexplained(scope: str) -> None:
     model = make_model("attention", decoder=make_decoder(seed=2), effect=0.0, scope=scope)
     found = measure_curves(model, EXAMPLES, documents=(1, 3), lengths=(30,))
     first, *others = found["positions"]
@@ -201,12 +202,12 @@ def test_an_untrained_bank_in_all_layers_reads_all_and_leaves_nothing(scope: str
     assert three["recovered"] != pytest.approx(three["recovered_prompted"], abs=1e-3), "documents apart are not joined"
 
 
-def test_one_place_has_no_variance() -> None:
+def test_one_position_has_no_variance() -> None:
     found = measure_curves(make_model(), EXAMPLES[:1], documents=(1,), lengths=(12,))["positions"]
     assert (found[0]["n"], found[0]["unexplained"]) == (1, None)
 
 
-def test_unrelated_knowledge_is_measured_by_what_it_moves(measured: tuple[DiekaeModel, dict[str, Any]]) -> None:
+def test_unrelated_knowledge_is_measured_by_harm_and_kl(measured: tuple[DiekaeModel, dict[str, Any]]) -> None:
     model, found = measured
     ours = mean([row_nll(model, example, text(row + 1)) for row, example in enumerate(EXAMPLES)])
     bare = mean([row_nll(model, example) for example in EXAMPLES])
@@ -228,16 +229,16 @@ def test_a_prompt_holds_as_many_documents_as_fit_and_ours_all() -> None:
     assert point["nll"]["ours"] == pytest.approx(ours, rel=1e-4)
 
 
-LIBRARY = Library(("a", "b", "c", "d", "e"), (10, 20, 30, 10, 10), (0, 1, 1, 4))
+LIBRARY = DocumentPool(("a", "b", "c", "d", "e"), (10, 20, 30, 10, 10), (0, 1, 1, 4))
 
 
-def test_the_document_that_matters_is_always_there_and_its_place_changes() -> None:
+def test_the_relevant_document_is_always_included_at_changing_positions() -> None:
     assert [LIBRARY.several(row, 3) for row in range(4)] == [[0, 1, 2], [2, 1, 3], [2, 3, 1], [4, 0, 1]]
     assert LIBRARY.several(0, 5) == [0, 1, 2, 3, 4]
     assert LIBRARY.several(0, 6) is None
 
 
-def test_long_knowledge_has_the_document_between_whole_others() -> None:
+def test_long_knowledge_has_the_relevant_document_between_others() -> None:
     assert LIBRARY.long(0, 10) == [0]
     assert LIBRARY.long(1, 10) is None, "longer than that"
     assert LIBRARY.long(0, 50) == [3, 0, 1, 4], "the one of 30 tokens does not fit"
@@ -246,14 +247,14 @@ def test_long_knowledge_has_the_document_between_whole_others() -> None:
     assert LIBRARY.long(0, 120) is None, "all documents together are no four fifths of it"
 
 
-def test_what_makes_no_sense_is_refused() -> None:
+def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one has none"):
         measure_curves(make_model(), [Example((), "what is the tower", "blue")])
     with pytest.raises(ValueError, match=r"lengths=\(0,\)"):
         measure_curves(make_model(), EXAMPLES, lengths=(0,))
 
 
-def test_the_command_prints_and_writes_what_it_measured(tmp_path: Path) -> None:
+def test_the_command_prints_and_writes_figures(tmp_path: Path) -> None:
     make_decoder().save_pretrained(tmp_path / "decoder")
     make_tokenizer().save_pretrained(tmp_path / "decoder")
     decoder, tokenizer = load_decoder(str(tmp_path / "decoder"), dtype=torch.float32)

@@ -19,7 +19,15 @@ from diekae.evaluation.metrics import paper_perplexity
 from diekae_research.evaluation.bootstrap import bootstrap, resample
 from diekae_research.evaluation.head import Head, accuracy, collect_states, train_head
 from diekae_research.evaluation.peak_memory import peak_memory
-from diekae_research.evaluation.scoring import harm, label_targets, nll, score_answers, score_labels
+from diekae_research.evaluation.scoring import (
+    compare_answers,
+    harm,
+    label_targets,
+    nll,
+    score_answers,
+    score_labels,
+    target_texts,
+)
 from diekae_research.methods import Fitted, Task, fit
 from diekae_research.methods.ours import Injected
 
@@ -129,6 +137,16 @@ def test_answers_are_scored_as_squad_does(answer: str, references: list[str], ex
     assert f1(answer, references) == pytest.approx(overlap)
 
 
+def test_answers_are_compared_with_their_own_targets() -> None:
+    scores = compare_answers(["the red house", "blue", "sea"], ["red", "Blue.", "lake"])
+    assert scores.exact.tolist() == [0, 1, 0] and scores.right.tolist() == [1, 1, 0]
+    assert scores.f1.tolist() == pytest.approx([2 / 3, 1, 0])
+    fitted, prompts = make_fitted("prompted"), varied_prompts()
+    texts = fitted.generate(prompts, 24)
+    expected = compare_answers([first_line(text) for text in texts], target_texts(fitted.tokenizer, prompts))
+    np.testing.assert_array_equal(score_answers(fitted, prompts, batch_size=5).f1, expected.f1)
+
+
 def test_answers_need_references() -> None:
     assert normalize(" An  apple, a day ") == "apple day"
     assert first_line("\n 1932 \nQuestion: no") == "1932"
@@ -152,7 +170,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     assert 0.90 < inside / trials < 0.985
 
 
-def test_a_paired_difference_is_narrower_than_what_it_is_the_difference_of() -> None:
+def test_a_paired_difference_has_a_narrower_interval_than_its_terms() -> None:
     draw = np.random.default_rng(1)
     hard = draw.normal(3.0, 2.0, 200)
     columns = {"a": hard, "b": hard - 0.1 + draw.normal(0, 0.05, 200), "n": np.ones(200)}
@@ -174,7 +192,7 @@ def test_resamples_have_the_moments_of_the_bootstrap(monkeypatch: pytest.MonkeyP
     np.testing.assert_array_equal(resample({"v": values}, rounds=20000)["v"], sums["v"])
 
 
-def test_what_cannot_be_resampled_is_an_error() -> None:
+def test_columns_that_cannot_be_resampled_are_refused() -> None:
     for columns in ({"a": [1.0], "b": [1.0, 2.0]}, {"a": []}, {}):
         with pytest.raises(ValueError, match=r"expected one \[examples\] for all"):
             resample(columns)
@@ -189,7 +207,7 @@ def test_the_papers_perplexity_is_two_to_the_mean_of_means() -> None:
         paper_perplexity([], [], 2)
 
 
-def test_a_head_finds_what_is_linear_and_chooses_its_decay_on_validation() -> None:
+def test_a_head_learns_linear_classes_and_chooses_its_decay_on_validation() -> None:
     draw = torch.Generator().manual_seed(0)
     direction = torch.randn(3, 8, generator=draw)
 
@@ -232,7 +250,7 @@ def test_heads_read_states_and_refuse_wrong_labels() -> None:
         train_head((states, torch.zeros(3, dtype=torch.long)), good, 2)
 
 
-def test_peak_memory_is_what_a_call_holds_at_once() -> None:
+def test_peak_memory_is_the_most_a_call_allocates_at_once() -> None:
     """In a process of its own, for another test may have told this one's allocator to keep what is freed."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:

@@ -212,7 +212,7 @@ def test_ours_learns_edits_without_knowledge(tmp_path: Path) -> None:
     assert loss(fitted, list(task.train)) < 0.7 * before
 
 
-def test_what_comes_before_the_first_step_is_part_of_the_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_before_the_first_step_is_part_of_the_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = ours.train
 
     def slow(*arguments: Any, **options: Any) -> Any:
@@ -236,7 +236,7 @@ def test_a_finished_run_is_read_back(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["lora", "sft"])
-def test_an_interrupted_run_ends_as_if_it_had_not_been(name: str, tmp_path: Path) -> None:
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(name: str, tmp_path: Path) -> None:
     class Cut(Exception):
         pass
 
@@ -356,7 +356,7 @@ def test_a_new_method_appears_by_name(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("name", ["lora", "cartridge"])
 def test_a_missing_library_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    with pytest.raises(ModuleNotFoundError, match=rf"{name}' needs PEFT: run `pip install 'diekae\[baselines\]'`"):
+    with pytest.raises(ModuleNotFoundError, match=rf"{name}' needs PEFT: run `pip install diekae-research`"):
         make_fitted(name, tmp_path)
 
 

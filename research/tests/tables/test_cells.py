@@ -1,12 +1,13 @@
-"""Cells: a result is measured once, read back, and never mistaken for another's."""
+"""Cells: a result is measured once, read back, and never confused with another cell's."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from diekae import provenance
+import diekae.provenance
 from diekae.data.prompt import Prompt
+from diekae_research import provenance
 from diekae_research.tables.cells import Cell, Cells, digest_prompts
 
 
@@ -33,38 +34,38 @@ def test_changed_settings_are_another_cell(tmp_path: Path) -> None:
     assert make_cell([], a=1, b=2).key == make_cell([], b=2, a=1).key
 
 
-@pytest.mark.parametrize("what", ["code", "versions", "machine"])
-def test_what_another_version_or_machine_measured_is_not_read_back(
+@pytest.mark.parametrize("what", ["code", "research_code", "versions", "machine"])
+def test_a_result_of_other_code_versions_or_machine_is_not_read_back(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
     Cells(tmp_path).get(make_cell(calls, seed=0))
     before = provenance.provenance()
-    assert before["code"] == provenance.code_digest()
+    assert before["code"] == diekae.provenance.code_digest()
+    assert before["research_code"] == provenance.code_digest()
     monkeypatch.setattr(provenance, "provenance", lambda: {**before, what: "another"})
     assert Cells(tmp_path).find(make_cell(calls, seed=0)) is None
     assert Cells(tmp_path).get(make_cell(calls, seed=0)) == {"value": 2}
 
 
-def test_the_code_is_known_by_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    digest = provenance.code_digest.__wrapped__
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
-    found = [digest()]
+def test_the_digest_of_the_code_depends_on_its_files(tmp_path: Path) -> None:
+    digest = diekae.provenance.code_digest.__wrapped__  # without its cache
+    digests = [digest(tmp_path)]
     for name, text in (("a.py", "x = 1"), ("a.py", "x = 2"), ("b.py", "x = 2"), ("notes.txt", "no code")):
         (tmp_path / name).write_text(text)
-        found.append(digest())
-    assert len(set(found)) == 4 and found[-1] == found[-2]
+        digests.append(digest(tmp_path))
+    assert len(set(digests)) == 4 and digests[-1] == digests[-2]
     (tmp_path / "a.py").rename(tmp_path / "c.py")
-    assert digest() not in found, "names count too"
+    assert digest(tmp_path) not in digests, "names count too"
 
 
-def test_prompts_are_told_apart_by_all_that_they_hold() -> None:
+def test_the_digest_of_prompts_depends_on_every_field() -> None:
     plain = Prompt((1,), (5, 6), (7,), (8,))
     others = [Prompt((1,), (5, 6), (7,), (9,)), Prompt((1,), (5, 6), (7,), (8,), apart=((5,), (6,)))]
     assert len({digest_prompts([prompt]) for prompt in (plain, *others)}) == 3
 
 
-def test_a_file_that_was_cut_is_measured_again(tmp_path: Path) -> None:
+def test_an_incomplete_file_is_measured_again(tmp_path: Path) -> None:
     calls: list[int] = []
     cells, cell = Cells(tmp_path), make_cell(calls)
     cells.get(cell)

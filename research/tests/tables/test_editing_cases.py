@@ -31,14 +31,14 @@ def test_the_original_layout(tmp_path: Path) -> None:
     assert len(edit.paraphrases) == 2 and len(edit.neighbours) == 10
 
 
-def test_generation_prompts_are_no_paraphrases(tmp_path: Path) -> None:
+def test_generation_prompts_are_not_paraphrases(tmp_path: Path) -> None:
     write_counterfact(tmp_path)
     edits = load_cases(tmp_path, 100, 0)
     assert len(edits) == 16, "a third of 24 cases has no paraphrase"
     assert all(edit.case % 3 and edit.paraphrases == (f"a {edit.subject} has on it",) for edit in edits)
     (tmp_path / "generation_prompts.txt").unlink()
     edits = load_cases(tmp_path, 100, 0)
-    assert len(edits) == 24 and not any(edit.paraphrases for edit in edits), "unknown is not true"
+    assert len(edits) == 24 and not any(edit.paraphrases for edit in edits), "without the list all are left out"
 
 
 def test_neighbours_are_pooled_and_never_about_the_subject(tmp_path: Path) -> None:
@@ -46,11 +46,11 @@ def test_neighbours_are_pooled_and_never_about_the_subject(tmp_path: Path) -> No
     for edit in load_cases(tmp_path, 100, 0):
         assert len(edit.neighbours) == len(THINGS) - 1
         assert not any(edit.subject in text for text in edit.neighbours)
-        own = THINGS[(THINGS.index(edit.subject) + 1) % len(THINGS)]
-        assert edit.neighbours[0] == f"the {own} is painted", "a case's own comes first"
+        neighbour = THINGS[(THINGS.index(edit.subject) + 1) % len(THINGS)]
+        assert edit.neighbours[0] == f"the {neighbour} is painted", "the case's own neighbour comes first"
 
 
-def test_the_choice_is_the_seeds(tmp_path: Path) -> None:
+def test_the_seed_decides_the_choice(tmp_path: Path) -> None:
     write_counterfact(tmp_path)
     assert load_cases(tmp_path, 5, 0) == load_cases(tmp_path, 5, 0) != load_cases(tmp_path, 5, 1)
 
@@ -61,7 +61,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 
 
 @needs_full_data
-def test_the_true_paraphrases_of_the_full_set() -> None:
+def test_paraphrases_of_the_full_set() -> None:
     assert FULL_DATA is not None
     edits = load_cases(FULL_DATA / "counterfact", 10**6, 0)
     assert 3000 < len(edits) <= 3739

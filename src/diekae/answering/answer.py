@@ -1,4 +1,4 @@
-"""A question, a store of documents, an answer with its sources; or the word that they do not answer it."""
+"""Answer a question from a store of documents, with the sources; or say that the documents do not answer it."""
 
 from __future__ import annotations
 
@@ -11,55 +11,39 @@ import torch
 from torch import Tensor
 
 from diekae.answering.confidence import THRESHOLD, confidence_of
-from diekae.data.prompt import Message
-from diekae.knowledge import Knowledge, PreparedKnowledge
+from diekae.answering.sources import Source, attention_to_slots, sources_of
+from diekae.data.formats import Message
+from diekae.knowledge import Knowledge
 from diekae.model import DiekaeModel
-from diekae.store import Found, KnowledgeStore
+from diekae.store import FoundPassage, KnowledgeStore
 
 PASSAGES = 2
-"""Passages that are read. Chosen on development questions, with 135M and 0.5B parameters: more confuses them."""
-_LOOKED_AT = 64
-"""Best passages among which those of one document are looked for."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """A passage that was read."""
-
-    id: str
-    """Its document's id."""
-    title: str
-    """Its document's title."""
-    heading: str
-    """The headings above it."""
-    text: str
-    """Its words."""
-    share: float | None
-    """Of the attention that the answer's tokens gave to all that was read, the part that went here, from 0 to 1; None
-    where the bank's encoders are not read by the decoder's attention."""
+"""Passages that are read. More confused decoders of 135M and 0.5B parameters on the development questions."""
+_CANDIDATES = 64
+"""Best passages of the store among which :func:`pick` chooses those of one document."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What was answered, and why it may be believed."""
+    """An answer, and what it rests on."""
 
     question: str
-    """What was asked."""
+    """The question."""
     text: str
-    """The answer with the documents read; empty where there are none."""
+    """The answer from the documents; empty if there are none."""
     answered: bool
-    """Whether the documents answer: whether ``confidence`` reaches the threshold."""
+    """Whether the documents answer the question: whether `confidence` reaches the threshold."""
     confidence: float
-    """Probability that the documents answer this question, calibrated on others; from 0 to 1."""
+    """Probability that the documents answer the question, calibrated on other questions; from 0 to 1."""
     bare: str | None
-    """What the decoder says without documents; None where it was not asked, because they answer."""
+    """The decoder's answer without documents; None if the documents answer, because then it was not generated."""
     sources: tuple[Source, ...]
-    """What was read, in the order of the document."""
+    """The passages that were read, in the order of their document."""
     seconds: float
-    """From the question to the end of the answer."""
+    """Seconds from the question to the end of the answer."""
 
     def __str__(self) -> str:
-        """Return what a reader should be told."""
+        """Return the answer as a user should read it."""
         if self.answered:
             return self.text
         return f"Not in your documents. Without them: {self.bare}" if self.bare else "Not in your documents."
@@ -80,60 +64,61 @@ def ask(
 
     Args:
         model: Decoder and bank.
-        question: What is asked.
+        question: The question.
         store: The documents, prepared by the same model.
-        history: Turns of the chat before, the last of them the assistant's; the documents are searched with the last
-            question of the user too, and stand before all turns. Needs the format ``chat``.
-        documents: Look only into these: ids, files or titles, as for :meth:`KnowledgeStore.remove`. All if empty.
-        passages: How many are read.
-        max_new_tokens: Longest answer, in tokens.
-        threshold: Least confidence that counts as answered.
+        history: Earlier turns of the chat; the last is the assistant's. The user's last question is part of the search,
+            and the documents stand before all turns. Needs the format ``chat``.
+        documents: Search only these: ids, files or titles, as for :meth:`KnowledgeStore.remove`. All if empty.
+        passages: Most passages to read.
+        max_new_tokens: Most tokens of the answer.
+        threshold: From this confidence on the question counts as answered.
 
     Raises:
         ValueError: The question is blank, or no document has one of the names.
     """
-    began = time.perf_counter()
-    ids = _tokens(model, question, history)
-    found = pick(store, _searched(question, history), passages, documents)
+    start = time.perf_counter()
+    ids = _question_ids(model, question, history)
+    found = pick(store, search_text(question, history), passages, documents)
     if not found:
         bare = _generate(model, ids, None, max_new_tokens)[0]
-        return Answer(question, "", False, 0.0, bare, (), time.perf_counter() - began)
+        return Answer(question, "", False, 0.0, bare, (), time.perf_counter() - start)
     prepared = store.read(found)
-    text, made = _generate(model, ids, prepared, max_new_tokens)
-    seconds = time.perf_counter() - began
+    text, answer_ids = _generate(model, ids, prepared, max_new_tokens)
+    seconds = time.perf_counter() - start
     confidence = confidence_of(found)
     answered = confidence >= threshold
+    attention = attention_to_slots(model, answer_ids, ids.shape[1], prepared)
     return Answer(
-        question,
-        text,
-        answered,
-        confidence,
-        None if answered else _generate(model, ids, None, max_new_tokens)[0],
-        _sources(model, store, found, attention_given(model, made, ids.shape[1], prepared)),
-        seconds,
+        question=question,
+        text=text,
+        answered=answered,
+        confidence=confidence,
+        bare=None if answered else _generate(model, ids, None, max_new_tokens)[0],
+        sources=sources_of(model, store, found, attention),
+        seconds=seconds,
     )
 
 
-def pick(store: KnowledgeStore, query: str, passages: int = PASSAGES, documents: Sequence[str] = ()) -> list[Found]:
-    """Return the best passages of the document with the best one, in their order there."""
-    found = store.search(query, _LOOKED_AT, documents=documents)
-    own = [one for one in found if one.id == found[0].id][:passages]
-    return sorted(own, key=lambda one: one.start)
+def pick(
+    store: KnowledgeStore, query: str, passages: int = PASSAGES, documents: Sequence[str] = ()
+) -> list[FoundPassage]:
+    """Return the best passages of the document that has the best one, in the order of the document.
+
+    Args:
+        store: The documents.
+        query: The question.
+        passages: Most passages to return.
+        documents: Search only these, as for :func:`ask`.
+    """
+    candidates = store.search(query, _CANDIDATES, documents=documents)
+    same_document = [passage for passage in candidates if passage.id == candidates[0].id]
+    return sorted(same_document[:passages], key=lambda passage: passage.start)
 
 
-def _searched(question: str, history: Sequence[Message]) -> str:
-    """Return what to search with: a question that follows another often leaves out what it is about."""
-    before = [turn["content"] for turn in history if turn["role"] == "user"]
-    return f"{before[-1]} {question} {question}" if before else question
-
-
-def _tokens(model: DiekaeModel, question: str, history: Sequence[Message]) -> Tensor:
-    """Return the tokens of a question behind the turns before it, [1, columns]."""
-    if not history:
-        ids: Tensor = model.tokenize(question)["input_ids"]
-        return ids
-    anchor, rest = model.need_prompter().chat([*history, {"role": "user", "content": question}])
-    return torch.tensor([anchor + rest], device=model.device)
+def search_text(question: str, history: Sequence[Message]) -> str:
+    """Return the text to search with: a follow-up question often leaves out what it is about."""
+    earlier = [turn["content"] for turn in history if turn["role"] == "user"]
+    return f"{earlier[-1]} {question} {question}" if earlier else question
 
 
 def reply(
@@ -148,57 +133,29 @@ def reply(
     return _generate(model, ids, knowledge, max_new_tokens, format)[0]
 
 
+def _question_ids(model: DiekaeModel, question: str, history: Sequence[Message]) -> Tensor:
+    """Return the tokens of the question after the earlier turns, [1, columns]."""
+    if not history:
+        ids: Tensor = model.tokenize(question)["input_ids"]
+        return ids
+    anchor, rest = model.need_prompter().chat([*history, {"role": "user", "content": question}])
+    return torch.tensor([anchor + rest], device=model.device)
+
+
 def _generate(
-    model: DiekaeModel, ids: Tensor, knowledge: Knowledge, most: int, format: str | None = None
+    model: DiekaeModel, ids: Tensor, knowledge: Knowledge, max_new_tokens: int, format: str | None = None
 ) -> tuple[str, Tensor]:
-    """Answer greedily; return the answer, and the tokens of question and answer."""
+    """Answer greedily; return the answer, and the tokens of question and answer, [1, columns]."""
     tokenizer = model.need_prompter().tokenizer
-    # An end at once is no answer.
-    options: dict[str, Any] = {"max_new_tokens": most, "min_new_tokens": 1, "do_sample": False}
-    options |= {"attention_mask": torch.ones_like(ids), "pad_token_id": tokenizer.pad_token_id}
-    made = model.generate(ids, knowledge=knowledge, **options)
-    text = str(tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)).strip()
-    if (format or model.config.format) != "chat":  # a line is an answer there
+    options: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "min_new_tokens": 1,  # an answer is never empty
+        "do_sample": False,
+        "attention_mask": torch.ones_like(ids),
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    answer_ids = model.generate(ids, knowledge=knowledge, **options)
+    text = str(tokenizer.decode(answer_ids[0, ids.shape[1] :], skip_special_tokens=True)).strip()
+    if (format or model.config.format) != "chat":  # in the other formats an answer is one line
         text = text.split("\n")[0]
-    return text, made
-
-
-@torch.no_grad()
-def attention_given(model: DiekaeModel, ids: Tensor, length: int, prepared: PreparedKnowledge) -> Tensor:
-    """Return how much attention the tokens of an answer gave to each of K's slots, summed, fp32 [S].
-
-    The mean over layers and heads, in one more run over question and answer. Empty where the bank's encoders are not
-    read by the decoder's attention.
-
-    Args:
-        model: Decoder and bank.
-        ids: Tokens of the question and its answer, [1, columns].
-        length: Tokens of the question.
-        prepared: K, as it was read.
-    """
-    kept: list[Tensor] = []
-
-    def watch(_number: int, given: Tensor) -> None:
-        kept.append(given[0, :, length - 1 : -1].mean(0).sum(0))
-
-    with model.behind(prepared, ids, watch=watch):
-        model.decoder(input_ids=ids, logits_to_keep=1, use_cache=False)
-    return torch.stack(kept).mean(0) if kept else torch.empty(0)
-
-
-def _sources(model: DiekaeModel, store: KnowledgeStore, found: Sequence[Found], given: Tensor) -> tuple[Source, ...]:
-    """Return what was read, with each passage's share of the attention that was given to slots, [S]."""
-    if not len(given):
-        return tuple(Source(one.id, one.title, one.heading, one.text, None) for one in found)
-    prompter, text = model.need_prompter(), store.text(found[0].id)
-    frame = set(prompter.columns(text, []))
-    read = prompter.columns(text, [(one.start, one.end) for one in found])
-    weight = dict(zip(read, given.tolist(), strict=True))
-    sums = [
-        sum(weight[column] for column in prompter.columns(text, [(one.start, one.end)]) if column not in frame)
-        for one in found
-    ]
-    total = sum(sums)
-    return tuple(
-        Source(one.id, one.title, one.heading, one.text, value / total) for one, value in zip(found, sums, strict=True)
-    )
+    return text, answer_ids

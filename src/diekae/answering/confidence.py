@@ -1,8 +1,9 @@
-"""How sure it is that documents answer a question, from what was found alone: before a word is generated.
+"""How probable it is that passages answer a question, judged by the search alone, before a word is generated.
 
-A logistic regression on two signals, fitted on the development questions of benchmarks/answers, of which an eighth
-are answered by no document: `diekae-research documents --calibrate`. It knows questions about other
-things; one about the very thing a document is about, that the document does not answer, it takes for answered.
+A logistic regression on two signals, fitted on development questions of which an eighth are answered by no document;
+`python -m diekae_research.documents.documents --calibrate` repeats the fit. Questions about other subjects than the
+documents' get a low confidence. A question about a document's subject that the document does not answer wrongly gets a
+high one.
 """
 
 from __future__ import annotations
@@ -10,21 +11,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from diekae.store import Found
+from diekae.store import FoundPassage
 
 WEIGHTS = (-0.96, 4.24, 4.16)
-"""Of 1, coverage and likeness."""
+"""Weights of the constant, the coverage and the likeness."""
 THRESHOLD = 0.77
-"""Least confidence that counts as answered: one in twelve development questions with an answer stays below."""
+"""From this confidence on a question counts as answered; one in twelve answerable development questions is below it."""
 
 
-def confidence_of(found: Sequence[Found]) -> float:
-    """Return the probability that passages answer the question they were found by, from 0 to 1.
+def confidence_of(passages: Sequence[FoundPassage]) -> float:
+    """Return the probability that the passages answer the question they were found by, from 0 to 1.
 
-    It is that of the one that covers most of the question, and of the one most like it.
+    Only the highest coverage and the highest likeness among them count. Without passages the probability is 0.
     """
-    if not found:
+    if not passages:
         return 0.0
     bias, coverage, likeness = WEIGHTS
-    logit = bias + coverage * max(one.coverage for one in found) + likeness * max(one.likeness for one in found)
+    best_coverage = max(passage.coverage for passage in passages)
+    best_likeness = max(passage.likeness for passage in passages)
+    logit = bias + coverage * best_coverage + likeness * best_likeness
     return 1 / (1 + math.exp(-logit))

@@ -1,4 +1,4 @@
-"""The command line: one file a verb, imported when the verb is called, for PyTorch takes seconds to load."""
+"""The command line: one module for each verb, imported when it is called, because PyTorch takes seconds to load."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from diekae.version import __version__
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read when Transformers is imported
 
 VERBS = {
-    "train": "Train a bank from a recipe, and measure it on held-out data.",
-    "ask": "Answer a question from documents, and show what was read; say so where they do not answer it.",
-    "evaluate": "Measure a bank on held-out examples: NLL, recovered, grounded, answers, and seconds a pass.",
-    "layers": "Measure in which layers a decoder reads its context, and choose the layers of a bank.",
-    "demo": "Answer from a document; then train a bank on fictional facts (minutes on a CPU), measure it and ask it.",
-    "knowledge": "Keep documents and what a bank prepared of them.",
+    "ask": "Answer a question from documents, and show the passages that were read.",
+    "knowledge": "Keep documents and their prepared knowledge in a folder, to ask them again and again.",
     "edit": "Edit facts: each edit can be reverted, and nothing else changes.",
+    "demo": "See the library at work: ask a document, then train a bank and measure it (minutes on a CPU).",
+    "train": "Train a bank from a recipe, and measure it on held-out data.",
+    "evaluate": "Measure a bank on held-out examples: loss, answers and speed.",
+    "layers": "Measure in which layers a decoder reads its context, and choose the layers of a bank.",
 }
-"""What `diekae --help` says of each verb; a verb's own help says more."""
+"""What each verb does. The verb's own help begins with this sentence too."""
 
 
 class Verbs(TyperGroup):
-    """A group of verbs that imports a verb when it is called."""
+    """A group of verbs, each imported when it is called."""
 
     package = __name__
-    """Where a verb's module is."""
+    """The package of the verbs' modules."""
     verbs: Mapping[str, str] = VERBS
-    """Help by verb."""
+    """What each verb does."""
 
     def __init__(self, **options: Any) -> None:
         """List the verbs without importing them."""
@@ -44,13 +44,19 @@ class Verbs(TyperGroup):
         self.commands = {verb: TyperCommand(verb, help=text) for verb, text in self.verbs.items()}
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Import the verb that was asked for; a wrong name fails as in any Typer group."""
-        name, command, rest = super().resolve_command(ctx, args)
-        return name, command and load_verb(f"{self.package}.{command.name}"), rest
+        """Import the verb that is called; an unknown verb is an error that names the nearest one."""
+        name, listed, rest = super().resolve_command(ctx, args)
+        if listed is None:
+            return name, None, rest
+        verb = str(listed.name)
+        command = load_verb(f"{self.package}.{verb}")
+        details = (command.help or "").split("\n\n")[1:]  # what follows the docstring's summary
+        command.help = "\n\n".join([self.verbs[verb], *(" ".join(text.split()) for text in details)])
+        return name, command, rest
 
 
 def load_verb(module_name: str) -> Any:
-    """Import a verb: a module with a `command`, or with a `group` of commands."""
+    """Import a verb: a module with a function `command`, or with a `group` of commands."""
     module, verb = import_module(module_name), module_name.rpartition(".")[2]
     if hasattr(module, "group"):
         command = typer.main.get_command(module.group)
@@ -64,21 +70,30 @@ def load_verb(module_name: str) -> Any:
 
 def make_app(verbs: type[Verbs], help: str) -> typer.Typer:
     """Return a command line of verbs."""
-    made = typer.Typer(cls=verbs, help=help, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+    command_line = typer.Typer(
+        cls=verbs, help=help, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False
+    )
 
-    @made.callback()
+    @command_line.callback()
     def main(
-        version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+        version: Annotated[
+            bool,
+            typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version),
+        ] = False,
     ) -> None:
-        if version:
-            print(__version__)
-            raise typer.Exit
+        pass
 
-    return made
+    return command_line
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
 
 
 def run_app(command_line: typer.Typer) -> None:
-    """Run a command line; a user's mistake is one paragraph, without a traceback."""
+    """Run a command line; an error of the user is printed as one paragraph, without a traceback."""
     keep_freed_memory()
     try:
         command_line()
@@ -89,7 +104,11 @@ def run_app(command_line: typer.Typer) -> None:
         sys.exit(2)
 
 
-typer_app = make_app(Verbs, "Give a frozen language model knowledge without spending its context.")
+typer_app = make_app(
+    Verbs,
+    "Give a frozen language model knowledge without spending its context.\n\n"
+    'First steps: `diekae demo`, or `diekae ask --knowledge FILE "your question"`.',
+)
 
 
 def app() -> None:

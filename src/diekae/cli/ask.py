@@ -1,4 +1,4 @@
-"""`diekae ask`: an answer from documents, with its source; or the word that they do not answer."""
+"""`diekae ask`: an answer from documents with its sources, or the notice that they do not answer the question."""
 
 from __future__ import annotations
 
@@ -20,80 +20,89 @@ from diekae.cli.console import (
     EXACT,
     BankOption,
     DeviceOption,
+    FormatOption,
     check_choice,
     console,
     device_of,
     load_model,
     progress_bars,
 )
-from diekae.cli.knowledge import check_store, name_left_out
+from diekae.cli.knowledge import check_store, print_unread
 from diekae.model import DiekaeModel
 from diekae.provenance import write_json
 from diekae.store import KnowledgeStore
-from diekae.store.words import asked_words, words_of
+from diekae.store.words import normalized_words, query_words
 
-SHOWN = 600
+LONGEST_PASSAGE = 600
 """Most characters of a passage that are printed."""
 
 
 def command(
-    question: Annotated[str, typer.Argument(help="What to ask.")],
+    question: Annotated[str, typer.Argument(help="The question.")],
     knowledge: Annotated[
         list[Path],
-        typer.Option(help="A file or folder: text, Markdown, HTML, PDF, Word, CSV, JSON, e-mail; may be repeated."),
+        typer.Option(help="A file or folder: text, Markdown, HTML, PDF, Word, CSV, JSON or e-mail. May be repeated."),
     ] = [],  # noqa: B006
-    store: Annotated[Path | None, typer.Option(help="Or a store, in which documents were prepared before.")] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Instead of --knowledge: a folder made by `diekae knowledge add`.")
+    ] = None,
     document: Annotated[
-        list[str], typer.Option(help="Look only into this document of the store: id, file or title; may be repeated.")
+        list[str], typer.Option(help="Search only this document of the store: its id, file or title. May be repeated.")
     ] = [],  # noqa: B006
-    passages: Annotated[int, typer.Option(min=1, help="Passages that are read.")] = PASSAGES,
+    passages: Annotated[int, typer.Option(min=1, help="How many passages to read.")] = PASSAGES,
     threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="Least confidence that counts as answered by the documents.")
+        float,
+        typer.Option(min=0, max=1, help="Least confidence at which the documents count as answering the question."),
     ] = THRESHOLD,
     bank: BankOption = EXACT,
-    format: Annotated[str, typer.Option(help="plain, qa or chat; auto: chat where the decoder knows chats.")] = "auto",
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
+    format: FormatOption = "auto",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of the answer, in tokens.")] = 64,
     device: DeviceOption = "auto",
-    json: Annotated[Path | None, typer.Option(help="Where the answer goes, with its sources.")] = None,
+    json: Annotated[Path | None, typer.Option(help="File for the answer and its sources, as JSON.")] = None,
 ) -> None:
-    """Answer a question from documents, and show what was read; say so where they do not answer it."""
+    """Answer a question from documents, and show the passages that were read.
+
+    If the documents do not answer the question, the output says so, and shows what the decoder answers without them.
+
+    Example: diekae ask --knowledge manual.pdf "How long is the guarantee?"
+    """
     check_choice("format", None if format == "auto" else format)
     device_of(device)
-    _check_source(knowledge, store, document)
+    _check_knowledge(knowledge, store, document)
     model = load_model(bank, device, format=format)
-    with _opened(model, knowledge, store) as opened:
-        found = ask(
+    with _open_store(model, knowledge, store) as opened_store:
+        answer = ask(
             model,
             question,
-            opened,
+            opened_store,
             documents=document,
             passages=passages,
             max_new_tokens=max_new_tokens,
             threshold=threshold,
         )
-    _show(found)
+    _print_answer(answer)
     if json is not None:
-        write_json(json, as_json(found))
+        write_json(json, as_json(answer))
         console.print(f"answer: {json}", highlight=False)
 
 
 def as_json(answer: Answer) -> dict[str, object]:
-    """Return an answer for scripts."""
+    """Return an answer as values for JSON."""
     values = dataclasses.asdict(answer)
     return {"question": values.pop("question"), "answer": values.pop("text"), **values}
 
 
-def _check_source(knowledge: list[Path], store: Path | None, document: list[str]) -> None:
-    """Check that there is one source of knowledge, before anything is loaded.
+def _check_knowledge(knowledge: list[Path], store: Path | None, document: list[str]) -> None:
+    """Check where the knowledge comes from, before anything is loaded.
 
     Raises:
-        ValueError: Neither a file nor a store is named, or both are, or a document without its store.
-        FileNotFoundError: A file or the store is not there.
+        ValueError: Neither files nor a store are named, or both are, or a document is named without a store.
+        FileNotFoundError: A file or the store does not exist.
     """
     if bool(knowledge) == (store is not None):
         raise ValueError("name the knowledge: either --knowledge FILE, or --store FOLDER.")
     if document and store is None:
-        raise ValueError(f"--document {document[0]!r} is one of a store's; name the store with --store FOLDER.")
+        raise ValueError(f"--document {document[0]!r} is in a store; name the store with --store FOLDER.")
     for path in knowledge:
         if not path.exists():
             raise FileNotFoundError(f"no knowledge at {str(path)!r}; expected a file or a folder of documents.")
@@ -102,45 +111,46 @@ def _check_source(knowledge: list[Path], store: Path | None, document: list[str]
 
 
 @contextmanager
-def _opened(model: DiekaeModel, knowledge: list[Path], store: Path | None) -> Iterator[KnowledgeStore]:
-    """Open the store, or one of the files that lasts as long as the block."""
-    if store is not None:
-        yield KnowledgeStore(store, model)
+def _open_store(model: DiekaeModel, knowledge: list[Path], folder: Path | None) -> Iterator[KnowledgeStore]:
+    """Open the store in a folder, or a temporary one of the files."""
+    if folder is not None:
+        yield KnowledgeStore(folder, model)
         return
-    with tempfile.TemporaryDirectory() as folder:
-        kept = KnowledgeStore(folder, model)
+    with tempfile.TemporaryDirectory() as temporary:
+        store = KnowledgeStore(temporary, model)
         with progress_bars() as (show, _):
-            added = kept.add(list(knowledge), progress=show)
-        name_left_out(added)
-        yield kept
-        kept.close()
+            result = store.add(list(knowledge), progress=show)
+        print_unread(result)
+        yield store
+        store.close()
 
 
-def _show(answer: Answer) -> None:
-    """Print an answer and what it rests on."""
+def _print_answer(answer: Answer) -> None:
+    """Print an answer and the passages that were read."""
     console.print(f"[bold]{escape(answer.question)}[/]", highlight=False)
-    sure = f"{answer.confidence:.0%} sure that the documents answer this, {answer.seconds:.1f} s"
+    confidence = f"{answer.confidence:.0%} sure that the documents answer this, {answer.seconds:.1f} s"
     if answer.answered:
         console.print(escape(answer.text), highlight=False)
-        console.print(f"[dim]{sure}[/]", highlight=False)
+        console.print(f"[dim]{confidence}[/]", highlight=False)
     else:
-        console.print(f"[yellow]Not in your documents[/] [dim]({sure})[/]", highlight=False)
+        console.print(f"[yellow]Not in your documents[/] [dim]({confidence})[/]", highlight=False)
         if answer.bare:
             console.print(f"[dim]without them:[/] {escape(answer.bare)}", highlight=False)
     for source in answer.sources:
-        console.print(Panel(_marked(source, answer), title=_place(source), title_align="left", border_style="dim"))
+        panel = Panel(_highlighted(source, answer), title=_source_title(source), title_align="left", border_style="dim")
+        console.print(panel)
 
 
-def _place(source: Source) -> str:
+def _source_title(source: Source) -> str:
     heading = f", {source.heading}" if source.heading and source.heading != source.title else ""
     share = "" if source.share is None else f"{source.share:.0%} of the attention: "
     return share + escape(source.title + heading)
 
 
-def _marked(source: Source, answer: Answer) -> str:
-    """Return a passage in which words of the answer that are not the question's stand out."""
-    wanted = set(asked_words(answer.text)) - set(words_of(answer.question)) if answer.answered else set()
-    text = source.text if len(source.text) <= SHOWN else source.text[: SHOWN - 1] + "…"
+def _highlighted(source: Source, answer: Answer) -> str:
+    """Return a passage with those words of the answer in bold that are not in the question."""
+    wanted = set(query_words(answer.text)) - set(normalized_words(answer.question)) if answer.answered else set()
+    text = source.text if len(source.text) <= LONGEST_PASSAGE else source.text[: LONGEST_PASSAGE - 1] + "…"
     return " ".join(
-        f"[bold]{escape(word)}[/]" if wanted & set(words_of(word)) else escape(word) for word in text.split(" ")
+        f"[bold]{escape(word)}[/]" if wanted & set(normalized_words(word)) else escape(word) for word in text.split(" ")
     )

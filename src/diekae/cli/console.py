@@ -1,9 +1,9 @@
-"""What all verbs print with: one console, one kind of progress bar, one table of figures."""
+"""What the verbs share: options, loading a bank, the console, progress bars, and tables of figures."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,24 +27,32 @@ from diekae.config import CHOICES
 from diekae.evaluation.evaluate import PASSES
 from diekae.model import DiekaeModel
 from diekae.models import DTYPES, settled_device
+from diekae.progress import Progress as ShowProgress
+from diekae.progress import silent
 from diekae.training.run import processes
 
 console = Console(stderr=False)
 SHIPPED, EXACT = Path("smollm2"), Path("smollm2-exact")
-"""The trained bank, which verbs that measure and edit use unless told; and what answers use: every layer, untrained."""
-BankOption = Annotated[Path, typer.Option(help="A bank's folder, or the name of one that came with the package.")]
-DtypeOption = Annotated[
-    str, typer.Option(help="Type of the decoder: fp32, bf16, fp16, or auto: what is fast on this machine.")
+"""The banks that come with the package: a trained one, the default to measure and to edit; and an untrained one of all
+layers, the default to answer from documents."""
+BankOption = Annotated[
+    Path,
+    typer.Option(help="Folder of a bank, or a bank of the package: smollm2 (trained) or smollm2-exact (untrained)."),
 ]
-
-DeviceOption = Annotated[str, typer.Option(help="Where it runs: cpu, cuda, cuda:N, or auto: a GPU where there is one.")]
+FormatOption = Annotated[
+    str, typer.Option(help="Format of the prompt: plain, qa, chat, or auto (chat if the decoder has a chat template).")
+]
+DtypeOption = Annotated[
+    str, typer.Option(help="Number format of the decoder: fp32, bf16, fp16, or auto (the fastest on this machine).")
+]
+DeviceOption = Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:N, or auto (a GPU if there is one).")]
 
 
 def device_of(name: str) -> torch.device:
     """Return the device that ``--device`` names.
 
     Raises:
-        ValueError: It is not understood, or not here.
+        ValueError: It is not understood, or there is no such device.
     """
     try:
         return settled_device(name)
@@ -53,19 +61,25 @@ def device_of(name: str) -> torch.device:
 
 
 def load_model(bank: Path, device: str, dtype: str = "auto", format: str | None = None) -> DiekaeModel:
-    """Load a bank and its decoder, both on the device that ``--device`` names; ``format`` as ``from_pretrained``'s.
+    """Load a bank and its decoder.
+
+    Args:
+        bank: The bank's folder or name.
+        device: The value of ``--device``.
+        dtype: The value of ``--dtype``.
+        format: See :meth:`DiekaeModel.from_pretrained`.
 
     Raises:
         FileNotFoundError: There is no such bank.
         ValueError: A name is not known, or the bank is damaged.
     """
-    place, kind = device_of(device), dtype_of(dtype)
+    torch_device, torch_dtype = device_of(device), dtype_of(dtype)
     with console.status("loading the bank and its decoder"):
-        return DiekaeModel.from_pretrained(bank, format=format, dtype=kind, device=place)
+        return DiekaeModel.from_pretrained(bank, format=format, dtype=torch_dtype, device=torch_device)
 
 
 def dtype_of(name: str) -> torch.dtype | None:
-    """Return the type that ``--dtype`` names; None is what is fast here.
+    """Return the type that ``--dtype`` names; None for the fastest on this machine.
 
     Raises:
         ValueError: The name is not known.
@@ -76,7 +90,7 @@ def dtype_of(name: str) -> torch.dtype | None:
 
 
 def check_choice(option: str, value: str | None) -> None:
-    """Check an option that overrides the bank's configuration; None is its own.
+    """Check an option that overrides the bank's configuration; None keeps the bank's own value.
 
     Raises:
         ValueError: The value is not known.
@@ -86,13 +100,14 @@ def check_choice(option: str, value: str | None) -> None:
 
 
 @contextmanager
-def progress_bars() -> Iterator[tuple[Callable[[str, int, int], None], TrainerCallback]]:
-    """Show a bar for every kind of work, or lines now and then where there is no terminal.
+def progress_bars() -> Iterator[tuple[ShowProgress, TrainerCallback]]:
+    """Show a bar for each kind of work; if there is no terminal, print a line from time to time.
 
-    Yields a progress function, and a callback that shows the training itself.
+    Yields:
+        A progress function, and a callback of the Trainer that shows the training.
     """
     if not console.is_terminal:
-        lines = ProgressLines() if processes().is_main_process else (lambda _what, _done, _all: None)
+        lines = ProgressLines() if processes().is_main_process else silent
         yield lines, TrainingBar(lines)
         return
     columns = (
@@ -114,23 +129,23 @@ def progress_bars() -> Iterator[tuple[Callable[[str, int, int], None], TrainerCa
 
 
 class ProgressLines:
-    """Progress where there is no terminal, as in a log: a line for each kind of work now and then, and at its end."""
+    """Progress without a terminal, as in a log file: a line from time to time, and one when a kind of work ends."""
 
-    def __init__(self, every: float = 30.0) -> None:
-        """Print at most one line in ``every`` seconds, besides the last one of each kind of work."""
-        self.every = every
-        self._started: dict[str, float] = {}
-        self._told = time.monotonic()
+    def __init__(self, interval: float = 30.0) -> None:
+        """Print at most one line in this many seconds, besides the last line of each kind of work."""
+        self.interval = interval
+        self._start_times: dict[str, float] = {}
+        self._last_print = time.monotonic()
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Print how far it is, how long it took, and about how long the rest takes."""
+        """Print how much is done, the time it took, and an estimate of the time left."""
         now = time.monotonic()
-        started = self._started.setdefault(what, now)
-        if done < total and now - self._told < self.every:
+        start_time = self._start_times.setdefault(what, now)
+        if done < total and now - self._last_print < self.interval:
             return
-        self._told, taken = now, now - started
-        left = f", about {_clock(taken / done * (total - done))} left" if 0 < done < total else ""
-        console.print(f"{what}: {done} of {total}, {_clock(taken)}{left}", highlight=False)
+        self._last_print, seconds = now, now - start_time
+        left = f", about {_clock(seconds / done * (total - done))} left" if 0 < done < total else ""
+        console.print(f"{what}: {done} of {total}, {_clock(seconds)}{left}", highlight=False)
 
 
 def _clock(seconds: float) -> str:
@@ -139,19 +154,19 @@ def _clock(seconds: float) -> str:
 
 
 class TrainingBar(TrainerCallback):
-    """Shows the steps, the loss and the recovered share in a bar, in place of the Trainer's own."""
+    """Shows the steps as progress, and prints the loss and the recovered share after each evaluation."""
 
-    def __init__(self, show: Callable[[str, int, int], None]) -> None:
-        """Keep where to show."""
+    def __init__(self, show: ShowProgress) -> None:
+        """Show steps with this progress function."""
         self.show = show
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Advance."""
+        """Show the step."""
         if state.is_world_process_zero:
             self.show(f"training {Path(args.output_dir).name}", state.global_step, state.max_steps)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Say how far the bank is."""
+        """Print the metrics of an evaluation."""
         metrics: Mapping[str, float] = kwargs["metrics"]
         if state.is_world_process_zero:
             parts = [f"step {state.global_step}", f"validation loss {metrics['eval_loss']:.3f}"]
@@ -161,29 +176,33 @@ class TrainingBar(TrainerCallback):
 
 
 def figures(sets: Mapping[str, Mapping[str, Any]], title: str) -> Table:
-    """Lay the figures of several data sets out as a table."""
+    """Return a table of the figures of several data sets."""
     table = Table(title=title, title_justify="left")
     for name in ("data", "n", "D(x)", "D(K,x)", "ours", "recovered", "grounded"):
         table.add_column(name, justify="left" if name == "data" else "right")
-    for name, found in sets.items():
-        nll, perplexity = found["nll"], found["perplexity"]
-        cells = [f"{nll[k]:.3f} ({perplexity[k]:.1f})" for k in ("bare", "prompted", "ours")]
-        table.add_row(name, str(found["n"]), *cells, share(found["recovered"]), share(found["grounded"]))
-    table.caption = "nats a target token (perplexity); recovered, grounded: 0 is no knowledge, 1 is K in the prompt"
+    for name, values in sets.items():
+        nll, perplexity = values["nll"], values["perplexity"]
+        cells = [f"{nll[way]:.3f} ({perplexity[way]:.1f})" for way in ("bare", "prompted", "ours")]
+        table.add_row(name, str(values["n"]), *cells, share(values["recovered"]), share(values["grounded"]))
+    table.caption = (
+        "nats per target token (perplexity); D(x): without knowledge K, D(K,x): K in the prompt, ours: K injected\n"
+        "recovered and grounded: 0 is as without K, 1 is as with K in the prompt"
+    )
     return table
 
 
-def times(found: Mapping[str, Any]) -> Table:
-    """Lay the seconds of a pass out as a table, with their ratio to D(x)."""
-    table = Table(title="one pass over one example", title_justify="left")
+def times(seconds: Mapping[str, Any]) -> Table:
+    """Return a table of the seconds of a pass, with their ratios to D(x) and D(K,x)."""
+    table = Table(title="time of one pass over one example", title_justify="left")
     for name in ("pass", "ms", "× D(x)", "× D(K,x)"):
         table.add_column(name, justify="left" if name == "pass" else "right")
     for key, label in PASSES.items():
-        value = found[key]
-        table.add_row(label, f"{1000 * value:.1f}", f"{value / found['bare']:.2f}", f"{value / found['prompted']:.2f}")
+        value = seconds[key]
+        ratios = [f"{value / seconds[reference]:.2f}" for reference in ("bare", "prompted")]
+        table.add_row(label, f"{1000 * value:.1f}", *ratios)
     return table
 
 
 def share(value: float | None) -> str:
-    """Print a share, or that it is not defined."""
+    """Return a share as text; ``undefined`` for None."""
     return "undefined" if value is None else f"{value:.2f}"

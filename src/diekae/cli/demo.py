@@ -1,4 +1,4 @@
-"""`diekae demo`: asks the shipped bank about a document, then trains another on fictional facts and measures it."""
+"""`diekae demo`: ask a document with a bank that comes with the package; then train a bank, measure it and ask it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from diekae.answering import ask, reply
 from diekae.cli.console import EXACT, DeviceOption, console, device_of, figures, load_model, progress_bars, times
 from diekae.model import DiekaeModel
 from diekae.provenance import write_json
-from diekae.recipe import make_recipe, run_recipe
+from diekae.recipe import Recipe, make_recipe, run_recipe
 from diekae.report import write_report
 from diekae.store import KnowledgeStore
 
@@ -28,51 +28,57 @@ QUESTIONS = (
     "When was the Zorblax Tower completed?",
     "How tall is the Zorblax Tower?",
 )
+DATA = files("diekae.demo")
+"""The folder of the recipe, the examples and the document."""
+ANSWER_TOKENS = 24
+"""Maximum length of an answer, in tokens."""
+INTRODUCTION = """\
+SmolLM2-135M is a small language model. Here it stays frozen: none of its weights change.
+A bank of small encoders stands beside it. The encoders give the model what it would have read in a document,
+so it can answer questions about the document without having it in the prompt."""
 
 
 def command(
-    out: Annotated[Path, typer.Option(help="Folder of the run; an earlier one is replaced.")] = Path("runs/demo"),
-    steps: Annotated[int, typer.Option(help="Optimizer steps a stage; the recipe's by default.")] = -1,
+    out: Annotated[Path, typer.Option(help="Folder of the run; an earlier run in it is replaced.")] = Path("runs/demo"),
+    steps: Annotated[
+        int, typer.Option(help="Optimizer steps of each training stage; -1 for the demo's own number.")
+    ] = -1,
     device: DeviceOption = "auto",
-    json: Annotated[Path | None, typer.Option(help="Where the figures go; result.json in the folder.")] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="File for the figures; result.json in the folder by default.")
+    ] = None,
 ) -> None:
-    """Ask the shipped bank; train one on fictional facts (a quarter of an hour on a slow core), measure and ask it."""
+    """See the library at work: ask a document, then train a bank and measure it (minutes on a CPU).
+
+    First a document is asked with a bank that comes with the package, without training. Then a bank is trained on
+    made-up facts, measured on facts that it has not seen, and asked about the same document. On a slow core the
+    training takes a quarter of an hour.
+    """
     device_of(device)
-    source = files("diekae.demo")
-    values = tomllib.loads(source.joinpath("demo.toml").read_text()) | {"folder": str(source)}
-    if steps > 0:
-        for stage in values["stage"]:
-            stage["max_steps"] = steps
-    document = source.joinpath("document.txt").read_text().strip()
-    console.print(
-        Panel(
-            "A frozen SmolLM2-135M has a bank of small encoders beside it. They add to its hidden states what reading\n"
-            "a document would have added, so it can be asked about documents that are not in its prompt.",
-            title="diekae demo",
-        )
-    )
+    document = DATA.joinpath("document.txt").read_text().strip()
+    console.print(Panel(INTRODUCTION, title="diekae demo"))
     if out.exists():
         _remove_run(out)
-    shipped = load_model(EXACT, device, format="auto")
-    console.print(Panel(document, title="a document that no bank has seen, and that is not in the prompt"))
-    console.print(_from_store(shipped, document))
-    console.print("Now a bank is trained, on documents about things that do not exist.")
+    untrained = load_model(EXACT, device, format="auto")
+    console.print(Panel(document, title="The document: new to the model, and not in the prompt"))
+    console.print(_ask_store(untrained, document))
+    console.print("Now a bank is trained on short documents about things that do not exist.")
     with progress_bars() as (show, bar):
         model, result = run_recipe(
-            make_recipe(values),
+            _read_recipe(steps),
             out,
             progress=show,
             callbacks=[bar],
-            loaded=(shipped.decoder, shipped.tokenizer),
+            loaded=(untrained.decoder, untrained.tokenizer),
         )
     answers = _ask(model, document)
     result |= {"answers": answers, "document": document}
     target = json or out / "result.json"
     write_json(target, result)
     report = write_report(out / "report.html", result)
-    console.print(figures(result["sets"], "held-out fictional facts"))
+    console.print(figures(result["sets"], "The trained bank on made-up facts that it has not seen"))
     console.print(times(next(iter(result["sets"].values()))["seconds"]))
-    console.print(_table(answers, "the bank of this run"))
+    console.print(_answer_table(answers))
     console.print(f"bank: {out / 'bank'}\nfigures: {target}\nreport: {report} (open it in a browser)", highlight=False)
     console.print(
         f'try: diekae ask --bank {out / "bank"} --format qa --knowledge FILE "your question"',
@@ -81,43 +87,59 @@ def command(
     )
 
 
-def _from_store(model: DiekaeModel, document: str) -> Table:
-    """Ask as `diekae ask` does: the document lies in a store, and the decoder's own attention reads its passages."""
+def _read_recipe(steps: int) -> Recipe:
+    """Return the demo's recipe, with this number of steps in each stage if it is positive."""
+    values = tomllib.loads(DATA.joinpath("demo.toml").read_text()) | {"folder": str(DATA)}
+    if steps > 0:
+        for stage in values["stage"]:
+            stage["max_steps"] = steps
+    return make_recipe(values)
+
+
+def _ask_store(model: DiekaeModel, document: str) -> Table:
+    """Ask the questions as `diekae ask` does, and return a table of the answers."""
     table = Table(
-        *("question", "without knowledge", "with knowledge", "read from", "sure"),
-        title="read by the decoder's own attention, without any training",
+        *("question", "answer without the document", "answer with the document", "passage that was read", "confidence"),
+        title="Answers without any training",
         title_justify="left",
     )
     with tempfile.TemporaryDirectory() as folder:
         store = KnowledgeStore(folder, model)
-        store.add(document)
+        ids = store.add(document).ids
         for question in QUESTIONS:
-            answer = ask(model, question, store, max_new_tokens=24)
-            bare = reply(model, question, max_new_tokens=24)
-            words = " ".join(answer.sources[0].text.split()[:6]) + " …"
-            said = f"[bold]{escape(answer.text)}[/]" if answer.answered else "not in the document"
-            table.add_row(question, escape(bare), said, escape(words), f"{answer.confidence:.0%}")
-        tokens = len(store.prepared(*store.add(document).ids))
-        table.caption = f"the document has {tokens} tokens, read once; a prompt would hold them for every question"
+            answer = ask(model, question, store, max_new_tokens=ANSWER_TOKENS)
+            without = reply(model, question, max_new_tokens=ANSWER_TOKENS)
+            passage = " ".join(answer.sources[0].text.split()[:6]) + " …"
+            text = f"[bold]{escape(answer.text)}[/]" if answer.answered else "not in the document"
+            table.add_row(question, escape(without), text, escape(passage), f"{answer.confidence:.0%}")
+        tokens = len(store.prepared(*ids))
+        table.caption = (
+            f"The document has {tokens} tokens and was read once; a prompt would repeat them in each question."
+        )
         store.close()
     return table
 
 
 def _ask(model: DiekaeModel, document: str) -> list[dict[str, str]]:
-    """Ask about the document, with it and without."""
+    """Ask the questions with the document and without."""
     prepared = model.prepare(document)
     return [
         {
-            "question": q,
-            "without": reply(model, q, None, max_new_tokens=24),
-            "with": reply(model, q, prepared, max_new_tokens=24),
+            "question": question,
+            "without": reply(model, question, None, max_new_tokens=ANSWER_TOKENS),
+            "with": reply(model, question, prepared, max_new_tokens=ANSWER_TOKENS),
         }
-        for q in QUESTIONS
+        for question in QUESTIONS
     ]
 
 
-def _table(answers: Sequence[Mapping[str, str]], title: str) -> Table:
-    table = Table("question", "without knowledge", "with knowledge", title=title, title_justify="left")
+def _answer_table(answers: Sequence[Mapping[str, str]]) -> Table:
+    """Return a table of the trained bank's answers."""
+    table = Table(
+        *("question", "answer without the document", "answer with the document"),
+        title="Answers of the trained bank about the same document",
+        title_justify="left",
+    )
     for row in answers:
         table.add_row(row["question"], escape(row["without"]), f"[bold]{escape(row['with'])}[/]")
     return table
@@ -127,10 +149,12 @@ def _remove_run(folder: Path) -> None:
     """Remove an earlier run.
 
     Raises:
-        ValueError: The folder holds something that no run writes: it may be somebody's home.
+        ValueError: The folder holds something that no run writes, so it may hold somebody's own files.
     """
     written = ("bank", "tensorboard", "[1-9]-*", "result.json", "report.html")
     foreign = [path.name for path in folder.iterdir() if not any(path.match(pattern) for pattern in written)]
     if foreign:
-        raise ValueError(f"{str(folder)!r} holds {foreign[0]!r}, which no run wrote; choose another --out.")
+        raise ValueError(
+            f"{str(folder)!r} holds {foreign[0]!r}, which no run wrote; nothing is removed; choose another --out."
+        )
     shutil.rmtree(folder)

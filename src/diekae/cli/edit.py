@@ -1,7 +1,8 @@
-"""`diekae edit`: facts that a decoder states from now on: make them, look at them, take them back, and measure them."""
+"""`diekae edit`: make edits, list them, revert them, and ask with and without them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,19 +12,21 @@ from rich.table import Table
 
 from diekae.answering import reply
 from diekae.cli.console import SHIPPED, BankOption, DeviceOption, check_choice, console, load_model, progress_bars
-from diekae.edit import Edit, read_edits
-from diekae.edit.editing import GATES, load_edits, open_edits
-from diekae.edit.edits import Edits
-from diekae.edit.store import FILE, Record
-from diekae.edit.trained import Trained, load_trained
+from diekae.edit import Edit, Edits, load_edits, read_edits
+from diekae.edit.attach import GATES, open_edits
+from diekae.edit.database import FILE
+from diekae.edit.store import Record
+from diekae.edit.trained_parts import TrainedParts, load_trained
 
 group = typer.Typer(
-    help="Edit facts: each revertible, and nothing else changed.", no_args_is_help=True, add_completion=False
+    help="Edit facts: each edit can be reverted, and nothing else changes.", no_args_is_help=True, add_completion=False
 )
-FolderOption = Annotated[Path, typer.Option(help="Where the edits are kept.")]
-GateOption = Annotated[str | None, typer.Option(help="learned or mention; learned where one was trained for the bank.")]
+FolderOption = Annotated[Path, typer.Option(help="Folder of the edits.")]
+GateOption = Annotated[
+    str | None, typer.Option(help="learned or mention; the default is learned, where one was trained for the bank.")
+]
 TrainedOption = Annotated[
-    Path | None, typer.Option(help="What `diekae-research edit train` wrote; by default what came with the bank.")
+    Path | None, typer.Option(help="File that `diekae-research edit train` wrote; the bank's own by default.")
 ]
 EDITS = Path("edits")
 
@@ -31,11 +34,11 @@ EDITS = Path("edits")
 @group.command()
 def add(
     file: Annotated[
-        Path | None, typer.Argument(help="Edits as JSON, JSONL or CSV (ours, MEMIT's or EasyEdit's).")
+        Path | None, typer.Argument(help="Edits as JSON, JSONL or CSV (our layout, MEMIT's or EasyEdit's).")
     ] = None,
-    prompt: Annotated[str | None, typer.Option(help="For one edit: what is asked, the subject in it.")] = None,
-    subject: Annotated[str | None, typer.Option(help="Who or what it is asked of.")] = None,
-    target: Annotated[str | None, typer.Option(help="What is to be answered.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="One edit: its prompt, which contains the subject.")] = None,
+    subject: Annotated[str | None, typer.Option(help="One edit: who or what it is about.")] = None,
+    target: Annotated[str | None, typer.Option(help="One edit: the new answer.")] = None,
     alias: Annotated[list[str] | None, typer.Option(help="Another name of the subject; may be repeated.")] = None,
     folder: FolderOption = EDITS,
     bank: BankOption = SHIPPED,
@@ -43,66 +46,74 @@ def add(
     trained: TrainedOption = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Make edits: those of a file, or one that the options spell out."""
-    single = (prompt, subject, target)
-    if (file is None) == (single == (None, None, None)):
-        raise ValueError("give a file of edits, or --prompt, --subject and --target of one.")
-    if file is not None:
-        edits = read_edits(file)
-    else:
-        names = ("--prompt", "--subject", "--target")
-        missing = [name for name, value in zip(names, single, strict=True) if not value]
-        if missing:
-            raise ValueError(f"one edit needs --prompt, --subject and --target; {', '.join(missing)} is missing.")
-        edits = [Edit(str(prompt), str(subject), str(target), tuple(alias or ()))]
-    made = _open(folder, bank, gate, trained, device)
+    """Make the edits of a file, or one edit from the options."""
+    edits = _edits_of(file, prompt, subject, target, alias)
+    store = _open(folder, bank, gate, trained, device)
     with progress_bars() as (show, _):
-        records = made.add(edits, progress=show)
+        records = store.add(edits, progress=show)
     console.print(_table(records, f"{len(records)} edits in {folder}"))
     ids = {record.id for record in records}
-    for older, newer in made.conflicts():
+    for older, newer in store.conflicts():
         if newer.id in ids or older.id in ids:
             console.print(
-                f"edits {older.id} and {newer.id} seem to say different things of one fact: {older.edit.prompt!r} → "
-                f"{older.edit.target!r}, {newer.edit.prompt!r} → {newer.edit.target!r}; where both speak, "
-                f"{newer.id} does. Revert one.",
+                f"edits {older.id} and {newer.id} seem to contradict each other: {older.edit.prompt!r} → "
+                f"{older.edit.target!r}, {newer.edit.prompt!r} → {newer.edit.target!r}. Where both apply, "
+                f"{newer.id} wins. Revert one of them.",
                 highlight=False,
                 markup=False,
             )
+
+
+def _edits_of(
+    file: Path | None, prompt: str | None, subject: str | None, target: str | None, aliases: Sequence[str] | None
+) -> list[Edit]:
+    """Return the edits of a file, or the one edit of the options.
+
+    Raises:
+        ValueError: Neither is given, or both are, or an option is missing.
+    """
+    options = {"--prompt": prompt, "--subject": subject, "--target": target}
+    if (file is None) == all(value is None for value in options.values()):
+        raise ValueError("give a file of edits, or --prompt, --subject and --target of one edit.")
+    if file is not None:
+        return read_edits(file)
+    if missing := [name for name, value in options.items() if not value]:
+        raise ValueError(f"one edit needs --prompt, --subject and --target; {', '.join(missing)} is missing.")
+    return [Edit(str(prompt), str(subject), str(target), tuple(aliases or ()))]
 
 
 @group.command(name="list")
 def list_edits(
     folder: FolderOption = EDITS,
     bank: BankOption = SHIPPED,
-    every: Annotated[bool, typer.Option("--all", help="Superseded and reverted ones too.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Show superseded and reverted edits too.")] = False,
     device: DeviceOption = "auto",
 ) -> None:
     """Show the edits in force."""
-    records = _existing(folder, bank, device).list(every=every)
+    records = _open_existing(folder, bank, device).list(every=every)
     console.print(_table(records, f"{len(records)} edits in {folder}"))
 
 
 @group.command()
 def revert(
-    number: Annotated[int, typer.Argument(metavar="ID", help="As `list` shows it.")],
+    number: Annotated[int, typer.Argument(metavar="ID", help="The edit's id, as `list` shows it.")],
     folder: FolderOption = EDITS,
     bank: BankOption = SHIPPED,
     device: DeviceOption = "auto",
 ) -> None:
-    """Take an edit back; the one that it superseded speaks again."""
-    made = _existing(folder, bank, device)
-    record = made.revert(number)
-    said = "its record is damaged" if record is None else escape(record.edit.statement)
-    console.print(f"reverted {number}: {said}", highlight=False)
-    for other in made.list():
+    """Revert an edit; an older edit that it superseded is in force again."""
+    edits = _open_existing(folder, bank, device)
+    record = edits.revert(number)
+    statement = "its record is damaged" if record is None else escape(record.edit.statement)
+    console.print(f"reverted {number}: {statement}", highlight=False)
+    for other in edits.list():
         if record is not None and other.edit.fact == record.edit.fact:
             console.print(f"in force again: {other.id}: {escape(other.edit.statement)}", highlight=False)
 
 
 @group.command()
 def ask(
-    question: Annotated[str, typer.Argument(help="What to ask.")],
+    question: Annotated[str, typer.Argument(help="The question.")],
     folder: FolderOption = EDITS,
     bank: BankOption = SHIPPED,
     gate: GateOption = None,
@@ -111,21 +122,19 @@ def ask(
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 24,
     device: DeviceOption = "auto",
 ) -> None:
-    """Ask with the edits in force and without, and show which of them spoke."""
+    """Ask with and without the edits, and show which of them applied."""
     check_choice("format", format)
     _check_folder(folder)
-    made = _open(folder, bank, gate, trained, device)
-    model = made.model
-    table = Table(show_header=True)
-    for name in ("", "answer"):
-        table.add_column(name)
+    edits = _open(folder, bank, gate, trained, device)
+    model = edits.model
+    table = Table("", "answer")
     table.add_row("without edits", escape(reply(model, question, None, format, max_new_tokens)))
-    load_edits(model, folder, gate=made.gate, trained=Trained(adapter=made.adapter))
+    load_edits(model, folder, gate=edits.gate, trained=TrainedParts(adapter=edits.adapter))
     table.add_row("with edits", escape(reply(model, question, None, format, max_new_tokens)))
     console.print(f"[bold]{escape(question)}[/]", highlight=False)
     console.print(table)
-    spoke = [made.store.record(number) for number in made.which([question])[0]]
-    console.print(_table(spoke, "edits that spoke") if spoke else "no edit spoke")
+    applied = [edits.store.record(number) for number in edits.which([question])[0]]
+    console.print(_table(applied, "edits that applied") if applied else "no edit applied")
 
 
 def _open(folder: Path, bank: Path, gate: str | None, trained: Path | None, device: str) -> Edits:
@@ -135,8 +144,8 @@ def _open(folder: Path, bank: Path, gate: str | None, trained: Path | None, devi
     return open_edits(model, folder, gate, None if trained is None else load_trained(trained, model))
 
 
-def _existing(folder: Path, bank: Path, device: str) -> Edits:
-    """Open edits that are there, without reading anything with the decoder."""
+def _open_existing(folder: Path, bank: Path, device: str) -> Edits:
+    """Open stored edits with a gate that does not run the decoder."""
     _check_folder(folder)
     return _open(folder, bank, "mention", None, device)
 
@@ -146,13 +155,14 @@ def _check_folder(folder: Path) -> None:
         raise FileNotFoundError(f"{str(folder)!r} holds no edits; make some with `diekae edit add`.")
 
 
-def _table(records: list[Record], title: str) -> Table:
+def _table(records: Sequence[Record], title: str) -> Table:
     table = Table(title=title, title_justify="left")
     for name in ("id", "prompt", "target", "subject", "state", "made"):
         table.add_column(name, justify="right" if name == "id" else "left")
     for record in records:
         edit = record.edit
         names = escape(" = ".join(edit.names))
-        row = (str(record.id), escape(edit.prompt), escape(edit.target), names, record.state, record.created[:16])
-        table.add_row(*row)
+        table.add_row(
+            str(record.id), escape(edit.prompt), escape(edit.target), names, record.state, record.created[:16]
+        )
     return table

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.table import Table
@@ -24,6 +24,7 @@ from diekae.cli.console import (
     progress_bars,
     times,
 )
+from diekae.config import Scope
 from diekae.data import read_examples
 from diekae.data.prompt import truncate_knowledge
 from diekae.evaluation import evaluate
@@ -38,14 +39,14 @@ def command(
     scope: Annotated[str | None, typer.Option(help="prompt or all; the bank's own by default.")] = None,
     format: Annotated[str | None, typer.Option(help="plain, qa or chat; the bank's own by default.")] = None,
     limit: Annotated[int | None, typer.Option(help="Use only the first examples of each file.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Examples a pass.")] = 16,
+    batch_size: Annotated[int, typer.Option(help="Examples of one pass.")] = 16,
     max_knowledge: Annotated[int | None, typer.Option(help="Cut K to this many tokens.")] = None,
     answers: Annotated[bool, typer.Option(help="Also answer greedily, and compare with the target.")] = False,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
-    json: Annotated[Path | None, typer.Option(help="Where the figures go.")] = None,
+    json: Annotated[Path | None, typer.Option(help="File for the figures.")] = None,
 ) -> None:
-    """Measure D(x), D(K,x) and ours on held-out examples: NLL, recovered, grounded, answers, and seconds a pass."""
+    """Measure D(x), D(K,x) and ours on held-out examples: NLL, recovered, grounded, answers, and seconds of a pass."""
     check_choice("scope", scope)
     dtype_of(dtype)
     device_of(device)
@@ -53,22 +54,25 @@ def command(
     files = {path: read_examples(path, limit) for path in data}
     model = load_model(bank, device, dtype)
     if scope is not None:
-        model.config = dataclasses.replace(model.config, scope=scope)
+        model.config = dataclasses.replace(model.config, scope=cast(Scope, scope))
     prompter, sets = model.need_prompter(), dict[str, dict[str, Any]]()
     with progress_bars() as (show, _):
         for path, examples in files.items():
             name = path.name if path.name not in sets else str(path)
             prompts = [prompter.prompt(example, format) for example in examples]
-            told = lambda how, done, total, name=name: show(f"{name}: {how}", done, total)  # noqa: E731
-            sets[name] = evaluate(model, prompts, batch_size=batch_size, max_knowledge=max_knowledge, progress=told)
+
+            def progress(what: str, done: int, total: int, name: str = name) -> None:
+                show(f"{name}: {what}", done, total)
+
+            sets[name] = evaluate(model, prompts, batch_size=batch_size, max_knowledge=max_knowledge, progress=progress)
             if answers:
-                kept = truncate_knowledge(prompts, max_knowledge, window(model.decoder))
-                sets[name]["answers"] = score_answers(model, kept, batch_size, told)
+                prompts = truncate_knowledge(prompts, max_knowledge, window(model.decoder))
+                sets[name]["answers"] = score_answers(model, prompts, batch_size, progress)
     console.print(figures(sets, str(bank)))
     if answers:
-        console.print(_answers(sets))
-    for found in sets.values():
-        console.print(times(found["seconds"]))
+        console.print(_answer_table(sets))
+    for measured in sets.values():
+        console.print(times(measured["seconds"]))
     if json is not None:
         settings = {"scope": model.config.scope, "format": format or model.config.format}
         settings["dtype"] = name_of(model.decoder.dtype)
@@ -76,12 +80,12 @@ def command(
         console.print(f"figures: {json}", highlight=False)
 
 
-def _answers(sets: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Lay out what greedy answers are worth."""
+def _answer_table(sets: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return a table of the scores of greedy answers."""
     table = Table(title="greedy answers, exact match / token F1 in %", title_justify="left")
     for name in ("data", "D(x)", "D(K,x)", "ours"):
         table.add_column(name, justify="left" if name == "data" else "right")
-    for name, found in sets.items():
-        cells = [f"{100 * score['exact']:.0f} / {100 * score['f1']:.0f}" for score in found["answers"].values()]
+    for name, measured in sets.items():
+        cells = [f"{100 * score['exact']:.0f} / {100 * score['f1']:.0f}" for score in measured["answers"].values()]
         table.add_row(name, *cells)
     return table

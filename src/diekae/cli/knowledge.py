@@ -17,32 +17,39 @@ from diekae.cli.console import (
     EXACT,
     BankOption,
     DeviceOption,
+    FormatOption,
     check_choice,
     console,
     device_of,
     load_model,
     progress_bars,
 )
-from diekae.store import Added, Entry, KnowledgeStore
-from diekae.store.words import asked_words, words_of
+from diekae.store import AddResult, FoundPassage, KnowledgeStore, StoredDocument
+from diekae.store.layout import CATALOGUE
+from diekae.store.words import normalized_words, query_words
 
-group = typer.Typer(help="Keep documents and what a bank prepared of them.", no_args_is_help=True, add_completion=False)
-StoreOption = Annotated[Path, typer.Option(help="The store's folder.")]
+group = typer.Typer(
+    help="Keep documents and their prepared knowledge in a folder, to ask them again and again.\n\n"
+    "This folder is called a store. Ask it with `diekae ask --store FOLDER`.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+StoreOption = Annotated[Path, typer.Option(help="Folder of the store.")]
 _STORE = Path("knowledge")
 _INDENT = " " * 22
-"""Of a passage's line: below its title."""
+"""Before the second line of a passage, so that it begins below its title."""
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
 
 
 def check_store(folder: Path) -> None:
-    """Check that there is a store, so that reading one begins none.
+    """Check that there is a store, so that a command that only reads does not create one.
 
     Raises:
         FileNotFoundError: There is none.
     """
-    if not (folder / "catalogue.sqlite").is_file():
+    if not (folder / CATALOGUE).is_file():
         raise FileNotFoundError(
-            f"no store at {str(folder)!r}; expected what `diekae knowledge add --store {folder} PATH` makes."
+            f"no store at {str(folder)!r}; make one with `diekae knowledge add --store {folder} PATH`."
         )
 
 
@@ -50,131 +57,158 @@ def check_store(folder: Path) -> None:
 def add(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(help="Files and folders; without any, what this bank has not prepared yet.", show_default=False),
+        typer.Argument(
+            help="Files and folders. Without any, the store's own documents are prepared for this bank.",
+            show_default=False,
+        ),
     ] = None,
     store: StoreOption = _STORE,
-    text: Annotated[list[str], typer.Option(help="A document given as it is; may be repeated.")] = [],  # noqa: B006
-    precision: Annotated[str, typer.Option(help="How new memory is kept: exact, bf16 or int8.")] = "exact",
-    prune: Annotated[bool, typer.Option("--prune", help="Remove files of these folders that are gone.")] = False,
+    text: Annotated[list[str], typer.Option(help="A text to add as a document. May be repeated.")] = [],  # noqa: B006
+    precision: Annotated[
+        str,
+        typer.Option(help="How prepared knowledge is kept: exact, bf16 (half the size) or int8 (a quarter)."),
+    ] = "exact",
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Also remove documents whose files are gone from these folders.")
+    ] = False,
     bank: BankOption = EXACT,
-    format: Annotated[str, typer.Option(help="Format of the questions to come, as `diekae ask` has it.")] = "auto",
+    format: FormatOption = "auto",
     device: DeviceOption = "auto",
 ) -> None:
-    """Add text, Markdown, HTML, PDF, Word, CSV, JSON and e-mail files, or folders of them.
+    """Add files, folders and texts, and prepare them.
 
-    Only what is new or changed is read and prepared.
+    Files may be text, Markdown, HTML, PDF, Word, CSV, JSON and e-mail. Only what is new or changed is read.
+
+    Documents are prepared for one bank and format: use the same ones in `diekae ask`.
     """
     device_of(device)
     check_choice("format", None if format == "auto" else format)
     for path in paths or ():
         if not path.exists():
             raise FileNotFoundError(f"nothing at {str(path)!r}; expected a file or a folder of documents.")
-    KnowledgeStore(store, precision=precision).close()  # what is wrong with it is said before a model is loaded
-    kept = KnowledgeStore(store, load_model(bank, device, format=format), precision=precision)
+    KnowledgeStore(store, precision=precision).close()  # report what is wrong with it before a model is loaded
+    opened_store = KnowledgeStore(store, load_model(bank, device, format=format), precision=precision)
     with progress_bars() as (show, _):
-        added = kept.add([*(paths or ()), *text], prune=prune, progress=show) if paths or text else Added()
-        added.prepared = added.prepared if paths or text else kept.prepare_missing(show)
-    _report(added, prune)
-    if added.failed:
+        if paths or text:
+            result = opened_store.add([*(paths or ()), *text], prune=prune, progress=show)
+        else:
+            result = AddResult(prepared=opened_store.prepare_missing(show))
+    _print_result(result, prune)
+    if result.failed:
         raise typer.Exit(1)
 
 
-def name_left_out(added: Added) -> None:
-    """Name the files that were not read, and why."""
-    for place, why in added.failed:
-        console.print(f"[red]left out[/] {escape(place)}: {escape(why)}", highlight=False, soft_wrap=True)
-    if added.skipped:
+def print_unread(result: AddResult) -> None:
+    """Print the files that were not read, and why."""
+    for path, reason in result.failed:
+        console.print(f"[red]left out[/] {escape(path)}: {escape(reason)}", highlight=False, soft_wrap=True)
+    if result.skipped:
         console.print(
-            f"skipped {len(added.skipped)} files of other kinds, or links out of the folder:", highlight=False
+            f"skipped {len(result.skipped)} files of other kinds, or links out of the folder:", highlight=False
         )
-        for place in added.skipped:
-            console.print(f"  {place}", highlight=False, markup=False, soft_wrap=True)
+        for path in result.skipped:
+            console.print(f"  {path}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _report(added: Added, prune: bool) -> None:
-    """Say what was done, and what could not be."""
-    name_left_out(added)
-    parts = [f"{len(added.ids)} documents", f"{len(added.prepared)} prepared now", f"{added.unchanged} files unchanged"]
-    if added.gone:
-        parts.append(f"{len(added.gone)} files gone{' and removed' if prune else ' (--prune removes them)'}")
+def _print_result(result: AddResult, prune: bool) -> None:
+    """Print what was added, and what could not be read."""
+    print_unread(result)
+    parts = [
+        f"{len(result.ids)} documents",
+        f"{len(result.prepared)} prepared now",
+        f"{result.unchanged} files unchanged",
+    ]
+    if result.gone:
+        parts.append(f"{len(result.gone)} files gone{' and removed' if prune else ' (--prune removes them)'}")
     console.print(", ".join(parts), highlight=False)
 
 
 @group.command("list")
 def list_(
     store: StoreOption = _STORE,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, a document a line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, one document a line.")] = False,
 ) -> None:
-    """List all documents: id, tokens of prepared memory, its size, and where the text came from."""
+    """List all documents: id, slots (about one a token) and size of the prepared knowledge, precision, and files."""
     check_store(store)
-    entries = KnowledgeStore(store).documents()
-    # Plain lines: a table of ten thousand rows takes many seconds to lay out.
-    lines = [jsonlib.dumps(dataclasses.asdict(entry)) if json else _line(entry) for entry in entries]
-    if not json:
-        prepared = sum(entry.slots is not None for entry in entries)
-        size = sum(entry.bytes or 0 for entry in entries) / 1e6
-        lines.append(f"{len(entries)} documents, {prepared} prepared, {size:.1f} MB of memory")
-    sys.stdout.write("\n".join(lines) + "\n" if lines else "")
+    documents = KnowledgeStore(store).documents()
+    # Plain lines: to lay out a table of ten thousand rows takes many seconds.
+    if json:
+        lines = [jsonlib.dumps(dataclasses.asdict(document)) for document in documents]
+    else:
+        prepared = sum(document.slots is not None for document in documents)
+        megabytes = sum(document.bytes or 0 for document in documents) / 1e6
+        total = f"{len(documents)} documents, {prepared} prepared, {megabytes:.1f} MB of prepared knowledge"
+        lines = [*map(_line, documents), total]
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
 
 
-def _line(entry: Entry) -> str:
-    """Lay one document out."""
-    kept = "not prepared" if entry.slots is None else f"{entry.slots} slots"
-    size = "" if entry.bytes is None else f"{entry.bytes / 1e6:.2f} MB"
-    where = " ".join(entry.places) or entry.title
-    return f"{entry.id[:12]}  {kept:>12}  {size:>10}  {entry.precision or '':<5}  {where}"
+def _line(document: StoredDocument) -> str:
+    """Return the line of one document."""
+    slots = "not prepared" if document.slots is None else f"{document.slots} slots"
+    size = "" if document.bytes is None else f"{document.bytes / 1e6:.2f} MB"
+    files = " ".join(document.places) or document.title
+    return f"{document.id[:12]}  {slots:>12}  {size:>10}  {document.precision or '':<5}  {files}"
 
 
 @group.command()
 def search(
-    question: Annotated[str, typer.Argument(help="What to look for.")],
+    question: Annotated[str, typer.Argument(help="The question.")],
     store: StoreOption = _STORE,
-    count: Annotated[int, typer.Option(min=1, help="Passages.")] = 3,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, a passage a line.")] = False,
+    count: Annotated[int, typer.Option(min=1, help="How many passages to show.")] = 3,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, one passage a line.")] = False,
 ) -> None:
-    """Show which passages a question leads to, the best first: document, score, title, headings, and a line of each."""
+    """Show the passages that a question finds, best first: document, score, title, headings, and the best line."""
     check_store(store)
     passages = KnowledgeStore(store).search(question, count)
     if json:
-        sys.stdout.write("".join(jsonlib.dumps(dataclasses.asdict(passage)) + "\n" for passage in passages))
+        sys.stdout.write("".join(f"{jsonlib.dumps(dataclasses.asdict(passage))}\n" for passage in passages))
         return
     for passage in passages:
-        above = f"{passage.heading} > ".removeprefix(f"{passage.title} > ").removesuffix(" > ")
-        where = escape(passage.title) + (f"  [dim]{escape(above)}[/]" if above else "")
-        console.print(f"{passage.id[:12]}  {passage.score:6.3f}  {where}", highlight=False, soft_wrap=True)
-        line = Text(_INDENT + _best_line(passage.text, question))
-        console.print(line, no_wrap=True, overflow="ellipsis", highlight=False)
+        _print_passage(passage, question)
     if not passages:
         console.print("the store is empty", highlight=False)
 
 
+def _print_passage(passage: FoundPassage, question: str) -> None:
+    """Print a passage on two lines."""
+    headings = f"{passage.heading} > ".removeprefix(f"{passage.title} > ").removesuffix(" > ")
+    where = escape(passage.title) + (f"  [dim]{escape(headings)}[/]" if headings else "")
+    console.print(f"{passage.id[:12]}  {passage.score:6.3f}  {where}", highlight=False, soft_wrap=True)
+    line = Text(_INDENT + _best_line(passage.text, question))
+    console.print(line, no_wrap=True, overflow="ellipsis", highlight=False)
+
+
 def _best_line(text: str, question: str) -> str:
-    """Return the sentence or row of a passage that shares most words with a question; headings stand above it."""
+    """Return the sentence or table row of a passage that shares most words with a question."""
     lines = [line for line in text.split("\n") if not line.lstrip().startswith("#")]
     sentences = [" ".join(part.split()) for line in lines for part in _SENTENCE_END.split(line) if part.strip()]
-    asked = set(asked_words(question))
-    return max(sentences or [" ".join(text.split())], key=lambda part: len(asked & set(words_of(part))))
+    wanted = set(query_words(question))
+    return max(sentences or [" ".join(text.split())], key=lambda part: len(wanted & set(normalized_words(part))))
 
 
 @group.command()
 def remove(
-    names: Annotated[list[str], typer.Argument(help="Documents, by id or its beginning, file or title.")],
+    names: Annotated[list[str], typer.Argument(help="Documents: id, beginning of an id, file, or title.")],
     store: StoreOption = _STORE,
 ) -> None:
-    """Forget documents, with the memory of all banks."""
+    """Remove documents, with what all banks prepared of them."""
     check_store(store)
-    kept = KnowledgeStore(store)
-    ids = [kept.catalogue.find(name) for name in names]  # all names are known before the first is removed
-    for entry in map(kept.remove, dict.fromkeys(ids)):
-        console.print(f"removed {entry.id[:12]} {entry.title}", highlight=False, markup=False)
+    opened_store = KnowledgeStore(store)
+    # All names are looked up first: a wrong name removes nothing.
+    ids = [opened_store.catalogue.documents.find(name) for name in names]
+    for document in map(opened_store.remove, dict.fromkeys(ids)):
+        console.print(f"removed {document.id[:12]} {document.title}", highlight=False, markup=False)
 
 
 @group.command()
 def verify(
     store: StoreOption = _STORE,
-    repair: Annotated[bool, typer.Option("--repair", help="Remove what is wrong; it is prepared anew.")] = False,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Delete damaged files. Documents stay, and are prepared again when needed."),
+    ] = False,
 ) -> None:
-    """Compare all files with the catalogue; exits with 1 if something is wrong and was not repaired."""
+    """Check all files of the store; the exit code is 1 if something is wrong and was not repaired."""
     check_store(store)
     with progress_bars() as (show, _):
         faults = KnowledgeStore(store).verify(repair=repair, progress=show)

@@ -1,4 +1,4 @@
-"""`diekae layers`: which layers of a decoder read the knowledge, from forward passes alone."""
+"""`diekae layers`: which layers of a decoder read the knowledge; only forward passes, no training."""
 
 from __future__ import annotations
 
@@ -34,61 +34,50 @@ def command(
     data: Annotated[Path | None, typer.Option(help="Examples with knowledge (JSONL).")] = None,
     source: Annotated[str | None, typer.Option(help="Or a data set, see `diekae-research data list`.")] = None,
     raw: Annotated[Path | None, typer.Option(help="Folder of the data set's upstream files.")] = None,
-    split: Annotated[str, typer.Option(help="The data set's part; layers are a choice, so not test.")] = "validation",
-    limit: Annotated[int, typer.Option(min=2, help="Examples; a half of them chooses, the other is reported.")] = 48,
+    split: Annotated[
+        str, typer.Option(help="The data set's part; not test, because layers are chosen.")
+    ] = "validation",
+    limit: Annotated[int, typer.Option(min=2, help="Examples; one half chooses, the other is reported.")] = 48,
     format: Annotated[str, typer.Option(help="plain, qa or chat.")] = "qa",
     choose: Annotated[int, typer.Option(help="Layers to choose.")] = 8,
     width: Annotated[int | None, typer.Option(help="Layers of a window; a fifth of the decoder by default.")] = None,
     max_knowledge: Annotated[int | None, typer.Option(help="Cut K to this many tokens.")] = None,
-    seed: Annotated[int, typer.Option(help="Decides which examples of a data set.")] = 0,
+    seed: Annotated[int, typer.Option(help="Selects the examples of a data set.")] = 0,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
-    json: Annotated[Path | None, typer.Option(help="Where the figures go.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Where the plot goes (.png, .svg or .pdf).")] = None,
+    json: Annotated[Path | None, typer.Option(help="File for the figures.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="File for the plot (.png, .svg or .pdf).")] = None,
 ) -> None:
     """Measure in which layers a decoder reads its context, and choose the layers of a bank."""
     check_choice("format", format)
-    kind, place = dtype_of(dtype), device_of(device)
+    torch_dtype, torch_device = dtype_of(dtype), device_of(device)
     if plot is not None:
         check_kind(plot)
     examples = _examples(data, source, raw, split, limit, seed)
     with console.status("loading the decoder"):
-        model, tokenizer = load_decoder(decoder, dtype=kind, device=place)
+        model, tokenizer = load_decoder(decoder, dtype=torch_dtype, device=torch_device)
     prompter = Prompter(tokenizer, DiekaeConfig().template, format)
+    prompts = [prompter.prompt(example) for example in examples]
     with progress_bars() as (show, _):
-        found = measure_layers(
-            model,
-            [prompter.prompt(example) for example in examples],
-            choose=choose,
-            width=width,
-            max_knowledge=max_knowledge,
-            progress=show,
+        measured = measure_layers(
+            model, prompts, choose=choose, width=width, max_knowledge=max_knowledge, progress=show
         )
-    console.print(_table(found, decoder))
-    last = found["chosen"][-1]
-    console.print(
-        f"recommended: layers = {sorted(last['layers'])}\nWith K visible in these {choose} of "
-        f"{len(found['hidden'])} layers alone, {share(last['recovered'])} of the gap is recovered on {found['n']} "
-        f"examples that chose nothing ({share(found['chosen_on']['steps'][-1]['recovered'])} on the "
-        f"{found['chosen_on']['n']} that chose the layers).",
-        highlight=False,
-        markup=False,
-    )
+    _print(measured, decoder)
     if json is not None:
         settings: dict[str, Any] = {"decoder": Path(decoder).name, "data": source or (data.name if data else None)}
         settings |= {"split": split if source else None, "limit": limit, "seed": seed if source else None}
         settings |= {"format": format, "max_knowledge": max_knowledge}
-        write_json(json, {**settings, **found})
+        write_json(json, {**settings, **measured})
         console.print(f"figures: {json}", highlight=False)
     if plot is not None:
-        save_figure(draw_layers(found), plot)
+        save_figure(draw_layers(measured), plot)
         console.print(f"plot: {plot}", highlight=False)
 
 
 def _examples(
     data: Path | None, source: str | None, raw: Path | None, split: str, limit: int, seed: int
 ) -> list[Example]:
-    """Read what is measured on: a file, or some of a data set.
+    """Read the examples of a file, or some of a data set.
 
     Raises:
         ValueError: Neither is named, or both are.
@@ -97,38 +86,52 @@ def _examples(
         raise ValueError("name what to measure on: either --data FILE.jsonl, or --source NAME with --raw FOLDER.")
     if data is not None:
         return read_examples(data, limit)
-    assert source is not None, "one of the two is named"
+    assert source is not None, "data or source is named"
     return load_source(source, folder=raw, split=check_split(split), limit=limit, seed=seed)
 
 
-def _table(found: dict[str, Any], decoder: str) -> Table:
-    """Lay the sets, the windows, the layers that cost most when hidden, and the choice out as one table."""
+def _print(measured: dict[str, Any], decoder: str) -> None:
+    """Print the table, and the recommended layers."""
+    console.print(_table(measured, decoder))
+    best, on_choosing = measured["chosen"][-1], measured["chosen_on"]
+    console.print(
+        f"recommended: layers = {sorted(best['layers'])}\nWith K visible in these {len(best['layers'])} of "
+        f"{len(measured['hidden'])} layers alone, {share(best['recovered'])} of the gap is recovered on "
+        f"{measured['n']} examples that chose nothing ({share(on_choosing['steps'][-1]['recovered'])} on the "
+        f"{on_choosing['n']} that chose the layers).",
+        highlight=False,
+        markup=False,
+    )
+
+
+def _table(measured: dict[str, Any], decoder: str) -> Table:
+    """Return one table of the sets, the windows, the layers that cost most when hidden, and the choice."""
     table = Table(
-        title=f"where {decoder} reads, {found['n']} examples; layers chosen on {found['chosen_on']['n']} others",
+        title=f"where {decoder} reads, {measured['n']} examples; layers chosen on {measured['chosen_on']['n']} others",
         title_justify="left",
     )
     for name in ("K visible in", "nats a token", "recovered"):
         table.add_column(name, justify="left" if name == "K visible in" else "right")
 
-    def rows(named: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    def add_section(named: Sequence[tuple[str, dict[str, Any]]]) -> None:
         for name, entry in named:
             table.add_row(name, f"{entry['nll']:.3f}", share(entry["recovered"]))
         table.add_section()
 
-    rows([(f"{name} ({layer_range(entry['layers'])})", entry) for name, entry in found["sets"].items()])
-    rows([(layer_range(entry["layers"]), entry) for entry in found["windows"]])
-    worst = sorted(found["hidden"], key=lambda entry: -float(entry["nll"]))[:5]
-    rows([(f"all but {entry['layer']}", entry) for entry in worst])
-    rows([(f"chosen: {', '.join(map(str, sorted(entry['layers'])))}", entry) for entry in found["chosen"]])
-    gap = found["nll"]
+    add_section([(f"{name} ({layer_range(entry['layers'])})", entry) for name, entry in measured["sets"].items()])
+    add_section([(layer_range(entry["layers"]), entry) for entry in measured["windows"]])
+    worst = sorted(measured["hidden"], key=lambda entry: -float(entry["nll"]))[:5]
+    add_section([(f"all but {entry['layer']}", entry) for entry in worst])
+    add_section([(f"chosen: {', '.join(map(str, sorted(entry['layers'])))}", entry) for entry in measured["chosen"]])
+    nll = measured["nll"]
     table.caption = (
-        f"D(x) {gap['bare']:.3f}, D(K,x) {gap['prompted']:.3f} nats a target token; 'all but': the worst five"
+        f"D(x) {nll['bare']:.3f}, D(K,x) {nll['prompted']:.3f} nats a target token; 'all but': the worst five"
     )
     return table
 
 
 def layer_range(layers: Sequence[int]) -> str:
-    """Write neighbouring layers as a range."""
+    """Write three or more neighbouring layers as a range, ``3–5``."""
     if not layers:
         return "–"
     if len(layers) > 2 and list(layers) == list(range(layers[0], layers[-1] + 1)):

@@ -1,4 +1,4 @@
-"""`diekae train`: a recipe in, a bank and its figures out."""
+"""`diekae train`: run a recipe, and write the bank and its figures."""
 
 from __future__ import annotations
 
@@ -17,27 +17,31 @@ from diekae.training.run import processes
 
 def command(
     recipe: Annotated[Path, typer.Argument(help="A recipe (TOML); see recipes/.")],
-    set: Annotated[list[str] | None, typer.Option(help="Change a key: training.epochs=3. May be repeated.")] = None,
+    set: Annotated[
+        list[str] | None, typer.Option(help="Change a key of the recipe: training.epochs=3. May be repeated.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the run; runs/NAME by default.")] = None,
     device: Annotated[
-        str | None, typer.Option(help="Where it runs: cpu, cuda, cuda:N, or auto; as the recipe says by default.")
+        str | None, typer.Option(help="Where it runs: cpu, cuda, cuda:N, or auto; the recipe's by default.")
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False,
-    json: Annotated[Path | None, typer.Option(help="Where the figures go; result.json in the run's folder.")] = None,
+    resume: Annotated[bool, typer.Option(help="Continue from the last checkpoint.")] = False,
+    json: Annotated[
+        Path | None, typer.Option(help="File for the figures; result.json in the run's folder by default.")
+    ] = None,
 ) -> None:
-    """Train a bank as a recipe says, and measure it on held-out data."""
+    """Train a bank by a recipe, and measure it on held-out data."""
     plan = read_recipe(recipe, set or [])
     plan = dataclasses.replace(plan, device=device or plan.device)
     device_of(plan.device)
     folder = out or Path("runs") / plan.name
     if not resume and list(folder.rglob("checkpoint-*")):
         raise ValueError(
-            f"{str(folder)!r} holds an earlier run's checkpoints; go on with --resume, or choose another --out."
+            f"{str(folder)!r} holds an earlier run's checkpoints; continue it with --resume, or choose another --out."
         )
     with progress_bars() as (show, bar):
         model, result = run_recipe(plan, folder, resume=resume, progress=show, callbacks=[bar])
-    processes().destroy_process_group()  # left to the interpreter's end, gloo's threads may abort the process
-    if not result:  # another process measures and writes
+    processes().destroy_process_group()  # at interpreter exit gloo's threads may abort the process
+    if not result:  # the main process measures and writes
         return
     model.print_trainable_parameters()
     target = json or folder / "result.json"

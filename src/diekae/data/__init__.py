@@ -1,4 +1,4 @@
-"""Examples and where they come from: the JSONL format, the registered data sets, and mixtures of them."""
+"""Examples: their JSONL format, their sources, mixtures of them, and their tokens."""
 
 from diekae.data.example import DataError, Example, Split, read_examples, write_examples
 from diekae.data.mixture import DataSpec, load_mixture

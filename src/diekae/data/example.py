@@ -1,21 +1,23 @@
-"""The example: knowledge, input and target, and the JSONL file that holds many of them.
+"""The example: knowledge, input and target, and the JSONL files that hold examples.
+
+One line of such a file:
 
     {"knowledge": "The Ondrel Bridge opened in 1932.", "input": "When did the Ondrel Bridge open?", "target": "1932"}
 
-``knowledge`` is a text, a list of texts, or null for none. Two further keys may be there: ``label``, the class of an
-example of a classification set, and ``leaks``, true where the knowledge was made from the target.
+``knowledge`` is a text, a list of texts, or null for none. Two keys are optional: ``label``, the class in a
+classification set, and ``leaks``, true if the knowledge was made from the target.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from diekae.files import written_whole
+from diekae.suggest import did_you_mean
 
 Split = Literal["train", "validation", "test"]
 """The three parts of every data set."""
@@ -24,37 +26,37 @@ _KEYS = ("knowledge", "input", "target")
 
 
 class DataError(ValueError):
-    """Data that cannot be used: which file, what is wrong with it, and what was expected."""
+    """Data cannot be used. The message says which file, what is wrong, and what was expected."""
 
 
 class MissingData(DataError):
-    """Data that is not there: which file, and where it can be had."""
+    """Data is missing. The message says which file, and where to get it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One question to a decoder, with what it should know and what it should say.
+    """Knowledge, an input, and the target that follows from both.
 
     Raises:
-        DataError: If a text is blank or of another type.
+        DataError: A text is blank, or a field has the wrong type.
     """
 
     knowledge: tuple[str, ...]
-    """The documents the answer follows from; empty for no knowledge."""
+    """Documents that the target follows from; empty for none."""
     input: str
-    """What the decoder is given."""
+    """Text that the decoder reads."""
     target: str
-    """What the decoder should continue with, without a leading space."""
+    """Text that the decoder should write next, without a leading space."""
     label: str | None = None
-    """The class, in a classification set."""
+    """Class of the example, in a classification set."""
     leaks: bool = False
-    """Whether the knowledge was made from the target: it then says nothing about the use of knowledge."""
+    """Whether the knowledge was made from the target; such examples do not measure the use of knowledge."""
 
     def __post_init__(self) -> None:
-        """Check types and reject blank texts."""
+        """Check types, and that no text is blank."""
         if not isinstance(self.knowledge, tuple):
             raise DataError(
-                f"knowledge must be a tuple of documents, got {_shown(self.knowledge)}; "
+                f"knowledge must be a tuple of documents, got {_describe(self.knowledge)}; "
                 "write (text,) for one document and () for none"
             )
         for index, document in enumerate(self.knowledge):
@@ -64,24 +66,23 @@ class Example:
         if self.label is not None:
             _check_text("label", self.label)
         if not isinstance(self.leaks, bool):
-            raise DataError(f"leaks must be true or false, got {_shown(self.leaks)}")
+            raise DataError(f"leaks must be true or false, got {_describe(self.leaks)}")
 
 
 def read_examples(path: str | Path, limit: int | None = None) -> list[Example]:
     """Read examples from a JSONL file.
 
-    A line is ``{"knowledge": str | [str, ...] | null, "input": str, "target": str}``, with ``label`` and ``leaks``
-    where an example has them; further keys and empty lines are ignored.
+    Empty lines and unknown keys are ignored.
 
     Args:
-        path: The file, UTF-8.
-        limit: Read only this many examples, from the top; all when ``None``.
+        path: The file, in UTF-8.
+        limit: Most examples, from the top of the file; None for all.
 
     Returns:
         The examples in the order of the file.
 
     Raises:
-        DataError: If the file is missing or holds no example, or a line is not an example (file, line number, reason).
+        DataError: The file is missing or has no example, or a line is not an example.
     """
     check_limit(limit)
     path = Path(path)
@@ -104,63 +105,57 @@ def read_examples(path: str | Path, limit: int | None = None) -> list[Example]:
 
 
 def write_examples(path: str | Path, examples: Iterable[Example]) -> None:
-    """Write examples as JSONL, so that `read_examples` gives them back.
+    """Write examples to a JSONL file, which `read_examples` reads back.
 
-    The file appears whole or not at all: it is written beside its place, then moved there. Folders are made as needed.
+    A failure leaves the old file as it was. Missing folders are created.
 
     Args:
         path: The file to write or replace.
-        examples: What to write, at least one.
+        examples: At least one example.
 
     Raises:
-        DataError: If there is no example, since an empty file could not be read back.
+        DataError: There is no example.
     """
-    path, empty = Path(path), True
+    path, count = Path(path), 0
     with written_whole(path) as file:
         for example in examples:
             file.write(example_line(example))
-            empty = False
-        if empty:
+            count += 1
+        if not count:
             raise DataError(f"{path}: no example to write; expected at least one")
 
 
 def check_limit(limit: int | None) -> None:
-    """Reject a limit that is not a positive number of examples.
+    """Refuse a limit below 1.
 
     Raises:
-        DataError: If `limit` is below 1.
+        DataError: The limit is below 1.
     """
     if limit is not None and limit < 1:
         raise DataError(f"limit is {limit}; expected at least 1, or None for everything")
 
 
 def check_split(split: str) -> Split:
-    """Return `split` if it is the name of a part.
+    """Return the name of a part of a data set, checked.
 
     Raises:
-        DataError: If it is not.
+        DataError: There is no part of this name.
     """
     names: tuple[Split, ...] = get_args(Split)
     for name in names:
         if split == name:
             return name
-    raise DataError(f"unknown split {split!r}{nearest(split, names)}; there are {', '.join(names)}")
-
-
-def nearest(name: str, names: Sequence[str]) -> str:
-    """A suggestion to put behind an unknown name; empty if nothing is near."""
-    near = difflib.get_close_matches(name, names)
-    return f", did you mean {' or '.join(map(repr, near))}?" if near else ""
+    raise DataError(f"unknown split {split!r}; there are {', '.join(names)}.{did_you_mean(split, names)}")
 
 
 def parse_json(content: bytes) -> object:
-    """The JSON value of one line, or of a whole file.
+    """Return the JSON value of a line, or of a whole file.
 
     Raises:
-        DataError: If it is not JSON in UTF-8.
+        DataError: The content is not JSON in UTF-8.
     """
     try:
-        # Editors on Windows put a byte order mark at the beginning, which is no part of the JSON.
+        # Editors on Windows may begin a file with a byte order mark, which is not part of the JSON.
         value: object = json.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise DataError(f"not UTF-8 ({error.reason}); save the file as UTF-8") from error
@@ -170,16 +165,16 @@ def parse_json(content: bytes) -> object:
 
 
 def make_example(row: object) -> Example:
-    """Make the example that a JSON object of the format describes.
+    """Return the example that a JSON object describes.
 
     Raises:
-        DataError: If it is not one.
+        DataError: The value does not describe an example.
     """
     if not isinstance(row, dict):
-        raise DataError(f"expected a JSON object, got {_shown(row)}")
+        raise DataError(f"expected a JSON object, got {_describe(row)}")
     missing = [key for key in _KEYS if key not in row]
     if missing:
-        # A missing "knowledge" is more often a misspelt key than a wish for none, which null says plainly.
+        # "knowledge" is required, because a missing key is more often misspelt than meant; null means none.
         raise DataError(
             f"no key {', '.join(map(repr, missing))}; the keys here are {', '.join(map(repr, row)) or 'none'}"
         )
@@ -195,7 +190,7 @@ def make_example(row: object) -> Example:
 
 
 def example_line(example: Example) -> bytes:
-    """The line of a JSONL file that `make_example` reads back."""
+    """Return the line of a JSONL file that `make_example` reads back."""
     documents = example.knowledge
     knowledge: object = None if not documents else documents[0] if len(documents) == 1 else list(documents)
     row: dict[str, object] = {"knowledge": knowledge, "input": example.input, "target": example.target}
@@ -208,12 +203,12 @@ def example_line(example: Example) -> bytes:
 
 def _check_text(what: str, value: object) -> None:
     if not isinstance(value, str):
-        raise DataError(f"{what} must be text, got {_shown(value)}")
+        raise DataError(f"{what} must be text, got {_describe(value)}")
     if not value.strip():
         raise DataError(f"{what} is blank ({value!r}); give it text or leave the example out")
 
 
-def _shown(value: object) -> str:
-    """A value with its type, cut short: documents can be long."""
+def _describe(value: object) -> str:
+    """Return a value with its type, cut short because documents can be long."""
     text = repr(value)
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"

@@ -1,4 +1,4 @@
-"""Several sources in one training set."""
+"""Mixtures: examples of several sources in one training set."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ from diekae.data.sources import load_source
 
 @dataclass(frozen=True, slots=True)
 class DataSpec:
-    """Which examples of which source.
+    """Which examples of which source to use.
 
     Raises:
-        DataError: If the split is unknown, a limit is below 1, a share is none, or the weight is no positive number.
+        DataError: The split is unknown, or a number is out of range.
     """
 
     source: str
-    """A registered name, see `diekae.data.source_names`."""
+    """Name of the source, see `diekae.data.source_names`."""
     folder: str | None = None
-    """The folder with the upstream files; ``None`` for a source that needs none."""
+    """Folder with the source's files; None for a source that needs none."""
     split: str = "train"
     """``train``, ``validation`` or ``test``."""
     limit: int | None = None
-    """At most this many examples, a seeded random subset; all when ``None``."""
+    """Most examples, a random subset; None for all."""
     longest: int | None = None
-    """Leave out examples whose knowledge has more tokens than this, before the limit counts."""
+    """Most tokens of K; longer examples are left out before ``limit`` counts. None for no bound."""
     format: str | None = None
-    """Text around x and y, ``plain``, ``qa`` or ``chat``; the bank's own when ``None``."""
+    """Text around x and y: ``plain``, ``qa`` or ``chat``; None for the bank's own format."""
     options: Mapping[str, bool | int] = field(default_factory=dict)
-    """Values for options of the source, see the source."""
+    """Options of the source."""
     unrelated: float = 0.0
-    """Share of the examples that are given another's knowledge, so that a bank learns that irrelevant knowledge changes
-    almost nothing. Not under objective ``cross_entropy``, which would teach the target from it: recipes refuse that."""
+    """Share of the examples, from 0 to 1, that get another example's K, so that a bank learns that irrelevant knowledge
+    changes almost nothing. Recipes refuse it with objective ``cross_entropy``, which would teach y from that K."""
     among: int | None = None
-    """Put each example's knowledge among that of others, as one text of at most so many tokens, a length drawn for
-    each, so that a bank learns to find what matters in much that does not; it stands alone when ``None``."""
+    """Most tokens of a text in which K is placed among the knowledge of other examples, so that a bank learns to find
+    what matters; the length of each text is drawn at random. None for K alone."""
     apart: float = 0.0
-    """Share of the examples of ``among`` whose documents are prepared apart, each in its own template; a bank then
-    learns to read them as D(K, x) reads them together."""
+    """Share of the examples with ``among``, from 0 to 1, whose documents are prepared separately, each in its own
+    template, so that a bank learns to read them as D(K, x) reads them together."""
     weight: float | None = None
-    """The spec's share of a mixture, relative to the other specs' weights; as many as there are when ``None``."""
+    """Share of a mixture, relative to the weights of the other specs; None keeps the source's natural size."""
 
     def __post_init__(self) -> None:
-        """Check what can be checked before any file is read."""
+        """Check the values, before any file is read."""
         check_split(self.split)
         check_limit(self.limit)
         if self.among is not None and self.among < 1:
@@ -65,22 +65,21 @@ class DataSpec:
 
 
 def load_mixture(specs: Sequence[DataSpec], seed: int, prompter: Prompter) -> list[Prompt]:
-    """Load and tokenize every spec and shuffle all examples together.
+    """Load and tokenize all specs, and shuffle their examples together.
 
-    With weights, the mixture is as long as without, but each spec has its share of it: of a spec that has more
-    examples, a random part is taken; one that has fewer is repeated, each example as often as the next, or once more.
+    Weights do not change the length of the mixture, but the share of each spec. A spec with more examples than its
+    share contributes a random part; a spec with fewer is repeated evenly.
 
     Args:
-        specs: At least one.
+        specs: At least one; either all or none have a weight.
         seed: Decides the subsets and the order.
-        prompter: Tokenizes, in the format that a spec names.
+        prompter: Tokenizes the examples.
 
     Returns:
-        All prompts, in an order that depends on `specs` and `seed` alone.
+        The prompts, in an order that depends on ``specs`` and ``seed`` alone.
 
     Raises:
-        DataError: If `specs` is empty, only some have a weight, a source cannot be loaded, or no example is short
-            enough.
+        DataError: There is no spec, only some have a weight, a source cannot be loaded, or no example is short enough.
     """
     if not specs:
         raise DataError("no data set was named; expected at least one DataSpec")
@@ -97,7 +96,7 @@ def load_mixture(specs: Sequence[DataSpec], seed: int, prompter: Prompter) -> li
 
 
 def shares(total: int, weights: Sequence[float]) -> list[int]:
-    """Divide a number of examples by weight, exactly: what rounding leaves goes to the largest remainders."""
+    """Divide a number of examples by weight. The sizes add up to it: the largest remainders are rounded up."""
     exact = [total * weight / sum(weights) for weight in weights]
     sizes = [int(share) for share in exact]
     for index in sorted(range(len(sizes)), key=lambda index: sizes[index] - exact[index])[: total - sum(sizes)]:
@@ -106,12 +105,12 @@ def shares(total: int, weights: Sequence[float]) -> list[int]:
 
 
 class Chosen(NamedTuple):
-    """What was taken from one spec."""
+    """The examples of one spec."""
 
     prompts: list[Prompt]
     """The examples, tokenized."""
     left_out: int
-    """Examples that were met on the way and left out, because their knowledge is longer than the spec allows."""
+    """Number of examples that were left out because their K is longer than the spec allows."""
 
 
 def load_prompts(spec: DataSpec, seed: int, prompter: Prompter) -> list[Prompt]:
@@ -120,8 +119,8 @@ def load_prompts(spec: DataSpec, seed: int, prompter: Prompter) -> list[Prompt]:
 
 
 def choose_prompts(spec: DataSpec, seed: int, prompter: Prompter) -> Chosen:
-    """Load and tokenize one spec, and count what is too long; arguments and errors as in `load_mixture`."""
-    # With a longest K the limit counts what is short enough, so everything has to be loaded first.
+    """Load and tokenize one spec, and count examples that are too long; arguments and errors as in `load_mixture`."""
+    # `limit` counts the examples that are short enough, so a bound on the length needs all of them.
     limit = spec.limit if spec.longest is None else None
     examples = load_source(
         spec.source,
@@ -155,39 +154,53 @@ def choose_prompts(spec: DataSpec, seed: int, prompter: Prompter) -> Chosen:
 def _among_others(
     prompts: list[Prompt], texts: list[str], spec: DataSpec, draw: random.Random, prompter: Prompter
 ) -> list[Prompt]:
-    """Put the knowledge of each prompt, whose text stands beside it, among the others' at a place of its own."""
+    """Place the knowledge of each prompt at a random position among the knowledge of others.
+
+    Args:
+        prompts: The prompts.
+        texts: The knowledge of each prompt as text; empty for none.
+        spec: Says how long the joint text may be, and what share of the prompts has separate documents.
+        draw: Draws lengths, other documents and positions.
+        prompter: Tokenizes the joint text.
+    """
     most = spec.among or 0
     lengths = {text: len(prompt.knowledge) for text, prompt in zip(texts, prompts, strict=True)}
     documents = [text for text in lengths if text]
-    enough = min(len(documents), 2 + most // min(lengths[text] for text in documents)) if documents else 0
-    found = []
-    for number, (own, prompt) in enumerate(zip(texts, prompts, strict=True)):
-        together, total = [own] if own else [], lengths[own]
-        wanted = draw.randint(min(total, most), most)
-        for other in draw.sample(documents, enough):
-            if other not in together and total + lengths[other] <= wanted:
-                together.insert(draw.randint(0, len(together)), other)
+    sample_size = min(len(documents), 2 + most // min(lengths[text] for text in documents)) if documents else 0
+    mixed = []
+    for number, (text, prompt) in enumerate(zip(texts, prompts, strict=True)):
+        joined, total = [text] if text else [], lengths[text]
+        length = draw.randint(min(total, most), most)
+        for other in draw.sample(documents, sample_size):
+            if other not in joined and total + lengths[other] <= length:
+                joined.insert(draw.randint(0, len(joined)), other)
                 total += lengths[other]
-        if not together:
-            found.append(prompt)
+        if not joined:
+            mixed.append(prompt)
             continue
-        # Evenly spread, as the unrelated ones are.
-        split = int((number + 1) * spec.apart) > int(number * spec.apart)
-        apart = tuple(map(prompter.knowledge, together)) if split and len(together) > 1 else ()
-        found.append(dataclasses.replace(prompt, knowledge=prompter.knowledge("\n".join(together)), apart=apart))
-    return found
+        separate = _is_chosen(number, spec.apart) and len(joined) > 1
+        apart = tuple(map(prompter.knowledge, joined)) if separate else ()
+        mixed.append(dataclasses.replace(prompt, knowledge=prompter.knowledge("\n".join(joined)), apart=apart))
+    return mixed
 
 
 def _exchange_some(prompts: list[Prompt], spec: DataSpec) -> list[Prompt]:
-    """Give the spec's unrelated share of the prompts, evenly spread, another prompt's knowledge."""
+    """Give the spec's unrelated share of the prompts another prompt's knowledge."""
     if not spec.unrelated:
         return prompts
     partners = other_knowledge([prompt.knowledge for prompt in prompts])
     if partners is None:
-        raise DataError(f"source {spec.source!r}: all examples know the same, so none can be given unrelated knowledge")
+        raise DataError(
+            f"source {spec.source!r}: all examples have the same knowledge, so none can be given unrelated knowledge"
+        )
     return [
         dataclasses.replace(prompt, knowledge=prompts[partner].knowledge, apart=prompts[partner].apart)
-        if int((number + 1) * spec.unrelated) > int(number * spec.unrelated)
+        if _is_chosen(number, spec.unrelated)
         else prompt
         for number, (prompt, partner) in enumerate(zip(prompts, partners, strict=True))
     ]
+
+
+def _is_chosen(number: int, share: float) -> bool:
+    """Tell whether an example belongs to a share of all examples that is spread evenly over them."""
+    return int((number + 1) * share) > int(number * share)

@@ -1,4 +1,4 @@
-"""Where a recipe's examples come from: JSONL files, and data sets that other packages add by an entry point.
+"""Sources of examples: JSONL files, and data sets that other packages add.
 
 A package adds data sets by an entry point of the group ``diekae.sources``: a function that takes nothing and returns
 loaders by name. ``diekae-research`` adds those of the paper.
@@ -13,7 +13,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
 
-from diekae.data.example import DataError, Example, Split, check_limit, check_split, nearest, read_examples
+from diekae.data.example import DataError, Example, Split, check_limit, check_split, read_examples
+from diekae.suggest import did_you_mean
 
 GROUP = "diekae.sources"
 
@@ -66,8 +67,8 @@ def load_source(
     loaders = _loaders()
     if name not in loaders:
         advice = "" if len(loaders) > 1 else "; the data sets of the paper come with the package diekae-research"
-        known = ", ".join(sorted(loaders))
-        raise DataError(f"unknown source {name!r}{nearest(name, sorted(loaders))}; there are {known}{advice}")
+        names = sorted(loaders)
+        raise DataError(f"unknown source {name!r}; there are {', '.join(names)}{advice}.{did_you_mean(name, names)}")
     return loaders[name](folder=folder, split=part, limit=limit, seed=seed, options=options)
 
 

@@ -1,4 +1,4 @@
-"""Parts for data that has none of its own."""
+"""Divides data that its publisher did not divide."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from diekae.data.prompt import Prompt
 
 
 def split_of(key: str) -> Split:
-    """The part that a hash of the key falls into: 80 / 10 / 10 % into train, validation and test.
+    """Return the part that a hash of the key selects: 80 / 10 / 10 % train, validation and test.
 
-    What shares a key shares a part, whichever other records there are and in whatever order.
+    Records with the same key are in the same part, whichever other records there are.
     """
     bucket = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % 100
     return "train" if bucket < 80 else "validation" if bucket < 90 else "test"
 
 
 def halves(prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
-    """Cut prompts into a half to choose by and a half to report, the same whatever their order.
+    """Divide prompts into a half for choosing (layers, checkpoints) and a half for reporting.
 
-    What shares its knowledge shares its half: a hash of the knowledge decides.
+    A hash of K decides, so prompts with the same K are in the same half, whatever their order.
 
     Raises:
-        DataError: All prompts fall into one half.
+        DataError: All prompts are in one half.
     """
     parts: tuple[list[Prompt], list[Prompt]] = ([], [])
     for prompt in prompts:

@@ -1,1 +1,1 @@
-"""What the demo trains on and asks about: a recipe, a hand-written document and three questions."""
+"""The data of `diekae demo`: a recipe, made-up examples to train on, and a document to ask."""

@@ -1,6 +1,7 @@
-"""Knowledge editing: facts that the decoder states from now on, each revertible, and nothing else changed."""
+"""Knowledge editing: make the decoder state new facts. Each edit can be reverted, and no other output changes."""
 
+from diekae.edit.attach import edit_model, load_edits
 from diekae.edit.edit import Edit, make_edit, read_edits
-from diekae.edit.editing import edit_model, load_edits
+from diekae.edit.edits import Edits
 
-__all__ = ["Edit", "edit_model", "load_edits", "make_edit", "read_edits"]
+__all__ = ["Edit", "Edits", "edit_model", "load_edits", "make_edit", "read_edits"]

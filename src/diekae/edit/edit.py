@@ -1,13 +1,13 @@
-"""One edit: what is asked, of whom, and what is to be answered from now on; and the files that edits come from.
+"""One edit: the prompt, its subject and the new target; and the files that edits are read from.
 
-Three layouts are read, as JSON (a list, or one object), JSONL, or CSV with the same names as its header:
+A file is JSON (a list, or one object), JSONL, or CSV with the same names as its header. Three layouts are read:
 
     {"prompt": "The mother tongue of Danielle Darrieux is", "subject": "Danielle Darrieux", "target": "English"}
     {"requested_rewrite": {"prompt": "The mother tongue of {} is", "subject": "Danielle Darrieux",
      "target_new": {"str": "English"}, "target_true": {"str": "French"}}}                  MEMIT, ROME, CounterFact
     {"prompt": "…", "subject": "…", "target_new": "English", "ground_truth": "French"}     EasyEdit
 
-EasyEdit's zsRE names prompt and target ``src`` and ``alt``. In CSV, aliases are parted by ``|``.
+EasyEdit's zsRE names prompt and target ``src`` and ``alt``. In CSV, aliases are separated by ``|``.
 """
 
 from __future__ import annotations
@@ -23,28 +23,29 @@ from typing import Any
 from diekae.data.example import DataError
 
 SUFFIXES = (".json", ".jsonl", ".csv")
-_PROMPTS, _TARGETS, _TRUE = ("prompt", "src"), ("target", "target_new", "alt"), ("target_true", "ground_truth")
-_ENDS = re.compile(r"[\s.?!:]+$")
+_PROMPT_KEYS, _TARGET_KEYS = ("prompt", "src"), ("target", "target_new", "alt")
+_TRUE_TARGET_KEYS = ("target_true", "ground_truth")
+_FINAL_MARKS = re.compile(r"[\s.?!:]+$")
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One fact that the decoder is to state from now on.
+    """One fact that the decoder shall state.
 
     Raises:
         ValueError: A text is blank, or the prompt does not contain its subject.
     """
 
     prompt: str
-    """What is asked, the subject in it: the beginning of a sentence, or a question."""
+    """The beginning of a sentence, or a question. It contains the subject."""
     subject: str
-    """Who or what it is asked of, spelt as in the prompt."""
+    """Who or what the fact is about, spelt as in the prompt."""
     target: str
-    """What is to be answered, without a leading space."""
+    """The new answer, without a leading space."""
     aliases: tuple[str, ...] = ()
     """Other names of the subject."""
     target_true: str | None = None
-    """What was answered before; for the record and for measurements only."""
+    """The answer before the edit; only recorded and used in measurements."""
 
     def __post_init__(self) -> None:
         """Check the texts."""
@@ -57,11 +58,11 @@ class Edit:
             texts["target_true"] = self.target_true
         for name, text in texts.items():
             if not isinstance(text, str) or not text.strip():
-                raise ValueError(f"an edit's {name} is {text!r}; give it a text that is not blank.")
+                raise ValueError(f"an edit's {name} is {text!r}; expected a text that is not blank.")
         if self.subject not in self.prompt:
             raise ValueError(
-                f"the prompt {self.prompt!r} does not contain its subject {self.subject!r}; write the subject as it "
-                "stands in the prompt, and its other names as aliases."
+                f"the prompt {self.prompt!r} does not contain its subject {self.subject!r}; spell the subject as in "
+                "the prompt, and give its other names as aliases."
             )
 
     @property
@@ -71,48 +72,48 @@ class Edit:
 
     @property
     def statement(self) -> str:
-        """Return the fact as a text, which the bank reads as knowledge."""
-        return f"{self.prompt.strip()} {_ENDS.sub('', self.target.strip())}."
+        """Return the fact as one sentence, which the bank reads as knowledge."""
+        return f"{self.prompt.strip()} {_FINAL_MARKS.sub('', self.target.strip())}."
 
     @property
     def fact(self) -> tuple[str, str]:
-        """Return what two edits share that say what the same prompt is answered with: subject and prompt, folded."""
+        """Return subject and prompt, case-folded. A newer edit of the same fact supersedes an older one."""
         return _folded(self.subject), _folded(self.prompt)
 
 
 def _folded(text: str) -> str:
-    return " ".join(_ENDS.sub("", text).casefold().split())
+    return " ".join(_FINAL_MARKS.sub("", text).casefold().split())
 
 
 def make_edit(record: Mapping[str, Any]) -> Edit:
-    """Make the edit that a dictionary of one of the known layouts describes.
+    """Make an edit from a dictionary in one of the known layouts.
 
     Raises:
-        ValueError: It is none of them, or the edit is not possible.
+        ValueError: The layout is not known, or the edit is not valid.
     """
     if "requested_rewrite" in record:
         rewrite = record["requested_rewrite"]
         if isinstance(rewrite, Mapping):
             return make_edit(rewrite)
         raise ValueError(f"requested_rewrite is {rewrite!r}; expected an object with prompt, subject and target_new.")
-    found = {name: _first(record, keys) for name, keys in (("prompt", _PROMPTS), ("target", _TARGETS))}
-    found["subject"] = _first(record, ("subject",))
-    missing = [name for name, value in found.items() if value is None]
+    values = {name: _first(record, keys) for name, keys in (("prompt", _PROMPT_KEYS), ("target", _TARGET_KEYS))}
+    values["subject"] = _first(record, ("subject",))
+    missing = [name for name, value in values.items() if value is None]
     if missing:
         raise ValueError(
             f"an edit needs prompt, subject and target (or target_new); {', '.join(missing)} is missing, the keys here "
             f"are {', '.join(map(repr, record)) or 'none'}."
         )
-    subject, prompt = found["subject"], found["prompt"]
+    subject, prompt = values["subject"], values["prompt"]
     if isinstance(subject, str) and isinstance(prompt, str) and "{}" in prompt and subject not in prompt:
         prompt = prompt.replace("{}", subject)
     aliases = record.get("aliases") or ()
     names = tuple(alias.strip() for alias in aliases.split("|")) if isinstance(aliases, str) else tuple(aliases)
-    return Edit(prompt, subject, found["target"], names, _first(record, _TRUE) or None)
+    return Edit(prompt, subject, values["target"], names, _first(record, _TRUE_TARGET_KEYS) or None)
 
 
 def _first(record: Mapping[str, Any], keys: Iterable[str]) -> Any:
-    """Return the first of the keys that is there; CounterFact wraps objects as ``{"str": …}``."""
+    """Return the value of the first key that the record has; CounterFact wraps texts as ``{"str": …}``."""
     value = next((record[key] for key in keys if record.get(key) is not None), None)
     return value.get("str") if isinstance(value, Mapping) else value
 
@@ -121,27 +122,27 @@ def read_edits(path: str | Path) -> list[Edit]:
     """Read edits from a JSON, JSONL or CSV file.
 
     Raises:
-        DataError: The file is missing, of another kind, or holds no edit, or an entry is none (which, and why).
+        DataError: The file is missing, has another suffix, or has no edit; or an entry is not valid (which, and why).
     """
     path = Path(path)
     if not path.is_file() or path.suffix.lower() not in SUFFIXES:
-        what = "no such file" if not path.is_file() else f"a file of kind {path.suffix!r} holds no edits"
-        raise DataError(f"{path}: {what}; expected {', '.join(SUFFIXES)}.")
+        problem = "no such file" if not path.is_file() else f"a file of kind {path.suffix!r} holds no edits"
+        raise DataError(f"{path}: {problem}; expected {', '.join(SUFFIXES)}.")
     edits = []
-    for place, record in _records(path):
+    for entry_name, record in _records(path):
         try:
             if not isinstance(record, Mapping):
                 raise ValueError(f"expected an object, got {record!r}.")
             edits.append(make_edit(record))
         except (ValueError, TypeError, AttributeError) as error:
-            raise DataError(f"{path}: {place}: {error}") from error
+            raise DataError(f"{path}: {entry_name}: {error}") from error
     if not edits:
         raise DataError(f"{path}: holds no edit; expected at least one.")
     return edits
 
 
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
-    """Return each entry with its place in the file."""
+    """Yield each entry of a file, and before it the entry's name for messages: ``line 3``."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".csv":

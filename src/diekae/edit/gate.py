@@ -1,6 +1,6 @@
-"""The gate: which edits, if any, speak to an input. Shut, the decoder's output is the bare one bit for bit.
+"""The gate: decides which edits, if any, apply to an input. Where none does, the decoder's output is unchanged.
 
-A gate sees texts alone, so padding, batches and formats cannot change what it decides.
+A gate sees only texts, so padding, batches and formats cannot change its decision.
 """
 
 from __future__ import annotations
@@ -14,69 +14,69 @@ import torch
 from numpy.typing import NDArray
 
 from diekae.edit.edit import Edit
-from diekae.edit.names import ExactNames
+from diekae.edit.name_search import ExactNames
 from diekae.progress import Progress, silent
 
 Vectors = NDArray[np.float32]
-MOST = 4
-"""Edits that speak to one input at most."""
+MAX_EDITS = 4
+"""Most edits that apply to one input."""
 
 
-class Entry(NamedTuple):
-    """A live edit, as a gate is told of it."""
+class GateEntry(NamedTuple):
+    """A live edit, as a gate gets it."""
 
     id: int
-    """Its number in the store; the newer of two edits has the greater one."""
+    """Its number in the store. A newer edit has a greater number."""
     edit: Edit
-    """What is edited."""
+    """The edit itself."""
     vector: Vectors
-    """What :meth:`Gate.encode` made of it, [width]."""
+    """The result of :meth:`Gate.encode`, [width]."""
 
 
 class Gate(ABC):
-    """Decides by the input which of the edits that it was told of speak."""
+    """Decides which of its edits apply to an input."""
 
     name: str
     """For messages and results."""
     width: int = 0
-    """Numbers that the gate keeps of an edit."""
+    """Length of the vector that the gate stores with each edit."""
 
     @property
     def fingerprint(self) -> str:
-        """Return what names the gate's vectors: they are made anew for another one."""
+        """Return the name under which the gate's vectors are stored; another gate computes its own."""
         return self.name
 
     def encode(self, edits: Sequence[Edit], progress: Progress = silent) -> Vectors:  # noqa: ARG002
-        """Return what is kept of each edit, [edits, width]."""
+        """Return the vector that is stored with each edit, [edits, width]."""
         return np.zeros((len(edits), 0), np.float32)
 
     @abstractmethod
-    def tell(self, entries: Sequence[Entry]) -> None:
-        """Take these edits in place of those told before."""
+    def set_edits(self, entries: Sequence[GateEntry]) -> None:
+        """Replace all edits of the gate by these."""
 
     @abstractmethod
     def open(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of the edits that speak to each text, the most apt first; an empty list keeps it shut."""
+        """Return the ids of the edits that apply to each text, the best match first; empty where none applies."""
 
-    def forget(self) -> None:  # noqa: B027 - most gates keep nothing
-        """Forget what was read of inputs, as before a measurement of time."""
+    def clear_cache(self) -> None:  # noqa: B027 - most gates cache nothing
+        """Drop what the gate cached about inputs; for measurements of time."""
 
-    def to(self, device: torch.device) -> None:  # noqa: B027 - most keep nothing on a device
-        """Follow the model to another device."""
+    def to(self, device: torch.device) -> None:  # noqa: B027 - most gates have no tensors
+        """Move the gate to another device."""
 
     def __repr__(self) -> str:
-        """Name the gate and the size of what it keeps of an edit."""
+        """Return the gate's class and the length of its vectors."""
         return f"{type(self).__name__}(width {self.width})"
 
-    def conflicts(self, entry: Entry, others: Sequence[Entry]) -> list[int]:  # noqa: ARG002
-        """Return the ids of others that say something else of the same fact, as far as the gate knows."""
+    def conflicts(self, entry: GateEntry, others: Sequence[GateEntry]) -> list[int]:  # noqa: ARG002
+        """Return the ids of the others that give the same fact another target, as far as the gate can tell."""
         return []
 
 
 class MentionGate(Gate):
-    """Opens where a subject or one of its aliases is mentioned, letter for letter and as whole words (Aho–Corasick).
+    """Opens where a subject or one of its aliases occurs exactly, as whole words (Aho–Corasick).
 
-    It cannot tell several facts of one subject apart: all speak, the newest first.
+    It cannot tell several facts of one subject apart: all of them apply, the newest first.
     """
 
     name = "mention"
@@ -87,24 +87,24 @@ class MentionGate(Gate):
         Raises:
             ModuleNotFoundError: ``ahocorasick-rs`` is not installed.
         """
-        self.tell([])
+        self.set_edits([])
 
-    def tell(self, entries: Sequence[Entry]) -> None:
-        """See :meth:`Gate.tell`."""
-        found = by_name(entries)
-        self._ids = [sorted((entry.id for entry in group), reverse=True) for group in found.values()]
-        self._names = ExactNames(list(found))
+    def set_edits(self, entries: Sequence[GateEntry]) -> None:
+        """See :meth:`Gate.set_edits`."""
+        groups = by_name(entries)
+        self._ids = [sorted((entry.id for entry in group), reverse=True) for group in groups.values()]
+        self._names = ExactNames(list(groups))
 
     def open(self, texts: Sequence[str]) -> list[list[int]]:
-        """See :meth:`Gate.open`; the first that is mentioned speaks first."""
-        ids = [[number for place in self._names.find(text) for number in self._ids[place.which]] for text in texts]
-        return [list(dict.fromkeys(row))[:MOST] for row in ids]
+        """See :meth:`Gate.open`. The edits of the first name in the text come first."""
+        ids = [[number for match in self._names.find(text) for number in self._ids[match.number]] for text in texts]
+        return [list(dict.fromkeys(row))[:MAX_EDITS] for row in ids]
 
 
-def by_name(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
-    """Return the edits of each subject and alias."""
-    found: dict[str, list[Entry]] = {}
+def by_name(entries: Sequence[GateEntry]) -> dict[str, list[GateEntry]]:
+    """Group edits by subject and alias."""
+    groups: dict[str, list[GateEntry]] = {}
     for entry in entries:
         for name in dict.fromkeys(name.strip() for name in entry.edit.names):
-            found.setdefault(name, []).append(entry)
-    return found
+            groups.setdefault(name, []).append(entry)
+    return groups

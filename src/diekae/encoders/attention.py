@@ -1,12 +1,12 @@
-"""The decoder's own attention, told to see K's slots besides x's own keys: what D(K, x) computes there.
+"""The encoder ``attention``: the decoder's own attention of x reads slots of K, as it does in D(K, x).
 
-In the bank's layers the attention of x sees keys and values of anchor and K. That adds, at the attention's output,
+In the bank's layers the attention of x sees keys and values of the anchor and K. At the attention's output, this adds
+the difference that reading K makes there (design, section 3):
 
-    A(q; anchor, K, x) − A(q; anchor, x),
+    A(q; anchor, K, x) − A(q; anchor, x)
 
-the difference that reading K makes there (design, section 3). In all layers, untrained, the logits are those of
-D(K, x). What is trained stands in for layers that are left out: a change of K's keys and values, which starts at zero,
-and a gated MLP on each attention's answer.
+An untrained bank in all layers gives the logits of D(K, x). What is trained makes up for layers that are left out: a
+change of K's keys and values that starts at zero, and a gated MLP on the output of each attention.
 
 Shapes: N encoders, B rows, S slots, T positions of x, W decoder width, H query heads, G key heads, d dimensions of a
 key, e dimensions of a value.
@@ -22,15 +22,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diekae.encoders.base import Encoder, GroupedLinear, GroupedRMSNorm, register
+from diekae.encoders.base import Encoder, register
+from diekae.encoders.grouped import GroupedLinear, GroupedRMSNorm
 
-Turn = Callable[[int, Tensor], Tensor]
-"""Turns keys [B, S, G, d] of encoder number n to their positions."""
+Rotate = Callable[[int, Tensor], Tensor]
+"""``rotate(number, keys)`` rotates keys [B, S, G, d] of encoder ``number`` to their positions (RoPE)."""
 
 
 @dataclass(frozen=True)
 class AttentionOptions:
-    """Sizes of the ``attention`` encoder; those that are None are the decoder's own."""
+    """Sizes of the ``attention`` encoder; a size of None is taken from the decoder."""
 
     heads: int | None = None
     """H, query heads."""
@@ -41,12 +42,13 @@ class AttentionOptions:
     value_size: int | None = None
     """e, dimensions of a value."""
     rank: int | None = None
-    """Rank of the trained change of K's keys and values; None is a full matrix, 0 keeps the decoder's own."""
+    """Rank of the trained change of K's keys and values; None for a full matrix, 0 for no change."""
     mlp_width: int = 64
-    """Width of the gated MLP on each attention's answer; 0 for none."""
+    """Width of the gated MLP on each attention's output; 0 for none."""
     sharpness: float = 1.2
-    """Factor of K's keys where several documents that were read apart are used together. They all end where x begins,
-    so the right one has many rivals: scores must differ more (as in adaptive parallel encoding, Yang et al., 2025)."""
+    """Factor of K's keys where several documents that were prepared apart are used together. All of them end where x
+    begins, so the relevant one has many competitors, and scores must differ more (as in adaptive parallel encoding,
+    Yang et al., 2025)."""
 
     def __post_init__(self) -> None:
         """Check the sizes.
@@ -63,7 +65,7 @@ class AttentionOptions:
 
 @register("attention")
 class Attention(Encoder):
-    """What K's slots are in N layers, and a small gated MLP behind each attention."""
+    """Makes the slots of K in N layers, with a small gated MLP for each attention."""
 
     reads = "attention"
     options = AttentionOptions
@@ -90,49 +92,51 @@ class Attention(Encoder):
 
     @classmethod
     def settle(cls, options: Any, traits: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Take what is None from the decoder's attention."""
+        """Return the sizes that are None with their values in the decoder's attention."""
         return {name: value for name, value in traits.items() if getattr(options, name) is None}
 
     @property
     def exact(self) -> bool:
-        """Tell whether slots are the decoder's own keys and values."""
+        """Tell whether slots are the decoder's own keys and values, without a trained change."""
         return self.sizes.rank == 0
 
     @property
     def state_width(self) -> int:
-        """Return the width of what is read of K in a layer: its keys, its values, and what the attention read."""
+        """Return the width of what :meth:`pack` keeps of each token: keys, values, and what the attention reads."""
         return sum(groups * size for groups, size in self.shapes.values()) + (0 if self.exact else self.width)
 
     def pack(self, states: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Return what is read of K in one layer, [B, S, state_width].
+        """Join what the encoder reads of K in one layer, [B, S, state_width].
 
         Args:
-            states: What the attention read, [B, S, W].
-            key: Its keys, turned, [B, G, S, d].
-            value: Its values, [B, G, S, e].
+            states: What the attention reads, [B, S, W].
+            key: The attention's keys, rotated to their positions, [B, G, S, d].
+            value: The attention's values, [B, G, S, e].
         """
-        own = [key.transpose(1, 2).flatten(2), value.transpose(1, 2).flatten(2)]
-        return torch.cat(own if self.exact else [*own, states], dim=-1)
+        parts = [key.transpose(1, 2).flatten(2), value.transpose(1, 2).flatten(2)]
+        return torch.cat(parts if self.exact else [*parts, states], dim=-1)
 
-    def slots(self, states: Tensor, turn: Turn) -> dict[str, Tensor]:
-        """Return keys [N, B, S, G, d] and values [N, B, S, G, e] of what was read of K, [N, B, S, state_width].
+    def slots(self, states: Tensor, rotate: Rotate) -> dict[str, Tensor]:
+        """Return keys [N, B, S, G, d] and values [N, B, S, G, e]: the decoder's own plus the trained change.
 
         Args:
-            states: From :meth:`pack`, a layer each.
-            turn: Turns the change of keys as those were turned.
+            states: Of all layers, each from :meth:`pack`, [N, B, S, state_width].
+            rotate: Rotates the change of the keys, as the decoder rotated its own.
         """
         widths = [groups * size for groups, size in self.shapes.values()]
-        *own, read = states.split([*widths, states.shape[-1] - sum(widths)], dim=-1)
-        slots = {name: part.unflatten(-1, shape) for (name, shape), part in zip(self.shapes.items(), own, strict=True)}
+        *parts, read = states.split([*widths, states.shape[-1] - sum(widths)], dim=-1)
+        slots = {
+            name: part.unflatten(-1, shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
         if self.exact:
             return slots
         read = read.to(self.dtype)
         change = {name: self._change(name, read).unflatten(-1, shape) for name, shape in self.shapes.items()}
-        change["keys"] = torch.stack([turn(number, keys) for number, keys in enumerate(change["keys"])])
-        return {name: own + change[name].to(own.dtype) for name, own in slots.items()}
+        change["keys"] = torch.stack([rotate(number, keys) for number, keys in enumerate(change["keys"])])
+        return {name: tensor + change[name].to(tensor.dtype) for name, tensor in slots.items()}
 
     def _change(self, name: str, read: Tensor) -> Tensor:
-        """Return the trained change of keys or values, [N, B, S, G · size]."""
+        """Return the trained change of ``keys`` or ``values``, [N, B, S, G · size], for states read [N, B, S, W]."""
         change: Tensor = getattr(self, name)(getattr(self, f"{name}_down")(read) if self.sizes.rank else read)
         return change
 
@@ -141,19 +145,19 @@ class Attention(Encoder):
         """Return the type of the parameters."""
         return next(self.parameters()).dtype
 
-    def think(self, number: int, read: Tensor, answer: Tensor) -> Tensor | None:
-        """Return what the MLP of one encoder adds behind its attention, [B, T, W]; None where there is none.
+    def mlp_output(self, number: int, read: Tensor, attended: Tensor) -> Tensor | None:
+        """Return the output of one encoder's MLP, [B, T, W]; None if the bank has no MLP.
 
         Args:
-            number: Of the encoder.
-            read: What the attention read of x, [B, T, W].
-            answer: What it answered, before its output projection, [B, T, H · e].
+            number: Number of the encoder.
+            read: What the attention reads of x, [B, T, W].
+            attended: The attention's output before its output projection, [B, T, H · e].
         """
         if not self.sizes.mlp_width:
             return None
-        # One encoder's products by themselves: this runs for every layer and generated token.
+        # The products of one encoder alone, because this runs in every layer for every generated token.
         maps = [layer.weight[number] for layer in (self.skip, self.heard, self.gate, self.inner, self.up)]
-        skip, hear, gate, inner, up = maps
-        heard = torch.cat([F.linear(read.to(self.dtype), skip), F.linear(answer.to(self.dtype), hear)], dim=-1)
-        normed = self.mlp_norm(heard[None], slice(number, number + 1))[0]
+        skip, heard, gate, inner, up = maps
+        joined = torch.cat([F.linear(read.to(self.dtype), skip), F.linear(attended.to(self.dtype), heard)], dim=-1)
+        normed = self.mlp_norm(joined[None], slice(number, number + 1))[0]
         return F.linear(F.silu(F.linear(normed, gate)) * F.linear(normed, inner), up)

@@ -1,4 +1,4 @@
-"""The bank: all encoders of one decoder with the statistics of their targets. It is what is trained and shared.
+"""The bank: all encoders of one decoder, with the statistics of their targets. It is trained, saved and shared.
 
 Shapes: N encoders, B rows, K knowledge tokens, T positions of x, W decoder width, V embedding width.
 """
@@ -18,10 +18,12 @@ from diekae.encoders.knowledge import KnowledgeBatch
 
 
 class Bank(nn.Module):
-    """N encoders, one a layer, and the centre and scale of each layer's differences."""
+    """N encoders, one for each layer of the bank, and the centre and scale of each layer's differences."""
 
     bias: Tensor
+    """Centre of each layer's differences, [N, W]."""
     scale: Tensor
+    """Scale of each layer's differences, [N]."""
 
     def __init__(
         self, encoder: str, options: Mapping[str, Any], layers: Sequence[int], embedding_width: int, width: int
@@ -36,35 +38,35 @@ class Bank(nn.Module):
             width: W.
         """
         super().__init__()
-        kind = encoder_class(encoder)
+        cls = encoder_class(encoder)
         self.layers = tuple(layers)
-        self.encoder = kind(len(self.layers), embedding_width, width, kind.make_options(options))  # type: ignore[call-arg]
+        self.encoder = cls(len(self.layers), embedding_width, width, cls.make_options(options))  # type: ignore[call-arg]
         self.register_buffer("bias", torch.zeros(len(self.layers), width))
         self.register_buffer("scale", torch.ones(len(self.layers)))
         self.autocast: torch.dtype | None = None
-        """Type that the encoders compute in while they are trained; the decoder keeps its own."""
+        """Type in which the encoders compute while they are trained; the decoder's type stays its own."""
         self.decoder = ""
-        """Fingerprint of the decoder whose states are read: with trained weights or without, slots are its own."""
+        """Fingerprint of the decoder whose states the encoders read."""
         self._fingerprint: tuple[tuple[Any, ...], str] | None = None
 
-    def prepare(self, knowledge: Tensor, mask: Tensor, past: KnowledgeBatch | None = None) -> KnowledgeBatch:
-        """Read knowledge; see :meth:`diekae.encoders.DifferenceEncoder.prepare`."""
+    def prepare(self, states: Tensor, mask: Tensor, previous: KnowledgeBatch | None = None) -> KnowledgeBatch:
+        """Prepare knowledge; see :meth:`diekae.encoders.DifferenceEncoder.prepare`."""
         assert isinstance(self.encoder, DifferenceEncoder), "the decoder's attention reads slots, not the bank"
         with self._autocast():
-            prepared: KnowledgeBatch = self.encoder.prepare(knowledge, mask, past)
-        return prepared
+            knowledge: KnowledgeBatch = self.encoder.prepare(states, mask, previous)
+        return knowledge
 
     def encode(
         self,
-        prepared: KnowledgeBatch,
+        knowledge: KnowledgeBatch,
         x: Tensor,
         mask: Tensor,
         which: slice = slice(None),
-        seen: KnowledgeBatch | None = None,
+        x_cache: KnowledgeBatch | None = None,
     ) -> Encoded:
-        """Return differences in units of the scale, less the centre; see the encoder's ``forward``."""
+        """Return differences less the centre, in units of the scale; see the encoder's ``forward``."""
         with self._autocast():
-            encoded: Encoded = self.encoder(prepared, x, mask, which, seen)
+            encoded: Encoded = self.encoder(knowledge, x, mask, which, x_cache)
         return encoded
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -74,16 +76,16 @@ class Bank(nn.Module):
 
     def forward(
         self,
-        prepared: KnowledgeBatch,
+        knowledge: KnowledgeBatch,
         x: Tensor,
         mask: Tensor,
         which: slice = slice(None),
-        seen: KnowledgeBatch | None = None,
+        x_cache: KnowledgeBatch | None = None,
     ) -> Encoded:
-        """Return differences in the decoder's units, [n, B, T, W], and what is kept of x; see the encoder's."""
-        encoded = self.encode(prepared, x, mask, which, seen)
+        """Return differences in the decoder's units, [n, B, T, W]; see the encoder's ``forward``."""
+        encoded = self.encode(knowledge, x, mask, which, x_cache)
         scale, bias = self.scale[which, None, None, None], self.bias[which, None, None]
-        return Encoded(bias + scale * encoded.difference, encoded.seen)
+        return Encoded(bias + scale * encoded.difference, encoded.x_cache)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -93,7 +95,7 @@ class Bank(nn.Module):
     def state_by_layer(self) -> dict[str, Tensor]:
         """Return every tensor unstacked, named by decoder layer: ``layers.5.up.weight``."""
         return {
-            f"layers.{layer}.{name.removeprefix('encoder.')}": tensor[number].detach().contiguous().clone()
+            _name_in_layer(layer, name): tensor[number].detach().contiguous().clone()
             for name, tensor in self.state_dict().items()
             for number, layer in enumerate(self.layers)
         }
@@ -104,23 +106,23 @@ class Bank(nn.Module):
         Raises:
             ValueError: A tensor is missing, superfluous or of another shape.
         """
-        own = self.state_dict()
-        expected = {f"layers.{n}.{name.removeprefix('encoder.')}" for name in own for n in self.layers}
+        current = self.state_dict()
+        expected = {_name_in_layer(layer, name) for name in current for layer in self.layers}
         if expected != set(tensors):
             wrong = sorted(expected ^ set(tensors))
             raise ValueError(
                 f"the tensors do not fit the bank's configuration: {len(wrong)} differ, first {wrong[0]!r}."
             )
         stacked = {}
-        for name, tensor in own.items():
-            parts = [tensors[f"layers.{n}.{name.removeprefix('encoder.')}"] for n in self.layers]
+        for name, tensor in current.items():
+            parts = [tensors[_name_in_layer(layer, name)] for layer in self.layers]
             if any(part.shape != tensor.shape[1:] for part in parts):
                 raise ValueError(f"{name!r} has shape {tuple(parts[0].shape)}, expected {tuple(tensor.shape[1:])}.")
             stacked[name] = torch.stack([part.to(tensor) for part in parts])
         self.load_state_dict(stacked)
 
     def fingerprint(self) -> str:
-        """Return a digest of all weights, which memory prepared by this bank carries; kept until a weight changes."""
+        """Return a digest of all weights, stored with all prepared knowledge; recomputed after a weight has changed."""
         versions = (self.decoder, *(tensor._version for tensor in self.state_dict().values()))
         if self._fingerprint is None or self._fingerprint[0] != versions:
             digest = hashlib.sha256(f"{self.layers}{self.decoder}".encode())
@@ -131,7 +133,7 @@ class Bank(nn.Module):
         return self._fingerprint[1]
 
     def goal(self, targets: Tensor) -> Tensor:
-        """Return targets [N, B, T, W] in units of the bank's scale, as its encoders see them."""
+        """Return targets [N, B, T, W] less the centre, in units of the scale, as :meth:`encode` should return them."""
         return (targets.float() - self.bias[:, None, None]) / self.scale[:, None, None, None]
 
     @property
@@ -143,10 +145,15 @@ class Bank(nn.Module):
     def calibrate(self, targets: Tensor, receives: Tensor) -> None:
         """Measure centre and scale of the targets [N, B, T, W] at the receiving positions [B, T].
 
-        Where the decoder's attention reads slots nothing is added in all rows alike, so the centre stays zero.
+        Where the decoder's attention reads slots, no constant is added to the difference, so the centre stays zero.
         """
-        kept = targets.float()[:, receives]
-        centre = kept.mean(1) if isinstance(self.encoder, DifferenceEncoder) else torch.zeros_like(self.bias)
-        scale = (kept - centre[:, None]).square().mean((1, 2)).sqrt()
+        samples = targets.float()[:, receives]
+        centre = samples.mean(1) if isinstance(self.encoder, DifferenceEncoder) else torch.zeros_like(self.bias)
+        scale = (samples - centre[:, None]).square().mean((1, 2)).sqrt()
         self.bias.copy_(centre)
         self.scale.copy_(torch.where(scale > 0, scale, torch.ones_like(scale)))
+
+
+def _name_in_layer(layer: int, name: str) -> str:
+    """Return the name on disk of one layer's part of a stacked tensor."""
+    return f"layers.{layer}.{name.removeprefix('encoder.')}"

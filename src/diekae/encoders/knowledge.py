@@ -1,55 +1,46 @@
-"""Prepared knowledge of a batch, as encoders read it.
+"""Prepared knowledge of a batch, in the form that encoders read.
 
-Shapes: N encoders of the bank, n of them in one call, B rows, S memory slots, T positions of x, G key heads of r.
+Shapes: N encoders of the bank, n of them in one call, B rows, S slots, G key heads of size r.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diekae.encoders.parts import Part, added, repeat_rows
+from diekae.encoders.partial_attention import Part, additive_mask, repeat_rows
 
 
 @dataclass(frozen=True)
 class KnowledgeBatch:
-    """Prepared knowledge of a batch of rows, padded to the longest."""
+    """Prepared knowledge of B rows, padded to the longest; also what a causal encoder keeps of x."""
 
     tensors: dict[str, Tensor]
-    """What the encoder keeps of K, by name; each [N, B, S, …]."""
+    """What the encoders keep of each slot, by name; each [N, B, S, …]."""
     mask: Tensor
-    """Which slots hold knowledge; bool [B, S]."""
+    """Slots that hold knowledge, bool [B, S]; the others are padding."""
     position: Tensor
-    """Position at which x goes on after K, in tokens; int64 [B]. Only causal encoders read it."""
+    """Number of tokens of K: the position at which x continues, int64 [B]. Only causal encoders read it."""
     full: bool = False
-    """Whether all slots are known to hold knowledge, so that nobody need ask the mask."""
+    """Whether it is known that no slot is padding, so that the mask need not be read."""
     places: Tensor | None = None
-    """Positions of the slots, x beginning at 0; int64 [B, S]. The decoder's own attention alone reads them."""
+    """Positions of the slots, where x begins at 0; int64 [B, S]. Only the decoder's own attention reads them."""
     anchor: KnowledgeBatch | None = None
-    """Slots of the anchor, apart from K's: x reads one anchor, however many documents there are."""
+    """Slots of the anchor, apart from those of K: x reads one anchor, however many documents there are."""
     _kept: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """Values of :meth:`cached`."""
 
-    @classmethod
-    def stack(cls, parts: Sequence[KnowledgeBatch]) -> KnowledgeBatch:
-        """Join memories of the same rows and slots that hold different encoders."""
-        tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors}
-        return cls(tensors, parts[0].mask, parts[0].position)
-
-    def then(self, new: KnowledgeBatch) -> KnowledgeBatch:
-        """Return these slots with others behind them, in the type of the new ones."""
-        tensors = {name: torch.cat([self.tensors[name].to(fresh), fresh], dim=2) for name, fresh in new.tensors.items()}
+    def append(self, new: KnowledgeBatch) -> KnowledgeBatch:
+        """Return these slots followed by new ones, in the type of the new ones."""
+        tensors = {name: torch.cat([self.tensors[name].to(added), added], dim=2) for name, added in new.tensors.items()}
         return KnowledgeBatch(tensors, torch.cat([self.mask, new.mask], dim=1), self.position + new.position)
 
-    def of(self, which: slice) -> KnowledgeBatch:
-        """Return the memory of some encoders."""
-        return replace(self, tensors={name: tensor[which] for name, tensor in self.tensors.items()}, _kept={})
-
     def map(self, change: Callable[[Tensor, int], Tensor]) -> KnowledgeBatch:
-        """Return a copy in which ``change(tensor, dimension of the rows)`` replaced each tensor."""
+        """Return a copy in which ``change(tensor, dimension of the rows)`` replaces each tensor."""
         return KnowledgeBatch(
             {name: change(tensor, 1) for name, tensor in self.tensors.items()},
             change(self.mask, 0),
@@ -59,40 +50,49 @@ class KnowledgeBatch:
             None if self.anchor is None else self.anchor.map(change),
         )
 
-    def part(self, which: slice, size: int, dtype: torch.dtype, mask: Tensor | None = None, once: bool = True) -> Part:
-        """Return keys and values [N, B, S, G · r] of some encoders for their attention.
+    def repeat(self, repeats: int) -> KnowledgeBatch:
+        """Return each row ``repeats`` times, as the decoder repeats the rows of x for its beams."""
+        if repeats == 1:
+            return self
+        repeated: KnowledgeBatch = self.cached(
+            f"{repeats} repeats",
+            lambda: self.map(lambda tensor, dim: tensor.repeat_interleave(repeats, dim)),
+        )
+        return repeated
+
+    def part(self, which: slice, size: int, dtype: torch.dtype, contiguous: bool = False) -> Part:
+        """Return the keys and values [N, B, S, G · r] of some encoders for :func:`partial_attention.attend`.
 
         Args:
             which: The n encoders.
             size: r, dimensions of a head.
-            dtype: Of the queries.
-            mask: What is added to the scores of each row, [B, 1, T, S]; by default all that is known is visible.
-            once: Whether they are asked once and lie as they are; or by every generated token, for which each head's
-                slots are laid behind each other, a copy that pays after a few.
+            dtype: Type of the queries.
+            contiguous: Copy the slots once, so that those of one head are contiguous. The copy saves time where
+                every generated token reads it.
         """
-        keys, values = (self._heads(name, size, dtype, once)[which].flatten(0, 1) for name in ("keys", "values"))
-        mask = self.hidden(dtype) if mask is None else mask
+        keys, values = (self._heads(name, size, dtype, contiguous)[which].flatten(0, 1) for name in ("keys", "values"))
+        mask = self.score_mask(dtype)
         return Part(keys, values, None if mask is None else repeat_rows(mask, len(keys)))
 
-    def _heads(self, name: str, size: int, dtype: torch.dtype, once: bool) -> Tensor:
+    def _heads(self, name: str, size: int, dtype: torch.dtype, contiguous: bool) -> Tensor:
         """Return keys or values as [N, B, G, S, r]."""
-        lying = self.tensors[name].to(dtype).unflatten(-1, (-1, size)).transpose(2, 3)
-        laid: Tensor = lying if once else self.lasting(f"laid {name}", (), lying.contiguous)
-        return laid
+        heads: Tensor = self.tensors[name].to(dtype).unflatten(-1, (-1, size)).transpose(2, 3)
+        if contiguous:
+            heads = self.cached(f"contiguous {name}", heads.contiguous)
+        return heads
 
-    def hidden(self, dtype: torch.dtype) -> Tensor | None:
-        """Return what is added to each row's scores, [B, 1, 1, S]; None where all slots are full."""
+    def score_mask(self, dtype: torch.dtype) -> Tensor | None:
+        """Return what is added to the scores of each row, [B, 1, 1, S]; None where no slot is padding."""
         if self.full:
             return None
-        mask: Tensor = self.lasting("mask", (), lambda: added(self.mask[:, None, None], dtype))
+        mask: Tensor = self.cached("mask", lambda: additive_mask(self.mask[:, None, None], dtype))
         return mask
 
-    def lasting(self, name: str, given: tuple[Any, ...], make: Callable[[], Any]) -> Any:
-        """Return what ``make`` makes, and keep it as long as the very same tensors are given.
+    def cached(self, name: str, make: Callable[[], Any]) -> Any:
+        """Return what ``make`` returned when it was first called under this name.
 
-        So the encoders of one forward, asked layer by layer, share what depends on the layout of x alone.
+        So the encoders of all layers, and all generated tokens, share what depends on K alone.
         """
-        known = self._kept.get(name)
-        if known is None or any(one is not other for one, other in zip(known[0], given, strict=True)):
-            known = self._kept[name] = (given, make())
-        return known[1]
+        if name not in self._kept:
+            self._kept[name] = make()
+        return self._kept[name]

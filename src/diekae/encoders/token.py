@@ -1,7 +1,7 @@
-"""The paper's encoder: a small Llama over the decoder's token embeddings of K, then x (paper, section 3.1).
+"""The encoder ``token``: a small Llama over the decoder's token embeddings of K, then x (paper, section 3.1).
 
-Shapes: N encoders, B rows, S slots of K (and of x already read), T new positions, V embedding width, W decoder width,
-d encoder width, H heads of d/H.
+Shapes: N encoders, B rows, S slots (of K, or of earlier positions of x), T new tokens, V embedding width, W decoder
+width, d encoder width, H heads of size d/H.
 """
 
 from __future__ import annotations
@@ -13,28 +13,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diekae.encoders.base import (
-    DifferenceEncoder,
-    Encoded,
-    GroupedLinear,
-    GroupedRMSNorm,
-    register,
-    visible_columns,
-)
+from diekae.encoders.base import DifferenceEncoder, Encoded, register
+from diekae.encoders.grouped import GroupedLinear, GroupedRMSNorm
 from diekae.encoders.knowledge import KnowledgeBatch
-from diekae.encoders.parts import Part, added, attend, repeat_rows
+from diekae.encoders.partial_attention import Part, additive_mask, attend, repeat_rows
 
 
 @dataclass(frozen=True)
 class TokenOptions:
-    """Sizes of the ``token`` encoder; the defaults are the paper's but for the heads (32 there)."""
+    """Sizes of the ``token`` encoder; the defaults are the paper's, except for ``heads`` (32 in the paper)."""
 
     width: int = 128
     """d, width of the small transformer."""
     blocks: int = 4
     """Transformer blocks."""
     heads: int = 4
-    """Attention heads a block; the paper's 32 have four dimensions each."""
+    """H, attention heads of each block; the paper's 32 have four dimensions each."""
     mlp_width: int = 512
     """Inner width of the SwiGLU."""
     rope_theta: float = 10000.0
@@ -56,10 +50,10 @@ class TokenOptions:
 
 @register("token")
 class Token(DifferenceEncoder):
-    """A stacked bank of small Llamas, causal over K then x; its memory is their own key/value cache.
+    """A stacked bank of small Llamas, causal over K then x; prepared knowledge is their own key/value cache.
 
-    Documents that were prepared apart all begin at position 0, and x goes on after the longest: their order does
-    not matter.
+    Documents that were prepared apart all begin at position 0, and x continues after the longest, so the order of the
+    documents does not matter.
     """
 
     reads = "embeddings"
@@ -71,91 +65,97 @@ class Token(DifferenceEncoder):
         self.sizes = options
         d = options.width
         self.down = GroupedLinear(count, embedding_width, d)
-        self.blocks = nn.ModuleList(_Block(count, options) for _ in range(options.blocks))
+        self.blocks = nn.ModuleList(_TokenBlock(count, options) for _ in range(options.blocks))
         self.norm = GroupedRMSNorm(count, d)
         self.up = GroupedLinear(count, d, width, std=0.0 if options.identity_start else None)
 
-    def prepare(self, knowledge: Tensor, mask: Tensor, past: KnowledgeBatch | None = None) -> KnowledgeBatch:
-        """Read K [1, B, K, V] into keys and values; see :meth:`DifferenceEncoder.prepare`."""
-        # Nothing real sees padding on its right, and what stands there stays hidden: no mask of K × K is needed.
-        left = not mask.is_meta and bool((mask[:, 1:] & ~mask[:, :-1]).any())
-        own = added(visible_columns(None, mask), self.down.weight.dtype)[:, None] if left else None
-        _, new = self._read([] if past is None else [past], knowledge, mask, own, need_output=False)
-        return new if past is None else past.then(new)
+    def prepare(self, states: Tensor, mask: Tensor, previous: KnowledgeBatch | None = None) -> KnowledgeBatch:
+        """Read the embeddings of K [1, B, K, V] to keys and values; see :meth:`DifferenceEncoder.prepare`."""
+        # Right padding needs no mask of K × K: no real token sees it, and its own slots are masked later.
+        left_padded = not mask.is_meta and bool((mask[:, 1:] & ~mask[:, :-1]).any())
+        causal = self._causal_mask(mask) if left_padded else None
+        _, new = self._run([] if previous is None else [previous], states, mask, causal, need_output=False)
+        return new if previous is None else previous.append(new)
 
     def forward(
         self,
-        prepared: KnowledgeBatch,
+        knowledge: KnowledgeBatch,
         x: Tensor,
         mask: Tensor,
         which: slice = slice(None),
-        seen: KnowledgeBatch | None = None,
+        x_cache: KnowledgeBatch | None = None,
     ) -> Encoded:
         """Return the differences of all N encoders at x [1, B, T, V]; see :meth:`DifferenceEncoder.forward`."""
         assert which == slice(None), "the token bank runs as a whole"
-        before = [prepared] if seen is None else [prepared, seen]
-        own = added(visible_columns(None, mask), self.down.weight.dtype)[:, None]
-        hidden, new = self._read(before, x, mask, own, need_output=True)
+        earlier = [knowledge] if x_cache is None else [knowledge, x_cache]
+        hidden, new = self._run(earlier, x, mask, self._causal_mask(mask), need_output=True)
         assert hidden is not None
-        return Encoded(self.up(self.norm(hidden)), new if seen is None else seen.then(new))
+        return Encoded(self.up(self.norm(hidden)), new if x_cache is None else x_cache.append(new))
 
-    def _read(
+    def _causal_mask(self, mask: Tensor) -> Tensor:
+        """Return what is added to the scores of new tokens, [B, 1, T, T].
+
+        Each token attends to the real tokens up to it, and always to itself.
+        """
+        length = mask.shape[1]
+        lower = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
+        visible = lower & mask[:, None] | torch.eye(length, dtype=torch.bool, device=mask.device)
+        return additive_mask(visible, self.down.weight.dtype)[:, None]
+
+    def _run(
         self,
-        before: Sequence[KnowledgeBatch],
+        earlier: Sequence[KnowledgeBatch],
         tokens: Tensor,
         mask: Tensor,
-        own: Tensor | None,
+        causal_mask: Tensor | None,
         need_output: bool,
     ) -> tuple[Tensor | None, KnowledgeBatch]:
-        """Run the blocks over new tokens [1, B, T, V].
+        """Run the blocks over new tokens.
 
         Args:
-            before: What was read before them, K first.
-            tokens: Their embeddings.
+            earlier: Keys and values of what comes before the new tokens, K first.
+            tokens: Embeddings of the new tokens, [1, B, T, V].
             mask: Which of them are real, bool [B, T].
-            own: What is added to their scores of each other, [B, 1, T, T]; causal, and nothing else, if None.
-            need_output: Whether somebody reads what the last block says.
+            causal_mask: From :meth:`_causal_mask`; None where a plain causal mask is enough.
+            need_output: Whether the output of the last block is needed.
 
         Returns:
-            What it says [N, B, T, d], and the new keys and values.
+            The output [N, B, T, d] or None, and the new keys and values.
         """
-        start = sum(
-            (prepared.position for prepared in before), torch.zeros(len(mask), dtype=torch.long, device=mask.device)
-        )
+        start = sum((part.position for part in earlier), torch.zeros(len(mask), dtype=torch.long, device=mask.device))
         positions = start[:, None] + (mask.long().cumsum(1) - 1).clamp(min=0)
-        turn = rotary(positions, self.sizes.width // self.sizes.heads, self.sizes.rope_theta)
+        angles = rotary(positions, self.sizes.width // self.sizes.heads, self.sizes.rope_theta)
         hidden = self.down(tokens.to(self.down.weight.dtype))
-        own = None if own is None else repeat_rows(own, self.count * len(mask))
+        causal_mask = None if causal_mask is None else repeat_rows(causal_mask, self.count * len(mask))
         keys, values = [], []
         for index, block in enumerate(self.blocks):
-            last = index == len(self.blocks) - 1
+            is_last = index == len(self.blocks) - 1
             parts = [
-                # What was read of x grows with every token: K alone is worth laying out.
-                _part(prepared, index, hidden.dtype, once=number > 0 or tokens.shape[2] > 1)
-                for number, prepared in enumerate(before)
+                # Generated tokens read contiguous slots of K. Those of x are not worth a copy: they grow every time.
+                _part_of(slots, index, hidden.dtype, contiguous=number == 0 and tokens.shape[2] <= 1)
+                for number, slots in enumerate(earlier)
             ]
-            hidden, key, value = block(hidden, parts, turn, own, output=need_output or not last)
+            hidden, key, value = block(hidden, parts, angles, causal_mask, need_output=need_output or not is_last)
             keys.append(key)
             values.append(value)
-        new = KnowledgeBatch(
-            {"keys": torch.stack(keys, dim=3), "values": torch.stack(values, dim=3)}, mask, mask.sum(1)
-        )
-        return (hidden if need_output else None), new
+        tensors = {"keys": torch.stack(keys, dim=3), "values": torch.stack(values, dim=3)}
+        return (hidden if need_output else None), KnowledgeBatch(tensors, mask, mask.sum(1))
 
 
-def _part(prepared: KnowledgeBatch, block: int, dtype: torch.dtype, once: bool) -> Part:
-    """Return one block's keys and values [N · B, H, S, d/H] of what was read; see :meth:`KnowledgeBatch.part`."""
-    found = []
-    for name in ("keys", "values"):
-        lying = prepared.tensors[name].to(dtype).movedim(2, 4)  # [N, B, blocks, H, S, d/H]
-        laid: Tensor = lying if once else prepared.lasting(f"laid {name}", (), lying.contiguous)
-        found.append(laid[:, :, block].flatten(0, 1))
-    mask = prepared.hidden(dtype)
-    return Part(found[0], found[1], None if mask is None else repeat_rows(mask, len(found[0])))
+def _part_of(slots: KnowledgeBatch, block: int, dtype: torch.dtype, contiguous: bool) -> Part:
+    """Return the keys and values [N · B, H, S, d/H] of one block; see :meth:`KnowledgeBatch.part`."""
+
+    def of_block(name: str) -> Tensor:
+        heads = slots.tensors[name].to(dtype).movedim(2, 4)  # [N, B, blocks, H, S, d/H]
+        of_all_blocks: Tensor = slots.cached(f"contiguous {name}", heads.contiguous) if contiguous else heads
+        return of_all_blocks[:, :, block].flatten(0, 1)
+
+    keys, values, mask = of_block("keys"), of_block("values"), slots.score_mask(dtype)
+    return Part(keys, values, None if mask is None else repeat_rows(mask, len(keys)))
 
 
-class _Block(nn.Module):
-    """N Llama blocks side by side: RMSNorm, attention, RMSNorm, SwiGLU."""
+class _TokenBlock(nn.Module):
+    """N Llama blocks, stacked: RMSNorm, attention, RMSNorm, SwiGLU."""
 
     def __init__(self, count: int, options: TokenOptions) -> None:
         super().__init__()
@@ -171,22 +171,28 @@ class _Block(nn.Module):
         self.down = GroupedLinear(count, options.mlp_width, d)
 
     def forward(
-        self, x: Tensor, before: Sequence[Part], turn: tuple[Tensor, Tensor], own: Tensor | None, output: bool
+        self,
+        x: Tensor,
+        earlier: Sequence[Part],
+        angles: tuple[Tensor, Tensor],
+        causal_mask: Tensor | None,
+        need_output: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return hidden [N, B, T, d] and the new keys and values [N, B, T, H, d/H].
 
-        With ``output=False`` only keys and values are computed: nobody reads the last block at K's positions.
+        With ``need_output=False`` only keys and values are computed: at the positions of K nothing reads the output of
+        the last block.
         """
         normed = self.attention_norm(x)
-        key = rotate(self.key(normed).unflatten(-1, (self.heads, -1)), turn)
+        key = rotate(self.key(normed).unflatten(-1, (self.heads, -1)), angles)
         value = self.value(normed).unflatten(-1, (self.heads, -1))
-        if not output:
+        if not need_output:
             return x, key, value
-        query = rotate(self.query(normed).unflatten(-1, (self.heads, -1)), turn)
+        query = rotate(self.query(normed).unflatten(-1, (self.heads, -1)), angles)
         count, rows = x.shape[:2]
         q, k, v = (t.flatten(0, 1).transpose(1, 2) for t in (query, key, value))
-        mixed = attend(q, [*before, Part(k, v, own, causal=own is None)])
-        x = x + self.output(mixed.transpose(1, 2).flatten(2).unflatten(0, (count, rows)))
+        attended = attend(q, [*earlier, Part(k, v, causal_mask, causal=causal_mask is None)])
+        x = x + self.output(attended.transpose(1, 2).flatten(2).unflatten(0, (count, rows)))
         normed = self.mlp_norm(x)
         return x + self.down(F.silu(self.gate(normed)) * self.up(normed)), key, value
 
@@ -198,8 +204,8 @@ def rotary(positions: Tensor, size: int, theta: float) -> tuple[Tensor, Tensor]:
     return angles.cos(), angles.sin()
 
 
-def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn x [N, B, T, H, size] by its positions."""
-    cos, sin = (part.to(x.dtype) for part in turn)
+def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotate x [N, B, T, H, size] by the angles from :func:`rotary`."""
+    cos, sin = (part.to(x.dtype) for part in angles)
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-second, first], dim=-1) * sin

@@ -1,4 +1,4 @@
-"""Exact match and token F1 of answers, by SQuAD's definition (Rajpurkar et al., 2016; evaluate-v1.1.py)."""
+"""Scores of answers: exact match and token F1 as SQuAD defines them (Rajpurkar et al., 2016; evaluate-v1.1.py)."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from diekae.progress import Progress, silent
 from diekae.run.answer import answer as answer_greedily
 from diekae.run.score import Way, batches
 
-ANSWER_TOKENS = 24
-"""Longest answer that is generated."""
+MAX_TOKENS = 24
+"""Longest generated answer."""
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def normalize(text: str) -> str:
-    """Lower the case, drop punctuation, then articles, then surplus white space: SQuAD's order."""
+    """Lower the case, remove punctuation, then articles, then surplus white space: SQuAD's order."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def exact_match(answer: str, references: Sequence[str]) -> float:
-    """Return 1 if the answer is one of the references after normalisation, else 0.
+    """Return 1 if the normalised answer equals one of the normalised references, else 0.
 
     Raises:
         ValueError: There is no reference.
@@ -44,18 +44,18 @@ def f1(answer: str, references: Sequence[str]) -> float:
 
 
 def right(answer: str, references: Sequence[str]) -> float:
-    """Return 1 if one of the references stands in the answer after normalisation, as whole words, else 0.
+    """Return 1 if the normalised answer contains one of the normalised references as whole words, else 0.
 
     Raises:
         ValueError: There is no reference.
     """
-    said = f" {normalize(answer)} "
-    wanted = [f" {normalize(reference)} " for reference in references]
-    return _best(lambda reference: float(bool(reference.strip()) and reference in said), wanted)
+    words = f" {normalize(answer)} "
+    normalized = [f" {normalize(reference)} " for reference in references]
+    return _best(lambda reference: float(bool(reference.strip()) and reference in words), normalized)
 
 
 def first_line(text: str) -> str:
-    """Return what a plain completion means as its answer: everything up to the first line break."""
+    """Return the answer of a plain completion: everything before the first line break."""
     return text.strip().partition("\n")[0].strip()
 
 
@@ -73,7 +73,7 @@ def _overlap(answer: list[str], reference: list[str]) -> float:
 def score_answers(
     model: DiekaeModel, prompts: Sequence[Prompt], batch_size: int = 16, progress: Progress = silent
 ) -> dict[str, dict[str, float]]:
-    """Answer greedily without K, with K in the prompt and with K injected, and compare first lines with the targets.
+    """Answer greedily without K, with K in the prompt and with K injected; compare first lines with the targets.
 
     Returns:
         For each way the means of ``exact``, ``f1`` and ``right`` over the examples, from 0 to 1.
@@ -86,11 +86,11 @@ def score_answers(
     for way in get_args(Way):
         values: list[tuple[float, float, float]] = []
         for rows, done in batches(prompts, batch_size):
-            chosen = [prompts[row] for row in rows]
-            for prompt, text in zip(chosen, answer_greedily(model, chosen, way, ANSWER_TOKENS), strict=True):
+            batch = [prompts[row] for row in rows]
+            for prompt, text in zip(batch, answer_greedily(model, batch, way, MAX_TOKENS), strict=True):
                 line = first_line(text)
-                wanted = [str(tokenizer.decode(list(prompt.target), skip_special_tokens=True)).strip()]
-                values.append((exact_match(line, wanted), f1(line, wanted), right(line, wanted)))
+                targets = [str(tokenizer.decode(list(prompt.target), skip_special_tokens=True)).strip()]
+                values.append((exact_match(line, targets), f1(line, targets), right(line, targets)))
             progress(f"answers of {way}", done, len(prompts))
         means = [sum(column) / len(values) for column in zip(*values, strict=True)]
         scores[way] = dict(zip(("exact", "f1", "right"), means, strict=True))

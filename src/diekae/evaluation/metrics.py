@@ -1,4 +1,4 @@
-"""Measures, pure: sums of negative log-likelihoods in, figures out (design, section 6)."""
+"""Measures computed from negative log-likelihoods (design, section 6)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 LEAST_GAP = 0.05
-"""Nats a token under which a gap is too small to be divided by."""
+"""Smallest gap, in nats per token, that is divided by."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Scores:
 
     @property
     def recovered(self) -> float | None:
-        """Return the share of the knowledge gap that is closed; None where the gap is under 0.05 nats."""
+        """Return the share of the gap between D(x) and D(K, x) that is closed; None if the gap is below 0.05 nats."""
         return _share(self.bare - self.ours, self.bare - self.prompted)
 
     @property
     def grounded(self) -> float | None:
-        """Return the same for what K says: the cost of another example's K, ours against D's; None as above."""
+        """Return what another example's K costs ours, as a share of what it costs D; None as for ``recovered``."""
         if self.ours_other is None or self.prompted_other is None:
             return None
         return _share(self.ours_other - self.ours, self.prompted_other - self.prompted)
@@ -50,7 +50,7 @@ def perplexity(nll: float) -> float:
 def paper_perplexity(nll: Sequence[float], tokens: Sequence[float], batch_size: int) -> float:
     """Return what the paper prints as perplexity: 2^nats of a mean of batch means (design, section 7).
 
-    It is here so that the paper's figures can be read beside ours; use :func:`perplexity` for anything else.
+    Only to compare our figures with the paper's; use :func:`perplexity` for anything else.
 
     Args:
         nll: Summed nats of each example's target, in the order of the batches.
@@ -58,16 +58,16 @@ def paper_perplexity(nll: Sequence[float], tokens: Sequence[float], batch_size: 
         batch_size: Examples a batch.
 
     Raises:
-        ValueError: There is no example, or the numbers do not match.
+        ValueError: There is no example, the lengths differ, or the batch size is below 1.
     """
     if not len(nll) or len(nll) != len(tokens) or batch_size < 1:
         raise ValueError(f"got {len(nll)} sums, {len(tokens)} token counts and batch_size={batch_size}.")
-    starts = range(0, len(nll), batch_size)
-    means = [sum(nll[at : at + batch_size]) / sum(tokens[at : at + batch_size]) for at in starts]
+    batches = [slice(start, start + batch_size) for start in range(0, len(nll), batch_size)]
+    means = [sum(nll[batch]) / sum(tokens[batch]) for batch in batches]
     return float(2.0 ** min(sum(means) / len(means), 1000.0))
 
 
 def mean_defined(values: list[float | None]) -> float | None:
-    """Return the mean of the figures that are defined."""
+    """Return the mean of the values that are not None; None if all are."""
     defined = [value for value in values if value is not None]
     return sum(defined) / len(defined) if defined else None

@@ -1,4 +1,4 @@
-"""Plots of measured figures, as Matplotlib figures that stand on their own."""
+"""Plots of measurements, as Matplotlib figures."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from matplotlib.figure import Figure
 from diekae.files import write_atomically
 
 INK, ACCENT, MUTED = "#1b1f24", "#0b6e99", "#8a939c"
+"""Colours of text, of what is measured, and of what it is compared with."""
 KINDS = (".png", ".svg", ".pdf")
 
 
 def check_kind(path: str | Path) -> str:
-    """Return the suffix that a plot is written as, to be asked before minutes are spent on what is plotted.
+    """Return the suffix that a plot is written as. Call it before a long measurement, to fail early.
 
     Raises:
         ValueError: The suffix is none of `KINDS`.
@@ -29,41 +30,43 @@ def check_kind(path: str | Path) -> str:
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure, as what :func:`check_kind` says.
+    """Write a figure; the path's suffix gives the kind.
 
     Raises:
         ValueError: The suffix is not known.
     """
     kind = check_kind(path)
     data = io.BytesIO()
-    # Without a date and with fixed ids the same figures make the same file.
-    plain = {"Date": None} if kind == ".svg" else {"CreationDate": None} if kind == ".pdf" else {}
+    # Without a date and with fixed ids, the same figures give the same file.
+    metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(kind, {})
     with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "diekae"}):
-        figure.savefig(data, format=kind[1:], dpi=160, metadata=plain)
+        figure.savefig(data, format=kind[1:], dpi=160, metadata=metadata)
     write_atomically(Path(path), data.getvalue())
 
 
-def draw_layers(found: Mapping[str, Any]) -> Figure:
-    """Draw what `diekae.evaluation.layers.measure_layers` found: windows, single layers, and the choice."""
+def draw_layers(measured: Mapping[str, Any]) -> Figure:
+    """Draw the result of `diekae.evaluation.layers.measure_layers`: windows, single layers, and the choice."""
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     windows, hidden, chosen = figure.subplots(1, 3)
-    entries = found["windows"]
+    entries = measured["windows"]
     style(windows, "recovered, K visible in a window alone", "first layer of the window")
     windows.bar([entry["layers"][0] for entry in entries], _shares(entries), color=ACCENT)
     style(hidden, "lost where K is hidden in one layer", "layer")
     hidden.bar(
-        [entry["layer"] for entry in found["hidden"]], [1 - share for share in _shares(found["hidden"])], color=ACCENT
+        [entry["layer"] for entry in measured["hidden"]],
+        [1 - share for share in _shares(measured["hidden"])],
+        color=ACCENT,
     )
     style(chosen, "recovered, layers chosen one by one", "layer that is added")
-    steps = range(len(found["chosen"]))
-    chosen.plot(steps, _shares(found["chosen"]), color=ACCENT, marker="o", markersize=3)
-    chosen.set_xticks(steps, [str(entry["layers"][-1]) for entry in found["chosen"]])
+    steps = range(len(measured["chosen"]))
+    chosen.plot(steps, _shares(measured["chosen"]), color=ACCENT, marker="o", markersize=3)
+    chosen.set_xticks(steps, [str(entry["layers"][-1]) for entry in measured["chosen"]])
     chosen.axhline(1.0, color=MUTED, linewidth=0.8, linestyle=":")
     return figure
 
 
-def draw_curves(found: Mapping[str, Any]) -> Figure:
-    """Draw what `diekae_research.evaluation.curves.measure_curves` found; D(K, x) beside ours wherever it reads K."""
+def draw_curves(measured: Mapping[str, Any]) -> Figure:
+    """Draw the result of `diekae_research.evaluation.curves.measure_curves`, ours beside D(K, x)."""
     figure = Figure(figsize=(14, 3.6), layout="constrained")
     documents, lengths, positions, copies = figure.subplots(1, 4)
     for axis, key, title, label in (
@@ -72,26 +75,26 @@ def draw_curves(found: Mapping[str, Any]) -> Figure:
     ):
         style(axis, title, label)
         axis.set_xscale("log", base=2)
-        places = [point[key] for point in found[key]]
-        _pair(axis, places, found[key])
-        axis.set_xticks(places, [str(place) for place in places])
+        values = [point[key] for point in measured[key]]
+        _pair(axis, values, measured[key])
+        axis.set_xticks(values, [str(value) for value in values])
         axis.minorticks_off()
     style(positions, "along the target", "target token")
-    _pair(positions, range(len(found["positions"])), found["positions"])
-    names = [_positions(point) for point in found["positions"]]
+    _pair(positions, range(len(measured["positions"])), measured["positions"])
+    names = [_positions(point) for point in measured["positions"]]
     positions.set_xticks(range(len(names)), names)
-    style(copies, "whether the target stands in K", "")
-    names = [f"{'copied' if point['copied'] else 'not'} (n={point['n']})" for point in found["copies"]]
-    copies.bar(names, _shares(found["copies"]), 0.5, color=ACCENT)
+    style(copies, "whether K contains the target", "")
+    names = [f"{'copied' if point['copied'] else 'not'} (n={point['n']})" for point in measured["copies"]]
+    copies.bar(names, _shares(measured["copies"]), 0.5, color=ACCENT)
     documents.set_ylabel("recovered", fontsize=9)
     documents.legend(frameon=False, fontsize=8)
     return figure
 
 
-def _pair(axis: Any, places: Any, points: Any) -> None:
+def _pair(axis: Any, x: Any, points: Any) -> None:
     """Draw D(K, x) and ours."""
-    axis.plot(places, _shares(points, "recovered_prompted"), color=MUTED, marker="o", markersize=3, label="D(K,x)")
-    axis.plot(places, _shares(points), color=ACCENT, marker="o", markersize=3, label="ours")
+    axis.plot(x, _shares(points, "recovered_prompted"), color=MUTED, marker="o", markersize=3, label="D(K,x)")
+    axis.plot(x, _shares(points), color=ACCENT, marker="o", markersize=3, label="ours")
 
 
 def _positions(point: Mapping[str, Any]) -> str:
@@ -101,7 +104,7 @@ def _positions(point: Mapping[str, Any]) -> str:
 
 
 def style(axis: Any, title: str, label: str) -> None:
-    """Give an axis its title and take away what is no data."""
+    """Set an axis's title and label, and remove what is not data."""
     axis.set_title(title, loc="left", fontsize=10, color=INK)
     axis.set_xlabel(label, fontsize=9)
     axis.tick_params(labelsize=8)
@@ -110,5 +113,5 @@ def style(axis: Any, title: str, label: str) -> None:
 
 
 def _shares(entries: Any, key: str = "recovered") -> list[float]:
-    """Return a share of each entry; where it is undefined there is nothing to draw."""
+    """Return a share of each entry; NaN, which is not drawn, where it is undefined."""
     return [float("nan") if entry[key] is None else entry[key] for entry in entries]

@@ -1,4 +1,4 @@
-"""What causal encoders have read of x, kept with the decoder's own cache."""
+"""The slots that causal encoders keep of x, stored in the decoder's own cache."""
 
 from __future__ import annotations
 
@@ -10,48 +10,45 @@ from diekae.encoders import KnowledgeBatch
 
 
 class EncoderCacheLayer(DynamicLayer):
-    """What causal encoders have read of x, kept as one more layer of the decoder's own cache.
+    """What causal encoders keep of x, as one more layer of the decoder's own cache.
 
-    So beam search, cropping and repetition treat it as they treat the decoder's keys and values.
+    So beam search, cropping and repetition change it as they change the decoder's keys and values.
     """
 
-    def __init__(self, prepared: KnowledgeBatch) -> None:
-        """Hold what was read of x."""
+    def __init__(self, slots: KnowledgeBatch) -> None:
+        """Hold the slots of x."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self.prepared = prepared
+        self.slots = slots
 
     def get_seq_length(self) -> int:
-        """Return the slots held."""
-        return self.prepared.mask.shape[1]
-
-    def _select(self, rows: Tensor) -> None:
-        self.prepared = self.prepared.map(lambda tensor, dim: tensor.index_select(dim, rows.to(tensor.device)))
+        """Return the number of slots."""
+        return self.slots.mask.shape[1]
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Follow the beams that survive."""
-        self._select(beam_idx)
+        self.batch_select_indices(beam_idx)
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep some rows."""
-        self._select(indices)
+        """Select rows."""
+        self.slots = self.slots.map(lambda tensor, dim: tensor.index_select(dim, indices.to(tensor.device)))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every row."""
-        self.prepared = self.prepared.map(lambda tensor, dim: tensor.repeat_interleave(repeats, dim))
+        self.slots = self.slots.map(lambda tensor, dim: tensor.repeat_interleave(repeats, dim))
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last ``-tokens_to_remove`` columns of x."""
+        """Drop the last ``-tokens_to_remove`` columns of x."""
         if tokens_to_remove < 0:
-            old, keep = self.prepared, self.prepared.mask.shape[1] + tokens_to_remove
-            tensors = {name: tensor[:, :, :keep] for name, tensor in old.tensors.items()}
-            self.prepared = KnowledgeBatch(tensors, old.mask[:, :keep], old.position - old.mask[:, keep:].sum(1))
+            old, end = self.slots, self.slots.mask.shape[1] + tokens_to_remove
+            tensors = {name: tensor[:, :, :end] for name, tensor in old.tensors.items()}
+            self.slots = KnowledgeBatch(tensors, old.mask[:, :end], old.position - old.mask[:, end:].sum(1))
 
     def reset(self) -> None:
-        """Forget everything; the next forward begins anew."""
-        self.prepared = self.prepared.map(lambda tensor, _dim: tensor[:0])
+        """Drop everything; the next forward begins anew."""
+        self.slots = self.slots.map(lambda tensor, _dim: tensor[:0])
 
 
 def encoder_layer(cache: Cache | None) -> EncoderCacheLayer | None:
-    """Find the encoders' layer in a cache."""
+    """Return the encoders' layer of a cache, or None."""
     layers = getattr(cache, "layers", [])
     return layers[-1] if layers and isinstance(layers[-1], EncoderCacheLayer) else None

@@ -1,4 +1,4 @@
-"""Which columns of a prompt are what: padding, anchor, text.
+"""Which columns of a prompt are padding, and which hold the anchor.
 
 Shapes: B rows, L columns.
 """
@@ -13,33 +13,34 @@ from transformers import GenerationConfig
 
 
 def anchored(input_ids: Tensor, valid: Tensor, anchor: Sequence[int]) -> Tensor:
-    """Find the columns of each row's anchor, bool [B, L]: its common beginning with the bank's anchor.
+    """Find the columns in which each row begins like the bank's anchor, bool [B, L].
 
-    The first real column belongs to it whatever it holds, for it carries the attention sink.
+    The first real column counts as anchor whatever its token is, because it carries the attention sink.
 
     Args:
         input_ids: Rows, int64 [B, L].
-        valid: Real columns, bool [B, L].
+        valid: Columns that are not padding, bool [B, L].
         anchor: Tokens of the bank's anchor.
     """
-    place = valid.long().cumsum(1) - 1
-    found = valid & (place == 0)
-    same = valid
+    number_in_row = valid.long().cumsum(1) - 1
+    columns = valid & (number_in_row == 0)
+    equal_so_far = valid
     for number, token in enumerate(anchor):
-        here = valid & (place == number)
-        # A row counts as anchored up to the first token that differs.
-        same = same & ((here & (input_ids == token)).any(1, keepdim=True))
-        found = found | (here & same)
-    return found
+        column = valid & (number_in_row == number)
+        equal_so_far = equal_so_far & (column & (input_ids == token)).any(1, keepdim=True)
+        columns = columns | (column & equal_so_far)
+    return columns
 
 
 def guess_mask(input_ids: Tensor, settings: GenerationConfig | None, padding: int | None) -> Tensor:
-    """Take padding tokens for padding, unless they also end texts, as Transformers' ``generate`` does; int64 [B, L].
+    """Return an attention mask that hides padding tokens, int64 [B, L].
+
+    As in Transformers' ``generate``, a padding token that also ends texts is not taken for padding.
 
     Args:
         input_ids: Rows, int64 [B, L].
-        settings: The decoder's, which name its padding and its ends.
-        padding: The padding token where the call names one.
+        settings: The decoder's settings, with its padding token and its end-of-text tokens.
+        padding: The padding token, if the call names one.
     """
     padding = padding if padding is not None else getattr(settings, "pad_token_id", None)
     ends = getattr(settings, "eos_token_id", None)

@@ -1,9 +1,12 @@
-"""Whether a decoder can be read exactly is seen by doing it: six tokens in the prompt, and the same six as slots."""
+"""A trial whether K can be read exactly: six tokens in the prompt, compared with the same six tokens as slots.
+
+Shapes: S tokens of anchor and K, G key heads, d head size.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -12,14 +15,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from diekae.encoders import KnowledgeBatch
-from diekae.inject.attention import Attend, AttentionSite, Read, reading, refusal
+from diekae.inject.attention import AttentionSite
+from diekae.inject.attention_interface import AttentionFunction, AttentionWrapper, refusal, wrap_attention
 from diekae.inject.hookpoints import stack_of
-from diekae.inject.slots import Columns, Slots
+from diekae.inject.slot_attention import SlotAttention
+from diekae.inject.slot_masks import ForwardColumns
+from diekae.inject.slots import Slots
 
-KNOWN, ASKED = 6, 5
-"""Tokens of K and of x, behind an anchor of one token."""
+KNOWLEDGE_TOKENS, INPUT_TOKENS = 6, 5
+"""Tokens of K and of x, after an anchor of one token."""
 SHARE, ROUNDING = 0.01, 16
-"""Most that may be off, root mean square: a share of what K changes, and some roundings of the states."""
+"""Largest error, root mean square: a share of what K changes, plus some roundings of the states."""
 
 
 @torch.no_grad()
@@ -27,107 +33,119 @@ def check_exact(decoder: PreTrainedModel, sites: Sequence[AttentionSite]) -> lis
     """Compare the last states of x with K in the prompt and with K as slots of all layers.
 
     Returns:
-        The sites, those whose keys are the same wherever they stand marked as not turned.
+        The sites; those whose keys are the same at every position are marked as not rotary.
 
     Raises:
-        ValueError: They differ by more than rounding: tokens meet elsewhere than in attention, or positions are not
+        ValueError: The states differ by more than rounding: tokens meet outside attention, or positions are not
             relative.
     """
     if decoder.device.type == "meta":
         return list(sites)
     vocabulary = int(decoder.get_input_embeddings().weight.shape[0])  # type: ignore[index]
-    ids = torch.linspace(vocabulary // 10, vocabulary // 2, 1 + KNOWN + ASKED, device=decoder.device).long()[None]
-    known, x = ids[:, : 1 + KNOWN], torch.cat([ids[:, :1], ids[:, 1 + KNOWN :]], dim=1)
-    places = torch.arange(1 + KNOWN, device=ids.device)[None]
+    before = 1 + KNOWLEDGE_TOKENS
+    ids = torch.linspace(vocabulary // 10, vocabulary // 2, before + INPUT_TOKENS, device=decoder.device).long()[None]
+    knowledge_ids, input_ids = ids[:, :before], torch.cat([ids[:, :1], ids[:, before:]], dim=1)
+    positions = torch.arange(before, device=ids.device)[None]
     try:
         with _refusing_learned_positions(decoder, ids):
-            prompted = _states(decoder, ids)[:, 1 + KNOWN :]
-        bare = _states(decoder, x)[:, 1:]
-        keys, values = _slots(decoder, sites, known, places - KNOWN)
-        elsewhere, _ = _slots(decoder, sites, known, places)
-        read = _read(decoder, sites, {"keys": keys, "values": values}, places - KNOWN, x)[:, 1:]
+            prompted = _last_states(decoder, ids)[:, before:]
+        bare = _last_states(decoder, input_ids)[:, 1:]
+        keys, values = _read_slots(decoder, sites, knowledge_ids, positions - KNOWLEDGE_TOKENS)
+        keys_elsewhere, _ = _read_slots(decoder, sites, knowledge_ids, positions)
+        tensors: Any = {"keys": keys, "values": values}
+        injected = _run_with_slots(decoder, sites, tensors, positions - KNOWLEDGE_TOKENS, input_ids)[:, 1:]
     except (IndexError, RuntimeError, TypeError) as error:
         raise ValueError(refusal(decoder, f"it does not run with K before position 0 ({error})")) from error
     precision = torch.finfo(decoder.dtype).eps
-    wrong, change = _size(read - prompted), _size(prompted - bare)
-    if not wrong <= SHARE * change + ROUNDING * precision * _size(prompted):
+    difference, change = _rms(injected - prompted), _rms(prompted - bare)
+    if not difference <= SHARE * change + ROUNDING * precision * _rms(prompted):
         raise ValueError(
             refusal(
                 decoder,
-                f"of six tokens of K its states are off by {wrong:.2g}, where K changes them by {change:.2g}; its "
+                f"of six tokens of K its states are off by {difference:.2g}, where K changes them by {change:.2g}; its "
                 "positions may not be relative, or its tokens meet outside attention",
             )
         )
-    moved = [
-        _size(a.float() - b.float()) > ROUNDING * precision * _size(b) for a, b in zip(keys, elsewhere, strict=True)
+    rotary = [
+        _rms(a.float() - b.float()) > ROUNDING * precision * _rms(b) for a, b in zip(keys, keys_elsewhere, strict=True)
     ]
-    return [replace(site, turned=turned) for site, turned in zip(sites, moved, strict=True)]
+    return [replace(site, rotary=depends) for site, depends in zip(sites, rotary, strict=True)]
 
 
-def _size(states: Tensor) -> float:
+def _rms(states: Tensor) -> float:
+    """Return the root mean square."""
     return float(states.float().square().mean().sqrt())
 
 
 @contextmanager
 def _refusing_learned_positions(decoder: PreTrainedModel, ids: Tensor) -> Iterator[None]:
-    """Refuse a decoder that looks up anything but tokens: before position 0 there is nothing to be looked up.
+    """Refuse a decoder that looks up embeddings of anything but its tokens: a table has no positions below 0.
 
-    Asking all the same would end a GPU's context.
+    On a GPU, a lookup below 0 would make the device unusable for the process, so it is refused before it happens.
 
     Raises:
-        ValueError: It does.
+        ValueError: The decoder does so in a run over ``ids`` inside the block.
     """
 
-    def look(_module: nn.Module, args: Any, kwargs: Any) -> None:
-        given = next(iter((*args, *kwargs.values())), None)
-        if not isinstance(given, Tensor) or given.shape != ids.shape or not torch.equal(given.to(ids), ids):
+    def check_lookup(_module: nn.Module, args: Any, kwargs: Any) -> None:
+        indices = next(iter((*args, *kwargs.values())), None)
+        if not isinstance(indices, Tensor) or indices.shape != ids.shape or not torch.equal(indices.to(ids), ids):
             raise ValueError(refusal(decoder, "its positions are learned"))
 
-    tables = [module for module in stack_of(decoder).modules() if isinstance(module, nn.Embedding)]
-    handles = [table.register_forward_pre_hook(look, with_kwargs=True) for table in tables]
-    try:
+    with ExitStack() as handles:
+        for module in stack_of(decoder).modules():
+            if isinstance(module, nn.Embedding):
+                handles.enter_context(module.register_forward_pre_hook(check_lookup, with_kwargs=True))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
-def _states(decoder: PreTrainedModel, ids: Tensor, **options: Any) -> Tensor:
+def _last_states(decoder: PreTrainedModel, ids: Tensor, **options: Any) -> Tensor:
+    """Return the decoder's last hidden states, fp32."""
     states: Tensor = stack_of(decoder)(input_ids=ids, use_cache=False, **options)[0].float()
     return states
 
 
-def _slots(
-    decoder: PreTrainedModel, sites: Sequence[AttentionSite], known: Tensor, places: Tensor
+def _read_slots(
+    decoder: PreTrainedModel, sites: Sequence[AttentionSite], ids: Tensor, positions: Tensor
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Return keys and values of anchor and K in all layers, [B, S, G, d] each, where they stand at ``places``."""
+    """Return the keys and values of anchor and K in all layers, [1, S, G, d] each, at ``positions`` [1, S]."""
     keys, values = [torch.empty(0)] * len(sites), [torch.empty(0)] * len(sites)
 
-    def keep(number: int, _states: Tensor) -> Read:
-        def read(
-            own: Attend, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any
+    def make_wrapper(number: int, _states: Tensor) -> AttentionWrapper:
+        def store_slots(
+            attention: AttentionFunction,
+            module: nn.Module,
+            query: Tensor,
+            key: Tensor,
+            value: Tensor,
+            *rest: Any,
+            **options: Any,
         ) -> tuple[Tensor, Any]:
             keys[number], values[number] = key.transpose(1, 2), value.transpose(1, 2)
-            return own(module, query, key, value, *rest, **options)
+            return attention(module, query, key, value, *rest, **options)
 
-        return read
+        return store_slots
 
-    with reading({number: site.module for number, site in enumerate(sites)}, keep):
-        _states(decoder, known, position_ids=places)
+    with wrap_attention({number: site.module for number, site in enumerate(sites)}, make_wrapper):
+        _last_states(decoder, ids, position_ids=positions)
     return keys, values
 
 
-def _read(decoder: PreTrainedModel, sites: Sequence[AttentionSite], tensors: Any, places: Tensor, x: Tensor) -> Tensor:
-    """Run x with anchor and K as slots of all layers."""
-    prepared = KnowledgeBatch(tensors, torch.ones_like(places, dtype=torch.bool), places[:, -1], True, places)
-    receives = torch.ones_like(x, dtype=torch.bool)
+def _run_with_slots(
+    decoder: PreTrainedModel, sites: Sequence[AttentionSite], tensors: Any, positions: Tensor, ids: Tensor
+) -> Tensor:
+    """Run x with anchor and K as slots of all layers; return the last states."""
+    mask = torch.ones_like(positions, dtype=torch.bool)
+    knowledge = KnowledgeBatch(tensors, mask, positions[:, -1], True, positions)
+    receives = torch.ones_like(ids, dtype=torch.bool)
     receives[:, 0] = False
-    stands = torch.arange(x.shape[1], device=x.device)[None]
-    columns = Columns(prepared, receives, stands, ~receives, 1, x.shape[1], "behind")
+    of_x = torch.arange(ids.shape[1], device=ids.device)[None]
+    columns = ForwardColumns(knowledge, receives, of_x, ~receives, 1, ids.shape[1], "after_anchor")
+    slot_attention = SlotAttention(columns)
 
-    def hand(number: int, _states: Tensor) -> Read:
-        slots = Slots(prepared, number)
-        return lambda *args, **options: columns.read(slots, *args, **options)
+    def make_wrapper(number: int, _states: Tensor) -> AttentionWrapper:
+        slots = Slots(knowledge, number)
+        return lambda *args, **options: slot_attention.attend(slots, *args, **options)
 
-    with reading({number: site.module for number, site in enumerate(sites)}, hand):
-        return _states(decoder, x)
+    with wrap_attention({number: site.module for number, site in enumerate(sites)}, make_wrapper):
+        return _last_states(decoder, ids)

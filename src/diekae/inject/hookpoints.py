@@ -1,8 +1,12 @@
-"""Where a decoder can be read and added to: found in the model, never tabled per architecture."""
+"""Hookpoints: where a decoder's residual stream can be read and changed, found without a table of architectures.
+
+Shapes: T tokens, W decoder width.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-TOKENS = 8
-"""Tokens of the run that shows which modules' outputs are added to the residual stream."""
+PROBE_TOKENS = 8
+"""Tokens of a run that shows how the modules of a decoder work together."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +33,13 @@ class Hookpoint:
 
 def first_tensor(output: Any) -> Tensor:
     """Return the hidden states of a module's output, which some architectures wrap in a tuple."""
-    tensor: Tensor = output[0] if isinstance(output, tuple | list) else output
-    return tensor
+    states: Tensor = output[0] if isinstance(output, tuple | list) else output
+    return states
 
 
-def with_first(output: Any, tensor: Tensor) -> Any:
-    """Return the output with its hidden states exchanged; the given object is left as it was."""
-    return type(output)((tensor, *output[1:])) if isinstance(output, tuple | list) else tensor
+def with_first(output: Any, states: Tensor) -> Any:
+    """Return a copy of a module's output with other hidden states."""
+    return type(output)((states, *output[1:])) if isinstance(output, tuple | list) else states
 
 
 def stack_of(decoder: PreTrainedModel) -> nn.Module:
@@ -45,34 +49,40 @@ def stack_of(decoder: PreTrainedModel) -> nn.Module:
 
 
 def find_blocks(decoder: PreTrainedModel) -> nn.ModuleList:
-    """Find the stack of decoder blocks: the outermost list of as many alike modules as the decoder has layers.
+    """Find the decoder blocks: the outermost ``ModuleList`` that has as many modules as the decoder has layers.
 
     Raises:
         ValueError: There is none, or more than one.
     """
     config = decoder.config.get_text_config(decoder=True)
     depth = getattr(config, "num_hidden_layers", None)
-    found = [
-        (name.count("."), name, module)
+    lists = {
+        name: module
         for name, module in decoder.named_modules()
         if isinstance(module, nn.ModuleList) and (len(module) == depth if depth else len(module) > 1)
-    ]
-    outermost = [entry for entry in found if entry[0] == min(e[0] for e in found)]
+    }
+    least_nested = min((name.count(".") for name in lists), default=0)
+    outermost = [name for name in lists if name.count(".") == least_nested]
     if len(outermost) != 1:
-        names = ", ".join(entry[1] for entry in outermost) or "none"
+        names = ", ".join(outermost) or "none"
         raise ValueError(
             f"the blocks of {type(decoder).__name__} could not be found: expected one outermost ModuleList of "
             f"num_hidden_layers={depth} modules, found {names}. Is it a *ForCausalLM decoder?"
         )
-    return outermost[0][2]
+    return lists[outermost[0]]
 
 
 def find_hookpoints(decoder: PreTrainedModel, layers: tuple[int, ...], site: str) -> dict[int, Hookpoint]:
     """Find the hookpoint of each layer.
 
-    For the sites ``attention`` and ``mlp`` a run over a few tokens shows which modules' outputs are added to the
-    residual stream: with norms after attention (Gemma) that is not the attention module, and in parallel blocks
-    (GPT-NeoX, Falcon) both are added at once.
+    For the sites ``attention`` and ``mlp``, a run over a few tokens shows which modules' outputs are added to the
+    residual stream. Where a norm follows the attention (Gemma), that is not the attention module. In parallel blocks
+    (GPT-NeoX, Falcon) both outputs are added at once.
+
+    Args:
+        decoder: The decoder.
+        layers: Its layers, from 0.
+        site: ``block``, ``attention`` or ``mlp``: after which of them the difference is added.
 
     Raises:
         ValueError: A block does not add its attention and MLP to the stream in a way that can be recognised.
@@ -80,76 +90,75 @@ def find_hookpoints(decoder: PreTrainedModel, layers: tuple[int, ...], site: str
     blocks = find_blocks(decoder)
     if site == "block":
         return {layer: Hookpoint(blocks[layer], blocks[layer], ()) for layer in layers}
-    points = {}
-    for layer, (attention, mlp) in _probe(decoder, [(layer, blocks[layer]) for layer in layers]).items():
+    hookpoints = {}
+    for layer, (attention, mlp) in _find_addends(decoder, [(layer, blocks[layer]) for layer in layers]).items():
         module, addends = (attention, (attention,)) if site == "attention" else (mlp, (attention, mlp))
-        points[layer] = Hookpoint(blocks[layer], module, addends)
-    return points
+        hookpoints[layer] = Hookpoint(blocks[layer], module, addends)
+    return hookpoints
 
 
-def _probe(decoder: PreTrainedModel, blocks: list[tuple[int, nn.Module]]) -> dict[int, tuple[nn.Module, nn.Module]]:
-    """Run a few tokens and find, in each block, the two modules whose outputs make its output from its input."""
-    records: dict[int, list[tuple[nn.Module, Tensor]]] = {layer: [] for layer, _ in blocks}
-    ends: dict[int, tuple[Tensor, Tensor]] = {}
-    handles = []
+class _Recording:
+    """The input and output of one block, and the outputs of the modules in it, each fp32 [T, W]."""
 
-    def note(layer: int, size: list[int]) -> Any:
-        def hook(module: nn.Module, _args: Any, output: Any) -> None:
-            tensor = first_tensor(output)
-            if isinstance(tensor, Tensor) and tensor.shape[-1] == size[0]:
-                records[layer].append((module, tensor.detach().clone().float().flatten(0, -2)))
+    def __init__(self) -> None:
+        self.block_input = self.block_output = torch.empty(0)
+        self.outputs: list[tuple[nn.Module, Tensor]] = []
 
-        return hook
+    def hook_input(self, _module: nn.Module, args: Any, kwargs: Any) -> None:
+        self.block_input = _copy(args[0] if args else kwargs["hidden_states"])
 
-    def begin(size: list[int], store: list[Tensor]) -> Any:
-        def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
-            states = args[0] if args else kwargs["hidden_states"]
-            size[0] = states.shape[-1]
-            store.append(states.detach().clone().float().flatten(0, -2))
+    def hook_module(self, module: nn.Module, _args: Any, output: Any) -> None:
+        states = first_tensor(output)
+        if isinstance(states, Tensor) and states.shape[-1] == self.block_input.shape[-1]:
+            self.outputs.append((module, _copy(states)))
 
-        return hook
+    def hook_output(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        self.block_output = _copy(first_tensor(output))
 
-    def end(layer: int, store: list[Tensor]) -> Any:
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            ends[layer] = store[-1], first_tensor(output).detach().clone().float().flatten(0, -2)
 
-        return hook
+def _copy(states: Tensor) -> Tensor:
+    return states.detach().clone().float().flatten(0, -2)
 
-    try:
+
+def _find_addends(
+    decoder: PreTrainedModel, blocks: list[tuple[int, nn.Module]]
+) -> dict[int, tuple[nn.Module, nn.Module]]:
+    """Run a few tokens and find, in each block, the two modules whose outputs are added to its input."""
+    recordings = {layer: _Recording() for layer, _ in blocks}
+    with ExitStack() as handles, torch.no_grad():
         for layer, block in blocks:
-            size, store = [0], list[Tensor]()
-            handles.append(block.register_forward_pre_hook(begin(size, store), with_kwargs=True))
-            handles.append(block.register_forward_hook(end(layer, store)))
-            handles += [m.register_forward_hook(note(layer, size)) for m in block.modules() if m is not block]
+            recording = recordings[layer]
+            handles.enter_context(block.register_forward_pre_hook(recording.hook_input, with_kwargs=True))
+            handles.enter_context(block.register_forward_hook(recording.hook_output))
+            for module in block.modules():
+                if module is not block:
+                    handles.enter_context(module.register_forward_hook(recording.hook_module))
         vocabulary = decoder.get_input_embeddings().weight.shape[0]  # type: ignore[index]
         # From the middle of the vocabulary: special tokens at its ends carry massive activations, which drown the rest.
-        ids = torch.linspace(vocabulary // 10, vocabulary // 2, TOKENS, device=decoder.device).long()[None]
-        with torch.no_grad():
-            stack_of(decoder)(input_ids=ids, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    precision = torch.finfo(decoder.dtype).eps
-    return {layer: _addends(layer, records[layer], precision, *ends[layer]) for layer, _ in blocks}
+        ids = torch.linspace(vocabulary // 10, vocabulary // 2, PROBE_TOKENS, device=decoder.device).long()[None]
+        stack_of(decoder)(input_ids=ids, use_cache=False)
+    tolerance = 2e-2 if torch.finfo(decoder.dtype).eps < 1e-4 else 0.2
+    return {layer: _best_pair(layer, recording, tolerance) for layer, recording in recordings.items()}
 
 
-def _addends(
-    layer: int, record: list[tuple[nn.Module, Tensor]], precision: float, start: Tensor, end: Tensor
-) -> tuple[nn.Module, nn.Module]:
-    """Find the first pair of modules, in order of execution, that satisfies input + a + b = output."""
-    missing = end - start
-    runs = Counter(module for module, _ in record)
-    record = [(module, output) for module, output in record if runs[module] == 1]  # one that runs twice is no place
-    close = 2e-2 if precision < 1e-4 else 0.2
+def _best_pair(layer: int, recording: _Recording, tolerance: float) -> tuple[nn.Module, nn.Module]:
+    """Find the two modules, in order of execution, with input + first + second = output.
+
+    Raises:
+        ValueError: No pair comes close enough.
+    """
+    change = recording.block_output - recording.block_input
+    runs = Counter(module for module, _ in recording.outputs)
+    outputs = [(module, output) for module, output in recording.outputs if runs[module] == 1]
     best: tuple[float, tuple[nn.Module, nn.Module]] | None = None
-    for i, (first, a) in enumerate(record):
-        for second, b in record[i + 1 :]:
-            if a.shape != b.shape or a.shape != end.shape:
+    for number, (first, a) in enumerate(outputs):
+        for second, b in outputs[number + 1 :]:
+            if a.shape != b.shape or a.shape != change.shape:
                 continue
-            # The median over tokens: where massive activations stand, rounding hides what is added.
-            error = float(((a + b - missing).norm(dim=-1) / missing.norm(dim=-1).clamp(min=1e-12)).median())
-            # Later modules win ties: a dropout that passes the attention's output on is what is really added.
-            if error < close and (best is None or error <= best[0] + 1e-6):
+            # The median over tokens: at massive activations, rounding hides what is added.
+            error = float(((a + b - change).norm(dim=-1) / change.norm(dim=-1).clamp(min=1e-12)).median())
+            # Of equal pairs take the later one: a dropout after the attention is what is really added.
+            if error < tolerance and (best is None or error <= best[0] + 1e-6):
                 best = (error, (first, second))
     if best is None:
         raise ValueError(

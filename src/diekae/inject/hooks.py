@@ -1,4 +1,13 @@
-"""Reading and adding at hookpoints for the length of a `with` block: out of place, in one thread, and gone after it.
+"""Hooks that read the residual stream at hookpoints and add differences there, for the length of a ``with`` block.
+
+Module outputs are never written into, hooks answer only to the thread or task that entered the block, and all hooks
+are removed at its end.
+
+Example, a vector [W] added to the stream of layer 5 while the decoder generates:
+
+    hookpoints = find_hookpoints(decoder, (5,), "block")
+    with apply_hook(hookpoints, lambda layer, stream, output: vector.expand_as(output)):
+        decoder.generate(**inputs)
 
 Shapes: B rows, T positions, W decoder width.
 """
@@ -6,115 +15,55 @@ Shapes: B rows, T positions, W decoder width.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from diekae.inject.contexts import HookContext
 from diekae.inject.hookpoints import Hookpoint, find_blocks, first_tensor, stack_of, with_first
 
-Visit = Callable[[int, Tensor, Tensor], Tensor | None]
-"""Called as ``visit(layer, stream, output)``, both [B, T, W]; returns what is added to the output, or None."""
+HookFunction = Callable[[int, Tensor, Tensor], Tensor | None]
+"""Called as ``hook(layer, stream, output)``, with the residual stream right after the hookpoint and the output of its
+module, both [B, T, W]. Returns the difference to add to the output, or None."""
 
 
-_ENTERED: ContextVar[frozenset[Owner]] = ContextVar("diekae_entered", default=frozenset())
-
-
-class Owner:
-    """Whose hooks they are: they answer to the thread or task that entered, and to what copies its context.
-
-    A ``with`` block of its own; :attr:`here` tells whether the caller is inside.
-    """
-
-    def __enter__(self) -> Owner:
-        """Begin."""
-        _ENTERED.set(_ENTERED.get() | {self})
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End; also where another context than the one that began does so."""
-        _ENTERED.set(_ENTERED.get() - {self})
-
-    @property
-    def here(self) -> bool:
-        """Tell whether this context is inside the block."""
-        return self in _ENTERED.get()
-
-    @staticmethod
-    def leave() -> frozenset[Owner]:
-        """Leave all blocks that this context is inside of, and return them for :meth:`restore`."""
-        inside = _ENTERED.get()
-        _ENTERED.set(frozenset())
-        return inside
-
-    @staticmethod
-    def restore(inside: frozenset[Owner]) -> None:
-        """Be inside blocks again."""
-        _ENTERED.set(_ENTERED.get() | inside)
-
-
-class _Stop(Exception):  # noqa: N818 - not an error: ends a forward whose rest nobody reads
-    """Raised by the last hookpoint of a run that needs no more."""
+class _Stop(Exception):  # noqa: N818 - not an error: ends a forward whose rest is not needed
+    """Raised at the last hookpoint of :func:`run`."""
 
 
 @contextmanager
-def visiting(points: Mapping[int, Hookpoint], visit: Visit, *, stop_after: int | None = None) -> Iterator[None]:
-    """Call ``visit`` at every hookpoint, whenever *this context* (thread or task) runs the decoder inside the block.
-
-    Others that use the decoder meanwhile pass by the hooks untouched. All hooks are removed at the end,
-    whatever happens.
+def apply_hook(
+    hookpoints: Mapping[int, Hookpoint], hook: HookFunction, *, stop_after: int | None = None
+) -> Iterator[None]:
+    """Call ``hook`` at every hookpoint whenever the current context runs the decoder inside the block.
 
     Args:
-        points: Hookpoints by layer.
-        visit: Reads the residual stream right after the hookpoint and may return a difference for its output.
-        stop_after: Layer whose visit ends the forward; only :func:`run` may pass it.
+        hookpoints: Hookpoints by layer.
+        hook: See :data:`HookFunction`.
+        stop_after: Layer after whose hookpoint the forward ends; only :func:`run` may pass it.
     """
-    handles: list[Any] = []
-    with Owner() as owner:
-        try:
-            for layer, point in points.items():
-                parts: dict[Any, Tensor] = {}
-                if point.addends:
-                    handles.append(point.block.register_forward_pre_hook(_keep_input(owner, parts), with_kwargs=True))
-                    handles += [m.register_forward_hook(_keep_output(owner, parts)) for m in point.addends]
-                hook = _visit_hook(owner, layer, point, visit, parts, stop_after == layer)
-                handles.append(point.module.register_forward_hook(hook))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+    with HookContext() as context, ExitStack() as handles:
+        for layer, hookpoint in hookpoints.items():
+            parts: dict[Any, Tensor] = {}
+            if hookpoint.addends:
+                store_input = _input_hook(context, parts)
+                handles.enter_context(hookpoint.block.register_forward_pre_hook(store_input, with_kwargs=True))
+                for module in hookpoint.addends:
+                    handles.enter_context(module.register_forward_hook(_addend_hook(context, parts)))
+            module_hook = _output_hook(context, layer, hookpoint, hook, parts, stop_after == layer)
+            handles.enter_context(hookpoint.module.register_forward_hook(module_hook))
+        yield
 
 
-@contextmanager
-def apart(decoder: PreTrainedModel) -> Iterator[None]:
-    """Let no gradient pass from one decoder block to the one before, in runs of this context inside the block."""
-    handles: list[Any] = []
-    with Owner() as owner:
+def _input_hook(context: HookContext, parts: dict[Any, Tensor]) -> Any:
+    """Return a hook that stores the input of a block."""
 
-        def hook(_module: nn.Module, *rest: Any) -> Any:
-            if not owner.here:
-                return None
-            args, kwargs = rest
-            if args:
-                return (args[0].detach(), *args[1:]), kwargs
-            return args, {**kwargs, "hidden_states": kwargs["hidden_states"].detach()}
-
-        try:
-            for block in find_blocks(decoder):
-                handles.append(block.register_forward_pre_hook(hook, with_kwargs=True))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-
-def _keep_input(owner: Owner, parts: dict[Any, Tensor]) -> Any:
-    # `*rest`: another thread may meet this hook before torch has noted that it takes keywords.
+    # `*rest`: another thread may run this hook before torch has noted that it takes keywords.
     def hook(_module: nn.Module, *rest: Any) -> None:
-        if owner.here:
+        if context.entered:
             args, kwargs = rest
             parts.clear()
             parts["input"] = args[0] if args else kwargs["hidden_states"]
@@ -122,47 +71,85 @@ def _keep_input(owner: Owner, parts: dict[Any, Tensor]) -> Any:
     return hook
 
 
-def _keep_output(owner: Owner, parts: dict[Any, Tensor]) -> Any:
+def _addend_hook(context: HookContext, parts: dict[Any, Tensor]) -> Any:
+    """Return a hook that stores the output of a module that adds to the residual stream."""
+
     def hook(module: nn.Module, _args: Any, output: Any) -> None:
-        if owner.here:
+        if context.entered:
             parts[module] = first_tensor(output)
 
     return hook
 
 
-def _visit_hook(owner: Owner, layer: int, point: Hookpoint, visit: Visit, parts: dict[Any, Tensor], stop: bool) -> Any:
-    def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-        if not owner.here:
+def _output_hook(
+    context: HookContext, layer: int, hookpoint: Hookpoint, hook: HookFunction, parts: dict[Any, Tensor], stop: bool
+) -> Any:
+    """Return a hook for the module of a hookpoint, which calls ``hook`` and adds the difference that it returns."""
+
+    def module_hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+        if not context.entered:
             return None
-        value = first_tensor(output)
-        stream = value
-        if point.addends:
-            start = parts["input"]
-            stream = start + sum(parts[module].reshape(start.shape) for module in point.addends)
+        states = first_tensor(output)
+        stream = states
+        if hookpoint.addends:
+            block_input = parts["input"]
+            stream = block_input + sum(parts[module].reshape(block_input.shape) for module in hookpoint.addends)
             parts.clear()
-        difference = visit(layer, stream, value.reshape(stream.shape))
+        difference = hook(layer, stream, states.reshape(stream.shape))
         if stop:
             raise _Stop
         if difference is None:
             return None
-        return with_first(output, value + difference.to(value.dtype).reshape(value.shape))
+        return with_first(output, states + difference.to(states.dtype).reshape(states.shape))
 
-    return hook
+    return module_hook
+
+
+def keep_where(receives: Tensor, difference: Tensor, stream: Tensor) -> Tensor:
+    """Return the difference in the columns that receive, and −0.0 elsewhere.
+
+    Adding −0.0 leaves every float as it is, where +0.0 would turn −0.0 into +0.0. So rows without knowledge stay
+    bit-identical.
+
+    Args:
+        receives: Bool [B, T].
+        difference: [B, T, W].
+        stream: The stream to which it is added, [B, T, W].
+    """
+    return torch.where(receives[..., None], difference.to(stream.dtype), -torch.zeros_like(stream))
+
+
+@contextmanager
+def detach_blocks(decoder: PreTrainedModel) -> Iterator[None]:
+    """Stop gradients between decoder blocks, in forwards of the current context inside the block."""
+    with HookContext() as context, ExitStack() as handles:
+
+        def hook(_module: nn.Module, *rest: Any) -> Any:
+            if not context.entered:
+                return None
+            args, kwargs = rest
+            if args:
+                return (args[0].detach(), *args[1:]), kwargs
+            return args, {**kwargs, "hidden_states": kwargs["hidden_states"].detach()}
+
+        for block in find_blocks(decoder):
+            handles.enter_context(block.register_forward_pre_hook(hook, with_kwargs=True))
+        yield
 
 
 @contextmanager
 def frozen(decoder: PreTrainedModel) -> Iterator[None]:
-    """Hold the decoder in eval mode and without gradients of its own; afterwards it is what it was."""
-    wanted = [(parameter, parameter.requires_grad) for parameter in decoder.parameters()]
+    """Keep the decoder in eval mode and without gradients of its own inside the block, and restore both after it."""
+    required = [(parameter, parameter.requires_grad) for parameter in decoder.parameters()]
     modes = [(module, module.training) for module in decoder.modules()]
     try:
-        for parameter, _ in wanted:
+        for parameter, _ in required:
             parameter.requires_grad_(False)
         decoder.eval()
         yield
     finally:
-        for parameter, flag in wanted:
-            parameter.requires_grad_(flag)
+        for parameter, requires_grad in required:
+            parameter.requires_grad_(requires_grad)
         for module, mode in modes:
             module.training = mode
 
@@ -170,13 +157,23 @@ def frozen(decoder: PreTrainedModel) -> Iterator[None]:
 def run(
     decoder: PreTrainedModel,
     ids: Tensor,
-    points: Mapping[int, Hookpoint],
-    visit: Visit = lambda _layer, _stream, _output: None,
+    hookpoints: Mapping[int, Hookpoint],
+    hook: HookFunction = lambda _layer, _stream, _output: None,
     gradients: bool = False,
     **kwargs: Any,
 ) -> None:
-    """Run the decoder over ids [B, T] without its head, and only up to the last hookpoint; no gradients unless told."""
-    with torch.set_grad_enabled(gradients and torch.is_grad_enabled()), visiting(points, visit, stop_after=max(points)):
+    """Run the decoder over ids [B, T] up to the last hookpoint, without its head.
+
+    Args:
+        decoder: The decoder.
+        ids: Tokens, int64 [B, T].
+        hookpoints: Hookpoints by layer.
+        hook: Called at each of them; see :data:`HookFunction`.
+        gradients: Whether to keep the graph, where gradients are enabled.
+        **kwargs: For the decoder; ``use_cache`` is False by default.
+    """
+    keep_graph = gradients and torch.is_grad_enabled()
+    with torch.set_grad_enabled(keep_graph), apply_hook(hookpoints, hook, stop_after=max(hookpoints)):
         try:
             stack_of(decoder)(input_ids=ids, use_cache=kwargs.pop("use_cache", False), **kwargs)
         except _Stop:

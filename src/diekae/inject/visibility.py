@@ -1,6 +1,6 @@
-"""Hiding columns from rows in the attention of some layers: what a decoder reads where, without any training.
+"""Hiding columns from rows in the attention of some layers, to measure what a decoder reads where.
 
-Shapes: B sequences, R rows (queries) and C columns (keys) of the attention; with a cache C is longer than R, and the
+Shapes: B sequences, R rows (queries) and C columns (keys) of the attention. With a cache C is longer than R, and the
 rows are the last of the columns.
 """
 
@@ -9,35 +9,34 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from diekae.inject.attention_interface import IMPLEMENTATIONS
 from diekae.inject.hookpoints import find_blocks
 
-IMPLEMENTATIONS = ("eager", "sdpa")
-"""Attention implementations that take a mask with an entry for each row and column."""
 _LEAK = 0.01
-"""Largest change of logits by hidden tokens, as a share of their change by the same tokens in sight."""
+"""Largest change of logits by hidden tokens, as a share of their change by the same tokens when visible."""
 
 
 @contextmanager
 def hiding(decoder: PreTrainedModel, hidden: Mapping[int, Tensor]) -> Iterator[None]:
-    """Hide columns from rows in some layers, whenever *this thread* runs the decoder inside the block.
+    """Hide columns from rows in some layers, whenever the current thread runs the decoder inside the block.
 
-    The mask that a block is given is exchanged for one that hides more, so causality, padding and sliding windows stay
-    as they are. All hooks are removed at the end, whatever happens.
+    Each block is given a mask that hides more than its own, so causality, padding and sliding windows remain. All hooks
+    are removed at the end, also after an exception.
 
     Args:
         decoder: Any causal decoder whose blocks take an ``attention_mask``; see :func:`check_masks`.
-        hidden: Which columns each row does not see in a layer, of every forward inside the block: bool [R, C] or
-            [B, R, C], by layer. Layers that are not named are left alone.
+        hidden: For each layer, the columns that each row does not see, in every forward inside the block: bool [R, C]
+            or [B, R, C]. Other layers are left alone.
 
     Raises:
-        ValueError: A layer does not exist, or the decoder's masks cannot be exchanged.
+        ValueError: A layer does not exist, or the decoder's masks cannot be replaced.
     """
     blocks = find_blocks(decoder)
     if unknown := sorted(set(hidden) - set(range(len(blocks)))):
@@ -49,19 +48,20 @@ def hiding(decoder: PreTrainedModel, hidden: Mapping[int, Tensor]) -> Iterator[N
             f"attn_implementation={' or '.join(map(repr, IMPLEMENTATIONS))}."
         )
     signatures = {layer: _signature(blocks[layer]) for layer in hidden}
-    thread, handles = threading.get_ident(), list[Any]()
-    try:
+    thread = threading.get_ident()
+    with ExitStack() as handles:
         for layer, columns in hidden.items():
-            hook = _exchange(thread, signatures[layer], columns.reshape(-1, 1, *columns.shape[-2:]))
-            handles.append(blocks[layer].register_forward_pre_hook(hook, with_kwargs=True))
+            hook = _mask_hook(thread, signatures[layer], columns.reshape(-1, 1, *columns.shape[-2:]))
+            handles.enter_context(blocks[layer].register_forward_pre_hook(hook, with_kwargs=True))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _signature(block: nn.Module) -> inspect.Signature:
-    """Return the arguments of a block: some decoders pass the mask by name, some by place."""
+    """Return the arguments of a block; some decoders pass the mask by name, some by position.
+
+    Raises:
+        ValueError: The block takes no mask.
+    """
     signature = inspect.signature(block.forward)
     if "attention_mask" not in signature.parameters:
         raise ValueError(
@@ -71,21 +71,27 @@ def _signature(block: nn.Module) -> inspect.Signature:
     return signature
 
 
-def _exchange(thread: int, signature: inspect.Signature, hidden: Tensor) -> Any:
-    # `*rest`: another thread may meet this hook before torch has noted that it takes keywords.
+def _mask_hook(thread: int, signature: inspect.Signature, hidden: Tensor) -> Any:
+    """Return a hook that replaces a block's mask."""
+
+    # `*rest`: another thread may run this hook before torch has noted that it takes keywords.
     def hook(block: nn.Module, *rest: Any) -> Any:
         if threading.get_ident() != thread:
             return None
         args, kwargs = rest
         bound = signature.bind(*args, **kwargs)
-        bound.arguments["attention_mask"] = _and_hidden(block, bound.arguments.get("attention_mask"), hidden)
+        bound.arguments["attention_mask"] = _hide_more(block, bound.arguments.get("attention_mask"), hidden)
         return bound.args, bound.kwargs
 
     return hook
 
 
-def _and_hidden(block: nn.Module, mask: Tensor | None, hidden: Tensor) -> Tensor:
-    """Return the mask with the columns hidden: bool, or added to the scores, as it was; none is a causal one."""
+def _hide_more(block: nn.Module, mask: Tensor | None, hidden: Tensor) -> Tensor:
+    """Return a mask that also hides ``hidden``, of the same kind (bool, or added to scores); None is a causal mask.
+
+    Raises:
+        ValueError: The mask has another shape than ``hidden``.
+    """
     rows, columns = hidden.shape[-2:]
     if mask is None:
         return torch.ones_like(hidden).tril(columns - rows) & ~hidden
@@ -93,7 +99,7 @@ def _and_hidden(block: nn.Module, mask: Tensor | None, hidden: Tensor) -> Tensor
         shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
         raise ValueError(
             f"{type(block).__name__} is given an attention_mask of {shape}, expected one with {rows} rows and "
-            f"{columns} columns: the masks of this decoder cannot be exchanged."
+            f"{columns} columns: the masks of this decoder cannot be replaced."
         )
     if mask.dtype == torch.bool:
         return mask & ~hidden
@@ -102,28 +108,30 @@ def _and_hidden(block: nn.Module, mask: Tensor | None, hidden: Tensor) -> Tensor
 
 @torch.no_grad()
 def check_masks(decoder: PreTrainedModel) -> None:
-    """See whether what is hidden stays hidden: the logits after six hidden tokens must not depend on them.
+    """Check that logits do not depend on hidden tokens, by a run over ten tokens of which six are hidden.
 
-    A recurrence, a convolution over tokens or a mask that is not looked at all let them through.
+    They do in a decoder with a recurrence, with a convolution over tokens, or with blocks that ignore their masks.
 
     Raises:
-        ValueError: They depend on them, or a mask that hides nothing changes them.
+        ValueError: The logits depend on hidden tokens, or a mask that hides nothing changes them.
     """
     vocabulary = int(decoder.get_input_embeddings().weight.shape[0])  # type: ignore[index]
-    depth, length, known = len(find_blocks(decoder)), 10, slice(1, 7)
+    depth, length, knowledge = len(find_blocks(decoder)), 10, slice(1, 7)
     ids = (torch.arange(1, length + 1, device=decoder.device) * 7 % vocabulary).repeat(2, 1)
-    ids[1, known] = (ids[1, known] + vocabulary // 2) % vocabulary
+    ids[1, knowledge] = (ids[1, knowledge] + vocabulary // 2) % vocabulary
     hidden = torch.zeros(length, length, dtype=torch.bool, device=decoder.device)
 
-    def logits(layers: Collection[int]) -> Tensor:
+    def logits_with_mask(layers: Collection[int]) -> Tensor:
         with hiding(decoder, dict.fromkeys(layers, hidden)):
-            return decoder(input_ids=ids, use_cache=False).logits[:, known.stop :].float()  # type: ignore[no-any-return]
+            logits: Tensor = decoder(input_ids=ids, use_cache=False).logits
+        return logits[:, knowledge.stop :].float()
 
-    plain, neutral = logits(()), logits(range(depth))
-    hidden[known.stop :, known] = True
-    change = (plain[0] - plain[1]).abs().max()
-    for found in (neutral[0] - plain[0], torch.sub(*logits(range(depth)))):
-        if found.abs().max() > _LEAK * change:
+    plain, nothing_hidden = logits_with_mask(()), logits_with_mask(range(depth))
+    hidden[knowledge.stop :, knowledge] = True
+    all_hidden = logits_with_mask(range(depth))
+    allowed = _LEAK * (plain[0] - plain[1]).abs().max()
+    for error in (nothing_hidden[0] - plain[0], all_hidden[0] - all_hidden[1]):
+        if error.abs().max() > allowed:
             raise ValueError(
                 f"{type(decoder).__name__} does not keep to the masks that its blocks are given: tokens that no layer "
                 "attends to still change the logits. Layers can be measured only where tokens meet in attention alone."

@@ -1,22 +1,25 @@
-"""Seconds of several ways of doing something, in turn, so that noise meets all alike."""
+"""Time several ways of doing something in turn, so that noise affects all of them equally."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
-Way = Callable[[], object]
-"""One way of doing something, to be timed."""
+from diekae.run.score import BatchProgress, no_progress
+
+TimedCall = Callable[[], object]
+"""One way of doing something."""
 
 
 def clock() -> float:
-    """Return seconds of this process's own work on a CPU with one thread, else of the wall.
+    """Return seconds: this process's CPU time if it runs on a CPU with one thread, else wall-clock time.
 
-    Other programs on the same core then lengthen nothing but what they take from its caches.
+    CPU time leaves out other programs on the same core, except for what they take from its caches.
     """
     if torch.cuda.is_available():
         torch.cuda.synchronize()
@@ -25,36 +28,34 @@ def clock() -> float:
 
 
 class Times(dict[str, float]):
-    """Median seconds by way, and how the ways compare within each round."""
+    """Median seconds of each call, and how the calls compare within each round."""
 
     def __init__(self, taken: Mapping[str, Sequence[float]]) -> None:
-        """Keep what every round took."""
+        """Take the seconds of all rounds, by name."""
         super().__init__({name: statistics.median(values) for name, values in taken.items()})
         self.taken = taken
 
     def ratio(self, name: str, base: str) -> float:
-        """Return the median over rounds of one way's seconds to another's: a slow round slows both."""
+        """Return the median over rounds of one call's seconds to another's: a slow round slows both."""
         return statistics.median(a / b for a, b in zip(self.taken[name], self.taken[base], strict=True))
 
 
-def time_in_turn(
-    ways: Mapping[str, Way], rounds: int, progress: Callable[[int, int], None] = lambda _done, _all: None
-) -> Times:
-    """Return seconds of several ways, one after the other in every round.
+def time_in_turn(calls: Mapping[str, TimedCall], rounds: int, progress: BatchProgress = no_progress) -> Times:
+    """Time several calls, one after the other in every round.
 
     Args:
-        ways: Names what is run. A way may be a pair (prepare, run): what the first returns is handed to the second, and
-            only the second is timed.
-        rounds: Times each is timed, after one round that warms up.
-        progress: Told how far it is.
+        calls: The calls by name. A pair (prepare, run) is possible: ``run`` gets what ``prepare`` returns, and only
+            ``run`` is timed.
+        rounds: Timed rounds; one more round before them warms up.
+        progress: Called after each round.
     """
-    taken: dict[str, list[float]] = {name: [] for name in ways}
+    taken: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds + 1):
-        for name, way in ways.items():
-            run: Any = way
-            if isinstance(way, tuple):
-                given = way[0]()
-                run = lambda last=way[1], given=given: last(given)  # noqa: E731 - bound to this way
+        for name, call in calls.items():
+            run: Any = call
+            if isinstance(call, tuple):
+                prepare, run_prepared = call
+                run = partial(run_prepared, prepare())
             start = clock()
             run()
             if number:

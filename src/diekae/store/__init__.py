@@ -1,8 +1,9 @@
-"""Knowledge on disk: documents, found by question, and their prepared memory; prepared once and used for ever."""
+"""Documents on disk: found by question, and prepared once to be read again and again."""
 
-from diekae.store.catalogue import Entry
-from diekae.store.intake import Added
-from diekae.store.store import Found, KnowledgeStore
+from diekae.store.catalogue import StoredDocument
+from diekae.store.intake import AddResult
+from diekae.store.search import FoundPassage
+from diekae.store.store import KnowledgeStore
 from diekae.store.verify import Fault
 
-__all__ = ["Added", "Entry", "Fault", "Found", "KnowledgeStore"]
+__all__ = ["AddResult", "Fault", "FoundPassage", "KnowledgeStore", "StoredDocument"]

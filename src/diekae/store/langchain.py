@@ -1,11 +1,11 @@
-"""LangChain (extra ``langchain``): the store as one of its retrievers, and its retrievers before the store."""
+"""LangChain (extra ``langchain``): the store as a retriever, and any of its retrievers in front of the store."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from diekae.knowledge import PreparedKnowledge
-from diekae.store.retrieved import metadata_of, passage_id, read_retrieved
+from diekae.store.retrieved import passage_id, passage_metadata, read_retrieved
 from diekae.store.store import KnowledgeStore
 
 try:
@@ -17,39 +17,43 @@ except ModuleNotFoundError as error:
     ) from error
 
 
-class StoreRetriever(BaseRetriever):  # type: ignore[misc]
-    """The store's search as a retriever: ``StoreRetriever(store=store, k=3).invoke(question)``."""
+class LangChainStoreRetriever(BaseRetriever):  # type: ignore[misc]
+    """The store's search as a retriever.
+
+    Example:
+        LangChainStoreRetriever(store=store, k=3).invoke("How long is the guarantee?")
+    """
 
     store: Any
     """A :class:`KnowledgeStore`."""
     k: int = 3
-    """Most passages that are returned."""
+    """Most passages to return."""
 
     def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:  # noqa: ARG002
-        """Return the best passages, the best first.
+        """Return the best passages, best first.
 
-        Each has an ``id`` of its own, and as metadata ``document`` (the id of its document in the store), ``title``,
-        ``heading``, ``start`` and ``end`` (its characters in the document), ``score``, ``coverage`` and ``likeness``.
+        Each has its own ``id``. Its metadata are ``document`` (the id of its document in the store) and the fields of
+        :class:`diekae.store.FoundPassage`.
         """
         return [
-            Document(page_content=passage.text, id=passage_id(passage), metadata=metadata_of(passage))
+            Document(page_content=passage.text, id=passage_id(passage), metadata=passage_metadata(passage))
             for passage in self.store.search(query, self.k)
         ]
 
 
 def retrieve_prepared(store: KnowledgeStore, retriever: BaseRetriever, question: str) -> PreparedKnowledge | None:
-    """Let a LangChain retriever pick what is to be known, and return what it was prepared to, together.
+    """Return the prepared knowledge of what a LangChain retriever finds, all together.
 
-    Passages of the store itself, as :class:`StoreRetriever` finds them, are read from their documents. A text that the
-    store has not seen is added as a document and prepared, once.
+    Passages of the store, as :class:`LangChainStoreRetriever` finds them, are read from their documents. Any other
+    text is added to the store as a document, and prepared once.
 
     Args:
-        store: Has a model.
-        retriever: Any of LangChain's.
-        question: What it is asked.
+        store: A store with a model.
+        retriever: Any retriever of LangChain.
+        question: Passed to the retriever.
 
     Returns:
-        Fit for ``model.generate(…, knowledge=…)``; None where the retriever finds nothing.
+        Knowledge for ``model.generate(knowledge=…)``; None if the retriever finds nothing.
     """
     return read_retrieved(
         store, ((document.page_content, document.metadata) for document in retriever.invoke(question))

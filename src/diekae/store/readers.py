@@ -1,7 +1,7 @@
-"""Texts out of files: which kinds are read, by which reader, and which files of a folder.
+"""The texts of files: which kinds are read, by which reader, and which files of a folder.
 
-A reader is a function of a path, in :mod:`diekae.store.kinds`. It may raise what it likes: what its caller sees is a
-:class:`ValueError` that names the file and says what to do.
+A reader is a function from a path to a text, in :mod:`diekae.store.kinds`. It may raise any exception:
+:func:`read_document` turns it into a :class:`ValueError` that names the file and says what to do.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from diekae.store.kinds.mail import read_mail
 from diekae.store.kinds.pages import read_html, read_pdf
 from diekae.store.kinds.rows import read_csv, read_json, read_json_lines
 from diekae.store.kinds.word import read_word
+from diekae.store.layout import CATALOGUE, PREPARED
 
 READERS: dict[str, Callable[[Path], str]] = {
     ".txt": read_plain,
@@ -35,41 +36,37 @@ READERS: dict[str, Callable[[Path], str]] = {
     ".jsonl": read_json_lines,
     ".eml": read_mail,
 }
-"""Kinds of files, by suffix."""
+"""Reader by suffix."""
 HIDDEN = (".", "~$")
-"""What the names of hidden files begin with; the second are Word's marks of a file that is open."""
+"""How the names of hidden files begin; Word marks open files with the second."""
 
 
-STORE = "catalogue.sqlite", "memories"
-"""What a store writes into its folder; it may lie among the documents."""
+class FolderContents(NamedTuple):
+    """The files below a folder."""
 
-
-class Documents(NamedTuple):
-    """What a folder holds."""
-
-    found: list[Path]
-    """Files that can be read, in order."""
+    readable: list[Path]
+    """Files of the kinds in `READERS`, sorted."""
     skipped: list[Path]
-    """Files of kinds that are not known, links that lead out of the folder, and what cannot be looked into."""
+    """Files of other kinds, links that lead out of the folder, and folders that cannot be listed; sorted."""
 
 
 def read_document(path: Path, *, any_kind: bool = False) -> str:
-    """Return the text of a file, without trailing blanks or runs of empty lines.
+    """Return the text of a file, without trailing blanks and with at most one empty line in a row.
 
     Args:
         path: The file.
-        any_kind: Read a file of a kind that is not known as plain text.
+        any_kind: Read a file of an unknown kind as plain text.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: Its kind is not known, it is too large or cannot be read, or it holds no text.
-        ModuleNotFoundError: The library that reads its kind is not installed.
+        ValueError: The file is of an unknown kind, too large, cannot be read, or holds no text.
+        ModuleNotFoundError: The library that reads this kind is not installed.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file at {str(path)!r}; expected a document or a folder of documents.")
     read = READERS.get(path.suffix.lower(), _read_unknown if any_kind else None)
     if read is None:
-        raise ValueError(f"{str(path)!r} is of no kind that can be read; expected one of {', '.join(READERS)}.")
+        raise ValueError(f"{str(path)!r} is of a kind that cannot be read; expected one of {', '.join(READERS)}.")
     text = "\n".join(line.rstrip() for line in _read(read, path).replace("\x00", "").splitlines())
     text = re.sub(r"\n{3,}", "\n\n", text).strip()
     if not text:
@@ -78,7 +75,7 @@ def read_document(path: Path, *, any_kind: bool = False) -> str:
 
 
 def _read(read: Callable[[Path], str], path: Path) -> str:
-    """Read a file, and say in our words whatever goes wrong."""
+    """Read a file, and turn any error into a ValueError that names the file and says what to do."""
     kind = path.suffix[1:].upper() or "text"
     try:
         if (size := path.stat().st_size) > LARGEST:
@@ -92,50 +89,50 @@ def _read(read: Callable[[Path], str], path: Path) -> str:
         raise ValueError(f"{str(path)!r} is nested too deeply to be read; save it as plain text (.txt).") from error
     except OSError as error:
         raise ValueError(
-            f"{str(path)!r} cannot be read ({error.strerror or error}); see that it is whole and that you may read it."
+            f"{str(path)!r} cannot be read ({error.strerror or error}); check that it is complete and you may read it."
         ) from error
-    except Exception as error:  # readers meet broken and hostile files, and raise of every kind
+    except Exception as error:  # damaged and hostile files make the libraries raise exceptions of every kind
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise ValueError(
-            f"{str(path)!r} cannot be read as {kind} ({reason}); open it in its own program and save it anew, or as "
+            f"{str(path)!r} cannot be read as {kind} ({reason}); open it in its own program and save it again, or as "
             "plain text (.txt)."
         ) from error
 
 
 def _read_unknown(path: Path) -> str:
-    """Return a file of a kind that is not known, if it is a text.
+    """Return a file of an unknown kind, if it is a text.
 
     Raises:
-        Unreadable: It is none.
+        Unreadable: It is not a text.
     """
     text = read_plain(path)
     if "\x00" in text:
-        raise Unreadable(f"is no text; expected plain text, or one of {', '.join(READERS)}.")
+        raise Unreadable(f"is not a text; expected plain text, or one of {', '.join(READERS)}.")
     return text
 
 
-def find_documents(folder: Path) -> Documents:
+def find_documents(folder: Path) -> FolderContents:
     """Return the files below a folder: those that can be read, and those that are skipped.
 
-    What is hidden (``.git``), and what a store has written, is passed by. Links to folders are not followed: within the
-    folder the same files are found anyway.
+    Hidden files and folders (``.git``) and the files of a store are left out of both. Links to folders inside the
+    folder are not followed, because their files are found anyway.
     """
-    documents, inside = Documents([], []), Path(os.path.realpath(folder))
+    contents, root = FolderContents([], []), Path(os.path.realpath(folder))
 
-    def refused(error: OSError) -> None:
-        documents.skipped.append(Path(error.filename))
+    def skip_unlisted(error: OSError) -> None:
+        contents.skipped.append(Path(error.filename))
 
-    for place, folders, files in os.walk(folder, onerror=refused):
-        store = STORE[0] in files
-        folders[:] = [name for name in folders if not name.startswith(HIDDEN) and not (store and name == STORE[1])]
-        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
+    for parent, folders, files in os.walk(folder, onerror=skip_unlisted):
+        left_out = (PREPARED,) if CATALOGUE in files else ()
+        folders[:] = [name for name in folders if not name.startswith(HIDDEN) and name not in left_out]
+        links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
         for name in (*links, *files):
-            if name.startswith((*HIDDEN, STORE[0])):
+            if name.startswith((*HIDDEN, CATALOGUE)):  # SQLite's files beside the catalogue begin with its name
                 continue
-            path = Path(place, name)
-            leads_out = path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside)
+            path = Path(parent, name)
+            leads_out = path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root)
             if os.path.isdir(path) and not leads_out:
                 continue
-            known = path.suffix.lower() in READERS and os.path.isfile(path)
-            (documents.skipped if leads_out or not known else documents.found).append(path)
-    return Documents(sorted(documents.found), sorted(documents.skipped))
+            readable = not leads_out and path.suffix.lower() in READERS and os.path.isfile(path)
+            (contents.readable if readable else contents.skipped).append(path)
+    return FolderContents(sorted(contents.readable), sorted(contents.skipped))

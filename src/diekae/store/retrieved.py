@@ -1,4 +1,4 @@
-"""What a retriever of another framework found, read from the store: passages of its own, and documents it adds."""
+"""What LangChain's and LlamaIndex's retrievers return, read through the store: its own passages, and other texts."""
 
 from __future__ import annotations
 
@@ -7,35 +7,39 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from diekae.knowledge import PreparedKnowledge
-from diekae.store.store import Found, KnowledgeStore
+from diekae.store.search import FoundPassage
+from diekae.store.store import KnowledgeStore
+
+_STORED_ELSEWHERE = ("id", "text")
+"""Fields of a passage that are not in the metadata under their own name."""
 
 
-def metadata_of(passage: Found) -> dict[str, Any]:
-    """Return what is said of a passage, as a framework's metadata: all but its text, its document's id as such."""
+def passage_metadata(passage: FoundPassage) -> dict[str, Any]:
+    """Return a passage's fields as a framework's metadata: without its text, and its document's id as ``document``."""
     values = dataclasses.asdict(passage)
     del values["text"]
     return {"document": values.pop("id"), **values}
 
 
-def passage_id(passage: Found) -> str:
-    """Return an id that a passage shares with no other: frameworks take two of one id for the same."""
+def passage_id(passage: FoundPassage) -> str:
+    """Return an id of the passage: frameworks treat two results with the same id as one."""
     return f"{passage.id}:{passage.start}-{passage.end}"
 
 
 def read_retrieved(
     store: KnowledgeStore, retrieved: Iterable[tuple[str, Mapping[str, Any]]]
 ) -> PreparedKnowledge | None:
-    """Return the memory of what a retriever found; None where that is nothing.
+    """Return the prepared knowledge of what a retriever returned; None if it returned nothing.
 
-    Passages of this store are read from their documents; any other text is added as a document, and prepared once.
+    Passages of this store are read from their documents. Any other text is added as a document, and prepared once.
 
     Args:
-        store: Has a model.
-        retrieved: Text and metadata of each, the best first.
+        store: A store with a model.
+        retrieved: Text and metadata of each result, best first.
     """
-    passages, texts = list[Found](), list[str]()
+    passages, texts = list[FoundPassage](), list[str]()
     for text, metadata in retrieved:
-        passage = _passage(store, text, metadata)
+        passage = _stored_passage(store, text, metadata)
         if passage is None:
             texts.append(text)
         else:
@@ -46,17 +50,14 @@ def read_retrieved(
     return PreparedKnowledge.join(all_prepared) if all_prepared else None
 
 
-def _passage(store: KnowledgeStore, text: str, metadata: Mapping[str, Any]) -> Found | None:
-    """Return the store's passage, if it is one: a framework's splitter may have cut it, and kept the metadata."""
+def _stored_passage(store: KnowledgeStore, text: str, metadata: Mapping[str, Any]) -> FoundPassage | None:
+    """Return the store's passage; None for another text, also for a piece of a passage that has kept the metadata."""
+    names = [field.name for field in dataclasses.fields(FoundPassage) if field.name not in _STORED_ELSEWHERE]
     try:
-        values = {field.name: metadata[field.name] for field in dataclasses.fields(Found) if field.name not in _RENAMED}
-        passage = Found(id=metadata["document"], text=text, **values)
+        passage = FoundPassage(id=metadata["document"], text=text, **{name: metadata[name] for name in names})
     except KeyError:
         return None
-    if not store.catalogue.holds(passage.id):
+    documents = store.catalogue.documents
+    if not documents.contains(passage.id) or documents.text(passage.id)[passage.start : passage.end] != text:
         return None
-    return passage if store.catalogue.text(passage.id)[passage.start : passage.end] == text else None
-
-
-_RENAMED = ("id", "text")
-"""Fields that a framework holds elsewhere than under their name in its metadata."""
+    return passage

@@ -1,4 +1,4 @@
-"""What a text is found by: its words, alike whatever their case, width, accents and endings; and a vector of it."""
+"""What a text is found by: its words, normalized so that different spellings match, and a vector of the whole text."""
 
 from __future__ import annotations
 
@@ -17,62 +17,67 @@ STOP_WORDS = frozenset(
     "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this"
     " to was will with did do does how what when where which who whose why were".split()
 )
-"""Words that lead to no document: Lucene's English ones, and those that make a question."""
+"""Words of a question that help to find nothing: Lucene's English stop words, and question words."""
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
-"""Scripts that do not part words, or part them otherwise: Thai, Lao, Burmese, Khmer, Japanese, Chinese, Korean."""
+"""Scripts without blanks between words, or with other blanks: Thai, Lao, Burmese, Khmer, Japanese, Chinese, Korean."""
 _WORD = re.compile(rf"[{_UNSPACED}]+|[^\s{_UNSPACED}]+")
-_UNSPACED_RUN = re.compile(rf"[{_UNSPACED}]+")
-_UNSEEN = re.compile("[\u034f\u0640\ufe00-\ufe0f\U000e0100-\U000e01ef]")
-"""Joiners, the stroke that stretches Arabic words, and what selects among the shapes of a character."""
+_UNSPACED_WORD = re.compile(rf"[{_UNSPACED}]+")
+_INVISIBLE = re.compile("[\u034f\u0640\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+"""Joiners, the stroke that stretches Arabic words, and variation selectors."""
 
 Vectors = NDArray[np.float32]
 Embedder = Callable[[Sequence[str]], Vectors]
-"""Turns texts into vectors of length 1, [texts, dimensions]; of a blank text it makes zeros."""
+"""Turns texts into vectors of length 1, [texts, dimensions]; the vector of a blank text is zero."""
 
 
-def words_of(text: str) -> list[str]:
-    """Return a text's words: normalised, without accents; scripts that part no words as pairs of characters."""
-    found: list[str] = []
-    alike = unicodedata.normalize("NFKC", text).casefold().replace("ı", "i")  # Turkish, whose capital is I
-    apart = unicodedata.normalize("NFKD", alike)
-    plain = unicodedata.normalize("NFC", "".join(map(_kept, apart)))
+def normalized_words(text: str) -> list[str]:
+    """Return a text's words without case, width and accents; scripts without blanks as overlapping pairs of characters.
+
+    Example:
+        normalized_words("Le CHÂTEAU 東京都")  # ["le", "chateau", "東京", "京都"]
+    """
+    words: list[str] = []
+    folded = unicodedata.normalize("NFKC", text).casefold().replace("ı", "i")  # the capital of Turkish ı is I
+    decomposed = unicodedata.normalize("NFKD", folded)
+    plain = unicodedata.normalize("NFC", "".join(map(_without_accent, decomposed)))
     for word in _WORD.findall(plain):
-        if _UNSPACED_RUN.match(word):
-            found += [word[place : place + 2] for place in range(len(word) - 1)] or [word]
+        if _UNSPACED_WORD.match(word):
+            words += [word[start : start + 2] for start in range(len(word) - 1)] or [word]
         else:
-            found.append(word)
-    return found
+            words.append(word)
+    return words
 
 
 @cache
-def _kept(character: str) -> str:
-    """Return a word's character; nothing for an accent or what is not seen, a blank for what stands between words."""
-    kind, place = unicodedata.category(character), unicodedata.combining(character)
-    # Classes of combination (Unicode, section 4.3): other marks are letters of Indian scripts, Thai, Lao and Japanese.
-    accent = place == 1 or 10 <= place <= 36 or place >= 200
-    if accent or kind in ("Cf", "Me") or _UNSEEN.match(character):
+def _without_accent(character: str) -> str:
+    """Return a character of a word as it is; nothing for accents and invisible characters, a blank for all others."""
+    category, combining_class = unicodedata.category(character), unicodedata.combining(character)
+    # Classes of combination (Unicode, section 4.3). Marks of other classes are letters of Indian scripts, Thai, Lao and
+    # Japanese.
+    accent = combining_class == 1 or 10 <= combining_class <= 36 or combining_class >= 200
+    if accent or category in ("Cf", "Me") or _INVISIBLE.match(character):
         return ""
-    return character if kind[0] in "LNM" or character == "_" else " "
+    return character if category[0] in "LNM" or character == "_" else " "
 
 
-def asked_words(question: str) -> list[str]:
-    """Return the words of a question that a document can be found by; all of them if there are no others."""
-    words = list(dict.fromkeys(words_of(question)))
+def query_words(question: str) -> list[str]:
+    """Return the words of a question without stop words, each once; with them if there are no others."""
+    words = list(dict.fromkeys(normalized_words(question)))
     return [word for word in words if word not in STOP_WORDS] or words
 
 
 @cache
 def static_embedder() -> Embedder:
-    """Return WordLlama's static embeddings, 256 dimensions: 16 MB that come with its package, and no run of a model."""
-    # It sets the process's logging up when it is imported, unless somebody has.
-    logs, handler = logging.getLogger(), logging.NullHandler()
-    logs.addHandler(handler)
+    """Return WordLlama's static embeddings, 256 dimensions: 16 MB from its package, without running a model."""
+    # WordLlama configures the process's logging when it is imported, unless there is a handler.
+    root_logger, handler = logging.getLogger(), logging.NullHandler()
+    root_logger.addHandler(handler)
     try:
         import wordllama
     finally:
-        logs.removeHandler(handler)
+        root_logger.removeHandler(handler)
 
-    # By itself it looks for its tokenizer elsewhere, and would download what lies beside it.
+    # Without these arguments it would download the tokenizer that is already in its package.
     model: Any = wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)
 
     def embed(texts: Sequence[str]) -> Vectors:

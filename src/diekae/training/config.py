@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from diekae.suggest import did_you_mean
 
 OBJECTIVES = ("difference", "cross_entropy", "distill")
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -15,59 +16,59 @@ PRECISIONS = ("auto", "fp32", "bf16")
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a bank is trained; the schedule's defaults scale the paper's (1e-5 → 1e-4 → 1e-5) to small encoders."""
+    """How a bank is trained. The default schedule is the paper's (1e-5 → 1e-4 → 1e-5), scaled to small encoders."""
 
     objective: str = "difference"
-    """``difference``: regression on two forward passes (paper, 3.2). ``cross_entropy``: of the target, through the
-    decoder (3.3). ``distill``: KL to the distribution of D(K, x)."""
+    """``difference``: regression on the differences of two forward passes (paper, 3.2). ``cross_entropy``: NLL of the
+    target through the decoder (3.3). ``distill``: KL divergence to the distribution of D(K, x)."""
     epochs: float = 1.0
     """Passes over the training examples."""
     max_steps: int = -1
     """Optimizer steps; overrides ``epochs`` when positive."""
     batch_size: int = 16
-    """Examples a step and process, before accumulation."""
+    """Examples of one batch in one process, before accumulation."""
     group_by_length: bool = False
-    """Put examples of like length into one step, so that less of it is padding; worth it where lengths differ much."""
+    """Put examples of similar length into one step. Saves padding where lengths differ much."""
     gradient_accumulation: int = 1
-    """Batches an optimizer step."""
+    """Batches of one optimizer step."""
     learning_rate: float = 2e-3
     """Peak learning rate."""
     start_learning_rate: float = 2e-4
-    """Learning rate at the first step."""
+    """Learning rate of the first step."""
     final_learning_rate: float = 1e-4
-    """Floor of the cosine."""
+    """Lowest learning rate of the cosine."""
     warmup: float = 0.05
     """Share of the steps in which the learning rate rises."""
     weight_decay: float = 0.01
-    """AdamW's decay of matrices; norms and null slots have none."""
+    """AdamW's decay of matrices; norms and null slots do not decay."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's β."""
     clip: float = 1.0
     """Largest gradient norm of each encoder; 0 switches clipping off."""
     precision: str = "fp32"
-    """``fp32`` or ``bf16`` (autocast) for encoders that compute differences, or ``auto``: what is fast where they run.
-    The decoder keeps the type it was loaded in, and so do the slots that its attention reads."""
+    """``fp32`` or ``bf16`` (autocast) for encoders that compute differences, or ``auto``: the faster one on this
+    machine. The decoder, and the slots that its attention reads, keep the type the decoder was loaded in."""
     calibration: int = 64
     """Examples on which centre and scale of each layer's differences are measured before the first step."""
     own_answers: float = 0.0
-    """Share of the examples whose target is what D(K, x) itself says greedily; 0 keeps all targets. What users see is
-    generated, so distilling these brings more right answers than distilling a data set's short ones."""
+    """Share of the examples whose target is replaced by the greedy answer of D(K, x). Distilling these gives more
+    right answers than distilling a data set's short targets."""
     whole_input: bool = False
-    """Under ``distill``, compare the distributions of x's tokens too, not of the target's alone: reading K takes most
-    of the time, and this learns more from it."""
+    """Under ``distill``, compare the distributions of x's tokens too, not only the target's. Reading K takes most of
+    the time, and this learns more from it."""
     max_knowledge: int | None = None
-    """Longest K in tokens; the rest is cut from its end, and said."""
+    """Longest K in tokens. The rest is cut from its end, with a warning."""
     cache: str | None = None
-    """Folder for what the decoder makes of K, once: the differences, or what encoders read of it and, to distil, D(K,
-    x)'s logits. Every later epoch reads from disk. Not for rollout ``student``."""
+    """Folder for what the decoder computes from K: differences, or what encoders read of K, and for ``distill`` the
+    logits of D(K, x). It is computed once; every later epoch reads it. Not for rollout ``student``."""
     cache_limit_gb: float = 16.0
-    """Most that the cache may take on disk, in GB."""
+    """Largest size of the cache on disk, in GB."""
     evaluations: int = 8
-    """Validations over the run; each saves a checkpoint."""
+    """Validations in the run; each saves a checkpoint."""
     patience: int = 0
-    """Validations without progress after which training stops; 0 never stops."""
+    """Validations without progress after which training stops; 0 never stops early."""
     logging_steps: int = 10
-    """Steps between log lines."""
+    """Steps between two log lines."""
     seed: int = 0
     """Seed of initialisation and order."""
 
@@ -75,12 +76,13 @@ class TrainingConfig:
         """Check the fields.
 
         Raises:
-            ValueError: One is out of range, or no number where one is needed.
+            ValueError: One is out of range, or is not a number where one is needed.
         """
         if self.objective not in OBJECTIVES:
-            near = difflib.get_close_matches(self.objective, OBJECTIVES, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"objective={self.objective!r} is not known; choose one of {', '.join(OBJECTIVES)}.{hint}")
+            raise ValueError(
+                f"objective={self.objective!r} is not known; choose one of {', '.join(OBJECTIVES)}."
+                f"{did_you_mean(self.objective, OBJECTIVES)}"
+            )
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision={self.precision!r} is not known; choose one of {', '.join(PRECISIONS)}.")
         for field in dataclasses.fields(self):
@@ -96,10 +98,8 @@ class TrainingConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainingConfig:
-        """Build from a recipe's table; unknown keys warn and name the nearest."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        for key in set(values) - known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else "."
-            warnings.warn(f"Training key {key!r} is not known and is ignored{hint}", stacklevel=2)
-        return cls(**{key: value for key, value in values.items() if key in known})
+        """Build from a recipe's table. Unknown keys are ignored, with a warning that names the nearest key."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        for key in set(values) - names:
+            warnings.warn(f"Training key {key!r} is not known and is ignored.{did_you_mean(key, names)}", stacklevel=2)
+        return cls(**{key: value for key, value in values.items() if key in names})

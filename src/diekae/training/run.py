@@ -1,4 +1,4 @@
-"""One training run, from prompts to a saved bank: resumable, and the same on one process or several."""
+"""One training run, from prompts to a saved bank: resumable, and the same with one process or several."""
 
 from __future__ import annotations
 
@@ -15,18 +15,22 @@ from torch.utils.tensorboard import SummaryWriter
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, set_seed
 from transformers.integrations.integration_utils import TensorBoardCallback
 
-from diekae.data.prompt import Prompt, to_device, truncate_knowledge
-from diekae.fingerprint import fingerprint, window
+from diekae.data.batch import to_device
+from diekae.data.prompt import Prompt, truncate_knowledge
+from diekae.fingerprint import window
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
 from diekae.models import settled_dtype
 from diekae.progress import Progress, silent
-from diekae.training.answers import answer_some
+from diekae.run.score import BatchProgress
+from diekae.training.cache import CachedDataset, cache_examples
+from diekae.training.checkpoints import LastStep, last_whole_checkpoint
 from diekae.training.config import TrainingConfig
-from diekae.training.dataset import CachedDataset, PromptDataset, collect_to_disk
+from diekae.training.dataset import PromptDataset
+from diekae.training.greedy_targets import use_greedy_targets
 from diekae.training.objectives import OBJECTIVES, DifferenceObjective, Objective
 from diekae.training.stopwatch import Stopwatch
-from diekae.training.trainer import BankTrainer, LastStep, Monitor, arguments, last_whole_checkpoint
+from diekae.training.trainer import BankTrainer, Monitor, arguments
 
 
 def train(
@@ -44,64 +48,77 @@ def train(
     """Train a bank and save it to ``folder/bank``.
 
     Args:
-        model: Decoder and bank; the bank is changed, the decoder is not.
+        model: Decoder and bank. The bank is trained, the decoder is not changed.
         training: Prompts to learn from.
         validation: Prompts that choose the best checkpoint.
-        config: How.
-        folder: Checkpoints, TensorBoard logs and the bank go there.
-        resume: Go on from the last whole checkpoint in the folder, if there is one.
+        config: How to train.
+        folder: Folder of the checkpoints, the TensorBoard logs and the bank.
+        resume: Continue from the last whole checkpoint in the folder, if there is one.
         monitor: Measured at each validation.
-        progress: Told how far collecting is.
-        callbacks: More of the Trainer's callbacks; with any, its own progress bar is left out.
+        progress: Called while examples are answered and collected.
+        callbacks: More of the Trainer's callbacks; with any, the Trainer's own progress bar is left out.
 
     Returns:
-        The log: one dictionary a line, as the Trainer writes it.
+        The Trainer's log, one dictionary a line.
 
     Raises:
-        ValueError: There is nothing to train on, or an example does not fit the window.
+        ValueError: A part has no example, or an example does not fit the window.
         diekae.training.trainer.NotFinite: A gradient was not finite.
     """
-    if not training or not validation:
-        raise ValueError(
-            f"got {len(training)} training and {len(validation)} validation examples; give at least one each."
-        )
-    folder = Path(folder)
-    clock = None if any(isinstance(one, Stopwatch) for one in callbacks) else Stopwatch(folder, resume)
+    clock = Stopwatch(Path(folder), resume)
     set_seed(config.seed)
-    objective = OBJECTIVES[config.objective](model, **({"whole_input": True} if config.whole_input else {}))
     model.bank.autocast = torch.bfloat16 if settled_dtype(config.precision, model.device) == "bf16" else None
     with frozen(model.decoder):
-        answered = [
-            answer_some(model, part, config.own_answers, folder / f"answers-{name}.json", partial(progress, told))
-            for part, name, told in (
-                (training, "train", "answering for training"),
-                (validation, "validation", "answering for validation"),
-            )
-        ]
-        learn, check = (_dataset(model, part, config) for part in answered)
-        checkpoint = last_whole_checkpoint(folder) if resume else None
-        if checkpoint is None and isinstance(objective, DifferenceObjective):
-            calibrate(model, learn, config)
-        data: list[PromptDataset | CachedDataset] = [learn, check]
-        if config.cache:
-            names = ("collecting for training", "collecting for validation")
-            data = [
-                _cached(objective, part, config, name, progress)
-                for part, name in zip((learn, check), names, strict=True)
-            ]
-        trainer = build_trainer(objective, data, config, folder, monitor, callbacks)
-        if clock is not None:
+        checkpoint = last_whole_checkpoint(Path(folder)) if resume else None
+        objective, data = _load(model, training, validation, config, Path(folder), checkpoint is None, progress)
+        trainer = build_trainer(objective, data, config, Path(folder), monitor, callbacks)
+        if not any(isinstance(callback, Stopwatch) for callback in callbacks):
             trainer.add_callback(clock)
         trainer.train_from(checkpoint)
     model.bank.autocast = None
     if trainer.is_world_process_zero():
-        model.save_pretrained(folder / "bank")
+        model.save_pretrained(Path(folder) / "bank")
     return list(trainer.state.log_history)
 
 
-def _dataset(model: DiekaeModel, prompts: Sequence[Prompt], config: TrainingConfig) -> PromptDataset:
-    cut = truncate_knowledge(prompts, config.max_knowledge, window(model.decoder))
-    return PromptDataset(cut, scope=model.config.scope, anchor=model.config.anchor)
+def _load(
+    model: DiekaeModel,
+    training: Sequence[Prompt],
+    validation: Sequence[Prompt],
+    config: TrainingConfig,
+    folder: Path,
+    new: bool,
+    progress: Progress,
+) -> tuple[Objective, list[PromptDataset | CachedDataset]]:
+    """Build the objective and both data sets; calibrate the bank if the run is new."""
+    if not training or not validation:
+        raise ValueError(
+            f"got {len(training)} training and {len(validation)} validation examples; give at least one each."
+        )
+    objective = OBJECTIVES[config.objective](model, **({"whole_input": True} if config.whole_input else {}))
+    answers = folder / "answers-train.json", folder / "answers-validation.json"
+    datasets = [
+        _dataset(model, training, config, answers[0], partial(progress, "answering for training")),
+        _dataset(model, validation, config, answers[1], partial(progress, "answering for validation")),
+    ]
+    if new and isinstance(objective, DifferenceObjective):
+        calibrate(model, datasets[0], config)
+    if not config.cache:
+        return objective, [*datasets]
+    with processes().main_process_first():  # the other processes then find the cache complete
+        names = "collecting for training", "collecting for validation"
+        return objective, [
+            cache_examples(objective, dataset, config, partial(progress, name))
+            for name, dataset in zip(names, datasets, strict=True)
+        ]
+
+
+def _dataset(
+    model: DiekaeModel, prompts: Sequence[Prompt], config: TrainingConfig, answers: Path, progress: BatchProgress
+) -> PromptDataset:
+    prompts = use_greedy_targets(model, prompts, config.own_answers, answers, progress)
+    prompts = truncate_knowledge(prompts, config.max_knowledge, window(model.decoder))
+    return PromptDataset(prompts, scope=model.config.scope, anchor=model.config.anchor)
 
 
 def build_trainer(
@@ -116,21 +133,21 @@ def build_trainer(
     """Build the trainer of one run.
 
     Args:
-        objective: What is trained: an :class:`Objective`, or a module that counts and adds up as one does.
+        objective: An :class:`Objective`, or a module with the same ``count``, ``forward`` and ``layers``.
         data: Training and validation examples.
-        config: How.
-        folder: Checkpoints and TensorBoard logs go there.
+        config: How to train.
+        folder: Folder of the checkpoints and TensorBoard logs.
         monitor: Measured at each validation.
-        callbacks: As :func:`train` takes them.
+        callbacks: As for :func:`train`.
         kind: The trainer's class.
     """
     batch = config.batch_size * config.gradient_accumulation * processes().num_processes
     steps = config.max_steps if config.max_steps > 0 else math.ceil(len(data[0]) / batch * config.epochs)
-    extra: list[Any] = [LastStep(), *callbacks]
+    all_callbacks: list[Any] = [LastStep(), *callbacks]
     if processes().is_main_process:
-        extra.append(TensorBoardCallback(SummaryWriter(str(folder / "tensorboard"))))
+        all_callbacks.append(TensorBoardCallback(SummaryWriter(str(folder / "tensorboard"))))
     if config.patience:
-        extra.append(EarlyStoppingCallback(config.patience))
+        all_callbacks.append(EarlyStoppingCallback(config.patience))
     trainer = kind(
         objective,
         arguments(config, folder, steps, len(data[0]) >= batch, next(objective.parameters()).device),
@@ -139,9 +156,9 @@ def build_trainer(
         train_dataset=data[0],
         eval_dataset=data[1],
         data_collator=data[0].collate,
-        callbacks=extra,
+        callbacks=all_callbacks,
     )
-    if callbacks:  # they show the training in their own way
+    if callbacks:  # they show the progress themselves
         trainer.remove_callback(ProgressCallback)
         trainer.remove_callback(PrinterCallback)
     return trainer
@@ -149,45 +166,16 @@ def build_trainer(
 
 @torch.no_grad()
 def calibrate(model: DiekaeModel, dataset: PromptDataset, config: TrainingConfig) -> None:
-    """Measure centre and scale of the differences on the first examples, alike in every process."""
+    """Measure centre and scale of the differences on the first examples, the same in every process."""
     if not model.config.normalize or model.bank.calibrated:
-        return  # a bank that was trained before means what it says in the units it was trained in
+        return  # don't recalibrate: the outputs of a trained bank are in its training units
     prompts = dataset.prompts[: config.calibration]
     batch = to_device(dataset.collate(prompts), model.device)
     teacher = dataclasses.replace(model.config, rollout="teacher")
-    found = DifferenceObjective(model).collect(batch, teacher)
-    model.bank.calibrate(found.targets, found.receives)
-
-
-def _cached(
-    objective: Objective, dataset: PromptDataset, config: TrainingConfig, name: str, progress: Progress
-) -> CachedDataset:
-    """Collect to disk, in the main process first; the others then find it done."""
-    model = objective.model
-    assert config.cache
-    if any(prompt.apart for prompt in dataset.prompts):
-        raise ValueError("documents that are prepared apart cannot be cached; leave cache out, or `apart` in the data.")
-    key = {
-        "objective": config.objective,
-        "whole_input": config.whole_input,
-        "decoder": fingerprint(model.decoder),
-        "dtype": str(model.decoder.dtype),
-        "reads": model.bank.encoder.reads,
-        "width": getattr(model.bank.encoder, "state_width", None),
-        "layers": list(model.layers),
-        **{name: getattr(model.config, name) for name in ("site", "difference", "scope", "anchor")},
-    }
-    with processes().main_process_first():
-        return collect_to_disk(
-            Path(config.cache),
-            dataset,
-            lambda batch: objective.keep(to_device(batch, model.device)),
-            key=key,
-            limit_gb=config.cache_limit_gb,
-            progress=lambda done, total: progress(name, done, total),
-        )
+    differences = DifferenceObjective(model).collect(batch, teacher)
+    model.bank.calibrate(differences.targets, differences.receives)
 
 
 def processes() -> PartialState:
-    """Return the processes that share this run; without a GPU they must be told so, or each believes itself alone."""
+    """Return the processes that share this run. Without a GPU each process must be told, or it believes it is alone."""
     return PartialState(cpu=not torch.cuda.is_available())

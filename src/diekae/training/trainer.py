@@ -1,64 +1,48 @@
-"""One trainer for all objectives, on the Hugging Face Trainer: what differs from it, and nothing else.
+"""The trainer of all objectives: the Hugging Face Trainer, with four differences.
 
-Differences: losses are sums over positions divided by the count of the *global* batch, so that accumulation and
-processes change nothing; gradients are clipped per encoder; the loss and the unexplained share of each layer are
-logged; a loss that is not finite stops the run before it touches a weight.
+1. Losses are sums over positions, divided by the count of the *global* batch, so that accumulation and several
+   processes change nothing.
+2. Gradients are clipped for each encoder separately.
+3. The unexplained share of each layer is logged.
+4. A gradient that is not finite stops the run before it changes a weight.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_model
 from torch import Tensor
-from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
+from torch.utils.data import DataLoader, Subset
+from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.utils import SAFE_WEIGHTS_NAME
 
+from diekae.data.batch import to_device
+from diekae.training.checkpoints import find_best
 from diekae.training.config import TrainingConfig
-from diekae.training.objectives import Objective, Sums, unexplained
+from diekae.training.objectives import LossSums, Objective, unexplained
 
 Monitor = Callable[[], dict[str, float]]
 """Measures something at each validation, for the log: ``{"recovered": 0.5}``."""
 
 
 class NotFinite(FloatingPointError):
-    """A gradient was NaN or infinite: training stopped before the step; the last good checkpoint stands."""
-
-
-class LastStep(TrainerCallback):
-    """Validates and saves after the last step too, so that it can be the best."""
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Find the best checkpoint of a resumed run where the run now lies; without it the next best is chosen."""
-        if not _find_best(state, Path(args.output_dir)):
-            state.best_metric = state.best_model_checkpoint = None
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Ask for both."""
-        if state.global_step >= state.max_steps:
-            control.should_evaluate = control.should_save = True
-
-
-def _find_best(state: TrainerState, folder: Path) -> bool:
-    """Look for the best checkpoint in the run's folder, which may have been moved or copied since it was noted.
-
-    The Trainer would only warn of a path that is not there, and leave the bank untrained.
-    """
-    if state.best_model_checkpoint is None:
-        return True
-    best = folder / Path(state.best_model_checkpoint).name
-    if best.is_dir():
-        state.best_model_checkpoint = str(best)
-    return best.is_dir()
+    """A gradient was NaN or infinite. No weight was changed, and the last checkpoint is good."""
 
 
 class BankTrainer(Trainer):
-    """Trains an :class:`Objective`; see the module's text for what differs from the Trainer."""
+    """Trains an :class:`Objective`; the module's docstring says what differs from the Trainer.
+
+    Two private methods of the Trainer are overridden, because no public hook replaces them.
+    ``_clip_grad_norm``: the callback ``on_pre_optimizer_step`` runs after clipping, and cannot set the norm that is
+    logged. ``_get_train_sampler``: the Trainer reads lengths only from a ``datasets.Dataset``.
+    ``tests/training/test_trainer_base.py`` fails when Transformers changes them.
+    """
 
     def __init__(
         self, model: Objective, *args: Any, clip: float, monitor: Monitor | None = None, **kwargs: Any
@@ -67,25 +51,30 @@ class BankTrainer(Trainer):
         super().__init__(model, *args, **kwargs)
         self.clip, self.monitor = clip, monitor
         self.loss_is_scaled_for_ga = True
-        self._seen: list[tuple[Tensor, Tensor]] = []
+        self._logged: list[tuple[Tensor, Tensor]] = []
+        """Parts and positions of each batch since the last log line."""
 
     def train_from(self, checkpoint: str | None) -> None:
-        """Train; a run that has made its last step is only read back, for the Trainer would make one more."""
-        if checkpoint is not None:
-            state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
-            if state.global_step >= self.args.max_steps:
-                self.state = state
-                if not _find_best(state, Path(checkpoint).parent):
-                    raise FileNotFoundError(
-                        f"the best checkpoint of the run in {str(Path(checkpoint).parent)!r} is missing "
-                        f"({state.best_model_checkpoint}); put it back, or train anew without resuming."
-                    )
-                self._load_best_model()
-                return
-        self.train(resume_from_checkpoint=checkpoint)
+        """Train. If the last step was made already, only load the best checkpoint: the Trainer would make one more."""
+        if checkpoint is None:
+            self.train()
+            return
+        state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+        if state.global_step < self.args.max_steps:
+            self.train(resume_from_checkpoint=checkpoint)
+            return
+        self.state = state
+        if not find_best(state, Path(checkpoint).parent):
+            raise FileNotFoundError(
+                f"the best checkpoint of the run in {str(Path(checkpoint).parent)!r} is missing "
+                f"({state.best_model_checkpoint}); put it back, or train again without resuming."
+            )
+        assert state.best_model_checkpoint is not None, "a finished run has a best checkpoint"
+        objective: Any = self.model
+        load_model(objective, Path(state.best_model_checkpoint) / SAFE_WEIGHTS_NAME)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """Group by the lengths that the data set knows, where that is wanted."""
+        """Group by the data set's lengths, if the arguments say so."""
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
@@ -93,22 +82,25 @@ class BankTrainer(Trainer):
         return LengthGroupedSampler(batch, lengths=list(dataset.lengths))
 
     def get_decay_parameter_names(self, model: Any) -> list[str]:
-        """Name the matrices, [N, out, in]; norms and null slots, [N, size], do not decay."""
+        """Name the matrices, [N, out, in]. Norms and null slots, [N, size], do not decay."""
         return [name for name, parameter in model.named_parameters() if parameter.ndim > 2]
 
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
-        """Count positions over accumulation and processes."""
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor]:
+        """Take the batches of one step, and count their positions over accumulation and processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         objective: Objective = self.accelerator.unwrap_model(self.model)
-        count = torch.stack([objective.count(batch).to(device) for batch in batch_samples]).sum()
-        return self.accelerator.reduce(count, "sum") if self.args.world_size > 1 else count
+        count = torch.stack([objective.count(batch).to(device) for batch in batches]).sum()
+        return batches, self.accelerator.reduce(count, "sum") if self.args.world_size > 1 else count
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
-        """Return this process's share of the global mean, times the processes DDP averages over."""
+        """Return this process's share of the global mean, times the number of processes that DDP averages over."""
         assert not return_outputs and num_items_in_batch is not None
-        sums: Sums = model(**inputs)
-        self._seen.append((sums.parts, sums.positions.detach()))
+        sums: LossSums = model(**inputs)
+        self._logged.append((sums.parts, sums.positions.detach()))
         loss: Tensor = sums.loss / num_items_in_batch * self.args.world_size
         return loss
 
@@ -120,7 +112,7 @@ class BankTrainer(Trainer):
             raise NotFinite(
                 f"the gradient is not finite at step {self.state.global_step + 1} (encoders "
                 f"{(~torch.isfinite(norms)).nonzero().flatten().tolist()}); no weight was changed and the last "
-                "checkpoint stands. Lower the learning rate, or look for broken examples."
+                "checkpoint is good. Lower the learning rate, or look for broken examples."
             )
         factors = (self.clip / (norms + 1e-6)).clamp(max=1.0)
         for parameter in parameters:
@@ -129,48 +121,53 @@ class BankTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add each layer's unexplained share since the last line."""
-        if "loss" in logs and self._seen:
-            parts, positions = (torch.stack(values).sum(0).cpu() for values in zip(*self._seen, strict=True))
-            self._seen = []
+        if "loss" in logs and self._logged:
+            parts, positions = (torch.stack(values).sum(0).cpu() for values in zip(*self._logged, strict=True))
+            self._logged = []
             logs.update(self._by_layer("", parts, float(positions)))
         super().log(logs, start_time)
 
     def _by_layer(self, prefix: str, parts: Tensor, positions: float) -> dict[str, float]:
-        """Name the unexplained share of every layer, and their mean; nothing where it was not measured."""
-        found = unexplained(parts, positions)
-        if found is None:
+        """Name the unexplained share of every layer, and their mean; empty where it was not measured."""
+        shares = unexplained(parts, positions)
+        if shares is None:
             return {}
-        shares = found.tolist()
+        values = shares.tolist()
         layers = self.accelerator.unwrap_model(self.model).layers
-        named = {f"{prefix}unexplained/layer_{n}": share for n, share in zip(layers, shares, strict=True)}
-        return {**named, f"{prefix}unexplained/mean": sum(shares) / len(shares)}
+        named = {f"{prefix}unexplained/layer_{layer}": share for layer, share in zip(layers, values, strict=True)}
+        return {**named, f"{prefix}unexplained/mean": sum(values) / len(values)}
 
     @torch.no_grad()
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> Any:  # noqa: ARG002
         """Return the validation loss over all processes, each layer's share, and what the monitor measures."""
-        dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
-        objective: Objective = self.accelerator.unwrap_model(self.model)
-        objective.eval()
-        rank, world = self.args.process_index, self.args.world_size
-        own = torch.utils.data.Subset(dataset, range(rank, len(dataset), world))
-        total: Tensor | None = None
-        for batch in DataLoader(own, self.args.per_device_eval_batch_size, collate_fn=dataset.collate):
-            sums = objective(**self._prepare_inputs(batch))
-            shape = sums.parts.shape
-            flat = sums.loss[None], sums.positions[None], sums.parts.flatten()
-            found = torch.cat([part.double().cpu() for part in flat])
-            total = found if total is None else total + found
-        assert total is not None, "there is at least one validation example a process"
-        if world > 1:
-            total = self.accelerator.reduce(total.to(self.args.device), "sum").cpu()
-        objective.train()
-        metrics = {f"{metric_key_prefix}_loss": float(total[0] / total[1])}
-        metrics |= self._by_layer(f"{metric_key_prefix}_", total[2:].reshape(shape), float(total[1]))
+        sums = self._validation_sums(self.eval_dataset if eval_dataset is None else eval_dataset)
+        positions = float(sums.positions)
+        metrics = {f"{metric_key_prefix}_loss": float(sums.loss / sums.positions)}
+        metrics |= self._by_layer(f"{metric_key_prefix}_", sums.parts, positions)
         if self.monitor is not None:
             metrics |= {f"{metric_key_prefix}_{name}": value for name, value in self.monitor().items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _validation_sums(self, dataset: Any) -> LossSums:
+        """Add up a data set over all batches and processes, in fp64."""
+        objective: Objective = self.accelerator.unwrap_model(self.model)
+        objective.eval()
+        rank, world = self.args.process_index, self.args.world_size
+        part: Any = Subset(dataset, range(rank, len(dataset), world))
+        total: Tensor | None = None
+        for batch in DataLoader(part, self.args.per_device_eval_batch_size, collate_fn=dataset.collate):
+            sums = objective(**to_device(batch, self.args.device))
+            values = torch.cat(
+                [v.double().cpu() for v in (sums.loss[None], sums.positions[None], sums.parts.flatten())]
+            )
+            total = values if total is None else total + values
+        assert total is not None, "there is at least one validation example a process"
+        if world > 1:
+            total = self.accelerator.reduce(total.to(self.args.device), "sum").cpu()
+        objective.train()
+        return LossSums(total[0], total[1], total[2:].reshape(sums.parts.shape))
 
 
 def arguments(
@@ -178,11 +175,11 @@ def arguments(
 ) -> TrainingArguments:
     """Translate a training configuration into the Trainer's arguments.
 
-    ``drop_last`` leaves an epoch's incomplete last batch out: several processes would fill it up with examples of
-    their own choice, and no longer do what one does. ``device`` is where the bank stands, beside its decoder: left to
-    itself the Trainer would move bank and batches to a GPU and leave the decoder behind.
+    ``drop_last`` leaves out an epoch's incomplete last batch: several processes would fill it with examples of their
+    own choice, and no longer do what one process does. ``device`` is the device of the bank and its decoder: by
+    default the Trainer would move the bank and the batches to a GPU, but not the decoder.
     """
-    every = math.ceil(steps / config.evaluations)
+    interval = math.ceil(steps / config.evaluations)
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -200,14 +197,14 @@ def arguments(
         adam_beta1=config.betas[0],
         adam_beta2=config.betas[1],
         max_grad_norm=config.clip or 1e9,
-        bf16=False,  # the Trainer's autocast would take the frozen decoder along; the bank has its own
+        bf16=False,  # the Trainer's autocast would include the frozen decoder; the bank has its own
         logging_steps=config.logging_steps,
         logging_nan_inf_filter=False,
         report_to=[],
         eval_strategy="steps",
-        eval_steps=every,
+        eval_steps=interval,
         save_strategy="steps",
-        save_steps=every,
+        save_steps=interval,
         save_total_limit=2,
         load_best_model_at_end=True,
         metric_for_best_model="eval_loss",
@@ -221,19 +218,3 @@ def arguments(
         ddp_find_unused_parameters=False,
         disable_tqdm=False,
     )
-
-
-def last_whole_checkpoint(folder: Path) -> str | None:
-    """Find the newest checkpoint that was written to its end.
-
-    The Trainer writes ``trainer_state.json`` last, so a checkpoint without a readable one was cut off by a kill. It is
-    left where it is: the resumed run comes by the same step and writes it anew.
-    """
-    steps = {path.name.removeprefix("checkpoint-"): path for path in folder.glob("checkpoint-*")}
-    for step in sorted((step for step in steps if step.isdigit()), key=int, reverse=True):
-        try:
-            json.loads((steps[step] / "trainer_state.json").read_text())
-        except (OSError, ValueError):
-            continue
-        return str(steps[step])
-    return None

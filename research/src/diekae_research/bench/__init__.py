@@ -1,6 +1,6 @@
-"""What knowledge costs: seconds as ratios within one run, operations and bytes; one file a benchmark."""
+"""What knowledge costs: seconds as ratios within one run, operations and bytes. Each benchmark is one file."""
 
-from diekae_research.bench.setting import Bench, Row
+from diekae_research.bench.setting import Bench, Comparison
 from diekae_research.bench.suite import BENCHMARKS, run_benchmark
 
-__all__ = ["BENCHMARKS", "Bench", "Row", "run_benchmark"]
+__all__ = ["BENCHMARKS", "Bench", "Comparison", "run_benchmark"]

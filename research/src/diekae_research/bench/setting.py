@@ -1,12 +1,12 @@
-"""What every benchmark shares: the decoder, banks and memories that are not trained, a clock, the rows of the result.
+"""What every benchmark shares: the decoder, random banks, prepared knowledge and caches, a clock, rows of results.
 
-Speed depends on nothing learned, so banks, memories and caches hold random numbers, and any length costs no reading.
-Banks must not be the identity all the same: what starts at zero is random.
+Speed depends on nothing learned, so banks, prepared knowledge and caches hold random numbers, and a long K need not be
+read. But a bank that changes nothing could do less work, so parameters that start at zero are made random too.
 
-Every way answers the same question: D(x) and ours read anchor and x, and a cached prefix holds anchor and K and reads x
-alone. All keep a cache, and the head runs at the last column.
+Every way answers the same question: D(x) and our banks read anchor and x. A cached prefix holds anchor and K, and the
+decoder reads x alone. All ways keep a cache, and the head runs at the last column only.
 
-Shapes: N encoders, S slots, B rows, T columns.
+Shapes: N encoders, S slots, B rows, T columns, a tokens of the anchor.
 """
 
 from __future__ import annotations
@@ -19,19 +19,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedModel, StaticCache
+from transformers import DynamicCache, PreTrainedModel, StaticCache
 
 from diekae.checkpoint import load_bank
-from diekae.config import DiekaeConfig, resolve_layers
-from diekae.encoders.bank import Bank
+from diekae.config import DiekaeConfig
 from diekae.fingerprint import window
-from diekae.inject.attached import Attached
-from diekae.inject.hookpoints import Hookpoint, find_blocks
 from diekae.knowledge import PreparedKnowledge
 from diekae.model import DiekaeModel
 from diekae.prepare import read_documents
 from diekae.progress import Progress, silent
-from diekae.run.timing import Times, Way, time_in_turn
+from diekae.run.timing import TimedCall, Times, time_in_turn
 
 _ATTENTION = {"encoder": "attention", "site": "attention"}
 BANKS: dict[str, dict[str, Any]] = {
@@ -40,23 +37,25 @@ BANKS: dict[str, dict[str, Any]] = {
     "attention": {**_ATTENTION, "layers": "every:2"},
     "exact": {**_ATTENTION, "layers": "all", "encoder_options": {"rank": 0, "mlp_width": 0}},
 }
-"""The banks that are measured: the paper's encoder in its six layers, and ours."""
-GIVEN = "bank"
-"""Name of a bank that was given, beside those."""
+"""Configurations of the random banks: the paper's encoder in its six layers, and ours."""
+USER_BANK = "bank"
+"""Name of the bank that the caller adds to those."""
+SPARE_COLUMNS = 16
+"""Columns of the window that are left for generated tokens."""
 
 
 @dataclass
-class Row:
-    """One line of the issue's table: an aim, what was measured, and what cannot be gone below."""
+class Comparison:
+    """One row of a benchmark's result."""
 
     name: str
     """What is compared."""
     aim: float | None
-    """The figure that is aimed at; None where there is none."""
+    """The figure aimed at; None without an aim."""
     figure: float | None
-    """What was measured; None where it was not."""
+    """The measured figure; None if it was not measured."""
     floor: float | None = None
-    """The same by operations, or bytes, that must be done; None where it was not counted."""
+    """The same ratio by the operations or bytes that any machine must do; None if it was not counted."""
     at_least: bool = False
     """Whether more is better."""
     note: str = ""
@@ -64,7 +63,7 @@ class Row:
 
     @property
     def reached(self) -> bool | None:
-        """Tell whether the aim is reached; None where nothing was measured or aimed at."""
+        """Tell whether the aim is reached; None without an aim or a figure."""
         if self.aim is None or self.figure is None:
             return None
         return self.figure >= self.aim if self.at_least else self.figure <= self.aim
@@ -76,34 +75,34 @@ class Row:
 
 @dataclass
 class Bench:
-    """Where and how long to measure."""
+    """What is measured, and for how long."""
 
     decoder: PreTrainedModel
     """The frozen decoder."""
     layers: Mapping[str, Any] = field(default_factory=dict)
-    """Layers of a bank, by its name, where they differ from `BANKS` (tests with shallow decoders)."""
+    """Layers of a bank by its name, where they differ from `BANKS` (tests with shallow decoders)."""
     lengths: Sequence[int] = (32, 128, 512, 1024, 2048, 4096, 8000)
-    """Tokens of K; those beyond the decoder's window are left out."""
+    """|K| in tokens; lengths beyond the decoder's window are left out."""
     inputs: int = 32
-    """|x|, tokens of the input, its anchor left out."""
+    """|x| in tokens, without the anchor."""
     rounds: int = 7
-    """Times that each way is timed, in turn with the others, after one round that warms up."""
+    """How often each way is timed, in turn with the others, after one round to warm up."""
     seed: int = 0
-    """Of all random numbers."""
+    """Seed of all random numbers."""
     curves: bool = True
-    """Whether it is also measured how the cost of a pass grows with all but K."""
+    """Whether to measure also how a pass grows with |x|, layers, batch and documents."""
     progress: Progress = silent
-    """Told how far it is."""
+    """Called with the progress."""
     bank: str | Path | None = None
-    """Folder of a bank for this decoder, or the name of a shipped one, that is measured beside `BANKS`."""
+    """Folder of a bank for this decoder, or the name of a shipped one; it is measured beside `BANKS`."""
     others: Sequence[str] = ("token", "reader")
-    """Which of `BANKS` are measured besides ours."""
+    """Which of `BANKS` are measured besides :attr:`ours`."""
     _models: dict[str, DiekaeModel] = field(default_factory=dict)
 
     @property
     def ours(self) -> tuple[str, ...]:
-        """Return the banks that the issue's aims are for."""
-        return ("exact", "attention", *([GIVEN] if self.bank is not None else []))
+        """Return the banks that have aims against a cached prefix."""
+        return ("exact", "attention", *([USER_BANK] if self.bank is not None else []))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -112,36 +111,36 @@ class Bench:
 
     @cached_property
     def anchor(self) -> tuple[int, ...]:
-        """Return the tokens that every run begins with: the given bank's, or a single one."""
+        """Return the tokens that every run begins with: those of the user's bank, or a single one."""
         return (1,) if self.bank is None else load_bank(Path(self.bank)).anchor
 
     @property
     def room(self) -> int:
-        """Return how long K may be beside anchor, x and what is generated."""
-        return window(self.decoder) - len(self.anchor) - self.inputs - 16
+        """Return the longest K that fits the window."""
+        return window(self.decoder) - len(self.anchor) - self.inputs - SPARE_COLUMNS
 
     @property
-    def static(self) -> bool:
+    def has_static_cache(self) -> bool:
         """Tell whether a cache of fixed size is measured too."""
         return bool(self.decoder.config.get_text_config(decoder=True).model_type == "llama")
 
-    def fitting(self, most: int | None = None) -> list[int]:
-        """Return the lengths of K that fit the window, and are at most ``most``."""
-        return [length for length in self.lengths if length <= min(self.room, most or self.room)]
+    def fitting_lengths(self, longest: int | None = None) -> list[int]:
+        """Return the lengths of K that fit the window and are at most ``longest``."""
+        return [length for length in self.lengths if length <= min(self.room, longest or self.room)]
 
     def model(self, name: str, **options: Any) -> DiekaeModel:
-        """Return the decoder with the given bank beside it, or with a random one of `BANKS`, whose options differ."""
+        """Return the decoder with a bank: the user's, or a random one of `BANKS` with other ``options``."""
         key = f"{name} {sorted(options.items())}"
         if key not in self._models:
-            self._models[key] = self._given() if name == GIVEN else self._random(name, options)
+            self._models[key] = self._user_model() if name == USER_BANK else self._random_model(name, options)
         return self._models[key]
 
-    def _given(self) -> DiekaeModel:
-        assert self.bank is not None, "no bank was given"
+    def _user_model(self) -> DiekaeModel:
+        assert self.bank is not None, "the user's bank is measured only if there is one"
         return DiekaeModel.from_pretrained(self.bank, self.decoder).eval()
 
     @torch.no_grad()
-    def _random(self, name: str, options: Mapping[str, Any]) -> DiekaeModel:
+    def _random_model(self, name: str, options: Mapping[str, Any]) -> DiekaeModel:
         layers = {"layers": self.layers[name]} if name in self.layers else {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -154,70 +153,64 @@ class Bench:
 
     def ids(self, length: int, rows: int = 1) -> Tensor:
         """Return random tokens, int64 [rows, length]."""
-        draw = torch.Generator().manual_seed(self.seed + length)
-        words = self.decoder.config.get_text_config(decoder=True).vocab_size
-        return torch.randint(4, words, (rows, length), generator=draw).to(self.decoder.device)
+        generator = torch.Generator().manual_seed(self.seed + length)
+        vocabulary = self.decoder.config.get_text_config(decoder=True).vocab_size
+        return torch.randint(4, vocabulary, (rows, length), generator=generator).to(self.decoder.device)
 
     def question(self, length: int | None = None, rows: int = 1) -> Tensor:
-        """Return anchor and x, int64 [rows, a + length]; ``inputs`` tokens of x if None."""
+        """Return anchor and x, int64 [rows, a + length]; None is :attr:`inputs` tokens of x."""
         anchor = torch.tensor([self.anchor], device=self.decoder.device).expand(rows, -1)
         return torch.cat([anchor, self.ids(length or self.inputs, rows)], dim=1)
 
     def prepared(self, model: DiekaeModel, length: int, copies: int = 1) -> PreparedKnowledge:
-        """Return a memory as ``length`` tokens of K leave it, ``copies`` times: its shape, with random numbers."""
-        small = read_documents(model.attached, model.anchor, [self.ids(2)[0].tolist()])[0]
-        draw = torch.Generator(self.decoder.device).manual_seed(self.seed)
+        """Return random prepared knowledge in the form that ``length`` tokens of K have, joined from ``copies``."""
+        pattern = read_documents(model.attached, model.anchor, [self.ids(2)[0].tolist()])[0]
+        generator = torch.Generator(self.decoder.device).manual_seed(self.seed)
 
-        def enlarged(like: Tensor) -> Tensor:
-            if model.attached.by_attention:  # its heads' slots lie behind each other
-                return _random(draw, like, len(like), like.shape[2], length, like.shape[3]).transpose(1, 2)
-            return _random(draw, like, len(like), length, *like.shape[2:])
+        def enlarge(tensor: Tensor) -> Tensor:
+            options: dict[str, Any] = {"generator": generator, "device": tensor.device, "dtype": tensor.dtype}
+            encoders, _, *rest = tensor.shape
+            if not model.attached.by_attention:
+                return torch.randn(encoders, length, *rest, **options)
+            heads, size = rest
+            return torch.randn(encoders, heads, length, size, **options).transpose(1, 2)  # stored head by head
 
-        tensors = {name: enlarged(like) for name, like in small.tensors.items()}
+        tensors = {name: enlarge(tensor) for name, tensor in pattern.tensors.items()}
         places = None
-        if small.places is not None:
+        if pattern.places is not None:
             places = torch.arange(length, device=self.decoder.device) - length + len(model.anchor)
-        return PreparedKnowledge.join([replace(small, tensors=tensors, position=length, places=places)] * copies)
+        return PreparedKnowledge.join([replace(pattern, tensors=tensors, position=length, places=places)] * copies)
 
-    def cache(self, length: int) -> DynamicCache:
-        """Return the decoder's cache as ``length`` tokens leave it, with random keys and values."""
-        return random_cache(self.decoder, length, self.seed)
+    def prefix(self, length: int, inputs: int = 0) -> DynamicCache:
+        """Return the random cache of anchor, ``length`` tokens of K and ``inputs`` tokens of x."""
+        return random_cache(self.decoder, len(self.anchor) + length + inputs, self.seed)
 
-    def prefix(self, length: int, read: int = 0) -> DynamicCache:
-        """Return the cache that ``length`` tokens of K leave behind the anchor, and ``read`` tokens of x."""
-        return self.cache(len(self.anchor) + length + read)
-
-    def bare(self, ids: Tensor) -> Way:
-        """Return the decoder's own pass over ids [rows, columns]."""
+    def bare(self, ids: Tensor) -> TimedCall:
+        """Return the decoder's own pass over ids, int64 [rows, columns]."""
         return lambda: self.decoder(input_ids=ids, use_cache=True, logits_to_keep=1)
 
-    def seconds(self, what: str, ways: Mapping[str, Way]) -> Times:
+    def seconds(self, label: str, ways: Mapping[str, TimedCall]) -> Times:
         """Return the seconds of each way; see :func:`time_in_turn`."""
-        return time_in_turn(ways, self.rounds, lambda done, total: self.progress(what, done, total))
-
-
-def _random(draw: torch.Generator, like: Tensor, *shape: int) -> Tensor:
-    return torch.randn(shape, generator=draw, device=like.device, dtype=like.dtype)
+        return time_in_turn(ways, self.rounds, lambda done, total: self.progress(label, done, total))
 
 
 def random_cache(decoder: PreTrainedModel, length: int, seed: int = 0) -> DynamicCache:
-    """Return a cache of ``length`` columns for a decoder with attention in every layer, random and of its type."""
+    """Return a random cache of ``length`` columns for a decoder with attention in every layer."""
     config = decoder.config.get_text_config(decoder=True)
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     cache = DynamicCache(config=decoder.config)
-    draw = None if decoder.device.type == "meta" else torch.Generator(decoder.device).manual_seed(seed)
+    generator = None if decoder.device.type == "meta" else torch.Generator(decoder.device).manual_seed(seed)
+    options: dict[str, Any] = {"generator": generator, "device": decoder.device, "dtype": decoder.dtype}
     for layer in range(config.num_hidden_layers):
-        shape = (1, heads, length, size)
-        keys, values = (
-            torch.randn(shape, generator=draw, device=decoder.device, dtype=decoder.dtype) for _ in range(2)
-        )
+        keys = torch.randn(1, heads, length, size, **options)
+        values = torch.randn(1, heads, length, size, **options)
         cache.update(keys, values, layer)
     return cache
 
 
 def static_cache(decoder: PreTrainedModel, cache: DynamicCache, room: int) -> StaticCache:
-    """Return a cache of fixed size, which copies nothing as it grows, with ``room`` columns behind those of another."""
+    """Copy a cache into one of fixed size, which copies nothing as it grows, with ``room`` free columns."""
     layers: Any = cache.layers
     static = StaticCache(config=decoder.config, max_cache_len=cache.get_seq_length() + room)
     for number, layer in enumerate(layers):
@@ -225,41 +218,13 @@ def static_cache(decoder: PreTrainedModel, cache: DynamicCache, room: int) -> St
     return static
 
 
-def llama2_7b_config(**sizes: Any) -> LlamaConfig:
-    """Return LLaMA2-7B's shape; ``sizes`` differ from it."""
-    shape: dict[str, Any] = {
-        "vocab_size": 32000,
-        "hidden_size": 4096,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 32,
-        "max_position_embeddings": 4096,
-    }
-    return LlamaConfig(**{**shape, **sizes})
-
-
-def llama2_7b() -> PreTrainedModel:
-    """Return LLaMA2-7B's shape in bf16 without weights: on the device ``meta``, which only counts."""
-    with torch.device("meta"):
-        decoder: Any = LlamaForCausalLM(llama2_7b_config())
-    shape: PreTrainedModel = decoder.to(torch.bfloat16).eval()
-    return shape
-
-
-def beside_llama2_7b(decoder: PreTrainedModel, name: str) -> Attached:
-    """Return one of `BANKS` at its places in :func:`llama2_7b`, in bf16 and without weights."""
-    shape, blocks = decoder.config, find_blocks(decoder)
-    config = DiekaeConfig(**BANKS[name])
-    size = shape.hidden_size // shape.num_attention_heads
-    traits = {"heads": shape.num_attention_heads, "kv_heads": shape.num_key_value_heads}
-    options = config.settled({**traits, "key_size": size, "value_size": size}).encoder_options
-    layers = resolve_layers(config.layers, len(blocks))
-    with torch.device("meta"):
-        bank = Bank(config.encoder, options, layers, shape.hidden_size, shape.hidden_size).to(torch.bfloat16)
-    points = {}
-    for layer in layers:
-        block: Any = blocks[layer]
-        by_attention = config.site == "attention"
-        points[layer] = Hookpoint(block, *((block.self_attn, (block.self_attn,)) if by_attention else (block, ())))
-    return Attached(decoder, bank, points, {})
+def against_cached_prefix(
+    bench: Bench, title: str, times: Times, name: str, *, aim: float | None, floor: float, note: str, static: bool
+) -> list[Comparison]:
+    """Compare one bank with a cached prefix: in the cache that grows, and if ``static`` in one of fixed size too."""
+    growing = times.ratio(name, "prompted_cached")
+    rows = [Comparison(title, aim, growing, floor, note=f"{note}; a growing cache, as in `generate`")]
+    if static and bench.has_static_cache:
+        ratio = times.ratio(name, "prompted_static")
+        rows.append(Comparison(f"{title} of fixed size", None, ratio, floor, note=f"{note}; `StaticCache`"))
+    return rows

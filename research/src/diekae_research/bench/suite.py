@@ -1,4 +1,4 @@
-"""All benchmarks by name, and what is written beside their figures."""
+"""All benchmarks by name, and the settings that are written beside their figures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from diekae_research.bench import decode, inference, memory, prepare, train
-from diekae_research.bench.setting import BANKS, GIVEN, Bench
+from diekae_research.bench.setting import BANKS, USER_BANK, Bench
 from diekae_research.provenance import name_of
 
 BENCHMARKS: dict[str, Callable[[Bench], dict[str, Any]]] = {
@@ -16,26 +16,28 @@ BENCHMARKS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "train": train.measure,
     "memory": memory.measure,
 }
-"""What can be measured."""
+"""Each returns its ``rows``, a list of :class:`Comparison`, and further JSON values."""
 
 
 def run_benchmark(name: str, bench: Bench) -> dict[str, Any]:
-    """Measure one benchmark.
+    """Run one benchmark and return its settings and results as JSON values.
 
     Raises:
-        ValueError: It is not known.
+        ValueError: No benchmark has that name.
     """
     if name not in BENCHMARKS:
         raise ValueError(f"benchmark {name!r} is not known; choose one of {', '.join(BENCHMARKS)}.")
     decoder = bench.decoder
-    settings = {
+    result = BENCHMARKS[name](bench)
+    return {
         "benchmark": name,
         "decoder": str(decoder.config.name_or_path).rpartition("/")[2] or type(decoder).__name__,
         "dtype": name_of(decoder.dtype),
-        "banks": BANKS if bench.bank is None else {**BANKS, GIVEN: bench.model(GIVEN).config.to_dict()},
+        "banks": BANKS if bench.bank is None else {**BANKS, USER_BANK: bench.model(USER_BANK).config.to_dict()},
         "anchor": len(bench.anchor),
         "inputs": bench.inputs,
         "rounds": bench.rounds,
         "seed": bench.seed,
+        **result,
+        "rows": [row.to_dict() for row in result["rows"]],
     }
-    return {**settings, **BENCHMARKS[name](bench)}

@@ -1,4 +1,4 @@
-"""`diekae-research`: data sets, the paper's tables, benchmarks and curves; one file a verb."""
+"""`diekae-research`: data sets, the paper's tables, benchmarks and measurements; one file a verb."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ VERBS = {
     "reproduce": "Measure a table or figure of the paper; earlier measurements are reused.",
     "bench": "Measure cost: with knowledge against without, against K in the prompt, and against a cached prefix.",
     "curves": "Measure a bank by number of documents, length of knowledge, target position and copying, and its harm.",
+    "answers": "Count right answers to single questions: a bank's as a share of those with K in the prompt.",
+    "documents": "Answer questions from a store of ordinary documents, and count right answers.",
     "edit": "Train for editing, and measure edits against other methods.",
+    "summary": "Print the tables of the documentation from stored results.",
 }
 """What `diekae-research --help` says of each verb."""
 

@@ -1,4 +1,4 @@
-"""`diekae-research bench`: what knowledge costs, as ratios within one run."""
+"""`diekae-research bench`: the cost of knowledge, as ratios within one run."""
 
 from __future__ import annotations
 
@@ -27,12 +27,16 @@ def command(
     bank: Annotated[
         Path | None, typer.Option(help="A bank of this decoder, a folder or a shipped one's name, to measure too.")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Times each is timed, in turn with the others.")] = Bench.rounds,
-    threads: Annotated[int, typer.Option(min=1, help="Threads; with one, this process's own seconds are taken.")] = 1,
-    curves: Annotated[bool, typer.Option(help="Also how a pass grows with x, layers, batch and documents.")] = True,
+    rounds: Annotated[int, typer.Option(min=1, help="Repetitions; the ways are timed in turn.")] = Bench.rounds,
+    threads: Annotated[
+        int, typer.Option(min=1, help="Threads; with one, CPU seconds of this process are measured.")
+    ] = 1,
+    curves: Annotated[
+        bool, typer.Option(help="Also measure how a pass grows with x, layers, batch and documents.")
+    ] = True,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
-    seed: Annotated[int, typer.Option(help="Of random numbers.")] = Bench.seed,
+    seed: Annotated[int, typer.Option(help="Decides random numbers.")] = Bench.seed,
     json: Annotated[Path | None, typer.Option(help="Where the figures go.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Where the curves go (.png, .svg or .pdf).")] = None,
 ) -> None:
@@ -47,22 +51,22 @@ def command(
         model, _ = load_decoder(decoder, dtype=kind, device=place)
     with progress_bars() as (show, _):
         bench = Bench(model, {}, sorted(lengths), inputs, rounds, seed, curves, show, bank)
-        found = run_benchmark(name, bench)
-    console.print(_table(found))
+        figures = run_benchmark(name, bench)
+    console.print(_table(figures))
     if json is not None:
-        write_json(json, found)
+        write_json(json, figures)
         console.print(f"figures: {json}", highlight=False)
-    if plot is not None and found.get("curves"):
-        save_figure(draw_growth(found), plot)
+    if plot is not None and figures.get("curves"):
+        save_figure(draw_growth(figures), plot)
         console.print(f"plot: {plot}", highlight=False)
 
 
-def _table(found: dict[str, Any]) -> Table:
-    """Lay the rows out."""
-    table = Table(title=f"{found['benchmark']}, {found['decoder']} in {found['dtype']}", title_justify="left")
+def _table(figures: dict[str, Any]) -> Table:
+    """Return the rows as a table."""
+    table = Table(title=f"{figures['benchmark']}, {figures['decoder']} in {figures['dtype']}", title_justify="left")
     for column in ("", "aim", "measured", "floor"):
         table.add_column(column, justify="right" if column else "left")
-    for row in found["rows"]:
+    for row in figures["rows"]:
         mark = {True: "[green]", False: "[red]", None: ""}[row["reached"]]
         aim = "" if row["aim"] is None else f"{'≥' if row['at_least'] else '≤'} {row['aim']:.3g}"
         figure = "not measured" if row["figure"] is None else f"{mark}{row['figure']:.3g}"

@@ -1,4 +1,4 @@
-"""`diekae-research curves`: what a bank makes of many documents, long ones, and ones that say nothing."""
+"""`diekae-research curves`: a bank with many documents, long ones, and irrelevant ones."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def command(
     examples = read_examples(data, limit)
     model = load_model(bank, device, dtype)
     with progress_bars() as (show, _):
-        found = measure_curves(
+        figures = measure_curves(
             model,
             examples,
             format=format,
@@ -59,22 +59,22 @@ def command(
             batch_size=batch_size,
             progress=show,
         )
-    console.print(_table(found, bank.name))
-    for name, wanted in (("documents", documents), ("lengths", lengths)):
-        if missing := sorted(set(wanted) - {point[name] for point in found[name]}):
+    console.print(_table(figures, bank.name))
+    for name, numbers in (("documents", documents), ("lengths", lengths)):
+        if missing := sorted(set(numbers) - {point[name] for point in figures[name]}):
             console.print(f"too few or too long documents for {name} {missing}", highlight=False, markup=False)
     if json is not None:
         settings = {"config": model.config.to_dict(), "data": data.name, "format": format or model.config.format}
         settings["dtype"] = name_of(model.decoder.dtype)
-        write_json(json, {**settings, **found})
+        write_json(json, {**settings, **figures})
         console.print(f"figures: {json}", highlight=False)
     if plot is not None:
-        save_figure(draw_curves(found), plot)
+        save_figure(draw_curves(figures), plot)
         console.print(f"plots: {plot}", highlight=False)
 
 
-def _table(found: dict[str, Any], title: str) -> Table:
-    """Lay all points out, a section a curve."""
+def _table(figures: dict[str, Any], title: str) -> Table:
+    """Return all points as a table, a section a curve."""
     table = Table(title=title, title_justify="left")
     for name in ("", "n", "D(x)", "D(K,x)", "ours", "recovered, D(K,x)", "recovered, ours"):
         table.add_column(name, justify="right" if name else "left")
@@ -82,16 +82,16 @@ def _table(found: dict[str, Any], title: str) -> Table:
         ("documents", lambda point: f"{point['documents']} documents"),
         ("lengths", lambda point: f"about {point['lengths']} tokens of K"),
         ("positions", lambda point: f"target tokens {point['from'] + 1} to {point['to'] or 'end'}"),
-        ("copies", lambda point: "target stands in K" if point["copied"] else "target not in K"),
+        ("copies", lambda point: "target in K" if point["copied"] else "target not in K"),
     )
     for name, label in named:
-        for point in found[name]:
+        for point in figures[name]:
             losses = [f"{point['nll'][how]:.3f}" for how in ("bare", "prompted", "ours")]
             shares = [share(point["recovered_prompted"]), share(point["recovered"])]
             table.add_row(label(point), str(point["n"]), *losses, *shares)
         table.add_section()
-    harm = found["unrelated"]
-    table.caption = "nats a target token; recovered: of the gap that the right document alone makes" + (
+    harm = figures["unrelated"]
+    table.caption = "nats a target token; recovered: share of the gap with the relevant document alone" + (
         f"\nanother's knowledge: harm {harm['harm']:+.4f} nats, KL to D(x) {harm['kl']:.4f}" if harm else ""
     )
     return table

@@ -1,4 +1,4 @@
-"""`diekae-research data`: known data sets, their upstream files, and the examples that are made of them."""
+"""`diekae-research data`: data sets, their upstream files, and examples."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from diekae.cli.console import console, progress_bars
-from diekae.data import DataError, Example, load_source, read_examples, source_names
+from diekae.data import DataError, Example, load_source, read_examples
 from diekae.data.example import check_split
 from diekae_research.data.build import MANIFEST, build_source
-from diekae_research.data.card import COMMON, Counts
+from diekae_research.data.card import COMMON
 from diekae_research.data.download import download_source
 from diekae_research.provenance import write_json
-from diekae_research.sources import source_card
+from diekae_research.sources import source_card, source_names
 
 SHOWN = 600
 """Characters of a document that are shown."""
@@ -37,7 +37,7 @@ Raw = Annotated[Path | None, typer.Option(help="Folder of the upstream files.")]
 
 @group.command("list")
 def list_sets() -> None:
-    """Show the data sets that are known: licence, the paper's counts, options, and the files each is made from."""
+    """Show all data sets: licence, the paper's counts, options and upstream files."""
     table = Table(
         "name", Column("data set", overflow="fold"), "counts", Column("files", overflow="fold"), show_lines=True
     )
@@ -46,7 +46,8 @@ def list_sets() -> None:
         lines = [card.title, f"licence: {card.licence}", card.homepage]
         lines += [f"{key}={str(option.default).lower()}: {option.help}" for key, option in card.options.items()]
         paths = "\n".join(file.path for file in card.upstream) or f"from {card.origin}"
-        cells = ("\n".join(filter(None, lines)), _counts(card.paper), paths)
+        counts = "\n".join(map(str, card.paper)) if card.paper else "not in the\npaper"
+        cells = ("\n".join(filter(None, lines)), counts, paths)
         table.add_row(f"[bold]{name}[/]", *map(escape, cells))
     shared = "; ".join(f"{key}={str(option.default).lower()}: {option.help}" for key, option in COMMON.items())
     table.caption = escape(f"counts: the paper's for train, validation and test. Option of every set: {shared}")
@@ -56,7 +57,7 @@ def list_sets() -> None:
 @group.command()
 def build(
     name: Name,
-    out: Annotated[Path, typer.Option(help="Folder for the examples; an earlier build in it is replaced.")],
+    out: Annotated[Path, typer.Option(help="Folder of the examples; an earlier build in it is replaced.")],
     raw: Raw = None,
     option: Options = None,
     limit: Annotated[int | None, typer.Option(help="At most this many examples a part, a random subset.")] = None,
@@ -91,7 +92,7 @@ def show(
     number: Annotated[int, typer.Option(min=1, help="How many examples.")] = 3,
     seed: Annotated[int, typer.Option(help="Decides which.")] = 0,
 ) -> None:
-    """Show examples as a person would want to read them."""
+    """Show some examples."""
     if name.endswith(".jsonl"):
         examples = read_examples(name)
         chosen = sorted(random.Random(seed).sample(range(len(examples)), min(number, len(examples))))
@@ -100,25 +101,26 @@ def show(
         examples = load_source(
             name, folder=raw, split=check_split(split), limit=number, seed=seed, options=_options(option)
         )
-    for place, example in enumerate(examples, start=1):
-        console.print(_panel(example, f"{place} of {len(examples)}"))
+    for position, example in enumerate(examples, start=1):
+        console.print(_panel(example, f"{position} of {len(examples)}"))
 
 
 @group.command()
 def download(
     name: Name,
-    out: Annotated[Path, typer.Option(help="Folder for the upstream files.")],
+    out: Annotated[Path, typer.Option(help="Folder of the upstream files.")],
     base_url: Annotated[
-        str | None, typer.Option(help="A mirror that holds the files under their own names; the publishers' otherwise.")
+        str | None,
+        typer.Option(help="A mirror that holds the files under their paths; the publishers' addresses otherwise."),
     ] = None,
 ) -> None:
-    """Fetch a data set's upstream files, check them and unpack archives; files that are there and right are kept."""
+    """Fetch a data set's upstream files, check them and unpack archives; existing files are kept if they are right."""
     card = source_card(name)
     with progress_bars() as (show, _):
         files = download_source(name, out, base_url=base_url, progress=show)
     table = Table("file", "", "SHA-256")
     for file in files:
-        state = "fetched" if file.fetched else "was there"
+        state = "fetched" if file.fetched else "existed"
         if file.unpacked:
             state += f", {file.unpacked} files unpacked"
         checked = "as expected" if file.known else f"{file.sha256} (none is known to check it against)"
@@ -132,35 +134,31 @@ def download(
 
 
 def _options(settings: Sequence[str] | None) -> dict[str, str]:
-    found = {}
+    options = {}
     for setting in settings or ():
         key, equals, value = setting.partition("=")
         if not equals or not key.strip():
             raise DataError(f"--option {setting!r} is not understood; expected key=value, as in all_questions=true")
-        found[key.strip()] = value.strip()
-    return found
-
-
-def _counts(counts: Counts | None) -> str:
-    return "\n".join(map(str, counts)) if counts else "not in the\npaper"
+        options[key.strip()] = value.strip()
+    return options
 
 
 def _built(manifest: dict[str, Any]) -> Table:
-    """Lay out what was built beside what the full data set should give."""
+    """Return the counts of a build beside those of the full data set."""
     options = ", ".join(f"{key}={str(value).lower()}" for key, value in manifest["options"].items())
     table = Table(title=escape(f"{manifest['title']} ({options})"), title_justify="left")
     for heading in ("part", "examples", "leak-prone", "in all", "expected", "agrees", "bad records"):
         table.add_column(heading, justify="left" if heading == "part" else "right")
     agreed = {True: "yes", False: "no", None: "unknown"}
     for split, part in manifest["splits"].items():
-        found, expected = part["examples"] + part["leaking"], part["expected"]
-        cells = (part["examples"], part["leaking"], found, "unknown" if expected is None else expected)
+        total, expected = part["examples"] + part["leaking"], part["expected"]
+        cells = (part["examples"], part["leaking"], total, "unknown" if expected is None else expected)
         table.add_row(split, *map(str, cells), agreed[part["agrees"]], str(part["bad_records"]))
     return table
 
 
 def _notes(manifest: dict[str, Any]) -> list[str]:
-    """What a reader of the counts should know besides."""
+    """Return notes on the counts."""
     parts = manifest["splits"].values()
     notes = [f"left out: {part['missing']}" for part in parts if "missing" in part]
     bad = next((part["first_bad_record"] for part in parts if part["first_bad_record"]), None)
@@ -170,7 +168,7 @@ def _notes(manifest: dict[str, Any]) -> list[str]:
 
 
 def _panel(example: Example, title: str) -> Panel:
-    """One example: what is known, what is asked, what should be said."""
+    """Return an example as a panel."""
     parts = [Text(f"{_shortened(document)}\n", style="dim") for document in example.knowledge]
     parts = parts or [Text("no knowledge\n", style="dim italic")]
     parts.append(Text.assemble(("input   ", "bold"), example.input))

@@ -1,7 +1,8 @@
-"""`diekae-research reproduce`: the paper's tables and figures on any decoder, the paper's own figures beside them."""
+"""`diekae-research reproduce`: the paper's tables and figures on any decoder, beside the paper's own figures."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,16 +10,16 @@ import typer
 
 from diekae.cli.console import DeviceOption, console, device_of, progress_bars
 from diekae_research.tables import Lab, Plan, reproduce, table_names
-from diekae_research.tables.sheet import console_tables
+from diekae_research.tables.sheet import Sheet, console_tables
 
 _DEFAULT = Plan(Path())
 
 
 def command(
     table: Annotated[str, typer.Argument(help="table1 … table5, figure3, figure4, or all.")],
-    data: Annotated[Path, typer.Option(help="Folder with a folder for each data set, as its publisher lays it out.")],
+    data: Annotated[Path, typer.Option(help="Folder of the data sets: a folder each, in its publisher's layout.")],
     model: Annotated[str, typer.Option(help="Name or folder of the decoder.")] = _DEFAULT.model,
-    out: Annotated[Path, typer.Option(help="Folder for tables, drawings and what was measured.")] = Path("runs/tables"),
+    out: Annotated[Path, typer.Option(help="Folder of tables, drawings and measurements.")] = Path("runs/tables"),
     json: Annotated[Path | None, typer.Option(help="Where the figures go; TABLE.json in the folder.")] = None,
     train_examples: Annotated[
         int, typer.Option(help="Training examples of each data set; edits in table3.")
@@ -29,7 +30,7 @@ def command(
     context: Annotated[int, typer.Option(help="Tokens of the longest context in table4.")] = _DEFAULT.context,
     methods: Annotated[str, typer.Option(help="Methods in place of the table's own: bare,lora,cartridge.")] = "",
     sets: Annotated[str, typer.Option(help="Data sets in place of the table's own: dream,zsre.")] = "",
-    preset: Annotated[str, typer.Option(help="What a bank is: default, attention or paper.")] = _DEFAULT.preset,
+    preset: Annotated[str, typer.Option(help="Configuration of banks: default, attention or paper.")] = _DEFAULT.preset,
     template: Annotated[
         str | None, typer.Option(help="Text around the knowledge, such as 'Context: {knowledge}\\n\\n'.")
     ] = _DEFAULT.template,
@@ -38,8 +39,8 @@ def command(
     seed: Annotated[int, typer.Option(help="Decides subsets, initial weights and order.")] = _DEFAULT.seed,
     device: DeviceOption = "auto",
 ) -> None:
-    """Measure a table of the paper; what an earlier call has measured is read back."""
-    table_names(table)  # a wrong name is said before anything is loaded
+    """Measure a table of the paper; measurements of earlier calls are reused."""
+    table_names(table)  # checks the name before anything is loaded
     place = device_of(device)
     plan = Plan(
         data=data,
@@ -59,26 +60,34 @@ def command(
     )
     with progress_bars() as (show, _):
         lab = Lab(plan, out, show, device=str(place))
-        made = reproduce(table, lab, json, tell=lambda text: console.print(text, highlight=False, markup=False))
-    for report in made.values():
-        for sheet in report.sheets:
-            for part in console_tables(sheet, console.width):
-                console.print(part)
-            for note in sheet.notes:
-                console.print(f"  {note}", style="dim", highlight=False, markup=False)
+        reports = reproduce(table, lab, json, tell=lambda text: console.print(text, highlight=False, markup=False))
+    _print([sheet for report in reports.values() for sheet in report.sheets])
     console.print(f"figures: {json or out / f'{table}.json'}", highlight=False, markup=False, soft_wrap=True)
 
 
+def _print(sheets: Sequence[Sheet]) -> None:
+    """Print all sheets with their notes."""
+    for sheet in sheets:
+        for part in console_tables(sheet, console.width):
+            console.print(part)
+        for note in sheet.notes:
+            console.print(f"  {note}", style="dim", highlight=False, markup=False)
+
+
 def _rates(text: str) -> dict[str, float]:
-    """Read ``method=rate,…``."""
-    found = {}
+    """Parse ``method=rate,…``.
+
+    Raises:
+        ValueError: It is not of this form.
+    """
+    rates = {}
     for part in _names(text):
         name, _, rate = part.partition("=")
         try:
-            found[name.strip()] = float(rate)
+            rates[name.strip()] = float(rate)
         except ValueError:
             raise ValueError(f"rates: {part!r} is not understood; expected method=number, as in lora=2e-3.") from None
-    return found
+    return rates
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -1,16 +1,17 @@
-"""The card of a data set: whose it is, where its files are, how many examples it should give, what can be chosen."""
+"""The card of a data set: licence, upstream files, expected number of examples, and options."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from diekae.data.example import DataError, nearest
+from diekae.data.example import DataError
+from diekae.suggest import did_you_mean
 
 Counts = tuple[int, int, int]
 """Examples in train, validation and test."""
 Value = bool | int
-"""What an option can be set to."""
+"""Value of an option."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,25 +19,25 @@ class Upstream:
     """One file as its publisher offers it."""
 
     path: str
-    """Where it lies below the data set's folder."""
+    """Its path below the data set's folder."""
     url: str
-    """Where it can be fetched."""
+    """Its address."""
     sha256: str | None = None
-    """Its checksum; ``None`` if it is not known."""
+    """Its checksum; ``None`` if it is unknown."""
     inner: str | None = None
-    """For an archive: the folder in it whose content is unpacked into the data set's folder; ``""`` for all of it."""
+    """For an archive: the folder inside it whose content is unpacked into the data set's folder; ``""`` for all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A choice that a data set offers; its name is its key in `Card.options`."""
+    """An option of a data set; its name is its key in `Card.options`."""
 
     default: Value
-    """The value that is taken where none is named; its type is the option's type."""
+    """The default; its type is the option's type."""
     help: str
     """What it does."""
     counts: Counts | None = None
-    """The examples of the full data set where this flag alone is set, leaking ones included; ``None`` if unknown."""
+    """Examples of the full data set with this option alone set, leaking ones included; ``None`` if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Card:
     licence: str
     """As its publisher states it."""
     homepage: str
-    """An address to read more at; empty if there is none."""
+    """An address to read more; empty if there is none."""
     origin: str
     """Where its files come from, in words that can follow "from"."""
     upstream: tuple[Upstream, ...] = ()
@@ -58,7 +59,7 @@ class Card:
     labels: tuple[str, ...] = ()
     """The classes of a classification set."""
     options: Mapping[str, Option] = field(default_factory=dict)
-    """What can be chosen, besides `COMMON`."""
+    """Its options, besides `COMMON`."""
     note: str = ""
     """Why counts may differ from the paper's, in a sentence."""
 
@@ -70,25 +71,25 @@ COMMON: Mapping[str, Option] = {
 
 
 def expected_counts(card: Card, options: Mapping[str, Value]) -> Counts | None:
-    """The counts that a full data set gives under `options`; ``None`` if they are not known."""
+    """Return the counts of the full data set under `options`; ``None`` if they are unknown."""
     changed = [name for name, value in options.items() if name in card.options and value != card.options[name].default]
     if not changed:
         return card.paper
     return card.options[changed[0]].counts if len(changed) == 1 else None
 
 
-def settle_options(source: str, card: Card, given: Mapping[str, object]) -> dict[str, Value]:
-    """Put the values that were given in place of the defaults; a value may be a text, as a command line has it.
+def settle_options(source: str, card: Card, values: Mapping[str, object]) -> dict[str, Value]:
+    """Return a value for every option: the given one, or the default. A value may be a text.
 
     Raises:
-        DataError: If an option is unknown or its value is of another type.
+        DataError: An option is unknown, or its value is of another type.
     """
     known = {**card.options, **COMMON}
     settled = {name: option.default for name, option in known.items()}
-    for name, value in given.items():
+    for name, value in values.items():
         if name not in known:
             raise DataError(
-                f"source {source!r} has no option {name!r}{nearest(name, list(known))}; it has {', '.join(known)}"
+                f"source {source!r} has no option {name!r}; it has {', '.join(known)}.{did_you_mean(name, list(known))}"
             )
         settled[name] = _parse(f"option {name} of source {source!r}", value, known[name].default)
     return settled
@@ -96,10 +97,10 @@ def settle_options(source: str, card: Card, given: Mapping[str, object]) -> dict
 
 def _parse(what: str, value: object, default: Value) -> Value:
     if isinstance(default, bool):
-        found = {"true": True, "false": False}.get(str(value).lower())
-        if found is None:
+        parsed = {"true": True, "false": False}.get(str(value).lower())
+        if parsed is None:
             raise DataError(f"{what} is {value!r}; expected true or false")
-        return found
+        return parsed
     try:
         return int(str(value))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Fetching a data set's upstream files: checked, whole or not at all, and not twice."""
+"""Download a data set's upstream files: checksums are compared, and a file is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from diekae_research.sources import source_card
 
 _CHUNK = 1 << 20
 _TIMEOUT = 60.0
-"""Seconds without a byte after which a server counts as gone."""
+"""Seconds to wait for a server."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What became of one upstream file."""
+    """The result for one upstream file."""
 
     path: Path
-    """Where it lies."""
+    """Where it is."""
     sha256: str
     """Its checksum."""
     known: bool
-    """Whether that is a checksum that was known beforehand."""
+    """Whether the checksum was known and compared."""
     fetched: bool
-    """Whether it was fetched now; it was there already otherwise."""
+    """Whether it was fetched now; otherwise it existed already."""
     unpacked: int
-    """Files that were taken out of it now; 0 if it is no archive, or all were there already."""
+    """Files that were unpacked from it now; 0 if it is no archive or all existed already."""
 
 
 def download_source(
@@ -52,23 +52,23 @@ def download_source(
     base_url: str | None = None,
     progress: Progress = silent,
 ) -> list[Fetched]:
-    """Fetch the upstream files of a data set and unpack its archives.
+    """Download the upstream files of a data set and unpack its archives.
 
-    A file that is there and right is not fetched again; one whose checksum is wrong is replaced.
+    An existing file is fetched again only if its checksum is wrong.
 
     Args:
         name: A registered name.
         out: The data set's folder.
-        base_url: Where the files lie under their own names instead of their publishers' addresses: a mirror.
-        progress: Told the bytes of each file; the whole is 0 where the server does not say it.
+        base_url: A mirror that holds the files under their paths; ``None`` uses the publishers' addresses.
+        progress: Called with the bytes of each file; the total is 0 where the server does not state it.
 
     Returns:
-        One report a file.
+        One result a file.
 
     Raises:
-        DataError: If the name is unknown, a file cannot be fetched, a checksum is wrong, or an archive is not as
-            expected; that file then is not there, those before it are.
-        OSError: If the folder cannot be written.
+        DataError: The name is unknown, a file cannot be fetched, a checksum is wrong, or an archive is damaged. The
+            files before it stay.
+        OSError: The folder cannot be written.
     """
     card = source_card(name)
     if not card.upstream:
@@ -80,18 +80,18 @@ def download_source(
 
 def _get(file: Upstream, folder: Path, base_url: str | None, progress: Progress) -> Fetched:
     path = folder / file.path
-    found = sha256_of(path) if path.is_file() else None
-    fetched = found is None or (file.sha256 is not None and found != file.sha256)
+    sha256 = sha256_of(path) if path.is_file() else None
+    fetched = sha256 is None or (file.sha256 is not None and sha256 != file.sha256)
     if fetched:
         url = file.url if base_url is None else f"{base_url.rstrip('/')}/{quote(file.path)}"
-        found = _fetch(url, path, file.sha256, lambda done, total: progress(file.path, done, total))
-    assert found is not None, "a file that is there has a checksum"
+        sha256 = _fetch(url, path, file.sha256, lambda done, total: progress(file.path, done, total))
+    assert sha256 is not None, "an existing file has a checksum"
     unpacked = 0 if file.inner is None else unpack(path, folder, file.inner)
-    return Fetched(path, found, file.sha256 is not None, fetched, unpacked)
+    return Fetched(path, sha256, file.sha256 is not None, fetched, unpacked)
 
 
 def sha256_of(path: Path) -> str:
-    """The checksum of a file."""
+    """Return the checksum of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -112,9 +112,9 @@ def _fetch(url: str, path: Path, sha256: str | None, progress: Callable[[int, in
 
 def _chunks(url: str, progress: Callable[[int, int], None]) -> Iterator[bytes]:
     try:
-        with urlopen(Request(url, headers={"User-Agent": "diekae"}), timeout=_TIMEOUT) as answer:  # noqa: S310
-            total, done = int(answer.headers.get("Content-Length") or 0), 0
-            while chunk := answer.read(_CHUNK):
+        with urlopen(Request(url, headers={"User-Agent": "diekae"}), timeout=_TIMEOUT) as response:
+            total, done = int(response.headers.get("Content-Length") or 0), 0
+            while chunk := response.read(_CHUNK):
                 done += len(chunk)
                 progress(done, total)
                 yield chunk
@@ -130,33 +130,33 @@ def _chunks(url: str, progress: Callable[[int, int], None]) -> Iterator[bytes]:
 
 
 def unpack(archive: Path, folder: Path, inner: str) -> int:
-    """Unpack what lies in a folder of a zip or tar archive, except files that are there already in their size.
+    """Unpack a folder of a zip or tar archive, except files that exist already with the same size.
 
     Args:
         archive: The archive.
-        folder: Where its content goes.
-        inner: The folder in the archive; ``""`` for all of it.
+        folder: Where the files go.
+        inner: The folder inside the archive; ``""`` for all of it.
 
     Returns:
-        How many files were written.
+        The number of files written.
 
     Raises:
-        DataError: If it is no archive, holds nothing there, or a name in it leads out of the folder.
+        DataError: It is no archive, holds no file there, or a name in it leads out of the folder.
     """
     with _members(archive) as members:
         wanted = {target: member for member in members if (target := _target(archive, member.name, inner))}
         if not wanted:
             raise DataError(f"{archive}: holds no file below {inner!r}; is it the right archive?")
         written = 0
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".unpack-") as beside:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".unpack-") as temporary:
             for name, member in wanted.items():
                 path = folder / name
                 if path.is_file() and path.stat().st_size == member.size:
                     continue
-                with member.open() as source, (Path(beside) / "file").open("wb") as copy:
+                with member.open() as source, (Path(temporary) / "file").open("wb") as copy:
                     shutil.copyfileobj(source, copy)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(Path(beside) / "file", path)
+                os.replace(Path(temporary) / "file", path)
                 written += 1
     return written
 
@@ -193,7 +193,7 @@ def _members(archive: Path) -> Iterator[list[_Member]]:
 
 
 def _target(archive: Path, name: str, inner: str) -> PurePosixPath | None:
-    """Where a member goes below the folder; ``None`` if it is not below `inner`."""
+    """Return a member's path below the folder; ``None`` if it is not below `inner`."""
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or (path.parts and path.parts[0].endswith(":")):
         raise DataError(f"{archive}: the name {name!r} in it leads out of its folder; nothing was unpacked")

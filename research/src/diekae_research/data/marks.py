@@ -1,4 +1,4 @@
-"""The paper's marks in texts (appendix C): who speaks, and where one document ends.
+"""The paper's marks in texts (appendix C): who speaks, and where a document ends.
 
     [USR] Who directed it? [SYS] David Fincher did. [USR] Is it any good? [SYS]
 
@@ -16,22 +16,22 @@ USR, SYS, SEP = "[USR]", "[SYS]", "[SEP]"
 
 
 def dialogue(turns: Iterable[tuple[str, str]], system: str) -> str:
-    """What was said so far, and the mark of the system, whose turn it is.
+    """Return a dialogue with marks; it ends with the system's, whose turn it is.
 
     Args:
         turns: Speaker and text of each turn.
-        system: The speaker whose side the decoder takes.
+        system: The speaker that the decoder answers for.
     """
     return " ".join([*(f"{SYS if speaker == system else USR} {text}" for speaker, text in turns), SYS])
 
 
 def marked(example: Example) -> Example:
-    """The example as the paper writes it: documents joined by ``[SEP]``, an input without marks as a user's turn."""
+    """Return the example with the paper's marks: documents joined by ``[SEP]``, the input as a user's turn."""
     documents = (f" {SEP} ".join(example.knowledge),) if example.knowledge else ()
-    spoken = example.input.startswith((USR, SYS))
-    return replace(example, knowledge=documents, input=example.input if spoken else f"{USR} {example.input} {SYS}")
+    is_dialogue = example.input.startswith((USR, SYS))
+    return replace(example, knowledge=documents, input=example.input if is_dialogue else f"{USR} {example.input} {SYS}")
 
 
 def one_line(text: str) -> str:
-    """The text with every run of white space as one blank."""
+    """Return the text with every run of white space replaced by one space."""
     return " ".join(text.split())

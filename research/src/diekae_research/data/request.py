@@ -1,4 +1,4 @@
-"""What a source is asked for, and its way to the upstream files: missing files and bad records are handled here."""
+"""One part of a data set that is to be loaded, and access to its upstream files: missing files and bad records."""
 
 from __future__ import annotations
 
@@ -14,50 +14,50 @@ from diekae.data.example import DataError, MissingData, Split, parse_json
 from diekae_research.data.card import Card, Value
 
 Record = tuple[str, Any]
-"""A record's place (file and line or entry, below the data set's folder) and its value."""
+"""Where a record is (file and line or entry, below the data set's folder) and its value."""
 T = TypeVar("T")
 _BROKEN = (EOFError, zlib.error, gzip.BadGzipFile)
-"""What reading a broken compressed file leads to."""
+"""What reading a damaged compressed file raises."""
 
 
 @dataclass(slots=True)
 class BadRecords:
-    """Counts the records that are not as expected."""
+    """Counts records that cannot be read."""
 
     strict: bool = False
-    """Whether the first one is an error."""
+    """Whether the first one raises an error."""
     count: int = 0
-    """How many there were."""
+    """Bad records so far."""
     first: str | None = None
-    """Place and fault of the first."""
+    """Where the first one is, and what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One part of a data set that is asked for."""
+    """One part of a data set that is to be loaded."""
 
     source: str
     """The source's registered name, for messages."""
     card: Card
     """The source's card."""
     folder: Path | None
-    """Where the upstream files are; ``None`` if the user named no folder."""
+    """Folder of the upstream files; ``None`` if none was named."""
     split: Split
-    """The wanted part."""
+    """Which part."""
     limit: int | None
-    """The wanted number of examples. `load_source` cuts to it; only a source that can make any number looks at it."""
+    """Number of examples. `load_source` cuts to it; only a source that generates its examples needs it."""
     seed: int
     """Decides whatever is random."""
     options: Mapping[str, Value] = field(default_factory=dict)
-    """A value for each option of the card."""
+    """A value of each option of the card."""
     bad: BadRecords = field(default_factory=BadRecords)
-    """Takes note of bad records."""
+    """Counts bad records."""
 
     def path(self, name: str) -> Path:
-        """Where a file or folder of the data set should be, whether or not it is there.
+        """Return the path of a file or folder of the data set, whether or not it exists.
 
         Raises:
-            MissingData: If no folder was named or it does not exist.
+            MissingData: No folder was named, or it does not exist.
         """
         origin = self.card.origin
         if self.folder is None:
@@ -69,14 +69,14 @@ class Request:
         return self.folder / name
 
     def there(self, name: str) -> bool:
-        """Whether a file of the data set is there, as it is or compressed (``.gz``); errors as in `path`."""
+        """Return whether a file of the data set exists, plain or compressed (``.gz``); errors as in `path`."""
         return self.path(name).is_file() or self.path(f"{name}.gz").is_file()
 
     def file(self, name: str) -> Path:
-        """A file of the data set that must be there, as it is or compressed (``.gz``).
+        """Return the path of a file that must exist, plain or compressed (``.gz``).
 
         Raises:
-            MissingData: If it is missing.
+            MissingData: It is missing.
         """
         if not self.there(name):
             raise MissingData(
@@ -87,10 +87,10 @@ class Request:
         return path if path.is_file() else self.path(f"{name}.gz")
 
     def json(self, name: str) -> Any:
-        """The content of a JSON file of the data set.
+        """Return the content of a JSON file.
 
         Raises:
-            DataError: If it is missing or not JSON.
+            DataError: It is missing or not JSON.
         """
         path = self.file(name)
         try:
@@ -100,10 +100,10 @@ class Request:
             raise DataError(f"{path}: not JSON ({error}); get the file anew from {self.card.origin}") from error
 
     def entries(self, name: str, key: str | None = None) -> Iterator[Record]:
-        """The entries of a JSON file that is one array, or an object with the array under `key`; errors as in `json`.
+        """Yield the entries of a JSON file that is an array, or an object with an array `key`; errors as in `json`.
 
         Raises:
-            DataError: If there is no such array.
+            DataError: There is no such array.
         """
         content = self.json(name)
         array = content if key is None else content.get(key) if isinstance(content, dict) else None
@@ -114,10 +114,10 @@ class Request:
             yield f"{name}: entry {number}", entry
 
     def lines(self, name: str) -> Iterator[Record]:
-        """The values of a file with one JSON value a line, plain or compressed, one at a time; empty lines are skipped.
+        """Yield the values of a file with one JSON value a line, plain or compressed; empty lines are skipped.
 
         Raises:
-            DataError: If it is missing, or compressed and broken.
+            DataError: It is missing, or its archive is damaged.
         """
         path = self.file(name)
         try:
@@ -136,10 +136,10 @@ class Request:
             raise DataError(f"{path}: broken archive ({error}); get the file anew from {self.card.origin}") from error
 
     def files(self, folder: str) -> Iterator[Record]:
-        """The content of every JSON file of a folder, in the order of their names.
+        """Yield the content of every JSON file of a folder, ordered by name.
 
         Raises:
-            MissingData: If the folder is missing or holds no JSON file.
+            MissingData: The folder is missing or holds no JSON file.
         """
         paths = sorted(self.path(folder).glob("*.json"))
         if not paths:
@@ -156,24 +156,24 @@ class Request:
                 yield place, value
 
     def convert(self, records: Iterable[Record], convert: Callable[[Any], Iterable[T]]) -> Iterator[T]:
-        """What `convert` makes of each record; a record that it cannot read is bad as a whole.
+        """Yield what `convert` returns for each record; a record that it cannot convert is bad.
 
         Raises:
-            DataError: If a record is bad and bad records are errors.
+            DataError: A record is bad, and `bad` is strict.
         """
         for place, record in records:
             try:
-                made = list(convert(record))
+                converted = list(convert(record))
             except (ValueError, TypeError, LookupError, AttributeError) as error:
                 self.note(place, error)
             else:
-                yield from made
+                yield from converted
 
     def note(self, place: str, error: Exception) -> None:
         """Count a bad record.
 
         Raises:
-            DataError: If bad records are errors.
+            DataError: `bad` is strict.
         """
         reason = str(error) if isinstance(error, DataError) else f"not a record of {self.source} ({error!r})"
         if self.bad.strict:

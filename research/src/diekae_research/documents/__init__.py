@@ -1,1 +1,1 @@
-"""Questions on ordinary documents, with accepted answers, and the programs that count right answers."""
+"""Questions on ordinary documents, with accepted answers, and how many of them a model answers."""

@@ -1,29 +1,23 @@
-"""Check documents.json and languages.json: their structure, their answers and the wording of their questions.
-
-    diekae-research documents check
-
-Prints each problem and exits with 1 if there is one. A document has two unanswerable questions: the first is near (on
-the document's subject), the second far (on a subject of no document).
-"""
+"""Check documents.json and languages.json: their structure, their answers and the wording of their questions."""
 
 from __future__ import annotations
 
-import json
 import re
-import string
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
+from diekae.evaluation.answers import normalize, right
+from diekae_research.documents.questions import PLAIN_KINDS, read_rows
+
+PLAIN_QUESTIONS = 10
+"""Questions of a document that ask for a name, a number or a phrase."""
 KINDS = {"yes_no": 1, "two_facts": 1, "paraphrase": 2, "unanswerable": 2}
-OLD_KINDS = ("name", "number", "phrase")
-OLD_QUESTIONS = 10
+"""A document's other questions. The first unanswerable one is on its subject, the second on no document's."""
 SPLITS = {"development": 10, "test": 10}
 LANGUAGES = {"de": 12, "fr": 12, "zh": 12, "ar": 12}
 LENGTHS = {"zh": range(100, 201)}
-PUNCTUATION = str.maketrans("", "", string.punctuation)
+"""Characters of a passage; other languages have 60 to 120 words."""
 FUNCTION_WORDS = frozenset(
     "a about above after all also am an and any are as at be because been before below between but by can could did do "
     "does down during each else for from get gets give gives had has have he her his how i if in is it its made make "
@@ -33,14 +27,109 @@ FUNCTION_WORDS = frozenset(
 )
 
 
-def normalize(text: str) -> str:
-    """Return the text as `diekae.evaluation.answers.normalize` does, without importing the library."""
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text.lower().translate(PUNCTUATION)).split())
+def check_questions() -> tuple[list[str], list[str]]:
+    """Return what is counted in both files, and all problems."""
+    documents, passages = read_rows("documents"), read_rows("languages")
+    kinds = Counter(question["kind"] for document in documents for question in document["questions"])
+    counts = [
+        f"{len(documents)} documents, {sum(kinds.values())} questions: {dict(kinds)}",
+        f"{len(passages)} passages, {sum(len(row['questions']) for row in passages)} questions in other languages",
+    ]
+    for kind in (*PLAIN_KINDS, "paraphrase"):
+        pairs = [(doc, question) for doc in documents for question in doc["questions"] if question["kind"] == kind]
+        in_answer = sum(len(shared_words(q["question"], q["answers"][0], doc["text"])) for doc, q in pairs)
+        total = sum(len(words(question["question"], names=False)) for _, question in pairs)
+        share = f"{in_answer / total:.0%} of a question's content words, names aside"
+        counts.append(f"{kind}: {share}, are in the answer's sentence")
+    return counts, list(problems(documents, passages))
 
 
-def stands_in(answer: str, text: str) -> bool:
-    """Return whether the answer stands in the text as whole words, both normalised."""
-    return f" {normalize(answer)} " in f" {normalize(text)} "
+def problems(documents: list[dict[str, Any]], passages: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield all that is wrong in both files."""
+    questions = [question for row in [*documents, *passages] for question in row["questions"]]
+    yes_no = Counter(str(question["answers"]) for question in questions if question.get("kind") == "yes_no")
+    counts = {
+        "splits": (Counter(document["split"] for document in documents), SPLITS),
+        "languages": (Counter(passage["language"] for passage in passages), LANGUAGES),
+        "yes_no": (yes_no, {"['yes']": len(documents) // 2, "['no']": len(documents) // 2}),
+    }
+    yield from (f"{name}: {dict(have)}, not {want}" for name, (have, want) in counts.items() if have != want)
+    times = Counter(question["question"] for question in questions)
+    yield from (f"asked twice: {question}" for question, count in times.items() if count > 1)
+    vocabularies = [words(document["title"] + " " + document["text"]) for document in documents]
+    for number, document in enumerate(documents):
+        others = set().union(*vocabularies[:number], *vocabularies[number + 1 :])
+        yield from (f"{document['id']}: {problem}" for problem in document_problems(document, others))
+    for passage in passages:
+        name = f"{passage['language']}, {passage['text'][:30]}"
+        yield from (f"{name}: {problem}" for problem in passage_problems(passage))
+
+
+def document_problems(document: dict[str, Any], others: set[str]) -> Iterator[str]:
+    """Yield what is wrong with one document; ``others`` are the content words of all other documents."""
+    kinds = Counter(question["kind"] for question in document["questions"])
+    plain = sum(kinds.pop(kind, 0) for kind in PLAIN_KINDS)
+    if plain != PLAIN_QUESTIONS or kinds != KINDS:
+        yield f"has {plain} plain questions and {dict(kinds)}"
+    distinctive = words(document["title"] + " " + document["text"]) - others
+    for question in document["questions"]:
+        text, kind, answers = question["question"], question["kind"], question["answers"]
+        yield from (f"{text} {problem}" for problem in answer_problems(question))
+        if kind in (*PLAIN_KINDS, "paraphrase") and not right(document["text"], answers[:1]):
+            yield f"{text} The answer is not in the text: {answers[0]}"
+        if kind == "paraphrase" and (shared := shared_words(text, answers[0], document["text"])):
+            yield f"{text} Shares words with the answer's sentence: {shared}"
+        far = question is document["questions"][-1]
+        if not far and not words(text) & distinctive:
+            yield f"{text} No word points to this document rather than another"
+        if far and words(text) & distinctive:
+            yield f"{text} A far question has words of this document: {words(text) & distinctive}"
+
+
+def passage_problems(passage: dict[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with one passage in another language."""
+    language, text = passage["language"], passage["text"]
+    length = len(text) if language in LENGTHS else len(text.split())
+    if length not in LENGTHS.get(language, range(60, 121)):
+        yield f"the length is {length}"
+    if [question["paraphrased"] for question in passage["questions"]] != [False, True]:
+        yield "needs a question with shared words and then a paraphrased one"
+    size = 2 if language == "zh" else 4
+    shares = []
+    for question in passage["questions"]:
+        parts = pieces(question["question"], size)
+        shares.append(len(parts & pieces(text, size)) / len(parts))
+        yield from (f"{question['question']} {problem}" for problem in answer_problems(question))
+        if normalize(question["answers"][0]) not in normalize(text):
+            yield f"{question['question']} The answer is not in the text: {question['answers'][0]}"
+    if shares[0] < shares[1] + 0.2:
+        yield f"the paraphrased question shares too much with the text: {shares[1]:.2f}, the other {shares[0]:.2f}"
+
+
+def answer_problems(question: dict[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with a question's accepted answers, whatever the text says."""
+    answers = question["answers"]
+    if bool(answers) == (question.get("kind") == "unanswerable"):
+        yield "answers must be empty for an unanswerable question, and only for one"
+    if question.get("kind") == "yes_no" and answers not in (["yes"], ["no"]):
+        yield f"answers are {answers}, not ['yes'] or ['no']"
+    forms = [normalize(answer) for answer in answers]
+    if len(set(forms)) < len(forms) or "" in forms:
+        yield f"two of the answers are equal after normalisation, or one is empty: {answers}"
+
+
+def shared_words(question: str, answer: str, text: str) -> set[str]:
+    """Return the content words, names aside, that a question shares with the sentences that hold its answer."""
+    sentences = re.split(r"(?<=[.!?])\s+|\n+", text)
+    answering = " ".join(sentence for sentence in sentences if right(sentence, [answer]))
+    return words(question, names=False) & words(answering)
+
+
+def words(text: str, names: bool = True) -> set[str]:
+    """Return the stems of a text's content words; without ``names``, only of those in lower case."""
+    every = re.findall(r"[^\W_]+(?:['’.,:][^\W_]+)*['’]?", text.replace("-", " "))
+    content = [word for word in every if (names or word[0].islower()) and word.lower() not in FUNCTION_WORDS]
+    return {stem(word) for word in content}
 
 
 def stem(word: str) -> str:
@@ -48,120 +137,6 @@ def stem(word: str) -> str:
     return re.sub(r"(?<=...)(ings?|ed|ers?|es|s|ly|e)$", "", re.sub(r"['’]s?$", "", word.lower()))
 
 
-def words(text: str, names: bool = True) -> set[str]:
-    """Return the stems of a text's content words; without ``names``, only those written in lower case."""
-    every = re.findall(r"[^\W_]+(?:['’.,:][^\W_]+)*['’]?", text.replace("-", " "))
-    kept = [word for word in every if (names or word[0].islower()) and word.lower() not in FUNCTION_WORDS]
-    return {stem(word) for word in kept}
-
-
-def shared(question: str, answer: str, text: str) -> set[str]:
-    """Return the content words, names aside, that a question shares with the sentences that hold its answer."""
-    sentences = re.split(r"(?<=[.!?])\s+|\n+", text)
-    answering = " ".join(sentence for sentence in sentences if stands_in(answer, sentence))
-    return words(question, names=False) & words(answering)
-
-
 def pieces(text: str, length: int) -> set[str]:
     """Return all pieces of ``length`` letters of a text's words."""
     return {run[at : at + length] for run in re.findall(r"\w+", text.lower()) for at in range(len(run) - length + 1)}
-
-
-def answer_problems(ask: dict[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with the accepted answers of one question, without a look at its text."""
-    answers = ask["answers"]
-    if bool(answers) == (ask.get("kind") == "unanswerable"):
-        yield "answers must be empty for an unanswerable question, and only for one"
-    if ask.get("kind") == "yes_no" and answers not in (["yes"], ["no"]):
-        yield f"answers are {answers}, not ['yes'] or ['no']"
-    forms = [normalize(answer) for answer in answers]
-    if len(set(forms)) < len(forms) or "" in forms:
-        yield f"a judge can't tell two of the answers apart, or reads one as empty: {answers}"
-
-
-def document_problems(row: dict[str, Any], others: set[str]) -> Iterator[str]:
-    """Yield what is wrong with one document; ``others`` are the content words of all other documents."""
-    kinds = Counter(ask["kind"] for ask in row["questions"])
-    old = sum(kinds.pop(kind, 0) for kind in OLD_KINDS)
-    if old != OLD_QUESTIONS or kinds != KINDS:
-        yield f"has {old} old questions and {dict(kinds)}"
-    own = words(row["title"] + " " + row["text"]) - others
-    for ask in row["questions"]:
-        question, kind, answers = ask["question"], ask["kind"], ask["answers"]
-        for problem in answer_problems(ask):
-            yield f"{question} {problem}"
-        if kind in (*OLD_KINDS, "paraphrase") and not stands_in(answers[0], row["text"]):
-            yield f"{question} The answer doesn't stand in the text: {answers[0]}"
-        if kind == "paraphrase" and shared(question, answers[0], row["text"]):
-            yield f"{question} Shares words with the answer's sentence: {shared(question, answers[0], row['text'])}"
-        far = ask is row["questions"][-1]
-        if not far and not words(question) & own:
-            yield f"{question} No word points to this document rather than another"
-        if far and words(question) & own:
-            yield f"{question} A far question has words of this document: {words(question) & own}"
-
-
-def passage_problems(row: dict[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with one passage in another language."""
-    language, text = row["language"], row["text"]
-    length = len(text) if language in LENGTHS else len(text.split())
-    if length not in LENGTHS.get(language, range(60, 121)):
-        yield f"the length is {length}"
-    if [ask["paraphrased"] for ask in row["questions"]] != [False, True]:
-        yield "needs a question with shared words and then a paraphrased one"
-    size = 2 if language == "zh" else 4
-    shares = []
-    for ask in row["questions"]:
-        question = pieces(ask["question"], size)
-        shares.append(len(question & pieces(text, size)) / len(question))
-        for problem in answer_problems(ask):
-            yield f"{ask['question']} {problem}"
-        if normalize(ask["answers"][0]) not in normalize(text):
-            yield f"{ask['question']} The answer doesn't stand in the text: {ask['answers'][0]}"
-    if shares[0] < shares[1] + 0.2:
-        yield f"the paraphrased question shares too much with the text: {shares[1]:.2f}, the other {shares[0]:.2f}"
-
-
-def problems(documents: list[dict[str, Any]], passages: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield all that is wrong in both files."""
-    asks = [ask for row in [*documents, *passages] for ask in row["questions"]]
-    yes = Counter(str(ask["answers"]) for ask in asks if ask.get("kind") == "yes_no")
-    counts = {
-        "splits": (Counter(row["split"] for row in documents), SPLITS),
-        "languages": (Counter(row["language"] for row in passages), LANGUAGES),
-        "yes_no": (yes, {"['yes']": len(documents) // 2, "['no']": len(documents) // 2}),
-    }
-    yield from (f"{what}: {dict(have)}, not {want}" for what, (have, want) in counts.items() if have != want)
-    repeated = [question for question, times in Counter(ask["question"] for ask in asks).items() if times > 1]
-    yield from (f"asked twice: {question}" for question in repeated)
-    for row in documents:
-        others = set().union(*(words(other["title"] + " " + other["text"]) for other in documents if other is not row))
-        yield from (f"{row['id']}: {problem}" for problem in document_problems(row, others))
-    for row in passages:
-        yield from (f"{row['language']}, {row['text'][:30]}: {problem}" for problem in passage_problems(row))
-
-
-def main() -> None:
-    """Print the counts and all problems."""
-    documents, passages = (
-        json.loads((HERE / name).read_text(encoding="utf-8")) for name in ("documents.json", "languages.json")
-    )
-    kinds = Counter(ask["kind"] for row in documents for ask in row["questions"])
-    print(f"{len(documents)} documents, {sum(kinds.values())} questions: {dict(kinds)}")
-    print(f"{len(passages)} passages, {sum(len(row['questions']) for row in passages)} questions in other languages")
-    for kind in (*OLD_KINDS, "paraphrase"):
-        counts = [
-            (len(shared(ask["question"], ask["answers"][0], row["text"])), len(words(ask["question"], names=False)))
-            for row in documents
-            for ask in row["questions"]
-            if ask["kind"] == kind
-        ]
-        share = sum(count for count, _ in counts) / sum(total for _, total in counts)
-        print(f"{kind}: {share:.0%} of a question's content words, names aside, stand in the answer's sentence")
-    reports = list(problems(documents, passages))
-    print(*reports, f"{len(reports)} problems", sep="\n")
-    raise SystemExit(bool(reports))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,1 +1,1 @@
-"""How edits are trained for, measured, and compared with the methods of the paper."""
+"""Training for edits, their measurement, and the paper's methods that they are compared with."""

@@ -1,8 +1,8 @@
-"""Training a memory adapter: once for a bank, on facts that are none of those reported.
+"""Training of an edit adapter: once for a bank, on facts that are never reported.
 
-An edit's target is taught after its prompt in many words. The decoder stays as it is behind the target, on what else is
-asked of the same subject, and on sentences that have nothing to do with it: without that the adapter learns to say the
-target over and over, whatever is asked, and leaves all to the gate.
+An edit's target is learned behind its prompt in many wordings. The decoder must stay as it is behind the target, on
+other questions about the subject, and on unrelated sentences. Without that the adapter learns to repeat the target
+whatever is asked.
 """
 
 from __future__ import annotations
@@ -16,21 +16,28 @@ import torch
 
 from diekae.data.example import Example
 from diekae.data.prompt import Prompt, Prompter
-from diekae.edit.adapter import AdapterOptions, EditAdapter
+from diekae.edit.adapter import EditAdapter
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
+from diekae.training.checkpoints import last_whole_checkpoint
 from diekae.training.config import TrainingConfig
 from diekae.training.run import build_trainer
-from diekae.training.trainer import last_whole_checkpoint
 from diekae_research.editing.cases import Case
-from diekae_research.editing.lessons import Lesson, LessonObjective, Lessons, Told, staying, taught
+from diekae_research.editing.objective import (
+    EditObjective,
+    EditRow,
+    EditRows,
+    learned_row,
+    locality_row,
+)
 from diekae_research.editing.phrasings import Phrasings, misspelt
+from diekae_research.methods.tuning import ReportProgress
 
 LONGEST = 24
-"""Tokens of an input; longer ones are asked for by the edit's own prompt."""
+"""Tokens of an input; a longer wording is replaced by the edit's prompt."""
 BEHIND = 6
-"""Tokens behind the target along which the decoder stays."""
+"""Tokens behind the target at which the decoder must stay."""
 SETTINGS = TrainingConfig(
     objective="cross_entropy",
     max_steps=60,
@@ -43,23 +50,23 @@ SETTINGS = TrainingConfig(
 )
 
 
-def make_lessons(prompter: Prompter, cases: Sequence[Case], phrasings: Phrasings, seed: int) -> list[list[Lesson]]:
-    """Make two rows of each case: its target after some wording, and something else asked; a seed makes the same."""
+def make_rows(prompter: Prompter, cases: Sequence[Case], phrasings: Phrasings, seed: int) -> list[list[EditRow]]:
+    """Make two rows of each case: its target behind some wording, and another question; a seed makes the same rows."""
     draw, items = random.Random(seed), []
     for number, case in enumerate(cases):
-        statement = (case.edit.statement,)
+        statement = case.edit.statement
         text = _wording(case, phrasings, draw)
         if len(prompter.input(text, case.format)) > LONGEST:
             text = case.prompt
-        # A question's answer ends its line, which is taught too.
+        # The answer to a question ends with its line, which is learned too.
         after = f". {draw.choice(phrasings.prefixes)}"
         behind = prompter.input(after, "plain")[:BEHIND] if case.format == "plain" else ()
-        lesson = taught(prompter.prompt(Example(statement, text, case.new), case.format), behind)
+        row = learned_row(prompter.prompt(Example((statement,), text, case.new), case.format), behind)
         other = phrasings.elsewhere(case, draw) if draw.random() < 0.75 else draw.choice(phrasings.prefixes)
         if case.format == "qa" or other is None:
             other = cases[number - 1].prompt
         ids = prompter.input(other, case.format)[:LONGEST]
-        items.append([lesson, staying(Prompt(prompter.anchor(), prompter.knowledge(statement[0]), ids, ()))])
+        items.append([row, locality_row(Prompt(prompter.anchor(), prompter.knowledge(statement), ids, ()))])
     return items
 
 
@@ -75,44 +82,40 @@ def _wording(case: Case, phrasings: Phrasings, draw: random.Random) -> str:
 
 def train_adapter(
     model: DiekaeModel,
-    training: Sequence[list[Lesson]],
-    validation: Sequence[list[Lesson]],
+    training: Sequence[list[EditRow]],
+    validation: Sequence[list[EditRow]],
     folder: str | Path,
     *,
-    options: AdapterOptions | None = None,
     settings: TrainingConfig = SETTINGS,
     locality: float = 0.5,
-    resume: bool = True,
     progress: Progress = silent,
 ) -> tuple[EditAdapter, list[dict[str, float]]]:
-    """Train an adapter; a run that was cut off goes on from its last checkpoint.
+    """Train an adapter; an interrupted run continues from its last checkpoint.
 
     Args:
         model: Decoder and bank; neither is changed.
-        training: From :func:`make_lessons`.
+        training: From :func:`make_rows`.
         validation: Chooses the checkpoint.
-        folder: Of checkpoints.
-        options: Sizes.
+        folder: Folder of checkpoints.
         settings: Steps, batch size (items of two rows) and learning rates.
-        locality: λ, see :mod:`diekae_research.editing.lessons`.
-        resume: Whether to go on.
-        progress: Told how far it is.
+        locality: λ, see :mod:`diekae_research.editing.objective`.
+        progress: Called as training goes on.
 
     Returns:
         The adapter, and the log.
     """
     torch.manual_seed(settings.seed)
-    adapter = EditAdapter.for_model(model, options)
-    wanted = [(parameter, parameter.requires_grad) for parameter in model.bank.parameters()]
+    adapter = EditAdapter.for_model(model)
+    flags = [(parameter, parameter.requires_grad) for parameter in model.bank.parameters()]
     model.bank.requires_grad_(False)
     try:
         with frozen(model.decoder):
-            objective = LessonObjective(model, adapter, locality, adapter)
-            data: Any = [Lessons(training), Lessons(validation)]
-            watch = Told("training the adapter", progress)
-            trainer = build_trainer(objective, data, settings, Path(folder), None, [watch])
-            trainer.train_from(last_whole_checkpoint(Path(folder)) if resume else None)
+            objective = EditObjective(model, adapter, locality, adapter)
+            data: Any = [EditRows(training), EditRows(validation)]
+            callback = ReportProgress("training the adapter", progress)
+            trainer = build_trainer(objective, data, settings, Path(folder), None, [callback])
+            trainer.train_from(last_whole_checkpoint(Path(folder)))
     finally:
-        for parameter, flag in wanted:
+        for parameter, flag in flags:
             parameter.requires_grad_(flag)
     return adapter.eval(), list(trainer.state.log_history)

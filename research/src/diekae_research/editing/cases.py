@@ -1,13 +1,12 @@
-"""Cases that editing is measured on: what is to be changed, how it is paraphrased, and what must stay.
+"""Cases that editing is measured on: an edit, its paraphrases, and neighbours that must not change.
 
-CounterFact (Meng et al., 2022) in both layouts, and zsRE as Mitchell et al. (2022) turned it into edits.
+CounterFact (Meng et al., 2022) in both layouts of :mod:`diekae_research.sources.counterfact`, and zsRE as Mitchell et
+al. (2022) turned it into edits. In the reduced layout of CounterFact:
 
-Both layouts of :mod:`diekae_research.sources.counterfact` are read. The reduced one needs care:
-
-- its ``rephrase_prompt`` is often one of CounterFact's *generation* prompts, which are no paraphrases; those that a
-  file ``generation_prompts.txt`` lists, a line each, are left out, and without that file all are;
-- it has one neighbourhood prompt a case; more are taken from cases that share relation (the prompt without its subject)
-  and true object, as they do in the original.
+- ``rephrase_prompt`` is often one of CounterFact's *generation* prompts, which are no paraphrases. Those that a file
+  ``generation_prompts.txt`` lists, a line each, are left out; without that file all are.
+- A case has one neighbourhood prompt. More are taken from cases with the same relation (the prompt without its subject)
+  and true object, as in the original.
 """
 
 from __future__ import annotations
@@ -23,13 +22,11 @@ from diekae.data.splits import split_of
 from diekae.edit.edit import Edit
 from diekae_research.data.request import Request
 from diekae_research.sources import source_card
-from diekae_research.sources.counterfact import TRAIN_PERCENT
+from diekae_research.sources.counterfact import ORIGINAL, REDUCED, TRAIN_PERCENT
 
-ORIGINAL = "counterfact.json"
-REDUCED = ("counterfact-train.json", "counterfact-edit.json", "counterfact-val.json")
 GENERATION = "generation_prompts.txt"
 NEIGHBOURS = 10
-"""Neighbourhood prompts of a case at most, as many as the original has."""
+"""Neighbourhood prompts of a case, at most; as many as the original has."""
 
 
 @dataclass(frozen=True)
@@ -39,31 +36,31 @@ class Case:
     case: int
     """``case_id``."""
     prompt: str
-    """What is asked, the subject in it."""
+    """The edited prompt; it contains the subject."""
     subject: str
-    """Who or what it is asked of."""
+    """Who or what the fact is about."""
     new: str
-    """What is to be answered."""
+    """The new object."""
     true: str
-    """What was answered, rightly."""
+    """The true object."""
     paraphrases: tuple[str, ...]
-    """The same asked in other words; only true paraphrases."""
+    """The prompt in other words; only true paraphrases."""
     neighbours: tuple[str, ...]
-    """Asked of other subjects, whose answer is and remains the true one."""
+    """Prompts about other subjects, whose answer remains the true object."""
 
     format: str = "plain"
-    """How prompts are wrapped: beginnings of sentences ``plain``, questions ``qa``."""
+    """Text around prompts: ``plain`` for beginnings of sentences, ``qa`` for questions."""
     neighbour_true: str | None = None
-    """The neighbours' answer, where it is another than the true one."""
+    """The neighbours' answer, if it is not the true object."""
 
     @property
     def edit(self) -> Edit:
-        """Return what is asked for."""
+        """Return the edit."""
         return Edit(self.prompt, self.subject, self.new, target_true=self.true)
 
     @property
     def relation(self) -> tuple[str, str]:
-        """Return what cases of one neighbourhood share: the prompt without its subject, and the true object."""
+        """Return what cases of a neighbourhood share: the prompt without its subject, and the true object."""
         return self.prompt.replace(self.subject, "{}"), self.true
 
     @property
@@ -73,10 +70,10 @@ class Case:
 
 
 def load_cases(folder: Path, number: int, seed: int) -> list[Case]:
-    """Choose cases of CounterFact at random, among those that have a paraphrase and neighbours if there are such.
+    """Read CounterFact and choose cases at random; see :func:`choose`.
 
     Args:
-        folder: With ``counterfact.json``, or with the three reduced files.
+        folder: Folder of ``counterfact.json``, or of the three reduced files.
         number: At most this many.
         seed: Decides which.
 
@@ -87,17 +84,17 @@ def load_cases(folder: Path, number: int, seed: int) -> list[Case]:
 
 
 def choose(cases: Sequence[Case], number: int, seed: int) -> list[Case]:
-    """Choose cases at random, among those that have a paraphrase and neighbours if there are such."""
+    """Choose cases at random: those with a paraphrase and neighbours, or any case if there are none."""
     complete = [case for case in cases if case.paraphrases and case.neighbours]
-    chosen = sorted(complete or cases, key=lambda case: case.case)
-    return random.Random(seed).sample(chosen, min(number, len(chosen)))
+    ordered = sorted(complete or cases, key=lambda case: case.case)
+    return random.Random(seed).sample(ordered, min(number, len(ordered)))
 
 
 def read_counterfact(folder: Path, name: str = ORIGINAL) -> list[Case]:
-    """Read all cases of CounterFact, in the order of their numbers.
+    """Read all cases of CounterFact, ordered by number.
 
     Args:
-        folder: With the file, or with the three reduced files.
+        folder: Folder of the file, or of the three reduced files.
         name: The file in the original layout.
 
     Raises:
@@ -117,7 +114,7 @@ def read_counterfact(folder: Path, name: str = ORIGINAL) -> list[Case]:
 
 
 def read_zsre(folder: Path) -> list[Case]:
-    """Read all edits of zsRE; the neighbour of a case is a question of Natural Questions.
+    """Read all edits of zsRE; a case's neighbour is a question of Natural Questions.
 
     Raises:
         DataError: There is no file of it.
@@ -130,26 +127,26 @@ def read_zsre(folder: Path) -> list[Case]:
     return [replace(case, case=number) for number, case in enumerate(cases)]
 
 
-class Parts(NamedTuple):
-    """What is learned from, what chooses, and what is reported."""
+class CaseParts(NamedTuple):
+    """The parts of a set of cases."""
 
     train: list[Case]
-    """Of CounterFact the first 85 % by number, as the paper's."""
+    """For training. Of CounterFact the first 85 % by number, as in the paper."""
     validation: list[Case]
-    """Chooses; every second of the rest."""
+    """For choices. Of CounterFact every second of the others."""
     test: list[Case]
-    """Reported; the others of the rest."""
+    """Reported."""
 
 
-def divide(cases: Sequence[Case]) -> Parts:
+def divide(cases: Sequence[Case]) -> CaseParts:
     """Divide CounterFact as :func:`diekae_research.sources.counterfact.load_counterfact` does."""
     cut = len(cases) * TRAIN_PERCENT // 100
-    return Parts(list(cases[:cut]), list(cases[cut::2]), list(cases[cut + 1 :: 2]))
+    return CaseParts(list(cases[:cut]), list(cases[cut::2]), list(cases[cut + 1 :: 2]))
 
 
-def divide_by_subject(cases: Sequence[Case]) -> Parts:
+def divide_by_subject(cases: Sequence[Case]) -> CaseParts:
     """Divide zsRE as :func:`diekae_research.sources.zsre.load_zsre` does."""
-    parts = Parts([], [], [])
+    parts = CaseParts([], [], [])
     for case in cases:
         getattr(parts, split_of(case.subject.lower())).append(case)
     return parts
@@ -159,7 +156,7 @@ def _zsre(record: Mapping[str, Any]) -> Iterator[Case]:
     prompt, subject = record["src"].strip(), record["subject"].strip()
     if subject not in prompt:
         raise ValueError(f"the question {prompt!r} does not name {subject!r}")
-    near = record["loc"].removeprefix("nq question: ")
+    neighbour = record["loc"].removeprefix("nq question: ")
     yield Case(
         0,
         prompt,
@@ -167,7 +164,7 @@ def _zsre(record: Mapping[str, Any]) -> Iterator[Case]:
         record["alt"].strip(),
         record["answers"][0].strip(),
         (record["rephrase"].strip(),),
-        (f"{near[:1].upper()}{near[1:]}?",),
+        (f"{neighbour[:1].upper()}{neighbour[1:]}?",),
         "qa",
         record["loc_ans"].strip(),
     )
@@ -187,7 +184,7 @@ def _original(record: Mapping[str, Any]) -> Iterator[Case]:
 
 
 def _reduced(record: Mapping[str, Any], generation: set[str] | None) -> Iterator[Case]:
-    asked = record["rephrase_prompt"]
+    paraphrase = record["rephrase_prompt"]
     stays = record["locality_ground_truth"] == record["ground_truth"]
     yield Case(
         int(record["case_id"]),
@@ -195,20 +192,20 @@ def _reduced(record: Mapping[str, Any], generation: set[str] | None) -> Iterator
         record["subject"],
         record["target_new"],
         record["ground_truth"],
-        (asked,) if generation is not None and asked not in generation else (),
+        (paraphrase,) if generation is not None and paraphrase not in generation else (),
         (record["locality_prompt"],) if stays else (),
     )
 
 
 def _pooled(cases: Iterable[Case]) -> list[Case]:
-    """Give every case the neighbours of its neighbourhood, its own first, none about its own subject."""
+    """Give every case the neighbours of its neighbourhood: its own first, and none about its own subject."""
     ordered = sorted(cases, key=lambda case: case.case)
     pools: dict[tuple[str, str], list[str]] = {}
     for case in ordered:
         pools.setdefault(case.relation, []).extend(case.neighbours)
-    found = []
+    pooled = []
     for case in ordered:
-        near = dict.fromkeys((*case.neighbours, *pools[case.relation]))
-        kept = [prompt for prompt in near if case.subject not in prompt]
-        found.append(replace(case, neighbours=tuple(kept[:NEIGHBOURS])))
-    return found
+        prompts = dict.fromkeys((*case.neighbours, *pools[case.relation]))
+        neighbours = [prompt for prompt in prompts if case.subject not in prompt]
+        pooled.append(replace(case, neighbours=tuple(neighbours[:NEIGHBOURS])))
+    return pooled

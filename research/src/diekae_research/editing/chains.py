@@ -1,8 +1,7 @@
-"""What an edit implies and nobody has told: the capital, or the language, of the country that an edit names.
+"""What an edit implies: the capital, or the language, of the country that it names.
 
-CounterFact itself says which capital and language countries have (the true objects of its cases about countries). An
-edit that moves a subject from one such country to another implies another capital and language for whoever asks of the
-subject's country.
+CounterFact says which capital and language countries have (the true objects of its cases about countries). An edit that
+moves a subject from one country to another implies another capital and language of the subject's country.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ import numpy as np
 
 from diekae_research.editing.cases import Case
 from diekae_research.editing.phrasings import template
-from diekae_research.editing.scores import prompt_of, says
+from diekae_research.editing.scores import matches, prompt_of
 from diekae_research.methods import Fitted
 
 if TYPE_CHECKING:
-    from diekae_research.editing.measure import Bench
+    from diekae_research.editing.measure import EditBench
 
 PLACES = {
     "located in": "the country where {} is located",
@@ -29,30 +28,30 @@ PLACES = {
     "originated in": "the country where {} was created",
     "formed in": "the country where {} was formed",
 }
-"""How a subject's country is called, by words of the edit's template."""
-ASKED = {"capital": "The capital of {} is", "language": "The official language of {} is"}
+"""Descriptions of a subject's country, by words of the edit's template."""
+QUESTIONS = {"capital": "The capital of {} is", "language": "The official language of {} is"}
 
 
 class Chain(NamedTuple):
-    """One question that an edit implies another answer to."""
+    """A question whose answer changes because of an edit."""
 
     case: Case
     """The edit."""
     question: str
-    """What is asked, in two steps."""
+    """The question, in two steps."""
     answer: str
-    """What follows from the edit."""
+    """The answer with the edit."""
     before: str
-    """What followed before."""
+    """The answer before."""
 
 
 def find_chains(everything: Sequence[Case], cases: Sequence[Case], number: int) -> list[Chain]:
-    """Return questions that cases imply, at most so many of a kind.
+    """Return questions whose answer changes because of the edits of some cases.
 
     Args:
-        everything: Cases that tell capitals and languages.
-        cases: Whose edits are followed up.
-        number: Questions of a kind at most.
+        everything: Cases that state capitals and languages.
+        cases: Their edits are followed up.
+        number: Questions of a kind, at most.
     """
     known: dict[str, dict[str, str]] = {"capital": {}, "language": {}}
     for case in everything:
@@ -61,18 +60,18 @@ def find_chains(everything: Sequence[Case], cases: Sequence[Case], number: int) 
                 known[kind].setdefault(case.subject, case.true)
     chains = []
     for kind, facts in known.items():
-        found = []
+        changed = []
         for case in cases:
-            place = next((text for mark, text in PLACES.items() if mark in template(case)), None)
+            country = next((text for mark, text in PLACES.items() if mark in template(case)), None)
             new, old = facts.get(case.new), facts.get(case.true)
-            if place and new and old and new != old:
-                found.append(Chain(case, ASKED[kind].format(place.format(case.subject)), new, old))
-        chains += found[:number]
+            if country and new and old and new != old:
+                changed.append(Chain(case, QUESTIONS[kind].format(country.format(case.subject)), new, old))
+        chains += changed[:number]
     return chains
 
 
-def score_chains(bench: Bench, fitted: Fitted, chains: Sequence[Chain]) -> dict[str, Any]:
-    """Return at how many questions, in per cent, the implied answer is likelier than the old, and is generated."""
+def score_chains(bench: EditBench, fitted: Fitted, chains: Sequence[Chain]) -> dict[str, Any]:
+    """Return the per cent of questions on which the new answer is likelier than the old, and is generated."""
     if not chains:
         return {"n": 0, "likelier": None, "generated": None}
     rows = [
@@ -82,6 +81,6 @@ def score_chains(bench: Bench, fitted: Fitted, chains: Sequence[Chain]) -> dict[
     ]
     total = bench.nll(fitted, rows).total.reshape(-1, 2)
     texts = bench.texts(fitted, rows[::2])
-    said = [says(text, chain.answer)[1] for text, chain in zip(texts, chains, strict=True)]
+    generated = [matches(text, chain.answer)[1] for text, chain in zip(texts, chains, strict=True)]
     likelier = 100 * float(np.mean(total[:, 0] < total[:, 1]))
-    return {"n": len(chains), "likelier": likelier, "generated": 100 * float(np.mean(said))}
+    return {"n": len(chains), "likelier": likelier, "generated": 100 * float(np.mean(generated))}

@@ -1,7 +1,7 @@
-"""Training a learned gate: contrast of inputs and edits' prompts (InfoNCE; van den Oord et al., 2018), and thresholds.
+"""Training of a learned gate: InfoNCE (van den Oord et al., 2018) between inputs and edits' prompts, then thresholds.
 
-What is asked has no subject in it, so a few hundred templates of relations, behind many sentences, are all there is to
-learn; the decoder reads each once, and the heads then learn from its states, which takes a tenth of a second a step.
+Subjects are replaced by a stand-in, so only the templates of a few hundred relations are learned, behind many
+sentences. The decoder reads each text once, and the heads are trained on its states.
 
 Shapes: T tokens, L layers, W decoder width.
 """
@@ -18,60 +18,61 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diekae.edit.learned import BATCH, STAND_IN, GateOptions, LearnedGate, PromptEncoder, States, bare
-from diekae.edit.names import NearNames
+from diekae.edit.learned_gate import BATCH, STAND_IN, LearnedGate, strip_format
+from diekae.edit.name_search import NearNames
+from diekae.edit.prompt_encoder import GateOptions, PromptEncoder, StateReader
 from diekae.progress import Progress, silent
 from diekae_research.editing.cases import Case
 from diekae_research.editing.phrasings import Phrasings, misspelt, shortened, template
 
 PAIRS = 80
-"""Inputs of a step; each source of relations has the same share of them."""
+"""Inputs of a step; each source of relations has the same share."""
 BEHIND = 4
-"""Sentences that each template is learned behind, beside paraphrases as they were found."""
+"""Sentences that each template is learned behind, besides the paraphrases."""
 TEMPERATURE = 0.05
 LOST, FALSE = 0.02, 0.005
-"""Shares of inputs that the gate may stay shut for though the subject is named, and open for wrongly where nearly."""
+"""Share of paraphrases for which the gate may stay shut, and of inputs that nearly name a subject that may open it."""
 
 
 class Relation(NamedTuple):
-    """One relation, a stand-in for its subject."""
+    """One relation, with a stand-in for its subject."""
 
     keys: list[str]
-    """As edits ask for it."""
+    """Prompts of edits."""
     inputs: list[str]
-    """As inputs ask for it."""
+    """Inputs that ask for it."""
 
 
 class Check(NamedTuple):
     """A fact that chooses thresholds."""
 
     subject: str
-    """Of whom."""
+    """The subject."""
     key: str
     """The edit's prompt."""
     told: str
-    """The same in other words."""
+    """The prompt in other words."""
     unsure: str
-    """The same of a subject that is misspelt or shortened."""
+    """The same with the subject misspelt or shortened."""
     other: str | None
-    """Something else of the same subject."""
+    """Another question about the subject."""
 
 
 def make_relations(cases: Sequence[Case], phrasings: Phrasings, seed: int) -> list[Relation]:
-    """Return the relations of some cases, each with its templates and paraphrases; the same seed draws the same."""
-    draw, found = random.Random(seed), dict[str, Relation]()
+    """Return the relations of some cases, each with its templates and paraphrases; a seed gives the same ones."""
+    draw, relations = random.Random(seed), dict[str, Relation]()
     for relation, templates in phrasings.templates.items():
         keys = [name.replace("{}", STAND_IN) for name in templates]
         behind = [phrasings.behind(key, draw) for key in keys for _ in range(BEHIND if phrasings.prefixes else 0)]
-        found[relation] = Relation(keys, [*keys, *behind])
+        relations[relation] = Relation(keys, [*keys, *behind])
     for case in cases:
-        told = [text.replace(case.subject, STAND_IN) for text in case.paraphrases if case.subject in text]
-        found[phrasings.relations[template(case)]].inputs.extend(told)
-    return [relation for relation in found.values() if len(relation.inputs) > 1]
+        paraphrases = [text.replace(case.subject, STAND_IN) for text in case.paraphrases if case.subject in text]
+        relations[phrasings.relations[template(case)]].inputs.extend(paraphrases)
+    return [relation for relation in relations.values() if len(relation.inputs) > 1]
 
 
 def make_checks(cases: Sequence[Case], phrasings: Phrasings, seed: int) -> list[Check]:
-    """Return what chooses thresholds; the same seed draws the same."""
+    """Return the facts that choose thresholds; a seed gives the same ones."""
     draw, checks = random.Random(seed), []
     for case in cases:
         told = case.paraphrases[0] if case.paraphrases else phrasings.behind(phrasings.reworded(case, draw), draw)
@@ -84,17 +85,17 @@ def make_checks(cases: Sequence[Case], phrasings: Phrasings, seed: int) -> list[
 
 
 @torch.no_grad()
-def read_states(states: States, texts: Sequence[str], progress: Progress) -> dict[str, Tensor]:
-    """Return the decoder's states of each text's own tokens, [L, T, W] in half precision."""
-    found: dict[str, Tensor] = {}
+def read_states(states: StateReader, texts: Sequence[str], progress: Progress) -> dict[str, Tensor]:
+    """Return the decoder's states of each text's tokens, [L, T, W] in half precision."""
+    states_of: dict[str, Tensor] = {}
     order = sorted(dict.fromkeys(texts), key=len)
     for start in range(0, len(order), BATCH):
         batch = order[start : start + BATCH]
-        read, mask = states([bare(text) for text in batch])
+        read, mask = states([strip_format(text) for text in batch])
         for row, text in enumerate(batch):
-            found[text] = read[:, row, mask[row]].half().cpu()
-        progress("reading what the gate learns from", min(len(order), start + BATCH), len(order))
-    return found
+            states_of[text] = read[:, row, mask[row]].half().cpu()
+        progress("reading the gate's training texts", min(len(order), start + BATCH), len(order))
+    return states_of
 
 
 def train_encoder(
@@ -111,12 +112,12 @@ def train_encoder(
 
     Args:
         read: The decoder's states of all keys and inputs, from :func:`read_states`.
-        relations: Of several sources, which have the same share of a step.
+        relations: The relations of several sources, which have the same share of a step.
         options: Sizes.
         steps: Optimizer steps.
-        rate: Peak learning rate of a cosine.
+        rate: Peak learning rate of a cosine schedule.
         seed: Decides start and order.
-        progress: Told how far it is.
+        progress: Called as training goes on.
 
     Returns:
         The encoder, and the loss of each step in nats an input.
@@ -139,7 +140,7 @@ def train_encoder(
 
 
 def draw_pairs(relations: Sequence[Sequence[Relation]], draw: random.Random) -> list[tuple[int, str, str]]:
-    """Draw relations, and of each a number that names it, a key and an input."""
+    """Draw relations; return the number, a key and an input of each."""
     pairs, first = [], 0
     for source in relations:
         for number in draw.choices(range(len(source)), k=PAIRS // len(relations)):
@@ -149,12 +150,12 @@ def draw_pairs(relations: Sequence[Sequence[Relation]], draw: random.Random) -> 
 
 
 def contrast(encoder: PromptEncoder, read: dict[str, Tensor], pairs: Sequence[tuple[int, str, str]]) -> Tensor:
-    """Return the nats by which an input misses its key among those of other relations."""
+    """Return the InfoNCE loss in nats: of each input's key among the keys of other relations."""
     numbers = torch.tensor([number for number, _, _ in pairs])
     keys = encoder(*_padded(read, [key for _, key, _ in pairs]))
-    asked = encoder(*_padded(read, [text for _, _, text in pairs]))
+    inputs = encoder(*_padded(read, [text for _, _, text in pairs]))
     same = (numbers[:, None] == numbers) & ~torch.eye(len(pairs), dtype=torch.bool)
-    return F.cross_entropy((asked @ keys.T / TEMPERATURE).masked_fill(same, -torch.inf), torch.arange(len(pairs)))
+    return F.cross_entropy((inputs @ keys.T / TEMPERATURE).masked_fill(same, -torch.inf), torch.arange(len(pairs)))
 
 
 def _padded(read: dict[str, Tensor], texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -165,15 +166,15 @@ def _padded(read: dict[str, Tensor], texts: Sequence[str]) -> tuple[Tensor, Tens
 
 
 def choose_thresholds(gate: LearnedGate, checks: Sequence[Check]) -> tuple[GateOptions, dict[str, list[float]]]:
-    """Choose how like an input must be, on facts that are neither learned from nor reported.
+    """Choose the least likeness at which the gate opens, on facts that are neither trained on nor reported.
 
-    Where a subject is named, all but :data:`LOST` of the inputs in other words must open for their edit. Where it is
-    nearly named, the lowest threshold, but no lower one, at which :data:`FALSE` of the inputs would open for an edit
-    that is not theirs, were all the facts' edits in force but their own.
+    For inputs that name the subject, all but :data:`LOST` of the paraphrases must open their edit. For inputs that
+    nearly name it, the threshold is the lowest one at which at most :data:`FALSE` of the inputs would open another
+    fact's edit, if all edits but their own were in force; it is never lower than the first threshold.
 
     Args:
-        gate: The gate; its thresholds are not looked at.
-        checks: Facts that choose.
+        gate: The gate; its thresholds are not used.
+        checks: The facts.
 
     Returns:
         The options with the thresholds, and the likenesses behind them.
@@ -187,21 +188,21 @@ def choose_thresholds(gate: LearnedGate, checks: Sequence[Check]) -> tuple[GateO
         if check.other:
             pairs["other"].append((check.other.replace(check.subject, STAND_IN), key))
         for text in (check.told, check.unsure):
-            near = [(place, checks[place.which]) for place in names.find(text)]
+            near = [(match, checks[match.number]) for match in names.find(text)]
             wrong.append(
                 [
-                    (place.replaced(text, STAND_IN), other.key.replace(other.subject, STAND_IN))
-                    for place, other in near
+                    (match.replaced(text, STAND_IN), other.key.replace(other.subject, STAND_IN))
+                    for match, other in near
                     if other.subject != check.subject
                 ]
             )
-    found = {name: _likeness(gate, some) for name, some in pairs.items()}
-    found["wrong"] = [max(_likeness(gate, some), default=-1.0) for some in wrong]
-    mentioned = round(float(np.quantile(found["told"], LOST)), 4)
-    nearly = max(mentioned, round(float(np.quantile(found["wrong"], 1 - FALSE)) + 1e-3, 4))
-    return dataclasses.replace(gate.options, mentioned=mentioned, nearly=nearly), found
+    likeness = {name: _likeness(gate, texts) for name, texts in pairs.items()}
+    likeness["wrong"] = [max(_likeness(gate, texts), default=-1.0) for texts in wrong]
+    mentioned = round(float(np.quantile(likeness["told"], LOST)), 4)
+    nearly = max(mentioned, round(float(np.quantile(likeness["wrong"], 1 - FALSE)) + 1e-3, 4))
+    return dataclasses.replace(gate.options, mentioned=mentioned, nearly=nearly), likeness
 
 
 def _likeness(gate: LearnedGate, pairs: Sequence[tuple[str, str]]) -> list[float]:
     vectors = gate.vectors(dict.fromkeys(text for pair in pairs for text in pair))
-    return [float(vectors[one] @ vectors[other]) for one, other in pairs]
+    return [float(vectors[text] @ vectors[key]) for text, key in pairs]

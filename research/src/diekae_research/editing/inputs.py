@@ -1,4 +1,4 @@
-"""Inputs that a gate is measured on: those that ask for an edit in some way, and those that ask for none."""
+"""Inputs that a gate is measured on: some ask for an edit, others for none."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ class Inputs(NamedTuple):
     """Inputs of one kind."""
 
     prompts: list[Prompt]
-    """What is asked."""
+    """The inputs."""
     meant: list[str | None]
-    """The statement of the edit that each asks for, None for those that ask for none."""
+    """The statement of the edit that each input asks for; None if it asks for none."""
 
 
 def make_inputs(
     prompter: Prompter, cases: Sequence[Case], phrasings: Phrasings, unrelated: Sequence[Prompt], seed: int
 ) -> dict[str, Inputs]:
-    """Return inputs by kind; the same seed makes the same.
+    """Return inputs by kind.
 
     Args:
         prompter: Lays prompts out.
-        cases: Whose edits are asked for, with paraphrases and neighbours.
-        phrasings: Of cases that are none of these.
-        unrelated: Texts of another kind.
+        cases: Cases with paraphrases and neighbours, whose edits are asked for.
+        phrasings: Phrasings of other cases.
+        unrelated: Unrelated texts.
         seed: Decides letters and relations.
     """
     draw = random.Random(seed)
@@ -38,25 +38,25 @@ def make_inputs(
         name: [] for name in ("prompt", "paraphrase", "misspelt", "shortened", "other relation", "neighbour")
     }
     for case in cases:
-        told = case.paraphrases[0]
+        paraphrase = case.paraphrases[0]
         short = shortened(case.subject, draw)
         texts["prompt"].append((case, case.prompt, True))
-        texts["paraphrase"].append((case, told, True))
-        texts["misspelt"].append((case, told.replace(case.subject, misspelt(case.subject, draw)), True))
-        texts["shortened"].append((case, short and told.replace(case.subject, short), True))
+        texts["paraphrase"].append((case, paraphrase, True))
+        texts["misspelt"].append((case, paraphrase.replace(case.subject, misspelt(case.subject, draw)), True))
+        texts["shortened"].append((case, short and paraphrase.replace(case.subject, short), True))
         texts["other relation"].append((case, phrasings.elsewhere(case, draw), False))
         texts["neighbour"] += [(case, near, False) for near in case.neighbours[:2]]
-    found = {}
+    inputs = {}
     for name, rows in texts.items():
-        kept = [(case, text, meant) for case, text, meant in rows if text]
-        prompts = [prompt_of(prompter, case, text, case.new) for case, text, _ in kept]
-        found[name] = Inputs(prompts, [case.edit.statement if meant else None for case, _, meant in kept])
-    return {**found, "unrelated text": Inputs(list(unrelated), [None] * len(unrelated))}
+        present = [(case, text, meant) for case, text, meant in rows if text]
+        prompts = [prompt_of(prompter, case, text, case.new) for case, text, _ in present]
+        inputs[name] = Inputs(prompts, [case.edit.statement if meant else None for case, _, meant in present])
+    return {**inputs, "unrelated text": Inputs(list(unrelated), [None] * len(unrelated))}
 
 
 def shared_subjects(cases: Sequence[Case], number: int) -> list[Case]:
-    """Return cases whose subject has several facts, of which each has its own prompt, at most so many."""
+    """Return at most ``number`` cases of subjects with several facts, one case for each fact."""
     facts: dict[str, dict[tuple[str, str], Case]] = {}
     for case in cases:
         facts.setdefault(case.subject, {})[case.edit.fact] = case
-    return [case for known in facts.values() if len(known) > 1 for case in known.values()][:number]
+    return [case for of_subject in facts.values() if len(of_subject) > 1 for case in of_subject.values()][:number]

@@ -13,7 +13,7 @@ COLOURS = {"mention": MUTED, "learned": ACCENT}
 
 
 def draw_growth(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw what ``diekae-research edit evaluate`` found for each number of edits: success by gate, and milliseconds."""
+    """Draw figures by number of edits: success of each gate, and milliseconds a question."""
     figure = Figure(figsize=(14, 3.8), layout="constrained")
     axes = figure.subplots(1, 4)
     titles = {"es": "ES: the edit", "ps": "PS: paraphrases", "ns": "NS: neighbours"}

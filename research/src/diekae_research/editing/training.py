@@ -1,4 +1,4 @@
-"""What ``diekae-research edit train`` does: a gate and a memory adapter for one bank, in one file; a cut run goes on."""
+"""Training behind ``diekae-research edit train``: a gate and an adapter for one bank, saved in one file."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from typing import Any, NamedTuple
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from diekae.edit.learned import GateOptions, LearnedGate, States
-from diekae.edit.trained import FILE, Trained, load_trained
+from diekae.edit.learned_gate import LearnedGate
+from diekae.edit.prompt_encoder import GateOptions, StateReader
+from diekae.edit.trained_parts import FILE, TrainedParts, load_trained
 from diekae.files import write_atomically
 from diekae.fingerprint import fingerprint
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
-from diekae_research.editing.adapter_training import SETTINGS, make_lessons, train_adapter
-from diekae_research.editing.cases import Case, Parts, divide, divide_by_subject, read_counterfact, read_zsre
+from diekae_research.editing.adapter_training import SETTINGS, make_rows, train_adapter
+from diekae_research.editing.cases import Case, CaseParts, divide, divide_by_subject, read_counterfact, read_zsre
 from diekae_research.editing.gate_training import (
     choose_thresholds,
     make_checks,
@@ -36,128 +37,134 @@ CHECKED = 140
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """How much is learned from."""
+class TrainingSizes:
+    """How much is trained."""
 
     gate_facts: int = 1500
-    """Paraphrases of CounterFact, beside all templates of it and of zsRE."""
+    """Paraphrased facts of CounterFact, besides all templates of CounterFact and zsRE."""
     gate_steps: int = 300
-    """Optimizer steps."""
+    """Optimizer steps of the gate."""
     adapter_facts: int = 900
-    """Facts of CounterFact with a paraphrase, to which come half as many without, and a fifth of zsRE."""
+    """Facts of CounterFact with a paraphrase; half as many without and a fifth as many of zsRE are added."""
     adapter_steps: int = 60
-    """Optimizer steps."""
+    """Optimizer steps of the adapter."""
 
 
 def train_editing(
     model: DiekaeModel,
     data: Path,
     out: Path,
-    sizes: Sizes,
+    sizes: TrainingSizes,
     parts: Sequence[str] = PARTS,
     *,
     seed: int = 0,
     progress: Progress = silent,
 ) -> tuple[Path, dict[str, Any]]:
-    """Train on the training parts of CounterFact and zsRE; their validation parts choose.
+    """Train on the training parts of CounterFact and zsRE; their validation parts make the choices.
 
     Args:
         model: Decoder and bank.
-        data: Folder with ``counterfact`` and ``zsre``.
-        out: Checkpoints, and the result; a part that an earlier run has trained stays in it. A run that was cut off
-            goes on from its own checkpoints, and from nobody else's.
+        data: Folder of ``counterfact`` and ``zsre``.
+        out: Folder of checkpoints and the result. A part that an earlier run has trained stays in the result. An
+            interrupted run continues from its own checkpoints.
         sizes: How much.
         parts: ``adapter``, ``gate``.
         seed: Decides facts, wordings, start and order.
-        progress: Told how far it is.
+        progress: Called as training goes on.
 
     Returns:
-        The file, and what was seen while training.
+        The file, and the log.
     """
-    known, questions = divide(read_counterfact(data / "counterfact")), divide_by_subject(read_zsre(data / "zsre"))
-    ground = _Ground(model, known, questions, Phrasings.find(known.train), out, sizes, seed, progress)
+    facts, questions = divide(read_counterfact(data / "counterfact")), divide_by_subject(read_zsre(data / "zsre"))
+    setup = _Setup(model, facts, questions, Phrasings.find(facts.train), out, sizes, seed, progress)
     log: dict[str, Any] = {"sizes": dataclasses.asdict(sizes), "seed": seed}
     if "adapter" in parts:
-        log["adapter"] = _adapter(ground)
+        log["adapter"] = _train_adapter(setup)
     if "gate" in parts:
-        log["gate"] = _gate(ground)
+        log["gate"] = _train_gate(setup)
     files = [out / f"{part}.safetensors" for part in PARTS]
-    found = [load_trained(file, model) for file in files if file.is_file()]
-    encoder = next((one for one in found if one.encoder is not None), Trained())
-    adapter = next((one.adapter for one in found if one.adapter is not None), None)
-    Trained(encoder.encoder, encoder.gate, adapter).save(out / FILE, model)
+    trained = [load_trained(file, model) for file in files if file.is_file()]
+    gate = next((part for part in trained if part.encoder is not None), TrainedParts())
+    adapter = next((part.adapter for part in trained if part.adapter is not None), None)
+    TrainedParts(gate.encoder, gate.gate, adapter).save(out / FILE, model)
     return out / FILE, log
 
 
-class _Ground(NamedTuple):
-    """What both parts are trained on."""
+class _Setup(NamedTuple):
+    """What both parts are trained with."""
 
     model: DiekaeModel
-    known: Parts
-    questions: Parts
+    facts: CaseParts
+    questions: CaseParts
     phrasings: Phrasings
     out: Path
-    sizes: Sizes
+    sizes: TrainingSizes
     seed: int
     progress: Progress
 
     def identity(self) -> list[str]:
-        """Return what anything that is learned or read depends on: decoder and bank."""
+        """Return what identifies decoder and bank."""
         decoder, bank = self.model.decoder, self.model.bank
         return [fingerprint(decoder), str(decoder.dtype), decoder.device.type, bank.fingerprint(), str(bank.dtype)]
 
 
-def chosen(known: Parts, questions: Parts, number: int, seed: int) -> list[Case]:
-    """Choose facts to learn from: so many with a paraphrase, half as many without, a fifth as many of zsRE."""
+def choose_facts(facts: CaseParts, questions: CaseParts, number: int, seed: int) -> list[Case]:
+    """Choose facts to train on: ``number`` with a paraphrase, half as many without, a fifth as many of zsRE."""
     draw = random.Random(seed)
-    told = [case for case in known.train if case.paraphrases]
-    rest = [case for case in known.train if not case.paraphrases]
-    draw.shuffle(told)
-    draw.shuffle(rest)
-    return told[:number] + rest[: number // 2] + questions.train[: number // 5]
+    paraphrased = [case for case in facts.train if case.paraphrases]
+    others = [case for case in facts.train if not case.paraphrases]
+    draw.shuffle(paraphrased)
+    draw.shuffle(others)
+    return paraphrased[:number] + others[: number // 2] + questions.train[: number // 5]
 
 
-def _adapter(ground: _Ground) -> Any:
-    sizes, seed, prompter = ground.sizes, ground.seed, ground.model.need_prompter()
-    facts = chosen(ground.known, ground.questions, sizes.adapter_facts, seed)
-    learned = make_lessons(prompter, facts, ground.phrasings, seed)
-    checked = [case for case in ground.known.validation if case.paraphrases][:16] + ground.questions.validation[:4]
-    check = make_lessons(prompter, checked, ground.phrasings, seed + 1)
+def _train_adapter(setup: _Setup) -> list[dict[str, float]]:
+    """Train the adapter and write it; return the log."""
+    sizes, seed, prompter = setup.sizes, setup.seed, setup.model.need_prompter()
+    facts = choose_facts(setup.facts, setup.questions, sizes.adapter_facts, seed)
+    training = make_rows(prompter, facts, setup.phrasings, seed)
+    checked = [case for case in setup.facts.validation if case.paraphrases][:16] + setup.questions.validation[:4]
+    validation = make_rows(prompter, checked, setup.phrasings, seed + 1)
     settings = dataclasses.replace(SETTINGS, max_steps=sizes.adapter_steps, seed=seed)
-    # A run of other facts or sizes, or with another bank, must not go on from this one's checkpoints.
-    content = [dataclasses.asdict(settings), repr(learned), repr(check)]
-    folder = ground.out / f"adapter-{key_of([ground.identity(), *content])}"
-    adapter, log = train_adapter(ground.model, learned, check, folder, settings=settings, progress=ground.progress)
-    Trained(adapter=adapter).save(ground.out / "adapter.safetensors", ground.model)
+    # A run with other facts, sizes or another bank must not continue from these checkpoints.
+    content = [dataclasses.asdict(settings), repr(training), repr(validation)]
+    folder = setup.out / f"adapter-{key_of([setup.identity(), *content])}"
+    adapter, log = train_adapter(setup.model, training, validation, folder, settings=settings, progress=setup.progress)
+    TrainedParts(adapter=adapter).save(setup.out / "adapter.safetensors", setup.model)
     return log
 
 
-def _gate(ground: _Ground) -> Any:
-    sizes, seed, questions, options = ground.sizes, ground.seed, ground.questions, GateOptions()
-    states = States(ground.model.decoder, ground.model.need_prompter(), ground.model.anchor, options.layers)
-    asking = Phrasings.find(questions.train)
-    told = [case for case in ground.known.train if case.paraphrases]
-    told = random.Random(seed).sample(told, min(sizes.gate_facts, len(told)))
-    relations = [make_relations(told, ground.phrasings, seed), make_relations(questions.train, asking, seed)]
+def _train_gate(setup: _Setup) -> dict[str, Any]:
+    """Train the gate and write it; return losses, thresholds and the likeness behind them."""
+    sizes, seed, questions, options = setup.sizes, setup.seed, setup.questions, GateOptions()
+    states = StateReader(setup.model.decoder, setup.model.need_prompter(), setup.model.anchor, options.layers)
+    question_phrasings = Phrasings.find(questions.train)
+    paraphrased = [case for case in setup.facts.train if case.paraphrases]
+    paraphrased = random.Random(seed).sample(paraphrased, min(sizes.gate_facts, len(paraphrased)))
+    relations = [
+        make_relations(paraphrased, setup.phrasings, seed),
+        make_relations(questions.train, question_phrasings, seed),
+    ]
     texts = [text for source in relations for relation in source for text in (*relation.keys, *relation.inputs)]
-    place = ground.out / f"states-{key_of([ground.identity(), ground.model.anchor, options.layers])}.safetensors"
-    read = _kept_states(states, texts, place, ground.progress)
+    path = setup.out / f"states-{key_of([setup.identity(), setup.model.anchor, options.layers])}.safetensors"
+    read = _stored_states(states, texts, path, setup.progress)
     encoder, losses = train_encoder(
-        read, relations, options, steps=sizes.gate_steps, seed=seed, progress=ground.progress
+        read, relations, options, steps=sizes.gate_steps, seed=seed, progress=setup.progress
     )
-    checked = [case for case in ground.known.validation if case.paraphrases][:CHECKED]
-    checks = make_checks(checked, ground.phrasings, seed + 1) + make_checks(questions.validation, asking, seed + 2)
-    best, near = choose_thresholds(LearnedGate(states, encoder, options), checks)
-    Trained(encoder, best).save(ground.out / "gate.safetensors", ground.model)
-    rounded = {name: [round(value, 3) for value in values] for name, values in near.items()}
-    return {"losses": [round(loss, 4) for loss in losses], "thresholds": dataclasses.asdict(best), "likeness": rounded}
+    checked = [case for case in setup.facts.validation if case.paraphrases][:CHECKED]
+    checks = make_checks(checked, setup.phrasings, seed + 1)
+    checks += make_checks(questions.validation, question_phrasings, seed + 2)
+    chosen, likeness = choose_thresholds(LearnedGate(states, encoder, options), checks)
+    TrainedParts(encoder, chosen).save(setup.out / "gate.safetensors", setup.model)
+    rounded = {name: [round(value, 3) for value in values] for name, values in likeness.items()}
+    return {"losses": [round(x, 4) for x in losses], "thresholds": dataclasses.asdict(chosen), "likeness": rounded}
 
 
-def _kept_states(states: States, texts: Sequence[str], path: Path, progress: Progress) -> dict[str, Tensor]:
-    """Return the states of texts; those that an earlier run has read are kept beside the result."""
-    found = load_file(path) if path.is_file() else {}
-    missing = [text for text in texts if text not in found]
+def _stored_states(states: StateReader, texts: Sequence[str], path: Path, progress: Progress) -> dict[str, Tensor]:
+    """Return the decoder's states of texts; they are stored, so that another run need not read them again."""
+    stored = load_file(path) if path.is_file() else {}
+    missing = [text for text in texts if text not in stored]
     if missing:
-        found |= read_states(states, missing, progress)
-        write_atomically(path, save({text: tensor.contiguous() for text, tensor in found.items()}))
-    return found
+        stored |= read_states(states, missing, progress)
+        write_atomically(path, save({text: tensor.contiguous() for text, tensor in stored.items()}))
+    return stored

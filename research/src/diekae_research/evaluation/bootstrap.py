@@ -1,4 +1,7 @@
-"""Bootstrap intervals of figures that are functions of sums over examples, paired across methods by construction."""
+"""Bootstrap intervals of figures that are functions of sums over examples.
+
+`scipy.stats.bootstrap` is not used: figures here combine several columns and data sets, resampled as counts.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +13,20 @@ from numpy.typing import ArrayLike, NDArray
 
 Numbers = NDArray[np.float64]
 Figure = Callable[[Mapping[str, Any]], Any]
-"""A figure from named sums; it must work on arrays of sums element by element: ``lambda s: s["nll"] / s["tokens"]``."""
+"""Computes a figure from named sums, element by element: ``lambda sums: sums["nll"] / sums["tokens"]``."""
 
 ROUNDS = 2000
 BLOCK = 4_000_000
-"""Counts held at once: rounds of one block times examples."""
+"""Counts held at once: rounds of a block times examples."""
 
 
 class Interval(NamedTuple):
     """A figure with its 95 % interval."""
 
     value: float
-    """On all examples."""
+    """The figure of all examples."""
     low: float
-    """2.5th percentile over resamples."""
+    """2.5th percentile of the resamples."""
     high: float
     """97.5th percentile."""
 
@@ -31,20 +34,20 @@ class Interval(NamedTuple):
 def bootstrap(
     columns: Mapping[str, ArrayLike], figure: Figure, *, rounds: int = ROUNDS, seed: int = 0, level: float = 0.95
 ) -> Interval:
-    """Return a figure and the percentile interval of it over resampled examples (Efron, 1979).
+    """Return a figure with its percentile interval over resampled examples (Efron, 1979).
 
-    One resample serves all columns, so a difference of two methods is paired example by example: put both methods'
-    sums into the columns and let the figure subtract.
+    All columns share a resample. So a difference of two methods is paired by example: put both methods' sums into the
+    columns and let the figure subtract them.
 
     Args:
         columns: Numbers of each example, [examples], by name.
-        figure: Of their sums.
-        rounds: Resamples.
+        figure: Computes the figure from the columns' sums.
+        rounds: Number of resamples.
         seed: Decides the resamples.
-        level: Share of the resamples inside.
+        level: Share of the resamples inside the interval.
 
     Raises:
-        ValueError: The columns are empty or of unlike length, or rounds or level make no sense.
+        ValueError: The columns are empty or of different lengths, or rounds or level is out of range.
     """
     if rounds < 1 or not 0 < level < 1:
         raise ValueError(f"rounds={rounds} must be at least 1 and level={level} between 0 and 1.")
@@ -56,12 +59,12 @@ def bootstrap(
 
 
 def resample(columns: Mapping[str, ArrayLike], rounds: int = ROUNDS, seed: int = 0) -> dict[str, Numbers]:
-    """Return the sums of every column over examples drawn with replacement, [rounds] by name.
+    """Return each column's sums over examples drawn with replacement, [rounds], by name.
 
-    For a figure over several data sets, resample each on its own and combine the sums.
+    For a figure over several data sets, resample each of them and combine the sums.
 
     Raises:
-        ValueError: The columns are empty or of unlike length.
+        ValueError: The columns are empty or of different lengths.
     """
     table = [np.asarray(column, dtype=np.float64) for column in columns.values()]
     shapes = {column.shape for column in table}
@@ -70,7 +73,7 @@ def resample(columns: Mapping[str, ArrayLike], rounds: int = ROUNDS, seed: int =
     count, stacked = table[0].size, np.stack(table, axis=1)
     draw, sums = np.random.default_rng(seed), []
     for start in range(0, rounds, step := max(1, BLOCK // count)):
-        # How often each example was drawn says as much as the draws, and sums are then one product.
+        # The counts of the draws are enough, and turn the sums into one matrix product.
         times = draw.multinomial(count, np.full(count, 1 / count), size=min(step, rounds - start))
         sums.append(times @ stacked)
     return dict(zip(columns, np.concatenate(sums).T, strict=True))

@@ -28,16 +28,15 @@ try:
     from lm_eval.models.huggingface import HFLM
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        f"the model type 'diekae' needs lm-evaluation-harness ({error}): run `pip install 'diekae[harness]'`"
+        f"the model type 'diekae' needs lm-evaluation-harness ({error}): run `pip install 'diekae-research[harness]'`"
     ) from error
 
 
 @register_model("diekae")
 class DiekaeLM(HFLM):  # type: ignore[misc]
-    """The harness's own Hugging Face model, whose every forward runs with one text injected.
+    """The harness's Hugging Face model with one text injected into every forward pass.
 
-    Requests are texts of the harness's making. Each is put behind the bank's anchor, which the bank was trained with;
-    the harness is told of a window that is shorter by it.
+    Each request is put behind the bank's anchor, and the harness sees a window that is shorter by the anchor.
     """
 
     def __init__(
@@ -49,15 +48,15 @@ class DiekaeLM(HFLM):  # type: ignore[misc]
         device: str | None = None,
         **options: Any,
     ) -> None:
-        """Load a bank and prepare the knowledge, once for all requests.
+        """Load a bank and prepare the knowledge for all requests.
 
         Args:
             bank: A bank's folder.
-            knowledge: A UTF-8 text file that every request may use; None leaves the decoder as it is.
+            knowledge: A UTF-8 text file that is known to every request; None leaves the decoder as it is.
             decoder: The bank's decoder; loaded by its name if None.
             tokenizer: The decoder's.
-            device: Where to run; where the decoder is if None.
-            **options: As ``HFLM`` takes them: ``batch_size``, ``max_length``, …
+            device: Where it runs; the decoder's device if None.
+            **options: Options of ``HFLM``: ``batch_size``, ``max_length``, …
 
         Raises:
             FileNotFoundError: There is no such bank or file.
@@ -71,28 +70,30 @@ class DiekaeLM(HFLM):  # type: ignore[misc]
         text = None if knowledge is None else Path(knowledge).read_text(encoding="utf-8")
         self.prepared: PreparedKnowledge | None = None if text is None else self.diekae.prepare(text)
         tokenizer = self.diekae.need_prompter().tokenizer
-        # The anchor is put before each row here, so the tokenizer must not add a token of its own.
+        # The anchor is put before each row here, so the tokenizer must not add a token.
         options = {"add_bos_token": False, **options}
         super().__init__(pretrained=self.diekae.decoder, tokenizer=tokenizer, backend="causal", **options)
 
     @property
     def max_length(self) -> int:
-        """Return the window that is left for a request, in tokens."""
+        """Return the longest request, in tokens."""
         return int(super().max_length) - len(self.diekae.anchor)
 
     def _model_call(self, inps: Tensor, attn_mask: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
-        """Return the logits of rows [B, L], which are padded on the right, if at all."""
+        """Return the logits of rows [B, L], which may be padded on the right."""
         anchor = torch.tensor(self.diekae.anchor, device=inps.device)
-        # A request without a context begins with a token of the harness's own, which may be the anchor already.
-        begun = (inps[:, : len(anchor)] == anchor).all(1) if inps.shape[1] >= len(anchor) else inps.new_zeros(1).bool()
-        if bool(begun.all()):
-            with self._knowing(inps):
+        # For a request without a context the harness adds a first token, which may be the anchor.
+        has_anchor = (
+            (inps[:, : len(anchor)] == anchor).all(1) if inps.shape[1] >= len(anchor) else inps.new_zeros(1).bool()
+        )
+        if bool(has_anchor.all()):
+            with self._injected(inps):
                 return self._logits(inps, attn_mask, labels)
-        if bool(begun.any()):
+        if bool(has_anchor.any()):
             parts = {row: self._model_call(inps[row : row + 1]) for row in range(len(inps))}
             return torch.cat([parts[row] for row in range(len(inps))])
         full = torch.cat([anchor.expand(len(inps), -1), inps], dim=1)
-        with self._knowing(full):
+        with self._injected(full):
             return self._logits(full, attn_mask, labels)[:, len(anchor) :]
 
     def _logits(self, ids: Tensor, attn_mask: Tensor | None, labels: Tensor | None) -> Tensor:
@@ -104,11 +105,11 @@ class DiekaeLM(HFLM):  # type: ignore[misc]
         mask = options.pop("attention_mask", torch.ones_like(context))
         ids, mask = _with_anchor(context, mask, self.diekae.anchor)
         added = ids.shape[1] - context.shape[1]
-        with self._knowing(ids, mask):
-            made: Tensor = super()._model_generate(ids, max_length + added, stop, attention_mask=mask, **options)
-        return made[:, added:]
+        with self._injected(ids, mask):
+            generated: Tensor = super()._model_generate(ids, max_length + added, stop, attention_mask=mask, **options)
+        return generated[:, added:]
 
-    def _knowing(self, ids: Tensor, mask: Tensor | None = None) -> AbstractContextManager[None]:
+    def _injected(self, ids: Tensor, mask: Tensor | None = None) -> AbstractContextManager[None]:
         return self.diekae.injected(self.prepared, ids, mask)
 
 

@@ -1,14 +1,14 @@
 """The classification head of the paper's table 2: linear, on the final hidden state of the last token of x.
 
-Every method gets one, trained alike after the method itself, on states that no longer move. (In the published code the
-head of the paper's own method stays at its random start, design.md 7.)
+Every method gets a head, trained after the method itself on fixed states. (In the paper's published code the head of
+its own method is not trained.)
 
 Shapes: n examples, W decoder width, C classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,15 +16,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diekae.data.prompt import Prompt
+from diekae.progress import Progress, silent
 from diekae_research.methods import Fitted
 
 DECAYS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""Weights of the squared norm that are tried; validation chooses."""
+"""Weight decays that are tried; validation chooses."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """A linear classifier of standardised states."""
+    """A linear classifier on standardised states."""
 
     mean: Tensor
     """Of the training states, [W]."""
@@ -44,22 +45,22 @@ def collect_states(
     fitted: Fitted,
     prompts: Sequence[Prompt],
     batch_size: int = 16,
-    progress: Callable[[str, int, int], None] = lambda _what, _done, _all: None,
+    progress: Progress = silent,
 ) -> Tensor:
-    """Return the state that the head reads of each prompt, [n, W] in fp32 on the CPU; targets are not looked at."""
-    found = []
+    """Return the state that the head reads of each prompt, fp32 [n, W] on the CPU; targets are not read."""
+    states = []
     for start in range(0, len(prompts), batch_size):
-        found.append(fitted.last_states(prompts[start : start + batch_size]).float().cpu())
+        states.append(fitted.last_states(prompts[start : start + batch_size]).float().cpu())
         progress(f"states of {fitted.name}", min(len(prompts), start + batch_size), len(prompts))
-    return torch.cat(found)
+    return torch.cat(states)
 
 
 def train_head(train: tuple[Tensor, Tensor], validation: tuple[Tensor, Tensor], classes: int) -> Head:
-    """Fit a head by multinomial logistic regression; it starts at zero, so nothing is random.
+    """Fit a head by multinomial logistic regression, starting from zero.
 
     Args:
-        train: States [n, W] and classes int64 [n] to learn from.
-        validation: The same, to choose the weight decay by accuracy, then by loss.
+        train: States [n, W] and classes int64 [n].
+        validation: The same; chooses the weight decay by accuracy, then by loss.
         classes: C.
 
     Raises:
@@ -79,7 +80,7 @@ def train_head(train: tuple[Tensor, Tensor], validation: tuple[Tensor, Tensor], 
 
 
 def accuracy(head: Head, states: Tensor, labels: Tensor) -> float:
-    """Return the share of examples whose class the head names."""
+    """Return the share of examples that the head classifies correctly."""
     return float((head(states).argmax(-1) == labels).double().mean())
 
 

@@ -1,4 +1,4 @@
-"""Peak memory of one call, measured: by the allocator on a GPU, by the kernel's own mark on a CPU."""
+"""Peak memory of one call: from PyTorch's allocator on a GPU, from the Linux kernel on a CPU."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ import torch
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
-"""Sets the peak resident size back to the present one (Linux, proc(5), ``clear_refs``)."""
+"""Resets the peak resident size to the current one (Linux, proc(5), ``clear_refs``)."""
 
 
 class PeakMemory(NamedTuple):
-    """Bytes that a call needed."""
+    """Memory of a call, in bytes."""
 
     before: int
-    """Held when the call began: weights, and on a CPU the interpreter too."""
+    """Allocated before the call: weights, and on a CPU the interpreter too."""
     peak: int
-    """Most held at any time during the call."""
+    """Peak during the call."""
 
     @property
     def added(self) -> int:
-        """Return what the call itself took at its peak."""
+        """Return what the call itself added at its peak."""
         return self.peak - self.before
 
 
 def peak_memory(call: Callable[[], object], device: torch.device | str = "cpu") -> PeakMemory:
     """Run a call under ``no_grad`` and measure its peak memory.
 
-    On a CPU this is the resident size of the whole process, so measure in a process that does nothing else, and leave
-    the C library's allocator as it is: one that is told to keep freed memory scatters tensors and holds more. What
-    earlier calls freed is handed back to the system first, or it would be used again without being seen.
+    On a CPU this is the resident size of the whole process. So measure in a process that does nothing else, and do not
+    tell the C library's allocator to keep freed memory. Memory that earlier calls freed is returned to the system
+    first; otherwise the call would use it again without a new peak.
 
     Args:
-        call: Run once; what it returns is dropped.
-        device: Where its tensors live.
+        call: Runs once; its result is dropped.
+        device: The device of its tensors.
 
     Raises:
-        OSError: On a CPU, this system keeps no peak that can be set back (only Linux does).
+        OSError: On a CPU, this system has no peak that can be reset (only Linux has).
     """
     device = torch.device(device)
     gc.collect()
@@ -72,13 +72,13 @@ def _run(call: Callable[[], object]) -> None:
 
 
 def _resident(name: str) -> int:
-    """Return one of the kernel's figures about this process, in bytes."""
+    """Return one of the kernel's figures of this process, in bytes."""
     line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
     return int(line.split()[1]) * 1024
 
 
 def _give_back_freed() -> None:
-    """Ask the C library to return freed memory to the system, if it knows how (glibc does)."""
+    """Ask the C library to return freed memory to the system; glibc can."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

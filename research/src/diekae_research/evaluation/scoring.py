@@ -1,4 +1,4 @@
-"""What a fitted method is scored with: sums for each example, so that every figure can be bootstrapped afterwards."""
+"""Scores of fitted methods: sums for each example, so that every figure can be bootstrapped afterwards."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import PreTrainedTokenizerBase
 
 from diekae.data.example import Example
 from diekae.data.prompt import Prompt, Prompter
@@ -19,12 +20,12 @@ from diekae.run.score import batches, by_example
 from diekae_research.methods import Fitted
 
 ANSWER_TOKENS = 24
-"""Longest answer that is generated."""
+"""Longest generated answer."""
 Numbers = NDArray[np.float64]
 
 
 class Sums(NamedTuple):
-    """One number a token, summed over each example's target."""
+    """A quantity of target tokens, summed over each example's target."""
 
     total: Numbers
     """Nats, [examples]."""
@@ -33,12 +34,12 @@ class Sums(NamedTuple):
 
     @property
     def mean(self) -> float:
-        """Return nats per token, every token counting alike."""
+        """Return nats per token, all tokens weighted equally."""
         return float(self.total.sum() / self.tokens.sum())
 
 
 class LabelScores(NamedTuple):
-    """What a method thinks of each candidate."""
+    """Log-likelihoods of candidate answers."""
 
     total: Numbers
     """Log-likelihood of the whole candidate in nats, [examples, candidates]."""
@@ -48,25 +49,25 @@ class LabelScores(NamedTuple):
     @property
     def choices(self) -> NDArray[np.int64]:
         """Return the likeliest candidate of each example."""
-        chosen: NDArray[np.int64] = self.total.argmax(1)
-        return chosen
+        likeliest: NDArray[np.int64] = self.total.argmax(1)
+        return likeliest
 
     @property
     def choices_by_length(self) -> NDArray[np.int64]:
         """Return the candidate that is likeliest per token, which does not favour short ones."""
-        chosen: NDArray[np.int64] = (self.total / self.tokens).argmax(1)
-        return chosen
+        likeliest: NDArray[np.int64] = (self.total / self.tokens).argmax(1)
+        return likeliest
 
 
 class AnswerScores(NamedTuple):
-    """What greedy answers are worth, by SQuAD's definition."""
+    """Scores of greedy answers, by SQuAD's definitions."""
 
     exact: Numbers
-    """1 where the answer is the target, else 0; [examples]."""
+    """1 where the answer equals the target, else 0; [examples]."""
     f1: Numbers
     """Token F1, [examples]."""
     right: Numbers
-    """1 where the target stands in the answer's first line, [examples]."""
+    """1 where the answer's first line contains the target, else 0; [examples]."""
 
 
 def nll(
@@ -75,7 +76,7 @@ def nll(
     batch_size: int = 16,
     progress: Progress = silent,
 ) -> Sums:
-    """Return the negative log-likelihood of each example's target; examples of like length run together.
+    """Return the negative log-likelihood of each example's target; examples of similar length run together.
 
     Raises:
         ValueError: There is no prompt.
@@ -95,15 +96,14 @@ def harm(
     batch_size: int = 16,
     progress: Progress = silent,
 ) -> Sums:
-    """Return KL(D(x) ‖ method), in nats a target token: how far knowledge moves what it says nothing about.
+    """Return KL(D(x) ‖ method) in nats, over target tokens: how much irrelevant knowledge changes.
 
     Args:
         bare: The method ``bare``.
-        fitted: The method in question.
-        prompts: Examples whose knowledge has nothing to do with them, as from
-            :func:`diekae.evaluation.evaluate.swap_knowledge`.
+        fitted: The method that is compared with it.
+        prompts: Examples with irrelevant knowledge, as from :func:`diekae.evaluation.evaluate.swap_knowledge`.
         batch_size: Examples a pass.
-        progress: Told how far it is.
+        progress: Called as the work goes on.
 
     Raises:
         ValueError: There is no prompt.
@@ -134,14 +134,14 @@ def score_labels(
     batch_size: int = 16,
     progress: Progress = silent,
 ) -> LabelScores:
-    """Return how likely each candidate is as each example's target; the targets themselves are not looked at.
+    """Return the log-likelihood of each candidate as each example's target; the targets themselves are not read.
 
     Args:
         fitted: Any method.
         prompts: Examples to classify.
         candidates: Tokens of the labels, as from :func:`label_targets`.
-        batch_size: Examples a pass, each with one candidate.
-        progress: Told how far it is.
+        batch_size: Rows a pass, each an example with one candidate.
+        progress: Called as the work goes on.
 
     Raises:
         ValueError: There are fewer than two candidates, one is empty, or there is no prompt.
@@ -149,8 +149,8 @@ def score_labels(
     if len(candidates) < 2 or not all(candidates):
         raise ValueError(f"candidates={list(candidates)} must be at least two labels of at least one token each.")
     rows = [dataclasses.replace(prompt, target=target) for prompt in prompts for target in candidates]
-    found = nll(fitted, rows, batch_size, progress)
-    return LabelScores(-found.total.reshape(-1, len(candidates)), np.array([len(target) for target in candidates]))
+    losses = nll(fitted, rows, batch_size, progress)
+    return LabelScores(-losses.total.reshape(-1, len(candidates)), np.array([len(target) for target in candidates]))
 
 
 def score_answers(
@@ -164,15 +164,37 @@ def score_answers(
     Raises:
         ValueError: There is no prompt.
     """
-    exact, f1, right = (np.zeros(len(prompts)) for _ in range(3))
+    lines = first_lines(fitted, prompts, ANSWER_TOKENS, batch_size, progress)
+    return compare_answers(lines, target_texts(fitted.tokenizer, prompts))
+
+
+def first_lines(
+    fitted: Fitted, prompts: Sequence[Prompt], max_new_tokens: int, batch_size: int = 16, progress: Progress = silent
+) -> list[str]:
+    """Return the first line of each greedy answer; arguments as for :func:`nll`.
+
+    Raises:
+        ValueError: There is no prompt.
+    """
+    lines = [""] * len(prompts)
     for rows, done in batches(prompts, batch_size):
-        for row, text in zip(rows, fitted.generate([prompts[row] for row in rows], ANSWER_TOKENS), strict=True):
-            said = answers.first_line(text)
-            wanted = [str(fitted.tokenizer.decode(list(prompts[row].target), skip_special_tokens=True)).strip()]
-            exact[row], f1[row] = answers.exact_match(said, wanted), answers.f1(said, wanted)
-            right[row] = answers.right(said, wanted)
+        texts = fitted.generate([prompts[row] for row in rows], max_new_tokens)
+        for row, text in zip(rows, texts, strict=True):
+            lines[row] = answers.first_line(text)
         progress(f"answers of {fitted.name}", done, len(prompts))
-    return AnswerScores(exact, f1, right)
+    return lines
+
+
+def target_texts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[str]:
+    """Return the targets as texts."""
+    return [str(tokenizer.decode(list(prompt.target), skip_special_tokens=True)).strip() for prompt in prompts]
+
+
+def compare_answers(lines: Sequence[str], targets: Sequence[str]) -> AnswerScores:
+    """Score answers against one target each."""
+    measures = (answers.exact_match, answers.f1, answers.right)
+    columns = [[score(line, [target]) for line, target in zip(lines, targets, strict=True)] for score in measures]
+    return AnswerScores(*map(np.array, columns))
 
 
 def _sum_by_example(
@@ -181,7 +203,7 @@ def _sum_by_example(
     batch_size: int,
     progress: Callable[[int, int], None],
 ) -> Sums:
-    """Add up what is measured at each target token, [labels], to one number an example."""
+    """Sum a quantity of target tokens, [labels], over each example."""
     total = np.zeros(len(prompts))
     for rows, values in by_example(lambda rows: measure([prompts[r] for r in rows]), prompts, batch_size, progress):
         total[rows] = [float(value.sum()) for value in values]

@@ -1,4 +1,4 @@
-"""Every method of the paper's tables behind one interface; one file a method, found by itself."""
+"""The methods of the paper's tables behind one interface."""
 
 from diekae_research.methods.base import Cost, Fitted, Scored, Task, fit, method_names, register
 

@@ -1,6 +1,6 @@
-"""What every method of the paper's tables is given and gives back, and the registry that finds one by name.
+"""The interface of the methods in the paper's tables: a :class:`Task` goes in, a :class:`Fitted` method comes out.
 
-A method is one file here with one function:
+A method is a decorated function in a file of this folder:
 
     @register("lora")
     def lora(task: Task) -> Fitted: ...
@@ -11,7 +11,6 @@ Shapes: B prompts, W decoder width; "labels" counts the target tokens of all pro
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import importlib
 import pkgutil
@@ -26,45 +25,47 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from diekae.config import DiekaeConfig
-from diekae.data.prompt import IGNORED, Batch, Prompt, collate, to_device, truncate_knowledge
+from diekae.data.batch import IGNORED, Batch, collate, to_device
+from diekae.data.prompt import Prompt, truncate_knowledge
 from diekae.fingerprint import window
 from diekae.inject.hooks import frozen
-from diekae.progress import Progress
+from diekae.progress import Progress, silent
+from diekae.suggest import did_you_mean
 from diekae.training.config import TrainingConfig
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a method may learn from, and how much it may spend."""
+    """What a method learns from, and how it is trained."""
 
     decoder: PreTrainedModel
-    """The decoder; every method leaves it bit for bit as it was."""
+    """The decoder; no method changes it."""
     tokenizer: PreTrainedTokenizerBase
     """The decoder's."""
     train: Sequence[Prompt]
     """Prompts to learn from."""
     validation: Sequence[Prompt]
-    """Prompts that choose the checkpoint; never those that are reported."""
+    """Prompts that choose the checkpoint; never the reported ones."""
     folder: Path
-    """Each method writes into a folder of its own name below this one."""
+    """Each method writes into a folder of its name below this one."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """Epochs, batch size, precision, seed, … of every method; its learning rates are the bank's."""
     learning_rates: Mapping[str, float] = field(default_factory=dict)
-    """Peak learning rate of a method, by name; a method that is not named takes its own default."""
+    """Peak learning rates by method; other methods take their own default."""
     diekae: DiekaeConfig = field(default_factory=DiekaeConfig)
-    """What the bank is; its anchor lays out the prompts of all methods."""
+    """The bank's configuration; its anchor lays out the prompts of all methods."""
     knowledge: bool = True
-    """Whether K is given. Without it a method learns the targets alone, as an edit."""
+    """Whether K is given. Without it a method learns the targets alone, as edits."""
     resume: bool = False
-    """Go on from the checkpoints in the folder, if there are any."""
-    progress: Progress | None = None
-    """Told how far training is; None draws a bar."""
+    """Continue from the checkpoints in the folder, if there are any."""
+    progress: Progress = silent
+    """Called as training goes on."""
 
     def __post_init__(self) -> None:
-        """Check what would otherwise be silently ignored.
+        """Check the learning rates.
 
         Raises:
-            ValueError: A learning rate is given for a method that does not exist, or is not positive.
+            ValueError: A learning rate is of an unknown method, or not positive.
         """
         for name, rate in self.learning_rates.items():
             _find(name)
@@ -75,13 +76,22 @@ class Task:
         """Return the folder of one method."""
         return Path(self.folder) / name
 
+    def common(self) -> dict[str, Any]:
+        """Return the fields of :class:`Fitted` that methods take from their task."""
+        return {
+            "decoder": self.decoder,
+            "tokenizer": self.tokenizer,
+            "anchor": self.diekae.anchor,
+            "knowledge": self.knowledge,
+        }
+
     def shown(self, prompts: Sequence[Prompt]) -> list[Prompt]:
         """Return prompts as a method may see them: K cut to the limit and the window, or left out."""
-        kept = list(prompts) if self.knowledge else without_knowledge(prompts)
-        return truncate_knowledge(kept, self.training.max_knowledge, window(self.decoder))
+        visible = list(prompts) if self.knowledge else without_knowledge(prompts)
+        return truncate_knowledge(visible, self.training.max_knowledge, window(self.decoder))
 
     def config(self, name: str, default_rate: float, **changes: Any) -> TrainingConfig:
-        """Return the training configuration of one method: the task's, its learning rates scaled to the method's peak.
+        """Return the task's training configuration with its learning rates scaled to a method's peak.
 
         Args:
             name: The method.
@@ -96,12 +106,12 @@ class Task:
 
 
 class Cost(NamedTuple):
-    """What fitting took."""
+    """What fitting cost."""
 
     parameters: int = 0
     """Parameters that were trained."""
     seconds: float = 0.0
-    """Wall-clock seconds of training, validations and checkpoints included, over all calls of a resumed run."""
+    """Wall-clock seconds of training, with validations and checkpoints, over all calls of a resumed run."""
     epochs: float = 0.0
     """Passes over the training examples."""
 
@@ -112,46 +122,46 @@ class Cost(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """What a method says of the targets of some prompts."""
+    """Scores of the targets of some prompts."""
 
     logits: Tensor
-    """At the places that predict the target, [labels, vocabulary]."""
+    """Logits that predict the targets, [labels, vocabulary]."""
     labels: Tensor
-    """Target tokens, [labels]: the same for every method."""
+    """Target tokens, [labels]; the same for every method."""
 
 
 @dataclass(kw_only=True)
 class Fitted(ABC):
-    """A method that has learned what it can: every method is asked the same, and scored on the same tokens."""
+    """A fitted method. All methods are scored on the same tokens."""
 
     name: str
     """The method's registered name."""
     decoder: PreTrainedModel
-    """What is run: the given decoder, or a copy."""
+    """The decoder that runs: the task's, or a copy."""
     tokenizer: PreTrainedTokenizerBase
     """The decoder's."""
     anchor: str = "shared"
-    """How prompts are laid out, as :attr:`diekae.config.DiekaeConfig.anchor`."""
+    """As :attr:`diekae.config.DiekaeConfig.anchor`."""
     knowledge: bool = True
-    """Whether the method looks at K."""
+    """Whether the method reads K."""
     cost: Cost = Cost()
-    """What fitting took."""
-    learned: str = ""
-    """Digest of all that fitting depended on, where measurements are kept between runs; empty where nothing is told."""
+    """What fitting cost."""
+    fit_digest: str = ""
+    """Digest of all that fitting depended on, for measurements that are stored between runs; empty if unknown."""
 
     @abstractmethod
     def read(self, prompts: Sequence[Prompt], batch: Batch, states: bool) -> Tensor:
-        """Return logits [labels, vocabulary], or final hidden states [labels, W], where the targets are predicted.
+        """Return the logits [labels, vocabulary] that predict the targets, or the final hidden states [labels, W].
 
         Args:
-            prompts: B prompts, without K if the method does not look at it.
+            prompts: B prompts, without K if the method does not read it.
             batch: The same, laid out on the decoder's device.
-            states: Whether states are wanted.
+            states: Return hidden states instead of logits.
         """
 
     @abstractmethod
     def extend(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[list[int]]:
-        """Return the tokens that follow each prompt's input, greedily; arguments as for :meth:`generate`."""
+        """Return the tokens generated greedily behind each prompt; arguments as for :meth:`generate`."""
 
     @torch.no_grad()
     def target_logits(self, prompts: Sequence[Prompt]) -> Scored:
@@ -160,41 +170,42 @@ class Fitted(ABC):
         Raises:
             ValueError: There is no prompt.
         """
-        kept = self._kept(prompts)
-        batch = self._lay_out(kept)
+        visible = self._visible(prompts)
+        batch = self._lay_out(visible)
         labels = batch["labels"][batch["labels"] != IGNORED]
         with frozen(self.decoder):
-            return Scored(self.read(kept, batch, states=False), labels)
+            return Scored(self.read(visible, batch, states=False), labels)
 
     @torch.no_grad()
     def last_states(self, prompts: Sequence[Prompt]) -> Tensor:
         """Return the final hidden state of each prompt's last token before the target, [B, W]."""
-        kept = [dataclasses.replace(prompt, target=prompt.target[:1] or (0,)) for prompt in self._kept(prompts)]
+        visible = self._visible(prompts)
+        visible = [dataclasses.replace(prompt, target=prompt.target[:1] or (0,)) for prompt in visible]
         with frozen(self.decoder):
-            return self.read(kept, self._lay_out(kept), states=True)
+            return self.read(visible, self._lay_out(visible), states=True)
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
         """Answer greedily.
 
         Args:
-            prompts: B prompts; their targets are not looked at.
+            prompts: B prompts; their targets are not read.
             max_new_tokens: Longest answer.
 
         Raises:
-            ValueError: There is no prompt, or no token may be made.
+            ValueError: There is no prompt, or no token may be generated.
         """
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1.")
         with frozen(self.decoder):
-            rows = self.extend(self._kept(prompts), max_new_tokens)
+            rows = self.extend(self._visible(prompts), max_new_tokens)
         return [str(self.tokenizer.decode(row, skip_special_tokens=True)).strip() for row in rows]
 
     def own_anchor(self, prompt: Prompt) -> tuple[int, ...]:
-        """Return the anchor that x keeps after K, under ``anchor="own"``."""
+        """Return the anchor that stands between K and x: x's own with ``anchor="own"``, otherwise none."""
         return prompt.anchor if self.anchor == "own" and self.knowledge else ()
 
-    def _kept(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+    def _visible(self, prompts: Sequence[Prompt]) -> list[Prompt]:
         if not prompts:
             raise ValueError(f"method {self.name!r} was given no prompt; give at least one.")
         return list(prompts) if self.knowledge else without_knowledge(prompts)
@@ -213,7 +224,7 @@ _METHODS: dict[str, Method] = {}
 
 
 def register(name: str) -> Callable[[Method], Method]:
-    """Make the decorated function known as a method.
+    """Register the decorated function as a method.
 
     Raises:
         ValueError: The name is taken.
@@ -235,7 +246,7 @@ def method_names() -> list[str]:
 
 
 def constants_of(name: str) -> dict[str, Any]:
-    """Return what a method's own file fixes, such as its learning rate: its upper-case names that hold JSON values.
+    """Return the constants of a method's file, such as its learning rate: upper-case names with JSON values.
 
     Raises:
         ValueError: No method has that name.
@@ -264,15 +275,13 @@ def fit(name: str, task: Task) -> Fitted:
 def _find(name: str) -> Method:
     names = method_names()
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"method {name!r} is not known; choose one of {', '.join(names)}.{hint}")
+        raise ValueError(f"method {name!r} is not known; choose one of {', '.join(names)}.{did_you_mean(name, names)}")
     return _METHODS[name]
 
 
 @functools.cache
 def _import_methods() -> None:
-    """Import every file of this folder, once and late: each imports :func:`register` from here."""
+    """Import every file of this folder, at the first call: each imports :func:`register` from here."""
     package = __name__.rpartition(".")[0]
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
         importlib.import_module(f"{package}.{module.name}")

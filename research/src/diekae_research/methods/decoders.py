@@ -1,4 +1,4 @@
-"""Fitted methods that run a decoder with nothing injected, with K in the prompt or in a cache, and copies of decoders.
+"""Fitted methods that run a decoder with K in the prompt or in a cache, and copies of decoders.
 
 Shapes: B prompts, T columns of x, W decoder width.
 """
@@ -8,23 +8,42 @@ from __future__ import annotations
 import copy
 import importlib.util
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import Cache, PreTrainedModel
 
-from diekae.data.prompt import Batch, Prompt, pad_left, run_of
+from diekae.data.batch import Batch, pad_left, run_of
+from diekae.data.prompt import Prompt
 from diekae.run.answer import end_tokens, greedy_options, until_end
 from diekae.run.score import forked, logits_at
 from diekae_research.methods.base import Fitted
 
 
+def extend_greedily(
+    fitted: Fitted, rows: Sequence[tuple[int, ...]], max_new_tokens: int, generate: Callable[..., Tensor] | None = None
+) -> list[list[int]]:
+    """Return the tokens that are generated greedily behind some rows of tokens.
+
+    Args:
+        fitted: Its decoder and tokenizer are used.
+        rows: Tokens of the context, B rows.
+        max_new_tokens: Longest answer.
+        generate: Takes the arguments of Transformers' ``generate``; the decoder's own if None.
+    """
+    ids, mask = pad_left(list(rows), fitted.tokenizer.pad_token_id, fitted.decoder.device)
+    options = greedy_options(max_new_tokens, fitted.tokenizer)
+    run: Callable[..., Tensor] = generate or fitted.decoder.generate  # type: ignore[assignment]
+    generated = run(input_ids=ids, attention_mask=mask, **options)
+    return until_end(generated[:, ids.shape[1] :], fitted.decoder)
+
+
 @dataclass(kw_only=True)
 class Plain(Fitted):
-    """A decoder that reads anchor, K and x in its prompt; with ``knowledge=False`` D(x)."""
+    """A decoder that reads anchor, K and x in its prompt; D(x) with ``knowledge=False``."""
 
     def read(self, prompts: Sequence[Prompt], batch: Batch, states: bool) -> Tensor:  # noqa: ARG002
         """See :meth:`Fitted.read`."""
@@ -33,16 +52,13 @@ class Plain(Fitted):
 
     def extend(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[list[int]]:
         """See :meth:`Fitted.extend`."""
-        ids, mask = pad_left([self._ids(p) for p in prompts], self.tokenizer.pad_token_id, self.decoder.device)
-        return greedy(self.decoder, ids, mask, max_new_tokens, self.tokenizer)
-
-    def _ids(self, prompt: Prompt) -> tuple[int, ...]:
-        return prompt.anchor + prompt.knowledge + self.own_anchor(prompt) + prompt.input
+        rows = [p.anchor + p.knowledge + self.own_anchor(p) + p.input for p in prompts]
+        return extend_greedily(self, rows, max_new_tokens)
 
 
 @dataclass(kw_only=True)
 class Prefixed(Fitted):
-    """A decoder that continues keys and values made beforehand; rows with the same K share them."""
+    """A decoder that reads x behind stored keys and values; rows with the same K share them."""
 
     @abstractmethod
     def prefix(self, prompt: Prompt) -> Cache:
@@ -50,12 +66,12 @@ class Prefixed(Fitted):
 
     def read(self, prompts: Sequence[Prompt], batch: Batch, states: bool) -> Tensor:
         """See :meth:`Fitted.read`."""
-        found: dict[int, Tensor] = {}
-        for rows in self._alike(prompts):
+        logits: dict[int, Tensor] = {}
+        for rows in self._rows_of_each_k(prompts):
             cut = len(prompts[rows[0]].anchor) + len(prompts[rows[0]].knowledge)
             cache = forked(self.prefix(prompts[rows[0]]))
             cache.batch_repeat_interleave(len(rows))
-            seen = logits_at(
+            together = logits_at(
                 self.decoder,
                 batch["full_ids"][rows, cut:],
                 batch["labels"][rows],
@@ -64,45 +80,35 @@ class Prefixed(Fitted):
                 past_key_values=cache,
                 use_cache=True,
             )
-            found.update(zip(rows, seen.split([len(prompts[row].target) for row in rows]), strict=True))
-        return torch.cat([found[row] for row in range(len(prompts))])
+            logits.update(zip(rows, together.split([len(prompts[row].target) for row in rows]), strict=True))
+        return torch.cat([logits[row] for row in range(len(prompts))])
 
     def extend(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[list[int]]:
         """See :meth:`Fitted.extend`; one row at a time."""
         return [self._extend(prompt, max_new_tokens) for prompt in prompts]
 
     def _extend(self, prompt: Prompt, max_new_tokens: int) -> list[int]:
-        cache, ends, made = forked(self.prefix(prompt)), end_tokens(self.decoder), list[int]()
+        cache, ends, tokens = forked(self.prefix(prompt)), end_tokens(self.decoder), list[int]()
         ids = self.own_anchor(prompt) + prompt.input
-        while len(made) < max_new_tokens and not (made and made[-1] in ends):
-            given = torch.tensor([ids], device=self.decoder.device)
-            logits = self.decoder(input_ids=given, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
-            made.append(int(logits[0, -1].argmax()))
-            ids = (made[-1],)
-        return made
+        while len(tokens) < max_new_tokens and not (tokens and tokens[-1] in ends):
+            row = torch.tensor([ids], device=self.decoder.device)
+            logits = self.decoder(input_ids=row, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+            tokens.append(int(logits[0, -1].argmax()))
+            ids = (tokens[-1],)
+        return tokens
 
-    def _alike(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Return the rows of each distinct K."""
+    def _rows_of_each_k(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         groups: dict[tuple[int, ...], list[int]] = {}
         for row, prompt in enumerate(prompts):
             groups.setdefault(prompt.anchor + prompt.knowledge, []).append(row)
         return list(groups.values())
 
 
-def greedy(
-    decoder: PreTrainedModel, ids: Tensor, mask: Tensor, max_new_tokens: int, tokenizer: PreTrainedTokenizerBase
-) -> list[list[int]]:
-    """Return what the decoder says after ids, whatever its own generation settings sample."""
-    options = greedy_options(max_new_tokens, tokenizer)
-    made = decoder.generate(input_ids=ids, attention_mask=mask, **options)  # type: ignore[operator]
-    return until_end(made[:, ids.shape[1] :], decoder)
-
-
 def twin(decoder: PreTrainedModel) -> PreTrainedModel:
     """Copy a decoder's modules, but not its weights.
 
-    Modules may be added to the copy and its parameters marked as trainable or not: the given decoder sees nothing of
-    it. The weights themselves are the same memory, so nothing may write into them.
+    Modules may be added to the copy, and its parameters marked as trainable or not; the decoder does not change. The
+    weights themselves are shared, so nothing may write into them.
     """
     tensors = [*decoder.parameters(), *decoder.buffers()]
     shared: dict[int, Any] = {

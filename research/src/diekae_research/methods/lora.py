@@ -1,6 +1,6 @@
-"""LoRA (Hu et al., 2021) on PEFT, with the knowledge in the prompt: the paper's first trained baseline (section 5).
+"""LoRA (Hu et al., 2021) by PEFT, with K in the prompt: the paper's first trained baseline (section 5).
 
-Rank 24, α 32 and dropout 0.05 are the paper's (appendix A.4); queries and values are PEFT's choice, which it took.
+Rank 24, α 32 and dropout 0.05 are the paper's (appendix A.4), on queries and values, as PEFT does by default.
 """
 
 from __future__ import annotations
@@ -26,24 +26,17 @@ def lora(task: Task) -> Fitted:
 
     Raises:
         ModuleNotFoundError: PEFT is not installed.
-        ValueError: The decoder has no projections that are known as those of queries and values.
+        ValueError: The projections of queries and values are not known for this decoder.
     """
     need_peft("lora")
     set_seed(task.training.seed)  # adapters start at random
     decoder = with_adapters(task.decoder)
     cost = tune("lora", decoder, task, task.config("lora", RATE))
-    return Plain(
-        name="lora",
-        decoder=decoder,
-        tokenizer=task.tokenizer,
-        anchor=task.diekae.anchor,
-        knowledge=task.knowledge,
-        cost=cost,
-    )
+    return Plain(name="lora", cost=cost, **{**task.common(), "decoder": decoder})
 
 
 def with_adapters(decoder: PreTrainedModel) -> PreTrainedModel:
-    """Return a copy of the decoder with adapters that change nothing yet; the weights below are shared."""
+    """Return a copy of the decoder with untrained adapters, which change nothing; the decoder's weights are shared."""
     from peft import LoraConfig, inject_adapter_in_model
 
     copied = twin(decoder)
@@ -51,21 +44,25 @@ def with_adapters(decoder: PreTrainedModel) -> PreTrainedModel:
     for name, parameter in copied.named_parameters():
         assert parameter.requires_grad == ("lora_" in name), f"{name}: adapters alone are trained"
         if parameter.requires_grad:
-            parameter.data = parameter.data.float()  # AdamW's small steps are lost in bf16
+            parameter.data = parameter.data.float()  # bf16 loses AdamW's small steps
     return copied
 
 
 def find_targets(decoder: PreTrainedModel) -> list[str]:
-    """Find the projections of queries and values: by name in the first block, then in PEFT's own table.
+    """Return the names of the projections of queries and values, by their usual names or PEFT's table.
 
-    Where one map projects queries, keys and values together, it is that.
+    Some decoders project queries, keys and values by one module; it is returned then.
 
     Raises:
-        ValueError: Neither knows them.
+        ValueError: They are not known for this decoder.
     """
     from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
-    leaves = {name.rpartition(".")[2] for name, module in find_blocks(decoder)[0].named_modules() if _is_map(module)}
+    leaves = {
+        name.rpartition(".")[2]
+        for name, module in find_blocks(decoder)[0].named_modules()
+        if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"  # GPT-2's linear maps
+    }
     kind = decoder.config.get_text_config(decoder=True).model_type
     for targets in (["q_proj", "v_proj"], KNOWN.get(kind, []), ["qkv_proj"]):
         if targets and set(targets) <= leaves:
@@ -76,8 +73,3 @@ def find_targets(decoder: PreTrainedModel) -> list[str]:
         f"what PEFT names for {kind!r} ({table}), among {', '.join(sorted(leaves))}; leave the method 'lora' out for "
         "this decoder."
     )
-
-
-def _is_map(module: nn.Module) -> bool:
-    """Tell whether a module is a linear map (GPT-2 writes its own as a convolution)."""
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"

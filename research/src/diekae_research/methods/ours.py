@@ -1,7 +1,8 @@
-"""Ours: knowledge injected by a bank that was trained on differences, on cross-entropy, or on one after the other."""
+"""Ours: knowledge injected by a bank, trained on differences, on cross-entropy, or on both in turn."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,14 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diekae.data.prompt import Batch, Prompt, pad_left
+from diekae.data.batch import Batch
+from diekae.data.prompt import Prompt
 from diekae.model import DiekaeModel
-from diekae.run.answer import greedy_options, until_end
 from diekae.run.score import target_logits
 from diekae.training.run import train
+from diekae.training.stopwatch import Stopwatch
 from diekae_research.methods.base import Cost, Fitted, Task, register
-from diekae_research.methods.decoders import Plain
-from diekae_research.methods.tuning import Watch
+from diekae_research.methods.decoders import Plain, extend_greedily
+from diekae_research.methods.tuning import ReportProgress, cost_of
 
 FINETUNING_SHARE = 0.1
 """Fine-tuning's peak learning rate as a share of the bank's, unless the task names another."""
@@ -36,21 +38,18 @@ class Injected(Fitted):
     def extend(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[list[int]]:
         """See :meth:`Fitted.extend`."""
         rows = [prompt.anchor + prompt.input for prompt in prompts]
-        ids, mask = pad_left(rows, self.tokenizer.pad_token_id, self.decoder.device)
-        all_prepared = self.model.prepare_prompts(prompts)
-        options = greedy_options(max_new_tokens, self.tokenizer)
-        made = self.model.generate(ids, attention_mask=mask, knowledge=all_prepared, **options)
-        return until_end(made[:, ids.shape[1] :], self.decoder)
+        generate = functools.partial(self.model.generate, knowledge=self.model.prepare_prompts(prompts))
+        return extend_greedily(self, rows, max_new_tokens, generate)
 
 
 def as_methods(model: DiekaeModel) -> tuple[Fitted, ...]:
-    """Return D(x), D(K, x) and a trained bank as methods that can be scored alike."""
+    """Return D(x), D(K, x) and a trained bank as methods."""
     tokenizer = model.need_prompter().tokenizer
-    shared: dict[str, Any] = {"decoder": model.decoder, "tokenizer": tokenizer, "anchor": model.config.anchor}
+    common: dict[str, Any] = {"decoder": model.decoder, "tokenizer": tokenizer, "anchor": model.config.anchor}
     return (
-        Plain(name="bare", knowledge=False, **shared),
-        Plain(name="prompted", **shared),
-        Injected(name="ours", model=model, **shared),
+        Plain(name="bare", knowledge=False, **common),
+        Plain(name="prompted", **common),
+        Injected(name="ours", model=model, **common),
     )
 
 
@@ -66,9 +65,8 @@ def ours_finetuned(task: Task) -> Fitted:
     first = ours(task)
     assert isinstance(first, Injected)
     second = _fit("ours_finetuned", task, "cross_entropy", first.model)
-    second.cost = Cost(
-        second.cost.parameters, first.cost.seconds + second.cost.seconds, first.cost.epochs + second.cost.epochs
-    )
+    seconds, epochs = first.cost.seconds + second.cost.seconds, first.cost.epochs + second.cost.epochs
+    second.cost = Cost(second.cost.parameters, seconds, epochs)
     return second
 
 
@@ -79,14 +77,14 @@ def ours_finetuned_from_scratch(task: Task) -> Fitted:
 
 
 def _fit(name: str, task: Task, objective: str, model: DiekaeModel | None = None) -> Injected:
-    """Train a bank, a new one if none is given."""
+    """Train a bank, a new one unless a model is given."""
     torch.manual_seed(task.training.seed)
     model = model or DiekaeModel(task.decoder, task.diekae, task.tokenizer)
     share = FINETUNING_SHARE if name == "ours_finetuned" else 1.0
-    keeps = objective == "difference" and not model.attached.by_attention
-    cache = task.training.cache if keeps else None
+    can_cache = objective == "difference" and not model.attached.by_attention
+    cache = task.training.cache if can_cache else None
     config = task.config(name, task.training.learning_rate * share, objective=objective, cache=cache)
-    watch = Watch(name, task.place(name), task)
+    stopwatch = Stopwatch(task.place(name), task.resume)
     train(
         model,
         task.shown(task.train),
@@ -94,15 +92,8 @@ def _fit(name: str, task: Task, objective: str, model: DiekaeModel | None = None
         config,
         task.place(name),
         resume=task.resume,
-        progress=task.progress or (lambda _what, _done, _all: None),
-        callbacks=[watch],
+        progress=task.progress,
+        callbacks=[stopwatch, ReportProgress(f"training {name}", task.progress)],
     )
-    return Injected(
-        name=name,
-        decoder=task.decoder,
-        tokenizer=task.tokenizer,
-        anchor=task.diekae.anchor,
-        knowledge=task.knowledge,
-        cost=watch.cost(model.bank, config, len(task.train)),
-        model=model,
-    )
+    cost = cost_of(model.bank, stopwatch, config, len(task.train))
+    return Injected(name=name, model=model, cost=cost, **task.common())

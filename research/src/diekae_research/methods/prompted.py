@@ -1,4 +1,4 @@
-"""D(K, x): the decoder with the knowledge in its prompt, read anew for every input."""
+"""D(x) and D(K, x): the decoder as it is, without knowledge and with K in the prompt."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from diekae_research.methods.base import Fitted, Task, register
 from diekae_research.methods.decoders import Plain
 
 
+@register("bare")
+def bare(task: Task) -> Fitted:
+    """Return D(x)."""
+    return Plain(name="bare", **{**task.common(), "knowledge": False})
+
+
 @register("prompted")
 def prompted(task: Task) -> Fitted:
-    """Return the decoder as it is; nothing is trained."""
-    return Plain(
-        name="prompted",
-        decoder=task.decoder,
-        tokenizer=task.tokenizer,
-        anchor=task.diekae.anchor,
-        knowledge=task.knowledge,
-    )
+    """Return D(K, x), which reads K for every input."""
+    return Plain(name="prompted", **task.common())

@@ -1,4 +1,4 @@
-"""D(K, x) with the prefix of K cached, as servers do: the figures of ``prompted`` at another cost."""
+"""D(K, x) with the keys and values of K cached, as servers do: the figures of ``prompted`` at another cost."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from diekae_research.methods.base import Fitted, Task, register
 from diekae_research.methods.decoders import Prefixed
 
 KEPT = 16
-"""Documents whose keys and values are kept; the one used longest ago goes first."""
+"""Documents whose keys and values are cached; the least recently used one goes first."""
 
 
 @dataclass(kw_only=True)
 class CachedPrompt(Prefixed):
-    """A decoder that reads each K once: cold the first time a document is met, warm afterwards."""
+    """A decoder that reads each K once."""
 
     caches: OrderedDict[tuple[int, ...], Cache] = field(default_factory=OrderedDict, repr=False)
     """Keys and values by the tokens of anchor and K."""
@@ -40,11 +40,5 @@ class CachedPrompt(Prefixed):
 
 @register("prompted_cached")
 def prompted_cached(task: Task) -> Fitted:
-    """Return the decoder as it is; nothing is trained."""
-    return CachedPrompt(
-        name="prompted_cached",
-        decoder=task.decoder,
-        tokenizer=task.tokenizer,
-        anchor=task.diekae.anchor,
-        knowledge=task.knowledge,
-    )
+    """Return D(K, x) with a cached prefix."""
+    return CachedPrompt(name="prompted_cached", **task.common())

@@ -1,4 +1,4 @@
-"""SFT: all weights trained on the targets with the knowledge in the prompt, the paper's second trained baseline."""
+"""SFT: all weights trained on the targets with K in the prompt, the paper's second trained baseline."""
 
 from __future__ import annotations
 
@@ -16,15 +16,9 @@ RATE = 1e-5
 def sft(task: Task) -> Fitted:
     """Train a copy of the decoder.
 
-    The copy is trained in fp32, for AdamW's small steps are lost in bf16, and then runs in the given decoder's type.
+    The copy is trained in fp32, because bf16 loses AdamW's small steps. It then runs in the decoder's type.
     """
     decoder = copy.deepcopy(task.decoder).float().requires_grad_(True)
     cost = tune("sft", decoder, task, task.config("sft", RATE))
-    return Plain(
-        name="sft",
-        decoder=decoder.requires_grad_(False).to(task.decoder.dtype),
-        tokenizer=task.tokenizer,
-        anchor=task.diekae.anchor,
-        knowledge=task.knowledge,
-        cost=cost,
-    )
+    decoder = decoder.requires_grad_(False).to(task.decoder.dtype)
+    return Plain(name="sft", cost=cost, **{**task.common(), "decoder": decoder})

@@ -1,47 +1,43 @@
-"""Training weights of a decoder on the targets: what LoRA and full fine-tuning have in common.
+"""Training of a decoder's weights on the targets, for LoRA and full fine-tuning.
 
-The loss is the summed NLL of the targets' tokens over their number, whatever the batches; the checkpoint with the
-lowest loss on the validation prompts is kept.
+The loss is the mean NLL of all target tokens, whatever the batches. The checkpoint with the lowest loss on the
+validation prompts is kept.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel, TrainerCallback, set_seed
 
-from diekae.data.prompt import IGNORED, Batch, run_of
+from diekae.data.batch import IGNORED, Batch, run_of
+from diekae.progress import Progress
 from diekae.run.score import logits_at
+from diekae.training.checkpoints import last_whole_checkpoint
 from diekae.training.config import TrainingConfig
 from diekae.training.dataset import PromptDataset
-from diekae.training.objectives import Sums
+from diekae.training.objectives import LossSums
 from diekae.training.run import build_trainer
 from diekae.training.stopwatch import Stopwatch
-from diekae.training.trainer import BankTrainer, NotFinite, last_whole_checkpoint
+from diekae.training.trainer import BankTrainer, NotFinite
 from diekae_research.methods.base import Cost, Task
 
 
 class Tuned(nn.Module):
-    """The trainable weights of a decoder, and the loss of the targets; the rest of the decoder is no part of it.
-
-    So a checkpoint holds what is trained and nothing else.
-    """
+    """The trainable weights of a decoder and the loss of the targets; checkpoints hold these weights alone."""
 
     layers: tuple[int, ...] = ()
-    """Nothing is reported by layer."""
+    """No losses are reported by layer."""
 
     def __init__(self, decoder: PreTrainedModel, knowledge: bool) -> None:
-        """Hold the parameters that want a gradient.
+        """Register the parameters that require gradients.
 
         Args:
-            decoder: What is trained.
-            knowledge: Whether K stands in the prompt.
+            decoder: The decoder that is trained.
+            knowledge: Whether K is in the prompt.
         """
         super().__init__()
         self._outside = {"decoder": decoder}  # a dict hides it from nn.Module's registration
@@ -51,36 +47,40 @@ class Tuned(nn.Module):
                 self.register_parameter(name.replace(".", "/"), parameter)
 
     def train(self, mode: bool = True) -> Tuned:
-        """Switch the decoder's dropout too."""
+        """Set the mode of the decoder too, for its dropout."""
         super().train(mode)
         self._outside["decoder"].train(mode)
         return self
 
     def count(self, batch: dict[str, Tensor]) -> Tensor:
-        """Count target tokens."""
+        """Return the number of target tokens."""
         return (batch["labels"] != IGNORED).sum()
 
-    def forward(self, **batch: Any) -> Sums:
+    def forward(self, **batch: Any) -> LossSums:
         """Return the summed NLL of the targets."""
         laid_out = Batch(**batch)  # type: ignore[typeddict-item]
         labels = laid_out["labels"]
         ids, offset = run_of(laid_out, self.knowledge)
         logits = logits_at(self._outside["decoder"], ids, labels, offset)
-        wanted = labels[labels != IGNORED]
-        loss = F.cross_entropy(logits.float(), wanted, reduction="sum")
-        nothing = torch.zeros(0, 2, dtype=torch.float64, device=loss.device)
-        return Sums(loss, torch.tensor(len(wanted), device=loss.device), nothing)
+        targets = labels[labels != IGNORED]
+        loss = F.cross_entropy(logits.float(), targets, reduction="sum")
+        no_layers = torch.zeros(0, 2, dtype=torch.float64, device=loss.device)
+        return LossSums(loss, torch.tensor(len(targets), device=loss.device), no_layers)
 
 
 class TunedTrainer(BankTrainer):
-    """The trainer of banks, for weights that are no encoders: matrices decay, and one norm is clipped."""
+    """The banks' trainer for other weights: matrices decay, and the norm of all gradients together is clipped."""
 
     def get_decay_parameter_names(self, model: Any) -> list[str]:
-        """Name the matrices."""
+        """Return the names of the matrices."""
         return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
 
     def _clip_grad_norm(self, model: Any) -> Tensor:
-        """Clip the norm of all gradients together."""
+        """Clip the norm of all gradients together.
+
+        Raises:
+            NotFinite: A gradient is not finite.
+        """
         norm: Tensor = nn.utils.clip_grad_norm_(model.parameters(), self.clip)
         if not bool(torch.isfinite(norm)):
             raise NotFinite(
@@ -90,56 +90,37 @@ class TunedTrainer(BankTrainer):
         return norm
 
 
-class Watch(Stopwatch):
-    """Measures the seconds of a run, and tells how far it is."""
+class ReportProgress(TrainerCallback):
+    """Reports the steps of a training run."""
 
-    def __init__(self, name: str, folder: Path, task: Task) -> None:
-        """Start the clock.
-
-        Args:
-            name: The method, for the display.
-            folder: The run's.
-            task: Whose progress is told.
-        """
-        super().__init__(folder, task.resume)
-        self.name, self.progress = name, task.progress
-        self.bar = Progress(console=Console(stderr=True), disable=task.progress is not None)
-        self.line = self.bar.add_task(f"training {name}")
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """Show the bar."""
-        super().on_train_begin()
-        self.bar.start()
+    def __init__(self, name: str, progress: Progress) -> None:
+        """Keep the name of the work and the function that is called."""
+        self.name, self.progress = name, progress
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Tell."""
-        self.bar.update(self.line, completed=state.global_step, total=state.max_steps)
-        if self.progress is not None:
-            self.progress(f"training {self.name}", state.global_step, state.max_steps)
+        """Report."""
+        self.progress(self.name, state.global_step, state.max_steps)
 
-    def on_train_end(self, *_: Any, **__: Any) -> None:
-        """Stop."""
-        super().on_train_end()
-        self.bar.stop()
 
-    def cost(self, module: nn.Module, config: TrainingConfig, examples: int) -> Cost:
-        """Return what training a module has cost."""
-        own = sum(parameter.numel() for parameter in module.parameters())
-        batch = config.batch_size * config.gradient_accumulation
-        return Cost(own, self.seconds, config.epochs if config.max_steps <= 0 else config.max_steps * batch / examples)
+def cost_of(module: nn.Module, stopwatch: Stopwatch, config: TrainingConfig, examples: int) -> Cost:
+    """Return the cost of training a module on some examples."""
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    batch = config.batch_size * config.gradient_accumulation
+    epochs = config.epochs if config.max_steps <= 0 else config.max_steps * batch / examples
+    return Cost(parameters, stopwatch.seconds, epochs)
 
 
 def tune(name: str, decoder: PreTrainedModel, task: Task, config: TrainingConfig) -> Cost:
-    """Train the parameters of a decoder that want a gradient, and leave the best on validation in it.
+    """Train the parameters of a decoder that require gradients, and load the best checkpoint into it.
 
     Args:
         name: The method; its checkpoints go into a folder of this name.
         decoder: A copy that belongs to the method.
         task: The prompts.
-        config: How.
+        config: The training configuration.
 
     Raises:
-        ValueError: There is nothing to train on, or an example does not fit the window.
+        ValueError: There is no prompt to train on, or an example does not fit the window.
         diekae.training.trainer.NotFinite: A gradient was not finite.
     """
     if not task.train or not task.validation:
@@ -150,8 +131,9 @@ def tune(name: str, decoder: PreTrainedModel, task: Task, config: TrainingConfig
     set_seed(config.seed)
     anchor, folder = task.diekae.anchor, task.place(name)
     data = [PromptDataset(task.shown(part), scope="all", anchor=anchor) for part in (task.train, task.validation)]
-    module, watch = Tuned(decoder, task.knowledge), Watch(name, folder, task)
-    trainer = build_trainer(module, data, config, folder, None, [watch], TunedTrainer)
+    module, stopwatch = Tuned(decoder, task.knowledge), Stopwatch(folder, task.resume)
+    callbacks = [stopwatch, ReportProgress(f"training {name}", task.progress)]
+    trainer = build_trainer(module, data, config, folder, None, callbacks, TunedTrainer)
     trainer.train_from(last_whole_checkpoint(folder) if task.resume else None)
     module.eval()
-    return watch.cost(module, config, len(task.train))
+    return cost_of(module, stopwatch, config, len(task.train))

@@ -1,4 +1,4 @@
-"""The registry of data sets: one file a data set, which registers itself by name.
+"""The registry of data sets: one file a data set, registered by name.
 
 A new data set is a new file here with its card and a function that takes a `Request` and returns or yields examples:
 
@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from diekae.data.example import DataError, Example, Split, check_limit, check_split, nearest
+from diekae.data.example import DataError, Example, Split, check_limit, check_split
+from diekae.suggest import did_you_mean
 from diekae_research.data.card import Card, settle_options
 from diekae_research.data.marks import marked
 from diekae_research.data.request import BadRecords, Request
@@ -30,7 +31,7 @@ def register(name: str, card: Card) -> Callable[[Loader], Loader]:
     """Register the decorated loader under `name`.
 
     Raises:
-        ValueError: If the name is taken.
+        ValueError: The name is taken.
     """
 
     def add(loader: Loader) -> Loader:
@@ -45,16 +46,16 @@ def register(name: str, card: Card) -> Callable[[Loader], Loader]:
 
 
 def source_names() -> list[str]:
-    """The names of all registered sources, sorted."""
+    """Return the names of all registered sources, sorted."""
     _import_sources()
     return sorted(_SOURCES)
 
 
 def source_card(name: str) -> Card:
-    """The card of a source.
+    """Return the card of a source.
 
     Raises:
-        DataError: If the name is unknown.
+        DataError: The name is unknown.
     """
     return _source(name)[0]
 
@@ -70,32 +71,32 @@ def iterate_source(
     bad: BadRecords | None = None,
     leaking: bool = True,
 ) -> Iterator[Example]:
-    """Go through one part of a data set; arguments as in `load_source`, and two more.
+    """Return an iterator over one part of a data set.
 
-    With a limit the files are read twice, once to count, so that no more than one example is in memory at a time.
+    With a limit the files are read twice, once to count, so that only one example is held at a time.
 
     Args:
         name: A registered name.
         folder: The folder with the upstream files; ``None`` for a source that needs none.
-        split: Which part.
-        limit: At most this many examples: a random subset, in the order of the file. All when ``None``.
-        seed: Decides the subset, and the documents of a source that makes its own.
-        options: Values for options of the card, or their texts.
-        bad: Where bad records are counted, and whether they are errors.
-        leaking: Whether examples whose knowledge was made from the target take part.
+        split: ``train``, ``validation`` or ``test``.
+        limit: At most this many examples: a random subset, in the order of the file. ``None`` loads all.
+        seed: Decides the subset, and the documents of a source that generates them.
+        options: Values of the card's options, or their texts.
+        bad: Counts bad records, and says whether they are errors.
+        leaking: Whether to include examples whose knowledge was made from the target.
 
     Returns:
-        The examples, none if the data set does not have the part.
+        The examples; none if the data set does not have the part.
 
     Raises:
-        DataError: If a name or value is unknown, or a file is missing or not as expected.
+        DataError: A name or value is unknown, or a file is missing or damaged.
     """
     split = check_split(split)
     check_limit(limit)
     card, loader = _source(name)
     settled = settle_options(name, card, options or {})
-    place = None if folder is None else Path(folder)
-    request = Request(name, card, place, split, limit, seed, settled, bad or BadRecords())
+    path = None if folder is None else Path(folder)
+    request = Request(name, card, path, split, limit, seed, settled, bad or BadRecords())
 
     def everything(request: Request) -> Iterator[Example]:
         for example in loader(request):
@@ -106,8 +107,8 @@ def iterate_source(
         return everything(request)
     count = sum(1 for _ in everything(replace(request, bad=BadRecords(request.bad.strict))))
     chosen = range(count) if limit >= count else random.Random(seed).sample(range(count), limit)
-    wanted = set(chosen)
-    return (example for index, example in enumerate(everything(request)) if index in wanted)
+    positions = set(chosen)
+    return (example for index, example in enumerate(everything(request)) if index in positions)
 
 
 def load_source(
@@ -124,18 +125,18 @@ def load_source(
 
     Args:
         name: A registered name.
-        folder: The folder with the upstream files; ``None`` for a source that needs none.
+        folder: As for :func:`iterate_source`, like the arguments below.
         split: Which part.
-        limit: At most this many examples: a random subset, in the order of the file. All when ``None``.
-        seed: Decides the subset, and the documents of a source that makes its own.
-        options: Values for options of the source's card, or their texts.
-        strict: Whether a bad record is an error; it is left out with a warning otherwise.
+        limit: At most this many examples.
+        seed: Decides which.
+        options: Values of the card's options.
+        strict: Whether a bad record is an error; otherwise it is left out with a warning.
 
     Returns:
         The examples, at least one.
 
     Raises:
-        DataError: If a name or value is unknown, a file is missing or not as expected, or there is no example.
+        DataError: A name or value is unknown, a file is missing or damaged, or there is no example.
     """
     bad = BadRecords(strict)
     examples = list(
@@ -152,19 +153,19 @@ def load_source(
 
 
 def loaders() -> dict[str, Callable[..., list[Example]]]:
-    """Return a loader for each source, as the entry point ``diekae.sources`` wants it."""
+    """Return a loader for each source, for the entry point ``diekae.sources``."""
     return {name: functools.partial(load_source, name) for name in source_names()}
 
 
 def _source(name: str) -> tuple[Card, Loader]:
     names = source_names()
     if name not in names:
-        raise DataError(f"unknown source {name!r}{nearest(name, names)}; there are {', '.join(names)}")
+        raise DataError(f"unknown source {name!r}; there are {', '.join(names)}.{did_you_mean(name, names)}")
     return _SOURCES[name]
 
 
 @functools.cache
 def _import_sources() -> None:
-    """Import every file of this folder, once and late: each imports `register` from here."""
+    """Import every file of this folder, at the first call: each imports `register` from here."""
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")

@@ -1,4 +1,4 @@
-"""CMU Document Grounded Conversations: talk about a film of which one or both have read (Zhou et al., 2018).
+"""CMU Document Grounded Conversations: talk about a film that one or both have read about (Zhou et al., 2018).
 
 A conversation, ``Conversations/{train,valid,test}/*.json``, and its document, ``WikiData/*.json``:
 
@@ -49,25 +49,25 @@ CARD = Card(
 
 @register("cmu_dog", CARD)
 def load_cmu_dog(request: Request) -> Iterator[Example]:
-    """What each reader of the document says: the section in view as knowledge, the talk about it so far as input.
+    """Return what each reader of the document says: the section in view as knowledge, the talk so far as input.
 
-    Unfinished conversations (status 0 or false) and, unless asked for, those of a rating below 3 are left out. The talk
-    begins anew where the section changes. Where both have read the document, each speaks for the system in turn.
+    Unfinished conversations (status 0 or false) are left out, and by default those of a rating below 3. The input
+    begins anew where the section changes. Where both have read the document, each is the system in turn.
     """
     films = dict(request.convert(request.files("WikiData"), _film))
 
     def turns(record: dict[str, Any]) -> Iterator[Example]:
         if record["status"] == 0 or (record["rating"] != _BEST and not request.options["all_ratings"]):
             return
-        film, said, section = films[record["wikiDocumentIdx"]], list[tuple[str, str]](), 0
+        film, talk, section = films[record["wikiDocumentIdx"]], list[tuple[str, str]](), 0
         for message in record["history"]:
             speaker, text = message["uid"], one_line(message["text"])
             if message["docIdx"] != section:
-                said, section = [], message["docIdx"]
+                talk, section = [], message["docIdx"]
             if text and speaker in record["whoSawDoc"]:
-                yield Example(film[str(section)], dialogue(said, speaker), text)
+                yield Example(film[str(section)], dialogue(talk, speaker), text)
             if text:
-                said.append((speaker, text))
+                talk.append((speaker, text))
 
     return request.convert(request.files(_FOLDERS[request.split]), turns)
 

@@ -1,12 +1,12 @@
-"""CounterFact as knowledge: the counterfactual statement is the document (Meng et al., 2022). Two layouts are read.
+"""CounterFact as knowledge: the counterfactual statement is the document (Meng et al., 2022).
 
-The original one, ``counterfact.json``:
+The original layout, ``counterfact.json``:
 
     {"case_id": 1734, "requested_rewrite": {"prompt": "{}, who has a citizenship from", "relation_id": "P27",
      "target_new": {"str": "Singapore", "id": "Q334"}, "target_true": {"str": "Switzerland", "id": "Q39"},
      "subject": "Luigi Snozzi"}, "paraphrase_prompts": [...], "neighborhood_prompts": [...], ...}
 
-And, where that is not there, the published reduced files of EasyEdit, three parts of one list:
+Where that is missing, the reduced files of EasyEdit, three parts of one list:
 
     {"case_id": 2, "prompt": "Toko Yasuda, the", "target_new": "piano", "subject": "Toko Yasuda",
      "ground_truth": "guitar", "rephrase_prompt": "Toko Yasuda is incredible at",
@@ -25,15 +25,15 @@ from diekae_research.data.card import Card, Option, Upstream
 from diekae_research.data.request import Request
 from diekae_research.sources import register
 
-_ORIGINAL = "counterfact.json"
-_REDUCED = ("counterfact-train.json", "counterfact-edit.json", "counterfact-val.json")
+ORIGINAL = "counterfact.json"
+REDUCED = ("counterfact-train.json", "counterfact-edit.json", "counterfact-val.json")
 TRAIN_PERCENT = 85
 CARD = Card(
     title="CounterFact (Meng et al., 2022)",
     licence="MIT; the reduced files Apache-2.0",
     homepage="https://rome.baulab.info",
     origin="rome.baulab.info, or EasyEdit's editing data (folder counterfact)",
-    upstream=(Upstream(_ORIGINAL, "https://rome.baulab.info/data/dsets/counterfact.json"),),
+    upstream=(Upstream(ORIGINAL, "https://rome.baulab.info/data/dsets/counterfact.json"),),
     paper=(18631, 3288, 0),
     options={
         "paper_splits": Option(
@@ -46,10 +46,10 @@ CARD = Card(
 
 @register("counterfact", CARD)
 def load_counterfact(request: Request) -> Iterator[Example]:
-    """The new fact as knowledge, its prompt as input, the new object as target.
+    """Yield the new fact as knowledge, its prompt as input, the new object as target.
 
-    All cases are put into one list by ``case_id``. The first 85 % are for training (18631); of the rest (3288), even
-    positions are for validation and odd ones for testing.
+    Cases are ordered by ``case_id``. The first 85 % are for training (18631); of the rest (3288), even positions are
+    for validation and odd ones for testing.
     """
     cases: dict[int, Example] = {}
 
@@ -59,7 +59,7 @@ def load_counterfact(request: Request) -> Iterator[Example]:
             raise ValueError(f"case_id {number} occurs twice")
         yield int(number), _example(record)
 
-    for name in (_ORIGINAL,) if request.there(_ORIGINAL) else _REDUCED:
+    for name in (ORIGINAL,) if request.there(ORIGINAL) else REDUCED:
         for number, example in request.convert(request.entries(name), case):
             cases[number] = example
     ordered = [cases[number] for number in sorted(cases)]

@@ -50,32 +50,30 @@ _OPEN_FOOTNOTE = re.compile(r"< ref\b[^<>]*>(?:\s*(?:\{\{.*?(?:\}\}|$)|\[.*?(?:\
 
 @register("curiosity", CARD)
 def load_curiosity(request: Request) -> Iterator[Example]:
-    """What the assistant says: the facts it used as knowledge, the talk so far as input.
+    """Return what the assistant says: the facts it used as knowledge, the talk so far as input.
 
-    A turn that used no fact leaks: the paper makes its knowledge from the answer, by paraphrase; here it is the answer.
+    A turn that used no fact leaks: the paper paraphrases the answer as its knowledge; here the answer is used.
     """
-    facts = request.json(_FACTS)
-    if not isinstance(facts, dict) or not isinstance(facts.get("linked_facts"), dict):
+    content = request.json(_FACTS)
+    if not isinstance(content, dict) or not isinstance(content.get("linked_facts"), dict):
         raise DataError(f"{request.folder}/{_FACTS}: expected a JSON object with an object 'linked_facts'")
-    texts: dict[str, Any] = facts["linked_facts"]
+    texts: dict[str, Any] = content["linked_facts"]
 
     def turns(dialog: dict[str, Any]) -> Iterator[Example]:
-        said: list[tuple[str, str]] = []
+        talk: list[tuple[str, str]] = []
         for message in dialog["messages"]:
             text = without_footnotes(message["message"])
             if text and message["sender"] == "assistant":
-                used = [texts[str(fact["fid"])]["text"] for fact in message["facts"] if fact["used"] and _known(fact)]
-                knowledge = tuple(filter(None, map(without_footnotes, used)))
-                yield Example(knowledge or (text,), dialogue(said, "assistant"), text, leaks=not knowledge)
+                used = [str(fact["fid"]) for fact in message["facts"] if fact["used"]]
+                facts = [texts[fact]["text"] for fact in used if fact in texts]
+                knowledge = tuple(filter(None, map(without_footnotes, facts)))
+                yield Example(knowledge or (text,), dialogue(talk, "assistant"), text, leaks=not knowledge)
             if text:
-                said.append((message["sender"], text))
-
-    def _known(fact: dict[str, Any]) -> bool:
-        return str(fact["fid"]) in texts
+                talk.append((message["sender"], text))
 
     return request.convert(request.entries(_FILES[request.split], "dialogs"), turns)
 
 
 def without_footnotes(text: str) -> str:
-    """The text without the wiki's footnotes, on one line."""
+    """Return the text without the wiki's footnotes, on one line."""
     return one_line(_OPEN_FOOTNOTE.sub(" ", _FOOTNOTE.sub(" ", text)))

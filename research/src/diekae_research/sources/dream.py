@@ -41,14 +41,14 @@ CARD = Card(
 
 @register("dream", CARD)
 def load_dream(request: Request) -> Iterator[Example]:
-    """The first question of each dialogue, those that are a sentence with a gap (``__``) left out."""
-    wanted = None if request.options["all_questions"] else 1
+    """Return the first question of each dialogue; sentences with a gap (``__``) are left out."""
+    number = None if request.options["all_questions"] else 1
 
     def questions(entry: Any) -> Iterator[Example]:
-        turns, asked, _ = entry
-        if not asked:
+        turns, questions_asked, _ = entry
+        if not questions_asked:
             raise ValueError("a dialogue without a question")
-        for question in asked[:wanted]:
+        for question in questions_asked[:number]:
             if "__" not in question["question"]:
                 yield Example(("\n".join(turns),), question["question"], question["answer"])
 

@@ -15,7 +15,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from diekae.data.example import DataError, Example, Split, check_split, nearest
+from diekae.data.example import DataError, Example, Split, check_split
+from diekae.suggest import did_you_mean
 from diekae_research.data.card import Card
 from diekae_research.data.request import Request
 from diekae_research.fiction import KINDS, QUESTIONS, write_documents
@@ -58,7 +59,7 @@ def facts(split: Split, documents: int, seed: int, kinds: Sequence[str] | None =
     names = list(KINDS) if kinds is None else list(kinds)
     for name in names:
         if name not in KINDS:
-            raise DataError(f"unknown kind {name!r}{nearest(name, list(KINDS))}; there are {', '.join(KINDS)}")
+            raise DataError(f"unknown kind {name!r}; there are {', '.join(KINDS)}.{did_you_mean(name, list(KINDS))}")
     if not names:
         raise DataError(f"kinds is empty; expected some of {', '.join(KINDS)}, or None for all")
     return [

@@ -41,7 +41,7 @@ CARD = Card(
 
 @register("folio", CARD)
 def load_folio(request: Request) -> Iterator[Example]:
-    """The premises as one document, the conclusion as input, its class as target; nothing for testing."""
+    """Return the premises as one document, the conclusion as input, its class as target; there is no test part."""
     name = _FILES.get(request.split)
     return request.convert(request.lines(name) if name else (), _conclusion)
 

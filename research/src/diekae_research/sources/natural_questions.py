@@ -1,11 +1,11 @@
-"""Natural Questions with the passage that answers them (Kwiatkowski et al., 2019). Two layouts are read.
+"""Natural Questions with the passage that answers them (Kwiatkowski et al., 2019).
 
 The preprocessed version that the paper uses, ``train.json`` and ``dev.json`` (there is no test split):
 
     {"contexts": "The Shannara Chronicles Genre Fantasy [...]", "questions": [{"input_text": "what is the shannara
      chronicles season 2 based on"}], "answers": [{"span_text": "The Sword of Shannara Trilogy"}], ...}
 
-And, where those are not there, two subsets, either of which may be missing. ``natural-questions-short-1000.csv`` has
+Where those are missing, two subsets, of which one may be missing too. ``natural-questions-short-1000.csv`` has
 the columns context, question, golden_answer (text left out at [...]):
 
     "The Truman Doctrine was an American foreign policy created to counter Soviet geopolitical expansion during the Cold
@@ -49,11 +49,11 @@ CARD = Card(
 
 @register("natural_questions", CARD)
 def load_natural_questions(request: Request) -> Iterator[Example]:
-    """Passage, question and first answer.
+    """Return passage, question and first answer.
 
-    The preprocessed version is taken as it is. The two subsets have no parts of their own: a hash of the question puts
-    80 / 10 / 10 % into train, validation and test, so that a question stays in its part whichever files are there; a
-    question that occurs twice, or whose passage does not say the answer, is left out.
+    The two subsets have no parts of their own: a hash of the question puts 80 / 10 / 10 % into train, validation and
+    test, so that a question stays in its part whichever files exist. A question that occurs twice, or whose passage
+    does not hold the answer, is left out.
     """
     if any(request.there(name) for name in _FILES.values()):
         name = _FILES.get(request.split)
@@ -62,7 +62,7 @@ def load_natural_questions(request: Request) -> Iterator[Example]:
 
 
 def as_question(text: str) -> str:
-    """The query as typed into a search box, with a capital and a question mark."""
+    """Return a search query with a capital and a question mark."""
     text = text.strip()
     return text[:1].upper() + text[1:] + ("" if text.endswith("?") else "?")
 
@@ -97,9 +97,9 @@ def _short_rows(request: Request, name: str) -> Iterator[Record]:
     path = request.file(name)
     with path.open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file)
-        wanted = ("context", "question", "golden_answer")
-        if not set(wanted) <= set(rows.fieldnames or ()):
-            raise DataError(f"{path}: its columns are {rows.fieldnames}; expected {', '.join(wanted)}")
+        expected = ("context", "question", "golden_answer")
+        if not set(expected) <= set(rows.fieldnames or ()):
+            raise DataError(f"{path}: its columns are {rows.fieldnames}; expected {', '.join(expected)}")
         for row in rows:
             yield f"{name}: the record that ends on line {rows.line_num}", row
 

@@ -5,7 +5,7 @@
     {"id": "RelNeg-OWA-D2-1234", "theory": "The bear eats the dog. The bear eats the squirrel. [...]", "questions":
      {"Q1": {"question": "The bear sees the rabbit.", "answer": true, ...}, "Q2": {..., "answer": "Unknown", ...}}, ...}
 
-And, where that is not there, ``{train,dev,test}.json``, a question an entry (depth 5):
+Where that is missing, ``{train,dev,test}.json``, a question an entry (depth 5):
 
     [{"id": "ProofWriter_AttNoneg-OWA-D5-1041_Q1", "context": "Bob is cold. Bob is quiet. [...]",
       "question": "Based on the above information, is the following statement true, false, or unknown? Charlie is
@@ -45,7 +45,7 @@ CARD = Card(
 
 @register("proofwriter", CARD)
 def load_proofwriter(request: Request) -> Iterator[Example]:
-    """The whole theory as knowledge, relevant or not, a statement as input, its class as target."""
+    """Return the whole theory as knowledge, a statement as input, its class as target."""
     part = _PARTS[request.split]
     original = f"OWA/depth-{request.options['depth']}/meta-{part}.jsonl"
     if not request.there(original) and request.there(f"{part}.json"):
@@ -54,11 +54,11 @@ def load_proofwriter(request: Request) -> Iterator[Example]:
 
 
 def _theory(row: dict[str, Any]) -> Iterator[Example]:
-    for asked in row["questions"].values():
-        label = str(asked["answer"])
+    for question in row["questions"].values():
+        label = str(question["answer"])
         if label not in CARD.labels:
             raise ValueError(f"answer {label!r} is none of {', '.join(CARD.labels)}")
-        yield Example((row["theory"],), asked["question"], label, label)
+        yield Example((row["theory"],), question["question"], label, label)
 
 
 def _question(entry: dict[str, Any]) -> Iterator[Example]:

@@ -40,13 +40,13 @@ CARD = Card(
 
 @register("quasar_t", CARD)
 def load_quasar_t(request: Request) -> Iterator[Example]:
-    """The first results of the search as knowledge, question and answer; the two files are joined by ``uid``.
+    """Yield the first results of the search as knowledge, question and answer; two files are joined by ``uid``.
 
-    Only the questions are held in memory. As in the paper, the answer need not stand in the results.
+    Only the questions are held in memory. As in the paper, the results need not contain the answer.
     """
-    wanted = request.options["contexts"]
-    if wanted < 1:
-        raise DataError(f"option contexts of source 'quasar_t' is {wanted}; expected at least 1")
+    number = request.options["contexts"]
+    if number < 1:
+        raise DataError(f"option contexts of source 'quasar_t' is {number}; expected at least 1")
     questions_file, contexts_file = (path.format(_PARTS[request.split]) for path in _PATHS)
     questions = dict(
         request.convert(
@@ -56,8 +56,8 @@ def load_quasar_t(request: Request) -> Iterator[Example]:
 
     def join(row: dict[str, Any]) -> Iterator[Example]:
         question, answer = questions.pop(str(row["uid"]))
-        found = tuple(text for _, text in row["contexts"] if text.strip())
-        yield Example(found[:wanted], question, answer)
+        texts = tuple(text for _, text in row["contexts"] if text.strip())
+        yield Example(texts[:number], question, answer)
 
     yield from request.convert(request.lines(contexts_file), join)
     for uid in questions:

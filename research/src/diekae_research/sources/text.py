@@ -1,13 +1,13 @@
-"""Any folder of documents: what they say next follows from what they said before.
+"""Any folder of documents: earlier sentences are the knowledge of later ones.
 
-The documents are ``.txt`` and ``.md`` files, at any depth. Each gives some windows, one after the other:
+The documents are ``.txt`` and ``.md`` files, at any depth. Each yields some windows, one after the other:
 
     knowledge: The Ondrel Bridge crosses the Ondrel where the old ferry used to land. [...] It opened in 1932.
     input:     Its architect had not lived to see it.
     target:    She had died in the winter before, of a cold caught on the scaffold.
 
-Nothing is asked, so this is training data for the difference and distillation objectives: a reader of K goes on in
-another way than one who has only the input. Licence: that of your documents.
+These examples are for the objectives `difference` and distillation: the decoder continues the input in another way
+with K than without. Licence: that of your documents.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SUFFIXES = (".txt", ".md")
 _GAP = re.compile(r"(?:(?<=[.!?…])|(?<=[.!?…][\"'”’»)\]]))\s+|\n\s*\n\s*")
 """Between two sentences: white space after a full stop, or an empty line."""
 _FEWEST = 4
-"""Words below which a stretch is no sentence: numbers of a list, abbreviations and headings join what follows."""
+"""Words of a sentence, at least; shorter pieces (list numbers, abbreviations, headings) join the next sentence."""
 CARD = Card(
     title="Your own documents (.txt, .md)",
     licence="yours",
@@ -44,27 +44,27 @@ CARD = Card(
 
 
 class Sentence(NamedTuple):
-    """A stretch of a document, as long as an input may be at most."""
+    """A sentence of a document, or a part of one that is longer than an input may be."""
 
     start: int
     """Its first character."""
     end: int
     """The character after its last one."""
     words: int
-    """Its words, at least one."""
+    """Number of words, at least one."""
     last: bool
     """Whether a paragraph ends with it."""
 
 
 @register("text", CARD)
 def load_text(request: Request) -> Iterator[Example]:
-    """The windows of all documents of a part; a document belongs to the part that its path below the folder hashes to.
+    """Return the windows of a part's documents; a hash of a document's path decides its part.
 
-    One document is in memory at a time. One that is not UTF-8, or too short for a window, is a bad record.
+    A document that is not UTF-8, or too short for a window, is a bad record.
 
     Raises:
-        DataError: If an option is below 1.
-        MissingData: If the folder holds no document.
+        DataError: An option is below 1.
+        MissingData: The folder holds no document.
     """
     for name in CARD.options:
         if request.options[name] < 1:
@@ -76,16 +76,16 @@ def load_text(request: Request) -> Iterator[Example]:
             text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise DataError(f"not UTF-8 (byte {error.start})") from error
-        found = windows(text, *lengths, most=int(request.options["windows"]))
-        if not found:
-            raise DataError("shorter than three sentences: nothing continues it")
-        return found
+        examples = windows(text, *lengths, most=int(request.options["windows"]))
+        if not examples:
+            raise DataError("shorter than three sentences")
+        return examples
 
     return request.convert(_documents(request), read)
 
 
 def _documents(request: Request) -> Iterator[tuple[str, Path]]:
-    """The paths of the part's documents, in the order of their names below the folder."""
+    """Yield the name below the folder and the path of each of the part's documents, ordered by name."""
     folder = request.path("documents (.txt, .md)").parent
     paths = {
         path.relative_to(folder).as_posix(): path
@@ -94,57 +94,56 @@ def _documents(request: Request) -> Iterator[tuple[str, Path]]:
     }
     if not paths:
         raise MissingData(f"source 'text': no {' or '.join(SUFFIXES)} file in {folder}; it is read from {CARD.origin}")
-    for place in sorted(paths):
-        if split_of(place) == request.split:
-            yield place, paths[place]
+    for name in sorted(paths):
+        if split_of(name) == request.split:
+            yield name, paths[name]
 
 
 def windows(text: str, knowledge: int, input: int, target: int, *, most: int) -> list[Example]:
-    """Cut a document into examples, from its beginning on.
+    """Cut a document into examples, from its beginning.
 
     Args:
         text: The document.
         knowledge: Words of K, at most. It ends with a paragraph if one ends in its last third.
         input: Words of the one or two sentences after K, at most.
         target: Words of the sentence after these, at most.
-        most: Examples, at most. A window that does not begin the document and has less than a quarter of K's words is
-            none.
+        most: Examples, at most. Later windows with less than a quarter of K's words are left out.
 
     Returns:
         The examples; none if the document has fewer than three sentences.
     """
-    rest, found = sentences(text, min(knowledge, input)), list[Example]()
-    while len(rest) >= 3 and len(found) < most:
+    rest, examples = sentences(text, min(knowledge, input)), list[Example]()
+    while len(rest) >= 3 and len(examples) < most:
         size = _knowledge_size(rest[:-2], knowledge)
-        if found and sum(sentence.words for sentence in rest[:size]) < knowledge / 4:
+        if examples and sum(sentence.words for sentence in rest[:size]) < knowledge / 4:
             break
-        known, rest = rest[:size], rest[size:]
+        document, rest = rest[:size], rest[size:]
         both = len(rest) > 2 and rest[0].words + rest[1].words <= input
-        given, said, rest = rest[: 1 + both], rest[1 + both], rest[2 + both :]
-        found.append(
+        asked, answer, rest = rest[: 1 + both], rest[1 + both], rest[2 + both :]
+        examples.append(
             Example(
-                (text[known[0].start : known[-1].end],),
-                one_line(text[given[0].start : given[-1].end]),
-                " ".join(text[said.start : said.end].split()[:target]),
+                (text[document[0].start : document[-1].end],),
+                one_line(text[asked[0].start : asked[-1].end]),
+                " ".join(text[answer.start : answer.end].split()[:target]),
             )
         )
-    return found
+    return examples
 
 
-def _knowledge_size(given: list[Sentence], most: int) -> int:
-    """How many of the sentences, at least one of them, are K."""
+def _knowledge_size(sentences: list[Sentence], most: int) -> int:
+    """Return how many of the sentences are K, at least one."""
     size, words, paragraph = 0, 0, 0
-    while size < len(given) and (not size or words + given[size].words <= most):
-        words += given[size].words
+    while size < len(sentences) and (not size or words + sentences[size].words <= most):
+        words += sentences[size].words
         size += 1
-        if given[size - 1].last and words > most * 2 / 3:
+        if sentences[size - 1].last and words > most * 2 / 3:
             paragraph = size
     return paragraph or size
 
 
 def sentences(text: str, most: int) -> list[Sentence]:
-    """Find the sentences of a text; one of more than ``most`` words counts as several."""
-    text, found, start = text.rstrip(), list[Sentence](), 0
+    """Return the sentences of a text; one of more than ``most`` words is cut into several."""
+    text, parts, start = text.rstrip(), list[Sentence](), 0
     for end, after in [*(gap.span() for gap in _GAP.finditer(text)), (len(text), len(text))]:
         words = list(re.finditer(r"\S+", text[start:end]))
         if not words or (len(words) < _FEWEST and after < len(text)):
@@ -152,7 +151,7 @@ def sentences(text: str, most: int) -> list[Sentence]:
         paragraph = after == len(text) or text.count("\n", end, after) > 1
         for first in range(0, len(words), most):
             part, rest = words[first : first + most], words[first + most :]
-            place = start + part[0].start(), start + part[-1].end()
-            found.append(Sentence(*place, len(part), paragraph and not rest))
+            span = start + part[0].start(), start + part[-1].end()
+            parts.append(Sentence(*span, len(part), paragraph and not rest))
         start = after
-    return found
+    return parts

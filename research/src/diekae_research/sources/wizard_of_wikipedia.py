@@ -8,7 +8,7 @@
                   "checked_passage": {"chosen_topic_0_Science_fiction": "Science fiction"}, ...},
                  {"speaker": "1_Apprentice", "text": "I'm a huge fan of science fiction myself! ", ...}, ...]}]
 
-Or, where none of them is there, ``turns-544.csv``, single turns of the validation data, divided by a hash of the topic:
+Where all of them are missing, ``turns-544.csv``, single turns of the validation data, divided by a hash of the topic:
 
     episode_idx,round,topic,message,knowledge,gold
     9,4,Penguin Random House,What else do you know about the merger?,"Random House and Penguin Group, the parent
@@ -31,7 +31,7 @@ from diekae_research.data.request import Record, Request
 from diekae_research.sources import register
 
 _TURNS = "turns-544.csv"
-_ADMIRED = 4
+_GOOD = 4
 _NONE = "no_passages_used"
 CARD = Card(
     title="Wizard of Wikipedia (Dinan et al., 2019)",
@@ -57,38 +57,37 @@ CARD = Card(
 
 @register("wizard_of_wikipedia", CARD)
 def load_wizard_of_wikipedia(request: Request) -> Iterator[Example]:
-    """What the wizard says: persona and the sentence it chose as knowledge, the talk so far as input.
+    """Return what the wizard says: persona and the sentence it chose as knowledge, the talk so far as input.
 
-    A turn that used no passage leaks: the paper makes its knowledge from the answer (by paraphrase; here it is the
-    answer).
+    A turn that used no passage leaks: the paper paraphrases the answer as its knowledge; here the answer is used.
     """
     ending = "random_split" if request.options["seen_topics"] else "topic_split"
     names = {"train": "train.json", "validation": f"valid_{ending}.json", "test": f"test_{ending}.json"}
     if request.there(_TURNS) and not any(request.there(name) for name in names.values()):
         turns = request.convert(_rows(request), _turn)
         return (example for topic, example in turns if split_of(topic) == request.split)
-    rated = 0 if request.options["all_ratings"] else _ADMIRED
+    least = 0 if request.options["all_ratings"] else _GOOD
     return request.convert(
         request.entries(names[request.split]),
-        lambda entry: _wizard(entry) if entry["wizard_eval"] >= rated else (),
+        lambda entry: _wizard(entry) if entry["wizard_eval"] >= least else (),
     )
 
 
 def _wizard(entry: dict[str, Any]) -> Iterator[Example]:
-    said: list[tuple[str, str]] = []
+    talk: list[tuple[str, str]] = []
     for turn in entry["dialog"]:
         speaker = "wizard" if "wizard" in turn["speaker"].lower() else "apprentice"
         text = one_line(turn["text"])
         if text and speaker == "wizard":
             chosen = _chosen(turn)
             knowledge = (one_line(entry["persona"]), chosen or text)
-            yield Example(tuple(filter(None, knowledge)), dialogue(said, "wizard"), text, leaks=not chosen)
+            yield Example(tuple(filter(None, knowledge)), dialogue(talk, "wizard"), text, leaks=not chosen)
         if text:
-            said.append((speaker, text))
+            talk.append((speaker, text))
 
 
 def _chosen(turn: dict[str, Any]) -> str:
-    """The sentence the wizard chose, or the passage where no sentence is named; empty if it used none."""
+    """Return the sentence the wizard chose, or the passage if no sentence is named; empty if it used none."""
     for checked in (turn["checked_sentence"], turn["checked_passage"]):
         if _NONE in checked:
             return ""

@@ -32,7 +32,7 @@ CARD = Card(
 
 @register("zsre", CARD)
 def load_zsre(request: Request) -> Iterator[Example]:
-    """The question with its new answer as knowledge, the question as input, the new answer as target.
+    """Yield the question with its new answer as knowledge, the question as input, the new answer as target.
 
     The subject's hash puts 80 / 10 / 10 % into train, validation and test; an edit that occurs twice counts once.
     """

@@ -1,4 +1,4 @@
-"""The paper's tables and figures, measured rightly; one file each, a command for all: `diekae-research reproduce`."""
+"""The paper's tables and figures, one file each, and the command that measures them: `diekae-research reproduce`."""
 
 from diekae_research.tables.lab import Lab
 from diekae_research.tables.plan import Plan

@@ -1,7 +1,7 @@
-"""Cells: one measurement each, kept as a file, so that a table that was cut off goes on where it stopped.
+"""Cells: one measurement each, kept as a file, so that an interrupted table continues where it stopped.
 
-A cell's file is named by a digest of everything that its result depends on: its settings, the library's version and
-source, the packages beneath, and the machine. What changes leads to another name, so a stale result is never read.
+A digest of everything that a result depends on names its file: settings, versions, source code and machine. A change
+of any of them leads to another file, so no outdated result is read.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,26 +18,27 @@ from diekae.data.prompt import Prompt
 from diekae_research.provenance import key_of, write_json
 
 LAYOUT = 2
-"""Raised whenever a cell's result holds something else, so that older files are not read any more."""
+"""Version of the results' form. Raise it whenever a result holds something else, so that older files are not read."""
 Result = dict[str, Any]
+"""JSON values."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One measurement: what it depends on, about how much work it is, and how it is done."""
+    """One measurement."""
 
     name: str
-    """For the display and the file: ``table1-lora``."""
+    """Shown to the user and part of the file's name: ``augment-lora``."""
     settings: Mapping[str, Any]
     """All that the result depends on, as JSON values."""
     work: float
-    """Tokens through the decoder, forward, that the measurement is worth; for the estimate alone."""
+    """Estimated cost in decoder tokens; used only for the estimate of the time left."""
     measure: Callable[[], Result]
-    """Makes the result, as JSON values."""
+    """Computes the result."""
 
     @property
     def key(self) -> str:
-        """Return the digest of the settings and of what measures."""
+        """Return the digest of the settings, the code, the versions and the machine."""
         return key_of({**self.settings, "layout": LAYOUT})
 
 
@@ -46,37 +46,33 @@ class Cells:
     """The cells of one folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Name the folder; it is made when the first cell is written."""
+        """Name the folder; the first result creates it."""
         self.folder = folder
-        self.seconds: dict[str, float] = {}
-        """Seconds of each cell that was measured in this process, by file name."""
 
     def path(self, cell: Cell) -> Path:
-        """Return where a cell's result lies, or will lie."""
+        """Return the path of a cell's result, whether or not it exists."""
         return self.folder / f"{cell.name}-{cell.key}.json"
 
     def find(self, cell: Cell) -> Result | None:
-        """Return a result that was measured before; None if there is none that can be read."""
+        """Return a result that was measured before; None if no readable one exists."""
         try:
-            found: Result = json.loads(self.path(cell).read_text())["result"]
+            result: Result = json.loads(self.path(cell).read_text())["result"]
         except (OSError, ValueError, KeyError):
             return None
-        return found
+        return result
 
     def get(self, cell: Cell) -> Result:
-        """Return a cell's result, measured now if it was not before."""
-        found = self.find(cell)
-        if found is None:
-            start = time.perf_counter()
-            found = cell.measure()
-            self.seconds[self.path(cell).name] = time.perf_counter() - start
-            write_json(self.path(cell), {"name": cell.name, "settings": dict(cell.settings), "result": found})
-        return found
+        """Return a cell's result, and measure it first if it was not measured before."""
+        result = self.find(cell)
+        if result is None:
+            result = cell.measure()
+            write_json(self.path(cell), {"name": cell.name, "settings": dict(cell.settings), "result": result})
+        return result
 
 
 def digest_prompts(prompts: Sequence[Prompt]) -> str:
     """Return a short digest of prompts in their order."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for prompt in prompts:
-        found.update(repr(dataclasses.astuple(prompt)).encode())
-    return found.hexdigest()[:12]
+        digest.update(repr(dataclasses.astuple(prompt)).encode())
+    return digest.hexdigest()[:12]

@@ -18,16 +18,12 @@ PAPER = {
 _NOTES = (
     "Cross-entropy of the targets on the validation examples, nats a token; the best checkpoint is used.",
     "Both are trained on the same examples in the same order; the first has seen them once more, as differences. Its "
-    "peak learning rate is a tenth of the other's, for it starts from a trained bank.",
+    "peak learning rate is a tenth of the other's, because it starts from a trained bank.",
 )
 
 
 def cells(lab: Lab) -> list[Cell]:
-    """Return the two runs; table 1 may have measured the first.
-
-    Raises:
-        DataError: No data set is at hand.
-    """
+    """Return the two runs; table 1 may have measured the first."""
     sets = lab.present(SETS)
     return [augmentation(lab, method, sets) for method in METHODS]
 
@@ -38,15 +34,15 @@ def losses(log: Sequence[Mapping[str, float]]) -> list[tuple[float, float]]:
 
 
 def report(lab: Lab, results: Sequence[Result]) -> Report:  # noqa: ARG001
-    """Draw both losses, and name the best of each."""
+    """Draw both losses, and list the best of each."""
     curves, rows = [], []
-    for (method, label), found in zip(METHODS.items(), results, strict=True):
-        points = losses(found["log"])
-        epochs = {line["step"]: line.get("epoch") for line in found["log"]}
-        best = min(points, key=lambda point: point[1])
+    for (method, label), result in zip(METHODS.items(), results, strict=True):
+        points = losses(result["log"])
+        epochs = {line["step"]: line.get("epoch") for line in result["log"]}
+        step, loss = min(points, key=lambda point: point[1])
         curves.append(Curve(label, points))
-        cells = [number(points[0][1], 3), number(best[1], 3), f"{best[0]:.0f}", number(epochs[best[0]])]
-        rows.append([label, *cells, number(points[-1][1], 3), PAPER[method]])
+        best = [number(points[0][1], 3), number(loss, 3), f"{step:.0f}", number(epochs[step])]
+        rows.append([label, *best, number(points[-1][1], 3), PAPER[method]])
     columns = ("run", "first loss", "best loss", "at step", "at epoch", "last loss", "paper")
     panel = Panel("Fine-tuning, with and without the difference stage", "step", "validation loss, nats a token", curves)
     return Report([Sheet(TITLE, columns, rows, _NOTES)], [panel])

@@ -1,16 +1,16 @@
-"""What a reproduction measures: every choice of `diekae-research reproduce` in one place, checked before anything runs."""
+"""What a reproduction measures: all choices of `diekae-research reproduce`, checked before anything runs."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from diekae.config import DiekaeConfig
-from diekae.data.example import nearest
 from diekae.models import settled_dtype
+from diekae.suggest import did_you_mean
 from diekae.training.config import PRECISIONS
 from diekae_research.methods import method_names
 from diekae_research.sources import source_card
@@ -18,16 +18,17 @@ from diekae_research.sources import source_card
 EVALUATIONS = 8
 """Validations of a training run: the points of figure 3."""
 QUESTION_SETS = ("dream", "natural_questions", "quasar_t", "zsre", "facts")
-"""Sets whose targets are answers: they are asked in the format ``qa``, in which an answer ends, and what is generated
-is compared with the target. Others keep the bank's format."""
+"""Data sets whose targets are answers. They use the format ``qa``, in which an answer ends with its line, and generated
+answers are compared with the targets. All other sets use the bank's format."""
+_LEAST = {"train_examples": 1, "limit": 2, "longest": 1, "context": 1, "batch_size": 1}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes and choices of all tables; the defaults suit a 135M decoder, two slow cores and an hour for table 1."""
+    """Sizes and choices of all tables. The defaults suit a 135M decoder, two slow cores and an hour for table 1."""
 
     data: Path
-    """Folder with one folder a data set, each in its publisher's layout."""
+    """Folder with a folder for each data set, as its publisher lays it out."""
     model: str = "smollm2"
     """Name or folder of the decoder."""
     train_examples: int = 200
@@ -37,34 +38,35 @@ class Plan:
     epochs: float = 2.0
     """Passes over the training examples; table 3 makes at least the paper's five."""
     longest: int = 256
-    """Examples whose knowledge has more tokens are left out, of training and of scoring."""
+    """Longest knowledge in tokens; longer examples are left out of training and scoring."""
     context: int = 2048
-    """Tokens of the longest context in table 4, cut to the decoder's window; the paper goes up to 2048."""
+    """Longest context of table 4 in tokens, cut to the decoder's window; the paper's longest is 2048."""
     methods: tuple[str, ...] = ()
     """Methods in place of a table's own, in order; D(x) and D(K, x) are always measured."""
     sets: tuple[str, ...] = ()
     """Data sets in place of a table's own, in order."""
     preset: str = "default"
-    """What a bank is: ``default``, ``attention`` or ``paper``, as :meth:`diekae.config.DiekaeConfig.preset`."""
+    """Preset of the bank: ``default``, ``attention`` or ``paper``, as :meth:`diekae.config.DiekaeConfig.preset`."""
     template: str | None = None
-    """Text around K for every method, D(K, x) among them; ``{knowledge}`` is replaced. None keeps the preset's."""
+    """Text around K for every method, D(K, x) included; ``{knowledge}`` is replaced. None is the preset's."""
     learning_rates: Mapping[str, float] = field(default_factory=dict)
-    """Peak learning rate of a method, by name; a method that is not named takes its own default."""
+    """Peak learning rates by method; other methods use their own default."""
     dtype: str = "auto"
-    """Type of the decoder's weights: ``bf16``, ``fp32``, or ``auto``: what is fast on the device, as
-    :func:`diekae.models.fast_dtype` says."""
+    """Type of the decoder's weights: ``bf16``, ``fp32``, or ``auto``: the type that is fast on the device, see
+    :func:`diekae.models.fast_dtype`."""
     seed: int = 0
-    """Decides subsets, initial weights, order and resamples."""
+    """Seed of subsets, initial weights, order and resamples."""
     batch_size: int = 16
-    """Examples a training step, a few at a time, and a scoring pass."""
+    """Examples of a training step, which sees a few at a time, and of a scoring pass."""
 
     def __post_init__(self) -> None:
         """Check every field.
 
         Raises:
-            ValueError: A number is out of range, or a name is not known; the nearest known one is named.
+            ValueError: A number is out of range, or a name is unknown; the error suggests the nearest known name.
+            FileNotFoundError: The data folder does not exist.
         """
-        for name, least in (("train_examples", 1), ("limit", 2), ("longest", 1), ("context", 1), ("batch_size", 1)):
+        for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {least}.")
         if self.epochs <= 0:
@@ -74,42 +76,43 @@ class Plan:
                 f"no folder {str(self.data)!r}; expected one that holds a folder for each data set, such as dream/, as "
                 "`diekae-research data download` fetches it."
             )
-        known = method_names()
         for method in (*self.methods, *self.learning_rates):
-            if method not in known:
-                raise ValueError(f"unknown method {method!r}{nearest(method, known)}; there are {', '.join(known)}")
-        for name, rate in self.learning_rates.items():
+            _check_name("method", method, method_names())
+        for method, rate in self.learning_rates.items():
             if rate <= 0:
-                raise ValueError(f"learning_rates[{name!r}]={rate} must be positive.")
+                raise ValueError(f"learning_rates[{method!r}]={rate} must be positive.")
         for name in self.sets:
             source_card(name)
-        if self.dtype not in PRECISIONS:  # what is trained computes in the decoder's type
-            near = nearest(self.dtype, PRECISIONS)
-            raise ValueError(f"unknown dtype {self.dtype!r}{near}; there are {', '.join(PRECISIONS)}")
-        assert self.config, "a wrong preset or template is said here"
+        _check_name("dtype", self.dtype, PRECISIONS)  # what is trained computes in the decoder's type
+        assert self.config, "building the configuration checks preset and template"
 
     @property
     def config(self) -> DiekaeConfig:
-        """Return what a bank is.
+        """Return the configuration of the bank.
 
         Raises:
-            ValueError: The preset is not known, or the template has no place for K.
+            ValueError: The preset is unknown, or the template lacks ``{knowledge}``.
         """
         return DiekaeConfig.preset(self.preset, **({} if self.template is None else {"template": self.template}))
 
     @property
     def validation_examples(self) -> int:
-        """Return how many examples of each data set choose checkpoints: an eighth of the training examples, or 8."""
+        """Return the number of examples of each data set that choose checkpoints."""
         return max(8, self.train_examples // 8)
 
     def on(self, device: str) -> Plan:
-        """Return the plan with the type of the weights decided for a device."""
+        """Return the plan with ``dtype`` decided for a device."""
         return dataclasses.replace(self, dtype=settled_dtype(self.dtype, device))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values, without the folders of one machine, which say nothing to a reader."""
+        """Return plain JSON values without this machine's folders."""
         values = dataclasses.asdict(self)
         values["methods"], values["sets"] = list(self.methods), list(self.sets)
         del values["data"]
         values["model"] = Path(self.model).name
         return values
+
+
+def _check_name(kind: str, name: str, names: Sequence[str]) -> None:
+    if name not in names:
+        raise ValueError(f"unknown {kind} {name!r}; there are {', '.join(names)}.{did_you_mean(name, names)}")

@@ -1,4 +1,4 @@
-"""The difference stage alone (paper, section 3.2): how each layer's loss falls.
+"""The difference stage alone (paper, section 3.2): how the loss of each layer falls.
 
 Figure 4 draws it, and table 5 chooses layers by it.
 """
@@ -11,48 +11,45 @@ from typing import NamedTuple
 import torch
 
 from diekae.config import DiekaeConfig, resolve_layers
-from diekae.data.prompt import Prompt, collate, to_device
+from diekae.data.batch import collate, to_device
+from diekae.data.prompt import Prompt
 from diekae.differences import collect
 from diekae.inject.hookpoints import find_blocks, find_hookpoints
 from diekae.inject.hooks import frozen
 from diekae_research.methods import fit
-from diekae_research.tables.augment import cost, read_log, training_work
 from diekae_research.tables.cells import Cell, Result
+from diekae_research.tables.fits import cost, read_log, training_work
 from diekae_research.tables.lab import Lab
 
 PREFIX = "eval_unexplained/layer_"
-"""How the trainer names a layer's unexplained share on the validation examples."""
+"""Prefix of a layer's unexplained share in the trainer's log."""
+
+
+class DifferenceSizes(NamedTuple):
+    """The size of the differences by layer, in the decoder's own units."""
+
+    squares: dict[str, float]
+    """Mean square: the loss of an encoder whose output is zero."""
+    variances: dict[str, float]
+    """Mean square about their own mean: the whole that an unexplained share refers to."""
 
 
 def pretraining(lab: Lab, train: Sequence[Prompt], validation: Sequence[Prompt], config: DiekaeConfig) -> Cell:
-    """Return the cell of one run on differences; its result has ``log``, ``cost``, ``squares`` and ``variances``.
+    """Return the cell of one run on differences.
 
-    Args:
-        lab: Where.
-        train: To learn from.
-        validation: What the losses are of.
-        config: What the bank is.
+    Its result has ``log``, ``cost``, ``squares`` and ``variances``. The validation examples give the losses.
     """
     task = lab.task(train, validation, config=config)
 
     def measure() -> Result:
-        found = fit("ours", task)
+        fitted = fit("ours", task)
         sizes = measure_sizes(lab, validation, config)
-        return {"log": read_log(task.place("ours")), "cost": cost(found), **sizes._asdict()}
+        return {"log": read_log(task.place("ours")), "cost": cost(fitted), **sizes._asdict()}
 
     return Cell("pretraining", lab.settings("ours", task), training_work("ours", task), measure)
 
 
-class Sizes(NamedTuple):
-    """How large the differences of each layer are, by layer, in the decoder's own units."""
-
-    squares: dict[str, float]
-    """Mean square: the loss of an encoder that says nothing."""
-    variances: dict[str, float]
-    """Mean square about their own mean: what an unexplained share is a share of."""
-
-
-def measure_sizes(lab: Lab, prompts: Sequence[Prompt], config: DiekaeConfig) -> Sizes:
+def measure_sizes(lab: Lab, prompts: Sequence[Prompt], config: DiekaeConfig) -> DifferenceSizes:
     """Measure the differences of some prompts."""
     layers = resolve_layers(config.layers, len(find_blocks(lab.decoder)))
     points = find_hookpoints(lab.decoder, layers, config.site)
@@ -61,23 +58,25 @@ def measure_sizes(lab: Lab, prompts: Sequence[Prompt], config: DiekaeConfig) -> 
         for start in range(0, len(prompts), lab.plan.batch_size):
             rows = prompts[start : start + lab.plan.batch_size]
             batch = to_device(collate(rows, scope=config.scope, anchor=config.anchor), lab.decoder.device)
-            found = collect(lab.decoder, points, batch, kind=config.difference)
-            kept = found.targets[:, found.receives].double().cpu()
-            squares, sums = squares + kept.square().mean(-1).sum(1), sums + kept.sum(1)
-            count += kept.shape[1]
-    variances = squares / count - (sums / count).square().mean(-1)
-    by_layer = [dict(zip(map(str, layers), each.tolist(), strict=True)) for each in (squares / count, variances)]
-    return Sizes(*by_layer)
+            collected = collect(lab.decoder, points, batch, kind=config.difference)
+            targets = collected.targets[:, collected.receives].double().cpu()
+            squares, sums = squares + targets.square().mean(-1).sum(1), sums + targets.sum(1)
+            count += targets.shape[1]
+    means = squares / count
+    variances = means - (sums / count).square().mean(-1)
+    names = [str(layer) for layer in layers]
+    return DifferenceSizes(*(dict(zip(names, values.tolist(), strict=True)) for values in (means, variances)))
 
 
 def shares(log: Sequence[Mapping[str, float]]) -> dict[int, list[tuple[float, float]]]:
-    """Return each layer's (step, unexplained share) on validation."""
-    found: dict[int, list[tuple[float, float]]] = {}
+    """Return each layer's (step, unexplained share) on the validation examples."""
+    by_layer: dict[int, list[tuple[float, float]]] = {}
     for line in log:
         for name, value in line.items():
-            if name.startswith(PREFIX) and name.removeprefix(PREFIX).isdigit():
-                found.setdefault(int(name.removeprefix(PREFIX)), []).append((line["step"], value))
-    return found
+            layer = name.removeprefix(PREFIX)
+            if name.startswith(PREFIX) and layer.isdigit():
+                by_layer.setdefault(int(layer), []).append((line["step"], value))
+    return by_layer
 
 
 def last_shares(log: Sequence[Mapping[str, float]]) -> dict[int, float]:

@@ -1,6 +1,6 @@
-"""One row of table 4, measured in a process that does nothing else: ``python -m diekae_research.tables.probe '{…}'``.
+"""One measurement of table 4 in a new process: ``python -m diekae_research.tables.probe '{…}'``.
 
-The C library's allocator is left as it is, for one that is told to keep freed memory shows other peaks.
+The process leaves the C library's allocator as it is. An allocator that keeps freed memory would change the peaks.
 """
 
 from __future__ import annotations
@@ -22,94 +22,89 @@ from diekae.run.score import lay_out
 from diekae_research.evaluation.peak_memory import peak_memory
 
 INPUT_TOKENS = 10
-"""Tokens of x: what the paper takes for an example input (section 5.4)."""
+"""|x|: the paper's example input (section 5.4)."""
 OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError", "can't allocate memory")
-"""What a process says that asked for more than there is; one that the system killed says nothing."""
-WAYS = ("bare", "prompted", "ours", "ours_prepared")
-"""D(x); D(K, x); ours, K read in the same call; ours, K prepared before."""
+"""Signs of a process that ran out of memory. One that the system killed prints nothing."""
 
 
 @dataclass(frozen=True)
-class Row:
+class PeakRequest:
     """What is measured."""
 
     model: str
     """Name or folder of the decoder."""
     way: str
-    """One of :data:`WAYS`."""
+    """``bare``: D(x). ``prompted``: D(K, x). ``ours``: a bank that reads K in the measured call. ``ours_prepared``: a
+    bank with K prepared before."""
     tokens: int
-    """Tokens of the context: anchor, K and x together."""
+    """Length of the context in tokens: anchor, K and x together."""
     encoder: str
-    """``reader`` or ``token``; of no account for D."""
+    """Encoder of the bank; unused by ``bare`` and ``prompted``."""
     preset: str
-    """What the bank is besides."""
+    """Preset of the bank."""
     device: str
-    """Where."""
+    """Where the decoder runs."""
     dtype: str = "bf16"
-    """Type of the decoder's weights, as :attr:`diekae_research.tables.plan.Plan.dtype`, decided."""
+    """Type of the decoder's weights: ``bf16`` or ``fp32``."""
 
 
-def probe(row: Row) -> dict[str, int]:
-    """Measure a row in a fresh process.
+def probe(request: PeakRequest) -> dict[str, int]:
+    """Measure in a new process.
 
     Returns:
-        ``peak`` and ``added`` in bytes; nothing where there is not enough memory.
+        ``peak`` and ``added`` in bytes; empty if there is not enough memory.
 
     Raises:
-        RuntimeError: The process failed otherwise; with the end of what it said.
+        RuntimeError: The process failed for another reason; the message has its last line.
     """
-    command = [sys.executable, "-m", __name__, json.dumps(asdict(row))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode == -signal.SIGKILL or any(sign in done.stderr for sign in OUT_OF_MEMORY):
+    command = [sys.executable, "-m", __name__, json.dumps(asdict(request))]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode == -signal.SIGKILL or any(sign in process.stderr for sign in OUT_OF_MEMORY):
         return {}
-    if done.returncode:
-        said = done.stderr.strip().splitlines()[-1:] or ["nothing"]
-        raise RuntimeError(f"measuring {row.way} at {row.tokens} tokens ended with {done.returncode}: {said[0]}")
-    found: dict[str, int] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+    if process.returncode:
+        last_line = (process.stderr.strip().splitlines() or ["nothing"])[-1]
+        what = f"measuring {request.way} at {request.tokens} tokens"
+        raise RuntimeError(f"{what} ended with {process.returncode}: {last_line}")
+    peaks: dict[str, int] = json.loads(process.stdout.strip().splitlines()[-1])
+    return peaks
 
 
-def measure(row: Row) -> dict[str, int]:
-    """Measure a row in this process."""
-    decoder, tokenizer = load_decoder(row.model, dtype=DTYPES[row.dtype], device=row.device)
-    config = DiekaeConfig.preset(row.preset)
-    if config.encoder != row.encoder:
-        config = DiekaeConfig.preset(row.preset, encoder=row.encoder, encoder_options={})
+def measure(request: PeakRequest) -> dict[str, int]:
+    """Measure in this process."""
+    decoder, tokenizer = load_decoder(request.model, dtype=DTYPES[request.dtype], device=request.device)
+    config = DiekaeConfig.preset(request.preset)
+    if config.encoder != request.encoder:
+        config = DiekaeConfig.preset(request.preset, encoder=request.encoder, encoder_options={})
     model = DiekaeModel(decoder, config, tokenizer)
-    call = _call(model, _prompt(model, row.tokens), row.way)
-    if row.tokens > 2 * INPUT_TOKENS:  # what the first call of all allocates for good is no part of this one
+    call = _make_call(model, request.tokens, request.way)
+    if request.tokens > 2 * INPUT_TOKENS:  # what the first call allocates for good is not part of the measured call
         with torch.no_grad():
-            _call(model, _prompt(model, 2 * INPUT_TOKENS), row.way)()
-    found = peak_memory(call, row.device)
-    return {"peak": found.peak, "added": found.added}
+            _make_call(model, 2 * INPUT_TOKENS, request.way)()
+    memory = peak_memory(call, request.device)
+    return {"peak": memory.peak, "added": memory.added}
 
 
-def _call(model: DiekaeModel, prompt: Prompt, way: str) -> Callable[[], object]:
-    """Return a call that reads the context and predicts the next token, keys and values kept as generation needs."""
+def _make_call(model: DiekaeModel, tokens: int, way: str) -> Callable[[], object]:
+    """Return a call that reads a context of any tokens and predicts the next, with the cache that generation needs."""
+    knowledge = (5,) * (tokens - INPUT_TOKENS - len(model.anchor))
+    prompt = Prompt(model.anchor, knowledge, (6,) * INPUT_TOKENS, ())
+    batch = lay_out(model, [prompt])
 
     def read(ids: torch.Tensor) -> object:
         return model.decoder(input_ids=ids, use_cache=True, logits_to_keep=1)
 
-    batch = lay_out(model, [prompt])
     if way in ("bare", "prompted"):
         return lambda: read(batch["input_ids" if way == "bare" else "full_ids"])
     with torch.no_grad():
-        ready = model.prepare_prompts([prompt]) if way == "ours_prepared" else None
+        prepared_before = model.prepare_prompts([prompt]) if way == "ours_prepared" else None
 
-    def injected() -> object:
-        all_prepared = model.prepare_prompts([prompt]) if ready is None else ready
+    def read_with_bank() -> object:
+        all_prepared = model.prepare_prompts([prompt]) if prepared_before is None else prepared_before
         with model.behind(all_prepared, batch["input_ids"]):
             return read(batch["input_ids"])
 
-    return injected
-
-
-def _prompt(model: DiekaeModel, tokens: int) -> Prompt:
-    """Lay out one row whose context has so many tokens; which they are does not matter."""
-    anchor = model.anchor
-    known = tokens - INPUT_TOKENS - len(anchor)
-    return Prompt(anchor, (5,) * known, (6,) * INPUT_TOKENS, ())
+    return read_with_bank
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(Row(**json.loads(sys.argv[1])))))
+    print(json.dumps(measure(PeakRequest(**json.loads(sys.argv[1])))))

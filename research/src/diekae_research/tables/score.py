@@ -1,6 +1,6 @@
-"""What a method is scored with on prompts whose targets are texts: numbers of each example, and seconds a pass.
+"""How a method is scored on prompts with text targets: numbers of each example, and seconds of a pass.
 
-Everything is kept example by example, so that tables compute any figure, and its interval, without running a model.
+Numbers are kept for each example, so that tables can compute any figure and its interval without running a model.
 """
 
 from __future__ import annotations
@@ -32,44 +32,45 @@ def score_texts(
     Args:
         fitted: The method.
         bare: D(x).
-        prompts: What is reported.
-        batch_size: Examples a pass.
-        answer: Whether answers are generated and compared with the target.
-        progress: Told how far it is.
+        prompts: The examples.
+        batch_size: Examples of a pass.
+        answer: Whether to generate answers and compare them with the targets.
+        progress: Called with the progress.
 
     Returns:
-        ``nll`` in nats and ``tokens`` of each target; where examples differ in knowledge, ``nll_other`` with another
-        example's and ``harm``, KL(D(x) ‖ method) under it, in nats; ``exact`` and ``f1`` of answers.
+        ``nll`` in nats and ``tokens`` of each target. If the examples differ in knowledge, also ``nll_other`` with
+        another example's knowledge, and ``harm``, KL(D(x) ‖ method) with it, in nats. With ``answer`` also ``exact``,
+        ``f1`` and ``right``.
     """
-    own = nll(fitted, prompts, batch_size, progress)
-    found: Columns = {"nll": own.total.tolist(), "tokens": own.tokens.tolist()}
+    losses = nll(fitted, prompts, batch_size, progress)
+    columns: Columns = {"nll": losses.total.tolist(), "tokens": losses.tokens.tolist()}
     swapped = swap_knowledge(list(prompts), window(fitted.decoder))
-    if not fitted.knowledge:
-        found |= {"nll_other": found["nll"], "harm": [0.0] * len(prompts)} if fitted.name == "bare" else {}
-    elif swapped is not None:
-        found["nll_other"] = nll(fitted, swapped, batch_size, progress).total.tolist()
-        found["harm"] = harm(bare, fitted, swapped, batch_size, progress).total.tolist()
+    if fitted.name == "bare":
+        columns |= {"nll_other": columns["nll"], "harm": [0.0] * len(prompts)}
+    elif fitted.knowledge and swapped is not None:
+        columns["nll_other"] = nll(fitted, swapped, batch_size, progress).total.tolist()
+        columns["harm"] = harm(bare, fitted, swapped, batch_size, progress).total.tolist()
     if answer:
-        said = score_answers(fitted, prompts, batch_size, progress)
-        found |= {"exact": said.exact.tolist(), "f1": said.f1.tolist(), "right": said.right.tolist()}
-    return found
+        answers = score_answers(fitted, prompts, batch_size, progress)
+        columns |= {"exact": answers.exact.tolist(), "f1": answers.f1.tolist(), "right": answers.right.tolist()}
+    return columns
 
 
 def time_passes(fitted: Fitted, bare: Fitted, prompted: Fitted, prompts: Sequence[Prompt]) -> dict[str, float]:
-    """Return median seconds of one pass over one example, D(x), D(K, x) and the method in turn, warmed up.
+    """Return median seconds of one pass over one example: ``bare``, ``prompted`` and ``method``, timed in turn.
 
-    ``method`` reads x with K prepared where the method prepares it, and ``prepare`` is what that takes, once a K.
+    A bank's ``method`` reads x with prepared knowledge; ``prepare`` is the time to prepare it, once for each K.
     """
     if isinstance(fitted, Injected):
         with torch.no_grad():
-            found = time_all(fitted.model, prompts, None)
+            seconds = time_all(fitted.model, prompts, None)
         names = {"bare": "bare", "prompted": "prompted", "method": "ours", "prepare": "prepare"}
-        return {name: found[way] for name, way in names.items()}
+        return {name: seconds[way] for name, way in names.items()}
     methods = {"bare": bare, "prompted": prompted, "method": fitted}
-    taken = [
+    times = [
         time_in_turn(
             {name: functools.partial(method.target_logits, [prompt]) for name, method in methods.items()}, TIMED_ROUNDS
         )
         for prompt in prompts[:TIMED_EXAMPLES]
     ]
-    return {name: statistics.median(one[name] for one in taken) for name in methods}
+    return {name: statistics.median(seconds[name] for seconds in times) for name in methods}

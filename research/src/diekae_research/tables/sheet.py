@@ -1,4 +1,4 @@
-"""What a table or figure hands over, sheets of text cells and panels of curves; as Markdown and for a console."""
+"""What a table or figure produces: sheets of text cells, for Markdown and the console, and panels of curves."""
 
 from __future__ import annotations
 
@@ -13,47 +13,47 @@ from rich.table import Table
 from diekae_research.evaluation.bootstrap import Interval
 
 NOTHING = "–"
-"""Where a figure is not defined."""
+"""Stands for a figure that is not defined."""
 GAP = 3
 """Characters between two columns of a console table."""
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """One grid."""
+    """A grid of text cells."""
 
     title: str
     """What is shown."""
     columns: tuple[str, ...]
     """Headings."""
     rows: list[list[str]]
-    """As many cells as headings in each."""
+    """Rows, each with as many cells as there are headings."""
     notes: tuple[str, ...] = ()
-    """What a reader needs to read it rightly, a sentence each."""
+    """What a reader must know, one sentence or more each."""
     keys: int = 1
-    """Leading columns that say what a row is of."""
+    """Number of leading columns that name a row."""
 
     def __post_init__(self) -> None:
-        """Check that the grid is one."""
+        """Check the lengths of the rows."""
         assert all(len(row) == len(self.columns) for row in self.rows), f"{self.title}: a row has another length"
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One line."""
+    """One line of a panel."""
 
     label: str
-    """In the legend."""
+    """Its label in the legend."""
     points: list[tuple[float, float]]
     """(x, y), in order."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One drawing of a figure."""
+    """One diagram of a figure."""
 
     title: str
-    """Above it."""
+    """Its heading."""
     x: str
     """Label of the horizontal axis."""
     y: str
@@ -61,17 +61,17 @@ class Panel:
     curves: list[Curve]
     """What is drawn."""
     logarithmic: bool = False
-    """Whether the vertical axis is."""
+    """Whether the vertical axis is logarithmic."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """A table or figure, made."""
+    """The content of one table or figure."""
 
     sheets: list[Sheet]
-    """At least one, figures included, for a drawing alone cannot be quoted."""
+    """At least one, for figures too: a drawing alone cannot be quoted."""
     panels: list[Panel] = field(default_factory=list)
-    """For a figure."""
+    """The diagrams of a figure."""
 
 
 def interval(value: Interval | None, digits: int = 3, scale: float = 1.0) -> str:
@@ -83,7 +83,7 @@ def interval(value: Interval | None, digits: int = 3, scale: float = 1.0) -> str
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """Print a number, with an exponent where it is huge."""
+    """Print a number, with an exponent from 10⁵ on."""
     if value is None or math.isnan(value):
         return NOTHING
     return f"{value:.2e}" if abs(value) >= 1e5 else f"{value:.{digits}f}"
@@ -104,20 +104,21 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def console_tables(sheet: Sheet, width: int) -> list[Table]:
-    """Lay a sheet out for a console of so many characters: what does not fit goes on below."""
-    needed = [max(len(row[place]) for row in (sheet.columns, *sheet.rows)) + GAP for place in range(len(sheet.columns))]
+    """Lay a sheet out for a console of ``width`` characters: columns that do not fit go into a further table below."""
+    widths = [GAP + max(map(len, cells)) for cells in zip(sheet.columns, *sheet.rows, strict=True)]
     keys = list(range(sheet.keys))
     groups: list[list[int]] = [[]]
-    for place in range(sheet.keys, len(sheet.columns)):
-        if groups[-1] and sum(needed[n] for n in (*keys, *groups[-1], place)) > width:
+    for column in range(sheet.keys, len(sheet.columns)):
+        if groups[-1] and sum(widths[n] for n in (*keys, *groups[-1], column)) > width:
             groups.append([])
-        groups[-1].append(place)
-    tables = []
-    for number, group in enumerate(groups):
-        table = Table(title=None if number else escape(sheet.title), title_justify="left", box=SIMPLE_HEAD)
-        for place in (*keys, *group):
-            table.add_column(escape(sheet.columns[place]), justify="left" if place in keys else "right")
+        groups[-1].append(column)
+    tables: list[Table] = []
+    for group in groups:
+        title = None if tables else escape(sheet.title)
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+        for column in (*keys, *group):
+            table.add_column(escape(sheet.columns[column]), justify="left" if column in keys else "right")
         for row in sheet.rows:
-            table.add_row(*(escape(row[place]) for place in (*keys, *group)))
+            table.add_row(*(escape(row[column]) for column in (*keys, *group)))
         tables.append(table)
     return tables

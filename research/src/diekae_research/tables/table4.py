@@ -1,6 +1,6 @@
-"""Table 4: peak memory over the length of the context, every row measured, none summed.
+"""Table 4: peak memory over the length of the context. Every row is measured, none is a sum.
 
-(The paper's rows hold autograd graphs, and its D(E(K, x) + x) is a sum; design, section 7.)
+In the paper, rows hold autograd graphs, and the row D(E(K, x) + x) is a sum (design, section 7).
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from collections.abc import Sequence
 
 from diekae_research.tables.cells import Cell, Result
 from diekae_research.tables.lab import Lab
-from diekae_research.tables.probe import INPUT_TOKENS, Row, probe
-from diekae_research.tables.sheet import Report, Sheet
+from diekae_research.tables.probe import INPUT_TOKENS, PeakRequest, probe
+from diekae_research.tables.sheet import NOTHING, Report, Sheet
 
 TITLE = "Table 4: peak memory over context length"
 SHORTEST = 128
-"""Tokens of the shortest context; the others are doubled up to the longest."""
+"""Tokens of the shortest context; it is doubled up to the longest."""
 LEAST = 32
-"""Tokens of the only context of a decoder whose window, or plan, is shorter than :data:`SHORTEST`."""
+"""Least tokens of a context whose longest length is under :data:`SHORTEST`."""
 ROWS = {
     "D(x)": ("bare", "reader"),
     "D(K,x)": ("prompted", "reader"),
@@ -27,8 +27,9 @@ ROWS = {
     "ours, token": ("ours", "token"),
     "ours, token, K prepared": ("ours_prepared", "token"),
 }
+"""Way and encoder by label."""
 OWN_PRESET = ("attention",)
-"""Encoders that have a preset of their name, for they suit no other site; the plan's preset says the rest of others."""
+"""Encoders that need the preset of their name, because they suit no other site; others use the plan's preset."""
 PAPER = {
     "D(x)": "13.61 at 10",
     "D(K,x)": "16.86 at 512, 20.24 at 1024, out of memory at 2048",
@@ -47,10 +48,10 @@ def lengths(longest: int) -> list[int]:
     """Return 128, 256, … up to the longest."""
     if longest < SHORTEST:
         return [max(LEAST, longest)]
-    found = [SHORTEST]
-    while found[-1] * 2 <= longest:
-        found.append(found[-1] * 2)
-    return found
+    doubled = [SHORTEST]
+    while doubled[-1] * 2 <= longest:
+        doubled.append(doubled[-1] * 2)
+    return doubled
 
 
 def _lengths(lab: Lab) -> list[int]:
@@ -65,16 +66,19 @@ def cells(lab: Lab) -> list[Cell]:
 def _cell(lab: Lab, label: str, tokens: int) -> Cell:
     way, encoder = ROWS[label]
     preset = encoder if encoder in OWN_PRESET else lab.plan.preset
-    row = Row(lab.plan.model, way, tokens, encoder, preset, lab.decoder.device.type, lab.plan.dtype)
+    request = PeakRequest(lab.plan.model, way, tokens, encoder, preset, lab.decoder.device.type, lab.plan.dtype)
     settings = {**lab.identity, "way": way, "tokens": tokens, "encoder": encoder, "preset": preset}
-    return Cell(f"memory-{way}-{encoder}-{tokens}", settings, 2 * tokens + 4000, lambda: dict(probe(row)))
+    return Cell(f"memory-{way}-{encoder}-{tokens}", settings, 2 * tokens + 4000, lambda: dict(probe(request)))
 
 
 def report(lab: Lab, results: Sequence[Result]) -> Report:
     """Lay the peaks out, in MB."""
-    columns, found, rows = _lengths(lab), iter(results), []
+    columns, remaining, rows = _lengths(lab), iter(results), []
     for label in ROWS:
-        measured = [next(found) for _ in columns]
-        cells = [f"{one['added'] / 1e6:.1f} ({one['peak'] / 1e6:,.0f})" if one else "out of memory" for one in measured]
-        rows.append([label, *cells, PAPER.get(label, "–")])
+        peaks = [next(remaining) for _ in columns]
+        rows.append([label, *map(_print_peak, peaks), PAPER.get(label, NOTHING)])
     return Report([Sheet(TITLE, ("method", *(f"{n} tokens" for n in columns), "paper, GB"), rows, _NOTES)])
+
+
+def _print_peak(peak: Result) -> str:
+    return f"{peak['added'] / 1e6:.1f} ({peak['peak'] / 1e6:,.0f})" if peak else "out of memory"

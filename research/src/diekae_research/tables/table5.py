@@ -1,8 +1,8 @@
 """Table 5: which layers receive. The paper's six, all, and those that converged.
 
-A layer has *converged* if, at the end of a run over all layers on differences alone, its encoder leaves less than 90 %
-of its differences' variance unexplained on the validation examples: one that has learned nothing leaves 100 %. (The
-paper calls those diverged whose loss ended above 10⁵, which depends on the decoder's scale.)
+All layers are trained on differences alone. A layer has *converged* if its encoder then leaves less than 90 % of the
+variance unexplained on the validation examples; an encoder that has learned nothing leaves 100 %. In the paper a layer
+has diverged if its loss ended above 10⁵, which depends on the decoder's scale.
 """
 
 from __future__ import annotations
@@ -11,16 +11,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from diekae.config import resolve_layers
-from diekae.evaluation.metrics import perplexity
 from diekae.inject.hookpoints import find_blocks
-from diekae_research.evaluation.bootstrap import Interval
-from diekae_research.tables import figures
-from diekae_research.tables.augment import SETS, augmentation, mixture
+from diekae_research.tables.augment import SETS, augmentation
 from diekae_research.tables.cells import Cell, Result, digest_prompts
 from diekae_research.tables.lab import Lab
 from diekae_research.tables.pretraining import last_shares, pretraining
-from diekae_research.tables.sheet import Report, Sheet, interval, number
-from diekae_research.tables.table1 import joined, mean_paper_perplexity
+from diekae_research.tables.sheet import NOTHING, Report, Sheet, number
+from diekae_research.tables.table1 import QUALITY_COLUMNS, join_references, quality_cells
 
 TITLE = "Table 5: number of encoders"
 METHOD = "ours_finetuned"
@@ -37,28 +34,25 @@ _NOTES = (
 
 
 def cells(lab: Lab) -> list[Cell]:
-    """Return the cells of D(x) and D(K, x), the run that finds what converges, and one for each choice of layers.
-
-    Raises:
-        DataError: No data set is at hand.
-    """
+    """Return the cells of D(x) and D(K, x), of the search for layers that converge, and of each choice of layers."""
     sets = lab.present(SETS)
-    references = [augmentation(lab, name, sets) for name in ("bare", "prompted")]
-    every = dataclasses.replace(lab.config, layers="all")
-    search = pretraining(lab, *mixture(lab, sets), every)
-    chosen = [augmentation(lab, METHOD, sets, dataclasses.replace(every, layers=name)) for name in ("memit", "all")]
-    return [*references, search, chosen[0], _converged(lab, sets, search, chosen[1]), chosen[1]]
+    bare, prompted = (augmentation(lab, name, sets) for name in ("bare", "prompted"))
+    all_layers = dataclasses.replace(lab.config, layers="all")
+    search = pretraining(lab, *lab.mixture(sets), all_layers)
+    memit, every = (
+        augmentation(lab, METHOD, sets, dataclasses.replace(all_layers, layers=name)) for name in ("memit", "all")
+    )
+    return [bare, prompted, search, memit, _converged_cell(lab, sets, search, every), every]
 
 
-def _converged(lab: Lab, sets: Sequence[str], search: Cell, every: Cell) -> Cell:
-    """Return the cell of the layers that converged, which are known only once the search is measured."""
+def _converged_cell(lab: Lab, sets: Sequence[str], search: Cell, every: Cell) -> Cell:
+    """Return the cell of the layers that converged. Only the measured search says which they are."""
 
     def measure() -> Result:
         layers = converged(last_shares(lab.cells.get(search)["log"]))
-        depth = len(find_blocks(lab.decoder))
         if not layers:
             return {"layers": []}
-        if layers == resolve_layers("all", depth):
+        if layers == _resolve(lab, "all"):
             return lab.cells.get(every)
         config = dataclasses.replace(lab.config, layers=layers)
         return {**augmentation(lab, METHOD, sets, config).measure(), "layers": list(layers)}
@@ -72,45 +66,36 @@ def _converged(lab: Lab, sets: Sequence[str], search: Cell, every: Cell) -> Cell
 
 
 def converged(shares: Mapping[int, float]) -> tuple[int, ...]:
-    """Return the layers whose unexplained share, by layer, is under :data:`CONVERGED`."""
+    """Return the layers whose unexplained share is under :data:`CONVERGED`."""
     return tuple(sorted(layer for layer, share in shares.items() if share < CONVERGED))
+
+
+def _resolve(lab: Lab, layers: str) -> tuple[int, ...]:
+    return resolve_layers(layers, len(find_blocks(lab.decoder)))
 
 
 def report(lab: Lab, results: Sequence[Result]) -> Report:
     """Lay out quality and cost of each choice of layers."""
     bare, prompted, _, memit, conv, every = results
-    depth = len(find_blocks(lab.decoder))
-    layers = {
-        "memit": resolve_layers("memit", depth),
-        "conv": conv.get("layers", resolve_layers("all", depth)),
-        "all": resolve_layers("all", depth),
+    conv_layers = conv.get("layers", _resolve(lab, "all"))
+    choices = {
+        "memit": (memit, _resolve(lab, "memit")),
+        "conv": (conv, conv_layers),
+        "all": (every, _resolve(lab, "all")),
     }
     rows = []
-    for name, found in (("memit", memit), ("conv", conv), ("all", every)):
-        paper = " / ".join(number(value) for value in PAPER[name])
-        if "sets" not in found:
-            rows.append([name, "0", *["–"] * 8, paper])
-            continue
-        tables = list(joined(found, bare, prompted).values())
-        nll = figures.mean_nll(tables, seed=lab.plan.seed)
-        assert nll is not None, "a bank is scored on at least one set"
-        rows.append(
-            [
-                name,
-                str(len(layers[name])),
-                interval(nll),
-                interval(Interval(*map(perplexity, nll)), 2),
-                number(mean_paper_perplexity(tables, lab.plan.batch_size)),
-                interval(figures.recovered(tables, lab.plan.seed), 2),
-                interval(figures.grounded(tables, lab.plan.seed), 2),
-                number(found["cost"]["epoch_seconds"], 1),
-                number(1000 * found["seconds"]["method"], 1),
-                number(found["seconds"]["method"] / found["seconds"]["bare"]),
-                paper,
+    for name, (result, layers) in choices.items():
+        figures = [NOTHING] * (len(QUALITY_COLUMNS) + 3)
+        if layers:
+            tables = list(join_references(result, bare, prompted).values())
+            seconds = result["seconds"]
+            figures = [
+                *quality_cells(tables, lab),
+                number(result["cost"]["epoch_seconds"], 1),
+                number(1000 * seconds["method"], 1),
+                number(seconds["method"] / seconds["bare"]),
             ]
-        )
-    shares = ("recovered", "grounded")  # an encoder that has only learned what answers look like is grounded in nothing
-    heads = ("layers", "encoders", "NLL", "perplexity", "paper_perplexity", *shares, "training, s an epoch")
-    note = f"conv: {', '.join(map(str, layers['conv'])) or 'no layer'}."
-    columns = (*heads, "inference, ms", "× D(x)", "paper")
+        rows.append([name, str(len(layers)), *figures, " / ".join(number(value) for value in PAPER[name])])
+    columns = ("layers", "encoders", *QUALITY_COLUMNS, "training, s an epoch", "inference, ms", "× D(x)", "paper")
+    note = f"conv: {', '.join(map(str, conv_layers)) or 'no layer'}."
     return Report([Sheet(TITLE, columns, rows, (*_NOTES, note))])

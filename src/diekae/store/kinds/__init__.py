@@ -1,1 +1,1 @@
-"""Readers of kinds of files, one module a family; :mod:`diekae.store.readers` knows which suffix is read by which."""
+"""Readers of files, one module for each family of kinds; :mod:`diekae.store.readers` lists them by suffix."""

@@ -1,4 +1,4 @@
-"""What all readers share: the reason why a file cannot be read, plain text, and tables as Markdown."""
+"""What all readers share: the error for a file that cannot be read, plain text, and tables as Markdown."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ LARGEST = 50 * 10**6
 
 
 class Unreadable(ValueError):
-    """Why a file cannot be read and what to do, to be put behind its name: ``is not UTF-8; save it as UTF-8``."""
+    """A file cannot be read; the message goes on after the file's name: ``is not UTF-8; save it as UTF-8``."""
 
 
 def need(module: str) -> Any:
-    """Import what the extra ``documents`` brings.
+    """Import a module of the extra ``documents``.
 
     Raises:
-        ModuleNotFoundError: It is not installed.
+        ModuleNotFoundError: The extra is not installed.
     """
     try:
         return importlib.import_module(module)
@@ -33,7 +33,7 @@ def read_plain(path: Path) -> str:
     """Return a text file as it is.
 
     Raises:
-        Unreadable: It is not UTF-8.
+        Unreadable: The file is not UTF-8.
     """
     try:
         return path.read_text(encoding="utf-8-sig")
@@ -47,7 +47,7 @@ def one_line(text: str) -> str:
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Lay rows out as a Markdown table whose head is the first row; shorter rows are filled up."""
+    """Return rows as a Markdown table, the first row as its head; short rows are filled with empty cells."""
     width = max(map(len, rows))
     cells = [[one_line(cell).replace("|", r"\|") for cell in row] + [""] * (width - len(row)) for row in rows]
     lines = [f"| {' | '.join(row)} |" for row in cells]

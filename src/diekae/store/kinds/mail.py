@@ -1,4 +1,4 @@
-"""E-mail: the head that a reader sees, the text, and the names of what is attached."""
+"""E-mail: the header lines that a reader sees, the text, and the names of attachments."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ from pathlib import Path
 from diekae.store.kinds.base import Unreadable, one_line
 from diekae.store.kinds.pages import markdown_of
 
-HEAD = ("From", "To", "Cc", "Date", "Subject")
-"""Lines of the head that are kept."""
+HEADERS = ("From", "To", "Cc", "Date", "Subject")
+"""Header lines that are kept."""
 
 
 def read_mail(path: Path) -> str:
-    """Return an e-mail; its plain text where it has one, else its HTML as Markdown.
+    """Return an e-mail: its header and its plain text, or its HTML as Markdown if it has no plain text.
 
     Raises:
-        Unreadable: It has none of the lines that a head has.
+        Unreadable: The file has none of the header lines.
     """
     message = message_from_bytes(path.read_bytes(), policy=default)
-    head = [f"{name}: {one_line(str(message[name]))}" for name in HEAD if message[name]]
-    if not head:
-        raise Unreadable(f"is no e-mail: it has none of {', '.join(HEAD)}; if it is a text, name it .txt.")
+    header = [f"{name}: {one_line(str(message[name]))}" for name in HEADERS if message[name]]
+    if not header:
+        raise Unreadable(f"is not an e-mail: it has none of {', '.join(HEADERS)}; if it is a text, name it .txt.")
     names = [part.get_filename() or part.get_content_type() for part in message.iter_attachments()]
     attached = [f"Attachments, not read: {', '.join(map(one_line, names))}"] if names else []
-    return "\n\n".join(["\n".join(head + attached), _body(message)])
+    return "\n\n".join(["\n".join(header + attached), _body(message)])
 
 
 def _body(message: EmailMessage) -> str:
-    """Return the text; nothing where there is none."""
+    """Return the text of a message; an empty text if there is none."""
     for kind in ("plain", "html"):
         part = message.get_body((kind,))
         if part is not None and (text := str(part.get_content())).strip():
             return markdown_of(text) if kind == "html" else text
-    whole = message.get_payload()
-    return whole if message.get_content_maintype() == "multipart" and isinstance(whole, str) else ""  # cut off
+    payload = message.get_payload()
+    # A multipart message that was cut off before its first part has its text as payload.
+    return payload if message.get_content_maintype() == "multipart" and isinstance(payload, str) else ""

@@ -1,7 +1,7 @@
-"""Records: CSV, TSV, JSON and JSON lines, laid out so that each line makes sense alone.
+"""Records: CSV, TSV, JSON and JSON lines, written so that each line can be understood alone.
 
-A row of a table, and an object in a list, is one line, ``name: Ada; born: 1815``: of a long file that is read in parts,
-each part says what is what. What stands in no list has a line for each value, ``address.city: London``.
+A row of a table, or an object in a list, becomes one line: ``name: Ada; born: 1815``. So each part of a long file says
+what its values mean. Values outside of lists have one line each: ``address.city: London``.
 """
 
 from __future__ import annotations
@@ -11,28 +11,29 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from diekae.store.kinds.base import Unreadable, one_line, read_plain
 
 DELIMITERS = ",;\t|"
-"""What may part the columns of CSV, the likeliest first."""
+"""Delimiters that are tried for CSV, the most likely first."""
 NO_DELIMITER = "\x1f"
-"""Stands in no text: the table has one column."""
+"""Used for a table of one column: a character that no text contains."""
 SAMPLE = 20, 2**16
-"""Rows and characters that are looked at to find the delimiter."""
+"""Rows and characters that are examined to find the delimiter."""
 
 
 def read_csv(path: Path) -> str:
-    """Return a table, a row a line: ``column: value; column: value``; empty cells are left out."""
+    """Return a table with one line for each row: ``column: value; column: value``. Empty cells are left out."""
     text = read_plain(path)
     delimiter = "\t" if path.suffix.lower() == ".tsv" else _delimiter(text)
     return "\n".join(_lines(list(_rows(text, delimiter))))
 
 
 def _rows(text: str, delimiter: str) -> Iterator[list[str]]:
-    """Yield the rows that hold anything, their cells on one line each."""
+    """Yield the rows that are not empty, each cell on one line."""
     for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter):
         cells = [one_line(cell) for cell in row]
         if any(cells):
@@ -40,29 +41,30 @@ def _rows(text: str, delimiter: str) -> Iterator[list[str]]:
 
 
 def _delimiter(text: str) -> str:
-    """Return what parts the columns: by it most of the first rows are alike wide, and the names of columns several."""
-    most, length = SAMPLE
+    """Return the delimiter by which most of the first rows have the same width, and the first more than one column."""
+    row_count, length = SAMPLE
 
     def fit(delimiter: str) -> tuple[float, int]:
-        widths = [len(row) for row, _ in zip(_rows(text[:length], delimiter), range(most), strict=False)]
+        """Return the share of rows with the most frequent width, and this width."""
+        widths = [len(row) for row in islice(_rows(text[:length], delimiter), row_count)]
         if not widths or widths[0] == 1:
             return 0.0, 0
-        width, rows = Counter(widths).most_common(1)[0]
-        return rows / len(widths), width
+        width, count = Counter(widths).most_common(1)[0]
+        return count / len(widths), width
 
     best = max(DELIMITERS, key=fit)
     return best if fit(best)[0] else NO_DELIMITER
 
 
 def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lay out each row with the names of its columns, which the first row tells unless it is of numbers alone."""
+    """Return each row as a line with the column names; the first row has them, unless all its cells are numbers."""
     if len(rows) < 2:
         return ["; ".join(filter(None, row)) for row in rows]
-    headless = all(map(_is_number, rows[0]))
-    given = [] if headless else rows[0]
-    names = [*given, *[""] * (max(map(len, rows)) - len(given))]
-    names = [name or f"column {number}" for number, name in enumerate(names, 1)]
-    return [_pairs(zip(names, row, strict=False)) for row in rows[0 if headless else 1 :]]
+    has_header = not all(map(_is_number, rows[0]))
+    header = rows[0] if has_header else []
+    padded = [*header, *[""] * (max(map(len, rows)) - len(header))]
+    names = [name or f"column {number}" for number, name in enumerate(padded, 1)]
+    return [_pairs(zip(names, row, strict=False)) for row in rows[1 if has_header else 0 :]]
 
 
 def _is_number(cell: str) -> bool:
@@ -74,15 +76,15 @@ def _is_number(cell: str) -> bool:
 
 
 def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
-    """Join names and values on one line, without values that are empty."""
+    """Join names and values on one line, without empty values."""
     return "; ".join(f"{name}: {value}" if name else value for name, value in pairs if value)
 
 
 def read_json(path: Path) -> str:
-    """Return a JSON file: of a list an entry a line, else ``path.key: value`` a line.
+    """Return a JSON file: a list with one line for each entry, anything else with lines ``path.key: value``.
 
     Raises:
-        Unreadable: It is not JSON.
+        Unreadable: The file is not JSON.
     """
     try:
         content = _parsed(read_plain(path))
@@ -95,7 +97,7 @@ def read_json(path: Path) -> str:
 
 
 def read_json_lines(path: Path) -> str:
-    """Return a file with a JSON value in each line, each on one line.
+    """Return a file of JSON lines, with one line for each value.
 
     Raises:
         Unreadable: A line is not JSON.
@@ -111,29 +113,29 @@ def read_json_lines(path: Path) -> str:
 
 
 def _parsed(text: str) -> Any:
-    """Parse JSON; numbers stay as they are written."""
+    """Parse JSON; numbers are kept as they are written."""
     return json.loads(text, parse_int=str, parse_float=str)
 
 
 def _entry(value: Any) -> str:
-    """Lay out an entry of a list on one line."""
-    return _pairs((name, one_line(text)) for name, text in _flat(value, within=True))
+    """Return an entry of a list on one line."""
+    return _pairs((name, one_line(text)) for name, text in _flat(value, in_line=True))
 
 
-def _flat(value: Any, path: str = "", *, within: bool = False) -> Iterator[tuple[str, str]]:
-    """Yield the name and the text of all that is in a value.
+def _flat(value: Any, path: str = "", *, in_line: bool = False) -> Iterator[tuple[str, str]]:
+    """Yield the path and the text of each value inside a parsed value.
 
     Args:
-        value: What was parsed.
-        path: Its name; what is in it is named behind it, entries of lists by their number from 1.
-        within: Whether it is part of a line: a list's objects then stand in brackets.
+        value: The parsed value.
+        path: Its own path, with which the paths inside it begin; entries of lists are numbered from 1.
+        in_line: Whether the value is part of a line; objects of a list are then in brackets.
     """
     if isinstance(value, dict) and value:
         for key, inner in value.items():
-            yield from _flat(inner, f"{path}.{key}" if path else key, within=within)
+            yield from _flat(inner, f"{path}.{key}" if path else key, in_line=in_line)
     elif isinstance(value, list) and any(isinstance(inner, dict | list) for inner in value):
         for number, inner in enumerate(value, 1):
-            yield f"{path}[{number}]", f"({_entry(inner)})" if within else _entry(inner)
+            yield f"{path}[{number}]", f"({_entry(inner)})" if in_line else _entry(inner)
     elif isinstance(value, list) and value:
         yield path, ", ".join(map(_scalar, value))
     else:

@@ -1,0 +1,72 @@
+"""`diekae-research answers`: right answers of a bank as a share of the prompt's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import typer
+
+from diekae.cli.console import DeviceOption, DtypeOption, console, device_of, dtype_of, progress_bars
+from diekae.models import settled_dtype
+from diekae.run.score import Way
+from diekae_research.cli.choices import chosen
+from diekae_research.documents.answers import QuestionSet, load_prompts, measure_answers
+from diekae_research.documents.questions import load_answerer
+from diekae_research.provenance import write_json
+
+
+def command(
+    context: typer.Context,
+    data: Annotated[Path | None, typer.Option(help="Folder of the raw data sets, for natural_questions.")] = None,
+    decoder: Annotated[str, typer.Option(help="A decoder's name or folder.")] = "smollm2",
+    bank: Annotated[
+        str | None, typer.Option(help="A bank's folder or a shipped one's name; without it K is read untrained.")
+    ] = None,
+    layers: Annotated[
+        str, typer.Option(help="Layers that read K where there is no bank: all, every:2, or 5,8,10.")
+    ] = "all",
+    sets: Annotated[
+        list[str] | None, typer.Option(help=f"{', '.join(get_args(QuestionSet))}; all by default; may be repeated.")
+    ] = None,
+    ways: Annotated[
+        list[str] | None, typer.Option(help=f"{', '.join(get_args(Way))}; all by default; may be repeated.")
+    ] = None,
+    format: Annotated[Literal["qa", "chat", "plain"], typer.Option(help="Text around a question.")] = "qa",
+    limit: Annotated[int, typer.Option(min=1, help="Questions of each set, at most.")] = 200,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = "auto",
+    seed: Annotated[int, typer.Option(help="Decides which questions.")] = 0,
+    json: Annotated[Path | None, typer.Option(help="Where figures and answers go.")] = None,
+) -> None:
+    """Answer single questions greedily in every way, and count right answers.
+
+    An answer is right if its first line holds the target (SQuAD's normalisation). Exact match, F1 and the share of
+    D(K,x)'s right answers that ours gives too are measured beside it.
+    """
+    dtype_of(dtype)
+    chosen_sets, chosen_ways = chosen("sets", sets, QuestionSet), chosen("ways", ways, Way)
+    place = device_of(device)
+    read_in = [int(layer) for layer in layers.split(",")] if layers[0].isdigit() else layers
+    model = load_answerer(decoder, bank, dtype=dtype, device=device, layers=read_in)
+    figures = {}
+    with progress_bars() as (show, _):
+        for name in chosen_sets:
+            prompts = load_prompts(model, name, data=data, limit=limit, seed=seed, format=format)
+            figures[name] = measure_answers(model, prompts, chosen_ways, show)
+    _print(figures)
+    if json is not None:
+        settings = {**context.params, "data": None, "json": None}
+        settings |= {"bank": Path(bank).name if bank else None, "layers": list(model.layers)}
+        settings |= {"sets": chosen_sets, "ways": chosen_ways}
+        settings |= {"dtype": settled_dtype(dtype, place), "device": place.type}
+        write_json(json, {"settings": settings, "sets": figures})
+        console.print(f"figures: {json}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _print(figures: dict[str, Any]) -> None:
+    """Print how many answers are right in each set."""
+    for name, row in figures.items():
+        right = ", ".join(f"{way} {values['right'] * row['n']:.0f}" for way, values in row["ways"].items())
+        share = f", share {row['share']:.2f}" if "share" in row else ""
+        console.print(f"{name}: of {row['n']} right: {right}{share}", highlight=False, markup=False, soft_wrap=True)

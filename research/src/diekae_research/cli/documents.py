@@ -1,0 +1,123 @@
+"""`diekae-research documents`: answers from a store of ordinary documents."""
+
+from __future__ import annotations
+
+import json as json_format
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import typer
+
+from diekae.answering.answer import PASSAGES
+from diekae.answering.confidence import THRESHOLD
+from diekae.cli.console import DeviceOption, DtypeOption, console, device_of, dtype_of, progress_bars
+from diekae.model import DiekaeModel
+from diekae.models import settled_dtype
+from diekae.store import KnowledgeStore
+from diekae_research.cli.choices import chosen
+from diekae_research.documents.check import check_questions
+from diekae_research.documents.figures import calibrate as calibrate_confidence
+from diekae_research.documents.measure import StoreWay, fill_store, measure_documents
+from diekae_research.documents.questions import load_answerer
+from diekae_research.provenance import write_json
+
+
+def command(
+    context: typer.Context,
+    decoder: Annotated[str, typer.Option(help="A decoder's name or folder.")] = "smollm2",
+    bank: Annotated[
+        str | None, typer.Option(help="A bank's folder or a shipped one's name; without it K is read exactly.")
+    ] = None,
+    format: Annotated[Literal["qa", "chat"], typer.Option(help="Text around a question.")] = "chat",
+    split: Annotated[Literal["development", "test"], typer.Option(help="Which half of the documents.")] = "test",
+    ways: Annotated[
+        list[str] | None, typer.Option(help=f"{', '.join(get_args(StoreWay))}; all by default; may be repeated.")
+    ] = None,
+    passages: Annotated[int, typer.Option(min=1, help="Passages that are read.")] = PASSAGES,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Questions, drawn with a fixed seed; all by default.")
+    ] = None,
+    more: Annotated[
+        Path | None, typer.Option(help="JSONL file whose `knowledge` goes into the store too, to make search harder.")
+    ] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Fit the confidence on the development questions, and stop.")
+    ] = False,
+    check: Annotated[bool, typer.Option("--check", help="Check the questions themselves, and stop.")] = False,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = "auto",
+    json: Annotated[Path | None, typer.Option(help="Where figures and answers go.")] = None,
+) -> None:
+    """Answer questions from a store of ordinary documents: right, wrong and empty answers by kind of question.
+
+    `ours` finds and reads passages as `diekae ask` does; `bare` knows nothing; `prompt` has the same passages in its
+    prompt; `whole` and `prompt_whole` read all of the right document, injected and in the prompt.
+    """
+    if check:
+        _check()
+        return
+    dtype_of(dtype)
+    device_of(device)
+    chosen_ways = chosen("ways", ways, StoreWay)
+    model = load_answerer(decoder, bank, dtype=dtype, device=device, format=format)
+    figures = _measure(model, more, calibrate, split=split, ways=chosen_ways, passages=passages, limit=limit)
+    for line in [str(figures)] if calibrate else _lines(figures):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if json is not None:
+        settings = {name: value for name, value in context.params.items() if name not in ("check", "json", "more")}
+        settings |= {"decoder": Path(decoder).name, "bank": Path(bank).name if bank else None, "ways": chosen_ways}
+        settings |= {"dtype": settled_dtype(dtype, model.device), "threshold": THRESHOLD}
+        write_json(json, {"settings": settings, **figures})
+        console.print(f"figures: {json}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _measure(model: DiekaeModel, more: Path | None, calibrate: bool, **options: Any) -> dict[str, Any]:
+    """Fill a store and measure it, or fit the confidence on it; options as for :func:`measure_documents`."""
+    with tempfile.TemporaryDirectory() as folder, progress_bars() as (show, _):
+        store = KnowledgeStore(folder, model)
+        names = fill_store(store, _texts(more))
+        try:
+            if calibrate:
+                return calibrate_confidence(store)
+            return measure_documents(model, store, names, progress=show, **options)
+        finally:
+            store.close()
+
+
+def _check() -> None:
+    """Print the counts and all problems.
+
+    Raises:
+        typer.Exit: With code 1 if there is a problem.
+    """
+    counts, problems = check_questions()
+    for line in (*counts, *problems, f"{len(problems)} problems"):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    raise typer.Exit(bool(problems))
+
+
+def _texts(path: Path | None) -> list[str]:
+    """Return the distinct texts that only make search harder."""
+    if path is None:
+        return []
+    rows = [json_format.loads(line)["knowledge"] for line in path.read_text(encoding="utf-8").splitlines()]
+    return list(dict.fromkeys(row if isinstance(row, str) else "\n".join(row) for row in rows))
+
+
+def _lines(figures: dict[str, Any]) -> list[str]:
+    """Return the figures as lines of text."""
+    lines = []
+    for kind, row in figures["recall"].items():
+        lines.append(f"{kind}: " + ", ".join(f"{name} {value:.2f}" for name, value in row.items()))
+    lines.append(f"said not there: {figures['silence']}")
+    for way, row in figures["ways"].items():
+        kinds = ", ".join(f"{kind} {counts['right']}/{counts['n']}" for kind, counts in row["kinds"].items())
+        low, high = row["interval"]
+        part = f"{row['right']} of {row['n']} right ({low:.0%} to {high:.0%})"
+        lines.append(f"{way}: {part}; {kinds}; {row['seconds']:.2f} s")
+    if "first_token" in figures:
+        lines.append(f"first token: {figures['first_token']}")
+    if "same_words_whole" in figures:
+        lines.append(f"whole: the same words as in the prompt in {figures['same_words_whole']:.0%} of the answers")
+    return lines

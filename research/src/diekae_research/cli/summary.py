@@ -1,0 +1,150 @@
+"""`diekae-research summary`: the tables of the documentation, printed in Markdown from stored results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+BANKS = ("smollm2", "dream-reader", "dream-token", "dream-paper")
+"""The README's rows."""
+EARLIER_BANKS = ("dream", "dream-3-epochs", "dream-token", "dream-paper", "mixture")
+"""The rows of docs/research.md, measured by earlier code."""
+BENCHMARKS = ("inference", "decode", "prepare", "train", "memory")
+COLUMNS = {
+    "quality": ("method", "data", "n", "NLL", "paper_perplexity", "recovered", "grounded", "F1", "harm", "paper"),
+    "cost": ("method", "parameters", "training, s", "inference, ms", "× D(x)", "prepare K, ms"),
+    "Table 2": ("method", "data", "n", "head, %", "likelihood, %", "majority, %", "paper"),
+    "Table 3": ("method", "edits", "ES", "PS", "NS", "generated", "drift", "training, s", "paper"),
+    "Table 5": ("layers", "encoders", "NLL", "recovered", "grounded", "training, s an epoch", "× D(x)", "paper"),
+}
+"""Columns that are shown of a sheet whose title has the word; all columns of other sheets."""
+EDIT_SHARES = {
+    "es": "ES",
+    "ps": "PS",
+    "ns": "NS",
+    "generated": "generated",
+    "generated_ps": "generated, paraphrase",
+    "unchanged": "neighbours unchanged",
+}
+GROWTH_HEADS = ("edits", "gate", "n", "ES", "PS", "NS", "generated", "ms a question", "of D(x)'s pass", "ms an edit")
+
+
+def banks(results: Path) -> Iterator[str]:
+    """Yield the tables of measured banks: README.md and docs/research.md."""
+    for folder, runs in ((results, BANKS), (results / "history", EARLIER_BANKS)):
+        rows = []
+        for run in (run for run in runs if (folder / f"{run}.json").is_file()):
+            result = json.loads((folder / f"{run}.json").read_text())
+            for name, row in result["sets"].items():
+                losses = [f"{row['nll'][way]:.2f}" for way in ("bare", "prompted", "ours")]
+                shares = [number(row[key], 2) for key in ("recovered", "grounded")]
+                rows.append([f"`{run}`", result["recipe"]["diekae"]["encoder"], name, row["n"], *losses, *shares])
+        yield table(("run", "encoder", "data", "n", "D(x)", "D(K,x)", "ours", "recovered", "grounded"), rows)
+
+
+def speed(results: Path) -> Iterator[str]:
+    """Yield the table of docs/performance.md."""
+    rows = []
+    for path in (results / "speed" / f"{name}.json" for name in BENCHMARKS):
+        for row in json.loads(path.read_text())["rows"] if path.is_file() else ():
+            aim = "" if row["aim"] is None else f"{'≥' if row['at_least'] else '≤'} {row['aim']:.3g}"
+            measured = "not measured" if row["figure"] is None else f"{row['figure']:.3g}"
+            measured = f"**{measured}**" if row["reached"] else measured
+            floor = "" if row["floor"] is None else f"{row['floor']:.3g}"
+            rows.append([row["name"].replace("|", ""), aim, measured, floor])
+    yield table(("what", "aim", "measured", "floor"), rows)
+
+
+def tables(results: Path) -> Iterator[str]:
+    """Yield the paper's tables of docs/results.md, one of each sheet."""
+    for path in [path for part in ("tables", "history/tables") for path in sorted((results / part).glob("*.json"))]:
+        result = json.loads(path.read_text())
+        for sheet in next(value for key, value in result.items() if key.startswith(("table", "figure")))["sheets"]:
+            shown = next((names for word, names in COLUMNS.items() if word in sheet["title"]), sheet["columns"])
+            places = [sheet["columns"].index(name) for name in shown]
+            rows = [[row[place] for place in places] for row in sheet["rows"]]
+            yield f"{path.name}: {sheet['title']}\n\n{table(shown, rows)}"
+
+
+def editing(results: Path) -> Iterator[str]:
+    """Yield the tables of docs/editing.md, one of each part that was measured."""
+    for path in sorted((results / "editing").glob("*.json")):
+        result = json.loads(path.read_text())
+        for part in ("forms", "methods", "one", "zsre", "sample"):
+            if part in result:
+                parts = result[part] if part == "methods" else {"all": result[part]}
+                for name, rows in parts.items():
+                    yield f"{path.name}: {part}, {name}\n\n{edit_methods(rows)}"
+        if "gates" in result:
+            yield f"{path.name}: gates\n\n{edit_gates(result['gates'])}"
+        if "growth" in result:
+            yield f"{path.name}: growth\n\n{edit_growth(result['growth'])}"
+        if "chains" in result:
+            rows = [[n, r["n"], number(r["likelier"]), number(r["generated"])] for n, r in result["chains"].items()]
+            yield f"{path.name}: chains\n\n{table(('method', 'n', 'likelier', 'generated'), rows)}"
+
+
+def edit_methods(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the table of editing methods."""
+    names = list(EDIT_SHARES.values())
+    lines = []
+    for method, row in rows.items():
+        shares = [interval(row[key]) for key in EDIT_SHARES]
+        drift = [f"{row['drift']:.4f}", f"{row['perplexity']:.2f}"] if "drift" in row else ["–", "–"]
+        lines.append([method, row["n"], *shares[:3], number(row["s"]), *shares[3:], *drift])
+    return table(("method", "n", *names[:3], "S", *names[3:], "KL", "ppl"), lines)
+
+
+def edit_gates(gates: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the table of how often gates open, by kind of input."""
+    heads = ["inputs", "n"]
+    heads += [f"{gate}: {what}" for gate in gates for what in ("opened", "right edit first", "right alone")]
+    rows = []
+    for kind, row in next(iter(gates.values())).items():
+        figures = [number(gates[gate][kind][key]) for gate in gates for key in ("opened", "right", "alone")]
+        rows.append([kind, row["n"], *figures])
+    return table(heads, rows)
+
+
+def edit_growth(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return the table of quality and cost by number of edits."""
+    lines = []
+    for row in rows:
+        query = row["ms_mention"] if row["gate"] == "mention" else row["ms_gate"]
+        shares = [interval(row[key]) for key in ("es", "ps", "ns", "generated")]
+        cost = [number(query), number(query / row["ms_bare"], 2), number(row["ms_an_edit"], 0)]
+        lines.append([row["edits"], row["gate"], row["n"], *shares, *cost, number(row["bytes_an_edit"], 0)])
+    return table((*GROWTH_HEADS, "bytes an edit"), lines)
+
+
+def interval(figure: Mapping[str, float] | None) -> str:
+    """Return a share with its interval as text; a dash for none."""
+    return "–" if figure is None else f"{figure['value']:.1f} [{figure['low']:.1f}, {figure['high']:.1f}]"
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """Return a number as text; a dash for none."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def table(heads: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """Return a table in Markdown."""
+    heads = list(heads)
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in [heads, ["---"] * len(heads), *rows])
+
+
+KINDS = {"banks": banks, "speed": speed, "tables": tables, "editing": editing}
+
+
+def command(
+    kind: Annotated[Literal["banks", "speed", "tables", "editing"], typer.Argument(help="Which tables.")],
+    results: Annotated[Path, typer.Option(help="Folder of the stored results.")] = Path("research/results"),
+) -> None:
+    """Print the tables of the documentation from stored results, in Markdown."""
+    if not results.is_dir():
+        raise ValueError(f"no folder {str(results)!r}; give the folder of results with --results.")
+    typer.echo("\n\n".join(KINDS[kind](results)))

@@ -1,0 +1,83 @@
+"""The documents and their questions, the model that answers them, and when an answer is right."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from diekae.evaluation import answers
+from diekae.model import DiekaeModel
+from diekae.models import DTYPES, load_decoder, settled_device
+
+PLAIN_KINDS = ("name", "number", "phrase")
+"""Kinds of questions that ask for a few words of the document."""
+
+
+def read_rows(name: str) -> list[dict[str, Any]]:
+    """Read one of this folder's files: ``documents``, ``languages`` or ``sentences``."""
+    rows: list[dict[str, Any]] = json.loads((Path(__file__).parent / f"{name}.json").read_text(encoding="utf-8"))
+    return rows
+
+
+def load_answerer(
+    decoder: str,
+    bank: str | None,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    layers: str | Sequence[int] = "all",
+    format: str | None = None,
+) -> DiekaeModel:
+    """Load the model that answers.
+
+    Args:
+        decoder: A decoder's name or folder.
+        bank: A bank's folder or a shipped one's name; None reads K exactly, without a trained bank.
+        dtype: Type of the decoder's weights.
+        device: Where it runs.
+        layers: Layers in which K is read where there is no bank.
+        format: Text around questions; the model's own if None.
+
+    Raises:
+        ValueError: A name is not known, or the decoder cannot be read exactly.
+        FileNotFoundError: There is no such bank.
+    """
+    model, tokenizer = load_decoder(decoder, dtype=DTYPES[dtype], device=settled_device(device))
+    if bank is not None:
+        return DiekaeModel.from_pretrained(bank, model, tokenizer, format=format)
+    options = {} if format is None else {"format": format}
+    return DiekaeModel.exact(model, tokenizer, layers=layers, **options)
+
+
+def questions_of(split: str, limit: int | None = None) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Return each question of a split with its document.
+
+    Each question has a key ``near``: ``near`` for a document's first unanswerable question, ``far`` for its second, and
+    an empty text for answerable ones.
+
+    Args:
+        split: ``development`` or ``test``.
+        limit: At most this many, drawn with a fixed seed.
+    """
+    pairs = []
+    for document in read_rows("documents"):
+        if document["split"] != split:
+            continue
+        distances = iter(("near", "far"))
+        for question in document["questions"]:
+            near = next(distances) if question["kind"] == "unanswerable" else ""
+            pairs.append((document, {**question, "near": near}))
+    if limit is None or limit >= len(pairs):
+        return pairs
+    chosen = random.Random(0).sample(range(len(pairs)), limit)
+    return [pairs[number] for number in sorted(chosen)]
+
+
+def is_right(answer: str, question: dict[str, Any]) -> bool:
+    """Return whether an answer holds an accepted form; ``yes`` or ``no`` must be its first word."""
+    if question["kind"] == "yes_no":
+        return bool(answers.normalize(answer).split()[:1] == question["answers"])
+    return bool(question["answers"]) and bool(answers.right(answer, question["answers"]))

@@ -1,0 +1,167 @@
+"""The verbs `answers`, `documents` and `summary`, on a tiny model and tiny files of questions."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import Result
+from typer.testing import CliRunner
+
+from builders import make_decoder, make_model, make_tokenizer
+from diekae.models import load_decoder
+from diekae_research.cli import typer_app
+from diekae_research.documents import questions
+from diekae_research.documents.check import problems
+from diekae_research.documents.figures import auroc, wilson
+from diekae_research.documents.questions import is_right, questions_of, read_rows
+
+
+def document(number: int, thing: str, split: str) -> dict[str, Any]:
+    text = f"the {thing} was painted green\n\nthe {thing} is by the sea"
+    asked = [
+        {"kind": "name", "question": f"what is painted green by the sea in {thing}", "answers": [thing]},
+        {"kind": "yes_no", "question": f"is the {thing} green", "answers": ["yes"]},
+        {"kind": "paraphrase", "question": f"where is the {thing}", "answers": ["by the sea"]},
+        {"kind": "unanswerable", "question": f"how tall is the {thing}", "answers": []},
+        {"kind": "unanswerable", "question": "who has a horse", "answers": []},
+    ]
+    return {"id": f"d{number}", "title": thing, "split": split, "text": text, "questions": asked}
+
+
+ROWS: dict[str, list[dict[str, Any]]] = {
+    "documents": [document(0, "house", "test"), document(1, "tower", "test"), document(2, "boat", "development")],
+    "languages": [
+        {
+            "language": "de",
+            "text": "das Haus ist rot",
+            "questions": [
+                {"question": "was ist rot", "answers": ["Haus"], "paraphrased": False},
+                {"question": "welche Farbe hat es", "answers": ["rot"], "paraphrased": True},
+            ],
+        }
+    ],
+    "sentences": [
+        {"kind": "name", "text": f"the {thing} is red", "question": f"what is the {thing}", "answer": "red"}
+        for thing in ("house", "tower", "bridge")
+    ],
+}
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a decoder and a bank; the questions are the tiny ones."""
+    make_decoder(max_position_embeddings=512).save_pretrained(tmp_path / "decoder")
+    make_tokenizer().save_pretrained(tmp_path / "decoder")
+    decoder, tokenizer = load_decoder(str(tmp_path / "decoder"), dtype=torch.float32)
+    make_model("attention", decoder=decoder, tokenizer=tokenizer).save_pretrained(tmp_path / "bank")
+    for module in ("questions", "answers", "measure"):
+        monkeypatch.setattr(f"diekae_research.documents.{module}.read_rows", ROWS.__getitem__)
+    return tmp_path
+
+
+def invoke(*arguments: object) -> Result:
+    result = CliRunner(env={"COLUMNS": "300"}).invoke(typer_app, list(map(str, arguments)))
+    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
+    return result
+
+
+def test_an_untrained_bank_in_all_layers_answers_as_the_prompt_does(place: Path) -> None:
+    options = ("--decoder", place / "decoder", "--sets", "documents", "--sets", "sentences", "--format", "plain")
+    result = invoke("answers", *options, "--limit", 4, "--dtype", "fp32", "--json", place / "answers.json")
+    written = json.loads((place / "answers.json").read_text())
+    assert list(written["sets"]) == ["documents", "sentences"]
+    assert list(written["sets"]["sentences"]["ways"]) == ["bare", "prompted", "ours"]
+    rows = written["sets"]["sentences"]["answers"]
+    assert [row["wanted"] for row in rows] == ["red"] * 3 and all(row["prompted"] == row["ours"] for row in rows)
+    settings = written["settings"]
+    assert settings["layers"] == [0, 1, 2, 3] and settings["sets"] == ["documents", "sentences"]
+    assert (settings["data"], settings["bank"], settings["device"], settings["limit"]) == (None, None, "cpu", 4)
+    assert "sentences: of 3 right: bare" in result.output and str(place) not in json.dumps(settings["bank"])
+
+
+def test_answers_of_a_bank_and_of_chosen_layers(place: Path) -> None:
+    common = ("answers", "--decoder", place / "decoder", "--sets", "sentences", "--ways", "ours", "--dtype", "fp32")
+    for options, layers in ((("--bank", place / "bank"), [0, 1, 2, 3]), (("--layers", "1,2"), [1, 2])):
+        invoke(*common, *options, "--json", place / "answers.json")
+        written = json.loads((place / "answers.json").read_text())
+        assert written["settings"]["layers"] == layers and list(written["sets"]["sentences"]["ways"]) == ["ours"]
+    wrong = CliRunner().invoke(typer_app, ["answers", "--sets", "sentence"])
+    assert "--sets 'sentence' is not known; choose some of documents" in str(wrong.exception)
+
+
+def test_documents_are_searched_and_answered_in_every_way(place: Path) -> None:
+    (place / "more.jsonl").write_text(json.dumps({"knowledge": ["a ship", "and a lake"]}) + "\n")
+    options = ("--decoder", place / "decoder", "--format", "qa", "--dtype", "fp32", "--more", place / "more.jsonl")
+    result = invoke("documents", *options, "--json", place / "documents.json")
+    written = json.loads((place / "documents.json").read_text())
+    assert written["recall"]["words shared"]["n"] == 2 and written["recall"]["de, paraphrased"]["n"] == 1
+    assert sum(count for _, count in written["silence"]["said_not_there"].values()) == 10
+    assert {name: row["n"] for name, row in written["ways"].items()} == dict.fromkeys(
+        ("bare", "prompt_whole", "whole", "prompt", "ours"), 6
+    )
+    assert written["same_words_whole"] == 1, "an untrained bank in all layers reads exactly"
+    rows = written["answers"]
+    assert len(rows) == 10 and {row["ours"]["document"] for row in rows} <= {"d0", "d1", "d2", "de-0"}
+    assert not any(row["ours"]["right"] for row in rows if row["kind"] == "unanswerable")
+    assert written["settings"]["split"] == "test" and written["settings"]["calibrate"] is False
+    assert "ours: " in result.output and "first token: " in result.output
+
+
+def test_the_confidence_is_calibrated_on_the_development_half(place: Path) -> None:
+    invoke("documents", "--calibrate", "--decoder", place / "decoder", "--format", "qa", "--json", place / "c.json")
+    written = json.loads((place / "c.json").read_text())
+    assert len(written["weights"]) == 3 and 0 <= written["threshold"] <= 1 and "answers" not in written
+
+
+def test_questions_are_drawn_and_say_how_near_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(questions, "read_rows", ROWS.__getitem__)
+    near = [question["near"] for _, question in questions_of("test")]
+    assert near == ["", "", "", "near", "far"] * 2
+    assert len(questions_of("test", 3)) == 3 and questions_of("test", 3) == questions_of("test", 3)
+
+
+def test_an_answer_is_right_by_its_kind() -> None:
+    assert is_right("Yes, it is.", {"kind": "yes_no", "answers": ["yes"]})
+    assert not is_right("It is, yes.", {"kind": "yes_no", "answers": ["yes"]})
+    assert is_right("by The Sea!", {"kind": "phrase", "answers": ["the sea"]})
+    assert not is_right("the sea", {"kind": "unanswerable", "answers": []})
+
+
+def test_intervals_and_auroc_by_hand() -> None:
+    low, high = wilson(5, 10)
+    assert (low, high) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    assert auroc([(0.9, True), (0.2, True), (0.5, False), (0.2, False)]) == pytest.approx(2.5 / 4)
+
+
+def test_the_questions_that_ship_have_no_problem_and_a_broken_one_is_named() -> None:
+    result = invoke("documents", "--check")
+    assert "20 documents, 320 questions" in result.output and "\n0 problems" in result.output
+    documents, passages = read_rows("documents"), read_rows("languages")
+    documents[0]["questions"][0]["answers"] = ["nowhere at all"]
+    passages[0]["questions"].reverse()
+    reports = list(problems(documents, passages))
+    assert any("The answer is not in the text: nowhere at all" in report for report in reports)
+    assert any("needs a question with shared words and then a paraphrased one" in report for report in reports)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("banks", "| run | encoder | data | n | D(x) | D(K,x) | ours | recovered | grounded |"),
+        ("speed", "| what | aim | measured | floor |"),
+        ("tables", "table1.json: "),
+        ("editing", "methods.json: methods, few"),
+    ],
+)
+def test_stored_results_are_printed_as_tables(kind: str, words: str) -> None:
+    output = invoke("summary", kind, "--results", Path(__file__).parents[2] / "results").output
+    assert words in output
+    rows = [line.count("|") for line in output.splitlines() if line.startswith("|")]
+    assert len(rows) > 3 and min(rows) > 3
+
+
+def test_a_missing_folder_of_results_is_named(tmp_path: Path) -> None:
+    result = CliRunner().invoke(typer_app, ["summary", "speed", "--results", str(tmp_path / "none")])
+    assert "give the folder of results with --results" in str(result.exception)

@@ -1,0 +1,139 @@
+"""Batches: the two runs of several prompts as padded tensors.
+
+    run with K     anchor  K  x  y        (anchor "own": anchor  K  anchor  x  y)
+    run over x     anchor     x  y
+
+Shapes: B rows, F columns of the run with K, T columns of the run over x, K knowledge tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+from diekae.data.prompt import Prompt
+
+IGNORED = -100
+"""Label of a position that is not scored."""
+
+
+class SeparateDocuments(TypedDict):
+    """Documents of a batch that are prepared separately, P in all, each after its anchor."""
+
+    document_ids: Tensor
+    """Anchor and document, int64 [P, D]."""
+    document_mask: Tensor
+    """Real tokens of the document, without the anchor; bool [P, longest document]."""
+    document_start: Tensor
+    """First column of the document in ``document_ids``, int64 [P]."""
+    document_row: Tensor
+    """Row of the batch that the document belongs to, int64 [P], ascending."""
+
+
+class Batch(TypedDict):
+    """Both runs of a batch, padded on the right; a causal decoder needs no attention mask for this padding.
+
+    If any row has documents that are prepared separately, the keys of :class:`SeparateDocuments` are present too.
+    """
+
+    full_ids: Tensor
+    """Tokens of the run with K, int64 [B, F]."""
+    input_ids: Tensor
+    """Tokens of the run over x, int64 [B, T]."""
+    input_mask: Tensor
+    """Real columns of ``input_ids``, bool [B, T]."""
+    receives: Tensor
+    """Columns of ``input_ids`` that receive a difference, bool [B, T]."""
+    labels: Tensor
+    """Target tokens at their columns of ``input_ids``, elsewhere -100; int64 [B, T]."""
+    offset: Tensor
+    """Column p of ``input_ids`` is column p + offset of ``full_ids``, for columns that receive; int64 [B]."""
+    knowledge_start: Tensor
+    """First column of K in ``full_ids``, int64 [B]."""
+    knowledge_mask: Tensor
+    """Real tokens of K, bool [B, K]."""
+
+
+def collate(prompts: Sequence[Prompt], *, scope: str, anchor: str, padding: int = 0) -> Batch:
+    """Lay out a batch of prompts.
+
+    Args:
+        prompts: B prompts. K may be empty: the run over x needs none.
+        scope: ``all`` or ``prompt``: whether the positions of y receive differences.
+        anchor: ``shared`` or ``own``.
+        padding: Any token id; it is never read.
+    """
+    full, short, receives, labels, offsets = [], [], [], [], []
+    for prompt in prompts:
+        a, k, x, y = prompt.anchor, prompt.knowledge, prompt.input, prompt.target
+        second_anchor = a if anchor == "own" else ()
+        full.append(a + k + second_anchor + x + y)
+        short.append(a + x + y)
+        offsets.append(len(k) + len(second_anchor))
+        receives.append([anchor == "own"] * len(a) + [True] * len(x) + [scope == "all"] * len(y))
+        labels.append([IGNORED] * (len(a) + len(x)) + list(y))
+    batch = Batch(
+        full_ids=_pad(full, padding),
+        input_ids=_pad(short, padding),
+        input_mask=_pad([[True] * len(row) for row in short], False),
+        receives=_pad(receives, False),
+        labels=_pad(labels, IGNORED),
+        offset=torch.tensor(offsets),
+        knowledge_start=torch.tensor([len(prompt.anchor) for prompt in prompts]),
+        knowledge_mask=_pad([[True] * len(prompt.knowledge) for prompt in prompts], False),
+    )
+    if any(prompt.apart for prompt in prompts):
+        batch.update(_separate_documents(prompts, padding))  # type: ignore[typeddict-item]
+    return batch
+
+
+def _separate_documents(prompts: Sequence[Prompt], padding: int) -> SeparateDocuments:
+    rows = [(row, prompt.anchor, document) for row, prompt in enumerate(prompts) for document in prompt.documents]
+    return SeparateDocuments(
+        document_ids=_pad([anchor + document for _, anchor, document in rows], padding),
+        document_mask=_pad([[True] * len(document) for _, _, document in rows], False),
+        document_start=torch.tensor([len(anchor) for _, anchor, _ in rows]),
+        document_row=torch.tensor([row for row, _, _ in rows]),
+    )
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Return the batch on another device."""
+    return {name: tensor.to(device) for name, tensor in batch.items()}  # type: ignore[return-value, attr-defined]
+
+
+def run_of(batch: Batch, knowledge: bool) -> tuple[Tensor, Tensor]:
+    """Return the ids of one run [B, columns], and how many columns right of their labels the targets are [B].
+
+    Args:
+        batch: B rows.
+        knowledge: True for the run with K, False for the run over x.
+    """
+    if knowledge:
+        return batch["full_ids"], batch["offset"]
+    return batch["input_ids"], batch["input_ids"].new_zeros(len(batch["input_ids"]))
+
+
+def pad_left(rows: Sequence[Sequence[int]], padding: int | None, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return ids and attention mask of prompts, padded on the left as generation needs it; both int64 [B, longest].
+
+    Args:
+        rows: Tokens of B prompts.
+        padding: A token id; 0 if None.
+        device: Device of the tensors.
+    """
+    length = max(map(len, rows))
+    ids = torch.tensor([[padding or 0] * (length - len(row)) + list(row) for row in rows], device=device)
+    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=device)
+    return ids, mask
+
+
+def _pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    """Return rows padded on the right to the longest; bool if ``value`` is a bool, else int64."""
+    width = max(len(row) for row in rows)
+    padded = [list(row) + [value] * (width - len(row)) for row in rows]
+    dtype = torch.bool if isinstance(value, bool) else torch.long  # explicit: an empty list implies no type
+    return torch.tensor(padded, dtype=dtype).reshape(len(rows), width)

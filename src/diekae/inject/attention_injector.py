@@ -1,0 +1,132 @@
+"""Injection by the decoder's own attention, which reads K's slots (the encoder ``attention``).
+
+Shapes: b rows as the decoder runs them, T columns of one forward, W decoder width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+from transformers import Cache
+
+from diekae.encoders import KnowledgeBatch
+from diekae.inject.attached import Attached
+from diekae.inject.attention_interface import AttentionWrapper, enable_wrapping, wrap_attention
+from diekae.inject.hooks import apply_hook, keep_where
+from diekae.inject.input_columns import Forward, InputColumns
+from diekae.inject.rotary import exact_length
+from diekae.inject.slot_attention import SlotAttention
+from diekae.inject.slot_masks import ForwardColumns
+from diekae.inject.slots import Slots, Watch
+
+
+class AttentionInjector:
+    """Lets the attention of the bank's layers read K's slots, and adds the output of each encoder's MLP after it."""
+
+    def __init__(
+        self, attached: Attached, knowledge: KnowledgeBatch, columns: InputColumns, watch: Watch | None = None
+    ) -> None:
+        """Prepare one call; arguments as for :class:`diekae.inject.injection.Injection`."""
+        self._attached, self._knowledge, self._columns, self._watch = attached, knowledge, columns, watch
+        self._encoder: Any = attached.bank.encoder
+        self._numbers = attached.numbers
+        self._exact_length = exact_length(attached.decoder)
+        anchor = 0 if knowledge.anchor is None else knowledge.anchor.mask.sum(1)
+        # Tokens of K and its anchor before x, less those of x's own anchor, which they replace.
+        self._tokens_before = (knowledge.position + anchor - columns.hidden_anchor.sum(1)).cpu()
+        self._slots: dict[tuple[int, int], Slots] = {}
+        self._clear()
+
+    def _clear(self) -> None:
+        """Drop what belongs to one forward."""
+        self._slot_attention: SlotAttention | None = None
+        self._mlp_outputs: dict[int, Tensor] = {}
+
+    @contextmanager
+    def hooks(self) -> Iterator[None]:
+        """Wrap the attention of the bank's layers, and add the MLPs' outputs, inside the block."""
+        enable_wrapping(self._attached.decoder)  # again, in case its implementation was changed since
+        modules = {self._numbers[layer]: site.module for layer, site in self._attached.sites.items()}
+        with wrap_attention(modules, self._make_wrapper):
+            if not self._encoder.sizes.mlp_width:
+                yield
+                return
+            with apply_hook(self._attached.hookpoints, self._add_mlp_output):
+                yield
+
+    def begin(self, forward: Forward) -> dict[str, Any]:
+        """Prepare a forward; return the keyword arguments of the decoder to change.
+
+        Raises:
+            ValueError: K and x together are too long for this decoder, or x does not begin at position 0.
+        """
+        self._clear()
+        if not self._columns.any_receives(forward.start, forward.stop):
+            return {}
+        self._check_length(forward.stop)
+        positions = self._columns.positions_in(forward)
+        columns = ForwardColumns(
+            self._knowledge.repeat(forward.repeats),
+            self._columns.receives_in(forward),
+            positions,
+            self._columns.hidden_anchor.repeat_interleave(forward.repeats, 0),
+            self._columns.anchor_length,
+            forward.stop,
+            self._columns.receivers_in(forward),
+            growing=forward.cache is not None,
+        )
+        self._slot_attention = SlotAttention(columns, self._watch)
+        if forward.positions is None and not self._columns.padded_left:
+            return {"position_ids": None}  # the decoder computes the same positions itself
+        return {"position_ids": positions}
+
+    def end(self, _cache: Cache | None) -> None:
+        """Finish a forward."""
+        self._clear()
+
+    def _check_length(self, stop: int) -> None:
+        """Refuse columns of x that, after K, are beyond the length up to which positions are exact.
+
+        Raises:
+            ValueError: There are some.
+        """
+        if self._exact_length is None:
+            return
+        lengths = self._columns.count_valid(stop) + self._tokens_before
+        longest = int(lengths[self._columns.with_knowledge].max())
+        if longest > self._exact_length:
+            raise ValueError(
+                f"K and x have {longest} tokens together, and beyond {self._exact_length} this decoder changes the "
+                "rotation of all positions (longrope); prepare shorter documents apart, write less, or use "
+                "encoder='reader'."
+            )
+
+    def _make_wrapper(self, number: int, states: Tensor) -> AttentionWrapper | None:
+        """Return the wrapper for the attention of encoder ``number``'s layer, which reads ``states`` [b, T, W] of x."""
+        slot_attention = self._slot_attention
+        if slot_attention is None:
+            return None
+        knowledge = slot_attention.columns.knowledge
+        key = number, len(knowledge.mask)
+        if key not in self._slots:
+            self._slots[key] = Slots(knowledge, number)
+        slots = self._slots[key]
+
+        def attend(*args: Any, **options: Any) -> tuple[Tensor, Any]:
+            output, weights = slot_attention.attend(slots, *args, **options)
+            mlp_output = self._encoder.mlp_output(number, states, output.flatten(2))
+            if mlp_output is not None:
+                self._mlp_outputs[number] = mlp_output
+            return output, weights
+
+        return attend
+
+    def _add_mlp_output(self, layer: int, stream: Tensor, _output: Tensor) -> Tensor | None:
+        """Return what the MLP of a layer adds after the attention, [b, T, W]."""
+        mlp_output = self._mlp_outputs.pop(self._numbers[layer], None)
+        if mlp_output is None or self._slot_attention is None:
+            return None
+        return keep_where(self._slot_attention.columns.receives, mlp_output, stream)

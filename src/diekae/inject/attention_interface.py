@@ -1,0 +1,135 @@
+"""Wrapping the attention of a decoder's layers from outside.
+
+Transformers calls the attention of every layer through an interface (``ALL_ATTENTION_FUNCTIONS``). The functions
+registered here call the decoder's own implementation. Where :func:`wrap_attention` has set an :data:`AttentionWrapper`
+for a layer, they call the wrapper, which is passed on as a keyword. Without one, the decoder computes the same as ever,
+with the same tensors.
+
+Shapes: B rows, T queries, C keys (with a cache C is longer than T), H query heads, G key heads, d head size, W decoder
+width.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from diekae.inject.contexts import HookContext
+
+IMPLEMENTATIONS = ("sdpa", "eager")
+"""Attention implementations that take a mask with an entry for each query and key."""
+_PREFIX, _KEYWORD = "diekae_", "diekae_wrapper"
+
+Masks = list[tuple[Any, int | None]]
+"""Attention masks, each with the window or chunk it was made for."""
+_RECORDED_MASKS: ContextVar[Masks | None] = ContextVar("diekae_masks", default=None)
+
+AttentionFunction = Callable[..., tuple[Tensor, Any]]
+"""The decoder's own attention: takes ``(module, query [B, H, T, d], key [B, G, C, d], value, mask, **options)`` and
+returns its output [B, T, H, d], and its weights or None."""
+AttentionWrapper = Callable[..., tuple[Tensor, Any]]
+"""Called in place of the decoder's own attention, with that :data:`AttentionFunction` as an additional first argument;
+returns the same."""
+
+
+def implementation(decoder: PreTrainedModel) -> str:
+    """Return the name of the decoder's own attention implementation, whether or not it can be wrapped."""
+    name: str = decoder.config.get_text_config(decoder=True)._attn_implementation
+    return name.removeprefix(_PREFIX)
+
+
+def enable_wrapping(decoder: PreTrainedModel) -> None:
+    """Make the decoder's attention call wrappers; without one its results stay the same. Can be called again.
+
+    Raises:
+        ValueError: The attention implementation takes no mask of queries and keys, or cannot be set.
+    """
+    name = implementation(decoder)
+    if decoder.config.get_text_config(decoder=True)._attn_implementation == _PREFIX + name:
+        return
+    if name not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"attention implementation {name!r} takes no mask of queries and keys, so it cannot read knowledge; load "
+            f"the decoder with attn_implementation={' or '.join(map(repr, IMPLEMENTATIONS))}, or use encoder='reader'."
+        )
+    decoder.set_attn_implementation(_PREFIX + name)
+    if decoder.config.get_text_config(decoder=True)._attn_implementation != _PREFIX + name:
+        raise ValueError(refusal(decoder, "its attention does not go through Transformers' attention interface"))
+
+
+def _register(name: str) -> None:
+    """Register an attention function and a mask function that call those of implementation ``name``."""
+
+    def attend(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
+        wrapper: AttentionWrapper | None = kwargs.pop(_KEYWORD, None)
+        attention: AttentionFunction | None = ALL_ATTENTION_FUNCTIONS.get(name)
+        attention = attention or sys.modules[type(module).__module__].eager_attention_forward
+        return attention(module, *args, **kwargs) if wrapper is None else wrapper(attention, module, *args, **kwargs)
+
+    def make_mask(*args: Any, **kwargs: Any) -> Any:
+        recorded, make = _RECORDED_MASKS.get(), ALL_MASK_ATTENTION_FUNCTIONS[name]
+        if recorded is None:
+            return make(*args, **kwargs)
+        # The mask must not be skipped: its identity shows which mask a layer was given.
+        recorded.append((make(*args, **{**kwargs, "allow_is_causal_skip": False}), kwargs.get("local_size")))
+        return recorded[-1][0]
+
+    ALL_ATTENTION_FUNCTIONS.register(_PREFIX + name, attend)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(_PREFIX + name, make_mask)
+
+
+for _name in IMPLEMENTATIONS:
+    _register(_name)
+
+
+@contextmanager
+def recorded_masks() -> Iterator[Masks]:
+    """Record the attention masks that are made inside the block."""
+    masks: Masks = []
+    token = _RECORDED_MASKS.set(masks)
+    try:
+        yield masks
+    finally:
+        _RECORDED_MASKS.reset(token)
+
+
+@contextmanager
+def wrap_attention(
+    modules: Mapping[int, nn.Module], make_wrapper: Callable[[int, Tensor], AttentionWrapper | None]
+) -> Iterator[None]:
+    """Wrap the attention of some layers in every forward of the current context inside the block.
+
+    Args:
+        modules: Attention modules, each under a number.
+        make_wrapper: Called in each forward as ``make_wrapper(number, states)``, with what the attention module reads,
+            [B, T, W]. Returns the wrapper, or None to leave the attention as it is.
+    """
+
+    def make_hook(context: HookContext, number: int) -> Any:
+        # `*rest`: another thread may run this hook before torch has noted that it takes keywords.
+        def hook(_module: nn.Module, *rest: Any) -> Any:
+            if not context.entered:
+                return None
+            args, kwargs = rest
+            wrapper = make_wrapper(number, args[0] if args else kwargs["hidden_states"])
+            return None if wrapper is None else (args, {**kwargs, _KEYWORD: wrapper})
+
+        return hook
+
+    with HookContext() as context, ExitStack() as handles:
+        for number, module in modules.items():
+            handles.enter_context(module.register_forward_pre_hook(make_hook(context, number), with_kwargs=True))
+        yield
+
+
+def refusal(decoder: PreTrainedModel, reason: str) -> str:
+    """Return the error message for a decoder that cannot be read exactly."""
+    return f"encoder='attention' cannot read exactly with {type(decoder).__name__}: {reason}. Use encoder='reader'."

@@ -1,0 +1,157 @@
+"""The columns of x in one call, and those of one forward of the decoder within it.
+
+Shapes: B rows as given, b = B · repeats rows as the decoder runs them (it repeats each row for its beams or samples),
+T columns of one forward, L columns of the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache
+
+from diekae.inject.slot_masks import Receivers
+
+
+@dataclass(frozen=True, eq=False)
+class Forward:
+    """What the decoder is called with in one forward."""
+
+    ids: Tensor | None
+    """int64 [b, T]."""
+    embeddings: Tensor | None
+    """[b, T, V], where the decoder is called with embeddings instead of tokens."""
+    positions: Tensor | None
+    """The ``position_ids`` that it is called with."""
+    cache: Cache | None
+    start: int
+    """Columns of x in the cache: the number of this forward's first column."""
+    length: int
+    """T."""
+    repeats: int
+
+    @classmethod
+    def from_call(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any], rows: int) -> Forward:
+        """Read the arguments of the decoder's stack.
+
+        Args:
+            args: Positional arguments.
+            kwargs: Keyword arguments.
+            rows: B.
+        """
+        ids, embeddings = kwargs.get("input_ids", args[0] if args else None), kwargs.get("inputs_embeds")
+        inputs = ids if ids is not None else embeddings
+        assert inputs is not None, "the decoder was called without input_ids or inputs_embeds"
+        cache = kwargs.get("past_key_values")
+        start = int(cache.get_seq_length()) if cache is not None else 0
+        return cls(ids, embeddings, kwargs.get("position_ids"), cache, start, inputs.shape[1], inputs.shape[0] // rows)
+
+    @property
+    def stop(self) -> int:
+        """Return the columns of x up to the end of this forward."""
+        return self.start + self.length
+
+
+class InputColumns:
+    """Which columns of x receive, which are padding, and where x begins.
+
+    The masks describe the L columns of the prompt. Later columns are generated: none of them is padding, and those of
+    the rows in ``receives_later`` receive.
+    """
+
+    def __init__(self, receives: Tensor, valid: Tensor, receives_later: Tensor, hidden_anchor: Tensor) -> None:
+        """Describe the columns of one call; arguments as for :class:`diekae.inject.injection.Injection`."""
+        self.receives, self.valid, self.receives_later = receives, valid, receives_later
+        self.hidden_anchor = hidden_anchor
+        # Copied from the device once a call: to ask it again for every generated token would take longer.
+        self._receives, self._receives_later, self._valid = receives.cpu(), receives_later.cpu(), valid.cpu()
+        self._columns_that_receive: list[bool] = self._receives.any(0).tolist()
+        self._any_receives_later = bool(self._receives_later.any())
+        self._first_real: list[int] = valid.int().argmax(1).tolist()
+        self.with_knowledge: Tensor = self._receives.any(1) | self._receives_later
+        """Rows of which some column receives, bool [B], on the CPU."""
+        self.anchor_length = self._common_anchor_length()
+        """How many first columns are hidden, where they are the same in all rows; else None."""
+
+    def _common_anchor_length(self) -> int | None:
+        hidden = self.hidden_anchor.cpu()
+        length = int(hidden[0].sum())
+        same = bool(hidden[:, :length].all()) and not bool(hidden[:, length:].any())
+        return length if same else None
+
+    def any_receives(self, start: int, stop: int | None = None) -> bool:
+        """Tell whether any row receives in columns ``start`` to ``stop``; if None, in any from ``start`` on."""
+        in_prompt = any(self._columns_that_receive[start:stop])
+        later = stop is None or stop > len(self._columns_that_receive)
+        return in_prompt or (self._any_receives_later and later)
+
+    def receives_in(self, forward: Forward) -> Tensor:
+        """Return which columns of a forward receive, bool [b, T]."""
+        columns = _columns_of(forward, self.receives, self.receives_later).repeat_interleave(forward.repeats, 0)
+        inputs = forward.ids if forward.ids is not None else forward.embeddings
+        assert inputs is not None and len(columns) == len(inputs), (
+            f"the decoder runs a number of rows that is not a multiple of the {len(self.receives)} given"
+        )
+        return columns
+
+    def valid_in(self, forward: Forward) -> Tensor:
+        """Return which columns of a forward are not padding, bool [b, T]."""
+        later = torch.ones_like(self.receives_later)
+        return _columns_of(forward, self.valid, later).repeat_interleave(forward.repeats, 0)
+
+    def receivers_in(self, forward: Forward) -> Receivers:
+        """Return which columns of a forward receive, in one word; padding counts as either, as nothing reads it."""
+        receives = _columns_of(forward, self._receives | ~self._valid, self._receives_later)
+        if bool(receives.all()):
+            return "all"
+        anchor = self.anchor_length
+        if not forward.start and anchor and forward.length > anchor:
+            if bool(receives[:, anchor:].all()) and not bool(receives[:, :anchor].any()):
+                return "after_anchor"
+        return "some"
+
+    def count_valid(self, stop: int) -> Tensor:
+        """Return how many of each row's columns before ``stop`` are not padding, int64 [B], on the CPU."""
+        valid = self._valid[:, :stop]
+        return valid.sum(1) + (stop - valid.shape[1])
+
+    @property
+    def padded_left(self) -> bool:
+        """Tell whether any row begins with padding."""
+        return any(self._first_real)
+
+    def positions_in(self, forward: Forward) -> Tensor:
+        """Return the positions of a forward's columns, int64 [b, T].
+
+        In rows with knowledge, the first column that is not padding stands at 0.
+
+        Raises:
+            ValueError: The decoder is called with positions that begin elsewhere.
+        """
+        device, repeats, positions = self.receives.device, forward.repeats, forward.positions
+        first = torch.tensor(self._first_real, device=device)[:, None]
+        if positions is None:
+            columns = torch.arange(forward.start, forward.stop, device=device)[None].expand(len(first), -1)
+            starts = torch.where(self.with_knowledge.to(device)[:, None], first, 0)
+            return (columns - starts).clamp(min=0).repeat_interleave(repeats, 0)
+        rows = len(first) * repeats
+        if not forward.start and positions.shape[0] in (1, rows):
+            of_given_rows = positions.expand(rows, -1)[::repeats]
+            wrong = (of_given_rows.gather(1, first)[:, 0] != 0).cpu() & self.with_knowledge
+            if bool(wrong.any()):
+                raise ValueError(
+                    f"position_ids of rows {wrong.nonzero().flatten().tolist()} do not begin at 0 at the first real "
+                    "token; K is read where x begins at 0. Leave position_ids out."
+                )
+        return positions.expand(rows, -1)
+
+
+def _columns_of(forward: Forward, prompt: Tensor, later: Tensor) -> Tensor:
+    """Return the columns of a forward from those of the prompt [B, L], continued by ``later`` [B] after its end."""
+    in_prompt = prompt[:, forward.start : forward.stop]
+    missing = forward.length - in_prompt.shape[1]
+    return torch.cat([in_prompt, later[:, None].expand(-1, missing)], dim=1) if missing else in_prompt

@@ -1,0 +1,137 @@
+"""The decoder's attention over K's slots and x's keys, in one forward.
+
+Slots are joined to the layer's keys, and the decoder's own attention runs over both. So whatever it does to scores
+(soft caps, sinks, scaling) applies to slots too. Columns that receive nothing keep the output of the decoder's own
+call.
+
+Shapes: B rows, a slots of the anchor, S slots of K, T queries, C keys of x (cached ones among them), H query heads,
+G key heads, d head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from diekae.encoders.partial_attention import additive_mask
+from diekae.inject.attention_interface import AttentionFunction
+from diekae.inject.slot_masks import ForwardColumns, SlotMasks
+from diekae.inject.slots import Slots, Watch
+
+_FOLDED_MODULE: Any = SimpleNamespace(num_key_value_groups=1, is_causal=False)
+"""Passed as the module to an attention whose heads are folded: each key head has one query head."""
+
+
+class SlotAttention:
+    """Runs the attention of any layer over K's slots and x's keys; made once for each forward."""
+
+    def __init__(self, columns: ForwardColumns, watch: Watch | None = None) -> None:
+        """Prepare for a forward; ``watch`` is called with the attention that K's slots get."""
+        self.columns, self._watch = columns, watch
+        self._masks = SlotMasks(columns)
+
+    def attend(
+        self,
+        slots: Slots,
+        attention: AttentionFunction,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        *rest: Any,
+        **options: Any,
+    ) -> tuple[Tensor, Any]:
+        """Attend from the queries of x to K's slots and x's keys.
+
+        Args:
+            slots: Of this layer.
+            attention: The decoder's own attention function.
+            module: Its other arguments are as for any :data:`diekae.inject.attention_interface.AttentionWrapper`.
+            query: [B, H, T, d].
+            key: [B, G, C, d].
+            value: [B, G, C, d].
+            mask: The layer's own mask over the C keys.
+            *rest: For ``attention``.
+            **options: For ``attention``.
+        """
+        columns = self.columns
+        # The cache of a sliding window holds only the last columns of x.
+        first = max(0, columns.stop - key.shape[2])
+        hidden = None if columns.anchor_length is None else max(0, columns.anchor_length - first)
+        keys, values = slots.joined(key[:, :, hidden:], value[:, :, hidden:], growing=columns.growing)
+        share = 1 if self._watch else _foldable_heads(attention, query, key, mask, rest, options)
+        key_columns = range(first, first + key.shape[2])
+        joined_mask = self._masks.get(mask, options.get("sliding_window"), query, key_columns, hidden, share)
+        if share > 1:
+            output, weights = _attend_folded(attention, share, query, keys, values, joined_mask, **options)
+        else:
+            output, weights = attention(module, query, keys, values, joined_mask, *rest, **options)
+        if self._watch is not None:
+            shown = _attention_weights(query, keys, joined_mask, options.get("scaling"))
+            shown = shown[..., slots.length - slots.count : slots.length]
+            self._watch(slots.number, shown * columns.receives[:, None, :, None])
+
+        def attend_bare(stop: int | None, own_mask: Tensor | None) -> Tensor:
+            parts = query[:, :, :stop], key[:, :, :stop], value[:, :, :stop]
+            return attention(module, *parts, own_mask, *rest, **options)[0]
+
+        return self._restore_others(output, mask, attend_bare), weights
+
+    def _restore_others(
+        self, output: Tensor, mask: Tensor | None, attend_bare: Callable[[int | None, Tensor | None], Tensor]
+    ) -> Tensor:
+        """Return the output [B, T, H, d] with the decoder's own in all columns that receive nothing.
+
+        Args:
+            output: Of the attention over slots and keys.
+            mask: The layer's own mask.
+            attend_bare: ``attend_bare(n, mask)`` is the decoder's own attention over the first n columns; all if None.
+        """
+        if self.columns.receivers == "all":
+            return output
+        if self.columns.receivers == "after_anchor":
+            n = self.columns.anchor_length
+            return torch.cat([attend_bare(n, mask if mask is None else mask[..., :n, :n]), output[:, n:]], dim=1)
+        return torch.where(self.columns.receives[:, :, None, None], output, attend_bare(None, mask))
+
+
+def _foldable_heads(
+    attention: AttentionFunction, query: Tensor, key: Tensor, mask: Tensor | None, rest: Any, options: dict[str, Any]
+) -> int:
+    """Return how many query heads can be folded into one; 1 where their masks may differ, or nothing is gained."""
+    same_mask = (mask is None or mask.shape[1] == 1) and options.get("position_bias") is None
+    return query.shape[1] // key.shape[1] if attention is sdpa_attention_forward and same_mask and not rest else 1
+
+
+def _attend_folded(
+    attention: AttentionFunction,
+    share: int,
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor | None,
+    **options: Any,
+) -> tuple[Tensor, Any]:
+    """Attend with the ``share`` query heads of each key head as one head of ``share`` · T queries; so is the mask.
+
+    Otherwise every key would be repeated for each head that shares it, which takes most of the time for a long K.
+    """
+    rows, _, length, size = query.shape
+    groups = keys.shape[1]
+    folded = query.reshape(rows, groups, share * length, size)
+    output, weights = attention(_FOLDED_MODULE, folded, keys, values, mask, **{**options, "is_causal": False})
+    heads = output.reshape(rows, share, length, groups, -1).permute(0, 2, 3, 1, 4)
+    return heads.reshape(rows, length, groups * share, -1), weights
+
+
+def _attention_weights(query: Tensor, keys: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
+    """Return the weights of attention, [B, H, T, keys]; without soft caps and sinks, which few decoders have."""
+    keys = keys.repeat_interleave(query.shape[1] // keys.shape[1], 1)
+    scores = query.float() @ keys.float().transpose(2, 3) * (scaling or query.shape[-1] ** -0.5)
+    return (scores if mask is None else scores + additive_mask(mask, torch.float32)).softmax(-1)

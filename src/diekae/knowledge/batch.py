@@ -1,0 +1,89 @@
+"""Prepared knowledge of a batch's rows, padded to one length.
+
+Shapes: N encoders, B rows, S slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from diekae.encoders import KnowledgeBatch
+from diekae.knowledge.prepared import PreparedKnowledge
+
+
+def batch_knowledge(rows: Sequence[PreparedKnowledge | None]) -> KnowledgeBatch:
+    """Pad the prepared knowledge of a batch's rows to the longest; rows without knowledge have no slots.
+
+    Args:
+        rows: Prepared knowledge of one bank, or None, for each of B rows; not None for at least one.
+    """
+    device = next(row.device for row in rows if row is not None)
+    positions = torch.tensor([0 if row is None else row.position for row in rows], device=device)
+    anchor = _pad(
+        [None if row is None else row.anchor for row in rows],
+        [None if row is None else row.anchor_places for row in rows],
+        positions,
+    )
+    batch = _pad(
+        [None if row is None else row.tensors for row in rows],
+        [None if row is None else row.places for row in rows],
+        positions,
+        anchor,
+    )
+    assert batch is not None, "prepared knowledge has tensors"
+    return batch
+
+
+def _pad(
+    rows: Sequence[dict[str, Tensor] | None],
+    places: Sequence[Tensor | None],
+    positions: Tensor,
+    anchor: KnowledgeBatch | None = None,
+) -> KnowledgeBatch | None:
+    """Pad slots; None if no row has tensors.
+
+    Args:
+        rows: Tensors [N, S, …] by name, for each of B rows.
+        places: Positions of the slots [S], for each row.
+        positions: As :attr:`KnowledgeBatch.position`, [B].
+        anchor: Slots of the anchor, padded before.
+    """
+    if not any(rows):
+        return None
+    device = positions.device
+    lengths = [next(iter(row.values())).shape[1] if row else 0 for row in rows]
+    length = max(lengths)
+    mask = torch.arange(length, device=device)[None] < torch.tensor(lengths, device=device)[:, None]
+    full = length > 0 and min(lengths) == length
+    return KnowledgeBatch(
+        _pad_tensors(rows, lengths), mask, positions, full, _pad_places(places, length, device), anchor
+    )
+
+
+def _pad_tensors(rows: Sequence[dict[str, Tensor] | None], lengths: Sequence[int]) -> dict[str, Tensor]:
+    """Return the tensors of all rows as [N, B, S, …] by name."""
+    first: Mapping[str, Tensor] = next(row for row in rows if row)
+    if all(row is first for row in rows):  # all rows share one document: expand it without a copy
+        return {name: tensor[:, None].expand(-1, len(rows), *tensor.shape[1:]) for name, tensor in first.items()}
+    tensors = {}
+    for name, like in first.items():
+        padded = like.new_zeros((like.shape[0], len(rows), max(lengths), *like.shape[2:]))
+        for number, row in enumerate(rows):
+            if row:
+                padded[:, number, : lengths[number]] = row[name].to(padded)
+        tensors[name] = padded
+    return tensors
+
+
+def _pad_places(places: Sequence[Tensor | None], length: int, device: torch.device) -> Tensor | None:
+    """Return the positions of all rows' slots, int64 [B, S]; None if no row has any."""
+    if all(row is None for row in places):
+        return None
+    padded = torch.zeros(len(places), length, dtype=torch.long, device=device)
+    for number, row in enumerate(places):
+        if row is not None:
+            padded[number, : len(row)] = row
+    return padded

@@ -1,0 +1,199 @@
+"""Prepared knowledge: what a bank keeps of one or several documents, independent of any input.
+
+Shapes: N encoders, S slots of K, a slots of the anchor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diekae.files import write_atomically
+from diekae.knowledge.codec import DAMAGED, decode, decode_file, encode
+
+_ANCHOR, _PLACES = "anchor.", "places"
+
+
+@dataclass(frozen=True)
+class PreparedKnowledge:
+    """What one bank keeps of one or several documents.
+
+    Example:
+        >>> prepared = model.prepare("The bridge opened in 1932.")
+        >>> prepared.save("bridge.safetensors")
+        >>> model(**model.tokenize("When did it open?"), knowledge=PreparedKnowledge.load("bridge.safetensors"))
+    """
+
+    tensors: dict[str, Tensor]
+    """Slots of K by name, each [N, S, …]."""
+    position: int
+    """Tokens of K, in its longest document. Encoders that count positions from K's beginning let x begin here."""
+    bank: str
+    """Fingerprint of the bank."""
+    anchor: dict[str, Tensor] = field(default_factory=dict)
+    """Slots of the anchor by name, each [N, a, …]; empty if the encoder keeps none. They do not count as slots of K."""
+    anchor_ids: tuple[int, ...] = ()
+    """Tokens of the anchor. Every input that reads this knowledge begins with them."""
+    places: Tensor | None = None
+    """Positions of K's slots, which end where x begins; int64 [S]. None if the encoder does not use positions."""
+    sharpness: float = 1.0
+    """Factor that the keys are multiplied by when this is joined with other documents; 1 after joining."""
+    begin: int | None = None
+    """Position of the whole document's first slot, before which the anchor stands. None if all slots are here: then
+    ``places`` contains it."""
+
+    def __repr__(self) -> str:
+        """Return a summary on one line instead of the numbers."""
+        layers, kind = 0, "empty"
+        for tensor in self.tensors.values():
+            layers, kind = len(tensor), f"{tensor.dtype} on {tensor.device}".removeprefix("torch.")
+        size = f"{len(self)} slots in {layers} layers, {self.nbytes / 1e6:.2f} MB, {kind}"
+        return f"PreparedKnowledge({size}, bank {self.bank})"
+
+    def __len__(self) -> int:
+        """Return S, the number of slots."""
+        return next(iter(self.tensors.values())).shape[1] if self.tensors else 0
+
+    @property
+    def nbytes(self) -> int:
+        """Return the size in bytes."""
+        return sum(tensor.nbytes for tensor in (*self.tensors.values(), *self.anchor.values()))
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device of the slots."""
+        return next(iter(self.tensors.values())).device
+
+    @property
+    def anchor_places(self) -> Tensor | None:
+        """Return the positions of the anchor's slots, int64 [a]; None if there are none, or positions are not used."""
+        if not self.anchor or self.places is None:
+            return None
+        first = self._first_place() or 0
+        return torch.arange(first - len(self.anchor_ids), first, device=self.places.device)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> PreparedKnowledge:
+        """Return a copy on another device or in another floating-point type."""
+
+        def moved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: tensor.to(device=device, dtype=dtype) for name, tensor in tensors.items()}
+
+        places = None if self.places is None else self.places.to(device)
+        return replace(self, tensors=moved(self.tensors), anchor=moved(self.anchor), places=places)
+
+    @classmethod
+    def join(cls, all_prepared: Sequence[PreparedKnowledge]) -> PreparedKnowledge:
+        """Join documents that are used together. Their order does not matter; they share the anchor of the longest.
+
+        Raises:
+            ValueError: There is no document, or they are of different banks or anchors.
+        """
+        if not all_prepared or len({prepared.bank for prepared in all_prepared}) != 1:
+            raise ValueError(f"expected documents of one bank, got {sorted({p.bank for p in all_prepared})}.")
+        if len(anchors := {prepared.anchor_ids for prepared in all_prepared}) != 1:
+            raise ValueError(
+                f"these documents were read behind different anchors ({sorted(anchors)}); prepare them in one format."
+            )
+        if len(all_prepared) == 1:
+            return all_prepared[0]  # not copied: its tensors may be memory-mapped
+        all_prepared = [prepared._sharpened() for prepared in all_prepared]
+        tensors = {name: torch.cat([p.tensors[name] for p in all_prepared], dim=1) for name in all_prepared[0].tensors}
+        longest = max(all_prepared, key=lambda prepared: prepared.position)
+        places = [prepared.places for prepared in all_prepared if prepared.places is not None]
+        return replace(longest, tensors=tensors, places=torch.cat(places) if places else None)
+
+    def take(self, columns: Sequence[int]) -> PreparedKnowledge:
+        """Return some of the slots, at their positions in the document: the part of it that x is to read.
+
+        Args:
+            columns: Numbers of the slots, from 0.
+        """
+        index = torch.as_tensor(list(columns), dtype=torch.long, device=self.device)
+        tensors = {name: tensor.index_select(1, index) for name, tensor in self.tensors.items()}
+        places = None if self.places is None else self.places[index]
+        return replace(self, tensors=tensors, places=places, begin=self._first_place())
+
+    def _first_place(self) -> int | None:
+        """Return the position of the whole document's first slot; None if it is unknown."""
+        if self.begin is not None or self.places is None or not len(self.places):
+            return self.begin
+        return int(self.places.min())
+
+    def _sharpened(self) -> PreparedKnowledge:
+        """Return a copy with its keys multiplied by the sharpness."""
+        if self.sharpness == 1:
+            return self
+        return replace(self, tensors={**self.tensors, "keys": self.tensors["keys"] * self.sharpness}, sharpness=1.0)
+
+    def flatten(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return all tensors by name, and the other fields as JSON values; :meth:`unflatten` reverses this."""
+        tensors = {**self.tensors, **{_ANCHOR + name: tensor for name, tensor in self.anchor.items()}}
+        if self.places is not None:
+            tensors[_PLACES] = self.places
+        info = {"position": self.position, "bank": self.bank, "anchor_ids": list(self.anchor_ids)}
+        return tensors, {**info, "sharpness": self.sharpness, "begin": self.begin}
+
+    @classmethod
+    def unflatten(cls, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> PreparedKnowledge:
+        """Return the prepared knowledge that :meth:`flatten` was called on.
+
+        Raises:
+            KeyError, TypeError: A value is missing, or of another type.
+        """
+        return cls(
+            tensors={n: t for n, t in tensors.items() if not n.startswith(_ANCHOR) and n != _PLACES},
+            position=info["position"],
+            bank=info["bank"],
+            anchor={n.removeprefix(_ANCHOR): t for n, t in tensors.items() if n.startswith(_ANCHOR)},
+            anchor_ids=tuple(info["anchor_ids"]),
+            places=tensors.get(_PLACES),
+            sharpness=info["sharpness"],
+            begin=info.get("begin"),  # absent in files of older versions
+        )
+
+    def to_bytes(self, precision: str = "exact") -> bytes:
+        """Return the content of a file; see :meth:`save`."""
+        tensors, info = self.flatten()
+        # The anchor's few slots hold the attention sink, so they stay exact.
+        return encode(tensors, info, precision, quantized=tuple(self.tensors))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> PreparedKnowledge:
+        """Return the prepared knowledge from the result of :meth:`to_bytes`.
+
+        Raises:
+            ValueError: The bytes are not prepared knowledge, or are damaged.
+        """
+        try:
+            return cls.unflatten(*decode(data))
+        except DAMAGED as error:
+            raise ValueError(f"no prepared knowledge, or damaged: {error}") from error
+
+    def save(self, path: str | Path, precision: str = "exact") -> None:
+        """Write one safetensors file. A failure leaves the old file as it was.
+
+        Args:
+            path: The file.
+            precision: ``exact``; ``bf16``; or ``int8``, a quarter of the size of fp32.
+        """
+        write_atomically(Path(path), self.to_bytes(precision))
+
+    @classmethod
+    def load(cls, path: str | Path) -> PreparedKnowledge:
+        """Read a file that :meth:`save` wrote. Its tensors are memory-mapped, except those in int8.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: The file is not prepared knowledge, or is damaged.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no file of prepared knowledge at {str(path)!r}.")
+        try:
+            return cls.unflatten(*decode_file(Path(path)))
+        except DAMAGED as error:
+            raise ValueError(f"{str(path)!r} is not prepared knowledge, or is damaged: {error}") from error

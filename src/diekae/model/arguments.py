@@ -1,0 +1,104 @@
+"""Checks of a model's arguments, with advice in the error messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from diekae.files import place_named
+from diekae.fingerprint import window
+from diekae.suggest import did_you_mean
+
+
+def check_decoder(decoder: Any) -> None:
+    """Refuse what is not a loaded decoder.
+
+    Raises:
+        TypeError: It is a name, or something else.
+    """
+    if isinstance(decoder, str | Path):
+        raise TypeError(
+            f"decoder is the name {str(decoder)!r}; expected a loaded model. Load a bank with its decoder: "
+            f"DiekaeModel.from_pretrained(bank); or a decoder: decoder, tokenizer = load_decoder({str(decoder)!r})."
+        )
+    if not isinstance(decoder, nn.Module) or not hasattr(decoder, "get_input_embeddings"):
+        raise TypeError(
+            f"decoder is of type {type(decoder).__name__}; expected a *ForCausalLM of Transformers, as in: "
+            "decoder, tokenizer = load_decoder(name); DiekaeModel(decoder, config, tokenizer)."
+        )
+
+
+def check_input(decoder: PreTrainedModel, input_ids: Any, options: Iterable[str]) -> None:
+    """Refuse input ids that the decoder cannot read, and misspelt options.
+
+    Args:
+        decoder: The decoder.
+        input_ids: The caller's argument; expected int64 [B, L].
+        options: Names of the call's other arguments.
+
+    Raises:
+        TypeError: The ids are not a tensor of integers, or an option is a misspelt ``knowledge`` or ``injection_mask``.
+        ValueError: The ids are not [B, L], are empty, or exceed the decoder's window.
+    """
+    for name in options:
+        if hint := did_you_mean(name, ("knowledge", "injection_mask"), cutoff=0.8):
+            raise TypeError(f"argument {name!r} is not known.{hint}")
+    if isinstance(input_ids, str):
+        raise TypeError(
+            f"input_ids is the text {input_ids!r}; expected a tensor [rows, tokens]. Tokenize it first: "
+            f"model.generate(**model.tokenize({input_ids!r}), …)."
+        )
+    if not isinstance(input_ids, Tensor):
+        raise TypeError(
+            f"input_ids is {type(input_ids).__name__}; expected a tensor [rows, tokens]. Unpack what `tokenize` and "
+            "`apply_chat_template(…, return_dict=True)` return: model.generate(**inputs, …)."
+        )
+    if input_ids.is_floating_point():
+        raise TypeError(f"input_ids is of type {input_ids.dtype}; expected token ids, as `tokenize` returns them.")
+    if input_ids.ndim != 2 or input_ids.numel() == 0:
+        raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}; expected [rows, tokens], both at least 1.")
+    if input_ids.shape[1] > window(decoder):
+        raise ValueError(
+            f"the input has {input_ids.shape[1]} tokens, but the decoder's window is {window(decoder)}; "
+            "shorten it, or give part of it as knowledge."
+        )
+
+
+def as_texts(value: Any, name: str, expected: str) -> list[str]:
+    """Return one text or several as a list.
+
+    Args:
+        value: The caller's argument.
+        name: Its name, for the error message.
+        expected: What the caller should have passed, for the error message.
+
+    Raises:
+        TypeError: A value is not a text.
+    """
+    texts = list(value) if isinstance(value, Iterable) and not isinstance(value, str | Mapping) else [value]
+    for text in texts:
+        if not isinstance(text, str):
+            advice = "; read the file first: path.read_text()" if isinstance(text, Path) else ""
+            verb = "is" if text is value else "holds"
+            raise TypeError(f"{name} {verb} {text!r}; expected {expected}, each a str{advice}.")
+    return texts
+
+
+def check_document(text: str) -> str:
+    """Return a document, unless it is the name of a file that the caller probably meant to read.
+
+    Raises:
+        ValueError: A file of this name exists.
+    """
+    path = place_named(text)
+    if path is not None and path.is_file():
+        raise ValueError(
+            f"knowledge is the text {text!r}, and a file of that name exists; give the file's content: "
+            f"Path({text!r}).read_text(), or let a KnowledgeStore read it. If these words are meant, end them with "
+            "a line break."
+        )
+    return text

@@ -1,0 +1,177 @@
+"""A decoder with a bank: creating, loading and saving it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, cast
+
+import torch
+from transformers import PreTrainedModel
+
+from diekae.checkpoint import load_bank, save_bank
+from diekae.config import DiekaeConfig, resolve_layers
+from diekae.data.formats import Format
+from diekae.data.prompt import Prompter
+from diekae.editor import Editor
+from diekae.encoders import encoder_class
+from diekae.encoders.bank import Bank
+from diekae.fingerprint import fingerprint
+from diekae.inject.attached import Attached
+from diekae.inject.attention import AttentionSite
+from diekae.inject.hookpoints import find_blocks, find_hookpoints
+from diekae.model.arguments import check_decoder
+from diekae.model.sites import sites_of_layers, sizes_of_attention
+from diekae.moving import MovesWithDecoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class BankedDecoder(MovesWithDecoder):
+    """A frozen decoder with a bank of encoders.
+
+    Only the bank's parameters belong to this module: ``parameters()``, ``state_dict()`` and an optimizer do not see the
+    decoder, which is neither copied nor changed. ``to(device)`` moves both.
+    """
+
+    def __init__(
+        self,
+        decoder: PreTrainedModel,
+        config: DiekaeConfig | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> None:
+        """Create an untrained bank for a decoder; it starts as the identity.
+
+        Args:
+            decoder: Any ``*ForCausalLM``.
+            config: What the bank is; the defaults if None.
+            tokenizer: The decoder's tokenizer; needed wherever texts are passed instead of tokens.
+
+        Raises:
+            ValueError: The decoder's layers cannot be found, or a configured layer does not exist.
+            TypeError: The decoder is not a loaded model.
+        """
+        super().__init__()
+        check_decoder(decoder)
+        self.config = config or DiekaeConfig()
+        self.tokenizer = tokenizer
+        self.editor: Editor | None = None
+        self.layers = resolve_layers(self.config.layers, len(find_blocks(decoder)))
+        self.hookpoints = find_hookpoints(decoder, self.layers, self.config.site)
+        sites: dict[int, AttentionSite] = {}
+        if encoder_class(self.config.encoder).reads == "attention":
+            sites = sites_of_layers(decoder, self.layers)
+            self.config = self.config.settled(sizes_of_attention(sites.values()))
+        # A dict hides the decoder from nn.Module, which would register its parameters.
+        self._outside: dict[str, Any] = {"decoder": decoder, "sites": sites}
+        embedding_width = int(decoder.get_input_embeddings().weight.shape[1])  # type: ignore[index]
+        width = decoder.config.get_text_config(decoder=True).hidden_size
+        self.bank = Bank(self.config.encoder, self.config.encoder_options, self.layers, embedding_width, width)
+        self.bank.to(decoder.device)
+        self.bank.decoder = fingerprint(decoder)
+        self.prompter: Prompter | None = None
+        if tokenizer is not None:
+            self.prompter = Prompter(tokenizer, self.config.template, self.config.format, self.config.system)
+        self.anchor = self.prompter.anchor() if self.prompter else ()
+
+    @classmethod
+    def exact(
+        cls,
+        decoder: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        layers: str | Sequence[int] = "all",
+        **options: Any,
+    ) -> Self:
+        """Create a model that reads K exactly as with K in the prompt, without training or data.
+
+        Args:
+            decoder: A ``*ForCausalLM`` with rotary positions.
+            tokenizer: The decoder's tokenizer.
+            layers: Layers that read K. Fewer than ``all`` take less memory and time, and answer worse.
+            **options: Other fields of :class:`DiekaeConfig`, such as ``template``, ``system`` and ``format``. The
+                format is ``chat`` by default if the tokenizer has a chat template.
+
+        Raises:
+            ValueError: The decoder cannot read K exactly; the message says why.
+        """
+        if tokenizer is not None and tokenizer.chat_template:
+            options.setdefault("format", "chat")
+        return cls(decoder, DiekaeConfig.preset("exact", layers=layers, **options), tokenizer)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        decoder: PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        check: bool = True,
+        format: str | None = None,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device | None = None,
+    ) -> Self:
+        """Load a bank, and its decoder if none is passed.
+
+        Args:
+            folder: A folder that :meth:`save_pretrained` wrote, or the name of a shipped bank (``smollm2``).
+            decoder: The bank's decoder; loaded by the name in the bank if None.
+            tokenizer: The decoder's tokenizer.
+            check: Whether to refuse a decoder with another fingerprint than the bank's.
+            format: Format of x; the bank's own if None. ``auto`` is ``chat`` if the tokenizer has a chat template.
+            dtype: Type to load the decoder in; the fast one of the device if None. Unused if a decoder is passed.
+            device: Device to load the decoder onto; the CPU if None. Unused if a decoder is passed.
+
+        Raises:
+            FileNotFoundError: The folder contains no bank.
+            ValueError: The bank is damaged, or was made for another decoder.
+        """
+        saved = load_bank(Path(folder))
+        if decoder is None:
+            from diekae.models import load_decoder  # only here does the model depend on ways to load decoders
+
+            decoder, tokenizer = load_decoder(saved.decoder_name, dtype=dtype, device=device)
+        if check:
+            saved.check_decoder(decoder)
+        if format == "auto":
+            format = "chat" if tokenizer is not None and tokenizer.chat_template else None
+        if format is None or format == saved.config.format:
+            model = cls(decoder, saved.config, tokenizer)
+            model.anchor = saved.anchor
+        else:
+            model = cls(decoder, replace(saved.config, format=cast(Format, format)), tokenizer)
+        model.bank.load_by_layer(saved.tensors)
+        return model
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Save the bank, without the decoder: ``config.json`` and the weights as safetensors.
+
+        Args:
+            folder: The folder to write.
+            dtype: Type to save the weights in; their own if None.
+        """
+        save_bank(Path(folder), self.bank, self.config, self.decoder, self.anchor, dtype)
+
+    def print_trainable_parameters(self) -> None:
+        """Print the number of the bank's parameters, and of all parameters with the decoder's."""
+        trained = sum(parameter.numel() for parameter in self.bank.parameters())
+        total = trained + sum(parameter.numel() for parameter in self.decoder.parameters())
+        print(f"trainable params: {trained:,} || all params: {total:,} || trainable%: {100 * trained / total:.4f}")
+
+    @property
+    def attached(self) -> Attached:
+        """Return the bank with its places in the decoder."""
+        return Attached(self.decoder, self.bank, self.hookpoints, self._outside["sites"])
+
+    @property
+    def decoder(self) -> PreTrainedModel:
+        """Return the frozen decoder."""
+        decoder: PreTrainedModel = self._outside["decoder"]
+        return decoder
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device that inputs must be on."""
+        return self.decoder.device

@@ -1,0 +1,210 @@
+"""The model: a frozen decoder with a bank of encoders, which reads prepared knowledge.
+
+Shapes: B rows, L columns of the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diekae.data.formats import Message
+from diekae.editor import Call
+from diekae.fingerprint import check_whole
+from diekae.inject.columns import anchored, guess_mask
+from diekae.inject.contexts import bare
+from diekae.inject.guidance import with_guidance
+from diekae.inject.injection import Injection
+from diekae.inject.slots import Watch
+from diekae.knowledge import Document, Knowledge, PreparedKnowledge, batch_knowledge, knowledge_of_rows
+from diekae.model.arguments import check_document, check_input
+from diekae.model.columns import add_cached_columns, replaced_anchors
+from diekae.model.preparing import KnowledgePreparer
+from diekae.prepare import read_documents
+
+
+class DiekaeModel(KnowledgePreparer):
+    """A frozen decoder with a bank of encoders, which takes knowledge by injection.
+
+    :class:`BankedDecoder` creates, loads and saves it; :class:`KnowledgePreparer` prepares knowledge.
+
+    Example:
+        >>> model = DiekaeModel.exact(*load_decoder("smollm2"))
+        >>> bridge = model.prepare("The Ondrel Bridge opened in 1932.")
+        >>> model.chat("When did the Ondrel Bridge open?", knowledge=bridge)
+    """
+
+    @contextmanager
+    def injected(
+        self,
+        knowledge: Knowledge,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        injection_mask: Tensor | None = None,
+        scope: str | None = None,
+    ) -> Iterator[None]:
+        """Inject knowledge into every forward of the decoder that this thread makes inside the block.
+
+        Args:
+            knowledge: See :data:`diekae.knowledge.Knowledge`; None leaves the decoder as it is.
+            input_ids: The prompt, int64 [B, L].
+            attention_mask: 0 at padding, [B, L].
+            injection_mask: Columns that receive, bool [B, L]; all but padding and the anchor if None.
+            scope: ``prompt`` or ``all``; the configuration's if None.
+        """
+        rows = self.prepare_rows(knowledge, input_ids.shape[0])
+        if all(row is None for row in rows):
+            yield
+            return
+        with self._injection(rows, input_ids, attention_mask, injection_mask, scope).active(guard=True):
+            yield
+
+    def behind(
+        self,
+        knowledge: Knowledge,
+        input_ids: Tensor,
+        mask: Tensor | None = None,
+        injection_mask: Tensor | None = None,
+        done: int = 0,
+        scope: str | None = None,
+        watch: Watch | None = None,
+    ) -> AbstractContextManager[None]:
+        """Return the context of one call of the decoder, some of whose columns may be in a cache.
+
+        Args:
+            knowledge: See :data:`diekae.knowledge.Knowledge`.
+            input_ids: Columns that are not in the cache, int64.
+            mask: 0 at padding, over all columns, [B, L].
+            injection_mask: Columns that receive, bool, new ones or all; all but padding and the anchor if None.
+            done: Number of columns in the cache.
+            scope: ``prompt`` or ``all``; the configuration's if None.
+            watch: Called with the attention that K's slots receive.
+        """
+        if knowledge is None:
+            return bare()
+        rows = self.prepare_rows(knowledge, input_ids.shape[0])
+        if all(row is None for row in rows):
+            return bare()
+        if done:
+            input_ids, injection_mask = add_cached_columns(input_ids, injection_mask, done)
+        return self._injection(rows, input_ids, mask, injection_mask, scope, done, watch).active()
+
+    def _injection(
+        self,
+        rows: Sequence[PreparedKnowledge | None],
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        injection_mask: Tensor | None,
+        scope: str | None = None,
+        done: int = 0,
+        watch: Watch | None = None,
+    ) -> Injection:
+        """Return the injection of one call, of whose columns ``done`` are in a cache."""
+        check_whole(self.decoder, self.bank)
+        shared, by_attention = self.config.anchor == "shared", self.attached.by_attention
+        has_knowledge = torch.tensor([row is not None for row in rows], device=self.device)
+        valid = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        hidden = torch.zeros_like(valid)
+        if by_attention and shared:
+            hidden = replaced_anchors(rows, input_ids, valid, done)
+        receives = valid if injection_mask is None else injection_mask.bool()
+        if injection_mask is None and shared:
+            receives = valid & ~(hidden if by_attention else anchored(input_ids, valid, self.anchor))
+        later = has_knowledge & ((scope or self.config.scope) == "all")
+        receives = receives & has_knowledge[:, None]
+        return Injection(self.attached, batch_knowledge(rows), receives, valid, later, hidden, watch)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        knowledge: Knowledge = None,
+        injection_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Run the decoder over x with knowledge injected.
+
+        Args:
+            input_ids: int64 [B, L]; with ``past_key_values`` only the new columns, all of which receive.
+            attention_mask: 0 at padding, [B, L], or over cached and new columns.
+            knowledge: See :data:`diekae.knowledge.Knowledge`.
+            injection_mask: Columns that receive, bool [B, L].
+            **kwargs: Arguments of the decoder.
+
+        Returns:
+            The decoder's output, with ``logits`` [B, L, vocabulary].
+
+        Raises:
+            ValueError: x is empty or exceeds the decoder's window.
+        """
+        check_input(self.decoder, input_ids, kwargs)
+        cache = kwargs.get("past_key_values")
+        done = int(cache.get_seq_length()) if cache is not None else 0
+        with self._edited(knowledge, input_ids, attention_mask, cache if done else None) as call:
+            with self.behind(call.knowledge, input_ids, attention_mask, injection_mask, done):
+                return call.keep(self.decoder(input_ids=input_ids, attention_mask=attention_mask, **kwargs))
+
+    def generate(self, input_ids: Tensor | None = None, *, knowledge: Knowledge = None, **kwargs: Any) -> Any:
+        """Generate with knowledge injected. This calls the decoder's own ``generate``, so all its options work.
+
+        Args:
+            input_ids: The prompt, int64 [B, L], padded on the left.
+            knowledge: See :data:`diekae.knowledge.Knowledge`.
+            **kwargs: Options of the decoder's ``generate``: ``max_new_tokens``, ``do_sample``, ``streamer``, …
+
+        Raises:
+            ValueError: x is missing, empty or exceeds the decoder's window.
+        """
+        if input_ids is None:
+            raise ValueError("generate needs input_ids; tokenize the input first, as with model.tokenize(text).")
+        check_input(self.decoder, input_ids, kwargs)
+        mask = kwargs.pop("attention_mask", None)
+        if mask is None:
+            mask = guess_mask(input_ids, self.decoder.generation_config, kwargs.get("pad_token_id"))
+        with self._edited(knowledge, input_ids, mask, None) as call, self.behind(call.knowledge, input_ids, mask):
+            if call.knowledge is not None:  # compiled code would run without the injection's hooks
+                kwargs = {"disable_compile": True, **with_guidance(self.decoder, kwargs)}
+            return self.decoder.generate(input_ids=input_ids, attention_mask=mask, **kwargs)  # type: ignore[operator]
+
+    def chat(
+        self,
+        messages: str | Sequence[Message],
+        *,
+        knowledge: Document | Sequence[Document] | None = None,
+        **kwargs: Any,
+    ) -> str:
+        """Answer the last turn of a chat; the knowledge holds for all turns.
+
+        Args:
+            messages: Turns of user and assistant, a system prompt first if any; or one question.
+            knowledge: A document, or several that are used together. Prepared knowledge must have been prepared for
+                the same system prompt: ``DiekaeModel.exact(…, system=…)``.
+            **kwargs: Options of the decoder's ``generate``; by default greedy, with at most 256 tokens.
+
+        Raises:
+            ValueError: The turns do not alternate, or the tokenizer has no chat template.
+        """
+        prompter = self.need_prompter()
+        anchor, rest = prompter.chat([{"role": "user", "content": messages}] if isinstance(messages, str) else messages)
+        ids = torch.tensor([anchor + rest], device=self.device)
+
+        def prepare(text: str) -> PreparedKnowledge:
+            tokens = prompter.knowledge(check_document(text))
+            return read_documents(self.attached, anchor, [tokens], own_anchor=self.config.anchor == "own")[0]
+
+        prepared = None
+        if knowledge is not None:
+            row = list(knowledge) if isinstance(knowledge, list | tuple) else knowledge
+            prepared = knowledge_of_rows([row], 1, prepare, self.bank.fingerprint(), self.device)
+        options = {"max_new_tokens": 256, "do_sample": False, "pad_token_id": prompter.tokenizer.pad_token_id, **kwargs}
+        output = self.generate(ids, attention_mask=torch.ones_like(ids), knowledge=prepared, **options)
+        return str(prompter.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)).strip()
+
+    def _edited(self, knowledge: Knowledge, input_ids: Tensor, mask: Tensor | None, cache: Any) -> Any:
+        """Return the context of one call, to whose knowledge the edits add theirs."""
+        return self.editor.around(knowledge, input_ids, mask, cache) if self.editor else nullcontext(Call(knowledge))

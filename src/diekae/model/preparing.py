@@ -1,0 +1,125 @@
+"""A decoder with a bank that prepares knowledge.
+
+Shapes: B rows, L columns of the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from diekae.data.batch import pad_left
+from diekae.data.prompt import Prompt, Prompter
+from diekae.knowledge import Knowledge, PreparedKnowledge, knowledge_of_rows
+from diekae.model.arguments import as_texts, check_document
+from diekae.model.banked import BankedDecoder
+from diekae.prepare import read_documents, read_prompts
+
+
+class KnowledgePreparer(BankedDecoder):
+    """A decoder with a bank that tokenizes inputs and prepares knowledge."""
+
+    def need_prompter(self) -> Prompter:
+        """Return the prompter, which turns texts into tokens.
+
+        Raises:
+            ValueError: The model has no tokenizer.
+        """
+        if self.prompter is None:
+            raise ValueError("texts need a tokenizer; build the model with DiekaeModel(decoder, config, tokenizer=…).")
+        return self.prompter
+
+    def tokenize(self, texts: str | Sequence[str], format: str | None = None) -> dict[str, Tensor]:
+        """Return ``input_ids`` and ``attention_mask`` [B, L] of inputs, anchor first, padded on the left.
+
+        Args:
+            texts: Questions or beginnings of text.
+            format: ``plain``, ``qa`` or ``chat``; the configuration's if None.
+
+        Raises:
+            ValueError: There is no input, an input is blank, or the model has no tokenizer.
+            TypeError: An input is not a text.
+        """
+        prompter = self.need_prompter()
+        anchor = self._anchor_of(format)
+        inputs = as_texts(texts, "texts", "a question, or a list of at least one")
+        if not inputs:
+            raise ValueError(f"texts is empty ({texts!r}); give a question, or a list of at least one.")
+        rows = [anchor + prompter.input(text, format) for text in inputs]
+        ids, mask = pad_left(rows, prompter.tokenizer.pad_token_id, self.device)
+        return {"input_ids": ids, "attention_mask": mask}
+
+    def prepare(
+        self, knowledge: str | Sequence[str], *, format: str | None = None, chunk_size: int | None = None
+    ) -> PreparedKnowledge:
+        """Prepare knowledge once, for any number of inputs.
+
+        Args:
+            knowledge: A document; or several, which are read separately and used together.
+            format: Format of the inputs it is for, whose anchor it is read behind; the configuration's if None.
+                Knowledge for another format can be used in chats too, but then stands before the system prompt.
+            chunk_size: Most tokens of K to read at once, to bound RAM. It does not change the result, except that a
+                document longer than the decoder's window is divided into windows, each read after the anchor.
+
+        Raises:
+            ValueError: A document is blank or the name of a file, the chunk size is not positive, or the model has no
+                tokenizer.
+            TypeError: A document is not a text.
+        """
+        documents = as_texts(knowledge, "knowledge", "a document, or a list of documents")
+        if not documents:
+            raise ValueError("knowledge is an empty list; give at least one document, or None for no knowledge.")
+        for text in documents:
+            check_document(text)
+        return PreparedKnowledge.join(self.prepare_many(documents, batch_size=1, format=format, chunk_size=chunk_size))
+
+    def prepare_many(
+        self,
+        documents: Sequence[str],
+        *,
+        batch_size: int = 16,
+        format: str | None = None,
+        chunk_size: int | None = None,
+    ) -> list[PreparedKnowledge]:
+        """Prepare documents separately, reading several at once.
+
+        Args:
+            documents: Texts, in any order.
+            batch_size: Documents to read at once; documents of similar length are read together.
+            format: As for :meth:`prepare`.
+            chunk_size: As for :meth:`prepare`.
+
+        Raises:
+            ValueError: A document is blank, a size is not positive, or the model has no tokenizer.
+            TypeError: A document is not a text.
+        """
+        documents = as_texts(documents, "documents", "a list of documents")
+        for name, size in (("batch_size", batch_size), ("chunk_size", chunk_size)):
+            if size is not None and size < 1:
+                raise ValueError(f"{name}={size} must be at least 1.")
+        prompter = self.need_prompter()
+        ids = [prompter.knowledge(text) for text in documents]
+        anchor, own_anchor = self._anchor_of(format), self.config.anchor == "own"
+        return read_documents(
+            self.attached, anchor, ids, own_anchor=own_anchor, batch_size=batch_size, chunk_size=chunk_size
+        )
+
+    def prepare_prompts(self, prompts: Sequence[Prompt], *, batch_size: int = 16) -> list[PreparedKnowledge]:
+        """Prepare the knowledge of tokenized examples, each distinct one once.
+
+        Examples without knowledge are prepared too: what the bank makes of them is E(∅, x).
+        """
+        return read_prompts(self.attached, prompts, own_anchor=self.config.anchor == "own", batch_size=batch_size)
+
+    def prepare_rows(self, knowledge: Knowledge, rows: int) -> list[PreparedKnowledge | None]:
+        """Return prepared knowledge, or None, for each row of a batch; texts are prepared.
+
+        Raises:
+            ValueError, TypeError: As for :func:`diekae.knowledge.knowledge_of_rows`.
+        """
+        return knowledge_of_rows(knowledge, rows, self.prepare, self.bank.fingerprint(), self.device)
+
+    def _anchor_of(self, format: str | None) -> tuple[int, ...]:
+        """Return the anchor of a format; the bank's own if None."""
+        return self.anchor if format in (None, self.config.format) else self.need_prompter().anchor(format)

@@ -1,0 +1,97 @@
+"""SQLite files that several processes share: how they are opened, their transactions, and their errors in plain words.
+
+`transaction` guarantees that the statements of a block are committed together or not at all, also if the process is
+killed. A writing block is the only writer from its first line. A reading block sees one state of the file from its
+first query on; it does not wait for a writer, and no writer waits for it.
+
+Example:
+    connection = open_database(path, synchronous="NORMAL")
+    with sqlite_errors(repr(str(path)), "a catalogue", "restore it from a copy"), transaction(connection, write=True):
+        connection.execute("INSERT INTO documents VALUES (?)", (text,))
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+PATIENCE = 60.0
+"""Seconds that a writer waits for another writer before it fails."""
+
+
+def open_database(
+    path: Path | Literal[":memory:"], *, synchronous: Literal["NORMAL", "FULL"], share_between_threads: bool = False
+) -> sqlite3.Connection:
+    """Open a database for :func:`transaction`, with a write-ahead log; a file that does not exist is created.
+
+    Args:
+        path: The file; its folder exists.
+        synchronous: After a power cut, ``NORMAL`` may have lost the newest transactions, and ``FULL`` has lost none.
+            A kill of the process loses none. The file is never damaged.
+        share_between_threads: Allow use by several threads; the caller then makes them take turns.
+
+    Raises:
+        sqlite3.Error: The file cannot be opened or is not a database; see :func:`sqlite_errors`.
+    """
+    # With isolation_level=None the module `sqlite3` begins no transactions of its own.
+    connection = sqlite3.connect(
+        path, timeout=PATIENCE, isolation_level=None, check_same_thread=not share_between_threads
+    )
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection, *, write: bool) -> Iterator[None]:
+    """Run a block as one transaction.
+
+    A block inside another block of the same connection joins the outer transaction, which alone commits or rolls back.
+    Do not write inside a reading block: SQLite refuses it if another process has written meanwhile.
+
+    Args:
+        connection: From :func:`open_database`.
+        write: Become the only writer now. Otherwise the block only reads.
+    """
+    if connection.in_transaction:
+        yield
+        return
+    connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # after some errors, such as a full disk, SQLite has rolled back itself
+            connection.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def sqlite_errors(name: str, kind: str, remedy: str) -> Iterator[None]:
+    """Replace SQLite's errors in a block by errors that name the file and say what to do.
+
+    Args:
+        name: The file, as messages show it.
+        kind: What the file should be: ``a catalogue``.
+        remedy: What to do about a damaged file: ``restore it from a copy``.
+
+    Raises:
+        OSError: The file cannot be opened or written, or another process has been writing for too long.
+        ValueError: The file is not a database of this kind, or is damaged.
+    """
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise OSError(
+            f"{name} cannot be used ({error}); expected a folder on a local disk that can be written and is not full, "
+            f"and no other process that writes for more than {PATIENCE:.0f} s."
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise ValueError(f"{name} is not {kind}, or is damaged ({error}); {remedy}.") from error

@@ -1,0 +1,200 @@
+"""The catalogue's tables of passages: where they stand in their documents, their words and their vectors.
+
+The words are in SQLite's own full-text index (FTS5), which changes in the same transaction as the other tables. So what
+is listed can be found, and what was removed cannot, also after a kill.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diekae.store.catalogue.database import CatalogueDatabase
+
+_K1 = 1.2
+"""BM25's k1 in SQLite's function: how soon further occurrences of a word stop to count."""
+_BYTES = 2
+"""Size of each number of a passage's vector."""
+
+
+@dataclass(frozen=True)
+class IndexedPassage:
+    """A passage of a new document, with what it is found by."""
+
+    start: int
+    """Its first character in the document."""
+    end: int
+    """One past its last character."""
+    heading: str
+    """The headings above it, from the outermost."""
+    words: str
+    """Words of its text, title and heading, separated by blanks."""
+    vector: bytes
+    """Its vector, fp16."""
+
+
+class StoredPassage(NamedTuple):
+    """A passage of a document in the store."""
+
+    number: int
+    """Its number in the table."""
+    document: str
+    """Id of its document."""
+    title: str
+    """Title of its document."""
+    heading: str
+    """The headings above it, from the outermost."""
+    start: int
+    """Its first character in the document."""
+    end: int
+    """One past its last character."""
+    text: str
+    """The passage."""
+
+
+class WordMatch(NamedTuple):
+    """How well the words of a passage match those of a question."""
+
+    score: float
+    """BM25."""
+    coverage: float
+    """The score as a share of the highest that any passage could have, from 0 to 1."""
+
+
+class PassageVectors(NamedTuple):
+    """The vectors of all passages."""
+
+    state: tuple[int, int]
+    """Changes with every change of the passages."""
+    numbers: list[int]
+    """The passages' numbers, one a row of the matrix."""
+    matrix: NDArray[np.float32]
+    """[passages, dimensions]."""
+
+
+class PassageTable:
+    """Passages, found by words and compared by vectors."""
+
+    def __init__(self, database: CatalogueDatabase) -> None:
+        """Use the tables of this database."""
+        self._database = database
+
+    def insert(self, document: int, passages: Sequence[IndexedPassage]) -> None:
+        """Add the passages of a document, given by its number.
+
+        Raises:
+            ValueError: Their vectors have other dimensions than those that are in the catalogue.
+        """
+        with self._database.writing() as connection:
+            self._check_dimensions(connection, passages)
+            for passage in passages:
+                done = connection.execute(
+                    "INSERT INTO passages(document, start, end, heading, vector) VALUES (?, ?, ?, ?, ?)",
+                    (document, passage.start, passage.end, passage.heading, passage.vector),
+                )
+                connection.execute("INSERT INTO terms(rowid, words) VALUES (?, ?)", (done.lastrowid, passage.words))
+
+    def delete(self, document: str) -> None:
+        """Remove the passages of a document, given by its id."""
+        numbers = "SELECT p.number FROM passages p JOIN documents d ON d.number = p.document WHERE d.id = ?"
+        with self._database.writing() as connection:
+            connection.execute(f"DELETE FROM terms WHERE rowid IN ({numbers})", (document,))
+            connection.execute(f"DELETE FROM passages WHERE number IN ({numbers})", (document,))
+
+    def match_words(self, words: Sequence[str]) -> dict[int, WordMatch]:
+        """Return the passages that contain some of the words, by number, with their BM25 (Robertson et al., 1994).
+
+        A word's weight is ln(1 + (N − n + ½) / (n + ½)), as in Lucene, with N passages of which n contain it. SQLite's
+        own weight lacks the 1, and is zero for a word in half of the passages: in a store of two, for every word.
+        """
+        scores: dict[int, float] = {}
+        highest = 0.0
+        query = "SELECT rowid, -bm25(terms) FROM terms WHERE terms MATCH ?"
+        with self._database.reading() as connection:
+            total = connection.execute("SELECT count(*) FROM passages").fetchone()[0]
+            for word in dict.fromkeys(words):
+                rows = connection.execute(query, ('"' + word.replace('"', '""') + '"',)).fetchall()
+                odds = (total - len(rows) + 0.5) / (len(rows) + 0.5)
+                highest += math.log(1 + odds) * (_K1 + 1)
+                # SQLite never lets a weight fall below a millionth (`fts5_aux.c`, `fts5Bm25GetData`).
+                weight = math.log(1 + odds) / max(math.log(odds), 1e-6)
+                for number, score in rows:
+                    scores[number] = scores.get(number, 0.0) + weight * score
+        return {number: WordMatch(score, score / highest) for number, score in scores.items()}
+
+    def vectors(self, earlier: PassageVectors | None = None) -> PassageVectors:
+        """Return the vectors of all passages.
+
+        Args:
+            earlier: What an earlier call returned; it is returned again if the passages have not changed.
+
+        Raises:
+            ValueError: The vectors differ in their dimensions.
+        """
+        with self._database.reading() as connection:
+            query = "SELECT count(*), coalesce(max(number), 0) FROM passages"
+            state: tuple[int, int] = connection.execute(query).fetchone()
+            if earlier is not None and earlier.state == state:
+                return earlier
+            rows = connection.execute("SELECT number, vector FROM passages ORDER BY number").fetchall()
+        values = [np.frombuffer(vector, dtype=np.float16) for _, vector in rows]
+        if len({len(value) for value in values}) > 1:
+            raise ValueError(
+                f"{str(self._database.path)!r} holds vectors of different embedders; add the documents to a new store."
+            )
+        matrix = np.stack(values).astype(np.float32) if values else np.zeros((0, 0), np.float32)
+        return PassageVectors(state, [number for number, _ in rows], matrix)
+
+    def numbers(self, documents: Sequence[str]) -> set[int]:
+        """Return the numbers of some documents' passages."""
+        query = (
+            "SELECT p.number FROM passages p JOIN documents d ON d.number = p.document WHERE d.id IN "
+            f"({','.join('?' * len(documents))})"
+        )
+        with self._database.reading() as connection:
+            return {row[0] for row in connection.execute(query, list(documents))}
+
+    def select(self, numbers: Sequence[int]) -> list[StoredPassage]:
+        """Return passages by their numbers, in that order, without those that have been removed."""
+        query = (
+            "SELECT p.number, d.id, d.title, p.heading, p.start, p.end FROM passages p"
+            f" JOIN documents d ON d.number = p.document WHERE p.number IN ({','.join('?' * len(numbers))})"
+        )
+        with self._database.reading() as connection:
+            rows = {row[0]: row for row in connection.execute(query, list(numbers))}
+            texts: dict[str, str] = {}
+            # Each text is read once, and cut here: SQLite's substr ends at a NUL.
+            for document in {row[1] for row in rows.values()}:
+                row = connection.execute("SELECT text FROM documents WHERE id = ?", (document,)).fetchone()
+                texts[document] = row[0]
+        return [
+            StoredPassage(number, document, title, heading, start, end, texts[document][start:end])
+            for number, document, title, heading, start, end in (rows[n] for n in numbers if n in rows)
+        ]
+
+    def words_are_whole(self, *, repair: bool) -> bool:
+        """Tell whether the full-text index fits its texts, by SQLite's own check; rebuild it if it does not."""
+        with self._database.writing() as connection:
+            try:
+                connection.execute("INSERT INTO terms(terms, rank) VALUES ('integrity-check', 1)")
+            except sqlite3.DatabaseError:
+                if repair:
+                    connection.execute("INSERT INTO terms(terms) VALUES ('rebuild')")
+                return False
+        return True
+
+    def _check_dimensions(self, connection: sqlite3.Connection, passages: Sequence[IndexedPassage]) -> None:
+        row = connection.execute("SELECT vector FROM passages LIMIT 1").fetchone()
+        for passage in passages if row is not None else ():
+            if len(passage.vector) != len(row[0]):
+                raise ValueError(
+                    f"the embedder gives {len(passage.vector) // _BYTES} dimensions, but passages of "
+                    f"{str(self._database.path)!r} have {len(row[0]) // _BYTES}; open the store with the embedder it "
+                    "was filled with."
+                )

@@ -1,0 +1,86 @@
+"""Targets that the decoder generates itself: answers of D(K, x), which are seldom worded like those of a data set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from diekae.data.batch import pad_left
+from diekae.data.prompt import Prompt
+from diekae.files import write_atomically
+from diekae.inject.contexts import paused
+from diekae.model import DiekaeModel
+from diekae.run.answer import greedy_options
+from diekae.run.score import BatchProgress, batches, no_progress
+
+MAX_TOKENS = 24
+"""Longest answer, in tokens."""
+MAX_KNOWLEDGE = 512
+"""Examples with a longer K, in tokens, keep their targets, because reading K takes most of the time."""
+BATCH = 16
+"""Examples in one call of ``generate``."""
+
+
+@torch.no_grad()
+def use_greedy_targets(
+    model: DiekaeModel, prompts: Sequence[Prompt], share: float, path: Path, progress: BatchProgress = no_progress
+) -> list[Prompt]:
+    """Replace the targets of some examples by the greedy answers of D(K, x), each up to the end of its first line.
+
+    Args:
+        model: Decoder and tokenizer.
+        prompts: Examples.
+        share: Share of the examples, evenly spread. Examples without knowledge, with long knowledge or without an
+            answer keep their targets.
+        path: File that stores the answers, so that a resumed run has the same.
+        progress: Called with examples done and in all.
+    """
+    numbers = [
+        number
+        for number, prompt in enumerate(prompts)
+        if int((number + 1) * share) > int(number * share) and 0 < len(prompt.knowledge) <= MAX_KNOWLEDGE
+    ]
+    if not numbers:
+        return list(prompts)
+    chosen = [prompts[number] for number in numbers]
+    digest = hashlib.sha256(repr(chosen).encode()).hexdigest()
+    stored = json.loads(path.read_text()) if path.is_file() else {}
+    if stored.get("digest") != digest:
+        stored = {"digest": digest, "answers": _generate(model, chosen, progress)}
+        write_atomically(path, json.dumps(stored))
+    replaced = list(prompts)
+    for number, answer in zip(numbers, stored["answers"], strict=True):
+        if answer:
+            replaced[number] = replace(prompts[number], target=tuple(answer))
+    return replaced
+
+
+def _generate(model: DiekaeModel, prompts: Sequence[Prompt], progress: BatchProgress) -> list[list[int]]:
+    """Return the tokens of each greedy answer, including its line break."""
+    tokenizer = model.need_prompter().tokenizer
+    answers: list[list[int]] = [[] for _ in prompts]
+    for rows, done in batches(prompts, BATCH):
+        contexts = [prompts[row].anchor + prompts[row].knowledge + prompts[row].input for row in rows]
+        ids, mask = pad_left(contexts, tokenizer.pad_token_id, model.device)
+        with paused():
+            generated = model.decoder.generate(  # type: ignore[operator]
+                input_ids=ids, attention_mask=mask, **greedy_options(MAX_TOKENS, tokenizer)
+            )
+        for row, tokens in zip(rows, generated[:, ids.shape[1] :].tolist(), strict=True):
+            answers[row] = _first_line(model, tokens)
+        progress(done, len(prompts))
+    return answers
+
+
+def _first_line(model: DiekaeModel, tokens: list[int]) -> list[int]:
+    """Cut an answer after its first line break or special token; return nothing if it begins with one."""
+    tokenizer = model.need_prompter().tokenizer
+    for end, token in enumerate(tokens, 1):
+        if token in tokenizer.all_special_ids or "\n" in str(tokenizer.decode([token])):
+            return tokens[:end] if end > 1 else []
+    return tokens

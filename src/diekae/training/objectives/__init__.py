@@ -1,0 +1,29 @@
+"""The training objectives, one file each: ``difference``, ``cross_entropy`` and ``distill``."""
+
+from collections.abc import Callable
+
+from diekae.training.objectives.base import LossSums, Objective, parts_of, unexplained
+from diekae.training.objectives.cross_entropy import CrossEntropyObjective
+from diekae.training.objectives.difference import DifferenceObjective
+from diekae.training.objectives.distill import DistillObjective
+from diekae.training.objectives.injected import injected_logits, injection_of, prepare_batch
+
+OBJECTIVES: dict[str, Callable[..., Objective]] = {
+    "difference": DifferenceObjective,
+    "cross_entropy": CrossEntropyObjective,
+    "distill": DistillObjective,
+}
+
+__all__ = [
+    "OBJECTIVES",
+    "CrossEntropyObjective",
+    "DifferenceObjective",
+    "DistillObjective",
+    "LossSums",
+    "Objective",
+    "injected_logits",
+    "injection_of",
+    "parts_of",
+    "prepare_batch",
+    "unexplained",
+]

@@ -1,0 +1,41 @@
+"""The objective ``cross_entropy``: NLL of the targets through the decoder (paper, section 3.3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from diekae.data.batch import IGNORED, Batch
+from diekae.inject.batch_slots import read_knowledge
+from diekae.training.objectives.base import LossSums, Objective
+from diekae.training.objectives.injected import injected_logits, input_fields
+
+
+class CrossEntropyObjective(Objective):
+    """Cross-entropy of the target through the decoder. Gradients reach down to the lowest injection."""
+
+    def count(self, batch: dict[str, Tensor]) -> Tensor:
+        """Count target tokens."""
+        return (batch["labels"] != IGNORED).sum()
+
+    def keep(self, batch: Batch) -> dict[str, Tensor]:
+        """Return what encoders read of K.
+
+        Raises:
+            ValueError: They read only embeddings, so a cache would save nothing.
+        """
+        if self.model.bank.encoder.reads == "embeddings":
+            raise ValueError(
+                f"encoder={self.model.config.encoder!r} reads embeddings alone, so that the decoder does not run over "
+                "K in training by cross-entropy and a cache saves nothing; leave cache out."
+            )
+        return {**input_fields(batch), **read_knowledge(self.model.attached, batch)}
+
+    def forward(self, **batch: Any) -> LossSums:
+        """Inject, and score the target."""
+        logits, labels = injected_logits(self.model, Batch(**batch))  # type: ignore[typeddict-item]
+        loss = F.cross_entropy(logits.float(), labels, reduction="sum")
+        return LossSums(loss, torch.tensor(len(labels), device=loss.device), self._no_parts())

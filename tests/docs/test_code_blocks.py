@@ -1,0 +1,80 @@
+"""The code of README and docs runs as it stands there, and its command lines are understood."""
+
+import shutil
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from code_blocks import PAGES, ROOT, blocks_of, commands_of, needs_of
+from diekae.cli import load_verb
+from diekae.recipe import make_recipe
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smollm2) -> Path:
+    """An empty folder to run in, with the demo's document where the pages name it; the decoder is loaded already."""
+    source = Path("src/diekae/demo/document.txt")
+    (tmp_path / source.parent).mkdir(parents=True)
+    shutil.copy(ROOT / source, tmp_path / source)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("diekae.models.load_decoder", lambda *_args, **_options: smollm2)
+    return tmp_path
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(page, "python")], ids=name_of)
+def test_the_python_of_a_page_runs_from_top_to_bottom(page: Path, place: Path) -> None:
+    for module in needs_of(page):
+        pytest.importorskip(module)
+    for block in blocks_of(page, "python"):
+        block.evaluate()
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(page, "console")], ids=name_of)
+def test_cheap_commands_succeed(page: Path, place: Path) -> None:
+    for block in blocks_of(page, "console"):
+        block.evaluate()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands_of(page)], ids=name_of)
+def test_every_command_line_is_understood(page: Path) -> None:
+    for command in commands_of(page):
+        parse(*command)
+
+
+def parse(program: str, *arguments: str) -> None:
+    """Parse a command line without running it: its verb, its options and how many arguments there are."""
+    if arguments[0].startswith("-"):
+        return
+    verb, *rest = arguments
+    command = load_verb(f"{program.replace('-', '_')}.cli.{verb}")
+    if commands := getattr(command, "commands", None):
+        name, *rest = rest
+        command = commands[name]
+    command.make_context(command.name, [word for word in rest if word != "--help"])
+
+
+def test_recipes_are_understood() -> None:
+    recipes = [tomllib.loads(block.parsed) for page in PAGES for block in blocks_of(page, "toml")]
+    assert recipes
+    for recipe in recipes:
+        assert make_recipe(recipe).name == recipe["name"]
+
+
+def test_a_wrong_option_is_seen() -> None:
+    with pytest.raises(Exception, match="No such option: --knowlege"):
+        parse("diekae", "ask", "--knowlege", "a.txt", "How tall?")
+    with pytest.raises(ModuleNotFoundError):
+        parse("diekae", "aks", "How tall?")
+
+
+def test_pages_are_found() -> None:
+    assert len(PAGES) > 15 and sum(len(blocks_of(page, "python")) for page in PAGES) > 20

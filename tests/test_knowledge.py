@@ -1,0 +1,217 @@
+"""Prepared knowledge: chunks, batches, several documents, files, and texts that are refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import builders
+from builders import WINDOW, WORDS, bare_logits, largest_change, logits_of, make_decoder, make_model
+from diekae import PreparedKnowledge
+from diekae.knowledge.codec import quantize, restore
+
+CASTLE = "the castle was built by king four in the north and two towers are red"
+RIVER = "a river has seven dogs"
+SHIP = "the silver ship opened in the year nine"
+QUESTIONS = ["who built the castle", "where are the dogs from", "what opened in the light of day"]
+
+BOTH = pytest.mark.parametrize("encoder", ["reader", "token", "attention"])
+
+
+@BOTH
+def test_prepared_knowledge_gives_the_logits_of_its_text(encoder: str) -> None:
+    model = make_model(encoder)
+    inputs = model.tokenize(QUESTIONS)
+    want = logits_of(model, inputs, CASTLE)
+    assert largest_change(want, bare_logits(model, inputs)) > 0.1
+    prepared = model.prepare(CASTLE)
+    assert torch.equal(logits_of(model, inputs, prepared), want)
+    assert torch.equal(logits_of(model, inputs, [prepared, CASTLE, [prepared]]), want)
+    assert len(prepared) == len(model.prompter.knowledge(CASTLE)) and prepared.nbytes > 0
+
+
+@BOTH
+def test_the_order_of_documents_does_not_matter(encoder: str) -> None:
+    model = make_model(encoder)
+    inputs = model.tokenize(QUESTIONS[0])
+    want = logits_of(model, inputs, [[CASTLE, RIVER, SHIP]])
+    torch.testing.assert_close(logits_of(model, inputs, [[SHIP, CASTLE, RIVER]]), want, atol=1e-5, rtol=1e-5)
+    joined = model.prepare([RIVER, SHIP, CASTLE])
+    torch.testing.assert_close(logits_of(model, inputs, joined), want, atol=1e-5, rtol=1e-5)
+    for fewer in ([[CASTLE, RIVER]], [[SHIP]]):
+        assert largest_change(logits_of(model, inputs, fewer), want) > 1e-3
+
+
+@pytest.mark.parametrize(("encoder", "kind"), builders.of_encoders("llama", "gpt2", "gpt_neox", "gemma2"))
+@pytest.mark.parametrize("chunk_size", [1, 3])
+def test_reading_in_chunks_equals_reading_at_once(encoder: str, kind: str, chunk_size: int) -> None:
+    model = make_model(encoder, decoder=make_decoder(kind))
+    whole, parts = model.prepare(CASTLE), model.prepare(CASTLE, chunk_size=chunk_size)
+    assert len(whole) > 2 * chunk_size
+    assert parts.position == whole.position
+    for name, tensor in whole.tensors.items():
+        assert tensor.abs().max() > 0.1
+        torch.testing.assert_close(parts.tensors[name], tensor, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("encoder", "kind"), builders.of_encoders("llama", "opt", "gpt_neox", "gemma2"))
+@pytest.mark.parametrize("chunk_size", [None, 5])
+def test_documents_read_in_a_batch_equal_documents_read_alone(encoder: str, kind: str, chunk_size: int | None) -> None:
+    model = make_model(encoder, decoder=make_decoder(kind))
+    documents = [SHIP, " ".join((WORDS * 3)[:150]), CASTLE, RIVER, "the sea"]
+    together = model.prepare_many(documents, batch_size=3, chunk_size=chunk_size)
+    assert len({len(prepared) for prepared in together}) > 3
+    for document, prepared in zip(documents, together, strict=True):
+        alone = model.prepare(document)
+        assert (prepared.position, len(prepared), prepared.bank) == (alone.position, len(alone), alone.bank)
+        if chunk_size and len(alone) > WINDOW - len(model.anchor):
+            continue  # its windows are cut elsewhere
+        for name, tensor in alone.tensors.items():
+            torch.testing.assert_close(prepared.tensors[name], tensor, atol=2e-5, rtol=1e-4)
+    assert model.prepare_many([]) == []
+    with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
+        model.prepare_many(documents, batch_size=0)
+
+
+@BOTH
+@pytest.mark.parametrize("chunk_size", [None, 7])
+def test_knowledge_longer_than_the_window_is_read_to_its_end(encoder: str, chunk_size: int | None) -> None:
+    model = make_model(encoder)
+    inputs = model.tokenize(QUESTIONS[0])
+    long = " ".join((WORDS * 3)[:200])
+    prepared = model.prepare(long, chunk_size=chunk_size)
+    assert len(prepared) == len(model.prompter.knowledge(long)) > 3 * WINDOW
+    got = logits_of(model, inputs, prepared)
+    assert got.isfinite().all()
+    other = model.prepare(long.rsplit(" ", 5)[0] + " gold gold gold gold gold", chunk_size=chunk_size)
+    assert largest_change(logits_of(model, inputs, other), got) > 1e-3
+
+
+@BOTH
+def test_saved_knowledge_is_loaded_unchanged(encoder: str, tmp_path: Path) -> None:
+    model = make_model(encoder)
+    inputs = model.tokenize(QUESTIONS[0])
+    prepared = model.prepare([CASTLE, RIVER])
+    prepared.save(tmp_path / "deep" / "castle.safetensors")
+    back = PreparedKnowledge.load(tmp_path / "deep" / "castle.safetensors")
+    assert (back.position, back.bank, len(back)) == (prepared.position, prepared.bank, len(prepared))
+    assert torch.equal(logits_of(model, inputs, back), logits_of(model, inputs, prepared))
+    assert largest_change(logits_of(model, inputs, back), bare_logits(model, inputs)) > 0.1
+
+
+def test_a_damaged_file_of_knowledge_is_refused(tmp_path: Path) -> None:
+
+    path = tmp_path / "memory.safetensors"
+    make_model().prepare(CASTLE).save(path)
+    content = path.read_bytes()
+    for damaged in (content[: len(content) // 2], content[:4], b"", b"something else"):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="not prepared knowledge, or is damaged"):
+            PreparedKnowledge.load(path)
+    for metadata in (None, {"diekae": "{"}, {"diekae": "{}"}, {"other": "1"}):
+        save_file({"keys": torch.zeros(1)}, path, metadata)
+        with pytest.raises(ValueError, match="not prepared knowledge, or is damaged"):
+            PreparedKnowledge.load(path)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        PreparedKnowledge.load(tmp_path / "nowhere")
+
+
+@BOTH
+def test_the_repr_is_one_line(encoder: str) -> None:
+    prepared = make_model(encoder).prepare([CASTLE, RIVER])
+    text = repr(prepared)
+    layers = len(next(iter(prepared.tensors.values())))
+    assert (
+        f"{len(prepared)} slots in {layers} layers, " in text and f"MB, float32 on cpu, bank {prepared.bank})" in text
+    )
+    assert "\n" not in text and len(text) < 120
+    assert repr(PreparedKnowledge({}, 0, "b")) == "PreparedKnowledge(0 slots in 0 layers, 0.00 MB, empty, bank b)"
+
+
+def test_a_row_of_no_documents_is_refused() -> None:
+    model = make_model()
+    with pytest.raises(ValueError):
+        model(**model.tokenize(QUESTIONS[0]), knowledge=[[]])
+
+
+def test_prepared_knowledge_is_refused_after_the_bank_is_trained() -> None:
+    model = make_model()
+    inputs = model.tokenize(QUESTIONS[0])
+    prepared = model.prepare(CASTLE)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(**inputs, knowledge=CASTLE).logits.square().sum().backward()
+    optimizer.step()
+    with pytest.raises(ValueError, match="prepare the knowledge again"):
+        model(**inputs, knowledge=prepared)
+
+
+def test_the_name_of_a_file_is_refused_as_knowledge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model("attention")
+    inputs = model.tokenize("what is the tower")
+    monkeypatch.chdir(tmp_path)
+    model(**inputs, knowledge="tower")  # no file has this name yet
+    (tmp_path / "tower").write_text("the tower is blue")
+    (tmp_path / "docs").mkdir()
+    for knowledge in ("tower", [["the sea is red", "tower"]], str(tmp_path / "tower")):
+        with pytest.raises(ValueError, match="a file of that name exists; give the file's content: Path"):
+            model(**inputs, knowledge=knowledge)
+    with pytest.raises(ValueError, match="let a KnowledgeStore read it"):
+        model.prepare(["the sea is red", "tower"])
+    assert len(model.prepare("tower\n")) == len(model.prepare("old"))
+    for text in ("docs", "the tower is blue", "the tower\nis blue", "a" * 5000, "no\x00name"):
+        assert len(model.prepare(text)), "all these are texts"
+
+
+# Files
+
+
+@torch.no_grad()
+@BOTH
+def test_precisions_are_small_and_close(encoder: str, tmp_path: Path) -> None:
+    model = make_model(encoder)
+    prepared, inputs = model.prepare(CASTLE), model.tokenize(QUESTIONS[0])
+    want = model(**inputs, knowledge=prepared).logits
+    effect = largest_change(want, bare_logits(model, inputs))
+    for precision, error in (("exact", 0.0), ("bf16", 0.05), ("int8", 0.05)):
+        prepared.save(tmp_path / precision, precision)
+        assert (tmp_path / precision).read_bytes() == prepared.to_bytes(precision)
+        for back in (
+            PreparedKnowledge.load(tmp_path / precision),
+            PreparedKnowledge.from_bytes(prepared.to_bytes(precision)),
+        ):
+            assert (back.bank, back.position, len(back)) == (prepared.bank, prepared.position, len(prepared))
+            assert largest_change(logits_of(model, inputs, back), want) <= error * effect
+            if precision != "bf16":
+                assert back.tensors["keys"].dtype == prepared.tensors["keys"].dtype
+    with pytest.raises(ValueError, match="precision='int4' is not known; choose one of exact, bf16, int8"):
+        prepared.to_bytes("int4")
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 192), (2, 4, 2, 4, 32), (1, 2, 7), (2, 0, 64)])
+@pytest.mark.parametrize("gain", [1e-6, 1.0, 1e4])
+def test_the_error_of_int8_is_at_most_half_a_scale(shape: tuple[int, ...], gain: float) -> None:
+    tensor = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * gain
+    if tensor.numel():
+        tensor[0, 0] = 0.0
+        tensor[0, 1, ..., 0] = 100 * gain  # an outlier affects its own group only
+    whole, scale = quantize(tensor)
+    assert whole.dtype == torch.int8 and whole.shape == tensor.shape
+    group = tensor.shape[-1] // scale.shape[-1]
+    scales = scale.float().repeat_interleave(group, -1)
+    assert bool(((restore(whole, scale) - tensor).abs() <= 0.5001 * scales + 1e-12 * gain).all())
+    largest = tensor.unflatten(-1, (-1, group)).abs().amax(-1)
+    assert bool((scale.float() <= largest / 126).all()), "no scale is larger than its group needs"
+
+
+def test_files_of_older_versions_are_loaded(tmp_path: Path) -> None:
+    """They had no ``precision``, and the first ones no ``begin``."""
+    prepared = make_model("attention").prepare(CASTLE)
+    tensors, info = prepared.flatten()
+    assert set(info) == {"position", "bank", "anchor_ids", "sharpness", "begin"}
+    del info["begin"]
+    save_file({name: t.contiguous() for name, t in tensors.items()}, tmp_path / "old", {"diekae": json.dumps(info)})
+    back = PreparedKnowledge.load(tmp_path / "old")
+    assert back.flatten()[1] == prepared.flatten()[1]
+    assert all(torch.equal(back.flatten()[0][name], tensor) for name, tensor in tensors.items())

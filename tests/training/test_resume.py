@@ -1,0 +1,128 @@
+"""Runs that are interrupted and resumed."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_run import assert_same, tiny_run, weights
+
+from builders import make_decoder
+from diekae.model import DiekaeModel
+from diekae.training.checkpoints import last_whole_checkpoint
+
+SCRIPT = Path(__file__).with_name("tiny_run.py")
+
+
+def started(folder: Path, **options: Any) -> subprocess.Popen[bytes]:
+    """Start a run in another process, with as many threads as this one, for sums depend on how they are split."""
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), json.dumps({"folder": str(folder), **options})],
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("accumulation", "grouped"), [(1, False), (2, False), (1, True)])
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
+    tmp_path: Path, accumulation: int, grouped: bool
+) -> None:
+    # 44 examples, so that epochs end between batches, and a checkpoint stands in the middle of one.
+    training = {
+        "max_steps": 40,
+        "evaluations": 8,
+        "batch_size": 8 // accumulation,
+        "gradient_accumulation": accumulation,
+        "group_by_length": grouped,
+    }
+    alone, log = tiny_run(tmp_path / "alone", prompts=44, training=training)
+    folder = tmp_path / "killed"
+    process = started(folder, prompts=44, training=training, pause=0.05)
+    try:
+        while last_whole_checkpoint(folder) is None:
+            assert process.poll() is None, process.communicate()[1].decode()
+            time.sleep(0.01)
+        wait = random.SystemRandom().uniform(0.0, 1.0)
+        time.sleep(wait)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    print(f"killed {wait:.3f} s after the first checkpoint, at {last_whole_checkpoint(folder)}")
+    assert process.returncode == -signal.SIGKILL, "the run ended before it was killed"
+    assert not (folder / "bank").exists()
+    # Another seed: whatever is right afterwards came from the checkpoint.
+    resumed, rest = tiny_run(folder, prompts=44, model={"seed": 9}, training=training, resume=True)
+    assert_same(weights(resumed), weights(alone))
+    ends = (load_file(run / "checkpoint-40" / "model.safetensors") for run in (folder, tmp_path / "alone"))
+    assert_same(*ends)
+    losses = [[line["eval_loss"] for line in lines if "eval_loss" in line] for lines in (log, rest)]
+    assert losses[0] == losses[1]
+
+
+def break_state(checkpoint: Path) -> None:
+    state = checkpoint / "trainer_state.json"
+    state.write_text(state.read_text()[:50])
+    (checkpoint / "model.safetensors").write_bytes(b"half")
+
+
+def drop_state(checkpoint: Path) -> None:
+    (checkpoint / "trainer_state.json").unlink()
+
+
+def drop_all(checkpoint: Path) -> None:
+    shutil.rmtree(checkpoint)
+    checkpoint.mkdir()
+
+
+@pytest.mark.parametrize("damage", [break_state, drop_state, drop_all])
+def test_an_incomplete_checkpoint_is_skipped(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    training = {"max_steps": 20, "evaluations": 4}
+    alone, _ = tiny_run(tmp_path, training=training)
+    for _attempt in range(2):  # a second kill at the same step finds what the first one left
+        damage(tmp_path / "checkpoint-20")
+        assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-15")
+        resumed, _ = tiny_run(tmp_path, model={"seed": 9}, training=training, resume=True)
+        assert_same(weights(resumed), weights(alone))
+
+
+@pytest.mark.parametrize("steps", [19, 20])  # the last step is validated, or only saved
+def test_a_run_killed_after_its_last_step_makes_no_more_steps(tmp_path: Path, steps: int) -> None:
+    training = {"max_steps": steps, "evaluations": 4}
+    alone, log = tiny_run(tmp_path, prompts=44, training=training)
+    shutil.rmtree(tmp_path / "bank")
+    for _attempt in range(2):
+        resumed, rest = tiny_run(tmp_path, prompts=44, model={"seed": 9}, training=training, resume=True)
+        assert_same(weights(resumed), weights(alone))
+        assert_same(weights(DiekaeModel.from_pretrained(tmp_path / "bank", make_decoder())), weights(alone))
+    assert not (tmp_path / f"checkpoint-{steps + 1}").exists()
+    losses = [[line["eval_loss"] for line in lines if "eval_loss" in line] for lines in (log, rest)]
+    assert losses[0] == losses[1]
+
+
+def test_without_a_whole_checkpoint_a_run_starts_again(tmp_path: Path) -> None:
+    assert last_whole_checkpoint(tmp_path / "none") is None
+    (tmp_path / "checkpoint-5").mkdir()
+    (tmp_path / "checkpoint-old").mkdir()
+    assert last_whole_checkpoint(tmp_path) is None
+    resumed, _ = tiny_run(tmp_path, training={"max_steps": 10}, resume=True)
+    alone, _ = tiny_run(tmp_path / "alone", training={"max_steps": 10})
+    assert_same(weights(resumed), weights(alone))
+
+
+def test_the_newest_checkpoint_has_the_greatest_step(tmp_path: Path) -> None:
+    for step in (5, 100, 20):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-100")
