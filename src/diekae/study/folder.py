@@ -64,12 +64,12 @@ def read_folder(path: Path | None, tokenizer: object, progress: Progress = silen
     else:
         documents = find_documents(path)
         found.skipped = [str(file) for file in documents.skipped]
-        for number, file in enumerate(documents.found, start=1):
+        for number, file in enumerate(documents.readable, start=1):
             try:
                 texts[str(file.relative_to(path))] = read_document(file)
             except (ValueError, OSError, ModuleNotFoundError) as error:
                 found.failed.append((str(file), str(error)))
-            progress("reading", number, len(documents.found))
+            progress("reading", number, len(documents.readable))
     found.documents = len(texts)
     if len(texts) < FEWEST:
         where = "the package" if path is None else repr(str(path))

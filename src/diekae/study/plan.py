@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from diekae.config import DiekaeConfig
-from diekae.data.prompt import Prompt, to_device
-from diekae.evaluation.layers import visible_nll
+from diekae.data.prompt import Prompt
+from diekae.evaluation.visible_layers import visible_nll
 from diekae.inject.hookpoints import find_blocks
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
@@ -131,7 +131,7 @@ def _step_seconds(model: DiekaeModel, prompts: Sequence[Prompt], size: int) -> f
     with frozen(model.decoder):
         for place in places:
             rows = [order[(place + row) % len(order)] for row in range(size)]
-            batch = to_device(lay_out(model, rows), model.device)
+            batch = lay_out(model, rows)
             begun = time.perf_counter()
             objective(**batch).loss.backward()
             model.bank.zero_grad(set_to_none=True)

@@ -16,14 +16,15 @@ from dataclasses import dataclass
 
 import torch
 
+from diekae.data.batch import pad_left
 from diekae.data.example import Example
-from diekae.data.prompt import Prompt, pad_left
-from diekae.inject.injection import paused
+from diekae.data.prompt import Prompt
+from diekae.inject.contexts import paused
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
 from diekae.run.answer import answer, greedy_options
 from diekae.run.score import nll
-from diekae.store.words import asked_words, words_of
+from diekae.store.words import normalized_words, query_words
 from diekae.study.folder import Window
 
 SHOWN = """Text: The library in Marrow Lane opens at nine and closes at six, except on Sundays.
@@ -146,16 +147,16 @@ def find_question(text: str) -> str:
 
 def is_about(question: str, text: str) -> bool:
     """Tell whether the words of a question stand in a text, and at least two of them do."""
-    words = asked_words(question)
-    held = set(words_of(text))
+    words = query_words(question)
+    held = set(normalized_words(text))
     common = sum(word in held for word in words)
     return common >= max(2, SUPPORT * len(words))
 
 
 def follows(answer: str, text: str, question: str) -> bool:
     """Tell whether the words of an answer stand in the text, and it says something that the question does not."""
-    words = [word for word in asked_words(answer) if word not in set(words_of(question))]
-    held = set(words_of(text))
+    words = [word for word in query_words(answer) if word not in set(normalized_words(question))]
+    held = set(normalized_words(text))
     return bool(words) and sum(word in held for word in words) >= SUPPORT * len(words)
 
 

@@ -194,7 +194,8 @@ def _decide(
     steps = fit_steps(left, pace.seconds, len(prompts), options.batch_size, EPOCHS)
     summary = (
         f"{count} of {depth} layers read, {per_layer * count} bytes a token of K ({per_layer * depth} in all layers); "
-        f"{parameters / 1e6:.1f} M parameters; {steps} steps of {pace.seconds:.1f} s, {pace.batch_size} examples at once"
+        f"{parameters / 1e6:.1f} M parameters; {steps} steps of {pace.seconds:.1f} s, {pace.batch_size} questions at "
+        "once"
     )
     return {
         "layers": list(layers),
@@ -220,7 +221,7 @@ def _recipe(out: Path, decoder: str, decided: dict[str, Any], options: StudyOpti
         if config["format"] == "qa"
         else '\n[[data.train]]\nsource = "jsonl"\nfolder = "data"\nformat = "qa"\nlimit = 100\n'
     )
-    return f"""# Written by `diekae train --decoder … --documents …`; `diekae train` with this file repeats the training.
+    return f"""# Written by `diekae train --decoder`; `diekae train` with this file repeats the training.
 name = {json.dumps(out.name)}
 decoder = {json.dumps(decoder)}
 folder = {json.dumps(str(out))}
