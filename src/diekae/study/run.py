@@ -44,6 +44,8 @@ ASKING, MEASURING = 0.3, 0.15
 """Shares of the time for asking questions, and for measuring the bank at the end."""
 EPOCHS = 3.0
 """Most passes over the questions."""
+UNRELATED = 0.15
+"""Share of the questions that are given another's text in training."""
 LAYER_EXAMPLES = 16
 """Questions that choose the layers."""
 
@@ -206,6 +208,7 @@ def _decide(
         "seconds_a_step": pace.seconds,
         "batch_size": pace.batch_size,
         "gradient_accumulation": pace.accumulation,
+        "windows": len({example.knowledge for example in examples["train"]}),
         "questions": {part: len(found) for part, found in examples.items()},
         "config": bank.config.to_dict(),
         "decoder": fingerprint(decoder),
@@ -221,6 +224,9 @@ def _recipe(out: Path, decoder: str, decided: dict[str, Any], options: StudyOpti
         if config["format"] == "qa"
         else '\n[[data.train]]\nsource = "jsonl"\nfolder = "data"\nformat = "qa"\nlimit = 100\n'
     )
+    unrelated = ""
+    if decided["windows"] > 1:  # knowledge that says nothing about the question must change nothing
+        unrelated = f"unrelated = {UNRELATED}\n"
     return f"""# Written by `diekae train --decoder`; `diekae train` with this file repeats the training.
 name = {json.dumps(out.name)}
 decoder = {json.dumps(decoder)}
@@ -252,14 +258,7 @@ seed = {options.seed}
 [[data.train]]
 source = "jsonl"
 folder = "data"
-
-# Knowledge that says nothing about the question must change nothing.
-[[data.train]]
-source = "jsonl"
-folder = "data"
-limit = {max(2, decided["questions"]["train"] // 5)}
-unrelated = 1.0
-{qa}
+{unrelated}{qa}
 [[data.validation]]
 source = "jsonl"
 folder = "data"
