@@ -25,7 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("evaluation",),
     ("edit",),
     ("recipe", "report"),
-    ("demo",),
+    ("demo", "study"),
     ("cli",),
     ("__main__",),
 )

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, repeat_kv
 
 from builders import ARCHITECTURES, DEPTH, VOCABULARY, hook_count, make_decoder
+from diekae import DiekaeModel
 from diekae.inject.hookpoints import find_blocks
 from diekae.inject.visibility import check_masks, hiding
 
@@ -176,3 +177,9 @@ def test_decoders_whose_columns_cannot_be_hidden_are_refused() -> None:
     ):
         decoder(input_ids=ids(), attention_mask=torch.tensor([[0] + [1] * 29]), use_cache=False)
     assert hook_count(decoder) == 0
+
+
+def test_layers_are_hidden_of_a_decoder_that_a_bank_uses() -> None:
+    decoder = make_decoder()
+    DiekaeModel.exact(decoder)
+    check_masks(decoder)

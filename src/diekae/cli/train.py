@@ -1,26 +1,43 @@
-"""`diekae train`: run a recipe, and write the bank and its figures."""
+"""`diekae train`: train a bank by a recipe, or for a decoder and a folder of documents."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from diekae.cli.console import console, device_of, figures, progress_bars
+from diekae.cli.console import DtypeOption, console, device_of, dtype_of, figures, progress_bars, share
+from diekae.models import load_decoder
 from diekae.provenance import write_json
 from diekae.recipe import read_recipe, run_recipe
 from diekae.report import write_report
+from diekae.study import StudyOptions, run_study
 from diekae.training.run import processes
 
 
 def command(
-    recipe: Annotated[Path, typer.Argument(help="A recipe (TOML); see recipes/.")],
+    recipe: Annotated[Path | None, typer.Argument(help="A recipe (TOML); not with --decoder.")] = None,
     set: Annotated[
         list[str] | None, typer.Option(help="Change a key of the recipe: training.epochs=3. May be repeated.")
     ] = None,
+    decoder: Annotated[
+        str | None, typer.Option(help="Without a recipe: a decoder's name or folder to train a bank for.")
+    ] = None,
+    documents: Annotated[
+        Path | None, typer.Option(help="Folder that --decoder studies; by default documents of the package.")
+    ] = None,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Time for --decoder, about.")] = StudyOptions.minutes,
+    layers: Annotated[int | None, typer.Option(min=1, help="Layers that read K; four fifths by default.")] = None,
+    bytes_per_token: Annotated[
+        int | None, typer.Option(min=1, help="Or most bytes of prepared knowledge for a token of K.")
+    ] = None,
+    questions: Annotated[int, typer.Option(min=8, help="Most questions to train on.")] = StudyOptions.questions,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions a step.")] = StudyOptions.batch_size,
+    seed: Annotated[int, typer.Option(min=0, help="Decides questions, start and order.")] = StudyOptions.seed,
     out: Annotated[Path | None, typer.Option(help="Folder for the run; runs/NAME by default.")] = None,
+    dtype: DtypeOption = "auto",
     device: Annotated[
         str | None, typer.Option(help="Where it runs: cpu, cuda, cuda:N, or auto; the recipe's by default.")
     ] = None,
@@ -29,23 +46,78 @@ def command(
         Path | None, typer.Option(help="File for the figures; result.json in the run's folder by default.")
     ] = None,
 ) -> None:
-    """Train a bank by a recipe, and measure it on held-out data."""
-    plan = read_recipe(recipe, set or [])
-    plan = dataclasses.replace(plan, device=device or plan.device)
-    device_of(plan.device)
-    folder = out or Path("runs") / plan.name
-    if not resume and list(folder.rglob("checkpoint-*")):
-        raise ValueError(
-            f"{str(folder)!r} holds an earlier run's checkpoints; continue it with --resume, or choose another --out."
-        )
-    with progress_bars() as (show, bar):
-        model, result = run_recipe(plan, folder, resume=resume, progress=show, callbacks=[bar])
+    """Train a bank by a recipe, or for your decoder and your documents, and measure it on held-out data."""
+    if (recipe is None) == (decoder is None):
+        raise ValueError("give a recipe, or --decoder and --documents: one of the two.")
+    if recipe is not None:
+        if documents is not None or layers is not None or bytes_per_token is not None:
+            raise ValueError("--documents, --layers and --bytes-per-token need --decoder; a recipe names its data.")
+        folder, result = _by_recipe(recipe, set or [], out, device, resume)
+    else:
+        assert decoder is not None
+        options = StudyOptions(minutes, layers, bytes_per_token, questions, batch_size, seed)
+        folder, result = _by_study(decoder, documents, options, out, dtype, device or "auto", resume)
     processes().destroy_process_group()  # at interpreter exit gloo's threads may abort the process
     if not result:  # the main process measures and writes
         return
-    model.print_trainable_parameters()
     target = json or folder / "result.json"
     write_json(target, result)
     report = write_report(folder / "report.html", result)
-    console.print(figures(result["sets"], plan.name))
+    console.print(figures(result["sets"], folder.name))
+    if "untrained" in result:
+        untrained = result["untrained"]
+        console.print(
+            f"the same layers untrained: recovered {share(untrained['recovered'])}, grounded "
+            f"{share(untrained['grounded'])}; {result['minutes']:.1f} minutes in all",
+            highlight=False,
+        )
     console.print(f"bank: {folder / 'bank'}\nfigures: {target}\nreport: {report}", highlight=False)
+
+
+def _by_recipe(
+    recipe: Path, settings: list[str], out: Path | None, device: str | None, resume: bool
+) -> tuple[Path, dict[str, Any]]:
+    plan = read_recipe(recipe, settings)
+    plan = dataclasses.replace(plan, device=device or plan.device)
+    device_of(plan.device)
+    folder = out or Path("runs") / plan.name
+    _check_empty(folder, resume)
+    with progress_bars() as (show, bar):
+        model, result = run_recipe(plan, folder, resume=resume, progress=show, callbacks=[bar])
+    if result:
+        model.print_trainable_parameters()
+    return folder, result
+
+
+def _by_study(
+    decoder: str,
+    documents: Path | None,
+    options: StudyOptions,
+    out: Path | None,
+    dtype: str,
+    device: str,
+    resume: bool,
+) -> tuple[Path, dict[str, Any]]:
+    place, kind = device_of(device), dtype_of(dtype)
+    folder = out or Path("runs") / Path(decoder).name
+    _check_empty(folder, resume)
+    with console.status("loading the decoder"):
+        loaded = load_decoder(decoder, dtype=kind, device=place)
+    with progress_bars() as (show, bar):
+        _, result = run_study(
+            *loaded,
+            decoder,
+            documents,
+            folder,
+            options,
+            resume=resume,
+            progress=show,
+            callbacks=[bar],
+            report=lambda line: console.print(line, highlight=False, markup=False),
+        )
+    return folder, result
+
+
+def _check_empty(folder: Path, resume: bool) -> None:
+    if not resume and (list(folder.rglob("checkpoint-*")) or (folder / "study.json").exists()):
+        raise ValueError(f"{str(folder)!r} holds an earlier run; continue it with --resume, or choose another --out.")

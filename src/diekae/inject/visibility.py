@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from diekae.inject.attention_interface import IMPLEMENTATIONS
+from diekae.inject.attention_interface import IMPLEMENTATIONS, implementation
 from diekae.inject.hookpoints import find_blocks
 
 _LEAK = 0.01
@@ -41,10 +41,10 @@ def hiding(decoder: PreTrainedModel, hidden: Mapping[int, Tensor]) -> Iterator[N
     blocks = find_blocks(decoder)
     if unknown := sorted(set(hidden) - set(range(len(blocks)))):
         raise ValueError(f"layers {unknown} do not exist; the decoder has layers 0 to {len(blocks) - 1}.")
-    implementation = decoder.config._attn_implementation
-    if implementation not in IMPLEMENTATIONS:
+    name = implementation(decoder)
+    if name not in IMPLEMENTATIONS:
         raise ValueError(
-            f"attention implementation {implementation!r} takes no mask of rows and columns; load the decoder with "
+            f"attention implementation {name!r} takes no mask of rows and columns; load the decoder with "
             f"attn_implementation={' or '.join(map(repr, IMPLEMENTATIONS))}."
         )
     signatures = {layer: _signature(blocks[layer]) for layer in hidden}

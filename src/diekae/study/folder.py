@@ -1,0 +1,118 @@
+"""A folder of documents, divided into parts by document."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+
+from diekae.data.example import Split
+from diekae.data.splits import split_of
+from diekae.progress import Progress, silent
+from diekae.store.passages import Passage, split
+from diekae.store.readers import find_documents, read_document
+
+PARTS: tuple[Split, ...] = ("train", "validation", "test")
+FEWEST = 3
+"""Fewest documents: each part needs one."""
+TOKENS = 320
+"""Most tokens of a window, about: neighbouring passages are joined until there are so many."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of a document that is used as K."""
+
+    document: str
+    """Name of its document."""
+    text: str
+
+
+@dataclass
+class Folder:
+    """What a folder held."""
+
+    windows: dict[Split, list[Window]] = field(default_factory=lambda: {part: [] for part in PARTS})
+    """Windows of each part; all windows of a document are in one part."""
+    documents: int = 0
+    """Documents that were read."""
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    """Files that could not be read, and why."""
+    skipped: list[str] = field(default_factory=list)
+    """Files of a kind that is not known."""
+
+
+def read_folder(path: Path | None, tokenizer: object, progress: Progress = silent) -> Folder:
+    """Read all documents below a folder and cut them into windows.
+
+    Args:
+        path: The folder, or one file; None takes the documents that come with the package.
+        tokenizer: The decoder's; counts tokens.
+        progress: Called as the work goes on.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: Fewer than three documents can be read.
+    """
+    found = Folder()
+    texts: dict[str, str] = {}
+    if path is None:
+        texts = shipped_documents()
+    elif not path.exists():
+        raise FileNotFoundError(f"no folder at {str(path)!r}; expected a folder of documents.")
+    else:
+        documents = find_documents(path)
+        found.skipped = [str(file) for file in documents.skipped]
+        for number, file in enumerate(documents.readable, start=1):
+            try:
+                texts[str(file.relative_to(path))] = read_document(file)
+            except (ValueError, OSError, ModuleNotFoundError) as error:
+                found.failed.append((str(file), str(error)))
+            progress("reading", number, len(documents.readable))
+    found.documents = len(texts)
+    if len(texts) < FEWEST:
+        where = "the package" if path is None else repr(str(path))
+        reason = f"; the first that failed: {found.failed[0][1]}" if found.failed else ""
+        raise ValueError(
+            f"{where} holds {len(texts)} readable documents; expected at least {FEWEST}, one each to learn from, to "
+            f"choose by and to report{reason}"
+        )
+    for part, names in _divide(list(texts)).items():
+        for name in names:
+            found.windows[part] += [Window(name, window) for window in cut(texts[name], tokenizer)]
+    return found
+
+
+def shipped_documents() -> dict[str, str]:
+    """Return the documents that come with the package, by name."""
+    folder = files("diekae.study") / "documents"
+    return {file.name: file.read_text(encoding="utf-8") for file in folder.iterdir() if file.name.endswith(".md")}
+
+
+def cut(text: str, tokenizer: object) -> list[str]:
+    """Cut a document into windows that begin and end with passages."""
+    count = getattr(tokenizer, "tokenize", None)
+    windows: list[str] = []
+    current: list[Passage] = []
+    for passage in split(text, tokenizer):  # type: ignore[arg-type]
+        joined = text[(current or [passage])[0].start : passage.end]
+        size = len(count(joined)) if count is not None else len(joined) // 4
+        if current and size > TOKENS:
+            windows.append(text[current[0].start : current[-1].end])
+            current = []
+        current.append(passage)
+    if current:
+        windows.append(text[current[0].start : current[-1].end])
+    return windows
+
+
+def _divide(names: Sequence[str]) -> dict[Split, list[str]]:
+    """Divide documents by a hash of their names; a part that got none takes one from the largest."""
+    parts: dict[Split, list[str]] = {part: [] for part in PARTS}
+    for name in names:
+        parts[split_of(name)].append(name)
+    for part in PARTS:
+        if not parts[part]:
+            parts[part].append(max(parts.values(), key=len).pop())
+    return parts
