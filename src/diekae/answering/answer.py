@@ -94,7 +94,7 @@ def ask(
     """
     began = time.perf_counter()
     ids = _tokens(model, question, history)
-    found = pick(store, _searched(question, history), passages, documents)
+    found = pick(store, searched(question, history), passages, documents)
     if not found:
         bare = _generate(model, ids, None, max_new_tokens)[0]
         return Answer(question, "", False, 0.0, bare, (), time.perf_counter() - began)
@@ -121,7 +121,7 @@ def pick(store: KnowledgeStore, query: str, passages: int = PASSAGES, documents:
     return sorted(own, key=lambda one: one.start)
 
 
-def _searched(question: str, history: Sequence[Message]) -> str:
+def searched(question: str, history: Sequence[Message]) -> str:
     """Return what to search with: a question that follows another often leaves out what it is about."""
     before = [turn["content"] for turn in history if turn["role"] == "user"]
     return f"{before[-1]} {question} {question}" if before else question
@@ -188,8 +188,23 @@ def attention_given(model: DiekaeModel, ids: Tensor, length: int, prepared: Prep
 
 def _sources(model: DiekaeModel, store: KnowledgeStore, found: Sequence[Found], given: Tensor) -> tuple[Source, ...]:
     """Return what was read, with each passage's share of the attention that was given to slots, [S]."""
+    shares = shares_of(model, store, found, given)
+    return tuple(
+        Source(one.id, one.title, one.heading, one.text, share) for one, share in zip(found, shares, strict=True)
+    )
+
+
+def shares_of(model: DiekaeModel, store: KnowledgeStore, found: Sequence[Found], given: Tensor) -> list[float | None]:
+    """Return the share of attention of each passage of one document.
+
+    Args:
+        model: Decoder and bank.
+        store: Holds the document.
+        found: The passages that were read.
+        given: The attention that each of their slots received, [S]; empty where it is not known, and so are the shares.
+    """
     if not len(given):
-        return tuple(Source(one.id, one.title, one.heading, one.text, None) for one in found)
+        return [None] * len(found)
     prompter, text = model.need_prompter(), store.text(found[0].id)
     frame = set(prompter.columns(text, []))
     read = prompter.columns(text, [(one.start, one.end) for one in found])
@@ -199,6 +214,4 @@ def _sources(model: DiekaeModel, store: KnowledgeStore, found: Sequence[Found], 
         for one in found
     ]
     total = sum(sums)
-    return tuple(
-        Source(one.id, one.title, one.heading, one.text, value / total) for one, value in zip(found, sums, strict=True)
-    )
+    return [value / total for value in sums]

@@ -25,6 +25,7 @@ VERBS = {
     "layers": "Measure in which layers a decoder reads its context, and choose the layers of a bank.",
     "demo": "Answer from a document; then train a bank on fictional facts (minutes on a CPU), measure it and ask it.",
     "knowledge": "Keep documents and what a bank prepared of them.",
+    "serve": "Serve decoder, documents and edits over HTTP, as OpenAI's clients expect it, with a page.",
     "edit": "Edit facts: each edit can be reverted, and nothing else changes.",
 }
 """What `diekae --help` says of each verb; a verb's own help says more."""

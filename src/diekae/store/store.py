@@ -161,6 +161,20 @@ class KnowledgeStore:
         added.prepared = self._prepare(added.ids, progress) if prepare else []
         return added
 
+    def add_text(self, text: str, *, title: str) -> Added:
+        """Add one text under a title of its own, and prepare it.
+
+        Raises:
+            ValueError: The text is blank, or there is no model.
+        """
+        self._need_model()
+        if not text.strip():
+            raise ValueError(f"the text of {title!r} is empty; give a document.")
+        document = document_id(text)
+        added = Added([self._note(text, title, document)])
+        added.prepared = self._prepare(added.ids, silent)
+        return added
+
     def prepare_missing(self, progress: Progress = silent) -> list[str]:
         """Prepare all documents that this bank has not prepared yet; returns their ids."""
         return self._prepare([entry.id for entry in self.documents()], progress)
