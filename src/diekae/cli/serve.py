@@ -8,21 +8,19 @@ from typing import Annotated
 
 import typer
 
-from diekae.cli.console import EXACT, DeviceOption, DtypeOption, console, device_of, dtype_of, load_model
+from diekae.cli.console import EXACT, SHIPPED, DeviceOption, DtypeOption, console, device_of, dtype_of, load_model
 from diekae.model import DiekaeModel
 from diekae.models import load_decoder
 
 
 def command(
     decoder: Annotated[str | None, typer.Option(help="A decoder's name or folder; it reads exactly.")] = None,
-    bank: Annotated[Path | None, typer.Option(help="Or a bank's folder or name; smollm2-exact by default.")] = None,
-    store: Annotated[
-        Path | None, typer.Option(help="Folder of documents and uploads; made if missing.")
+    bank: Annotated[
+        Path | None, typer.Option(help="Or a bank's folder or name; by default smollm2-exact, with --edits smollm2.")
     ] = None,
+    store: Annotated[Path | None, typer.Option(help="Folder of documents and uploads; made if missing.")] = None,
     edits: Annotated[Path | None, typer.Option(help="Folder of edits; made if missing.")] = None,
-    host: Annotated[
-        str, typer.Option(help="Address to listen at; any but this machine's needs keys.")
-    ] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen at; any but this machine's needs keys.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")] = 8000,
     api_key_file: Annotated[
         Path | None, typer.Option(help="A tenant's name and a key on each line; * is the tenant who may do everything.")
@@ -48,7 +46,8 @@ def command(
     keys = Keys([]) if api_key_file is None else Keys.read(api_key_file)
     check_host(host, keys)
     if decoder is None:
-        model = load_model(bank or EXACT, device, dtype, format="auto")
+        # An edit needs what was trained for it, which comes with the trained bank.
+        model = load_model(bank or (EXACT if edits is None else SHIPPED), device, dtype, format="auto")
     else:
         with console.status("loading the decoder"):
             model = DiekaeModel.exact(*load_decoder(decoder, dtype=dtype_of(dtype), device=device_of(device)))

@@ -49,9 +49,7 @@ class Keys:
             ValueError: A line is not a name and a key, a key is short or stands there twice, or there is none.
         """
         if not path.is_file():
-            raise FileNotFoundError(
-                f"no key file at {str(path)!r}; write a tenant's name and a key on each line."
-            )
+            raise FileNotFoundError(f"no key file at {str(path)!r}; write a tenant's name and a key on each line.")
         pairs: list[tuple[str, str]] = []
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
             words = line.split()

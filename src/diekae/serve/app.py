@@ -175,6 +175,7 @@ def _error(status: int, text: str, headers: Any = None, param: str | None = None
 def _add_pages(app: FastAPI) -> None:
     """Serve the page: three files of this package, and nothing else."""
     folder = files("diekae.serve") / "page"
+    app.add_api_route("/favicon.ico", lambda: Response(status_code=204), include_in_schema=False, response_model=None)
     for path, (name, kind) in PAGE.items():
         content = folder.joinpath(name).read_bytes()
         headers = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}

@@ -43,7 +43,12 @@ class Reading:
         """Return the field beside ``choices``."""
         sources: list[dict[str, Any]] = [{"id": id, "title": title} for id, title in self.documents]
         for number, passage in enumerate(self.passages):
-            source: dict[str, Any] = {"id": passage.id, "title": passage.title, "heading": passage.heading, "text": passage.text}
+            source: dict[str, Any] = {
+                "id": passage.id,
+                "title": passage.title,
+                "heading": passage.heading,
+                "text": passage.text,
+            }
             source |= {"start": passage.start, "end": passage.end, "score": round(passage.score, 4)}
             if number < len(shares):
                 source["share"] = shares[number]
