@@ -20,16 +20,21 @@ def command(
     ] = None,
     store: Annotated[Path | None, typer.Option(help="Folder of documents and uploads; made if missing.")] = None,
     edits: Annotated[Path | None, typer.Option(help="Folder of edits; made if missing.")] = None,
-    host: Annotated[str, typer.Option(help="Address to listen at; any but this machine's needs keys.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; any but this machine's own needs keys.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")] = 8000,
     api_key_file: Annotated[
-        Path | None, typer.Option(help="A tenant's name and a key on each line; * is the tenant who may do everything.")
+        Path | None, typer.Option(help="A tenant's name and a key on each line; the tenant * may do everything.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="The model's name for clients; the decoder's by default.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Most answers that are generated at once.")] = 8,
     queue_size: Annotated[int, typer.Option(min=1, help="Most answers that wait; others are refused with 429.")] = 64,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 1024,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds after which an answer is given up.")] = 300.0,
+    max_knowledge: Annotated[
+        int, typer.Option(min=1, help="Most tokens of one document, and of what one request reads.")
+    ] = 32_768,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds after which a request is given up.")] = 300.0,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
 ) -> None:
@@ -58,7 +63,10 @@ def command(
         edits=edits,
         keys=keys,
         engine_options=EngineOptions(batch_size, queue_size),
-        options=ServerOptions(most_tokens=max_tokens, timeout=timeout),
+        options=ServerOptions(most_tokens=max_tokens, most_knowledge=max_knowledge, timeout=timeout),
     )
-    console.print(f"serving at http://{host}:{port} (Ctrl-C stops)", highlight=False)
-    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=60)
+    config = uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=60)
+    socket = config.bind_socket()
+    port = socket.getsockname()[1]
+    console.print(f"serving at http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C stops)", highlight=False)
+    uvicorn.Server(config).run(sockets=[socket])

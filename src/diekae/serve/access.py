@@ -1,7 +1,7 @@
 """Who may ask, and what they may read.
 
 A key file has a line for each key: a tenant's name and the key. The tenant ``*`` reads every document and may edit.
-Each other tenant reads the documents that were uploaded with its key, and no others.
+Every other tenant reads only the documents that were uploaded with its keys.
 """
 
 from __future__ import annotations
@@ -92,16 +92,18 @@ def check_host(host: str, keys: Keys) -> None:
     Raises:
         ValueError: The host is not this machine's loopback address, and there is no key.
     """
-    if keys or host == "localhost":
-        return
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
+    if not keys and not is_loopback(host):
         raise ValueError(
             f"--host {host} lets other machines in, and there is no key; give --api-key-file FILE, or serve 127.0.0.1."
         )
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a name or address is this machine's own."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _digest(key: str) -> bytes:

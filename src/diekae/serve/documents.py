@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Form, HTTPException, Request, Response, UploadFile
+from fastapi import APIRouter, Form, HTTPException, Request, Response, UploadFile
 
-from diekae.serve.access import Tenant
+from diekae.serve.engine import Busy
+from diekae.serve.intake import Intake
 from diekae.serve.library import Library, StoredFile, VectorStore
 from diekae.serve.schema import VectorStoreFileRequest, VectorStoreRequest, VectorStoreSearch
-from diekae.serve.state import State, state_of, tenant_of
-from diekae.store import KnowledgeStore
+from diekae.serve.state import Asker, State, state_of
+from diekae.store import Found, KnowledgeStore
 from diekae.store.readers import READERS
 
 router = APIRouter(prefix="/v1")
@@ -21,39 +22,43 @@ LONGEST_NAME = 255
 
 @router.post("/files")
 def upload(
-    request: Request, file: UploadFile, purpose: str = Form("assistants"), tenant: Tenant = Depends(tenant_of)
+    request: Request, file: UploadFile, tenant: Asker, purpose: Annotated[str, Form()] = "assistants"
 ) -> dict[str, Any]:
     """Keep a file; it is read and prepared in the background, and ``status`` says when it is done."""
     state, library, _ = _stored(request)
-    name = PurePath((file.filename or "").replace("\\", "/")).name.strip()[:LONGEST_NAME] or "file.txt"
+    name = _name(file.filename or "")
     suffix = PurePath(name).suffix.lower()
     if suffix and suffix not in READERS:
         raise HTTPException(400, f"files of kind {suffix!r} cannot be read; send one of {', '.join(sorted(READERS))}")
+    assert state.intake is not None
+    if state.intake.waiting >= state.options.most_waiting_files:
+        raise Busy(f"{state.intake.waiting} files wait already, of at most {state.options.most_waiting_files}")
     content = file.file.read(state.options.most_file + 1)
     if len(content) > state.options.most_file:
         raise HTTPException(413, f"the file has more than {state.options.most_file} bytes")
     if not content.strip():
         raise HTTPException(400, "the file is empty")
-    kept = library.add(tenant, name, suffix or ".txt", purpose[:64], content)
-    assert state.intake is not None
-    state.intake.put(kept)
-    return _file_json(kept)
+    stored = library.add(tenant, name, suffix or ".txt", _printable(purpose)[:64], content)
+    state.intake.put(stored)
+    return _file_json(stored, state.intake)
 
 
 @router.get("/files")
-def files(request: Request, tenant: Tenant = Depends(tenant_of)) -> dict[str, Any]:
+def files(request: Request, tenant: Asker) -> dict[str, Any]:
     """List the files of whoever asks."""
-    return _list([_file_json(file) for file in _stored(request)[1].files(tenant)])
+    state, library, _ = _stored(request)
+    return _list([_file_json(file, state.intake) for file in library.files(tenant)])
 
 
 @router.get("/files/{id}")
-def file(id: str, request: Request, tenant: Tenant = Depends(tenant_of)) -> dict[str, Any]:
+def file(id: str, request: Request, tenant: Asker) -> dict[str, Any]:
     """Describe a file."""
-    return _file_json(_file(_stored(request)[1], tenant, id))
+    state, library, _ = _stored(request)
+    return _file_json(_file(library, tenant, id), state.intake)
 
 
 @router.get("/files/{id}/content")
-def content(id: str, request: Request, tenant: Tenant = Depends(tenant_of)) -> Response:
+def content(id: str, request: Request, tenant: Asker) -> Response:
     """Return a file's bytes."""
     library = _stored(request)[1]
     file = _file(library, tenant, id)
@@ -66,21 +71,16 @@ def content(id: str, request: Request, tenant: Tenant = Depends(tenant_of)) -> R
 
 
 @router.delete("/files/{id}")
-def delete_file(id: str, request: Request, tenant: Tenant = Depends(tenant_of)) -> dict[str, Any]:
+def delete_file(id: str, request: Request, tenant: Asker) -> dict[str, Any]:
     """Delete a file, and its document unless another file is the same."""
-    _, library, store = _stored(request)
-    file = _file(library, tenant, id)
-    alone = library.delete(file)
-    if alone and file.document is not None:
-        try:
-            store.remove(file.document)
-        except ValueError:
-            pass  # it was removed from the store by other means
+    state, library, _ = _stored(request)
+    assert state.intake is not None
+    state.intake.delete(_file(library, tenant, id))
     return {"id": id, "object": "file", "deleted": True}
 
 
 @router.post("/vector_stores")
-def create_store(body: VectorStoreRequest, request: Request, tenant: Tenant = Depends(tenant_of)) -> dict[str, Any]:
+def create_store(body: VectorStoreRequest, request: Request, tenant: Asker) -> dict[str, Any]:
     """Make a set of files."""
     _, library, _ = _stored(request)
     members = [_file(library, tenant, id) for id in body.file_ids]
@@ -88,21 +88,21 @@ def create_store(body: VectorStoreRequest, request: Request, tenant: Tenant = De
 
 
 @router.get("/vector_stores")
-def stores(request: Request, tenant: Tenant = Depends(tenant_of)) -> dict[str, Any]:
+def stores(request: Request, tenant: Asker) -> dict[str, Any]:
     """List the sets of whoever asks."""
     library = _stored(request)[1]
     return _list([_store_json(library, store) for store in library.stores(tenant)])
 
 
 @router.get("/vector_stores/{id}")
-def store(id: str, request: Request, tenant: Tenant = Depends(tenant_of)) -> dict[str, Any]:
+def store(id: str, request: Request, tenant: Asker) -> dict[str, Any]:
     """Describe a set."""
     library = _stored(request)[1]
     return _store_json(library, _store(library, tenant, id))
 
 
 @router.delete("/vector_stores/{id}")
-def delete_store(id: str, request: Request, tenant: Tenant = Depends(tenant_of)) -> dict[str, Any]:
+def delete_store(id: str, request: Request, tenant: Asker) -> dict[str, Any]:
     """Forget a set; its files stay."""
     library = _stored(request)[1]
     library.delete_store(_store(library, tenant, id))
@@ -110,9 +110,7 @@ def delete_store(id: str, request: Request, tenant: Tenant = Depends(tenant_of))
 
 
 @router.post("/vector_stores/{id}/files")
-def join_store(
-    id: str, body: VectorStoreFileRequest, request: Request, tenant: Tenant = Depends(tenant_of)
-) -> dict[str, Any]:
+def join_store(id: str, body: VectorStoreFileRequest, request: Request, tenant: Asker) -> dict[str, Any]:
     """Put a file into a set."""
     library = _stored(request)[1]
     store, file = _store(library, tenant, id), _file(library, tenant, body.file_id)
@@ -121,7 +119,7 @@ def join_store(
 
 
 @router.get("/vector_stores/{id}/files")
-def members(id: str, request: Request, tenant: Tenant = Depends(tenant_of)) -> dict[str, Any]:
+def members(id: str, request: Request, tenant: Asker) -> dict[str, Any]:
     """List the files of a set."""
     library = _stored(request)[1]
     store = _store(library, tenant, id)
@@ -129,7 +127,7 @@ def members(id: str, request: Request, tenant: Tenant = Depends(tenant_of)) -> d
 
 
 @router.get("/vector_stores/{id}/files/{file_id}")
-def member(id: str, file_id: str, request: Request, tenant: Tenant = Depends(tenant_of)) -> dict[str, Any]:
+def member(id: str, file_id: str, request: Request, tenant: Asker) -> dict[str, Any]:
     """Describe a file of a set."""
     library = _stored(request)[1]
     store = _store(library, tenant, id)
@@ -137,7 +135,7 @@ def member(id: str, file_id: str, request: Request, tenant: Tenant = Depends(ten
 
 
 @router.delete("/vector_stores/{id}/files/{file_id}")
-def leave_store(id: str, file_id: str, request: Request, tenant: Tenant = Depends(tenant_of)) -> dict[str, Any]:
+def leave_store(id: str, file_id: str, request: Request, tenant: Asker) -> dict[str, Any]:
     """Take a file out of a set; it stays a file."""
     library = _stored(request)[1]
     store = _store(library, tenant, id)
@@ -146,12 +144,13 @@ def leave_store(id: str, file_id: str, request: Request, tenant: Tenant = Depend
 
 
 @router.post("/vector_stores/{id}/search")
-def search(id: str, body: VectorStoreSearch, request: Request, tenant: Tenant = Depends(tenant_of)) -> dict[str, Any]:
+def search(id: str, body: VectorStoreSearch, request: Request, tenant: Asker) -> dict[str, Any]:
     """Return the passages of a set that answer a question best."""
     _, library, knowledge = _stored(request)
     query = body.query if isinstance(body.query, str) else " ".join(body.query)
-    by_document = {file.document: file for file in library.members(_store(library, tenant, id)) if file.document}
-    passages = knowledge.search(query, body.max_num_results, documents=list(by_document)) if by_document else []
+    members = library.members(_store(library, tenant, id))
+    by_document = {file.document: file for file in members if file.document}
+    passages = _search(knowledge, query, body.max_num_results, by_document)
     data = [
         {
             "file_id": by_document[passage.id].id,
@@ -194,8 +193,31 @@ def _member(library: Library, store: VectorStore, id: str) -> StoredFile:
     return member
 
 
-def _file_json(file: StoredFile) -> dict[str, Any]:
+def _search(store: KnowledgeStore, query: str, k: int, documents: Container[str]) -> list[Found]:
+    """Search some documents; those that were deleted meanwhile are left out."""
+    while existing := [entry.id for entry in store.documents() if entry.id in documents]:
+        try:
+            return store.search(query, k, documents=existing)
+        except ValueError:
+            if existing == [entry.id for entry in store.documents() if entry.id in documents]:
+                raise
+    return []
+
+
+def _name(given: str) -> str:
+    """Return the name of a file without folders; it is shown, and never part of a path on this machine."""
+    name = PurePath(_printable(given).replace("\\", "/")).name.strip()
+    stem, suffix = PurePath(name).stem, PurePath(name).suffix
+    return f"{stem[: LONGEST_NAME - len(suffix)]}{suffix}"[:LONGEST_NAME] or "file.txt"
+
+
+def _printable(text: str) -> str:
+    return "".join(character for character in text if character.isprintable())
+
+
+def _file_json(file: StoredFile, intake: Intake | None) -> dict[str, Any]:
     statuses = {"in_progress": "uploaded", "completed": "processed", "failed": "error"}
+    before = intake.before(file) if intake is not None and file.status == "in_progress" else None
     return {
         "id": file.id,
         "object": "file",
@@ -206,6 +228,7 @@ def _file_json(file: StoredFile) -> dict[str, Any]:
         "status": statuses[file.status],
         "status_details": file.error,
         "document": file.document,
+        "files_before": before,
     }
 
 

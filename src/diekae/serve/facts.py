@@ -4,43 +4,48 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Depends, HTTPException, Request
+from fastapi import APIRouter, HTTPException, Request
 
 from diekae.edit import Edit
 from diekae.edit.edits import Edits
 from diekae.edit.store import Record
-from diekae.serve.access import Tenant
 from diekae.serve.schema import EditRequest
-from diekae.serve.state import owner_of, state_of, tenant_of
+from diekae.serve.state import Asker, Owner, state_of
 
 router = APIRouter(prefix="/v1/edits")
 
 
 @router.post("")
-def add(body: EditRequest, request: Request, _: Tenant = Depends(owner_of)) -> dict[str, Any]:
+def add(body: EditRequest, request: Request, _: Owner) -> dict[str, Any]:
     """Edit a fact; it is kept before the answer is sent."""
     edits = _edits(request)
     try:
-        (record,) = edits.add([Edit(body.prompt, body.subject, body.target)])
+        with state_of(request).engine.editing:
+            (record,) = edits.add([Edit(body.prompt, body.subject, body.target)])
     except ValueError as error:
         raise HTTPException(400, str(error)) from error
-    state_of(request).model.editor = edits
     return _json(record)
 
 
 @router.get("")
-def list_all(request: Request, every: bool = False, _: Tenant = Depends(tenant_of)) -> dict[str, Any]:
+def list_all(request: Request, _: Asker, every: bool = False) -> dict[str, Any]:
     """List the edits in force, or with ``every`` all there ever were."""
-    return {"object": "list", "data": [_json(record) for record in _edits(request).list(every=every)]}
+    records = _edits(request).list(every=every)
+    return {"object": "list", "data": [_json(record) for record in records], "has_more": False}
 
 
 @router.delete("/{id}")
-def revert(id: int, request: Request, _: Tenant = Depends(owner_of)) -> dict[str, Any]:
+def revert(id: int, request: Request, _: Owner) -> dict[str, Any]:
     """Take an edit back."""
+    edits = _edits(request)
     try:
-        return _json(_edits(request).revert(id))
+        with state_of(request).engine.editing:
+            record = edits.revert(id)
     except (ValueError, OverflowError) as error:
-        raise HTTPException(404, str(error)) from error
+        raise HTTPException(404, f"no edit {id} is in force") from error
+    if record is None:  # its record is damaged, and it is reverted all the same
+        return {"id": id, "object": "edit", "status": "reverted"}
+    return _json(record)
 
 
 def _edits(request: Request) -> Edits:

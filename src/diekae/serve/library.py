@@ -3,8 +3,8 @@
     <store>/server.sqlite      files, vector stores, and which file is in which
     <store>/uploads/<file id>  the bytes of each file, as they were sent
 
-A file counts once its row is committed, which is after its bytes are on disk. What was not yet read when the server
-ended is read when it starts again.
+A file is acknowledged once its row is committed, which is after its bytes are on disk. What was not yet read when the
+server ended is read when it starts again.
 """
 
 from __future__ import annotations
@@ -13,15 +13,19 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Literal
 
 from diekae.files import write_atomically
 from diekae.serve.access import Tenant
 
+PATIENCE = 60.0
+"""Seconds to wait for another process that writes."""
+ABANDONED = 3600.0
+"""Seconds after which bytes without a row are removed: another server may be about to write their row."""
 Status = Literal["in_progress", "completed", "failed"]
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
@@ -76,12 +80,15 @@ class Library:
         self.uploads = folder / "uploads"
         self.uploads.mkdir(parents=True, exist_ok=True)
         self._lock = threading.RLock()
-        self._connection = sqlite3.connect(folder / "server.sqlite", check_same_thread=False, isolation_level=None)
+        self._connection = sqlite3.connect(
+            folder / "server.sqlite", timeout=PATIENCE, check_same_thread=False, isolation_level=None
+        )
         self._connection.row_factory = sqlite3.Row
         # What was acknowledged must outlive a power failure.
         self._connection.executescript(
             f"PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; {_SCHEMA}"
         )
+        self._clean()
 
     def close(self) -> None:
         """Close the connection."""
@@ -94,9 +101,7 @@ class Library:
             _id("file"), tenant.name, name, suffix, len(content), int(time.time()), purpose, "in_progress", None, None
         )
         write_atomically(self.path(file), content)
-        values = (
-            file.id, file.owner, file.name, file.suffix, file.bytes, file.created, file.purpose, file.status, None, None,
-        )  # fmt: skip
+        values = astuple(file)
         with self._writing() as connection:
             connection.execute("INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
         return file
@@ -122,22 +127,22 @@ class Library:
         """Return the ids of the documents that files of any owner became."""
         return {file.document for file in self._files("", ()) if file.document is not None}
 
-    def pending(self) -> list[StoredFile]:
-        """Return the files that are not read yet, the oldest first."""
-        return self._files("WHERE status = 'in_progress'", ())[::-1]
+    def unprepared(self, documents: Set[str]) -> list[StoredFile]:
+        """Return the files that are not read yet, or whose document is not among those that exist; the oldest first."""
+        files = self._files("WHERE status != 'failed'", ())[::-1]
+        return [file for file in files if file.document not in documents]
 
     def file(self, tenant: Tenant, id: str) -> StoredFile | None:
         """Return a file, None if there is none of the tenant's with that id."""
         files = self._files("WHERE id = ? AND (owner = ? OR ?)", (id, tenant.name, tenant.everything))
         return files[0] if files else None
 
-    def delete(self, file: StoredFile) -> bool:
-        """Delete a file; returns whether no other file became the same document."""
+    def delete(self, file: StoredFile) -> str | None:
+        """Delete a file; returns the document that it had become, if any."""
         with self._writing() as connection:
-            connection.execute("DELETE FROM files WHERE id = ?", (file.id,))
-            row = connection.execute("SELECT count(*) FROM files WHERE document = ?", (file.document,)).fetchone()
+            row = connection.execute("DELETE FROM files WHERE id = ? RETURNING document", (file.id,)).fetchone()
         self.path(file).unlink(missing_ok=True)
-        return bool(row[0] == 0)
+        return None if row is None else row["document"]
 
     def names(self, tenant: Tenant) -> dict[str, str]:
         """Return the tenant's name of each document that came from a file of its own."""
@@ -180,6 +185,13 @@ class Library:
         """Take a file out of a set."""
         with self._writing() as connection:
             connection.execute("DELETE FROM members WHERE store = ? AND file = ?", (store.id, file.id))
+
+    def _clean(self) -> None:
+        """Remove what a killed server has left in the folder of uploads: bytes without a row, some time after."""
+        known = {self.path(file).name for file in self._files("", ())}
+        for path in self.uploads.iterdir():
+            if path.name not in known and time.time() - path.stat().st_mtime > ABANDONED:
+                path.unlink(missing_ok=True)
 
     def _files(self, where: str, values: Sequence[object]) -> list[StoredFile]:
         with self._lock:

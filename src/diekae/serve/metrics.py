@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -22,12 +23,19 @@ class Metrics:
         self.prompt_tokens = Counter("diekae_prompt_tokens", "Tokens of prompts, without knowledge", registry=registry)
         self.slots = Counter(
             "diekae_knowledge_tokens_read",
-            "Tokens of prepared knowledge that were read, which a prompt would have held",
+            "Tokens of prepared knowledge that answers read; in a prompt, each would have been computed again",
             registry=registry,
         )
-        self.prepared = Counter("diekae_knowledge_tokens_prepared", "Tokens of knowledge prepared", registry=registry)
+        self.prepared = Counter(
+            "diekae_knowledge_tokens_prepared", "Tokens of knowledge that were computed, once each", registry=registry
+        )
         self.seconds = Histogram(
-            "diekae_answer_seconds", "Seconds from request to the answer's end", buckets=SECONDS, registry=registry
+            "diekae_stage_seconds",
+            "Seconds of each stage: prepare (a document in the background), read (find and load a request's"
+            " knowledge), wait (in the queue), generate",
+            ["stage"],
+            buckets=SECONDS,
+            registry=registry,
         )
         self.cancelled = Counter("diekae_cancelled_answers", "Answers whose reader left", registry=registry)
 
@@ -35,16 +43,22 @@ class Metrics:
         """Add a gauge that is read when it is asked for."""
         Gauge(f"diekae_{name}", text, registry=self.registry).set_function(value)
 
-    def accepted(self, knowledge_tokens: int) -> None:
-        """Count a request that was queued."""
-        self.slots.inc(knowledge_tokens)
+    def observe(self, stage: str, seconds: float) -> None:
+        """Count the seconds of a stage."""
+        self.seconds.labels(stage).observe(seconds)
 
-    def finished(self, jobs: Sequence[Job], seconds: float) -> None:
+    def finished(self, jobs: Sequence[Job]) -> None:
         """Count a request's answers."""
-        self.seconds.observe(seconds)
-        self.prompt_tokens.inc(sum(len(job.prompt) for job in jobs))
-        self.tokens.inc(sum(len(job.generated) for job in jobs))
-        self.cancelled.inc(sum(job.cancelled and not job.finished for job in jobs))
+        now = time.perf_counter()
+        for job in jobs:
+            self.observe("wait", (job.started or now) - job.submitted)
+            if job.started is None:
+                continue
+            self.observe("generate", now - job.started)
+            self.prompt_tokens.inc(len(job.prompt))
+            self.slots.inc(len(job.prepared or ()))
+            self.tokens.inc(len(job.generated))
+        self.cancelled.inc(sum(not job.finished for job in jobs))
 
     def text(self) -> bytes:
         """Return all in Prometheus' text format."""

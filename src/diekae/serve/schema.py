@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
-Text = Annotated[str, StringConstraints(min_length=1)]
+
+def _check_encodable(text: str) -> str:
+    text.encode()  # JSON can hold half a surrogate pair, which is no character; UnicodeEncodeError is a ValueError
+    return text
+
+
+AnyText = Annotated[str, AfterValidator(_check_encodable)]
+Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(_check_encodable)]
 TEXT_LIMIT = 1_000_000
 """Most characters of a text in a request."""
 
@@ -24,7 +31,7 @@ class Search(Strict):
 
 
 class KnowledgeRequest(Strict):
-    """What a request's answer is to be read from: one of three."""
+    """What a request's answer is read from: a text, named documents, or what a search finds (in named documents)."""
 
     documents: list[Text] | None = Field(None, min_length=1, max_length=32, description="Ids of files or documents.")
     text: Text | None = Field(None, max_length=TEXT_LIMIT, description="A text, read for this request.")
@@ -37,7 +44,7 @@ class KnowledgeRequest(Strict):
         if not given:
             raise ValueError("knowledge needs one of documents, text and search")
         if self.text is not None and len(given) > 1:
-            raise ValueError("knowledge has text beside documents or search; give one of them")
+            raise ValueError("knowledge has text beside documents or search; give only one")
         return self
 
 
@@ -45,14 +52,14 @@ class ContentPart(BaseModel):
     """A part of a message; only text is understood."""
 
     type: Literal["text"]
-    text: str = Field(max_length=TEXT_LIMIT)
+    text: AnyText = Field(max_length=TEXT_LIMIT)
 
 
 class ChatMessage(BaseModel):
     """A turn of a chat."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[ContentPart]
+    content: AnyText | list[ContentPart]
 
     def plain(self) -> dict[str, str]:
         """Return the turn as Transformers' chat templates want it."""
@@ -67,9 +74,7 @@ class StreamOptions(BaseModel):
 
 
 class Generation(BaseModel):
-    """What both kinds of completion share. Fields of OpenAI's that change nothing here are ignored; others refused."""
-
-    model_config = ConfigDict(extra="allow")
+    """What both kinds of completion share. OpenAI's fields that change nothing here are ignored, others refused."""
 
     model: str | None = None
     max_tokens: int | None = Field(None, ge=1)
@@ -77,7 +82,7 @@ class Generation(BaseModel):
     top_p: float = Field(1.0, gt=0, le=1)
     n: int = Field(1, ge=1, le=8)
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
-    stop: str | list[str] | None = None
+    stop: AnyText | list[AnyText] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     knowledge: KnowledgeRequest | None = None
@@ -92,25 +97,31 @@ class Generation(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _known(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            return {name: value for name, value in values.items() if value is not None}
+    def _check_names(cls, values: Any) -> Any:
+        """Drop nulls, and refuse fields that would change the answer and are not supported."""
+        if not isinstance(values, dict):
+            return values
+        values = {name: value for name, value in values.items() if value is not None}
+        for name, value in values.items():
+            if name not in cls.model_fields and name not in IGNORED and HARMLESS.get(name, ...) != value:
+                raise ValueError(f"the field {name!r} is not supported; leave it out")
         return values
 
-    def check_extra(self) -> None:
-        """Refuse fields that would change the answer and are not understood.
 
-        Raises:
-            ValueError: There is one.
-        """
-        harmless = {"frequency_penalty": 0, "presence_penalty": 0, "logit_bias": {}, "best_of": 1, "echo": False}
-        for name, value in (self.model_extra or {}).items():
-            if name not in IGNORED and harmless.get(name, ...) != value:
-                raise ValueError(f"the field {name!r} is not supported; leave it out")
-
-
-IGNORED = {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
+IGNORED = {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "parallel_tool_calls"}
 """OpenAI's fields that do not change an answer."""
+HARMLESS: dict[str, Any] = {
+    "frequency_penalty": 0,
+    "presence_penalty": 0,
+    "logit_bias": {},
+    "best_of": 1,
+    "echo": False,
+    "tools": [],
+    "tool_choice": "none",
+    "response_format": {"type": "text"},
+    "modalities": ["text"],
+}
+"""Values of other fields that ask for nothing."""
 
 
 class ChatRequest(Generation):
@@ -132,7 +143,7 @@ class CompletionRequest(Generation):
 class VectorStoreRequest(BaseModel):
     """The body of ``/v1/vector_stores``."""
 
-    name: str | None = Field(None, max_length=256)
+    name: AnyText | None = Field(None, max_length=256)
     file_ids: list[Text] = Field(default_factory=list, max_length=1000)
 
 
@@ -147,6 +158,8 @@ class VectorStoreSearch(BaseModel):
 
     query: Text | Annotated[list[Text], Field(min_length=1, max_length=8)]
     max_num_results: int = Field(10, ge=1, le=50)
+    filters: None = Field(None, description="Not supported.")
+    ranking_options: None = Field(None, description="Not supported.")
 
 
 class EditRequest(Strict):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from fastapi import HTTPException, Request
+from fastapi import Depends, HTTPException, Request
 
 from diekae.data.prompt import Prompter
 from diekae.edit.edits import Edits
@@ -15,6 +16,7 @@ from diekae.serve.intake import Intake
 from diekae.serve.library import Library
 from diekae.serve.metrics import Metrics
 from diekae.serve.reading import Reader
+from diekae.serve.threads import Workers
 from diekae.store import KnowledgeStore
 
 
@@ -28,8 +30,12 @@ class ServerOptions:
     """Most bytes of a request; an upload has a limit of its own."""
     most_file: int = 20_000_000
     """Most bytes of an uploaded file."""
+    most_waiting_files: int = 1000
+    """Most uploaded files that wait to be prepared."""
+    most_knowledge: int = 32_768
+    """Most tokens of one document, and of what one request reads."""
     timeout: float = 300.0
-    """Seconds after which an answer is given up."""
+    """Seconds after which a request is given up."""
 
 
 @dataclass
@@ -43,6 +49,7 @@ class State:
     engine: Engine
     reader: Reader
     metrics: Metrics
+    workers: Workers
     options: ServerOptions
     created: int
     """When the server started, in seconds since 1970."""
@@ -76,7 +83,7 @@ def tenant_of(request: Request) -> Tenant:
 
 
 def owner_of(request: Request) -> Tenant:
-    """Return who asks, if it is a tenant who may do everything.
+    """Return who asks, if the tenant may do everything.
 
     Raises:
         HTTPException: The key is missing or wrong (401), or not enough (403).
@@ -85,3 +92,9 @@ def owner_of(request: Request) -> Tenant:
     if not tenant.everything:
         raise HTTPException(403, "this key may not do that; it takes a key of the tenant *")
     return tenant
+
+
+Asker = Annotated[Tenant, Depends(tenant_of)]
+"""Argument of a route for everyone who has a key."""
+Owner = Annotated[Tenant, Depends(owner_of)]
+"""Argument of a route for tenants who may do everything."""
