@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, HTTPException, Request, Response, UploadFile
 
+from diekae.serve.access import Tenant
 from diekae.serve.engine import Busy
 from diekae.serve.intake import Intake
 from diekae.serve.library import Library, StoredFile, VectorStore
