@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from builders import hook_count
 from tiny import SHIP, TOWER, Request, make_served_model, texts_of
 
+from builders import hook_count
 from diekae import DiekaeModel
 from diekae.editor import Call, Editor
 from diekae.serve.engine import Busy, Engine, EngineOptions

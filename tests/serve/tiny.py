@@ -6,10 +6,10 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from builders import make_decoder
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from builders import make_decoder
 from diekae import DiekaeModel
 from diekae.serve.job import Delta, End, Event, Job, Sampling
 

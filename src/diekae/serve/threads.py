@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,6 +36,11 @@ class SharedTokenizer:
         """Decode, as the tokenizer does."""
         with self._lock:
             return self._tokenizer.decode(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PreTrainedTokenizerBase:
+        """Return a copy for one thread's own use."""
+        with self._lock:
+            return copy.deepcopy(self._tokenizer, memo)
 
     @property
     def unshared(self) -> PreTrainedTokenizerBase:
