@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -169,12 +169,19 @@ def _model_json(state: State) -> dict[str, Any]:
 def _add_pages(app: FastAPI) -> None:
     """Serve the page: three files of this package, and nothing else."""
     folder = files("diekae.serve") / "page"
-    app.add_api_route("/favicon.ico", lambda: Response(status_code=204), include_in_schema=False, response_model=None)
+    app.add_api_route("/favicon.ico", _nothing, include_in_schema=False)
     for path, (name, kind) in PAGE.items():
-        content = folder.joinpath(name).read_bytes()
-        headers = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
+        app.add_api_route(path, _page(folder.joinpath(name).read_bytes(), kind), include_in_schema=False)
 
-        def page(content: bytes = content, kind: str = kind, headers: dict[str, str] = headers) -> Response:
-            return Response(content, media_type=f"{kind}; charset=utf-8", headers=headers)
 
-        app.add_api_route(path, page, include_in_schema=False, methods=["GET"], response_model=None)
+async def _nothing() -> Response:
+    return Response(status_code=204)
+
+
+def _page(content: bytes, kind: str) -> Callable[[], Awaitable[Response]]:
+    headers = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
+
+    async def page() -> Response:
+        return Response(content, media_type=f"{kind}; charset=utf-8", headers=headers)
+
+    return page

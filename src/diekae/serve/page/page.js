@@ -8,7 +8,10 @@ async function api(path, options = {}) {
   const headers = { ...(options.headers || {}) };
   if (key) headers.Authorization = `Bearer ${key}`;
   const response = await fetch(path, { ...options, headers });
-  if (response.status === 401) $("key-form").hidden = false;
+  if (response.status === 401) {
+    $("key-form").hidden = false;
+    $("key").focus();
+  }
   if (!response.ok) {
     const body = await response.json().catch(() => ({}));
     throw new Error(body.error?.message || `the server answered ${response.status}`);
@@ -35,6 +38,7 @@ function tell(id, text, bad = false) {
 async function answer(question, target, cost, knowledge) {
   const began = performance.now();
   let first = null, usage = null, read = null, text = "", rest = "";
+  target.setAttribute("aria-busy", "true"); // read aloud when it is whole
   const body = {
     messages: [{ role: "user", content: question }], max_tokens: Number($("tokens").value) || 64,
     stream: true, stream_options: { include_usage: true },
@@ -67,6 +71,7 @@ async function answer(question, target, cost, knowledge) {
   const known = usage?.prompt_tokens_details?.cached_tokens || 0;
   const prompt = (usage?.prompt_tokens || 0) - known;
   target.textContent = text || "(nothing)";
+  target.setAttribute("aria-busy", "false");
   cost.textContent = `${prompt} tokens in the prompt` + (known ? `, ${known} of knowledge read beside it` : "") +
     `, ${usage?.completion_tokens ?? 0} generated; first after ${Math.round(first ?? whole)} ms, all after ${Math.round(whole)} ms`;
   return read;
@@ -110,19 +115,28 @@ function show(read) {
   $("read").hidden = !sources.length;
 }
 
+let filesShown = "", filesTimer = 0;
+
 async function files() {
+  clearTimeout(filesTimer);
   try {
     const { data } = await (await api("/v1/files")).json();
+    if (data.some((file) => file.status === "uploaded")) filesTimer = setTimeout(files, 700);
+    if (JSON.stringify(data) === filesShown) return; // nothing is replaced under the keyboard's focus
+    filesShown = JSON.stringify(data);
     $("files").replaceChildren(...data.map((file) => {
-      const states = { uploaded: "being prepared …", processed: "ready", error: file.status_details };
+      const waiting = file.files_before ? `waiting for ${file.files_before} others` : "being prepared …";
+      const states = { uploaded: waiting, processed: "ready", error: file.status_details };
       const item = element("li");
       const state = element("span", states[file.status] || file.status, { class: file.status === "error" ? "state bad" : "state" });
       const remove = element("button", "Delete", { type: "button", class: "plain", "aria-label": `Delete ${file.filename}` });
-      remove.addEventListener("click", () => act("documents-status", () => api(`/v1/files/${file.id}`, { method: "DELETE" }), files));
+      remove.addEventListener("click", () => act("documents-status", async () => {
+        await api(`/v1/files/${file.id}`, { method: "DELETE" });
+        $("documents-title").focus();
+      }, files));
       item.append(element("span", file.filename), state, remove);
       return item;
     }));
-    if (data.some((file) => file.status === "uploaded")) setTimeout(files, 700);
   } catch (error) {
     tell("documents-status", error.message, true);
   }
@@ -134,7 +148,10 @@ async function edits() {
     $("edits").replaceChildren(...data.map((edit) => {
       const item = element("li");
       const revert = element("button", "Revert", { type: "button", class: "plain", "aria-label": `Revert edit ${edit.id}` });
-      revert.addEventListener("click", () => act("edits-status", () => api(`/v1/edits/${edit.id}`, { method: "DELETE" }), edits));
+      revert.addEventListener("click", () => act("edits-status", async () => {
+        await api(`/v1/edits/${edit.id}`, { method: "DELETE" });
+        $("edits-title").focus();
+      }, edits));
       item.append(element("span", `${edit.prompt} → ${edit.target}`), revert);
       return item;
     }));
@@ -149,10 +166,11 @@ async function act(status, work, after) {
   try {
     tell(status, "");
     await work();
+    await after();
   } catch (error) {
+    await after();
     tell(status, error.message, true);
   }
-  await after();
 }
 
 function send(name, content) {
