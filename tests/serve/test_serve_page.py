@@ -74,7 +74,7 @@ def test_a_document_is_pasted_asked_about_and_deleted(browser: Any, serve: Serve
     page.click("#edits >> text=Revert")
     page.wait_for_selector("#edits-status >> text=None.")
     page.click("#files >> text=Delete")
-    page.wait_for_function("!document.querySelector('#files li')")
+    page.wait_for_selector("#files li", state="detached")
     assert page.evaluate("document.activeElement.id") == "documents-title"
     assert not faults
 
