@@ -63,19 +63,21 @@ class Cached:
                 model.decoder(input_ids=torch.tensor([ids]), past_key_values=cache, use_cache=True, logits_to_keep=1)
             self.prefixes.append((ids, cache))
 
-    def answer(self, document: int, question: str) -> None:
-        """Answer one question."""
-        ids, cache = self.prefixes[document]
-        row = torch.tensor([[*ids, *self.model.need_prompter().chat([{"role": "user", "content": question}])[1]]])
-        options: dict[str, Any] = {"max_new_tokens": self.tokens, "min_new_tokens": self.tokens, "do_sample": False}
-        with torch.no_grad():
-            self.model.decoder.generate(
-                input_ids=row,
-                attention_mask=torch.ones_like(row),
-                past_key_values=copy.deepcopy(cache),
-                pad_token_id=0,
-                **options,
-            )
+    def answer_all(self, pairs: list[tuple[int, str]]) -> None:
+        """Answer questions, each given with the number of its document."""
+        generate: Any = self.model.decoder.generate
+        for document, question in pairs:
+            ids, cache = self.prefixes[document]
+            row = torch.tensor([[*ids, *self.model.need_prompter().chat([{"role": "user", "content": question}])[1]]])
+            with torch.no_grad():
+                generate(
+                    input_ids=row,
+                    attention_mask=torch.ones_like(row),
+                    past_key_values=copy.deepcopy(cache),
+                    max_new_tokens=self.tokens,
+                    do_sample=False,
+                    pad_token_id=0,
+                )
 
 
 async def served(url: str, work: list[tuple[str, str]], tokens: int, at_once: int) -> None:
@@ -126,7 +128,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         ways: dict[str, Callable[[], None]] = {
             "one_after_the_other": lambda: asyncio.run(served(url, work, arguments.tokens, 1)),
             "together": lambda: asyncio.run(served(url, work, arguments.tokens, arguments.at_once)),
-            "cached_prefix": lambda: [cached.answer(*pair) for pair in pairs] and None,
+            "cached_prefix": lambda: cached.answer_all(pairs),
         }
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         try:
