@@ -175,6 +175,36 @@ def test_errors_have_one_shape(server: Served, monkeypatch: pytest.MonkeyPatch) 
     assert response.status_code == 500 and response.json()["error"]["type"] == "server_error"
 
 
+def test_long_preparations_hold_nobody_else_up(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    import diekae.serve.reading as reading
+
+    server, release, prepare = serve(), threading.Event(), reading.read_documents
+
+    def slowly(*args: Any, **kwargs: Any) -> Any:
+        assert release.wait(30)
+        return prepare(*args, **kwargs)
+
+    monkeypatch.setattr(reading, "read_documents", slowly)
+    statuses: list[int] = []
+
+    def ask(number: int) -> None:
+        with httpx.Client() as client:
+            body = {**CHAT, "knowledge": {"text": f"{TOWER} {number}"}}
+            statuses.append(client.post(f"{server.url}/v1/chat/completions", json=body, timeout=60).status_code)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.2)
+    assert post(server).status_code == 200 and CLIENT.get(f"{server.url}/health").status_code == 200
+    assert server.add(TOWER).status == "processed"
+    assert not statuses
+    release.set()
+    for thread in threads:
+        thread.join(60)
+    assert statuses == [200] * 8
+
+
 def test_a_shared_tokenizer_never_reads_special_tokens_in_a_text() -> None:
     """Two threads, one that encodes our own texts and one that encodes users'."""
     tokenizer = SharedTokenizer(make_bytes_tokenizer())

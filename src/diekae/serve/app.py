@@ -131,7 +131,7 @@ def _open(
     metrics.watch("waiting_answers", "Answers that wait", lambda: engine.waiting)
     metrics.watch("running_answers", "Answers that are generated now", lambda: engine.running)
     reader = Reader(model, documents, library, options.most_knowledge, metrics.prepared.inc)
-    workers = Workers(most=engine.options.queue_size)
+    workers, readers = (Workers(name, engine.options.queue_size) for name in ("worker", "reader"))
     return State(
         model,
         name,
@@ -140,6 +140,7 @@ def _open(
         reader,
         metrics,
         workers,
+        readers,
         options,
         int(time.time()),
         documents,
@@ -153,6 +154,7 @@ def _close(state: State) -> None:
     """Finish what runs, close files, and leave the model as it was."""
     state.engine.stop(STOP)
     state.workers.stop()
+    state.readers.stop()
     if state.intake is None or state.intake.stop(STOP):
         if state.library is not None:
             state.library.close()

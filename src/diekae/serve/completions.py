@@ -111,7 +111,7 @@ async def _read(state: State, body: Generation, tenant: Tenant, prompt: Prompted
     began = time.perf_counter()
     arguments = body.knowledge, tenant, prompt.anchor, prompt.question, prompt.history
     try:
-        reading = await asyncio.wait_for(state.workers.run(state.reader.read, *arguments), state.options.timeout)
+        reading = await asyncio.wait_for(state.readers.run(state.reader.read, *arguments), state.options.timeout)
     except TimeoutError as error:
         raise HTTPException(504, f"the knowledge was not prepared within {state.options.timeout:g} s") from error
     state.metrics.observe("read", time.perf_counter() - began)

@@ -157,11 +157,12 @@ class Engine:
                     (job.prepared,) = self.model.all_prepared(call.knowledge, 1)
                     with self.model.behind([job.prepared], ids):
                         pass  # checks the anchor
-        except ValueError as error:
-            job.fail(Refused(f"an edit is in force for this question, but cannot be read with this prompt: {error}"))
         except Exception as error:
-            logger.exception("the edits could not be asked")
-            job.fail(error)
+            if job.prompt[: len(self.model.anchor)] != self.model.anchor:
+                job.fail(Refused("an edit speaks to this question, and edits need a chat without a system message"))
+            else:
+                logger.exception("the edits could not be asked")
+                job.fail(error)
         return not job.finished
 
     def _generate(self, jobs: list[Job]) -> None:

@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Literal
@@ -190,8 +190,9 @@ class Library:
         """Remove what a killed server has left in the folder of uploads: bytes without a row, some time after."""
         known = {self.path(file).name for file in self._files("", ())}
         for path in self.uploads.iterdir():
-            if path.name not in known and time.time() - path.stat().st_mtime > ABANDONED:
-                path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another server was faster
+                if path.name not in known and time.time() - path.stat().st_mtime > ABANDONED:
+                    path.unlink()
 
     def _files(self, where: str, values: Sequence[object]) -> list[StoredFile]:
         with self._lock:

@@ -37,16 +37,17 @@ class RowSampler(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002 - the signature is Transformers'
         """Return scores [B, V] in which every row has one token left."""
-        chosen = torch.full((len(scores),), next(iter(self.ends), 0), device=scores.device)
+        tokens: list[int] = scores.argmax(-1).tolist()  # of all rows at once: a GPU is waited for once
         for row, job in enumerate(self.jobs):
             if not job.over:
-                chosen[row] = self._choose(job, scores[row].float())
+                tokens[row] = self._choose(job, scores[row].float(), tokens[row])
+        chosen = torch.tensor(tokens, device=scores.device)
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen[:, None], 0.0)
 
-    def _choose(self, job: Job, logits: Tensor) -> int:
+    def _choose(self, job: Job, logits: Tensor, likeliest: int) -> int:
         """Choose a job's next token from logits [V], and report it."""
         sampling = job.sampling
-        token = int(logits.argmax()) if sampling.temperature < COLDEST else _draw(job, logits)
+        token = likeliest if sampling.temperature < COLDEST else _draw(job, logits)
         delta = Delta()
         if sampling.top_logprobs is not None:
             logprobs = logits.log_softmax(-1).clamp(min=LEAST_LOGPROB)

@@ -50,6 +50,9 @@ class State:
     reader: Reader
     metrics: Metrics
     workers: Workers
+    """Threads for short work, as tokenizing."""
+    readers: Workers
+    """Threads that find and prepare knowledge, which may take long."""
     options: ServerOptions
     created: int
     """When the server started, in seconds since 1970."""

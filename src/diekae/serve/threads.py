@@ -14,6 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from diekae.serve.engine import Busy
 
 Result = TypeVar("Result")
+THREADS = 4
+"""Threads of one kind."""
 
 
 class SharedTokenizer:
@@ -55,15 +57,15 @@ class SharedTokenizer:
 class Workers:
     """A fixed number of threads with a bounded queue."""
 
-    def __init__(self, threads: int = 4, most: int = 64) -> None:
+    def __init__(self, name: str, most: int) -> None:
         """Start without threads; they are made when they are needed.
 
         Args:
-            threads: Most threads.
+            name: What the threads do.
             most: Most calls that wait or run; more are refused.
         """
         self.most = most
-        self._pool = ThreadPoolExecutor(threads, "diekae-worker")
+        self._pool = ThreadPoolExecutor(THREADS, f"diekae-{name}")
         self._lock, self._pending = threading.Lock(), 0
 
     async def run(self, function: Callable[..., Result], *args: Any) -> Result:
