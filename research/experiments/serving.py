@@ -45,7 +45,7 @@ QUESTIONS = (
 
 
 def documents(count: int) -> list[str]:
-    """Return texts of some 470 tokens that differ in their headings; what they say does not matter for the time."""
+    """Return texts of some 400 tokens that differ in their headings; what they say does not matter for the time."""
     text = files("diekae.demo").joinpath("document.txt").read_text()
     return ["\n\n".join(f"Part {part} of report {number}.\n\n{text}" for part in range(4)) for number in range(count)]
 

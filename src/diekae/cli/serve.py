@@ -50,12 +50,7 @@ def command(
         raise ValueError("--decoder and --bank are both given; a bank names its decoder, so give one of them.")
     keys = Keys([]) if api_key_file is None else Keys.read(api_key_file)
     check_host(host, keys)
-    if decoder is None:
-        # An edit needs what was trained for it, which comes with the trained bank.
-        model = load_model(bank or (EXACT if edits is None else SHIPPED), device, dtype, format="auto")
-    else:
-        with console.status("loading the decoder"):
-            model = DiekaeModel.exact(*load_decoder(decoder, dtype=dtype_of(dtype), device=device_of(device)))
+    model = _load(decoder, bank, edits is not None, dtype, device)
     app = create_app(
         model,
         name=name or Path(model.decoder.config.name_or_path or "diekae").name,
@@ -70,3 +65,12 @@ def command(
     port = socket.getsockname()[1]
     console.print(f"serving at http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C stops)", highlight=False)
     uvicorn.Server(config).run(sockets=[socket])
+
+
+def _load(decoder: str | None, bank: Path | None, edited: bool, dtype: str, device: str) -> DiekaeModel:
+    """Load a bank with its decoder, or a decoder that reads exactly."""
+    if decoder is None:
+        # An edit needs what was trained for it, which comes with the trained bank.
+        return load_model(bank or (SHIPPED if edited else EXACT), device, dtype, format="auto")
+    with console.status("loading the decoder"):
+        return DiekaeModel.exact(*load_decoder(decoder, dtype=dtype_of(dtype), device=device_of(device)))

@@ -7,16 +7,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-from fastapi import Depends, FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI, Response
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
 
 from diekae.edit.editing import open_edits
 from diekae.model import DiekaeModel
-from diekae.serve import completions, documents, facts
+from diekae.serve import completions, documents, facts, status
 from diekae.serve.access import Keys
 from diekae.serve.engine import Engine, EngineOptions
 from diekae.serve.errors import add_errors
@@ -25,7 +22,7 @@ from diekae.serve.library import Library
 from diekae.serve.limits import Limits
 from diekae.serve.metrics import Metrics
 from diekae.serve.reading import Reader
-from diekae.serve.state import ServerOptions, State, owner_of, state_of, tenant_of
+from diekae.serve.state import ServerOptions, State
 from diekae.serve.threads import SharedTokenizer, Workers
 from diekae.store import KnowledgeStore
 from diekae.version import __version__
@@ -73,34 +70,10 @@ def create_app(
     # No page of documentation: FastAPI's loads its scripts from another server.
     app = FastAPI(title="diekae", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_middleware(Limits, metrics=metrics, keys=allowed, most_body=limits.most_body, most_file=limits.most_file)
-    for module in (completions, documents, facts):
+    for module in (completions, documents, facts, status):
         app.include_router(module.router)
     add_errors(app)
     _add_pages(app)
-
-    @app.get("/v1/models", dependencies=[Depends(tenant_of)])
-    async def models(request: Request) -> dict[str, Any]:
-        """List the one model."""
-        return {"object": "list", "data": [_model_json(state_of(request))]}
-
-    @app.get("/v1/models/{id:path}", dependencies=[Depends(tenant_of)])
-    async def model_by_id(id: str, request: Request) -> dict[str, Any]:
-        """Describe the model."""
-        if id != state_of(request).name:
-            raise HTTPException(404, f"no model {id!r}; there is {state_of(request).name!r}")
-        return _model_json(state_of(request))
-
-    @app.get("/health")
-    async def health(request: Request) -> JSONResponse:
-        """Tell whether answers are being generated."""
-        alive = state_of(request).engine.alive
-        return JSONResponse({"status": "ok" if alive else "stopped"}, 200 if alive else 503)
-
-    @app.get("/metrics", dependencies=[Depends(owner_of)])
-    async def prometheus(request: Request) -> Response:
-        """Return counters for Prometheus."""
-        return Response(state_of(request).metrics.text(), media_type="text/plain; version=0.0.4")
-
     return app
 
 
@@ -162,10 +135,6 @@ def _close(state: State) -> None:
         state.model.editor = None
         state.edits.store.close()
     state.prompter.tokenizer = state.prompter.tokenizer.unshared
-
-
-def _model_json(state: State) -> dict[str, Any]:
-    return {"id": state.name, "object": "model", "created": state.created, "owned_by": "diekae"}
 
 
 def _add_pages(app: FastAPI) -> None:
