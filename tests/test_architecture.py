@@ -25,7 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("evaluation",),
     ("edit",),
     ("recipe", "report"),
-    ("demo", "study"),
+    ("demo", "study", "serve"),
     ("cli",),
     ("__main__",),
 )

@@ -21,6 +21,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read when Transforme
 VERBS = {
     "ask": "Answer a question from documents, and show the passages that were read.",
     "knowledge": "Keep documents and their prepared knowledge in a folder, to ask them again and again.",
+    "serve": "Serve decoder, documents and edits over HTTP, as OpenAI's clients expect it, with a page.",
     "edit": "Edit facts: each edit can be reverted, and nothing else changes.",
     "demo": "See the library at work: ask a document, then train a bank and measure it (minutes on a CPU).",
     "train": "Train a bank from a recipe, and measure it on held-out data.",

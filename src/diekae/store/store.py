@@ -122,6 +122,23 @@ class KnowledgeStore:
             result.prepared = self._prepared_folder.prepare_missing(result.ids, progress)
         return result
 
+    def add_text(self, text: str, *, title: str) -> AddResult:
+        """Add one text under a title, and prepare it.
+
+        Raises:
+            ValueError: The text is blank, or there is no model.
+        """
+        self._prepared_folder.require_model()
+        if not text.strip():
+            raise ValueError(f"the text of {title!r} is empty; give a document.")
+        id = document_id(text)
+        self._put(DocumentSource(id, id), title, text)
+        return AddResult([id], self._prepared_folder.prepare_missing([id], silent))
+
+    def forget_text(self, id: str) -> None:
+        """Remove a document that was added as a text; one that a file holds too stays."""
+        self._prepared_folder.delete(self.catalogue.documents.delete_source(id))
+
     def prepare_missing(self, progress: Progress = silent) -> list[str]:
         """Prepare all documents that this bank has not prepared yet; returns their ids."""
         return self._prepared_folder.prepare_missing([document.id for document in self.documents()], progress)

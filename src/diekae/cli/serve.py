@@ -1,0 +1,76 @@
+"""`diekae serve`: an OpenAI-compatible server, with a page."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diekae.cli.console import EXACT, SHIPPED, DeviceOption, DtypeOption, console, device_of, dtype_of, load_model
+from diekae.model import DiekaeModel
+from diekae.models import load_decoder
+
+
+def command(
+    decoder: Annotated[str | None, typer.Option(help="A decoder's name or folder; it reads exactly.")] = None,
+    bank: Annotated[
+        Path | None, typer.Option(help="Or a bank's folder or name; by default smollm2-exact, with --edits smollm2.")
+    ] = None,
+    store: Annotated[Path | None, typer.Option(help="Folder of documents and uploads; made if missing.")] = None,
+    edits: Annotated[Path | None, typer.Option(help="Folder of edits; made if missing.")] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; any but this machine's own needs keys.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")] = 8000,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="A tenant's name and a key on each line; the tenant * may do everything.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The model's name for clients; the decoder's by default.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Most answers that are generated at once.")] = 8,
+    queue_size: Annotated[int, typer.Option(min=1, help="Most answers that wait; others are refused with 429.")] = 64,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 1024,
+    max_knowledge: Annotated[
+        int, typer.Option(min=1, help="Most tokens of one document, and of what one request reads.")
+    ] = 32_768,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds after which a request is given up.")] = 300.0,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = "auto",
+) -> None:
+    """Serve decoder, documents and edits over HTTP: /v1/chat/completions, /v1/files, /v1/edits, … and a page at /."""
+    if importlib.util.find_spec("fastapi") is None or importlib.util.find_spec("uvicorn") is None:
+        raise ModuleNotFoundError("serving needs FastAPI and uvicorn: run `pip install 'diekae[serve]'`.")
+    import uvicorn
+
+    from diekae.serve import EngineOptions, Keys, ServerOptions, create_app
+    from diekae.serve.access import check_host
+
+    if decoder is not None and bank is not None:
+        raise ValueError("--decoder and --bank are both given; a bank names its decoder, so give one of them.")
+    keys = Keys([]) if api_key_file is None else Keys.read(api_key_file)
+    check_host(host, keys)
+    model = _load(decoder, bank, edits is not None, dtype, device)
+    app = create_app(
+        model,
+        name=name or Path(model.decoder.config.name_or_path or "diekae").name,
+        store=store,
+        edits=edits,
+        keys=keys,
+        engine_options=EngineOptions(batch_size, queue_size),
+        options=ServerOptions(most_tokens=max_tokens, most_knowledge=max_knowledge, timeout=timeout),
+    )
+    config = uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=60)
+    socket = config.bind_socket()
+    port = socket.getsockname()[1]
+    console.print(f"serving at http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C stops)", highlight=False)
+    uvicorn.Server(config).run(sockets=[socket])
+
+
+def _load(decoder: str | None, bank: Path | None, edited: bool, dtype: str, device: str) -> DiekaeModel:
+    """Load a bank with its decoder, or a decoder that reads exactly."""
+    if decoder is None:
+        # An edit needs what was trained for it, which comes with the trained bank.
+        return load_model(bank or (SHIPPED if edited else EXACT), device, dtype, format="auto")
+    with console.status("loading the decoder"):
+        return DiekaeModel.exact(*load_decoder(decoder, dtype=dtype_of(dtype), device=device_of(device)))

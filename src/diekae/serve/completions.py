@@ -1,0 +1,163 @@
+"""``/v1/chat/completions`` and ``/v1/completions``: a request becomes jobs for the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from jinja2 import TemplateError
+from starlette.exceptions import HTTPException
+
+from diekae.data.prompt import Prompter
+from diekae.fingerprint import window
+from diekae.serve.access import Tenant
+from diekae.serve.job import Job, Refused, Sampling
+from diekae.serve.reading import Reading
+from diekae.serve.responses import EventStream, whole_response
+from diekae.serve.running import Inbox, Running
+from diekae.serve.schema import ChatRequest, CompletionRequest, Generation
+from diekae.serve.state import Asker, State, state_of
+
+router = APIRouter(prefix="/v1")
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """A prompt in tokens."""
+
+    anchor: tuple[int, ...]
+    """Tokens that K stands behind."""
+    rest: tuple[int, ...]
+    """Tokens of x behind the anchor."""
+    question: str
+    """What documents are searched with."""
+    history: Sequence[dict[str, str]] = ()
+    """Turns before the question."""
+
+
+@router.post("/chat/completions")
+async def chat_completions(body: ChatRequest, request: Request, tenant: Asker) -> Any:
+    """Answer the last turn of a chat."""
+    state = state_of(request)
+    prompted = await state.workers.run(_chat, state.prompter, [message.plain() for message in body.messages])
+    limit = body.max_completion_tokens or body.max_tokens
+    return await _answer(request, body, tenant, [prompted], limit, body.top_logprobs if body.logprobs else None)
+
+
+@router.post("/completions")
+async def completions(body: CompletionRequest, request: Request, tenant: Asker) -> Any:
+    """Continue a text, or several."""
+    state = state_of(request)
+    texts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+    if len(texts) > 1 and body.knowledge is not None and body.knowledge.search is not None:
+        raise Refused("knowledge.search needs a single prompt; send one request for each")
+    prompts = await state.workers.run(_plain, state.prompter, texts)
+    return await _answer(request, body, tenant, prompts, body.max_tokens or 16, body.logprobs)
+
+
+def _chat(prompter: Prompter, messages: list[dict[str, str]]) -> Prompted:
+    try:
+        anchor, rest = prompter.chat(messages)
+    except (ValueError, TypeError, TemplateError) as error:
+        raise Refused(str(error)) from error
+    spoken = [turn for turn in messages if turn["role"] != "system"]
+    return Prompted(anchor, rest, spoken[-1]["content"], spoken[:-1])
+
+
+def _plain(prompter: Prompter, texts: Sequence[str]) -> list[Prompted]:
+    anchor = prompter.anchor("plain")
+    try:
+        return [Prompted(anchor, prompter.input(text, "plain"), text) for text in texts]
+    except ValueError as error:
+        raise Refused(str(error)) from error
+
+
+async def _answer(
+    request: Request,
+    body: Generation,
+    tenant: Tenant,
+    prompts: Sequence[Prompted],
+    limit: int | None,
+    top_logprobs: int | None,
+) -> Any:
+    """Find K, queue the answers, and respond."""
+    state = state_of(request)
+    deadline = time.perf_counter() + state.options.timeout
+    reading = await _read(state, body, tenant, prompts[0])
+    inbox = Inbox()
+    jobs = _jobs(state, body, prompts, reading, inbox, limit, top_logprobs)
+    state.engine.submit(*jobs)
+    running = Running(state, body, reading, jobs, inbox, deadline, len(prompts))
+    if body.stream:
+        return EventStream(running)
+    watcher = asyncio.create_task(_watch(running, request))
+    try:
+        return JSONResponse(await whole_response(running))
+    finally:
+        watcher.cancel()
+        running.finish()
+
+
+async def _read(state: State, body: Generation, tenant: Tenant, prompt: Prompted) -> Reading | None:
+    """Find and prepare K."""
+    if body.knowledge is None:
+        return None
+    began = time.perf_counter()
+    arguments = body.knowledge, tenant, prompt.anchor, prompt.question, prompt.history
+    try:
+        reading = await asyncio.wait_for(state.readers.run(state.reader.read, *arguments), state.options.timeout)
+    except TimeoutError as error:
+        raise HTTPException(504, f"the knowledge was not prepared within {state.options.timeout:g} s") from error
+    state.metrics.observe("read", time.perf_counter() - began)
+    return reading
+
+
+def _jobs(
+    state: State,
+    body: Generation,
+    prompts: Sequence[Prompted],
+    reading: Reading | None,
+    inbox: Inbox,
+    limit: int | None,
+    top_logprobs: int | None,
+) -> list[Job]:
+    """Return a job for each answer.
+
+    Raises:
+        Refused: There are too many answers, or prompt and knowledge leave no room in the decoder's window.
+    """
+    prepared = reading.prepared if reading else None
+    most, count = state.engine.options.queue_size, len(prompts) * body.n
+    if count > most:
+        raise Refused(f"the request asks for {count} answers, of at most {most}")
+    seed = secrets.randbits(31) if body.seed is None else body.seed
+    size = window(state.model.decoder)
+    jobs = []
+    for number in range(count):
+        prompt = prompts[number // body.n]
+        ids = prompt.anchor + prompt.rest
+        behind = prepared.position if prepared else 0  # several documents all end where x begins
+        room = min(size - len(ids) - behind, state.options.most_tokens)
+        if room < 1:
+            raise Refused(
+                f"the prompt has {len(ids)} tokens and stands behind {behind} of knowledge; nothing is left of the "
+                f"decoder's window of {size}"
+            )
+        tokens = min(limit or room, room)
+        stop = tuple(body.stop or ())
+        sampling = Sampling(tokens, body.temperature, body.top_p, seed + number, stop, top_logprobs)
+        jobs.append(Job(ids, prepared, sampling, inbox.teller(number)))
+    return jobs
+
+
+async def _watch(running: Running, request: Request) -> None:
+    """End the answers when the client has left."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    running.finish()

@@ -1,0 +1,223 @@
+"""From a request's ``knowledge`` to what the decoder reads, and what the answer says about it."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Any
+
+from diekae.answering.answer import pick, search_text
+from diekae.answering.confidence import confidence_of
+from diekae.knowledge import PreparedKnowledge
+from diekae.model import DiekaeModel
+from diekae.prepare import read_documents
+from diekae.serve.access import Tenant
+from diekae.serve.job import Refused
+from diekae.serve.library import Library
+from diekae.serve.schema import KnowledgeRequest
+from diekae.store import FoundPassage, KnowledgeStore
+
+KEPT_BYTES = 256_000_000
+"""Prepared knowledge of texts in requests, and of documents behind other system prompts, that is kept for later."""
+Key = tuple[str, tuple[int, ...], str]
+"""A tenant's name, an anchor and a text. The tenant is part of it, so that the time to prepare a text does not show
+what other tenants read."""
+
+
+class UnknownDocument(Refused):
+    """A request names a document that does not exist or belongs to another tenant."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one request reads."""
+
+    prepared: PreparedKnowledge | None
+    """K; None where a search led to nothing."""
+    passages: tuple[FoundPassage, ...] = ()
+    """What a search led to."""
+    documents: tuple[tuple[str, str], ...] = ()
+    """Ids and titles of whole documents that are read."""
+    confidence: float | None = None
+    """Probability that the documents answer, where they were searched."""
+
+    def as_json(self, shares: Sequence[float | None] = ()) -> dict[str, Any]:
+        """Return the field beside ``choices``."""
+        sources: list[dict[str, Any]] = [{"id": id, "title": title, "score": None} for id, title in self.documents]
+        for number, passage in enumerate(self.passages):
+            source: dict[str, Any] = {
+                "id": passage.id,
+                "title": passage.title,
+                "score": round(passage.score, 4),
+                "heading": passage.heading,
+                "text": passage.text,
+                "start": passage.start,
+                "end": passage.end,
+            }
+            if number < len(shares):
+                source["share"] = shares[number]
+            sources.append(source)
+        return {"sources": sources, "confidence": self.confidence, "tokens": len(self.prepared or ())}
+
+
+class Reader:
+    """Finds and prepares what requests read."""
+
+    def __init__(
+        self,
+        model: DiekaeModel,
+        store: KnowledgeStore | None,
+        library: Library | None,
+        most: int = 32_768,
+        count: Callable[[int], None] = lambda _tokens: None,
+    ) -> None:
+        """Read from a store, or only texts that requests bring along.
+
+        Args:
+            model: Decoder and bank.
+            store: Documents; None for none.
+            library: Who owns which document; None where nothing was ever uploaded.
+            most: Most tokens that a request may read.
+            count: Told how many tokens were prepared.
+        """
+        self.model, self.store, self.library, self.most, self.count = model, store, library, most, count
+        self._kept: OrderedDict[Key, Future[PreparedKnowledge]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._preparing = threading.Lock()
+
+    def read(
+        self, request: KnowledgeRequest, tenant: Tenant, anchor: tuple[int, ...], question: str, history: Sequence[Any]
+    ) -> Reading:
+        """Return what a request reads.
+
+        Args:
+            request: Its ``knowledge``.
+            tenant: Who asks.
+            anchor: Tokens that the prompt begins with, behind which K is read.
+            question: The last question.
+            history: Turns before it.
+
+        Raises:
+            UnknownDocument: A document does not exist or belongs to another tenant.
+            Refused: The server has no documents, a text is blank, or there is too much to read.
+        """
+        if request.text is not None:
+            if not request.text.strip():
+                raise Refused("knowledge.text is blank; give a text, or leave knowledge out")
+            return Reading(self._behind(tenant, anchor, request.text))
+        if self.store is None:
+            raise Refused("this server has no documents; start it with --store FOLDER, or give knowledge.text")
+        while True:
+            visible = self.visible(tenant)
+            try:
+                return self._read(self.store, request, tenant, anchor, search_text(question, history), visible)
+            except Refused:
+                raise
+            except ValueError:
+                # A document may have been deleted since the list of documents was made.
+                if self.visible(tenant) == visible:
+                    raise
+
+    def _read(
+        self,
+        store: KnowledgeStore,
+        request: KnowledgeRequest,
+        tenant: Tenant,
+        anchor: tuple[int, ...],
+        query: str,
+        visible: dict[str, str],
+    ) -> Reading:
+        named = list(dict.fromkeys(self._document(name, tenant, visible) for name in request.documents or ()))
+        if request.search is None:
+            self._check(sum(entry.slots or 0 for entry in store.catalogue.documents.select(store.bank, named)))
+            if anchor == self.model.anchor:
+                prepared = store.prepared(*named)
+            else:
+                prepared = PreparedKnowledge.join([self._behind(tenant, anchor, store.text(id)) for id in named])
+            self._check(len(prepared))
+            return Reading(prepared, documents=tuple((id, visible[id]) for id in named))
+        if not visible:
+            return Reading(None, confidence=0.0)
+        # All documents may be searched without naming them.
+        among = named or ([] if tenant.everything else list(visible))
+        passages = pick(store, query, request.search.k, among)
+        if not passages:
+            return Reading(None, confidence=0.0)
+        if anchor == self.model.anchor:
+            prepared = store.read(passages)
+        else:
+            text = store.text(passages[0].id)  # all are of one document
+            spans = [(passage.start, passage.end) for passage in passages]
+            prepared = self._behind(tenant, anchor, text).take(self.model.need_prompter().columns(text, spans))
+        shown = tuple(replace(passage, title=visible.get(passage.id, passage.title)) for passage in passages)
+        return Reading(prepared, shown, confidence=confidence_of(passages))
+
+    def visible(self, tenant: Tenant) -> dict[str, str]:
+        """Return the titles of the documents that a tenant may read, by id."""
+        names = self.library.names(tenant) if self.library else {}
+        if self.store is None:
+            return {}
+        entries = self.store.catalogue.documents.select(ids=None if tenant.everything else list(names))
+        return {entry.id: names.get(entry.id, entry.title) for entry in entries}
+
+    def _document(self, name: str, tenant: Tenant, visible: dict[str, str]) -> str:
+        """Return the document that a file's id or a document's id names."""
+        file = self.library.file(tenant, name) if self.library else None
+        id = name if file is None else file.document
+        if id is None or id not in visible:
+            state = f" (its status is {file.status})" if file is not None else ""
+            raise UnknownDocument(f"no document {name!r}{state}; GET /v1/files lists yours")
+        return id
+
+    def _check(self, tokens: int) -> None:
+        if tokens > self.most:
+            raise Refused(f"the request would read {tokens} tokens of knowledge, of at most {self.most}; name less")
+
+    def _behind(self, tenant: Tenant, anchor: tuple[int, ...], text: str) -> PreparedKnowledge:
+        """Return a text's prepared knowledge behind an anchor, prepared now or kept from an earlier request.
+
+        Requests that need the same text at once wait for the first of them.
+        """
+        key = tenant.name, anchor, text
+        with self._lock:
+            future = self._kept.get(key)
+            if first := future is None:
+                future = self._kept[key] = Future()
+            self._kept.move_to_end(key)
+        assert future is not None
+        if first:
+            try:
+                future.set_result(self._prepare(anchor, text))
+            except BaseException as error:
+                future.set_exception(error)
+                with self._lock:
+                    self._kept.pop(key, None)
+            self._forget()
+        return future.result()
+
+    def _prepare(self, anchor: tuple[int, ...], text: str) -> PreparedKnowledge:
+        """Run the decoder over a text, one text at a time."""
+        ids = self.model.need_prompter().knowledge(text)
+        self._check(len(ids))
+        own_anchor = self.model.config.anchor == "own"
+        with self._preparing:
+            prepared = read_documents(self.model.attached, anchor, [ids], own_anchor=own_anchor)[0]
+        self.count(len(prepared))
+        return prepared
+
+    def _forget(self) -> None:
+        """Drop the oldest of what is kept until the rest fits."""
+        with self._lock:
+            sizes = {key: future.result().nbytes for key, future in self._kept.items() if _ready(future)}
+            total = sum(sizes.values())
+            for key, size in sizes.items():
+                if total > KEPT_BYTES:
+                    total -= size
+                    del self._kept[key]
+
+
+def _ready(future: Future[PreparedKnowledge]) -> bool:
+    return future.done() and future.exception() is None

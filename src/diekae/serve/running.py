@@ -1,0 +1,117 @@
+"""A request's answers while they are generated: their events, their cost, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.exceptions import HTTPException
+
+from diekae.serve.job import Delta, End, Event, Job, Refused
+from diekae.serve.reading import Reading
+from diekae.serve.schema import ChatRequest, Generation
+from diekae.serve.state import State
+
+
+class Inbox:
+    """Events of several jobs, put by the engine's thread and taken by one task."""
+
+    def __init__(self) -> None:
+        """Belong to the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._events = asyncio.Queue[tuple[int, Event]]()
+
+    def teller(self, number: int) -> Callable[[Event], None]:
+        """Return what a job notifies."""
+
+        def tell(event: Event) -> None:
+            with suppress(RuntimeError):  # the loop is closed: the server has stopped
+                self._loop.call_soon_threadsafe(self._events.put_nowait, (number, event))
+
+        return tell
+
+    async def get(self, deadline: float) -> tuple[int, Event]:
+        """Return the next job's number and event.
+
+        Raises:
+            TimeoutError: The deadline, by ``time.perf_counter``, has passed.
+        """
+        return await asyncio.wait_for(self._events.get(), max(0.0, deadline - time.perf_counter()))
+
+
+@dataclass
+class Running:
+    """A request's answers while they are generated."""
+
+    state: State
+    request: Generation
+    reading: Reading | None
+    jobs: list[Job]
+    inbox: Inbox
+    deadline: float
+    """When the request is given up, by ``time.perf_counter``."""
+    prompts: int = 1
+    """Prompts in the request; each has as many answers as the others."""
+    created: int = field(default_factory=lambda: int(time.time()))
+    _id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    _left: int = -1
+    _counted: bool = False
+
+    def __post_init__(self) -> None:
+        """Count the answers."""
+        self._left = len(self.jobs)
+
+    @property
+    def chat(self) -> bool:
+        """Tell whether a chat was asked for."""
+        return isinstance(self.request, ChatRequest)
+
+    def head(self, kind: str) -> dict[str, Any]:
+        """Return the fields that every response and chunk begins with."""
+        id = f"{'chatcmpl' if self.chat else 'cmpl'}-{self._id}"
+        return {"id": id, "object": kind, "created": self.created, "model": self.state.name}
+
+    def usage(self) -> dict[str, Any]:
+        """Return what was read and generated; K's tokens count as cached ones: they were read before."""
+        known = self.prompts * len(self.reading.prepared or ()) if self.reading else 0
+        prompt = sum(len(job.prompt) for job in self.jobs[:: len(self.jobs) // self.prompts])
+        generated = sum(len(job.generated) for job in self.jobs)
+        return {
+            "prompt_tokens": prompt + known,
+            "completion_tokens": generated,
+            "total_tokens": prompt + known + generated,
+            "prompt_tokens_details": {"cached_tokens": known},
+        }
+
+    async def next(self) -> tuple[int, Delta | End] | None:
+        """Return the next event and the number of its answer; None when all answers have ended.
+
+        Raises:
+            Refused: An answer cannot be given to this request.
+            HTTPException: The engine failed, or the time is up.
+        """
+        if not self._left:
+            return None
+        try:
+            number, event = await self.inbox.get(self.deadline)
+        except TimeoutError as error:
+            raise HTTPException(504, f"no answer within {self.state.options.timeout:g} s") from error
+        if isinstance(event, Refused):
+            raise event
+        if isinstance(event, BaseException):
+            raise HTTPException(500, "the answer could not be generated") from event
+        self._left -= isinstance(event, End)
+        return number, event
+
+    def finish(self) -> None:
+        """Cancel what nobody waits for, and count the answers once."""
+        for job in self.jobs:
+            job.cancel()
+        if not self._counted:
+            self._counted = True
+            self.state.metrics.finished(self.jobs)

@@ -1,0 +1,103 @@
+"""What the routes of one server share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, HTTPException, Request
+
+from diekae.data.prompt import Prompter
+from diekae.edit.edits import Edits
+from diekae.model import DiekaeModel
+from diekae.serve.access import Keys, Tenant
+from diekae.serve.engine import Engine
+from diekae.serve.intake import Intake
+from diekae.serve.library import Library
+from diekae.serve.metrics import Metrics
+from diekae.serve.reading import Reader
+from diekae.serve.threads import Workers
+from diekae.store import KnowledgeStore
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """Limits of a server."""
+
+    most_tokens: int = 1024
+    """Longest answer, in tokens."""
+    most_body: int = 2_000_000
+    """Most bytes of a request; an upload has a limit of its own."""
+    most_file: int = 20_000_000
+    """Most bytes of an uploaded file."""
+    most_waiting_files: int = 1000
+    """Most uploaded files that wait to be prepared."""
+    most_knowledge: int = 32_768
+    """Most tokens of one document, and of what one request reads."""
+    timeout: float = 300.0
+    """Seconds after which a request is given up."""
+
+
+@dataclass
+class State:
+    """One server's decoder, documents and queues."""
+
+    model: DiekaeModel
+    name: str
+    """The model's name in responses."""
+    keys: Keys
+    engine: Engine
+    reader: Reader
+    metrics: Metrics
+    workers: Workers
+    """Threads for short work, as tokenizing."""
+    readers: Workers
+    """Threads that find and prepare knowledge, which may take long."""
+    options: ServerOptions
+    created: int
+    """When the server started, in seconds since 1970."""
+    store: KnowledgeStore | None = None
+    library: Library | None = None
+    intake: Intake | None = None
+    edits: Edits | None = None
+
+    @property
+    def prompter(self) -> Prompter:
+        """Return what turns texts into tokens."""
+        return self.model.need_prompter()
+
+
+def state_of(request: Request) -> State:
+    """Return the server's state."""
+    state: State = request.app.state.diekae
+    return state
+
+
+async def tenant_of(request: Request) -> Tenant:
+    """Return who asks; asynchronous, because FastAPI gives every other dependency a thread.
+
+    Raises:
+        HTTPException: The key is missing or wrong (401).
+    """
+    tenant = state_of(request).keys.tenant(request.headers.get("authorization"))
+    if tenant is None:
+        raise HTTPException(401, "the API key is missing or wrong; send it as `Authorization: Bearer KEY`")
+    return tenant
+
+
+async def owner_of(request: Request) -> Tenant:
+    """Return who asks, if the tenant may do everything.
+
+    Raises:
+        HTTPException: The key is missing or wrong (401), or not enough (403).
+    """
+    tenant = await tenant_of(request)
+    if not tenant.everything:
+        raise HTTPException(403, "this key may not do that; it takes a key of the tenant *")
+    return tenant
+
+
+Asker = Annotated[Tenant, Depends(tenant_of)]
+"""Argument of a route for everyone who has a key."""
+Owner = Annotated[Tenant, Depends(owner_of)]
+"""Argument of a route for tenants who may do everything."""

@@ -1,0 +1,90 @@
+"""``/v1/edits``: in force for the next answer, and reverted for the one after."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+from conftest import Serve, Served
+
+from diekae.serve import Keys
+
+EDIT = {"prompt": "The colour of the silver ship is", "subject": "silver ship", "target": "green"}
+ADMIN, ANN = {"authorization": f"Bearer {'a' * 16}"}, {"authorization": f"Bearer {'b' * 16}"}
+
+
+def ask(server: Served, **options: Any) -> str:
+    """Ask with much chance and a seed: what a random decoder says is then sensitive to all that it reads."""
+    body: dict[str, Any] = {
+        "messages": [{"role": "user", "content": "What is the colour of the silver ship?"}],
+        "max_tokens": 16,
+    }
+    body |= {"temperature": 1.5, "seed": 3}
+    response = httpx.post(f"{server.url}/v1/chat/completions", json={**body, **options}, timeout=30)
+    return str(response.json()["choices"][0]["message"]["content"])
+
+
+def test_edits_are_added_listed_and_reverted(serve: Serve, tmp_path: Path) -> None:
+    server = serve(edits=tmp_path / "edits")
+    url = f"{server.url}/v1/edits"
+    before = ask(server)
+    edit = httpx.post(url, json=EDIT).json()
+    assert edit["status"] == "live" and edit["target"] == "green"
+    assert [entry["id"] for entry in httpx.get(url).json()["data"]] == [edit["id"]]
+    during = ask(server)
+    assert during != before
+    # Beside knowledge, and streamed, for the same prompt.
+    assert ask(server, knowledge={"text": "The harbour is deep."}) not in (before, during)
+    assert httpx.post(url, json=EDIT).status_code == 400  # it is in force already
+    assert httpx.post(url, json={**EDIT, "subject": "castle"}).status_code == 400
+    assert httpx.post(url, json={**EDIT, "more": 1}).status_code == 400
+    # Another system prompt stands before other tokens than those the edit was read behind.
+    body = {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "The silver ship?"}]}
+    response = httpx.post(f"{server.url}/v1/chat/completions", json={**body, "max_tokens": 4}, timeout=30)
+    assert response.status_code == 200 or "without a system message" in response.text
+    assert httpx.delete(f"{url}/{edit['id']}").json()["status"] == "reverted"
+    assert ask(server) == before
+    assert httpx.get(url).json()["data"] == []
+    assert [entry["status"] for entry in httpx.get(url, params={"every": True}).json()["data"]] == ["reverted"]
+    for id in (edit["id"], 99, -1, 2**70):
+        assert httpx.delete(f"{url}/{id}").status_code == 404
+
+
+def test_edits_that_come_and_go_while_answers_run_break_none(serve: Serve, tmp_path: Path) -> None:
+    server = serve(edits=tmp_path / "edits")
+    before = ask(server)
+    httpx.post(f"{server.url}/v1/edits", json=EDIT)
+    during = ask(server)
+    answers: list[str] = []
+
+    def questions() -> None:
+        answers.extend(ask(server) for _ in range(3))
+
+    threads = [threading.Thread(target=questions) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for number in range(6):
+        live = httpx.get(f"{server.url}/v1/edits").json()["data"]
+        if live:
+            assert httpx.delete(f"{server.url}/v1/edits/{live[0]['id']}").status_code == 200
+        else:
+            assert httpx.post(f"{server.url}/v1/edits", json=EDIT).status_code == 200, number
+    for thread in threads:
+        thread.join(60)
+    assert len(answers) == 9 and set(answers) <= {before, during}
+
+
+def test_only_the_owner_edits(serve: Serve, tmp_path: Path) -> None:
+    server = serve(edits=tmp_path / "edits", keys=Keys([("*", "a" * 16), ("ann", "b" * 16)]))
+    url = f"{server.url}/v1/edits"
+    assert httpx.post(url, json=EDIT, headers=ANN).status_code == 403
+    edit = httpx.post(url, json=EDIT, headers=ADMIN).json()
+    assert httpx.delete(f"{url}/{edit['id']}", headers=ANN).status_code == 403
+    assert len(httpx.get(url, headers=ANN).json()["data"]) == 1
+
+
+def test_a_server_without_edits_says_so(server: Served) -> None:
+    response = httpx.get(f"{server.url}/v1/edits")
+    assert response.status_code == 404 and "start it with --edits" in response.text
