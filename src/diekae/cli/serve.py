@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from diekae.cli.console import EXACT, SHIPPED, DeviceOption, DtypeOption, console, device_of, dtype_of, load_model
 from diekae.model import DiekaeModel
 from diekae.models import load_decoder
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 
 def command(
@@ -41,8 +44,6 @@ def command(
     """Serve decoder, documents and edits over HTTP: /v1/chat/completions, /v1/files, /v1/edits, … and a page at /."""
     if importlib.util.find_spec("fastapi") is None or importlib.util.find_spec("uvicorn") is None:
         raise ModuleNotFoundError("serving needs FastAPI and uvicorn: run `pip install 'diekae[serve]'`.")
-    import uvicorn
-
     from diekae.serve import EngineOptions, Keys, ServerOptions, create_app
     from diekae.serve.access import check_host
 
@@ -60,6 +61,13 @@ def command(
         engine_options=EngineOptions(batch_size, queue_size),
         options=ServerOptions(most_tokens=max_tokens, most_knowledge=max_knowledge, timeout=timeout),
     )
+    _run(app, host, port)
+
+
+def _run(app: FastAPI, host: str, port: int) -> None:
+    """Serve until the process is told to stop, and say where."""
+    import uvicorn
+
     config = uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=60)
     socket = config.bind_socket()
     port = socket.getsockname()[1]

@@ -58,9 +58,12 @@ def command(
         options = StudyOptions(minutes, layers, bytes_per_token, questions, batch_size, seed)
         folder, result = _by_study(decoder, documents, options, out, dtype, device or "auto", resume)
     processes().destroy_process_group()  # at interpreter exit gloo's threads may abort the process
-    if not result:  # the main process measures and writes
-        return
-    target = json or folder / "result.json"
+    if result:  # the main process measures and writes
+        _show(result, folder, json or folder / "result.json")
+
+
+def _show(result: dict[str, Any], folder: Path, target: Path) -> None:
+    """Write the figures and the report, and print what matters."""
     write_json(target, result)
     report = write_report(folder / "report.html", result)
     console.print(figures(result["sets"], folder.name))

@@ -48,6 +48,56 @@ UNRELATED = 0.15
 """Share of the questions that are given another's text in training."""
 LAYER_EXAMPLES = 16
 """Questions that choose the layers."""
+RECIPE = """# Written by `diekae train --decoder`; `diekae train` with this file repeats the training.
+name = {name}
+decoder = {decoder}
+folder = {folder}
+
+[diekae]
+layers = {layers}
+encoder = "attention"
+encoder_options = {encoder_options}
+site = "attention"
+scope = "all"
+format = "{format}"
+template = {template}
+
+[training]
+objective = "distill"
+whole_input = true
+max_steps = {steps}
+batch_size = {batch_size}
+gradient_accumulation = {gradient_accumulation}
+learning_rate = 4e-4
+start_learning_rate = 5e-5
+final_learning_rate = 2e-5
+group_by_length = true
+evaluations = 2
+logging_steps = 5
+seed = {seed}
+
+[[data.train]]
+source = "jsonl"
+folder = "data"
+{unrelated}{other_format}
+[[data.validation]]
+source = "jsonl"
+folder = "data"
+limit = 32
+
+[[data.test]]
+source = "jsonl"
+folder = "data"
+"""
+"""The recipe of a run, to be filled in."""
+OTHER_FORMAT = """
+[[data.train]]
+source = "jsonl"
+folder = "data"
+format = "qa"
+limit = 100
+"""
+"""Data of a second format, so that the bank can be asked without the chat template too."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +131,7 @@ def run_study(
     callbacks: Sequence[Any] = (),
     report: Any = lambda _line: None,
 ) -> tuple[DiekaeModel, dict[str, Any]]:
-    """Train a bank for a decoder on a folder of documents.
+    """Train a bank for a decoder on a folder of documents; returns the model, and the result as JSON values.
 
     Args:
         decoder: Any ``*ForCausalLM`` that can be read exactly.
@@ -95,9 +145,6 @@ def run_study(
         callbacks: For the Trainer.
         report: Called with each decision, a line of text.
 
-    Returns:
-        The model, and the result as JSON values.
-
     Raises:
         ValueError: The decoder cannot be read exactly, too few documents or questions, or the time is too short.
     """
@@ -108,15 +155,12 @@ def run_study(
         folder = read_folder(documents, tokenizer, progress)
         report(_about(folder))
         examples = _ask(exact, folder, out / "data", options, begun, resume, progress)
-        report(", ".join(f"{len(examples[part])} questions to {part}" for part in PARTS))
         decided = _decide(exact, examples, out, options, begun, progress)
-        report(decided["summary"])
+        report(_summary(decided))
         write_atomically(out / "study.json", json.dumps(decided, indent=2) + "\n")
         write_atomically(recipe_path, _recipe(out, name, decided, options))
-    recipe = read_recipe(recipe_path)
-    model, result = run_recipe(
-        recipe, out, resume=resume, progress=progress, callbacks=callbacks, loaded=(decoder, tokenizer)
-    )
+    options_of_run: dict[str, Any] = {"resume": resume, "progress": progress, "callbacks": callbacks}
+    model, result = run_recipe(read_recipe(recipe_path), out, loaded=(decoder, tokenizer), **options_of_run)
     if result:
         result["study"] = json.loads((out / "study.json").read_text())
         result["untrained"] = _untrained(decoder, tokenizer, model.config, out / "data" / "test.jsonl", progress)
@@ -194,11 +238,6 @@ def _decide(
     pace = measure_pace(bank, prompts[:64], options.batch_size)
     left = options.minutes * (1 - MEASURING) - (time.monotonic() - begun) / 60
     steps = fit_steps(left, pace.seconds, len(prompts), options.batch_size, EPOCHS)
-    summary = (
-        f"{count} of {depth} layers read, {per_layer * count} bytes a token of K ({per_layer * depth} in all layers); "
-        f"{parameters / 1e6:.1f} M parameters; {steps} steps of {pace.seconds:.1f} s, {pace.batch_size} questions at "
-        "once"
-    )
     return {
         "layers": list(layers),
         "depth": depth,
@@ -212,62 +251,39 @@ def _decide(
         "questions": {part: len(found) for part, found in examples.items()},
         "config": bank.config.to_dict(),
         "decoder": fingerprint(decoder),
-        "summary": summary,
     }
+
+
+def _summary(decided: dict[str, Any]) -> str:
+    asked = ", ".join(f"{count} questions to {part}" for part, count in decided["questions"].items())
+    whole = decided["bytes_per_token"] // len(decided["layers"]) * decided["depth"]
+    return (
+        f"{asked}; {len(decided['layers'])} of {decided['depth']} layers read, {decided['bytes_per_token']} bytes a "
+        f"token of K ({whole} in all layers); {decided['parameters'] / 1e6:.1f} M parameters; {decided['steps']} steps "
+        f"of {decided['seconds_a_step']:.1f} s, {decided['batch_size']} questions at once"
+    )
 
 
 def _recipe(out: Path, decoder: str, decided: dict[str, Any], options: StudyOptions) -> str:
     """Return the recipe as TOML."""
     config = decided["config"]
-    qa = (
-        ""
-        if config["format"] == "qa"
-        else '\n[[data.train]]\nsource = "jsonl"\nfolder = "data"\nformat = "qa"\nlimit = 100\n'
+    sizes = ", ".join(f"{name} = {config['encoder_options'][name]}" for name in ("rank", "mlp_width"))
+    return RECIPE.format(
+        name=json.dumps(out.name),
+        decoder=json.dumps(decoder),
+        folder=json.dumps(str(out)),
+        layers=decided["layers"],
+        encoder_options=f"{{ {sizes} }}",
+        format=config["format"],
+        template=json.dumps(config["template"]),
+        steps=decided["steps"],
+        batch_size=decided["batch_size"],
+        gradient_accumulation=decided["gradient_accumulation"],
+        seed=options.seed,
+        # Knowledge that says nothing about the question must change nothing.
+        unrelated=f"unrelated = {UNRELATED}\n" if decided["windows"] > 1 else "",
+        other_format=OTHER_FORMAT if config["format"] != "qa" else "",
     )
-    unrelated = ""
-    if decided["windows"] > 1:  # knowledge that says nothing about the question must change nothing
-        unrelated = f"unrelated = {UNRELATED}\n"
-    return f"""# Written by `diekae train --decoder`; `diekae train` with this file repeats the training.
-name = {json.dumps(out.name)}
-decoder = {json.dumps(decoder)}
-folder = {json.dumps(str(out))}
-
-[diekae]
-layers = {decided["layers"]}
-encoder = "attention"
-encoder_options = {{ rank = {config["encoder_options"]["rank"]}, mlp_width = {config["encoder_options"]["mlp_width"]} }}
-site = "attention"
-scope = "all"
-format = "{config["format"]}"
-template = {json.dumps(config["template"])}
-
-[training]
-objective = "distill"
-whole_input = true
-max_steps = {decided["steps"]}
-batch_size = {decided["batch_size"]}
-gradient_accumulation = {decided["gradient_accumulation"]}
-learning_rate = 4e-4
-start_learning_rate = 5e-5
-final_learning_rate = 2e-5
-group_by_length = true
-evaluations = 2
-logging_steps = 5
-seed = {options.seed}
-
-[[data.train]]
-source = "jsonl"
-folder = "data"
-{unrelated}{qa}
-[[data.validation]]
-source = "jsonl"
-folder = "data"
-limit = 32
-
-[[data.test]]
-source = "jsonl"
-folder = "data"
-"""
 
 
 def _untrained(decoder: Any, tokenizer: Any, config: DiekaeConfig, test: Path, progress: Progress) -> dict[str, Any]:
