@@ -234,7 +234,7 @@ def test_long_knowledge_is_left_out_before_the_limit_counts(tmp_path: Path) -> N
 
 
 def test_a_wrong_spec_is_refused_at_once() -> None:
-    with pytest.raises(DataError, match="unknown split 'valid'.*did you mean 'validation'"):
+    with pytest.raises(DataError, match="unknown split 'valid'.*Did you mean 'validation'"):
         DataSpec("facts", split="valid")
     with pytest.raises(DataError, match="limit is -1"):
         DataSpec("facts", limit=-1)

@@ -17,7 +17,7 @@ from diekae.serve.access import OWNER
 from diekae.serve.intake import Intake
 from diekae.serve.library import Library
 from diekae.serve.metrics import Metrics
-from diekae.serve.reading import Reader
+from diekae.serve.reading import KnowledgeReader
 from diekae.serve.schema import KnowledgeRequest
 from diekae.store import KnowledgeStore
 
@@ -246,7 +246,7 @@ def test_requests_that_need_the_same_text_prepare_it_once(monkeypatch: pytest.Mo
     monkeypatch.setattr(reading, "read_documents", slowly)
     model = make_served_model()
     counted: list[int] = []
-    reader = Reader(model, None, None, count=counted.append)
+    reader = KnowledgeReader(model, None, None, count=counted.append)
     request, results = KnowledgeRequest(text=TOWER), []
     threads = [
         threading.Thread(target=lambda: results.append(reader.read(request, OWNER, model.anchor, "?", ())))

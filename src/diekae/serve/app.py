@@ -21,7 +21,7 @@ from diekae.serve.intake import Intake
 from diekae.serve.library import Library
 from diekae.serve.limits import Limits
 from diekae.serve.metrics import Metrics
-from diekae.serve.reading import Reader
+from diekae.serve.reading import KnowledgeReader
 from diekae.serve.state import ServerOptions, State
 from diekae.serve.threads import SharedTokenizer, Workers
 from diekae.store import KnowledgeStore
@@ -103,7 +103,7 @@ def _open(
         metrics.watch("waiting_files", "Uploaded files that are not read yet", lambda: intake.waiting)
     metrics.watch("waiting_answers", "Answers that wait", lambda: engine.waiting)
     metrics.watch("running_answers", "Answers that are generated now", lambda: engine.running)
-    reader = Reader(model, documents, library, options.most_knowledge, metrics.prepared.inc)
+    reader = KnowledgeReader(model, documents, library, options.most_knowledge, metrics.prepared.inc)
     workers, readers = (Workers(name, engine.options.queue_size) for name in ("worker", "reader"))
     return State(
         model,

@@ -63,7 +63,7 @@ class Reading:
         return {"sources": sources, "confidence": self.confidence, "tokens": len(self.prepared or ())}
 
 
-class Reader:
+class KnowledgeReader:
     """Finds and prepares what requests read."""
 
     def __init__(

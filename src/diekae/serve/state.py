@@ -15,7 +15,7 @@ from diekae.serve.engine import Engine
 from diekae.serve.intake import Intake
 from diekae.serve.library import Library
 from diekae.serve.metrics import Metrics
-from diekae.serve.reading import Reader
+from diekae.serve.reading import KnowledgeReader
 from diekae.serve.threads import Workers
 from diekae.store import KnowledgeStore
 
@@ -47,7 +47,7 @@ class State:
     """The model's name in responses."""
     keys: Keys
     engine: Engine
-    reader: Reader
+    reader: KnowledgeReader
     metrics: Metrics
     workers: Workers
     """Threads for short work, as tokenizing."""
