@@ -29,8 +29,8 @@ ROOMS = (
     (("evaluation/", "measures a bank"), ("edit/", "facts and gates")),
     (("training/", "objectives, trainer"), ("answering/", "question to answer")),
     (("run/", "prompts to losses"), ("store/", "documents on disk")),
-    (("model.py", "decoder and bank together"),),
-    (("inject/", "how a decoder takes K"), ("knowledge.py", "what is prepared of K")),
+    (("model/", "decoder and bank together"),),
+    (("inject/", "how a decoder takes K"), ("knowledge/", "what is prepared of K")),
     (("config.py", "every choice that makes a bank"),),
     (("encoders/", "read K"), ("data/", "texts to tokens")),
 )
