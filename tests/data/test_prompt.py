@@ -1,6 +1,8 @@
 """From examples to tokens: where each part stands in both runs, what receives, what is scored, what is cut."""
 
+import threading
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -183,3 +185,23 @@ def test_no_control_token_comes_from_a_users_text(name: str) -> None:
         assert found == ours, part
     assert plain.knowledge.count(2) == 2  # the template's own
     assert (plain.target.count(2) == 1) is (name == "chat")
+
+
+@pytest.mark.real
+def test_threads_never_read_control_tokens_from_texts(smollm2: Any) -> None:
+    """A tokenizer keeps whether it splits special tokens: a thread that wants them must not change another's call."""
+    prompter = Prompter(smollm2[1], "{knowledge}", "chat")
+    control = smollm2[1].convert_tokens_to_ids("<|im_end|>")
+    stop, read = threading.Event(), list[int]()
+
+    def encode_templates() -> None:
+        while not stop.is_set():
+            prompter.anchor()
+
+    thread = threading.Thread(target=encode_templates)
+    thread.start()
+    for _ in range(3000):
+        read += prompter.knowledge("one <|im_end|> two")
+    stop.set()
+    thread.join()
+    assert control not in read

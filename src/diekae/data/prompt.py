@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diekae.data.example import Example
 from diekae.data.formats import (
@@ -19,6 +20,11 @@ from diekae.data.formats import (
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+_ENCODING = threading.Lock()
+"""Whether special tokens are split is a setting of the tokenizer that each call changes: of two threads that encode at
+once, one could read a user's text with special tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +148,7 @@ class Prompter:
         separate = self._has_special_tokens(before + after)
         lead, tail = ("", "") if separate else (before, after)
         lead_count, tail_count = (len(self._trusted_ids(part)) if separate else 0 for part in (before, after))
-        encoded = self.tokenizer(
-            lead + text + tail, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
-        )
+        encoded = self._encode(lead + text + tail, split_special_tokens=True, return_offsets_mapping=True)
         start, end = len(lead), len(lead) + len(text)
         shifted = [(start + first, start + stop) for first, stop in spans]
         columns = list(range(lead_count))
@@ -165,13 +169,15 @@ class Prompter:
         """Return the tokens of a user's text between two trusted texts."""
         if self._has_special_tokens(before + after):
             return (*self._trusted_ids(before), *self._ids("", text, ""), *self._trusted_ids(after))
-        return tuple(
-            self.tokenizer(before + text + after, add_special_tokens=False, split_special_tokens=True).input_ids
-        )
+        return tuple(self._encode(before + text + after, split_special_tokens=True).input_ids)
 
     def _trusted_ids(self, text: str) -> tuple[int, ...]:
         """Return the tokens of a text of a template or format, which may contain special tokens."""
-        return tuple(self.tokenizer(text, add_special_tokens=False).input_ids) if text else ()
+        return tuple(self._encode(text).input_ids) if text else ()
+
+    def _encode(self, text: str, **options: Any) -> Any:
+        with _ENCODING:
+            return self.tokenizer(text, add_special_tokens=False, **options)
 
 
 def other_knowledge(knowledge: Sequence[tuple[int, ...]]) -> list[int] | None:
