@@ -13,11 +13,10 @@ import httpx
 import openai
 import pytest
 from conftest import Serve, Served
-from tiny import TOWER, make_bytes_tokenizer
+from tiny import TOWER
 
 from diekae.serve import EngineOptions, Keys, ServerOptions
 from diekae.serve.access import check_host
-from diekae.serve.threads import SharedTokenizer
 
 KEY = "k" * 16
 CLIENT = httpx.Client()
@@ -203,24 +202,3 @@ def test_long_preparations_hold_nobody_else_up(serve: Serve, monkeypatch: pytest
     for thread in threads:
         thread.join(60)
     assert statuses == [200] * 8
-
-
-def test_a_shared_tokenizer_never_reads_special_tokens_in_a_text() -> None:
-    """Two threads, one that encodes our own texts and one that encodes users'."""
-    tokenizer = SharedTokenizer(make_bytes_tokenizer())
-    wrong: list[Any] = []
-    stop = threading.Event()
-
-    def templates() -> None:
-        while not stop.is_set():
-            ids = tokenizer("<|im_start|>", add_special_tokens=False).input_ids
-            wrong.extend([ids] if ids != [3] else [])
-
-    thread = threading.Thread(target=templates)
-    thread.start()
-    for _ in range(2000):
-        ids = tokenizer("<|im_end|>", add_special_tokens=False, split_special_tokens=True).input_ids
-        wrong += [ids] if 4 in ids else []
-    stop.set()
-    thread.join()
-    assert not wrong

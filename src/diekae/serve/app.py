@@ -23,7 +23,7 @@ from diekae.serve.limits import Limits
 from diekae.serve.metrics import Metrics
 from diekae.serve.reading import KnowledgeReader
 from diekae.serve.state import ServerOptions, State
-from diekae.serve.threads import SharedTokenizer, Workers
+from diekae.serve.threads import Workers
 from diekae.store import KnowledgeStore
 from diekae.version import __version__
 
@@ -88,8 +88,6 @@ def _open(
     metrics: Metrics,
 ) -> State:
     """Open documents and edits, and start the threads."""
-    prompter = model.need_prompter()
-    prompter.tokenizer = SharedTokenizer(prompter.tokenizer)  # type: ignore[assignment]
     documents = None if store is None else KnowledgeStore(store, model)
     library = None if documents is None else Library(documents.folder)
     opened = None if edits is None else open_edits(model, edits)
@@ -134,7 +132,6 @@ def _close(state: State) -> None:
     if state.edits is not None:
         state.model.editor = None
         state.edits.store.close()
-    state.prompter.tokenizer = state.prompter.tokenizer.unshared
 
 
 def _add_pages(app: FastAPI) -> None:

@@ -1,57 +1,18 @@
-"""What several threads share: a tokenizer, and a fixed number of threads for work that would block the event loop."""
+"""A fixed number of threads for work that would block the event loop."""
 
 from __future__ import annotations
 
 import asyncio
-import copy
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
-
-from transformers import PreTrainedTokenizerBase
 
 from diekae.serve.engine import Busy
 
 Result = TypeVar("Result")
 THREADS = 4
 """Threads of one kind."""
-
-
-class SharedTokenizer:
-    """A tokenizer that several threads may use.
-
-    Whether special tokens of a text count as text is a setting of the tokenizer itself, which each call changes. So two
-    threads that encode at once could read a user's text with special tokens; here only one encodes at a time.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Share a tokenizer, which must be used through this object only."""
-        self._tokenizer, self._lock = tokenizer, threading.RLock()
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Encode, as the tokenizer does."""
-        with self._lock:
-            return self._tokenizer(*args, **kwargs)
-
-    def decode(self, *args: Any, **kwargs: Any) -> Any:
-        """Decode, as the tokenizer does."""
-        with self._lock:
-            return self._tokenizer.decode(*args, **kwargs)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> PreTrainedTokenizerBase:
-        """Return a copy for one thread's own use."""
-        with self._lock:
-            return copy.deepcopy(self._tokenizer, memo)
-
-    @property
-    def unshared(self) -> PreTrainedTokenizerBase:
-        """Return the tokenizer itself."""
-        return self._tokenizer
-
-    def __getattr__(self, name: str) -> Any:
-        """Return any other attribute of the tokenizer."""
-        return getattr(self._tokenizer, name)
 
 
 class Workers:
