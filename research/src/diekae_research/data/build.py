@@ -12,7 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, get_args
 
-from diekae.data.example import DataError, Example, MissingData, Split, example_line
+from diekae.data.example import Example, Split, example_line
+from diekae.data.jsonl import DataError, MissingData
 from diekae.progress import Progress, silent
 from diekae_research.data.card import expected_counts, settle_options
 from diekae_research.data.request import BadRecords

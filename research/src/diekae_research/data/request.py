@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from diekae.data.example import DataError, MissingData, Split, parse_json
+from diekae.data.example import Split
+from diekae.data.jsonl import DataError, MissingData, parse_json
 from diekae_research.data.card import Card, Value
 
 Record = tuple[str, Any]

@@ -26,7 +26,8 @@ import csv
 from collections.abc import Iterator
 from typing import Any
 
-from diekae.data.example import DataError, Example, MissingData
+from diekae.data.example import Example
+from diekae.data.jsonl import DataError, MissingData
 from diekae.data.splits import split_of
 from diekae_research.data.card import Card, Upstream
 from diekae_research.data.request import Record, Request
