@@ -82,4 +82,4 @@ def test_errors_in_recipes_are_explained(workspace: Path, tmp_path: Path) -> Non
     )
     assert "cannot load a decoder" in text
     text = error_of("train", workspace / "tiny.toml", "--set", "data.train.0.source=json", "--out", tmp_path / "run")
-    assert "did you mean 'jsonl'" in text
+    assert "Did you mean 'jsonl'" in text

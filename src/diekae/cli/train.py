@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from diekae.cli.console import console, device_of, figures, progress_bars
+from diekae.cli.console import console, device_of, figures, print_text, progress_bars
+from diekae.cli.output import output_file, printable_name
 from diekae.provenance import write_json
 from diekae.recipe import read_recipe, run_recipe
 from diekae.report import write_report
@@ -26,7 +27,8 @@ def command(
     ] = None,
     resume: Annotated[bool, typer.Option(help="Continue from the last checkpoint.")] = False,
     json: Annotated[
-        Path | None, typer.Option(help="File for the figures; result.json in the run's folder by default.")
+        Path | None,
+        typer.Option(callback=output_file, help="File for the figures; result.json in the run's folder by default."),
     ] = None,
 ) -> None:
     """Train a bank by a recipe, and measure it on held-out data."""
@@ -48,4 +50,5 @@ def command(
     write_json(target, result)
     report = write_report(folder / "report.html", result)
     console.print(figures(result["sets"], plan.name))
-    console.print(f"bank: {folder / 'bank'}\nfigures: {target}\nreport: {report}", highlight=False)
+    for kind, path in (("bank", folder / "bank"), ("figures", target), ("report", report)):
+        print_text(f"{kind}: {printable_name(path)}")
