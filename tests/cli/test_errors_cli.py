@@ -202,7 +202,7 @@ def test_numbers_out_of_range_are_refused(arguments: tuple[str, ...]) -> None:
     ended = run(*arguments)
     option = next(argument for argument in arguments[1:] if argument.startswith("--") and argument not in GIVEN)
     assert ended.code == 2 and option in ended.errors and not ended.output
-    assert any(words in plain(ended.errors) for words in ("greater than", "less than", "--steps is 0", "nan is not"))
+    assert any(words in plain(ended.errors) for words in ("greater than", "less than", "--steps is 0"))
 
 
 def test_huge_numbers_mean_as_much_as_there_is(trained: tuple[Path, str], workspace: Path, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from diekae.cli.console import (
     progress_bars,
 )
 from diekae.cli.knowledge import check_store, print_unread
-from diekae.cli.output import not_nan, output_file, printable, printable_name, question_text
+from diekae.cli.output import output_file, printable, printable_name, question_text
 from diekae.model import DiekaeModel
 from diekae.provenance import write_json
 from diekae.store import KnowledgeStore
@@ -39,9 +39,7 @@ LONGEST_PASSAGE = 600
 """Most characters of a passage that are printed."""
 ThresholdOption = Annotated[
     float,
-    typer.Option(
-        min=0, max=1, callback=not_nan, help="Least confidence at which the documents count as answering the question."
-    ),
+    typer.Option(min=0, max=1, help="Least confidence at which the documents count as answering the question."),
 ]
 AnswerFileOption = Annotated[
     Path | None, typer.Option(callback=output_file, help="File for the answer and its sources, as JSON.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import os
 import re
 import sys
@@ -130,14 +129,3 @@ def unicode_texts(texts: list[str]) -> list[str]:
         except ValueError as error:
             raise typer.BadParameter(f"{error}.") from error
     return texts
-
-
-def not_nan(number: float) -> float:
-    """Return a number that is not NaN, which passes all checks of a range: an option's callback.
-
-    Raises:
-        typer.BadParameter: It is NaN.
-    """
-    if math.isnan(number):
-        raise typer.BadParameter("nan is not a number that can be compared.")
-    return number

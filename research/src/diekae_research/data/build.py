@@ -162,7 +162,7 @@ def _earlier_files(folder: Path) -> set[str]:
     try:
         splits = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["splits"]
         written = {file for part in splits.values() for file in part["files"]} & set(_OUTPUTS)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         written = set()
     for name in _OUTPUTS:
         if name not in written and (folder / name).exists():
