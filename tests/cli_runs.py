@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 from unittest.mock import patch
 
+import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
@@ -43,19 +44,22 @@ class Ended(NamedTuple):
     """Standard error."""
 
 
-def run(*arguments: str | Path, encoding: str = "utf-8") -> Ended:
+def run(*arguments: str | Path, encoding: str = "utf-8", app: typer.Typer = typer_app) -> Ended:
     """Run `diekae` as the shell does, in this process; an error that it does not explain is raised."""
-    streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2)]
+    buffers = [io.BytesIO(), io.BytesIO()]
+    streams = [io.TextIOWrapper(buffer, encoding=encoding) for buffer in buffers]
     with (
         patch.object(sys, "argv", ["diekae", *map(str, arguments)]),
         patch.object(sys, "stdout", streams[0]),
         patch.object(sys, "stderr", streams[1]),
     ):
         try:
-            run_app(typer_app)
+            run_app(app)
         except SystemExit as end:
             code = int(end.code or 0)
-    output, errors = (bytes(stream.buffer.getvalue()) for stream in streams if not stream.flush())  # type: ignore[attr-defined]
+    for stream in streams:
+        stream.flush()
+    output, errors = (buffer.getvalue() for buffer in buffers)
     return Ended(code, output.decode(encoding), errors.decode(encoding))
 
 

@@ -41,6 +41,8 @@ def raising(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> Ended:
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "a smaller --batch-size", 2),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "a smaller --batch-size", 2),
         (SafetensorError("header too large"), "error a safetensors file is damaged (header too large)", 2),
+        (RecursionError("maximum recursion depth exceeded while decoding a JSON array"), "nested too deep", 2),
+        (RecursionError("maximum recursion depth exceeded"), "(DIEKAE_DEBUG=1 shows where)", 1),
         (RuntimeError("CUDA error: no kernel"), "error CUDA error: no kernel (DIEKAE_DEBUG=1 shows where)", 1),
         (KeyboardInterrupt(), "interrupted", 130),
         (BrokenPipeError(32, "Broken pipe"), "", 1),

@@ -24,6 +24,8 @@ def explain(error: Exception) -> str | None:
         return _text_of(error)
     if _is_damaged_tensor_file(error):
         return f"a safetensors file is damaged ({_text_of(error)}). Restore it from a copy, or make it again."
+    if _is_nested_too_deep(error):
+        return f"a file holds JSON that is nested too deep ({_text_of(error)}). Write it anew."
     if isinstance(error, RuntimeError):
         return f"{_text_of(error)} (DIEKAE_DEBUG=1 shows where)"
     return None
@@ -31,7 +33,8 @@ def explain(error: Exception) -> str | None:
 
 def exit_code(error: Exception) -> int:
     """Return the exit code for an explained error: 2 if another call or other files mend it, else 1."""
-    return 1 if isinstance(error, RuntimeError) and not _is_out_of_memory(error) else 2
+    mendable = _is_out_of_memory(error) or _is_nested_too_deep(error)
+    return 1 if isinstance(error, RuntimeError) and not mendable else 2
 
 
 def _text_of(error: Exception) -> str:
@@ -42,6 +45,10 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and bool(_OUT_OF_MEMORY.search(str(error)))
     )
+
+
+def _is_nested_too_deep(error: Exception) -> bool:
+    return isinstance(error, RecursionError) and "JSON" in str(error)
 
 
 def _is_damaged_tensor_file(error: Exception) -> bool:
