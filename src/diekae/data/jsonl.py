@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
+
+
+_HALF = re.compile("[\ud800-\udfff]")
+"""Half of a surrogate pair."""
 
 
 class DataError(ValueError):
@@ -71,6 +76,6 @@ def check_unicode(what: str, text: str) -> None:
     Raises:
         DataError: The text has one.
     """
-    half = next((character for character in text if "\ud800" <= character <= "\udfff"), None)
-    if half is not None:
-        raise DataError(f"{what} is not Unicode: it holds U+{ord(half):04X}, which is no character; write it in UTF-8")
+    if half := _HALF.search(text):
+        code = f"U+{ord(half[0]):04X}"
+        raise DataError(f"{what} is not Unicode: it holds {code}, which is no character; write it in UTF-8")
