@@ -37,6 +37,7 @@ def raising(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> Ended:
     [
         (ValueError("two\nlines [/b] \x1b[31m"), r"error two lines [/b] \x1b[31m", 2),
         (PermissionError(13, "Permission denied", "a\nb"), r"error 'a\nb': Permission denied", 2),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "Save or name it in UTF-8.", 2),
         (MemoryError(), "error the memory is full (MemoryError). Work on less", 2),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "a smaller --batch-size", 2),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "a smaller --batch-size", 2),

@@ -20,6 +20,8 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.strerror:
         path = "" if error.filename is None else f"{error.filename!r}: "
         return one_line(f"{path}{error.strerror}")
+    if isinstance(error, UnicodeError):
+        return f"a text, a file or its name is not UTF-8 ({_text_of(error)}). Save or name it in UTF-8."
     if isinstance(error, ValueError | OSError | ModuleNotFoundError | FloatingPointError):
         return _text_of(error)
     if _is_damaged_tensor_file(error):

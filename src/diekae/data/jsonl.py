@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-
 _HALF = re.compile("[\ud800-\udfff]")
 """Half of a surrogate pair."""
 
