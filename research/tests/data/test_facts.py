@@ -247,7 +247,7 @@ def test_unknown_placeholders_are_refused() -> None:
 
 
 def test_wrong_requests_are_refused() -> None:
-    with pytest.raises(DataError, match="unknown kind 'towers'; there are .*bridge.* Did you mean 'tower'"):
+    with pytest.raises(DataError, match="unknown kind 'towers'; there are .*bridge.*Did you mean 'tower'"):
         facts("train", 1, 0, ["towers"])
     with pytest.raises(DataError, match="kinds is empty"):
         facts("train", 1, 0, [])
