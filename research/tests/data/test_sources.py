@@ -34,9 +34,7 @@ def test_all_sources_register_themselves() -> None:
 
 
 def test_unknown_names_get_a_suggestion() -> None:
-    with pytest.raises(
-        DataError, match="unknown source 'counterfacts'; there are .*dream.*Did you mean 'counterfact'"
-    ):
+    with pytest.raises(DataError, match="unknown source 'counterfacts'; there are .*dream.*Did you mean 'counterfact'"):
         load_source("counterfacts", folder=None, split="train")
     with pytest.raises(DataError, match="unknown split 'training'.*Did you mean 'train'"):
         load_source("dream", folder=None, split="training")  # type: ignore[arg-type]
