@@ -48,10 +48,15 @@ def _versions() -> dict[str, str]:
 
 
 @functools.cache
-def code_digest(root: Path = Path(__file__).parent) -> str:
-    """Return a digest of a package's source files, which change between releases while its version does not."""
+def code_digest(root: Path = Path(__file__).parent, suffixes: tuple[str, ...] = (".py",)) -> str:
+    """Return a digest of a package's source files, which change between releases while its version does not.
+
+    Args:
+        root: Folder of the package.
+        suffixes: Endings of the names of source files.
+    """
     sha256 = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
+    for path in sorted(path for path in root.rglob("*") if path.suffix in suffixes):
         content = path.read_bytes()
         sha256.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
     return sha256.hexdigest()[:16]

@@ -102,6 +102,11 @@ def test_invalid_fields_are_refused(fields: tuple[Any, ...], message: str) -> No
         ({"knowledge": None, "input": 3, "target": "T"}, "input must be text, got int 3"),
         ({"knowledge": None, "input": "I", "target": "T", "label": 3}, "label must be text, got int 3"),
         ({"knowledge": None, "input": "I", "target": "T", "leaks": "no"}, "leaks must be true or false, got str 'no'"),
+        ({"knowledge": None, "input": "I", "target": "\ud800"}, r"target is not Unicode: it holds U\+D800"),
+        ({"knowledge": ["\udcff"], "input": "I", "target": "T"}, r"knowledge\[0\] is not Unicode"),
+        ('{"knowledge": NaN, "input": "I", "target": "T"}', "not usable JSON .NaN is not a value of JSON"),
+        ('{"knowledge": null, "input": ' + "9" * 5000 + ', "target": "T"}', "not usable JSON .*digits"),
+        ('{"knowledge": ' + "[" * 100_000 + "]" * 100_000 + ', "input": "I", "target": "T"}', "nested too deep"),
     ],
 )
 def test_a_bad_line_is_named_by_file_and_number(tmp_path: Path, second: object, message: str) -> None:
@@ -110,6 +115,23 @@ def test_a_bad_line_is_named_by_file_and_number(tmp_path: Path, second: object, 
     with pytest.raises(DataError, match=rf"{re.escape(str(path))}:2: .*{message}"):
         read_examples(path)
     assert read_examples(path, limit=1) == [Example((), "I", "T")]
+
+
+def test_line_separators_of_unicode_are_part_of_a_text(tmp_path: Path) -> None:
+    text = "a\u2028b\u2029c\x85d\x0be"
+    path = tmp_path / "examples.jsonl"
+    path.write_bytes(json.dumps({"knowledge": text, "input": text, "target": text}, ensure_ascii=False).encode())
+    (example,) = read_examples(path)
+    assert example.knowledge == (text,) and example.input == example.target == text
+    write_examples(path, [example])
+    assert read_examples(path) == [example]
+
+
+def test_a_prompt_of_bytes_that_are_not_utf8_is_refused() -> None:
+    prompter = Prompter(_Characters(), template="{knowledge}")  # type: ignore[arg-type]
+    for tokenize in (prompter.input, prompter.knowledge):
+        with pytest.raises(DataError, match=r"the text is not Unicode: it holds U\+DCFF"):
+            tokenize("what \udcff")
 
 
 def test_bytes_that_are_not_utf8_are_named(tmp_path: Path) -> None:

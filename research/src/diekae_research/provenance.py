@@ -9,11 +9,13 @@ from diekae import provenance as library
 from diekae.provenance import digest, name_of
 
 __all__ = ["code_digest", "digest", "key_of", "name_of", "provenance", "write_json"]
+SUFFIXES = (".py", ".toml", ".json")
+"""Endings of source files: code, templates of fiction, and documents with their questions."""
 
 
 def code_digest() -> str:
     """Return a digest of the source files of this package."""
-    return library.code_digest(Path(__file__).parent)
+    return library.code_digest(Path(__file__).parent, SUFFIXES)
 
 
 def provenance() -> dict[str, Any]:

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import io
 import json
+import random
 import tarfile
 import threading
 import zipfile
@@ -286,6 +287,68 @@ def test_archives_stay_in_their_folder(tmp_path: Path, name: str, kind: str) -> 
     with pytest.raises(DataError, match="leads out of its folder"):
         unpack(archive, out, "")
     assert names(out) == [] and not list(tmp_path.rglob("evil"))
+
+
+def test_a_link_in_the_target_folder_is_not_followed(tmp_path: Path) -> None:
+    archive, out, elsewhere = tmp_path / "archive.zip", tmp_path / "out", tmp_path / "elsewhere"
+    out.mkdir()
+    elsewhere.mkdir()
+    with zipfile.ZipFile(archive, "w") as packed:
+        packed.writestr("data/deep/a.json", "{}")
+        packed.writestr("b.json", "{}")
+    (out / "data").symlink_to(elsewhere)
+    with pytest.raises(DataError, match="is behind a link that leads out of"):
+        unpack(archive, out, "")
+    assert names(elsewhere) == []
+    (out / "data").unlink()
+    (elsewhere / "b.json").write_text("mine")
+    (out / "b.json").unlink(missing_ok=True)
+    (out / "b.json").symlink_to(elsewhere / "b.json")
+    assert unpack(archive, out, "") == 2
+    assert (elsewhere / "b.json").read_text() == "mine", "a link is replaced, not written through"
+    (tmp_path / "link").symlink_to(out)
+    assert unpack(archive, tmp_path / "link", "") == 0, "the folder itself may be a link"
+
+
+def test_encrypted_and_damaged_archives_are_named(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    archive = tmp_path / "a\nb.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        packed.writestr("a.json", "{}")
+    content = bytearray(archive.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(signature) + offset] |= 1
+    archive.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\\nb.zip': is encrypted; unpack it by hand"):
+        unpack(archive, out, "")
+
+
+@pytest.mark.parametrize("kind", ["zip", "bz2.zip", "xz.zip", "tar", "tar.gz", "tar.bz2", "tar.xz"])
+def test_every_damage_of_an_archive_is_named(tmp_path: Path, kind: str) -> None:
+    archive, draw = tmp_path / f"archive.{kind}", random.Random(0)
+    text = draw.randbytes(300)
+    if kind.endswith("zip"):
+        methods = {"zip": zipfile.ZIP_DEFLATED, "bz2.zip": zipfile.ZIP_BZIP2, "xz.zip": zipfile.ZIP_LZMA}
+        with zipfile.ZipFile(archive, "w", methods[kind]) as packed:
+            packed.writestr("a.json", text)
+    else:
+        with tarfile.open(archive, f"w:{kind.partition('.')[2]}") as tar:
+            info = tarfile.TarInfo("a.json")
+            info.size = len(text)
+            tar.addfile(info, io.BytesIO(text))
+    whole = archive.read_bytes()
+    for number in range(150):
+        damaged = bytearray(whole[: draw.randrange(len(whole))] if number % 3 == 0 else whole)
+        for _ in range(0 if number % 3 == 0 else draw.randint(1, 4)):
+            damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+        archive.write_bytes(damaged)
+        out = tmp_path / f"out{number}"
+        out.mkdir()
+        try:
+            unpack(archive, out, "")
+        except (DataError, OSError):
+            assert not [path for path in out.rglob("*") if path.is_file()]
 
 
 def test_links_in_archives_are_not_made_and_broken_archives_are_named(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from diekae.data import DataError, Example, Split, load_source, source_names, write_examples
 from diekae_research import sources
-from diekae_research.sources import register, source_card
+from diekae_research.sources import iterate_source, register, source_card
 from diekae_research.sources.natural_questions import as_question
 from layouts import FULL_DATA, SPLITS, needs_full_data
 
@@ -198,6 +198,30 @@ def test_natural_questions_names_a_bad_record(tmp_path: Path) -> None:
     (tmp_path / "nq-open-oracle-2000.jsonl").write_text('{"question": "q", "answers": [], "ctxs": []}\n')
     with pytest.raises(DataError, match="nq-open-oracle-2000.jsonl:1: not a record of natural_questions"):
         load_source("natural_questions", folder=tmp_path, split="train")
+
+
+def test_csv_files_are_read_strictly(tmp_path: Path) -> None:
+    short = tmp_path / "natural-questions-short-1000.csv"
+    head = "context,question,golden_answer\r\n"
+    short.write_bytes(b"\xef\xbb\xbf" + f'{head}"Two\nlines\u2028here.",who is it,two\r\n'.encode())
+    every = [e for split in SPLITS for e in iterate_source("natural_questions", folder=tmp_path, split=split)]
+    assert every == [Example(("Two\nlines\u2028here.",), "Who is it?", "two")]
+    for content, message in (
+        (f'{head}"A passage that ends in quotes,who is it,two\n'.encode(), "not CSV .unexpected end of data"),
+        (f'{head}"A" passage,who is it,two\n'.encode(), "not CSV "),
+        (head.encode() + b"caf\xe9,who is it,caf\n", "not UTF-8 .*; save the file as UTF-8"),
+        (f"{head}A passage, and more,who is it,two\n".encode(), "ends on line 2: it has not 3 fields"),
+        (f"{head}A passage,who is it\n".encode(), "ends on line 2: it has not 3 fields"),
+    ):
+        short.write_bytes(content)
+        with pytest.raises(DataError, match=f"natural-questions-short-1000.csv.*{message}"):
+            load_source("natural_questions", folder=tmp_path, split="train")
+
+
+def test_json_that_is_nested_too_deep_is_named(tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(DataError, match="train.json: not JSON"):
+        load_source("dream", folder=tmp_path, split="train")
 
 
 @needs_full_data

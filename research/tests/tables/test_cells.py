@@ -1,5 +1,6 @@
 """Cells: a result is measured once, read back, and never confused with another cell's."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,15 @@ def test_the_digest_of_the_code_depends_on_its_files(tmp_path: Path) -> None:
     assert len(set(digests)) == 4 and digests[-1] == digests[-2]
     (tmp_path / "a.py").rename(tmp_path / "c.py")
     assert digest(tmp_path) not in digests, "names count too"
+
+
+def test_the_digest_of_research_depends_on_its_templates_and_questions(tmp_path: Path) -> None:
+    digest = functools.partial(diekae.provenance.code_digest.__wrapped__, tmp_path, provenance.SUFFIXES)
+    digests = [digest()]
+    for name in ("a.py", "kinds.toml", "questions.json"):
+        (tmp_path / name).write_text("x = 1")
+        digests.append(digest())
+    assert len(set(digests)) == 4
 
 
 def test_the_digest_of_prompts_depends_on_every_field() -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
 from diekae.allocator import keep_freed_memory
+from diekae.cli.errors import exit_code, explain
+from diekae.cli.output import accept_any_text, flush_output, make_console
 from diekae.version import __version__
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read when Transformers is imported
@@ -29,6 +31,8 @@ VERBS = {
     "layers": "Measure in which layers a decoder reads its context, and choose the layers of a bank.",
 }
 """What each verb does. The verb's own help begins with this sentence too."""
+INTERRUPTED = 130
+"""Exit code after Ctrl+C, as shells count it: 128 and the number of the signal."""
 
 
 class Verbs(TyperGroup):
@@ -94,15 +98,44 @@ def _print_version(wanted: bool) -> None:
 
 
 def run_app(command_line: typer.Typer) -> None:
-    """Run a command line; an error of the user is printed as one paragraph, without a traceback."""
+    """Run a command line, and end the process; an error is printed as one line, without a traceback.
+
+    The exit code is 0; 2 for an error that another call or other files mend; 130 after Ctrl+C; 1 for other failures.
+    """
     keep_freed_memory()
+    accept_any_text()
+    try:
+        code = _run(command_line)
+    except BrokenPipeError:
+        sys.exit(1)
+    except Exception as error:
+        message = explain(error)
+        if message is None or os.environ.get("DIEKAE_DEBUG"):
+            raise
+        with suppress(OSError):
+            flush_output()
+        _print_error(Text.assemble(("error", "red bold"), " ", message))
+        sys.exit(exit_code(error))
+    if code == INTERRUPTED:
+        _print_error(Text("interrupted"))
+    sys.exit(code)
+
+
+def _run(command_line: typer.Typer) -> int | str | None:
+    """Run a command line, and return its exit code."""
+    code: int | str | None = 0
     try:
         command_line()
-    except (ValueError, OSError, ModuleNotFoundError, FloatingPointError) as error:
-        if os.environ.get("DIEKAE_DEBUG"):
-            raise
-        Console(stderr=True).print(f"[red bold]error[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except SystemExit as end:  # Typer ends with it, also after success
+        code = end.code
+    flush_output()
+    return code
+
+
+def _print_error(text: Text) -> None:
+    make_console(stderr=True).print(text, highlight=False, soft_wrap=True)
 
 
 typer_app = make_app(

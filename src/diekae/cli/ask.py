@@ -25,9 +25,11 @@ from diekae.cli.console import (
     console,
     device_of,
     load_model,
+    print_text,
     progress_bars,
 )
 from diekae.cli.knowledge import check_store, print_unread
+from diekae.cli.output import output_file, printable, printable_name, question_text
 from diekae.model import DiekaeModel
 from diekae.provenance import write_json
 from diekae.store import KnowledgeStore
@@ -35,10 +37,17 @@ from diekae.store.words import normalized_words, query_words
 
 LONGEST_PASSAGE = 600
 """Most characters of a passage that are printed."""
+ThresholdOption = Annotated[
+    float,
+    typer.Option(min=0, max=1, help="Least confidence at which the documents count as answering the question."),
+]
+AnswerFileOption = Annotated[
+    Path | None, typer.Option(callback=output_file, help="File for the answer and its sources, as JSON.")
+]
 
 
 def command(
-    question: Annotated[str, typer.Argument(help="The question.")],
+    question: Annotated[str, typer.Argument(callback=question_text, help="The question.")],
     knowledge: Annotated[
         list[Path],
         typer.Option(help="A file or folder: text, Markdown, HTML, PDF, Word, CSV, JSON or e-mail. May be repeated."),
@@ -50,15 +59,12 @@ def command(
         list[str], typer.Option(help="Search only this document of the store: its id, file or title. May be repeated.")
     ] = [],  # noqa: B006
     passages: Annotated[int, typer.Option(min=1, help="How many passages to read.")] = PASSAGES,
-    threshold: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="Least confidence at which the documents count as answering the question."),
-    ] = THRESHOLD,
+    threshold: ThresholdOption = THRESHOLD,
     bank: BankOption = EXACT,
     format: FormatOption = "auto",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of the answer, in tokens.")] = 64,
     device: DeviceOption = "auto",
-    json: Annotated[Path | None, typer.Option(help="File for the answer and its sources, as JSON.")] = None,
+    json: AnswerFileOption = None,
 ) -> None:
     """Answer a question from documents, and show the passages that were read.
 
@@ -80,10 +86,11 @@ def command(
             max_new_tokens=max_new_tokens,
             threshold=threshold,
         )
+    if json is not None:  # before anything is printed, because printing may fail
+        write_json(json, as_json(answer))
     _print_answer(answer)
     if json is not None:
-        write_json(json, as_json(answer))
-        console.print(f"answer: {json}", highlight=False)
+        print_text(f"answer: {printable_name(json)}")
 
 
 def as_json(answer: Answer) -> dict[str, object]:
@@ -144,13 +151,14 @@ def _print_answer(answer: Answer) -> None:
 def _source_title(source: Source) -> str:
     heading = f", {source.heading}" if source.heading and source.heading != source.title else ""
     share = "" if source.share is None else f"{source.share:.0%} of the attention: "
-    return share + escape(source.title + heading)
+    return share + escape(printable_name(source.title + heading))
 
 
 def _highlighted(source: Source, answer: Answer) -> str:
     """Return a passage with those words of the answer in bold that are not in the question."""
     wanted = set(query_words(answer.text)) - set(normalized_words(answer.question)) if answer.answered else set()
     text = source.text if len(source.text) <= LONGEST_PASSAGE else source.text[: LONGEST_PASSAGE - 1] + "…"
+    text = printable(text)  # here already, so that the panel's frame fits
     return " ".join(
         f"[bold]{escape(word)}[/]" if wanted & set(normalized_words(word)) else escape(word) for word in text.split(" ")
     )

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.table import Table
 from transformers import TrainerCallback
 
+from diekae.cli.output import make_console, output_file, printable_name
 from diekae.config import CHOICES
 from diekae.evaluation.evaluate import PASSES
 from diekae.model import DiekaeModel
@@ -31,7 +32,7 @@ from diekae.progress import Progress as ShowProgress
 from diekae.progress import silent
 from diekae.training.run import processes
 
-console = Console(stderr=False)
+console = make_console()
 SHIPPED, EXACT = Path("smollm2"), Path("smollm2-exact")
 """The banks that come with the package: a trained one, the default to measure and to edit; and an untrained one of all
 layers, the default to answer from documents."""
@@ -45,7 +46,16 @@ FormatOption = Annotated[
 DtypeOption = Annotated[
     str, typer.Option(help="Number format of the decoder: fp32, bf16, fp16, or auto (the fastest on this machine).")
 ]
+MaxKnowledgeOption = Annotated[int | None, typer.Option(min=1, help="Cut K to this many tokens.")]
+JsonOption = Annotated[Path | None, typer.Option(callback=output_file, help="File for the figures.")]
+PlotOption = Annotated[Path | None, typer.Option(callback=output_file, help="File for the plot (.png, .svg or .pdf).")]
+SeedOption = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Decides what is drawn at random.")]
 DeviceOption = Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:N, or auto (a GPU if there is one).")]
+
+
+def print_text(text: str) -> None:
+    """Print a text as it is: without markup, colours or line breaks of the console."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def device_of(name: str) -> torch.device:
@@ -122,7 +132,7 @@ def progress_bars() -> Iterator[tuple[ShowProgress, TrainerCallback]]:
 
         def show(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
+                tasks[what] = bars.add_task(escape(printable_name(what)), total=total)
             bars.update(tasks[what], completed=done, total=total)
 
         yield show, TrainingBar(show)
@@ -145,7 +155,7 @@ class ProgressLines:
             return
         self._last_print, seconds = now, now - start_time
         left = f", about {_clock(seconds / done * (total - done))} left" if 0 < done < total else ""
-        console.print(f"{what}: {done} of {total}, {_clock(seconds)}{left}", highlight=False)
+        print_text(f"{what}: {done} of {total}, {_clock(seconds)}{left}")
 
 
 def _clock(seconds: float) -> str:
@@ -172,18 +182,24 @@ class TrainingBar(TrainerCallback):
             parts = [f"step {state.global_step}", f"validation loss {metrics['eval_loss']:.3f}"]
             if "eval_recovered" in metrics:
                 parts.append(f"recovered {metrics['eval_recovered']:.2f}")
-            console.print("  " + ", ".join(parts), highlight=False)
+            print_text("  " + ", ".join(parts))
 
 
 def figures(sets: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     """Return a table of the figures of several data sets."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(printable_name(title)), title_justify="left")
     for name in ("data", "n", "D(x)", "D(K,x)", "ours", "recovered", "grounded"):
         table.add_column(name, justify="left" if name == "data" else "right")
     for name, values in sets.items():
         nll, perplexity = values["nll"], values["perplexity"]
         cells = [f"{nll[way]:.3f} ({perplexity[way]:.1f})" for way in ("bare", "prompted", "ours")]
-        table.add_row(name, str(values["n"]), *cells, share(values["recovered"]), share(values["grounded"]))
+        table.add_row(
+            escape(printable_name(name)),
+            str(values["n"]),
+            *cells,
+            share(values["recovered"]),
+            share(values["grounded"]),
+        )
     table.caption = (
         "nats per target token (perplexity); D(x): without knowledge K, D(K,x): K in the prompt, ours: K injected\n"
         "recovered and grounded: 0 is as without K, 1 is as with K in the prompt"

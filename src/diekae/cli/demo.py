@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import tempfile
 import tomllib
@@ -16,7 +17,18 @@ from rich.panel import Panel
 from rich.table import Table
 
 from diekae.answering import ask, reply
-from diekae.cli.console import EXACT, DeviceOption, console, device_of, figures, load_model, progress_bars, times
+from diekae.cli.console import (
+    EXACT,
+    DeviceOption,
+    console,
+    device_of,
+    figures,
+    load_model,
+    print_text,
+    progress_bars,
+    times,
+)
+from diekae.cli.output import output_file, printable_name
 from diekae.model import DiekaeModel
 from diekae.provenance import write_json
 from diekae.recipe import Recipe, make_recipe, run_recipe
@@ -41,11 +53,12 @@ so it can answer questions about the document without having it in the prompt.""
 def command(
     out: Annotated[Path, typer.Option(help="Folder of the run; an earlier run in it is replaced.")] = Path("runs/demo"),
     steps: Annotated[
-        int, typer.Option(help="Optimizer steps of each training stage; -1 for the demo's own number.")
+        int, typer.Option(min=-1, help="Optimizer steps of each training stage; -1 for the demo's own number.")
     ] = -1,
     device: DeviceOption = "auto",
     json: Annotated[
-        Path | None, typer.Option(help="File for the figures; result.json in the folder by default.")
+        Path | None,
+        typer.Option(callback=output_file, help="File for the figures; result.json in the folder by default."),
     ] = None,
 ) -> None:
     """See the library at work: ask a document, then train a bank and measure it (minutes on a CPU).
@@ -54,8 +67,10 @@ def command(
     made-up facts, measured on facts that it has not seen, and asked about the same document. On a slow core the
     training takes a quarter of an hour.
     """
+    if not steps:
+        raise ValueError("--steps is 0; give a positive number, or -1 for the demo's own number.")
     device_of(device)
-    document = DATA.joinpath("document.txt").read_text().strip()
+    document = DATA.joinpath("document.txt").read_text(encoding="utf-8").strip()
     console.print(Panel(INTRODUCTION, title="diekae demo"))
     if out.exists():
         _remove_run(out)
@@ -79,17 +94,15 @@ def command(
     console.print(figures(result["sets"], "The trained bank on made-up facts that it has not seen"))
     console.print(times(next(iter(result["sets"].values()))["seconds"]))
     console.print(_answer_table(answers))
-    console.print(f"bank: {out / 'bank'}\nfigures: {target}\nreport: {report} (open it in a browser)", highlight=False)
-    console.print(
-        f'try: diekae ask --bank {out / "bank"} --format qa --knowledge FILE "your question"',
-        highlight=False,
-        markup=False,
-    )
+    for kind, path in (("bank", out / "bank"), ("figures", target), ("report", report)):
+        print_text(f"{kind}: {printable_name(path)}")
+    bank = shlex.quote(printable_name(out / "bank"))
+    print_text(f'try: diekae ask --bank {bank} --format qa --knowledge FILE "your question"')
 
 
 def _read_recipe(steps: int) -> Recipe:
     """Return the demo's recipe, with this number of steps in each stage if it is positive."""
-    values = tomllib.loads(DATA.joinpath("demo.toml").read_text()) | {"folder": str(DATA)}
+    values = tomllib.loads(DATA.joinpath("demo.toml").read_text(encoding="utf-8")) | {"folder": str(DATA)}
     if steps > 0:
         for stage in values["stage"]:
             stage["max_steps"] = steps

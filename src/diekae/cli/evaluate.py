@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from diekae.cli.console import (
@@ -15,15 +16,19 @@ from diekae.cli.console import (
     BankOption,
     DeviceOption,
     DtypeOption,
+    JsonOption,
+    MaxKnowledgeOption,
     check_choice,
     console,
     device_of,
     dtype_of,
     figures,
     load_model,
+    print_text,
     progress_bars,
     times,
 )
+from diekae.cli.output import printable_name
 from diekae.config import Scope
 from diekae.data import read_examples
 from diekae.data.prompt import truncate_knowledge
@@ -38,13 +43,13 @@ def command(
     bank: BankOption = SHIPPED,
     scope: Annotated[str | None, typer.Option(help="prompt or all; the bank's own by default.")] = None,
     format: Annotated[str | None, typer.Option(help="plain, qa or chat; the bank's own by default.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Use only the first examples of each file.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Examples of one pass.")] = 16,
-    max_knowledge: Annotated[int | None, typer.Option(help="Cut K to this many tokens.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first examples of each file.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples of one pass.")] = 16,
+    max_knowledge: MaxKnowledgeOption = None,
     answers: Annotated[bool, typer.Option(help="Also answer greedily, and compare with the target.")] = False,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
-    json: Annotated[Path | None, typer.Option(help="File for the figures.")] = None,
+    json: JsonOption = None,
 ) -> None:
     """Measure D(x), D(K,x) and ours on held-out examples: NLL, recovered, grounded, answers, and seconds of a pass."""
     check_choice("scope", scope)
@@ -68,16 +73,17 @@ def command(
             if answers:
                 prompts = truncate_knowledge(prompts, max_knowledge, window(model.decoder))
                 sets[name]["answers"] = score_answers(model, prompts, batch_size, progress)
+    if json is not None:  # before anything is printed, because printing may fail
+        settings = {"scope": model.config.scope, "format": format or model.config.format}
+        settings["dtype"] = name_of(model.decoder.dtype)
+        write_json(json, {"config": model.config.to_dict(), **settings, "limit": limit, "sets": sets})
     console.print(figures(sets, str(bank)))
     if answers:
         console.print(_answer_table(sets))
     for measured in sets.values():
         console.print(times(measured["seconds"]))
     if json is not None:
-        settings = {"scope": model.config.scope, "format": format or model.config.format}
-        settings["dtype"] = name_of(model.decoder.dtype)
-        write_json(json, {"config": model.config.to_dict(), **settings, "limit": limit, "sets": sets})
-        console.print(f"figures: {json}", highlight=False)
+        print_text(f"figures: {printable_name(json)}")
 
 
 def _answer_table(sets: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -87,5 +93,5 @@ def _answer_table(sets: Mapping[str, Mapping[str, Any]]) -> Table:
         table.add_column(name, justify="left" if name == "data" else "right")
     for name, measured in sets.items():
         cells = [f"{100 * score['exact']:.0f} / {100 * score['f1']:.0f}" for score in measured["answers"].values()]
-        table.add_row(name, *cells)
+        table.add_row(escape(printable_name(name)), *cells)
     return table

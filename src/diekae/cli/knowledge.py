@@ -5,12 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json as jsonlib
 import re
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.text import Text
 
 from diekae.cli.console import (
@@ -22,8 +20,10 @@ from diekae.cli.console import (
     console,
     device_of,
     load_model,
+    print_text,
     progress_bars,
 )
+from diekae.cli.output import one_line, printable_name, question_text, unicode_texts
 from diekae.store import AddResult, FoundPassage, KnowledgeStore, StoredDocument
 from diekae.store.layout import CATALOGUE
 from diekae.store.words import normalized_words, query_words
@@ -63,7 +63,9 @@ def add(
         ),
     ] = None,
     store: StoreOption = _STORE,
-    text: Annotated[list[str], typer.Option(help="A text to add as a document. May be repeated.")] = [],  # noqa: B006
+    text: Annotated[
+        list[str], typer.Option(callback=unicode_texts, help="A text to add as a document. May be repeated.")
+    ] = [],  # noqa: B006
     precision: Annotated[
         str,
         typer.Option(help="How prepared knowledge is kept: exact, bf16 (half the size) or int8 (a quarter)."),
@@ -101,13 +103,12 @@ def add(
 def print_unread(result: AddResult) -> None:
     """Print the files that were not read, and why."""
     for path, reason in result.failed:
-        console.print(f"[red]left out[/] {escape(path)}: {escape(reason)}", highlight=False, soft_wrap=True)
+        line = Text.assemble(("left out", "red"), f" {printable_name(path)}: {one_line(reason)}")
+        console.print(line, highlight=False, soft_wrap=True)
     if result.skipped:
-        console.print(
-            f"skipped {len(result.skipped)} files of other kinds, or links out of the folder:", highlight=False
-        )
+        print_text(f"skipped {len(result.skipped)} files of other kinds, or links out of the folder:")
         for path in result.skipped:
-            console.print(f"  {path}", highlight=False, markup=False, soft_wrap=True)
+            print_text(f"  {printable_name(path)}")
 
 
 def _print_result(result: AddResult, prune: bool) -> None:
@@ -120,7 +121,7 @@ def _print_result(result: AddResult, prune: bool) -> None:
     ]
     if result.gone:
         parts.append(f"{len(result.gone)} files gone{' and removed' if prune else ' (--prune removes them)'}")
-    console.print(", ".join(parts), highlight=False)
+    print_text(", ".join(parts))
 
 
 @group.command("list")
@@ -139,20 +140,20 @@ def list_(
         megabytes = sum(document.bytes or 0 for document in documents) / 1e6
         total = f"{len(documents)} documents, {prepared} prepared, {megabytes:.1f} MB of prepared knowledge"
         lines = [*map(_line, documents), total]
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    print("".join(f"{line}\n" for line in lines), end="")
 
 
 def _line(document: StoredDocument) -> str:
     """Return the line of one document."""
     slots = "not prepared" if document.slots is None else f"{document.slots} slots"
     size = "" if document.bytes is None else f"{document.bytes / 1e6:.2f} MB"
-    files = " ".join(document.places) or document.title
+    files = " ".join(map(printable_name, document.places)) or printable_name(document.title)
     return f"{document.id[:12]}  {slots:>12}  {size:>10}  {document.precision or '':<5}  {files}"
 
 
 @group.command()
 def search(
-    question: Annotated[str, typer.Argument(help="The question.")],
+    question: Annotated[str, typer.Argument(callback=question_text, help="The question.")],
     store: StoreOption = _STORE,
     count: Annotated[int, typer.Option(min=1, help="How many passages to show.")] = 3,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, one passage a line.")] = False,
@@ -161,20 +162,21 @@ def search(
     check_store(store)
     passages = KnowledgeStore(store).search(question, count)
     if json:
-        sys.stdout.write("".join(f"{jsonlib.dumps(dataclasses.asdict(passage))}\n" for passage in passages))
+        print("".join(f"{jsonlib.dumps(dataclasses.asdict(passage))}\n" for passage in passages), end="")
         return
     for passage in passages:
         _print_passage(passage, question)
     if not passages:
-        console.print("the store is empty", highlight=False)
+        print_text("the store is empty")
 
 
 def _print_passage(passage: FoundPassage, question: str) -> None:
     """Print a passage on two lines."""
     headings = f"{passage.heading} > ".removeprefix(f"{passage.title} > ").removesuffix(" > ")
-    where = escape(passage.title) + (f"  [dim]{escape(headings)}[/]" if headings else "")
-    console.print(f"{passage.id[:12]}  {passage.score:6.3f}  {where}", highlight=False, soft_wrap=True)
-    line = Text(_INDENT + _best_line(passage.text, question))
+    place = f"{passage.id[:12]}  {passage.score:6.3f}  {printable_name(passage.title)}"
+    heading = Text.assemble(place, (f"  {printable_name(headings)}" if headings else "", "dim"))
+    console.print(heading, highlight=False, soft_wrap=True)
+    line = Text(_INDENT + printable_name(_best_line(passage.text, question)))
     console.print(line, no_wrap=True, overflow="ellipsis", highlight=False)
 
 
@@ -197,7 +199,7 @@ def remove(
     # All names are looked up first: a wrong name removes nothing.
     ids = [opened_store.catalogue.documents.find(name) for name in names]
     for document in map(opened_store.remove, dict.fromkeys(ids)):
-        console.print(f"removed {document.id[:12]} {document.title}", highlight=False, markup=False)
+        print_text(f"removed {document.id[:12]} {printable_name(document.title)}")
 
 
 @group.command()
@@ -214,7 +216,7 @@ def verify(
         faults = KnowledgeStore(store).verify(repair=repair, progress=show)
     for fault in faults:
         done = ", removed" if fault.repaired else ""
-        console.print(f"{fault.kind}: {fault.file}{done}", highlight=False, markup=False, soft_wrap=True)
-    console.print("nothing is wrong" if not faults else f"{len(faults)} faults", highlight=False)
+        print_text(f"{fault.kind}: {printable_name(fault.file)}{done}")
+    print_text("nothing is wrong" if not faults else f"{len(faults)} faults")
     if any(not fault.repaired for fault in faults):
         raise typer.Exit(1)

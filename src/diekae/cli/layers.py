@@ -7,18 +7,25 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from diekae.cli.console import (
     DeviceOption,
     DtypeOption,
+    JsonOption,
+    MaxKnowledgeOption,
+    PlotOption,
+    SeedOption,
     check_choice,
     console,
     device_of,
     dtype_of,
+    print_text,
     progress_bars,
     share,
 )
+from diekae.cli.output import printable_name
 from diekae.config import DiekaeConfig
 from diekae.data import Example, load_source, read_examples
 from diekae.data.example import check_split
@@ -39,14 +46,16 @@ def command(
     ] = "validation",
     limit: Annotated[int, typer.Option(min=2, help="Examples; one half chooses, the other is reported.")] = 48,
     format: Annotated[str, typer.Option(help="plain, qa or chat.")] = "qa",
-    choose: Annotated[int, typer.Option(help="Layers to choose.")] = 8,
-    width: Annotated[int | None, typer.Option(help="Layers of a window; a fifth of the decoder by default.")] = None,
-    max_knowledge: Annotated[int | None, typer.Option(help="Cut K to this many tokens.")] = None,
-    seed: Annotated[int, typer.Option(help="Selects the examples of a data set.")] = 0,
+    choose: Annotated[int, typer.Option(min=1, help="Layers to choose.")] = 8,
+    width: Annotated[
+        int | None, typer.Option(min=1, help="Layers of a window; a fifth of the decoder by default.")
+    ] = None,
+    max_knowledge: MaxKnowledgeOption = None,
+    seed: SeedOption = 0,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
-    json: Annotated[Path | None, typer.Option(help="File for the figures.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="File for the plot (.png, .svg or .pdf).")] = None,
+    json: JsonOption = None,
+    plot: PlotOption = None,
 ) -> None:
     """Measure in which layers a decoder reads its context, and choose the layers of a bank."""
     check_choice("format", format)
@@ -62,16 +71,17 @@ def command(
         measured = measure_layers(
             model, prompts, choose=choose, width=width, max_knowledge=max_knowledge, progress=show
         )
-    _print(measured, decoder)
-    if json is not None:
+    if json is not None:  # before anything is printed, because printing may fail
         settings: dict[str, Any] = {"decoder": Path(decoder).name, "data": source or (data.name if data else None)}
         settings |= {"split": split if source else None, "limit": limit, "seed": seed if source else None}
         settings |= {"format": format, "max_knowledge": max_knowledge}
         write_json(json, {**settings, **measured})
-        console.print(f"figures: {json}", highlight=False)
     if plot is not None:
         save_figure(draw_layers(measured), plot)
-        console.print(f"plot: {plot}", highlight=False)
+    _print(measured, decoder)
+    for kind, path in (("figures", json), ("plot", plot)):
+        if path is not None:
+            print_text(f"{kind}: {printable_name(path)}")
 
 
 def _examples(
@@ -107,7 +117,8 @@ def _print(measured: dict[str, Any], decoder: str) -> None:
 def _table(measured: dict[str, Any], decoder: str) -> Table:
     """Return one table of the sets, the windows, the layers that cost most when hidden, and the choice."""
     table = Table(
-        title=f"where {decoder} reads, {measured['n']} examples; layers chosen on {measured['chosen_on']['n']} others",
+        title=f"where {escape(printable_name(decoder))} reads, {measured['n']} examples; "
+        f"layers chosen on {measured['chosen_on']['n']} others",
         title_justify="left",
     )
     for name in ("K visible in", "nats a token", "recovered"):

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diekae.cli.console import EXACT, SHIPPED, DeviceOption, DtypeOption, console, device_of, dtype_of, load_model
+from diekae.cli.console import (
+    EXACT,
+    SHIPPED,
+    DeviceOption,
+    DtypeOption,
+    console,
+    device_of,
+    dtype_of,
+    load_model,
+    print_text,
+)
 from diekae.model import DiekaeModel
 from diekae.models import load_decoder
 
@@ -71,7 +81,7 @@ def _run(app: FastAPI, host: str, port: int) -> None:
     config = uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=60)
     socket = config.bind_socket()
     port = socket.getsockname()[1]
-    console.print(f"serving at http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C stops)", highlight=False)
+    print_text(f"serving at http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C stops)")
     uvicorn.Server(config).run(sockets=[socket])
 
 

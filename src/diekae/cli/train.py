@@ -8,7 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
-from diekae.cli.console import DtypeOption, console, device_of, dtype_of, figures, progress_bars, share
+from diekae.cli.console import (
+    DtypeOption,
+    SeedOption,
+    console,
+    device_of,
+    dtype_of,
+    figures,
+    print_text,
+    progress_bars,
+    share,
+)
+from diekae.cli.output import output_file, printable_name
 from diekae.models import load_decoder
 from diekae.provenance import write_json
 from diekae.recipe import read_recipe, run_recipe
@@ -35,7 +46,7 @@ def command(
     ] = None,
     questions: Annotated[int, typer.Option(min=8, help="Most questions to train on.")] = StudyOptions.questions,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions a step.")] = StudyOptions.batch_size,
-    seed: Annotated[int, typer.Option(min=0, help="Decides questions, start and order.")] = StudyOptions.seed,
+    seed: SeedOption = StudyOptions.seed,
     out: Annotated[Path | None, typer.Option(help="Folder for the run; runs/NAME by default.")] = None,
     dtype: DtypeOption = "auto",
     device: Annotated[
@@ -43,7 +54,8 @@ def command(
     ] = None,
     resume: Annotated[bool, typer.Option(help="Continue from the last checkpoint.")] = False,
     json: Annotated[
-        Path | None, typer.Option(help="File for the figures; result.json in the run's folder by default.")
+        Path | None,
+        typer.Option(callback=output_file, help="File for the figures; result.json in the run's folder by default."),
     ] = None,
 ) -> None:
     """Train a bank by a recipe, or for your decoder and your documents, and measure it on held-out data."""
@@ -69,12 +81,12 @@ def _show(result: dict[str, Any], folder: Path, target: Path) -> None:
     console.print(figures(result["sets"], folder.name))
     if "untrained" in result:
         untrained = result["untrained"]
-        console.print(
+        print_text(
             f"the same layers untrained: recovered {share(untrained['recovered'])}, grounded "
-            f"{share(untrained['grounded'])}; {result['minutes']:.1f} minutes in all",
-            highlight=False,
+            f"{share(untrained['grounded'])}; {result['minutes']:.1f} minutes in all"
         )
-    console.print(f"bank: {folder / 'bank'}\nfigures: {target}\nreport: {report}", highlight=False)
+    for kind, path in (("bank", folder / "bank"), ("figures", target), ("report", report)):
+        print_text(f"{kind}: {printable_name(path)}")
 
 
 def _by_recipe(
@@ -116,7 +128,7 @@ def _by_study(
             resume=resume,
             progress=show,
             callbacks=[bar],
-            report=lambda line: console.print(line, highlight=False, markup=False),
+            report=print_text,
         )
     return folder, result
 

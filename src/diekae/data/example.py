@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from diekae.data.jsonl import DataError as DataError
+from diekae.data.jsonl import check_unicode, read_json_lines
 from diekae.files import written_whole
 from diekae.suggest import did_you_mean
 
@@ -23,14 +25,6 @@ Split = Literal["train", "validation", "test"]
 """The three parts of every data set."""
 
 _KEYS = ("knowledge", "input", "target")
-
-
-class DataError(ValueError):
-    """Data cannot be used. The message says which file, what is wrong, and what was expected."""
-
-
-class MissingData(DataError):
-    """Data is missing. The message says which file, and where to get it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +83,13 @@ def read_examples(path: str | Path, limit: int | None = None) -> list[Example]:
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected JSONL with the keys {', '.join(_KEYS)} on each line")
     examples: list[Example] = []
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                examples.append(make_example(parse_json(line)))
-            except DataError as error:
-                raise DataError(f"{path}:{number}: {error}") from error
-            if len(examples) == limit:
-                break
+    for place, row in read_json_lines(path):
+        try:
+            examples.append(make_example(row))
+        except DataError as error:
+            raise DataError(f"{place}: {error}") from error
+        if len(examples) == limit:
+            break
     if not examples:
         raise DataError(f"{path}: holds no example; expected at least one line of JSON")
     return examples
@@ -148,22 +139,6 @@ def check_split(split: str) -> Split:
     raise DataError(f"unknown split {split!r}; there are {', '.join(names)}.{did_you_mean(split, names)}")
 
 
-def parse_json(content: bytes) -> object:
-    """Return the JSON value of a line, or of a whole file.
-
-    Raises:
-        DataError: The content is not JSON in UTF-8.
-    """
-    try:
-        # Editors on Windows may begin a file with a byte order mark, which is not part of the JSON.
-        value: object = json.loads(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"not UTF-8 ({error.reason}); save the file as UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise DataError(f"not JSON ({error.msg} at column {error.colno})") from error
-    return value
-
-
 def make_example(row: object) -> Example:
     """Return the example that a JSON object describes.
 
@@ -206,6 +181,7 @@ def _check_text(what: str, value: object) -> None:
         raise DataError(f"{what} must be text, got {_describe(value)}")
     if not value.strip():
         raise DataError(f"{what} is blank ({value!r}); give it text or leave the example out")
+    check_unicode(what, value)
 
 
 def _describe(value: object) -> str:

@@ -17,6 +17,7 @@ from diekae.data.formats import (
     texts_around_turns,
     wrapping,
 )
+from diekae.data.jsonl import check_unicode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -166,7 +167,12 @@ class Prompter:
         return any(token in text for token in self.tokenizer.all_special_tokens)
 
     def _ids(self, before: str, text: str, after: str) -> tuple[int, ...]:
-        """Return the tokens of a user's text between two trusted texts."""
+        """Return the tokens of a user's text between two trusted texts.
+
+        Raises:
+            ValueError: The text holds half of a surrogate pair.
+        """
+        check_unicode("the text", text)
         if self._has_special_tokens(before + after):
             return (*self._trusted_ids(before), *self._ids("", text, ""), *self._trusted_ids(after))
         return tuple(self._encode(before + text + after, split_special_tokens=True).input_ids)

@@ -7,7 +7,17 @@ from typing import Annotated, Any, Literal, get_args
 
 import typer
 
-from diekae.cli.console import DeviceOption, DtypeOption, console, device_of, dtype_of, progress_bars
+from diekae.cli.console import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    SeedOption,
+    device_of,
+    dtype_of,
+    print_text,
+    progress_bars,
+)
+from diekae.cli.output import printable_name
 from diekae.models import settled_dtype
 from diekae.run.score import Way
 from diekae_research.cli.choices import chosen
@@ -36,8 +46,8 @@ def command(
     limit: Annotated[int, typer.Option(min=1, help="Questions of each set, at most.")] = 200,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
-    seed: Annotated[int, typer.Option(help="Decides which questions.")] = 0,
-    json: Annotated[Path | None, typer.Option(help="Where figures and answers go.")] = None,
+    seed: SeedOption = 0,
+    json: JsonOption = None,
 ) -> None:
     """Answer single questions greedily in every way, and count right answers.
 
@@ -47,21 +57,29 @@ def command(
     dtype_of(dtype)
     chosen_sets, chosen_ways = chosen("sets", sets, QuestionSet), chosen("ways", ways, Way)
     place = device_of(device)
-    read_in = [int(layer) for layer in layers.split(",")] if layers[0].isdigit() else layers
-    model = load_answerer(decoder, bank, dtype=dtype, device=device, layers=read_in)
+    model = load_answerer(decoder, bank, dtype=dtype, device=device, layers=_layers(layers))
     figures = {}
     with progress_bars() as (show, _):
         for name in chosen_sets:
             prompts = load_prompts(model, name, data=data, limit=limit, seed=seed, format=format)
             figures[name] = measure_answers(model, prompts, chosen_ways, show)
-    _print(figures)
-    if json is not None:
+    if json is not None:  # before anything is printed, because printing may fail
         settings = {**context.params, "data": None, "json": None}
         settings |= {"bank": Path(bank).name if bank else None, "layers": list(model.layers)}
         settings |= {"sets": chosen_sets, "ways": chosen_ways}
         settings |= {"dtype": settled_dtype(dtype, place), "device": place.type}
         write_json(json, {"settings": settings, "sets": figures})
-        console.print(f"figures: {json}", highlight=False, markup=False, soft_wrap=True)
+    _print(figures)
+    if json is not None:
+        print_text(f"figures: {printable_name(json)}")
+
+
+def _layers(text: str) -> list[int] | str:
+    """Return the layers that an option lists, or their name, such as ``all``, which the configuration checks."""
+    try:
+        return [int(layer) for layer in text.split(",")]
+    except ValueError:
+        return text
 
 
 def _print(figures: dict[str, Any]) -> None:
@@ -69,4 +87,4 @@ def _print(figures: dict[str, Any]) -> None:
     for name, row in figures.items():
         right = ", ".join(f"{way} {values['right'] * row['n']:.0f}" for way, values in row["ways"].items())
         share = f", share {row['share']:.2f}" if "share" in row else ""
-        console.print(f"{name}: of {row['n']} right: {right}{share}", highlight=False, markup=False, soft_wrap=True)
+        print_text(f"{name}: of {row['n']} right: {right}{share}")

@@ -7,9 +7,22 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from rich.markup import escape
 from rich.table import Table
 
-from diekae.cli.console import DeviceOption, DtypeOption, console, device_of, dtype_of, progress_bars
+from diekae.cli.console import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    PlotOption,
+    SeedOption,
+    console,
+    device_of,
+    dtype_of,
+    print_text,
+    progress_bars,
+)
+from diekae.cli.output import printable_name
 from diekae.evaluation.plots import check_kind, save_figure
 from diekae.models import load_decoder
 from diekae_research.bench import BENCHMARKS, Bench, run_benchmark
@@ -36,9 +49,9 @@ def command(
     ] = True,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
-    seed: Annotated[int, typer.Option(help="Decides random numbers.")] = Bench.seed,
-    json: Annotated[Path | None, typer.Option(help="Where the figures go.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Where the curves go (.png, .svg or .pdf).")] = None,
+    seed: SeedOption = Bench.seed,
+    json: JsonOption = None,
+    plot: PlotOption = None,
 ) -> None:
     """Measure a benchmark: with knowledge against without, against K in the prompt, and against a cached prefix."""
     if name not in BENCHMARKS:
@@ -52,18 +65,20 @@ def command(
     with progress_bars() as (show, _):
         bench = Bench(model, {}, sorted(lengths), inputs, rounds, seed, curves, show, bank)
         figures = run_benchmark(name, bench)
-    console.print(_table(figures))
-    if json is not None:
+    if json is not None:  # before anything is printed, because printing may fail
         write_json(json, figures)
-        console.print(f"figures: {json}", highlight=False)
+        print_text(f"figures: {printable_name(json)}")
     if plot is not None and figures.get("curves"):
         save_figure(draw_growth(figures), plot)
-        console.print(f"plot: {plot}", highlight=False)
+        print_text(f"plot: {printable_name(plot)}")
+    console.print(_table(figures))
 
 
 def _table(figures: dict[str, Any]) -> Table:
     """Return the rows as a table."""
-    table = Table(title=f"{figures['benchmark']}, {figures['decoder']} in {figures['dtype']}", title_justify="left")
+    table = Table(
+        title=escape(f"{figures['benchmark']}, {figures['decoder']} in {figures['dtype']}"), title_justify="left"
+    )
     for column in ("", "aim", "measured", "floor"):
         table.add_column(column, justify="right" if column else "left")
     for row in figures["rows"]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from diekae.cli.console import (
@@ -14,14 +15,18 @@ from diekae.cli.console import (
     BankOption,
     DeviceOption,
     DtypeOption,
+    JsonOption,
+    PlotOption,
     check_choice,
     console,
     device_of,
     dtype_of,
     load_model,
+    print_text,
     progress_bars,
     share,
 )
+from diekae.cli.output import printable_name
 from diekae.data import read_examples
 from diekae.evaluation.plots import check_kind, draw_curves, save_figure
 from diekae_research.evaluation.curves import DOCUMENTS, LENGTHS, measure_curves
@@ -33,13 +38,13 @@ def command(
     bank: BankOption = SHIPPED,
     limit: Annotated[int, typer.Option(min=1, help="Use only the first examples.")] = 48,
     format: Annotated[str | None, typer.Option(help="plain, qa or chat; the bank's own by default.")] = None,
-    documents: Annotated[list[int], typer.Option(help="Documents known at once; may be repeated.")] = list(DOCUMENTS),  # noqa: B006
-    lengths: Annotated[list[int], typer.Option(help="Tokens of knowledge; may be repeated.")] = list(LENGTHS),  # noqa: B006
-    batch_size: Annotated[int, typer.Option(help="Examples a pass.")] = 8,
+    documents: Annotated[list[int], typer.Option(min=1, help="Documents at once; may be repeated.")] = list(DOCUMENTS),  # noqa: B006
+    lengths: Annotated[list[int], typer.Option(min=1, help="Tokens of knowledge; may be repeated.")] = list(LENGTHS),  # noqa: B006
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples a pass.")] = 8,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
-    json: Annotated[Path | None, typer.Option(help="Where the figures go.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Where the plots go (.png, .svg or .pdf).")] = None,
+    json: JsonOption = None,
+    plot: PlotOption = None,
 ) -> None:
     """Measure a bank by number of documents, length of knowledge, target position and copying, and its harm."""
     check_choice("format", format)
@@ -59,23 +64,23 @@ def command(
             batch_size=batch_size,
             progress=show,
         )
-    console.print(_table(figures, bank.name))
-    for name, numbers in (("documents", documents), ("lengths", lengths)):
-        if missing := sorted(set(numbers) - {point[name] for point in figures[name]}):
-            console.print(f"too few or too long documents for {name} {missing}", highlight=False, markup=False)
-    if json is not None:
+    if json is not None:  # before anything is printed, because printing may fail
         settings = {"config": model.config.to_dict(), "data": data.name, "format": format or model.config.format}
         settings["dtype"] = name_of(model.decoder.dtype)
         write_json(json, {**settings, **figures})
-        console.print(f"figures: {json}", highlight=False)
+        print_text(f"figures: {printable_name(json)}")
     if plot is not None:
         save_figure(draw_curves(figures), plot)
-        console.print(f"plots: {plot}", highlight=False)
+        print_text(f"plots: {printable_name(plot)}")
+    console.print(_table(figures, bank.name))
+    for name, numbers in (("documents", documents), ("lengths", lengths)):
+        if missing := sorted(set(numbers) - {point[name] for point in figures[name]}):
+            print_text(f"too few or too long documents for {name} {missing}")
 
 
 def _table(figures: dict[str, Any], title: str) -> Table:
     """Return all points as a table, a section a curve."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(printable_name(title)), title_justify="left")
     for name in ("", "n", "D(x)", "D(K,x)", "ours", "recovered, D(K,x)", "recovered, ours"):
         table.add_column(name, justify="right" if name else "left")
     named: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (

@@ -14,7 +14,8 @@ from rich.panel import Panel
 from rich.table import Column, Table
 from rich.text import Text
 
-from diekae.cli.console import console, progress_bars
+from diekae.cli.console import SeedOption, console, print_text, progress_bars
+from diekae.cli.output import one_line, printable, printable_name
 from diekae.data import DataError, Example, load_source, read_examples
 from diekae.data.example import check_split
 from diekae_research.data.build import MANIFEST, build_source
@@ -60,8 +61,10 @@ def build(
     out: Annotated[Path, typer.Option(help="Folder of the examples; an earlier build in it is replaced.")],
     raw: Raw = None,
     option: Options = None,
-    limit: Annotated[int | None, typer.Option(help="At most this many examples a part, a random subset.")] = None,
-    seed: Annotated[int, typer.Option(help="Decides the subset.")] = 0,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most this many examples a part, a random subset.")
+    ] = None,
+    seed: SeedOption = 0,
     strict: Annotated[bool, typer.Option(help="Stop at the first bad record instead of leaving it out.")] = False,
 ) -> None:
     """Turn upstream files into examples: train.jsonl, validation.jsonl, test.jsonl and manifest.json."""
@@ -79,8 +82,8 @@ def build(
     write_json(out / MANIFEST, manifest)
     console.print(_built(manifest))
     for note in _notes(manifest):
-        console.print(note, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"examples: {out}", highlight=False, markup=False, soft_wrap=True)
+        print_text(one_line(note))
+    print_text(f"examples: {printable_name(out)}")
 
 
 @group.command()
@@ -90,7 +93,7 @@ def show(
     split: Annotated[str, typer.Option(help="train, validation or test; for a data set.")] = "train",
     option: Options = None,
     number: Annotated[int, typer.Option(min=1, help="How many examples.")] = 3,
-    seed: Annotated[int, typer.Option(help="Decides which.")] = 0,
+    seed: SeedOption = 0,
 ) -> None:
     """Show some examples."""
     if name.endswith(".jsonl"):
@@ -124,13 +127,10 @@ def download(
         if file.unpacked:
             state += f", {file.unpacked} files unpacked"
         checked = "as expected" if file.known else f"{file.sha256} (none is known to check it against)"
-        table.add_row(escape(str(file.path)), state, checked)
+        table.add_row(escape(printable_name(file.path)), state, checked)
     console.print(table)
-    console.print(
-        f"licence: {card.licence}\nnext: diekae-research data build {name} --raw {out} --out FOLDER",
-        markup=False,
-        soft_wrap=True,
-    )
+    print_text(f"licence: {card.licence}")
+    print_text(f"next: diekae-research data build {name} --raw {printable_name(out)} --out FOLDER")
 
 
 def _options(settings: Sequence[str] | None) -> dict[str, str]:
@@ -169,12 +169,12 @@ def _notes(manifest: dict[str, Any]) -> list[str]:
 
 def _panel(example: Example, title: str) -> Panel:
     """Return an example as a panel."""
-    parts = [Text(f"{_shortened(document)}\n", style="dim") for document in example.knowledge]
+    parts = [Text(f"{_shortened(printable(document))}\n", style="dim") for document in example.knowledge]
     parts = parts or [Text("no knowledge\n", style="dim italic")]
-    parts.append(Text.assemble(("input   ", "bold"), example.input))
-    parts.append(Text.assemble(("target  ", "bold"), (example.target, "green")))
+    parts.append(Text.assemble(("input   ", "bold"), printable(example.input)))
+    parts.append(Text.assemble(("target  ", "bold"), (printable(example.target), "green")))
     if example.label is not None:
-        parts.append(Text.assemble(("label   ", "bold"), example.label))
+        parts.append(Text.assemble(("label   ", "bold"), printable(example.label)))
     if example.leaks:
         parts.append(Text("its knowledge was made from the target", style="yellow"))
     return Panel(Group(*parts), title=title, title_align="left")

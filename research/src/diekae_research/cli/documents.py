@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json as json_format
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -11,7 +11,9 @@ import typer
 
 from diekae.answering.answer import PASSAGES
 from diekae.answering.confidence import THRESHOLD
-from diekae.cli.console import DeviceOption, DtypeOption, console, device_of, dtype_of, progress_bars
+from diekae.cli.console import DeviceOption, DtypeOption, JsonOption, device_of, dtype_of, print_text, progress_bars
+from diekae.cli.output import printable_name
+from diekae.data.jsonl import DataError, read_json_lines
 from diekae.model import DiekaeModel
 from diekae.models import settled_dtype
 from diekae.store import KnowledgeStore
@@ -47,7 +49,7 @@ def command(
     check: Annotated[bool, typer.Option("--check", help="Check the questions themselves, and stop.")] = False,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
-    json: Annotated[Path | None, typer.Option(help="Where figures and answers go.")] = None,
+    json: JsonOption = None,
 ) -> None:
     """Answer questions from a store of ordinary documents: right, wrong and empty answers by kind of question.
 
@@ -60,23 +62,24 @@ def command(
     dtype_of(dtype)
     device_of(device)
     chosen_ways = chosen("ways", ways, StoreWay)
+    texts = _texts(more)
     model = load_answerer(decoder, bank, dtype=dtype, device=device, format=format)
-    figures = _measure(model, more, calibrate, split=split, ways=chosen_ways, passages=passages, limit=limit)
-    for line in [str(figures)] if calibrate else _lines(figures):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    figures = _measure(model, texts, calibrate, split=split, ways=chosen_ways, passages=passages, limit=limit)
     if json is not None:
         settings = {name: value for name, value in context.params.items() if name not in ("check", "json", "more")}
         settings |= {"decoder": Path(decoder).name, "bank": Path(bank).name if bank else None, "ways": chosen_ways}
         settings |= {"dtype": settled_dtype(dtype, model.device), "threshold": THRESHOLD}
         write_json(json, {"settings": settings, **figures})
-        console.print(f"figures: {json}", highlight=False, markup=False, soft_wrap=True)
+        print_text(f"figures: {printable_name(json)}")
+    for line in [str(figures)] if calibrate else _lines(figures):
+        print_text(line)
 
 
-def _measure(model: DiekaeModel, more: Path | None, calibrate: bool, **options: Any) -> dict[str, Any]:
+def _measure(model: DiekaeModel, texts: Sequence[str], calibrate: bool, **options: Any) -> dict[str, Any]:
     """Fill a store and measure it, or fit the confidence on it; options as for :func:`measure_documents`."""
     with tempfile.TemporaryDirectory() as folder, progress_bars() as (show, _):
         store = KnowledgeStore(folder, model)
-        names = fill_store(store, _texts(more))
+        names = fill_store(store, texts)
         try:
             if calibrate:
                 return calibrate_confidence(store)
@@ -93,16 +96,26 @@ def _check() -> None:
     """
     counts, problems = check_questions()
     for line in (*counts, *problems, f"{len(problems)} problems"):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        print_text(line)
     raise typer.Exit(bool(problems))
 
 
 def _texts(path: Path | None) -> list[str]:
-    """Return the distinct texts that only make search harder."""
+    """Return the distinct texts that only make search harder.
+
+    Raises:
+        DataError: There is no such file, or a line has no `knowledge`.
+    """
     if path is None:
         return []
-    rows = [json_format.loads(line)["knowledge"] for line in path.read_text(encoding="utf-8").splitlines()]
-    return list(dict.fromkeys(row if isinstance(row, str) else "\n".join(row) for row in rows))
+    texts = dict[str, None]()
+    for place, row in read_json_lines(path):
+        knowledge = row.get("knowledge") if isinstance(row, dict) else None
+        documents = [knowledge] if isinstance(knowledge, str) else knowledge
+        if not isinstance(documents, list) or not documents or not all(isinstance(text, str) for text in documents):
+            raise DataError(f"{place}: expected an object whose `knowledge` is a text or a list of texts")
+        texts["\n".join(documents)] = None
+    return list(texts)
 
 
 def _lines(figures: dict[str, Any]) -> list[str]:

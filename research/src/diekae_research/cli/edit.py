@@ -8,8 +8,21 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from diekae.cli.console import SHIPPED, BankOption, DeviceOption, DtypeOption, console, load_model, progress_bars
+from diekae.cli.console import (
+    SHIPPED,
+    BankOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    PlotOption,
+    SeedOption,
+    console,
+    load_model,
+    print_text,
+    progress_bars,
+)
 from diekae.cli.edit import TrainedOption
+from diekae.cli.output import printable_name
 from diekae.edit.trained_parts import find_trained, load_trained
 from diekae.evaluation.plots import check_kind, save_figure
 from diekae_research.editing.evaluate import PARTS, EditingPlan, evaluate_edits
@@ -35,15 +48,15 @@ def evaluate(
     few: Annotated[
         int, typer.Option(min=1, help="The first of them, for methods that are trained on the edits.")
     ] = EditingPlan.few,
-    size: Annotated[list[int] | None, typer.Option(help="Edits at once; may be repeated.")] = None,
+    size: Annotated[list[int] | None, typer.Option(min=1, help="Edits at once; may be repeated.")] = None,
     method: Annotated[list[str] | None, typer.Option(help="Methods that are compared; may be repeated.")] = None,
-    neighbours: Annotated[int, typer.Option(help="Neighbourhood prompts a case.")] = EditingPlan.neighbours,
-    unrelated: Annotated[int, typer.Option(help="Unrelated texts.")] = EditingPlan.unrelated,
-    seed: Annotated[int, typer.Option(help="Decides which cases.")] = EditingPlan.seed,
+    neighbours: Annotated[int, typer.Option(min=0, help="Neighbourhood prompts a case.")] = EditingPlan.neighbours,
+    unrelated: Annotated[int, typer.Option(min=0, help="Unrelated texts.")] = EditingPlan.unrelated,
+    seed: SeedOption = EditingPlan.seed,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
-    json: Annotated[Path | None, typer.Option(help="Where the figures go.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Where the plot of growth goes (.png, .svg or .pdf).")] = None,
+    json: JsonOption = None,
+    plot: PlotOption = None,
 ) -> None:
     """Measure edits on CounterFact and zsRE: success, neighbours, what is generated, drift, growth and chains."""
     if plot is not None:
@@ -54,15 +67,15 @@ def evaluate(
     loaded = find_trained(model) if trained is None else load_trained(trained, model)
     with progress_bars() as (show, _):
         figures = evaluate_edits(model, loaded, plan, part or PARTS, show)
+    if json is not None:  # before anything is printed, because printing may fail
+        write_json(json, {"dtype": name_of(model.decoder.dtype), **figures})
+        print_text(f"figures: {printable_name(json)}")
+    if plot is not None and "growth" in figures:
+        save_figure(draw_growth(figures["growth"]), plot)
+        print_text(f"plot: {printable_name(plot)}")
     for name in ("few", "many"):
         if "methods" in figures:
             console.print(_table(figures["methods"][name], f"CounterFact, edits at once: {name}"))
-    if json is not None:
-        write_json(json, {"dtype": name_of(model.decoder.dtype), **figures})
-        console.print(f"figures: {json}", highlight=False)
-    if plot is not None and "growth" in figures:
-        save_figure(draw_growth(figures["growth"]), plot)
-        console.print(f"plot: {plot}", highlight=False)
 
 
 @group.command()
@@ -71,25 +84,25 @@ def train(
     out: Annotated[Path, typer.Option(help="Checkpoints, and at the end editing.safetensors.")],
     bank: BankOption = SHIPPED,
     part: Annotated[list[str] | None, typer.Option(help="adapter or gate; both by default.")] = None,
-    gate_facts: Annotated[int, typer.Option(help="Facts that the gate learns from.")] = TrainingSizes.gate_facts,
-    gate_steps: Annotated[int, typer.Option(help="Steps of the gate.")] = TrainingSizes.gate_steps,
+    gate_facts: Annotated[int, typer.Option(min=1, help="Facts that the gate learns from.")] = TrainingSizes.gate_facts,
+    gate_steps: Annotated[int, typer.Option(min=1, help="Steps of the gate.")] = TrainingSizes.gate_steps,
     adapter_facts: Annotated[
-        int, typer.Option(help="Facts that the adapter learns from.")
+        int, typer.Option(min=1, help="Facts that the adapter learns from.")
     ] = TrainingSizes.adapter_facts,
-    adapter_steps: Annotated[int, typer.Option(help="Steps of the adapter.")] = TrainingSizes.adapter_steps,
-    seed: Annotated[int, typer.Option(help="Decides facts, wordings and order.")] = 0,
+    adapter_steps: Annotated[int, typer.Option(min=1, help="Steps of the adapter.")] = TrainingSizes.adapter_steps,
+    seed: SeedOption = 0,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
-    json: Annotated[Path | None, typer.Option(help="Where the log goes.")] = None,
+    json: JsonOption = None,
 ) -> None:
     """Train a bank's gate and edit adapter, once, on facts of CounterFact and zsRE that are never reported."""
     model = load_model(bank, device, dtype)
     sizes = TrainingSizes(gate_facts, gate_steps, adapter_facts, adapter_steps)
     with progress_bars() as (show, _):
         path, log = train_editing(model, data, out, sizes, part or TRAINED_PARTS, seed=seed, progress=show)
-    console.print(f"trained: {path}; --trained {path} uses it", highlight=False)
     if json is not None:
         write_json(json, {"dtype": name_of(model.decoder.dtype), **log})
+    print_text(f"trained: {printable_name(path)}; --trained {printable_name(path)} uses it")
 
 
 def _table(rows: dict[str, Any], title: str) -> Table:

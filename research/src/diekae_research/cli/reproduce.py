@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from diekae.cli.console import DeviceOption, console, device_of, progress_bars
+from diekae.cli.console import DeviceOption, SeedOption, console, device_of, print_text, progress_bars
+from diekae.cli.output import output_file, printable_name
 from diekae_research.tables import Lab, Plan, reproduce, table_names
 from diekae_research.tables.sheet import Sheet, console_tables
 
@@ -20,14 +21,16 @@ def command(
     data: Annotated[Path, typer.Option(help="Folder of the data sets: a folder each, in its publisher's layout.")],
     model: Annotated[str, typer.Option(help="Name or folder of the decoder.")] = _DEFAULT.model,
     out: Annotated[Path, typer.Option(help="Folder of tables, drawings and measurements.")] = Path("runs/tables"),
-    json: Annotated[Path | None, typer.Option(help="Where the figures go; TABLE.json in the folder.")] = None,
+    json: Annotated[
+        Path | None, typer.Option(callback=output_file, help="Where the figures go; TABLE.json in the folder.")
+    ] = None,
     train_examples: Annotated[
-        int, typer.Option(help="Training examples of each data set; edits in table3.")
+        int, typer.Option(min=1, help="Training examples of each data set; edits in table3.")
     ] = _DEFAULT.train_examples,
-    limit: Annotated[int, typer.Option(help="Examples of each data set that are scored.")] = _DEFAULT.limit,
-    epochs: Annotated[float, typer.Option(help="Passes over the training examples.")] = _DEFAULT.epochs,
-    longest: Annotated[int, typer.Option(help="Leave out examples with more tokens of knowledge.")] = _DEFAULT.longest,
-    context: Annotated[int, typer.Option(help="Tokens of the longest context in table4.")] = _DEFAULT.context,
+    limit: Annotated[int, typer.Option(min=1, help="Examples of each data set that are scored.")] = _DEFAULT.limit,
+    epochs: Annotated[float, typer.Option(min=0, help="Passes over the training examples.")] = _DEFAULT.epochs,
+    longest: Annotated[int, typer.Option(min=1, help="Most tokens of knowledge of an example.")] = _DEFAULT.longest,
+    context: Annotated[int, typer.Option(min=1, help="Tokens of the longest context in table4.")] = _DEFAULT.context,
     methods: Annotated[str, typer.Option(help="Methods in place of the table's own: bare,lora,cartridge.")] = "",
     sets: Annotated[str, typer.Option(help="Data sets in place of the table's own: dream,zsre.")] = "",
     preset: Annotated[str, typer.Option(help="Configuration of banks: default, attention or paper.")] = _DEFAULT.preset,
@@ -36,7 +39,7 @@ def command(
     ] = _DEFAULT.template,
     rates: Annotated[str, typer.Option(help="Peak learning rates of methods: lora=2e-3,sft=1e-4.")] = "",
     dtype: Annotated[str, typer.Option(help="Decoder's weights: bf16, fp32, or auto by the device.")] = _DEFAULT.dtype,
-    seed: Annotated[int, typer.Option(help="Decides subsets, initial weights and order.")] = _DEFAULT.seed,
+    seed: SeedOption = _DEFAULT.seed,
     device: DeviceOption = "auto",
 ) -> None:
     """Measure a table of the paper; measurements of earlier calls are reused."""
@@ -60,9 +63,9 @@ def command(
     )
     with progress_bars() as (show, _):
         lab = Lab(plan, out, show, device=str(place))
-        reports = reproduce(table, lab, json, tell=lambda text: console.print(text, highlight=False, markup=False))
+        reports = reproduce(table, lab, json, tell=print_text)
     _print([sheet for report in reports.values() for sheet in report.sheets])
-    console.print(f"figures: {json or out / f'{table}.json'}", highlight=False, markup=False, soft_wrap=True)
+    print_text(f"figures: {printable_name(json or out / f'{table}.json')}")
 
 
 def _print(sheets: Sequence[Sheet]) -> None:

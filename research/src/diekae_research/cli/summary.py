@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+
+from diekae.data.jsonl import DataError, parse_json
 
 BANKS = ("smollm2", "dream-reader", "dream-token", "dream-paper")
 """The README's rows."""
@@ -33,12 +34,27 @@ EDIT_SHARES = {
 GROWTH_HEADS = ("edits", "gate", "n", "ES", "PS", "NS", "generated", "ms a question", "of D(x)'s pass", "ms an edit")
 
 
+def _read(path: Path) -> dict[str, Any]:
+    """Return a stored result.
+
+    Raises:
+        DataError: The file is not JSON, or not an object.
+    """
+    try:
+        value = parse_json(path.read_bytes())
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: holds a {type(value).__name__}; expected the result of a measurement")
+    return value
+
+
 def banks(results: Path) -> Iterator[str]:
     """Yield the tables of measured banks: README.md and docs/research.md."""
     for folder, runs in ((results, BANKS), (results / "history", EARLIER_BANKS)):
         rows = []
         for run in (run for run in runs if (folder / f"{run}.json").is_file()):
-            result = json.loads((folder / f"{run}.json").read_text())
+            result = _read(folder / f"{run}.json")
             for name, row in result["sets"].items():
                 losses = [f"{row['nll'][way]:.2f}" for way in ("bare", "prompted", "ours")]
                 shares = [number(row[key], 2) for key in ("recovered", "grounded")]
@@ -50,7 +66,7 @@ def speed(results: Path) -> Iterator[str]:
     """Yield the table of docs/performance.md."""
     rows = []
     for path in (results / "speed" / f"{name}.json" for name in BENCHMARKS):
-        for row in json.loads(path.read_text())["rows"] if path.is_file() else ():
+        for row in _read(path)["rows"] if path.is_file() else ():
             aim = "" if row["aim"] is None else f"{'≥' if row['at_least'] else '≤'} {row['aim']:.3g}"
             measured = "not measured" if row["figure"] is None else f"{row['figure']:.3g}"
             measured = f"**{measured}**" if row["reached"] else measured
@@ -62,7 +78,7 @@ def speed(results: Path) -> Iterator[str]:
 def tables(results: Path) -> Iterator[str]:
     """Yield the paper's tables of docs/results.md, one of each sheet."""
     for path in [path for part in ("tables", "history/tables") for path in sorted((results / part).glob("*.json"))]:
-        result = json.loads(path.read_text())
+        result = _read(path)
         for sheet in next(value for key, value in result.items() if key.startswith(("table", "figure")))["sheets"]:
             shown = next((names for word, names in COLUMNS.items() if word in sheet["title"]), sheet["columns"])
             places = [sheet["columns"].index(name) for name in shown]
@@ -73,7 +89,7 @@ def tables(results: Path) -> Iterator[str]:
 def editing(results: Path) -> Iterator[str]:
     """Yield the tables of docs/editing.md, one of each part that was measured."""
     for path in sorted((results / "editing").glob("*.json")):
-        result = json.loads(path.read_text())
+        result = _read(path)
         for part in ("forms", "methods", "one", "zsre", "sample"):
             if part in result:
                 parts = result[part] if part == "methods" else {"all": result[part]}
@@ -147,4 +163,10 @@ def command(
     """Print the tables of the documentation from stored results, in Markdown."""
     if not results.is_dir():
         raise ValueError(f"no folder {str(results)!r}; give the folder of results with --results.")
-    typer.echo("\n\n".join(KINDS[kind](results)))
+    try:
+        text = "\n\n".join(KINDS[kind](results))
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"a file in {str(results)!r} has not the form of a result ({error!r}); measure it again, or remove it."
+        ) from error
+    print(text)

@@ -12,7 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, get_args
 
-from diekae.data.example import DataError, Example, MissingData, Split, example_line
+from diekae.data.example import Example, Split, example_line
+from diekae.data.jsonl import DataError, MissingData
 from diekae.progress import Progress, silent
 from diekae_research.data.card import expected_counts, settle_options
 from diekae_research.data.request import BadRecords
@@ -161,7 +162,7 @@ def _earlier_files(folder: Path) -> set[str]:
     try:
         splits = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["splits"]
         written = {file for part in splits.values() for file in part["files"]} & set(_OUTPUTS)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         written = set()
     for name in _OUTPUTS:
         if name not in written and (folder / name).exists():

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import lzma
 import os
 import shutil
+import struct
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +31,19 @@ from diekae_research.sources import source_card
 _CHUNK = 1 << 20
 _TIMEOUT = 60.0
 """Seconds to wait for a server."""
+_ENCRYPTED = 1
+"""Bit of a zip member's flags."""
+_DAMAGED = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    gzip.BadGzipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    NotImplementedError,
+    struct.error,
+)
+"""What reading a damaged archive raises, or one that is packed by an unknown method."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,16 +158,20 @@ def unpack(archive: Path, folder: Path, inner: str) -> int:
         The number of files written.
 
     Raises:
-        DataError: It is no archive, holds no file there, or a name in it leads out of the folder.
+        DataError: It is no archive, is damaged or encrypted, holds no file there, or would write outside the folder.
     """
     with _members(archive) as members:
         wanted = {target: member for member in members if (target := _target(archive, member.name, inner))}
         if not wanted:
-            raise DataError(f"{archive}: holds no file below {inner!r}; is it the right archive?")
+            raise DataError(f"{str(archive)!r}: holds no file below {inner!r}; is it the right archive?")
         written = 0
         with tempfile.TemporaryDirectory(dir=folder, prefix=".unpack-") as temporary:
             for name, member in wanted.items():
                 path = folder / name
+                if not path.parent.resolve().is_relative_to(folder.resolve()):
+                    raise DataError(
+                        f"{str(path.parent)!r} is behind a link that leads out of {str(folder)!r}; remove the link"
+                    )
                 if path.is_file() and path.stat().st_size == member.size:
                     continue
                 with member.open() as source, (Path(temporary) / "file").open("wb") as copy:
@@ -176,6 +197,8 @@ def _members(archive: Path) -> Iterator[list[_Member]]:
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as packed:
+                if any(info.flag_bits & _ENCRYPTED for info in packed.infolist()):
+                    raise DataError(f"{str(archive)!r}: is encrypted; unpack it by hand")
                 yield [
                     _Member(info.filename, info.file_size, lambda info=info: packed.open(info))  # type: ignore[misc]
                     for info in packed.infolist()
@@ -188,13 +211,15 @@ def _members(archive: Path) -> Iterator[list[_Member]]:
                     for info in tar.getmembers()
                     if info.isfile()
                 ]
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-        raise DataError(f"{archive}: not a whole zip or tar archive ({error}); remove it and fetch it anew") from error
+    except _DAMAGED as error:
+        raise DataError(
+            f"{str(archive)!r}: not a whole zip or tar archive ({error}); remove it and fetch it anew"
+        ) from error
 
 
 def _target(archive: Path, name: str, inner: str) -> PurePosixPath | None:
     """Return a member's path below the folder; ``None`` if it is not below `inner`."""
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or (path.parts and path.parts[0].endswith(":")):
-        raise DataError(f"{archive}: the name {name!r} in it leads out of its folder; nothing was unpacked")
+        raise DataError(f"{str(archive)!r}: the name {name!r} in it leads out of its folder; nothing was unpacked")
     return path.relative_to(inner) if path.is_relative_to(inner) else None

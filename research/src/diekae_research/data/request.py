@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from diekae.data.example import DataError, MissingData, Split, parse_json
+from diekae.data.example import Split
+from diekae.data.jsonl import DataError, MissingData, parse_json
 from diekae_research.data.card import Card, Value
 
 Record = tuple[str, Any]
@@ -96,7 +98,7 @@ class Request:
         try:
             with _opened(path) as file:
                 return json.load(file)
-        except (ValueError, *_BROKEN) as error:
+        except (ValueError, RecursionError, *_BROKEN) as error:
             raise DataError(f"{path}: not JSON ({error}); get the file anew from {self.card.origin}") from error
 
     def entries(self, name: str, key: str | None = None) -> Iterator[Record]:
@@ -134,6 +136,30 @@ class Request:
                         yield place, value
         except _BROKEN as error:
             raise DataError(f"{path}: broken archive ({error}); get the file anew from {self.card.origin}") from error
+
+    def rows(self, name: str, columns: Sequence[str]) -> Iterator[Record]:
+        """Yield the rows of a CSV file by column; a quoted field may hold line breaks.
+
+        Raises:
+            DataError: The file is missing, is not CSV in UTF-8, ends inside quotes, or lacks a column.
+        """
+        path = self.file(name)
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                rows = csv.DictReader(file, strict=True)
+                names = rows.fieldnames or ()
+                if not set(columns) <= set(names):
+                    raise DataError(f"{path}: its columns are {list(names)}; expected {', '.join(columns)}")
+                for row in rows:
+                    place = f"{name}: the record that ends on line {rows.line_num}"
+                    if None in row or None in row.values():
+                        self.note(place, DataError(f"it has not {len(names)} fields, as the first line has"))
+                    else:
+                        yield place, row
+        except csv.Error as error:
+            raise DataError(f"{path}: not CSV ({error}); get the file anew from {self.card.origin}") from error
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
 
     def files(self, folder: str) -> Iterator[Record]:
         """Yield the content of every JSON file of a folder, ordered by name.

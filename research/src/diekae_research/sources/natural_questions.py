@@ -22,11 +22,11 @@ Licence: Apache-2.0 (the oracle version MIT). Upstream: huggingface.co/datasets/
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from typing import Any
 
-from diekae.data.example import DataError, Example, MissingData
+from diekae.data.example import Example
+from diekae.data.jsonl import MissingData
 from diekae.data.splits import split_of
 from diekae_research.data.card import Card, Upstream
 from diekae_research.data.request import Record, Request
@@ -94,14 +94,7 @@ def _subsets(request: Request) -> Iterator[Example]:
 
 
 def _short_rows(request: Request, name: str) -> Iterator[Record]:
-    path = request.file(name)
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file)
-        expected = ("context", "question", "golden_answer")
-        if not set(expected) <= set(rows.fieldnames or ()):
-            raise DataError(f"{path}: its columns are {rows.fieldnames}; expected {', '.join(expected)}")
-        for row in rows:
-            yield f"{name}: the record that ends on line {rows.line_num}", row
+    return request.rows(name, ("context", "question", "golden_answer"))
 
 
 def _short(row: dict[str, Any]) -> list[tuple[str, str, str]]:

@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from diekae.data.example import DataError, Example, MissingData
+from diekae.data.example import Example
+from diekae.data.jsonl import DataError, MissingData
 from diekae.data.splits import split_of
 from diekae_research.data.card import Card, Option
 from diekae_research.data.marks import one_line

@@ -19,7 +19,6 @@ Licence: CC BY 4.0 (the single turns MIT). Upstream: parl.ai/projects/wizard_of_
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,10 +26,11 @@ from diekae.data.example import Example
 from diekae.data.splits import split_of
 from diekae_research.data.card import Card, Option, Upstream
 from diekae_research.data.marks import dialogue, one_line
-from diekae_research.data.request import Record, Request
+from diekae_research.data.request import Request
 from diekae_research.sources import register
 
 _TURNS = "turns-544.csv"
+_COLUMNS = ("topic", "message", "knowledge", "gold")
 _GOOD = 4
 _NONE = "no_passages_used"
 CARD = Card(
@@ -64,7 +64,7 @@ def load_wizard_of_wikipedia(request: Request) -> Iterator[Example]:
     ending = "random_split" if request.options["seen_topics"] else "topic_split"
     names = {"train": "train.json", "validation": f"valid_{ending}.json", "test": f"test_{ending}.json"}
     if request.there(_TURNS) and not any(request.there(name) for name in names.values()):
-        turns = request.convert(_rows(request), _turn)
+        turns = request.convert(request.rows(_TURNS, _COLUMNS), _turn)
         return (example for topic, example in turns if split_of(topic) == request.split)
     least = 0 if request.options["all_ratings"] else _GOOD
     return request.convert(
@@ -94,13 +94,6 @@ def _chosen(turn: dict[str, Any]) -> str:
         if checked:
             return one_line(next(iter(checked.values())))
     return ""
-
-
-def _rows(request: Request) -> Iterator[Record]:
-    with request.file(_TURNS).open(encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file)
-        for row in rows:
-            yield f"{_TURNS}: the record that ends on line {rows.line_num}", row
 
 
 def _turn(row: dict[str, Any]) -> Iterator[tuple[str, Example]]:

@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from diekae.data.example import Example, MissingData
+from diekae.data.example import Example
+from diekae.data.jsonl import MissingData
 from diekae.data.splits import split_of
 from diekae_research.data.card import Card
 from diekae_research.data.request import Request
