@@ -97,7 +97,7 @@ def test_damaged_records_and_prepared_knowledge_are_named(tmp_path: Path) -> Non
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(b"no database at all" * 99)
-    with pytest.raises(ValueError, match="is damaged or holds no edits"):
+    with pytest.raises(ValueError, match="is not a store of edits, or is damaged"):
         open_store(tmp_path)
     assert (tmp_path / FILE).read_bytes() == b"no database at all" * 99
 
