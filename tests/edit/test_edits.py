@@ -150,6 +150,33 @@ def test_an_edit_that_another_process_adds_or_reverts_is_in_force_at_once(
     assert torch.equal(logits("the bridge by the lake is"), bare)
 
 
+@pytest.mark.parametrize("step", ["reading prompts", "reading statements"])
+def test_a_reversion_by_another_process_while_edits_are_made_is_seen(
+    step: str, model: DiekaeModel, trained: TrainedParts, edits: list[Edit], logits: Run, tmp_path: Path
+) -> None:
+    in_force = edit_model(model, [], folder=tmp_path, gate="learned", trained=trained)
+    other = make_store(model, tmp_path)
+    bare = logits(IN)
+
+    def revert(what: str, done: int, total: int) -> None:  # noqa: ARG001
+        if what == step:
+            other.revert(1)
+
+    in_force.add(edits, progress=revert)
+    assert in_force.list(every=True)[0].state == "reverted"
+    assert in_force.which([IN]) == [[]] and torch.equal(logits(IN), bare)
+
+
+def test_storing_prepared_knowledge_refreshes_no_gate(
+    model: DiekaeModel, trained: TrainedParts, edits: list[Edit], tmp_path: Path
+) -> None:
+    in_force = edit_model(model, edits, folder=tmp_path, gate="learned", trained=trained)
+    in_force.which([IN])
+    version = in_force.store.version()
+    in_force.store.put_prepared(1, b"x")
+    assert in_force.store.version() == version, "prepared knowledge of this process changes no decision"
+
+
 def _parts(model: DiekaeModel) -> tuple[Any, ...]:
     gate: Any = model.editor.gate  # type: ignore[union-attr]
     return gate.states, gate.encoder, gate.options

@@ -48,6 +48,7 @@ class EditDatabase:
         self.folder = None if folder is None else Path(folder)
         self.identity = {"format": str(FORMAT), "decoder": decoder, "bank": bank}
         self._lock = threading.RLock()
+        self._changes = 0
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
         path: Path | Literal[":memory:"] = ":memory:" if self.folder is None else self.folder / FILE
@@ -74,10 +75,9 @@ class EditDatabase:
         return "the edits in memory" if self.folder is None else repr(str(self.folder / FILE))
 
     def version(self) -> tuple[int, int]:
-        """Return a value that changes whenever this process or another has changed the database."""
+        """Return a value that changes whenever this process changes an edit, or another process the database."""
         with self._reading():
-            version = int(self._connection.execute("PRAGMA data_version").fetchone()[0])
-            return version, self._connection.total_changes
+            return int(self._connection.execute("PRAGMA data_version").fetchone()[0]), self._changes
 
     def nbytes(self) -> int:
         """Return the size of the database in bytes."""
@@ -125,14 +125,14 @@ class EditDatabase:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
-        """Keep other threads out."""
-        with self._lock, self._plain_errors():
+        """Keep other threads out, and see one state of the database in the whole block."""
+        with self._lock, self._plain_errors(), transaction(self._connection, write=False):
             yield
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         """Write everything in the block or nothing; keep other threads and processes out."""
-        with self._reading(), transaction(self._connection, write=True):
+        with self._lock, self._plain_errors(), transaction(self._connection, write=True):
             yield
 
     def _plain_errors(self) -> contextlib.AbstractContextManager[None]:

@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from diekae.edit.database import EditDatabase, digest
 from diekae.edit.edit import Edit
@@ -33,6 +34,17 @@ class Record:
     """``live``: it is in force; ``superseded`` by a newer edit of the same fact; ``reverted``."""
     created: str
     """Time it was made, ISO 8601, UTC."""
+
+
+class Snapshot(NamedTuple):
+    """One state of a store, as a gate needs it."""
+
+    version: tuple[int, int]
+    """The result of :meth:`EditStore.version`."""
+    records: list[Record]
+    """The live edits, oldest first."""
+    vectors: dict[int, bytes]
+    """The gate's vectors, by edit."""
 
 
 class EditStore(EditDatabase):
@@ -65,6 +77,7 @@ class EditStore(EditDatabase):
             row = (fact, text, digest(text.encode()), created)
             query = "INSERT INTO edits (fact, edit, digest, created) VALUES (?, ?, ?, ?)"
             number = self._connection.execute(query, row).lastrowid
+            self._changes += 1
         assert number is not None
         return Record(number, edit, "live", created)
 
@@ -85,6 +98,15 @@ class EditStore(EditDatabase):
         query = f"SELECT * FROM (SELECT id, edit, digest, {_STATE} AS state, created FROM edits) {where} ORDER BY id"
         with self._reading():
             return [self._record(*row) for row in self._connection.execute(query)]
+
+    def snapshot(self, gate: str) -> Snapshot:
+        """Return version, live edits and a gate's vectors, all of one moment; the gate is named by its fingerprint.
+
+        Raises:
+            ValueError: An edit is damaged.
+        """
+        with self._reading():
+            return Snapshot(self.version(), self.records(), self.vectors(gate))
 
     def record(self, number: int) -> Record:
         """Return one edit.
@@ -111,6 +133,7 @@ class EditStore(EditDatabase):
                 problem = "is not in" if row is None else "was reverted before in"
                 raise ValueError(f"edit {number} {problem} {self.name}; `list` shows the edits that can be reverted.")
             self._connection.execute("UPDATE edits SET reverted = 1 WHERE id = ?", (number,))
+            self._changes += 1
         try:
             return self.record(number)
         except ValueError:
