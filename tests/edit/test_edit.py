@@ -23,11 +23,21 @@ GOOD = {"prompt": "The mother tongue of Danielle Darrieux is", "subject": "Danie
         ({"aliases": "Darrieux"}, "must be a tuple"),
         ({"target_true": " "}, "target_true is"),
         ({"target": None}, "target is None"),
+        ({"target": "English\ud800"}, r"target, 'English\\ud800', holds half of a surrogate pair"),
+        ({"prompt": "\udcff" + GOOD["prompt"]}, "prompt, .* holds half of a surrogate pair"),
+        ({"prompt": "\ud800 is", "subject": "\ud800"}, "prompt, .* holds half of a surrogate pair"),
+        ({"aliases": ("a", "\udfff")}, r"aliases\[1\], .* holds half of a surrogate pair"),
+        ({"target_true": "\ud800"}, "target_true, .* holds half of a surrogate pair"),
     ],
 )
 def test_an_invalid_edit_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Edit(**{**GOOD, **change})
+
+
+def test_aliases_that_are_no_names_are_refused() -> None:
+    with pytest.raises(ValueError, match="aliases are 5; expected a list of names"):
+        make_edit({**GOOD, "aliases": 5})
 
 
 def test_statement_and_fact() -> None:

@@ -33,7 +33,7 @@ class Edit:
     """One fact that the decoder shall state.
 
     Raises:
-        ValueError: A text is blank, or the prompt does not contain its subject.
+        ValueError: A text is blank or not Unicode, or the prompt does not contain its subject.
     """
 
     prompt: str
@@ -59,6 +59,11 @@ class Edit:
         for name, text in texts.items():
             if not isinstance(text, str) or not text.strip():
                 raise ValueError(f"an edit's {name} is {text!r}; expected a text that is not blank.")
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise ValueError(
+                    f"an edit's {name}, {text!r}, holds half of a surrogate pair, which is no character; give it as "
+                    "Unicode text (from a file or a terminal in UTF-8)."
+                )
         if self.subject not in self.prompt:
             raise ValueError(
                 f"the prompt {self.prompt!r} does not contain its subject {self.subject!r}; spell the subject as in "
@@ -108,6 +113,8 @@ def make_edit(record: Mapping[str, Any]) -> Edit:
     if isinstance(subject, str) and isinstance(prompt, str) and "{}" in prompt and subject not in prompt:
         prompt = prompt.replace("{}", subject)
     aliases = record.get("aliases") or ()
+    if not isinstance(aliases, str | list | tuple):
+        raise ValueError(f"an edit's aliases are {aliases!r}; expected a list of names.")
     names = tuple(alias.strip() for alias in aliases.split("|")) if isinstance(aliases, str) else tuple(aliases)
     return Edit(prompt, subject, values["target"], names, _first(record, _TRUE_TARGET_KEYS) or None)
 
