@@ -17,6 +17,7 @@ GOOD = {"prompt": "The mother tongue of Danielle Darrieux is", "subject": "Danie
     [
         ({"subject": ""}, "subject is ''"),
         ({"subject": "  "}, "subject is"),
+        ({"subject": "\u200b", "prompt": "\u200bis"}, "subject is"),
         ({"target": ""}, "target is ''"),
         ({"prompt": "The mother tongue is"}, "does not contain its subject 'Danielle Darrieux'"),
         ({"aliases": ("",)}, r"aliases\[0\] is ''"),
@@ -45,6 +46,8 @@ def test_statement_and_fact() -> None:
     assert edit.statement == "The mother tongue of Danielle Darrieux is English."
     other = Edit("the mother tongue  of Danielle Darrieux is ", "Danielle Darrieux", "French.")
     assert other.fact == edit.fact and other.statement == "the mother tongue  of Danielle Darrieux is French."
+    nfc, nfd = (Edit(f"{name} is", name, "x") for name in ("José", "Jose\u0301"))
+    assert nfc.fact == nfd.fact
     assert Edit("Danielle Darrieux, a native", "Danielle Darrieux", "x").fact != edit.fact
 
 

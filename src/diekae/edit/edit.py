@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from diekae.data.example import DataError
+from diekae.edit.folding import fold
 
 SUFFIXES = (".json", ".jsonl", ".csv")
 _PROMPT_KEYS, _TARGET_KEYS = ("prompt", "src"), ("target", "target_new", "alt")
@@ -57,7 +58,7 @@ class Edit:
         if self.target_true is not None:
             texts["target_true"] = self.target_true
         for name, text in texts.items():
-            if not isinstance(text, str) or not text.strip():
+            if not isinstance(text, str) or not fold(text).folded.strip():
                 raise ValueError(f"an edit's {name} is {text!r}; expected a text that is not blank.")
             if any("\ud800" <= character <= "\udfff" for character in text):
                 raise ValueError(
@@ -76,18 +77,23 @@ class Edit:
         return (self.subject, *self.aliases)
 
     @property
+    def folded_names(self) -> tuple[str, ...]:
+        """Return the names without case, width and normal form, each once."""
+        return tuple(dict.fromkeys(fold(name.strip()).folded for name in self.names))
+
+    @property
     def statement(self) -> str:
         """Return the fact as one sentence, which the bank reads as knowledge."""
         return f"{self.prompt.strip()} {_FINAL_MARKS.sub('', self.target.strip())}."
 
     @property
     def fact(self) -> tuple[str, str]:
-        """Return subject and prompt, case-folded. A newer edit of the same fact supersedes an older one."""
+        """Return subject and prompt, folded. A newer edit of the same fact supersedes an older one."""
         return _folded(self.subject), _folded(self.prompt)
 
 
 def _folded(text: str) -> str:
-    return " ".join(_FINAL_MARKS.sub("", text).casefold().split())
+    return " ".join(_FINAL_MARKS.sub("", fold(text).folded).split())
 
 
 def make_edit(record: Mapping[str, Any]) -> Edit:

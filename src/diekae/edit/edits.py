@@ -141,10 +141,10 @@ class Edits(Editor):
         by_name: dict[str, list[GateEntry]] = {}
         pairs = []
         for entry in self.entries:
-            related = {other.id: other for name in entry.edit.names for other in by_name.get(name, [])}
+            related = {other.id: other for name in entry.edit.folded_names for other in by_name.get(name, [])}
             older = self.gate.conflicts(entry, list(related.values()))
             pairs += [(records[number], records[entry.id]) for number in older]
-            for name in entry.edit.names:
+            for name in entry.edit.folded_names:
                 by_name.setdefault(name, []).append(entry)
         return pairs
 

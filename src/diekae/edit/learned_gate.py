@@ -14,6 +14,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 import torch
@@ -49,7 +50,8 @@ class _NamedEdits(NamedTuple):
 
     def best(self, vector: Vectors, name: NameMatch) -> Match:
         """Return the greatest similarity among the edits of a name, and the newest edit that ties with it."""
-        similarities = [(float(vector @ entry.vector), entry.id) for entry in self.groups[name.number]]
+        entries = [entry for number in name.numbers for entry in self.groups[number]]
+        similarities = [(float(vector @ entry.vector), entry.id) for entry in entries]
         best = max(similarities)[0]
         return best, max(number for similarity, number in similarities if similarity > best - TIE)
 
@@ -141,7 +143,10 @@ class LearnedGate(Gate):
         self, edits: _NamedEdits, texts: Sequence[str], names: Sequence[Sequence[NameMatch]], threshold: float
     ) -> list[list[Match]]:
         """Return for each text the best edit of each name in it, where one is similar enough."""
-        questions = [[name.replaced(text, STAND_IN) for name in row] for text, row in zip(texts, names, strict=True)]
+        questions = [
+            [normalize("NFC", name.replaced(text, STAND_IN)) for name in row]
+            for text, row in zip(texts, names, strict=True)
+        ]
         vectors = self.vectors(dict.fromkeys(question for row in questions for question in row))
         matches: list[list[Match]] = []
         for row, asked in zip(names, questions, strict=True):
@@ -151,11 +156,11 @@ class LearnedGate(Gate):
 
     def conflicts(self, entry: GateEntry, others: Sequence[GateEntry]) -> list[int]:
         """See :meth:`Gate.conflicts`: same subject, another target, and prompts as similar as an input must be."""
-        names = set(entry.edit.names)
+        names = set(entry.edit.folded_names)
         candidates = [
             other
             for other in others
-            if names & set(other.edit.names)
+            if names & set(other.edit.folded_names)
             and other.edit.target.strip() != entry.edit.target.strip()
             and other.edit.fact != entry.edit.fact
         ]
@@ -164,7 +169,7 @@ class LearnedGate(Gate):
 
 def without_subject(edit: Edit) -> str:
     """Return an edit's prompt with the subject replaced by the stand-in, as a whole word if it occurs as one."""
-    prompt, subject = strip_format(edit.prompt), edit.subject.strip()
+    prompt, subject = (normalize("NFC", text) for text in (strip_format(edit.prompt), edit.subject.strip()))
     replaced = re.sub(rf"(?<!\w){re.escape(subject)}(?!\w)", STAND_IN, prompt)
     return replaced if replaced != prompt else prompt.replace(subject, STAND_IN, 1)
 
