@@ -1,5 +1,6 @@
 """Edits, and the files they come from."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,22 @@ def test_files_of_three_kinds(tmp_path: Path) -> None:
     assert read_edits(tmp_path / "a.csv") == [Edit(**GOOD, aliases=("Darrieux", "DD"))]
 
 
+BREAKS = "".join(f"old{mark}man" for mark in ("\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"))
+
+
+def test_line_breaks_inside_texts_end_no_entry(tmp_path: Path) -> None:
+    expected = [Edit("the king is", "king", BREAKS), Edit("the sea is", "sea", "deep")]
+    rows = [{"prompt": edit.prompt, "subject": edit.subject, "target": edit.target} for edit in expected]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    (tmp_path / "a.jsonl").write_bytes("\r\n".join(lines).encode())
+    assert read_edits(tmp_path / "a.jsonl") == expected
+    quoted = [Edit("the king is", "king", f'an "old"\nman,\r\n{BREAKS}'), expected[1]]
+    with (tmp_path / "a.csv").open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.writer(file)
+        writer.writerows([["prompt", "subject", "target"], *([e.prompt, e.subject, e.target] for e in quoted)])
+    assert read_edits(tmp_path / "a.csv") == quoted
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -86,7 +103,13 @@ def test_files_of_three_kinds(tmp_path: Path) -> None:
         ("a.json", "[]", "holds no edit"),
         ("a.json", "[3]", "entry 0: expected an object"),
         ("a.jsonl", '{"prompt": "x", "subject": "y", "target": "z"}', "line 1: .*does not contain"),
+        ("a.jsonl", "\n{", "line 2: cannot be read"),
         ("a.csv", "prompt,subject\nx,x\n", "row 1: .*target is missing"),
+        ("a.csv", "prompt,subject,target\nthe sea is,sea,deep, old\n", "row 1 has more values than the header"),
+        ("a.csv", 'prompt,subject,target\nthe sea is,sea,"deep\nthe lake is,lake,old\n', "cannot be read"),
+        ("a.csv", "prompt,subject,target\nthe sea is,sea\n", "row 1: .*target is missing"),
+        ("a.json", "[" * 200_000, "cannot be read"),
+        ("a.jsonl", '{"prompt": "the sea is", "subject": "sea", "target": "\\ud800"}', "line 1: .*surrogate"),
         ("a.txt", "x", "'.txt' holds no edits"),
     ],
 )

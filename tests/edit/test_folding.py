@@ -7,7 +7,8 @@ import pytest
 
 from diekae.edit.folding import fold
 
-SAMPLES = "aZé ÉİıßΣςﬁ½Ｏ①…\n\t_.-9٣東京서울かガｶﾞก็ไทยदिल्लीम\u0301\u0307\u200d\u00ad\u202e\ufe0f\u1100\u1161\u11a8\U0001d400😀ǅ"
+SAMPLES = "aZé ÉİıßΣςﬁ½Ｏ①…\n\t_.-9٣東京서울かガｶﾞก็ไทยदिल्लीम😀ǅ"
+SAMPLES += "\u0301\u0307\u200d\u00ad\u202e\ufe0f\u1100\u1161\u11a8\U0001d400"
 
 
 def test_positions_are_those_of_the_text() -> None:

@@ -156,16 +156,36 @@ def read_edits(path: str | Path) -> list[Edit]:
 
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield each entry of a file, and before it the entry's name for messages: ``line 3``."""
+    kind, place = path.suffix.lower(), str(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix.lower() == ".csv":
-            yield from ((f"row {number}", row) for number, row in enumerate(csv.DictReader(text.splitlines()), 1))
-        elif path.suffix.lower() == ".jsonl":
-            lines = ((number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip())
-            yield from ((f"line {number}", json.loads(line)) for number, line in lines)
+        if kind == ".csv":
+            yield from _csv_rows(path)
+        elif kind == ".jsonl":
+            # Only a line feed ends a line: the other line breaks of Unicode may stand in a text.
+            for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+                place = f"{path}: line {number}"
+                if line.strip():
+                    yield f"line {number}", _parse(line)
         else:
-            content = json.loads(text)
+            content = _parse(path.read_bytes())
             entries = content if isinstance(content, list) else [content]
             yield from ((f"entry {number}", entry) for number, entry in enumerate(entries))
-    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read ({error}); expected UTF-8 {path.suffix[1:].upper()}.") from error
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError, csv.Error) as error:
+        raise DataError(f"{place}: cannot be read ({error}); expected UTF-8 {path.suffix[1:].upper()}.") from error
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the rows of a CSV file.
+
+    Raises:
+        csv.Error: A row has more values than the header, or a quotation mark is missing.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:  # a quoted text may contain line breaks
+        for number, row in enumerate(csv.DictReader(file, strict=True), 1):
+            if None in row:
+                raise csv.Error(f"row {number} has more values than the header; quote texts that contain commas")
+            yield f"row {number}", row
+
+
+def _parse(content: bytes) -> Any:
+    return json.loads(content.decode("utf-8-sig"))
