@@ -8,10 +8,11 @@ Shapes: B rows, L columns.
 from __future__ import annotations
 
 import threading
+import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,15 +89,27 @@ class Edits(Editor):
             progress: Called as the work goes on.
 
         Raises:
-            ValueError: An edit is not valid, occurs twice, or exists already.
+            OSError: An edit cannot be written; the message says how many were made.
+            ValueError: An edit is not valid, occurs twice, or exists already; or the store is damaged.
         """
         new_edits = [edit if isinstance(edit, Edit) else make_edit(edit) for edit in edits]
         self._check_new(new_edits)
-        records = []
+        self.refresh()  # damage is found before anything is written
+        records: list[Record] = []
         for number, edit in enumerate(new_edits, 1):
-            records.append(self.store.add(edit))
+            try:
+                records.append(self.store.add(edit))
+            except (OSError, ValueError) as error:
+                raise type(error)(f"{error} {len(records)} of {len(new_edits)} edits were made.") from error
             progress("writing edits", number, len(new_edits))
-        self.prepare(progress=progress)
+        try:
+            self.prepare(progress=progress)
+        except OSError as error:
+            warnings.warn(
+                f"The edits were made, but what the bank reads of them was not stored: {error} It is computed when it "
+                "is needed.",
+                stacklevel=2,
+            )
         return records
 
     def _check_new(self, edits: Sequence[Edit]) -> None:
@@ -112,7 +125,11 @@ class Edits(Editor):
             numbers[key] = number
 
     def prepare(self, *, progress: Progress = silent) -> None:
-        """Read the statements of live edits that have no prepared knowledge, also those that a crash left out."""
+        """Read the statements of live edits that have no prepared knowledge, also those that a crash left out.
+
+        Raises:
+            OSError: The prepared knowledge cannot be stored.
+        """
         self.refresh(progress)
         missing = [self.store.record(number) for number in self.store.without_prepared()]
         for start in range(0, len(missing), BATCH):
@@ -170,7 +187,8 @@ class Edits(Editor):
             if fresh:
                 encoded = gate.encode([record.edit for record in fresh], progress)
                 rows = [(record.id, vector.tobytes()) for record, vector in zip(fresh, encoded, strict=True)]
-                self.store.put_vectors(gate.fingerprint, rows)
+                with suppress(OSError):  # where nothing can be written, the next process computes them again
+                    self.store.put_vectors(gate.fingerprint, rows)
                 vectors |= dict(rows)
             self.entries = [GateEntry(r.id, r.edit, np.frombuffer(vectors.get(r.id, b""), np.float32)) for r in records]
             gate.set_edits(self.entries)
@@ -206,7 +224,8 @@ class Edits(Editor):
         data = self.store.prepared(number)
         if data is None:
             data = _to_bytes(self.model.prepare(self.store.record(number).edit.statement))
-            self.store.put_prepared(number, data)
+            with suppress(OSError):  # where nothing can be written, the next process computes it again
+                self.store.put_prepared(number, data)
         prepared = _from_bytes(data, number).to(self.model.device, self.model.bank.dtype)
         return self.adapter.adapt(prepared) if self.adapter else prepared
 
