@@ -115,9 +115,14 @@ class EditDatabase:
         if self.folder is None:
             return open_database(":memory:", synchronous="FULL", share_between_threads=True)
         path = self.folder / FILE
-        if not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            path.touch()  # with the permissions that the umask leaves
+        try:
+            if not path.exists():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                path.touch()  # with the permissions that the umask leaves
+        except OSError as error:
+            raise OSError(
+                f"{self.name} cannot be made ({error.strerror}); name a folder that can be written."
+            ) from error
         try:
             return open_database(path, synchronous="FULL", share_between_threads=True)
         except sqlite3.OperationalError:
