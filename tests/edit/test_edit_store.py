@@ -3,12 +3,7 @@
 import dataclasses
 import hashlib
 import json
-import os
-import signal
 import sqlite3
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,16 +11,6 @@ import pytest
 from diekae.edit import Edit
 from diekae.edit.database import FILE
 from diekae.edit.store import EditStore
-
-WRITER = """
-import sys
-from diekae.edit import Edit
-from diekae.edit.store import EditStore
-store = EditStore(sys.argv[1], "decoder", "bank")
-for number in range(int(sys.argv[3])):
-    record = store.add(Edit("the dog is", "dog", f"{sys.argv[2]} {number}"))
-    print(record.id, flush=True)
-"""
 
 
 def open_store(folder: Path) -> EditStore:
@@ -207,33 +192,3 @@ def test_another_connection_sees_what_is_written(tmp_path: Path) -> None:
     assert first.version() == before
     second.add(dog("red"))
     assert first.version() != before and states(first) == [(1, "live")]
-
-
-def test_two_processes_write_at_once(tmp_path: Path) -> None:
-    open_store(tmp_path)
-    writers = [
-        subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), name, "20"], stdout=subprocess.PIPE, text=True)
-        for name in ("a", "b")
-    ]
-    ids = [int(line) for writer in writers for line in writer.communicate()[0].split()]
-    assert all(writer.returncode == 0 for writer in writers)
-    assert sorted(ids) == list(range(1, 41))
-    store = open_store(tmp_path)
-    assert len(store.records(every=True)) == 40 and len(store.records()) == 1
-
-
-def test_a_process_killed_while_adding_loses_the_edit_in_hand_at_most(tmp_path: Path) -> None:
-    open_store(tmp_path)
-    writer = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(tmp_path), "a", "100000"], stdout=subprocess.PIPE, text=True
-    )
-    assert writer.stdout is not None
-    printed = [int(writer.stdout.readline()) for _ in range(5)]
-    time.sleep(0.05)
-    os.kill(writer.pid, signal.SIGKILL)
-    printed += [int(line) for line in writer.stdout.read().split("\n")[:-1] if line]
-    writer.wait()
-    store = open_store(tmp_path)
-    stored = [record.id for record in store.records(every=True)]
-    assert stored[: len(printed)] == printed and len(stored) - len(printed) in (0, 1), "an id is printed after writing"
-    assert store.add(dog("last")).id == stored[-1] + 1
