@@ -1,5 +1,6 @@
 """Edits, and the files they come from."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,18 @@ GOOD = {"prompt": "The mother tongue of Danielle Darrieux is", "subject": "Danie
     [
         ({"subject": ""}, "subject is ''"),
         ({"subject": "  "}, "subject is"),
+        ({"subject": "\u200b", "prompt": "\u200bis"}, "subject is"),
         ({"target": ""}, "target is ''"),
         ({"prompt": "The mother tongue is"}, "does not contain its subject 'Danielle Darrieux'"),
         ({"aliases": ("",)}, r"aliases\[0\] is ''"),
         ({"aliases": "Darrieux"}, "must be a tuple"),
         ({"target_true": " "}, "target_true is"),
         ({"target": None}, "target is None"),
+        ({"target": "English\ud800"}, r"target, 'English\\ud800', holds half of a surrogate pair"),
+        ({"prompt": "\udcff" + GOOD["prompt"]}, "prompt, .* holds half of a surrogate pair"),
+        ({"prompt": "\ud800 is", "subject": "\ud800"}, "prompt, .* holds half of a surrogate pair"),
+        ({"aliases": ("a", "\udfff")}, r"aliases\[1\], .* holds half of a surrogate pair"),
+        ({"target_true": "\ud800"}, "target_true, .* holds half of a surrogate pair"),
     ],
 )
 def test_an_invalid_edit_is_refused(change: dict[str, Any], message: str) -> None:
@@ -30,11 +37,18 @@ def test_an_invalid_edit_is_refused(change: dict[str, Any], message: str) -> Non
         Edit(**{**GOOD, **change})
 
 
+def test_aliases_that_are_no_names_are_refused() -> None:
+    with pytest.raises(ValueError, match="aliases are 5; expected a list of names"):
+        make_edit({**GOOD, "aliases": 5})
+
+
 def test_statement_and_fact() -> None:
     edit = Edit(**GOOD)
     assert edit.statement == "The mother tongue of Danielle Darrieux is English."
     other = Edit("the mother tongue  of Danielle Darrieux is ", "Danielle Darrieux", "French.")
     assert other.fact == edit.fact and other.statement == "the mother tongue  of Danielle Darrieux is French."
+    nfc, nfd = (Edit(f"{name} is", name, "x") for name in ("José", "Jose\u0301"))
+    assert nfc.fact == nfd.fact
     assert Edit("Danielle Darrieux, a native", "Danielle Darrieux", "x").fact != edit.fact
 
 
@@ -65,6 +79,22 @@ def test_files_of_three_kinds(tmp_path: Path) -> None:
     assert read_edits(tmp_path / "a.csv") == [Edit(**GOOD, aliases=("Darrieux", "DD"))]
 
 
+BREAKS = "".join(f"old{mark}man" for mark in ("\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"))
+
+
+def test_line_breaks_inside_texts_end_no_entry(tmp_path: Path) -> None:
+    expected = [Edit("the king is", "king", BREAKS), Edit("the sea is", "sea", "deep")]
+    rows = [{"prompt": edit.prompt, "subject": edit.subject, "target": edit.target} for edit in expected]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    (tmp_path / "a.jsonl").write_bytes("\r\n".join(lines).encode())
+    assert read_edits(tmp_path / "a.jsonl") == expected
+    quoted = [Edit("the king is", "king", f'an "old"\nman,\r\n{BREAKS}'), expected[1]]
+    with (tmp_path / "a.csv").open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.writer(file)
+        writer.writerows([["prompt", "subject", "target"], *([e.prompt, e.subject, e.target] for e in quoted)])
+    assert read_edits(tmp_path / "a.csv") == quoted
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -73,7 +103,13 @@ def test_files_of_three_kinds(tmp_path: Path) -> None:
         ("a.json", "[]", "holds no edit"),
         ("a.json", "[3]", "entry 0: expected an object"),
         ("a.jsonl", '{"prompt": "x", "subject": "y", "target": "z"}', "line 1: .*does not contain"),
+        ("a.jsonl", "\n{", "line 2: cannot be read"),
         ("a.csv", "prompt,subject\nx,x\n", "row 1: .*target is missing"),
+        ("a.csv", "prompt,subject,target\nthe sea is,sea,deep, old\n", "row 1 has more values than the header"),
+        ("a.csv", 'prompt,subject,target\nthe sea is,sea,"deep\nthe lake is,lake,old\n', "cannot be read"),
+        ("a.csv", "prompt,subject,target\nthe sea is,sea\n", "row 1: .*target is missing"),
+        ("a.json", "[" * 200_000, "cannot be read"),
+        ("a.jsonl", '{"prompt": "the sea is", "subject": "sea", "target": "\\ud800"}', "line 1: .*surrogate"),
         ("a.txt", "x", "'.txt' holds no edits"),
     ],
 )

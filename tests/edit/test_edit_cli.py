@@ -1,6 +1,8 @@
 """`diekae edit`: what a user sees, also when something is wrong."""
 
 import json
+import os
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -60,9 +62,55 @@ def test_add_list_ask_supersede_and_revert(files: Path, tmp_path: Path) -> None:
         (("list",), "holds no edits; make some"),
         (("revert", "1"), "holds no edits; make some"),
         (("ask", "the sea is"), "holds no edits; make some"),
+        (("ask", " "), "the question is ' '"),
+        (("ask", "the \udcff"), "ask one in Unicode text"),
+        (("add", "--prompt", "the \udcff is", "--subject", "the", "--target", "deep"), "half of a surrogate pair"),
     ],
 )
 def test_errors_are_reported(files: Path, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
     result = invoke(files, tmp_path / "none", *arguments)
     assert isinstance(result.exception, ValueError | OSError) and message in str(result.exception), result.output
     assert not (tmp_path / "none").exists(), "an error creates no folder"
+
+
+STEERING = "\x1b[2J[red]\x9b\u202e"
+
+
+def test_texts_of_edits_cannot_steer_the_terminal(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = {"prompt": f"the red house{STEERING} is", "subject": f"red house{STEERING}", "target": f"blue{STEERING}"}
+    other = {**one, "prompt": one["prompt"] + " and", "aliases": [f"tower{STEERING}"]}
+    (tmp_path / "steering.json").write_text(json.dumps([one, other]))
+    folder = tmp_path / "edits[red]"
+    monkeypatch.setattr("diekae.cli.edit.reply", lambda *_: f"gold{STEERING}")
+    outputs = [
+        invoke(files, folder, *arguments)
+        for arguments in (
+            ("add", tmp_path / "steering.json"),
+            ("list",),
+            ("ask", f"the red house{STEERING} is"),
+            ("revert", "1"),
+        )
+    ]
+    for result in outputs:
+        assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
+        assert not set("\x1b\x9b\u202e") & set(result.output), "control characters are written as escapes"
+        assert "\\x1b[2J[red]\\x9b\\u202e" in result.output
+    assert "edits[red]" in outputs[1].output
+
+
+def test_edits_in_a_folder_that_cannot_be_written_are_listed_and_asked(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert invoke(files, tmp_path, "add", files / "edits.json").exit_code == 0
+    monkeypatch.setattr("diekae.edit.database.open_database", _refuse)  # as in such a folder, also for root
+    access = os.access
+    monkeypatch.setattr("os.access", lambda path, mode, **rest: mode != os.W_OK and access(path, mode, **rest))
+    assert "2 edits" in invoke(files, tmp_path, "list").output
+    assert "edits that applied" in invoke(files, tmp_path, "ask", "the red house is").output
+    for arguments in (("add", "--prompt", "the sea is", "--subject", "sea", "--target", "deep"), ("revert", "1")):
+        result = invoke(files, tmp_path, *arguments)
+        assert isinstance(result.exception, OSError) and "attempt to write a readonly" in str(result.exception)
+
+
+def _refuse(*_: object, **__: object) -> None:
+    raise sqlite3.OperationalError("unable to open database file")

@@ -1,9 +1,5 @@
 """A model with edits: what must hold for every call, every reversion and every store."""
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +11,6 @@ from builders import hook_count, make_model
 from diekae import DiekaeModel
 from diekae.data.prompt import Prompter
 from diekae.edit import Edit, edit_model, load_edits
-from diekae.edit.database import FILE
 from diekae.edit.edits import Edits, make_store
 from diekae.edit.input_text import inner_text
 from diekae.edit.trained_parts import TrainedParts
@@ -150,6 +145,33 @@ def test_an_edit_that_another_process_adds_or_reverts_is_in_force_at_once(
     assert torch.equal(logits("the bridge by the lake is"), bare)
 
 
+@pytest.mark.parametrize("step", ["reading prompts", "reading statements"])
+def test_a_reversion_by_another_process_while_edits_are_made_is_seen(
+    step: str, model: DiekaeModel, trained: TrainedParts, edits: list[Edit], logits: Run, tmp_path: Path
+) -> None:
+    in_force = edit_model(model, [], folder=tmp_path, gate="learned", trained=trained)
+    other = make_store(model, tmp_path)
+    bare = logits(IN)
+
+    def revert(what: str, done: int, total: int) -> None:  # noqa: ARG001
+        if what == step:
+            other.revert(1)
+
+    in_force.add(edits, progress=revert)
+    assert in_force.list(every=True)[0].state == "reverted"
+    assert in_force.which([IN]) == [[]] and torch.equal(logits(IN), bare)
+
+
+def test_storing_prepared_knowledge_refreshes_no_gate(
+    model: DiekaeModel, trained: TrainedParts, edits: list[Edit], tmp_path: Path
+) -> None:
+    in_force = edit_model(model, edits, folder=tmp_path, gate="learned", trained=trained)
+    in_force.which([IN])
+    version = in_force.store.version()
+    in_force.store.put_prepared(1, b"x")
+    assert in_force.store.version() == version, "prepared knowledge of this process changes no decision"
+
+
 def _parts(model: DiekaeModel) -> tuple[Any, ...]:
     gate: Any = model.editor.gate  # type: ignore[union-attr]
     return gate.states, gate.encoder, gate.options
@@ -163,10 +185,12 @@ def test_errors_leave_the_store_as_it_was(model: DiekaeModel, edited: Edits, tmp
         ([{"prompt": "the sea is", "subject": "sea", "target": "deep"}] * 2, "edit 2, .* says the same as edit 1"),
         ([Edit("the sea is", "sea", "deep"), Edit(IN, "red house", "blue")], "the same as edit 1, which is in force"),
         ([{"subject": "sea"}], "prompt, target is missing"),
+        ([{"prompt": "the sea is", "subject": "sea", "target": "\ud800"}], "holds half of a surrogate pair"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             edited.add(wrong)
     assert edited.list(every=True) == before
+    assert edited.add([Edit("the sea is", "sea", "deep")])[0].id == 4
     edited.save(tmp_path)
     with pytest.raises(ValueError, match="made for bank"):
         load_edits(make_model("reader", seed=3), tmp_path)
@@ -193,42 +217,6 @@ def test_prepared_knowledge_that_a_crash_left_out_is_computed_when_it_is_needed(
     loaded = load_edits(model, tmp_path, trained=trained)
     assert torch.equal(logits(IN), expected) and store.without_prepared() == []
     assert whole.store.prepared(1) == loaded.store.prepared(1)
-
-
-ADDER = """
-import sys, torch
-torch.manual_seed(0)
-from builders import make_model
-from diekae.edit import Edit, edit_model
-words = "red blue green silver gold old new small tall deep".split()
-model = make_model(sys.argv[2])
-edits = edit_model(model, [], folder=sys.argv[1], gate="mention")
-print("ready", flush=True)
-for thing in ("house", "tower", "bridge", "castle", "boat", "door", "garden", "wall", "book", "cat"):
-    for word in words:
-        edits.add([Edit(f"the {thing} is", thing, word)])
-        print(len(edits.list(every=True)), flush=True)
-"""
-
-
-def test_a_process_killed_while_it_makes_edits_leaves_only_whole_ones(model: DiekaeModel, tmp_path: Path) -> None:
-    tests = str(Path(__file__).parents[1])
-    adder = subprocess.Popen(
-        [sys.executable, "-c", ADDER, str(tmp_path), model.config.encoder],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([tests, *sys.path])},
-    )
-    assert adder.stdout is not None and adder.stdout.readline() == "ready\n"
-    counts = [int(adder.stdout.readline()) for _ in range(7)]
-    os.kill(adder.pid, signal.SIGKILL)
-    counts += map(int, adder.stdout.read().split())
-    adder.wait()
-    loaded = load_edits(model, tmp_path, gate="mention")
-    assert len(loaded.list(every=True)) - counts[-1] in (0, 1)
-    with torch.no_grad():
-        assert torch.isfinite(model(**model.tokenize("the house is")).logits).all()
-    assert (tmp_path / FILE).is_file()
 
 
 @pytest.mark.real

@@ -1,6 +1,7 @@
 """Gates: exact mention, and a learned one on a random decoder."""
 
 import dataclasses
+import unicodedata
 
 import numpy as np
 import pytest
@@ -30,6 +31,56 @@ def test_exact_mention() -> None:
     texts = ["Where is Oslo?", "Oslofjord", "oslo", "In New York, York is", "the UK is", "U.K.'s capital", "none", ""]
     assert gate.open(texts) == [[5, 1], [], [], [2, 3], [4], [4], [], []], "longest, whole words, exact, newest first"
     assert MentionGate().open(["Oslo"]) == [[]]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("东京", "日本的首都东京在哪里？"),
+        ("東京", "東京の人口は？"),
+        ("東京", "東京Towerは"),
+        ("ガンダム", "機動戦士ガンダムは誰が作った？"),
+        ("ガンダム", "機動戦士ｶﾞﾝﾀﾞﾑは誰が作った？"),
+        ("서울", "서울의 인구는?"),
+        ("กรุงเทพ", "ประชากรของกรุงเทพคือ"),
+        ("Oslo", "在Oslo的人口"),
+        ("दिल्ली", "दिल्ली की"),
+        ("Istanbul", "Where is İSTANBUL?"),
+        ("Istanbul", "Where is ISTANBUL?"),
+        ("Straße", "Die STRASSE ist"),
+        ("red house", "Red house is"),
+        ("Jose\u0301", "Where is José from?"),
+        ("José", "Where is Jose\u0301 from?"),
+        ("서울", unicodedata.normalize("NFD", "서울의 인구는?")),
+        ("New York", "In Ｎｅｗ　Ｙｏｒｋ they"),
+        ("New York", "In New\nYork they"),
+    ],
+)
+def test_another_spelling_of_a_name_is_the_name(name: str, text: str) -> None:
+    assert mention_gate("Other", name).open([text]) == [[2]]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("US", "give it to us"),
+        ("Apple", "an apple is"),
+        ("Oslo", "Oslofjord"),
+        ("Jose", "José is"),
+        ("Jose", "Jose\u0301 is"),
+        ("서우", "서울의"),
+        ("서우", unicodedata.normalize("NFD", "서울의")),
+        ("दिल", "दिल्ली की"),
+        ("ก", "กี่"),
+        ("Müller", "Muller is"),
+    ],
+)
+def test_another_word_is_not_the_name(name: str, text: str) -> None:
+    assert mention_gate(name).open([text]) == [[]]
+
+
+def test_edits_of_one_name_in_several_spellings_apply_newest_first() -> None:
+    assert mention_gate("Istanbul", "İSTANBUL", "Istanbul").open(["İSTANBUL", "Istanbul"]) == [[3, 2, 1], [3, 1]]
 
 
 def test_new_edits_replace_the_earlier_ones() -> None:
@@ -101,6 +152,25 @@ def test_a_misspelt_subject_needs_a_similar_question(states: StateReader) -> Non
     assert gate.open([both]) == [[2]], "an exact name comes first"
     gate.options = dataclasses.replace(OPTIONS, mentioned=1.1)
     assert gate.open([both]) == [[1]], "an exact name with another question hides no near one"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "subject", "text"),
+    [
+        ("東京の人口は", "東京", "東京の人口は"),
+        ("José is", "José", "Jose\u0301 is"),
+        ("Jose\u0301 is", "Jose\u0301", "José is"),
+        ("Istanbul is", "Istanbul", "İSTANBUL is"),
+        ("Istanbul is", "Istanbul", "istanbul is"),
+        ("Wałęsa Mieczysław is", "Wałęsa Mieczysław", unicodedata.normalize("NFD", "Wałęsa Mieczyslaw is")),
+    ],
+)
+def test_the_question_about_another_spelling_is_the_same(
+    states: StateReader, prompt: str, subject: str, text: str
+) -> None:
+    gate = make_gate(states, mentioned=0.9999, nearly=0.9999)
+    gate.set_edits(entries(gate, Edit("the tower is", "tower", "old"), Edit(prompt, subject, "old")))
+    assert gate.open([text]) == [[2]]
 
 
 def test_conflicts_are_other_targets_of_similar_prompts_about_one_subject(states: StateReader) -> None:

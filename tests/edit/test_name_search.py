@@ -26,6 +26,12 @@ from diekae.edit.name_search import NearNames, find_near
         ("Oslo", "Bergen is", None),
         ("Straßburg", "the town of Strassburg is", "Strassburg"),
         ("Oslo", "", None),
+        ("Kıbrıs Barış", "Rain. KIBRIS BARIŞ is", "KIBRIS BARIŞ"),
+        ("José Saramago", "Rain. Jose\u0301 Saramgo is", "Jose\u0301 Saramgo"),
+        ("Jose\u0301 Saramago", "Rain. Saramago was", "Saramago"),
+        ("José Saramago", "Rain. Jose\u0301 Mujica was", None),
+        ("アメリカ合衆国", "首都はアメリカ合州国の", "アメリカ合州国"),
+        ("東京", "京都は", None),
     ],
 )
 def test_names_that_nearly_occur(name: str, text: str, words: str | None) -> None:

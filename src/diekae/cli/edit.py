@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -29,6 +30,8 @@ TrainedOption = Annotated[
     Path | None, typer.Option(help="File that `diekae-research edit train` wrote; the bank's own by default.")
 ]
 EDITS = Path("edits")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters except tab and line break, marks that turn the direction of writing, and lone surrogates."""
 
 
 @group.command()
@@ -104,11 +107,11 @@ def revert(
     """Revert an edit; an older edit that it superseded is in force again."""
     edits = _open_existing(folder, bank, device)
     record = edits.revert(number)
-    statement = "its record is damaged" if record is None else escape(record.edit.statement)
+    statement = "its record is damaged" if record is None else _printable(record.edit.statement)
     console.print(f"reverted {number}: {statement}", highlight=False)
     for other in edits.list():
         if record is not None and other.edit.fact == record.edit.fact:
-            console.print(f"in force again: {other.id}: {escape(other.edit.statement)}", highlight=False)
+            console.print(f"in force again: {other.id}: {_printable(other.edit.statement)}", highlight=False)
 
 
 @group.command()
@@ -123,15 +126,17 @@ def ask(
     device: DeviceOption = "auto",
 ) -> None:
     """Ask with and without the edits, and show which of them applied."""
+    if not question.strip() or re.search("[\ud800-\udfff]", question):
+        raise ValueError(f"the question is {question!r}; ask one in Unicode text that is not blank.")
     check_choice("format", format)
     _check_folder(folder)
     edits = _open(folder, bank, gate, trained, device)
     model = edits.model
     table = Table("", "answer")
-    table.add_row("without edits", escape(reply(model, question, None, format, max_new_tokens)))
+    table.add_row("without edits", _printable(reply(model, question, None, format, max_new_tokens)))
     load_edits(model, folder, gate=edits.gate, trained=TrainedParts(adapter=edits.adapter))
-    table.add_row("with edits", escape(reply(model, question, None, format, max_new_tokens)))
-    console.print(f"[bold]{escape(question)}[/]", highlight=False)
+    table.add_row("with edits", _printable(reply(model, question, None, format, max_new_tokens)))
+    console.print(f"[bold]{_printable(question)}[/]", highlight=False)
     console.print(table)
     applied = [edits.store.record(number) for number in edits.which([question])[0]]
     console.print(_table(applied, "edits that applied") if applied else "no edit applied")
@@ -156,13 +161,16 @@ def _check_folder(folder: Path) -> None:
 
 
 def _table(records: Sequence[Record], title: str) -> Table:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=_printable(title), title_justify="left")
     for name in ("id", "prompt", "target", "subject", "state", "made"):
         table.add_column(name, justify="right" if name == "id" else "left")
     for record in records:
         edit = record.edit
-        names = escape(" = ".join(edit.names))
-        table.add_row(
-            str(record.id), escape(edit.prompt), escape(edit.target), names, record.state, record.created[:16]
-        )
+        texts = map(_printable, (edit.prompt, edit.target, " = ".join(edit.names)))
+        table.add_row(str(record.id), *texts, record.state, record.created[:16])
     return table
+
+
+def _printable(text: str) -> str:
+    r"""Return a text that neither steers a terminal nor is markup: ``\x1b`` is written as four characters."""
+    return escape(_CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text))

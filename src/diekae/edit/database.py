@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
+import secrets
 import sqlite3
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
+from diekae.edit.upgrade import UPGRADED_FORMAT, upgrade
 from diekae.sqlite import open_database, sqlite_errors, transaction
 
 FILE = "edits.sqlite"
-FORMAT = 1
-"""Version of the tables."""
+FORMAT = 2
+"""Version of the tables; :mod:`diekae.edit.upgrade` brings those of version 1 to it."""
 _TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE edits (id INTEGER PRIMARY KEY AUTOINCREMENT, fact TEXT NOT NULL, edit TEXT NOT NULL, digest TEXT NOT NULL,
-    created TEXT NOT NULL, reverted INTEGER NOT NULL DEFAULT 0) STRICT;
+    created TEXT NOT NULL, reverted INTEGER NOT NULL) STRICT;
 CREATE INDEX by_fact ON edits (fact);
 CREATE TABLE memories (id INTEGER PRIMARY KEY REFERENCES edits, data BLOB NOT NULL, digest TEXT NOT NULL) STRICT;
 CREATE TABLE vectors (id INTEGER NOT NULL REFERENCES edits, gate TEXT NOT NULL, data BLOB NOT NULL,
-    PRIMARY KEY (id, gate)) STRICT;
+    digest TEXT NOT NULL DEFAULT '', PRIMARY KEY (id, gate)) STRICT;
 """
 
 
 class EditDatabase:
     """A connection to one SQLite file, or to a database in RAM.
 
-    Threads may share it. The file is in write-ahead log mode, so that several processes may write to it.
+    Threads may share it. The file is in write-ahead log mode, so that several processes may write to it. Where it
+    cannot be written it can be read; only changing it is an error.
     """
 
     def __init__(self, folder: str | Path | None, decoder: str, bank: str) -> None:
@@ -43,23 +43,22 @@ class EditDatabase:
             bank: The bank's fingerprint.
 
         Raises:
+            OSError: The folder or file cannot be read, or must be created or upgraded and cannot be written.
             ValueError: The file belongs to another decoder or bank, has another format, or is damaged.
         """
         self.folder = None if folder is None else Path(folder)
         self.identity = {"format": str(FORMAT), "decoder": decoder, "bank": bank}
         self._lock = threading.RLock()
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        path: Path | Literal[":memory:"] = ":memory:" if self.folder is None else self.folder / FILE
+        self._changes = 0
         with self._plain_errors():
-            self._connection = open_database(path, synchronous="FULL", share_between_threads=True)
+            self._connection = self._connect()
+        # Text that is not UTF-8 any more is read too, so that its digest shows the damage.
+        self._connection.text_factory = lambda data: data.decode(errors="replace")
         try:
-            with self._writing():
-                if not self._connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
-                    for statement in _TABLES.split(";"):
-                        self._connection.execute(statement)
-                    self._connection.executemany("INSERT INTO meta VALUES (?, ?)", self.identity.items())
-            self._check_identity()
+            self._create_tables()
+            if self._check_identity() == UPGRADED_FORMAT:
+                with self._writing():
+                    upgrade(self._connection)
         except BaseException:
             self._connection.close()
             raise
@@ -74,10 +73,9 @@ class EditDatabase:
         return "the edits in memory" if self.folder is None else repr(str(self.folder / FILE))
 
     def version(self) -> tuple[int, int]:
-        """Return a value that changes whenever this process or another has changed the database."""
+        """Return a value that changes whenever this process changes an edit, or another process the database."""
         with self._reading():
-            version = int(self._connection.execute("PRAGMA data_version").fetchone()[0])
-            return version, self._connection.total_changes
+            return int(self._connection.execute("PRAGMA data_version").fetchone()[0]), self._changes
 
     def nbytes(self) -> int:
         """Return the size of the database in bytes."""
@@ -99,47 +97,106 @@ class EditDatabase:
                 return
             raise FileExistsError(f"{str(target)!r} holds edits already; name another folder, or add to those edits.")
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{FILE}.")
-        os.close(handle)
+        temporary = target.with_name(f".{FILE}.{secrets.token_hex(8)}")
+        errors = sqlite_errors(f"the copy {str(target)!r} of {self.name}", "a store of edits", "restore it from a copy")
         try:
-            with self._reading(), contextlib.closing(sqlite3.connect(temporary)) as copy:
+            temporary.touch(exist_ok=False)  # with the permissions that the umask leaves
+            with self._lock, errors, contextlib.closing(sqlite3.connect(temporary)) as copy:
                 self._connection.backup(copy)
-            os.chmod(temporary, 0o644)
+            for ending in ("-wal", "-shm"):  # of a file that is gone: SQLite would apply its log to the copy
+                target.with_name(FILE + ending).unlink(missing_ok=True)
             os.replace(temporary, target)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
 
-    def _check_identity(self) -> None:
+    def _connect(self) -> sqlite3.Connection:
+        """Open the file, for reading alone if it cannot be written."""
+        if self.folder is None:
+            return open_database(":memory:", synchronous="FULL", share_between_threads=True)
+        path = self.folder / FILE
+        try:
+            if not path.exists():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                path.touch()  # with the permissions that the umask leaves
+        except OSError as error:
+            raise OSError(
+                f"{self.name} cannot be made ({error.strerror}); name a folder that can be written."
+            ) from error
+        try:
+            return open_database(path, synchronous="FULL", share_between_threads=True)
+        except sqlite3.OperationalError:
+            if os.access(self.folder, os.W_OK):
+                raise
+        return _open_to_read(path)
+
+    def _create_tables(self) -> None:
+        """Create the tables if the file is empty."""
+        query = "SELECT 1 FROM sqlite_master WHERE name = 'meta'"
+        with self._reading():
+            if self._connection.execute(query).fetchone():
+                return
+        with self._writing():
+            if not self._connection.execute(query).fetchone():  # another process may have been faster
+                for statement in _TABLES.split(";"):
+                    self._connection.execute(statement)
+                self._connection.executemany("INSERT INTO meta VALUES (?, ?)", self.identity.items())
+
+    def _check_identity(self) -> str | None:
+        """Refuse a file of another decoder, bank or format, and return its format."""
         with self._reading():
             stored = dict(self._connection.execute("SELECT name, value FROM meta"))
         for name, value in self.identity.items():
-            if stored.get(name) == value:
+            if stored.get(name) == value or (name == "format" and stored.get(name) == UPGRADED_FORMAT):
                 continue
             if name == "format":
-                raise ValueError(f"{self.name} has format {stored.get(name)}; this version of diekae reads {FORMAT}.")
+                raise ValueError(f"{self.name} has format {stored.get(name)!r}; this version of diekae reads {FORMAT}.")
             raise ValueError(
                 f"{self.name} was made for {name} {stored.get(name)}, but this {name} is {value}; load the right "
                 f"{name}, or make the edits again from their list."
             )
+        return stored.get("format")
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
-        """Keep other threads out."""
-        with self._lock, self._plain_errors():
+        """Keep other threads out, and see one state of the database in the whole block."""
+        with self._lock, self._plain_errors(), transaction(self._connection, write=False):
             yield
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         """Write everything in the block or nothing; keep other threads and processes out."""
-        with self._reading(), transaction(self._connection, write=True):
+        with self._lock, self._plain_errors(), transaction(self._connection, write=True):
             yield
 
-    def _plain_errors(self) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def _plain_errors(self) -> Iterator[None]:
         """Turn SQLite's errors into ours."""
-        return sqlite_errors(self.name, "a store of edits", "restore it from a copy")
+        with sqlite_errors(self.name, "a store of edits", "restore it from a copy"):
+            try:
+                yield
+            except UnicodeDecodeError as error:  # SQLite's message quotes damaged bytes
+                raise sqlite3.DatabaseError(str(error)) from error
 
 
-def digest(data: bytes) -> str:
-    """Return the SHA-256 of a record, in hexadecimal."""
-    return hashlib.sha256(data).hexdigest()
+def _open_to_read(path: Path) -> sqlite3.Connection:
+    """Open a file in a folder that cannot be written.
+
+    Raises:
+        sqlite3.OperationalError: It cannot be read, or its newest changes are only in the log of a process that ended
+            without closing it.
+    """
+    # Reading a write-ahead log takes a file of shared memory, which only exists while another process writes.
+    log = path.with_name(f"{FILE}-wal")
+    ways = ["mode=ro"] if log.exists() and log.stat().st_size else ["mode=ro", "mode=ro&immutable=1"]
+    for way in ways:
+        uri = f"{path.absolute().as_uri()}?{way}"
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("SELECT 1 FROM sqlite_master")
+            return connection
+        except sqlite3.OperationalError:
+            connection.close()
+            if way == ways[-1]:
+                raise
+    raise AssertionError("the last way either returns or raises")

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from diekae.data.example import DataError
+from diekae.edit.folding import fold
 
 SUFFIXES = (".json", ".jsonl", ".csv")
 _PROMPT_KEYS, _TARGET_KEYS = ("prompt", "src"), ("target", "target_new", "alt")
@@ -33,7 +34,7 @@ class Edit:
     """One fact that the decoder shall state.
 
     Raises:
-        ValueError: A text is blank, or the prompt does not contain its subject.
+        ValueError: A text is blank or not Unicode, or the prompt does not contain its subject.
     """
 
     prompt: str
@@ -57,8 +58,13 @@ class Edit:
         if self.target_true is not None:
             texts["target_true"] = self.target_true
         for name, text in texts.items():
-            if not isinstance(text, str) or not text.strip():
+            if not isinstance(text, str) or not fold(text).folded.strip():
                 raise ValueError(f"an edit's {name} is {text!r}; expected a text that is not blank.")
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise ValueError(
+                    f"an edit's {name}, {text!r}, holds half of a surrogate pair, which is no character; give it as "
+                    "Unicode text (from a file or a terminal in UTF-8)."
+                )
         if self.subject not in self.prompt:
             raise ValueError(
                 f"the prompt {self.prompt!r} does not contain its subject {self.subject!r}; spell the subject as in "
@@ -71,18 +77,23 @@ class Edit:
         return (self.subject, *self.aliases)
 
     @property
+    def folded_names(self) -> tuple[str, ...]:
+        """Return the names without case, width and normal form, each once."""
+        return tuple(dict.fromkeys(fold(name.strip()).folded for name in self.names))
+
+    @property
     def statement(self) -> str:
         """Return the fact as one sentence, which the bank reads as knowledge."""
         return f"{self.prompt.strip()} {_FINAL_MARKS.sub('', self.target.strip())}."
 
     @property
     def fact(self) -> tuple[str, str]:
-        """Return subject and prompt, case-folded. A newer edit of the same fact supersedes an older one."""
+        """Return subject and prompt, folded. A newer edit of the same fact supersedes an older one."""
         return _folded(self.subject), _folded(self.prompt)
 
 
 def _folded(text: str) -> str:
-    return " ".join(_FINAL_MARKS.sub("", text).casefold().split())
+    return " ".join(_FINAL_MARKS.sub("", fold(text).folded).split())
 
 
 def make_edit(record: Mapping[str, Any]) -> Edit:
@@ -108,6 +119,8 @@ def make_edit(record: Mapping[str, Any]) -> Edit:
     if isinstance(subject, str) and isinstance(prompt, str) and "{}" in prompt and subject not in prompt:
         prompt = prompt.replace("{}", subject)
     aliases = record.get("aliases") or ()
+    if not isinstance(aliases, str | list | tuple):
+        raise ValueError(f"an edit's aliases are {aliases!r}; expected a list of names.")
     names = tuple(alias.strip() for alias in aliases.split("|")) if isinstance(aliases, str) else tuple(aliases)
     return Edit(prompt, subject, values["target"], names, _first(record, _TRUE_TARGET_KEYS) or None)
 
@@ -143,16 +156,36 @@ def read_edits(path: str | Path) -> list[Edit]:
 
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield each entry of a file, and before it the entry's name for messages: ``line 3``."""
+    kind, place = path.suffix.lower(), str(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix.lower() == ".csv":
-            yield from ((f"row {number}", row) for number, row in enumerate(csv.DictReader(text.splitlines()), 1))
-        elif path.suffix.lower() == ".jsonl":
-            lines = ((number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip())
-            yield from ((f"line {number}", json.loads(line)) for number, line in lines)
+        if kind == ".csv":
+            yield from _csv_rows(path)
+        elif kind == ".jsonl":
+            # Only a line feed ends a line: the other line breaks of Unicode may stand in a text.
+            for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+                place = f"{path}: line {number}"
+                if line.strip():
+                    yield f"line {number}", _parse(line)
         else:
-            content = json.loads(text)
+            content = _parse(path.read_bytes())
             entries = content if isinstance(content, list) else [content]
             yield from ((f"entry {number}", entry) for number, entry in enumerate(entries))
-    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read ({error}); expected UTF-8 {path.suffix[1:].upper()}.") from error
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError, csv.Error) as error:
+        raise DataError(f"{place}: cannot be read ({error}); expected UTF-8 {path.suffix[1:].upper()}.") from error
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the rows of a CSV file.
+
+    Raises:
+        csv.Error: A row has more values than the header, or a quotation mark is missing.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:  # a quoted text may contain line breaks
+        for number, row in enumerate(csv.DictReader(file, strict=True), 1):
+            if None in row:
+                raise csv.Error(f"row {number} has more values than the header; quote texts that contain commas")
+            yield f"row {number}", row
+
+
+def _parse(content: bytes) -> Any:
+    return json.loads(content.decode("utf-8-sig"))

@@ -7,10 +7,12 @@ Shapes: B rows, L columns.
 
 from __future__ import annotations
 
+import threading
+import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,7 @@ class Edits(Editor):
         self._version: tuple[int, int] | None = None
         self._cache: OrderedDict[int, PreparedKnowledge] = OrderedDict()
         self._decisions: weakref.WeakKeyDictionary[Any, EditIds] = weakref.WeakKeyDictionary()
+        self._lock = threading.RLock()
 
     @property
     def model(self) -> DiekaeModel:
@@ -86,15 +89,27 @@ class Edits(Editor):
             progress: Called as the work goes on.
 
         Raises:
-            ValueError: An edit is not valid, occurs twice, or exists already.
+            OSError: An edit cannot be written; the message says how many were made.
+            ValueError: An edit is not valid, occurs twice, or exists already; or the store is damaged.
         """
         new_edits = [edit if isinstance(edit, Edit) else make_edit(edit) for edit in edits]
         self._check_new(new_edits)
-        records = []
+        self.refresh()  # damage is found before anything is written
+        records: list[Record] = []
         for number, edit in enumerate(new_edits, 1):
-            records.append(self.store.add(edit))
+            try:
+                records.append(self.store.add(edit))
+            except (OSError, ValueError) as error:
+                raise type(error)(f"{error} {len(records)} of {len(new_edits)} edits were made.") from error
             progress("writing edits", number, len(new_edits))
-        self.prepare(progress=progress)
+        try:
+            self.prepare(progress=progress)
+        except OSError as error:
+            warnings.warn(
+                f"The edits were made, but what the bank reads of them was not stored: {error} It is computed when it "
+                "is needed.",
+                stacklevel=2,
+            )
         return records
 
     def _check_new(self, edits: Sequence[Edit]) -> None:
@@ -110,7 +125,11 @@ class Edits(Editor):
             numbers[key] = number
 
     def prepare(self, *, progress: Progress = silent) -> None:
-        """Read the statements of live edits that have no prepared knowledge, also those that a crash left out."""
+        """Read the statements of live edits that have no prepared knowledge, also those that a crash left out.
+
+        Raises:
+            OSError: The prepared knowledge cannot be stored.
+        """
         self.refresh(progress)
         missing = [self.store.record(number) for number in self.store.without_prepared()]
         for start in range(0, len(missing), BATCH):
@@ -119,7 +138,6 @@ class Edits(Editor):
             for record, prepared in zip(batch, all_prepared, strict=True):
                 self.store.put_prepared(record.id, _to_bytes(prepared))
             progress("reading statements", min(len(missing), start + BATCH), len(missing))
-        self._version = self.store.version()  # the gate does not depend on prepared knowledge
 
     def list(self, *, every: bool = False) -> list[Record]:
         """Return the live edits, or with ``every`` superseded and reverted ones too."""
@@ -140,10 +158,10 @@ class Edits(Editor):
         by_name: dict[str, list[GateEntry]] = {}
         pairs = []
         for entry in self.entries:
-            related = {other.id: other for name in entry.edit.names for other in by_name.get(name, [])}
+            related = {other.id: other for name in entry.edit.folded_names for other in by_name.get(name, [])}
             older = self.gate.conflicts(entry, list(related.values()))
             pairs += [(records[number], records[entry.id]) for number in older]
-            for name in entry.edit.names:
+            for name in entry.edit.folded_names:
                 by_name.setdefault(name, []).append(entry)
         return pairs
 
@@ -156,22 +174,25 @@ class Edits(Editor):
         self.store.copy_to(folder)
 
     def refresh(self, progress: Progress = silent) -> None:
-        """Give the gate the live edits, if this process or another has changed the store."""
-        version = self.store.version()
-        if version == self._version:
-            return
-        records, gate = self.store.records(), self.gate
-        vectors = self.store.vectors(gate.fingerprint) if gate.width else {}
-        fresh = [record for record in records if gate.width and record.id not in vectors]
-        if fresh:
-            encoded = gate.encode([record.edit for record in fresh], progress)
-            rows = [(record.id, vector.tobytes()) for record, vector in zip(fresh, encoded, strict=True)]
-            self.store.put_vectors(gate.fingerprint, rows)
-            vectors |= dict(rows)
-            version = self.store.version()
-        self.entries = [GateEntry(r.id, r.edit, np.frombuffer(vectors.get(r.id, b""), np.float32)) for r in records]
-        gate.set_edits(self.entries)
-        self._version = version
+        """Give the gate the live edits, if this process or another has changed them.
+
+        Changes that another process makes meanwhile are seen by the next call.
+        """
+        with self._lock:
+            if self.store.version() == self._version:
+                return
+            gate = self.gate
+            version, records, vectors = self.store.snapshot(gate.fingerprint)
+            fresh = [record for record in records if gate.width and record.id not in vectors]
+            if fresh:
+                encoded = gate.encode([record.edit for record in fresh], progress)
+                rows = [(record.id, vector.tobytes()) for record, vector in zip(fresh, encoded, strict=True)]
+                with suppress(OSError):  # where nothing can be written, the next process computes them again
+                    self.store.put_vectors(gate.fingerprint, rows)
+                vectors |= dict(rows)
+            self.entries = [GateEntry(r.id, r.edit, np.frombuffer(vectors.get(r.id, b""), np.float32)) for r in records]
+            gate.set_edits(self.entries)
+            self._version = version
 
     def which(self, texts: Sequence[str]) -> EditIds:
         """Return the ids of the edits that apply to each text; empty where the gate stays closed."""
@@ -188,17 +209,25 @@ class Edits(Editor):
 
     def _prepared(self, number: int) -> PreparedKnowledge:
         """Return what one edit injects, from the cache if it is there."""
-        if number not in self._cache:
-            data = self.store.prepared(number)
-            if data is None:
-                data = _to_bytes(self.model.prepare(self.store.record(number).edit.statement))
+        prepared = self._cache.get(number)
+        if prepared is None:
+            prepared = self._read_prepared(number)
+        with self._lock:
+            self._cache[number] = prepared
+            self._cache.move_to_end(number)
+            while len(self._cache) > CACHED_EDITS:
+                self._cache.popitem(last=False)
+        return prepared
+
+    def _read_prepared(self, number: int) -> PreparedKnowledge:
+        """Return what one edit injects, from the store if it is there."""
+        data = self.store.prepared(number)
+        if data is None:
+            data = _to_bytes(self.model.prepare(self.store.record(number).edit.statement))
+            with suppress(OSError):  # where nothing can be written, the next process computes it again
                 self.store.put_prepared(number, data)
-            prepared = _from_bytes(data, number).to(self.model.device, self.model.bank.dtype)
-            self._cache[number] = self.adapter.adapt(prepared) if self.adapter else prepared
-        self._cache.move_to_end(number)
-        while len(self._cache) > CACHED_EDITS:
-            self._cache.popitem(last=False)
-        return self._cache[number]
+        prepared = _from_bytes(data, number).to(self.model.device, self.model.bank.dtype)
+        return self.adapter.adapt(prepared) if self.adapter else prepared
 
     @contextmanager
     def around(

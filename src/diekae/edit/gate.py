@@ -34,7 +34,10 @@ class GateEntry(NamedTuple):
 
 
 class Gate(ABC):
-    """Decides which of its edits apply to an input."""
+    """Decides which of its edits apply to an input.
+
+    Threads may share a gate. :meth:`open` decides by all edits of one call of :meth:`set_edits`, never by a mixture.
+    """
 
     name: str
     """For messages and results."""
@@ -74,7 +77,7 @@ class Gate(ABC):
 
 
 class MentionGate(Gate):
-    """Opens where a subject or one of its aliases occurs exactly, as whole words (Aho–Corasick).
+    """Opens where a subject or one of its aliases occurs (Aho–Corasick); see :class:`ExactNames` for what may differ.
 
     It cannot tell several facts of one subject apart: all of them apply, the newest first.
     """
@@ -92,13 +95,19 @@ class MentionGate(Gate):
     def set_edits(self, entries: Sequence[GateEntry]) -> None:
         """See :meth:`Gate.set_edits`."""
         groups = by_name(entries)
-        self._ids = [sorted((entry.id for entry in group), reverse=True) for group in groups.values()]
-        self._names = ExactNames(list(groups))
+        ids = [[entry.id for entry in group] for group in groups.values()]
+        # One assignment: a thread that opens the gate meanwhile sees the names and ids of the same edits.
+        self._edits = ExactNames(list(groups)), ids
 
     def open(self, texts: Sequence[str]) -> list[list[int]]:
         """See :meth:`Gate.open`. The edits of the first name in the text come first."""
-        ids = [[number for match in self._names.find(text) for number in self._ids[match.number]] for text in texts]
-        return [list(dict.fromkeys(row))[:MAX_EDITS] for row in ids]
+        names, ids_of_names = self._edits
+        rows: list[list[int]] = []
+        for text in texts:
+            matches = [{id for number in match.numbers for id in ids_of_names[number]} for match in names.find(text)]
+            ids = [id for match in matches for id in sorted(match, reverse=True)]
+            rows.append(list(dict.fromkeys(ids))[:MAX_EDITS])
+        return rows
 
 
 def by_name(entries: Sequence[GateEntry]) -> dict[str, list[GateEntry]]:

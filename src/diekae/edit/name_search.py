@@ -1,13 +1,19 @@
-"""Find names in a text: exactly, among many thousands, and nearly: misspelt, or with words left out."""
+"""Find names in a text: exactly, among many thousands, and nearly: misspelt, or with words left out.
+
+Names and texts are compared as :mod:`diekae.edit.folding` folds them.
+"""
 
 from __future__ import annotations
 
 import importlib
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from diekae.edit.folding import FoldedText, fold
 
 MIN_RATIO = 82.0
 """Smallest similarity of a misspelt name, in per cent: twice the letters that agree over the letters of both."""
@@ -22,14 +28,19 @@ OPENING_WORDS = frozenset(
 
 
 class NameMatch(NamedTuple):
-    """A name that occurs in a text."""
+    """Where names occur in a text: one, or several that are the same but for their spelling."""
 
-    number: int
-    """The name's number."""
+    numbers: tuple[int, ...]
+    """The names' numbers."""
     start: int
     """Its first character in the text."""
     end: int
     """The character after its last one."""
+
+    @property
+    def number(self) -> int:
+        """Return the number of the first name."""
+        return self.numbers[0]
 
     def is_outside(self, others: Iterable[NameMatch]) -> bool:
         """Return whether the match overlaps none of the others."""
@@ -41,7 +52,11 @@ class NameMatch(NamedTuple):
 
 
 class ExactNames:
-    """Finds names exactly, as whole words. Of names that overlap, the longest is found."""
+    """Finds names exactly, as whole words. Of names that overlap, the longest is found.
+
+    Case and normal form may differ, but the text may only have more capitals than the name, never fewer: *OSLO* is
+    *Oslo*, and *us* is not *US*. In scripts without blanks a name may stand anywhere.
+    """
 
     def __init__(self, names: Sequence[str]) -> None:
         """Build the search.
@@ -49,18 +64,38 @@ class ExactNames:
         Raises:
             ModuleNotFoundError: ``ahocorasick-rs`` is not installed.
         """
+        self._names = [fold(name) for name in names]
+        numbers: dict[str, list[int]] = {}
+        for number, name in enumerate(self._names):
+            numbers.setdefault(name.folded, []).append(number)
+        numbers.pop("", None)
+        self._numbers = list(numbers.values())
         ahocorasick = _import("ahocorasick_rs", "ahocorasick-rs")
-        self._search = ahocorasick.AhoCorasick(list(names), matchkind=ahocorasick.MatchKind.Standard)
+        self._search = ahocorasick.AhoCorasick(list(numbers), matchkind=ahocorasick.MatchKind.Standard)
 
     def find(self, text: str) -> list[NameMatch]:
         """Return matches that do not overlap, in the order of the text."""
-        candidates = [NameMatch(*match) for match in self._search.find_matches_as_indexes(text, overlapping=True)]
+        folded = fold(text)
+        candidates = []
+        for key, start, end in self._search.find_matches_as_indexes(folded.folded, overlapping=True):
+            numbers = tuple(n for n in self._numbers[key] if _has_its_capitals(self._names[n], folded, start))
+            span = folded.span(start, end)
+            if numbers and span and folded.whole_words(start, end) == (start, end):
+                candidates.append(NameMatch(numbers, *span))
         matches: list[NameMatch] = []
         for match in sorted(candidates, key=lambda match: (match.start - match.end, match.start)):
-            span = match.start, match.end
-            if match.is_outside(matches) and span == _whole_words(text, *span):
+            if match.is_outside(matches):
                 matches.append(match)
         return sorted(matches, key=lambda match: match.start)
+
+
+def _has_its_capitals(name: FoldedText, text: FoldedText, start: int) -> bool:
+    """Return whether a text has capitals where a name has them that occurs in it; other capitals do not count."""
+    return all(
+        text.text[text.starts[start + position]].isupper()
+        for position, first in enumerate(name.starts)
+        if name.text[first].isupper()
+    )
 
 
 class NearNames:
@@ -68,8 +103,8 @@ class NearNames:
 
     def __init__(self, names: Sequence[str]) -> None:
         """Build the index."""
-        self.names = list(names)
-        trigrams = [_trigrams(name) for name in self.names]
+        self._names = [fold(name) for name in names]
+        trigrams = [_trigrams(name) for name in self._names]
         index: dict[str, list[int]] = {}
         for number, grams in enumerate(trigrams):
             for gram in grams:
@@ -79,16 +114,18 @@ class NearNames:
 
     def find(self, text: str) -> list[NameMatch]:
         """Return the names that nearly occur, the most similar first. An exact name is the most similar."""
-        numbers = [self._index[gram] for gram in _trigrams(text) if gram in self._index]
+        folded = fold(text)
+        numbers = [self._index[gram] for gram in _trigrams(folded) if gram in self._index]
         if not numbers:
             return []
-        shared = np.bincount(np.concatenate(numbers), minlength=len(self.names)) / self._sizes
+        shared = np.bincount(np.concatenate(numbers), minlength=len(self._names)) / self._sizes
         matches = []
         for number in np.flatnonzero(shared >= MIN_SHARED).tolist():
-            span = find_near(self.names[number], text)
-            if span is not None:
-                ratio = _ratio(self.names[number], text[slice(*span)])
-                matches.append((ratio, NameMatch(number, *span)))
+            name = self._names[number]
+            part = _find_near(name, folded)
+            span = None if part is None else folded.span(*part)
+            if part is not None and span is not None:
+                matches.append((_ratio(name.folded, folded.folded[slice(*part)]), NameMatch((number,), *span)))
         return [match for _, match in sorted(matches, key=lambda pair: (-pair[0], pair[1].number))]
 
 
@@ -99,34 +136,38 @@ def find_near(name: str, text: str) -> tuple[int, int] | None:
     occur, in whole words. The second does not count if the words belong to another name: *Danielle Steel* is not
     *Danielle Darrieux*.
     """
+    folded = fold(text)
+    part = _find_near(fold(name), folded)
+    return None if part is None else folded.span(*part)
+
+
+def _find_near(name: FoldedText, text: FoldedText) -> tuple[int, int] | None:
+    """Return the same in the folded text."""
     fuzz = _import("rapidfuzz.fuzz", "rapidfuzz")
-    folded = text.casefold()
-    if len(folded) != len(text):  # some letters fold into two, and positions would not be those of the text
-        folded = text
-    alignment = fuzz.partial_ratio_alignment(name.casefold(), folded, score_cutoff=MIN_RATIO)
+    alignment = fuzz.partial_ratio_alignment(name.folded, text.folded, score_cutoff=MIN_RATIO)
     if alignment is not None:
-        cut = folded[alignment.dest_start : alignment.dest_end]
+        cut = text.folded[alignment.dest_start : alignment.dest_end]
         start = alignment.dest_start + len(cut) - len(cut.lstrip())
-        start, end = _whole_words(folded, start, start + len(cut.strip()))
-        words = text[start:end]
-        if _ratio(name, words) >= MIN_RATIO and re.findall(r"\d+", name) == re.findall(r"\d+", words):
+        start, end = text.whole_words(start, start + len(cut.strip()))
+        words = text.folded[start:end]
+        if _ratio(name.folded, words) >= MIN_RATIO and re.findall(r"\d+", name.folded) == re.findall(r"\d+", words):
             return start, end
     return _find_shortened(name, text)
 
 
-def _find_shortened(name: str, text: str) -> tuple[int, int] | None:
+def _find_shortened(name: FoldedText, text: FoldedText) -> tuple[int, int] | None:
     """Return where neighbouring words of a name occur that are not part of another name."""
-    words = re.findall(r"\w+", name)
-    folded, letters = {word.casefold() for word in words}, sum(map(len, words))
-    best, run = None, list[re.Match[str]]()
-    for word in re.finditer(r"\w+", text):
-        follows = run and text[run[-1].end() : word.start()].strip(" -.'’") == ""
-        run = [*(run if follows else []), word] if word[0].casefold() in folded else []
-        lengths = [len(match[0]) for match in run]
+    words = {name.folded[slice(*word)] for word in name.words}
+    letters = sum(end - start for start, end in name.words)
+    best, run = None, list[tuple[int, int]]()
+    for start, end in text.words:
+        follows = run and text.folded[run[-1][1] : start].strip(" -.'’") == ""
+        run = [*(run if follows else []), (start, end)] if text.folded[start:end] in words else []
+        lengths = [stop - begin for begin, stop in run]
         size = sum(lengths)
         if run and max(lengths) > 3 and 2 * size >= letters and (best is None or size > best[0]):
-            best = size, run[0].start(), run[-1].end()
-    if best is None or _belongs_to_another(text, *best[1:]):
+            best = size, run[0][0], run[-1][1]
+    if best is None or (span := text.span(*best[1:])) is None or _belongs_to_another(text.text, *span):
         return None
     return best[1:]
 
@@ -134,7 +175,7 @@ def _find_shortened(name: str, text: str) -> tuple[int, int] | None:
 def _belongs_to_another(text: str, start: int, end: int) -> bool:
     """Return whether a capitalised word or a number is next to a span, other than a word that opens a sentence."""
     after = re.match(r" \W?(\w)", text[end:])
-    before = re.search(r"(\w\S*\w|\w) $", text[:start])
+    before = re.search(r"(\w\S*\w|\w) $", unicodedata.normalize("NFC", text[:start]))
     return bool(
         (after and _may_be_of_name(after[1]))
         or (before and _may_be_of_name(before[1]) and before[1].casefold() not in OPENING_WORDS)
@@ -145,22 +186,12 @@ def _may_be_of_name(word: str) -> bool:
     return word[0].isupper() or word[0].isdigit()
 
 
-def _whole_words(text: str, start: int, end: int) -> tuple[int, int]:
-    """Widen a span to whole words."""
-    while 0 < start < len(text) and text[start - 1].isalnum() and text[start].isalnum():
-        start -= 1
-    while 0 < end < len(text) and text[end - 1].isalnum() and text[end].isalnum():
-        end += 1
-    return start, end
-
-
-def _trigrams(text: str) -> set[str]:
-    folded = text.casefold()
-    return {folded[n : n + 3] for n in range(len(folded) - 2)}
+def _trigrams(text: FoldedText) -> set[str]:
+    return {text.folded[start : start + 3] for start in range(len(text.folded) - 2)}
 
 
 def _ratio(name: str, words: str) -> float:
-    return float(_import("rapidfuzz.fuzz", "rapidfuzz").ratio(name.casefold(), words.casefold()))
+    return float(_import("rapidfuzz.fuzz", "rapidfuzz").ratio(name, words))
 
 
 def _import(module: str, package: str) -> Any:

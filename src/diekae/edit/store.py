@@ -7,18 +7,15 @@ reverted, the one before it is live again.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
-from diekae.edit.database import EditDatabase, digest
+from diekae.edit.database import EditDatabase
 from diekae.edit.edit import Edit
-
-_STATE = """CASE WHEN reverted THEN 'reverted'
-    WHEN id < (SELECT MAX(id) FROM edits AS other WHERE other.fact = edits.fact AND NOT other.reverted)
-    THEN 'superseded' ELSE 'live' END"""
+from diekae.edit.rows import COLUMNS, DAMAGED, EditRow, digest, fact_key
 
 
 @dataclass(frozen=True)
@@ -35,15 +32,27 @@ class Record:
     """Time it was made, ISO 8601, UTC."""
 
 
+class Snapshot(NamedTuple):
+    """One state of a store, as a gate needs it."""
+
+    version: tuple[int, int]
+    """The result of :meth:`EditStore.version`."""
+    records: list[Record]
+    """The live edits, oldest first."""
+    vectors: dict[int, bytes]
+    """The gate's vectors, by edit."""
+
+
 class EditStore(EditDatabase):
     """The edits of one decoder and bank."""
 
     def __repr__(self) -> str:
         """Return one line: where the store is, and its number of edits. Works for a damaged or closed store too."""
+        query = "SELECT COUNT(DISTINCT CASE WHEN NOT reverted THEN fact END), COUNT(*) FROM edits"
         try:
             with self._lock:
-                live = [bool(row[0]) for row in self._connection.execute(f"SELECT {_STATE} = 'live' FROM edits")]
-            summary = f"{sum(live)} edits in force of {len(live)}"
+                live, count = self._connection.execute(query).fetchone()
+            summary = f"{live} edits in force of {count}"
         except sqlite3.Error as error:
             summary = f"cannot be read: {error}"
         return f"EditStore({'in memory' if self.folder is None else repr(str(self.folder))}, {summary})"
@@ -52,9 +61,9 @@ class EditStore(EditDatabase):
         """Write an edit, whole or not at all.
 
         Raises:
+            OSError: It cannot be written.
             ValueError: The same edit is live already.
         """
-        text, fact = json.dumps(asdict(edit), sort_keys=True), json.dumps(edit.fact)
         created = datetime.now(UTC).isoformat(timespec="seconds")
         with self._writing():
             if (same := self.duplicate(edit)) is not None:
@@ -62,29 +71,47 @@ class EditStore(EditDatabase):
                     f"this is edit {same} already: {edit.prompt!r} → {edit.target!r}; revert {same} first, or leave "
                     "this one out."
                 )
-            row = (fact, text, digest(text.encode()), created)
-            query = "INSERT INTO edits (fact, edit, digest, created) VALUES (?, ?, ?, ?)"
-            number = self._connection.execute(query, row).lastrowid
-        assert number is not None
+            row = EditRow.of(edit, 0, created)
+            query = "INSERT INTO edits (fact, edit, digest, created, reverted) VALUES (?, ?, '', ?, 0)"
+            number = self._connection.execute(query, (row.fact, row.text, created)).lastrowid
+            assert number is not None
+            self._set_digest(row._replace(id=number).seal(), number)
+            self._changes += 1
         return Record(number, edit, "live", created)
 
     def duplicate(self, edit: Edit) -> int | None:
         """Return the id of the live edit with the same fact and target, or None."""
-        query = "SELECT id, edit FROM edits WHERE fact = ? AND NOT reverted ORDER BY id DESC LIMIT 1"
+        query = f"SELECT {COLUMNS} FROM edits WHERE fact = ? AND NOT reverted ORDER BY id DESC LIMIT 1"
         with self._reading():
-            row = self._connection.execute(query, (json.dumps(edit.fact),)).fetchone()
-        return int(row[0]) if row and json.loads(row[1])["target"].strip() == edit.target.strip() else None
+            columns = self._connection.execute(query, (fact_key(edit),)).fetchone()
+        if columns is None:
+            return None
+        row = EditRow(*columns)
+        return row.id if self._record(row, row.id).edit.target.strip() == edit.target.strip() else None
 
     def records(self, *, every: bool = False) -> list[Record]:
         """Return the live edits, or with ``every`` all edits that were ever made, oldest first.
 
+        Edits that were damaged when they were reverted are left out.
+
         Raises:
             ValueError: One is damaged.
         """
-        where = "" if every else "WHERE state = 'live'"
-        query = f"SELECT * FROM (SELECT id, edit, digest, {_STATE} AS state, created FROM edits) {where} ORDER BY id"
         with self._reading():
-            return [self._record(*row) for row in self._connection.execute(query)]
+            rows = [EditRow(*row) for row in self._connection.execute(f"SELECT {COLUMNS} FROM edits ORDER BY id")]
+        newest = {row.fact: row.id for row in rows if not row.reverted}
+        # All are checked, because damage to one may hide or revive another of the same fact.
+        records = [self._record(row, newest.get(row.fact)) for row in rows if not row.was_damaged]
+        return records if every else [record for record in records if record.state == "live"]
+
+    def snapshot(self, gate: str) -> Snapshot:
+        """Return version, live edits and a gate's vectors, all of one moment; the gate is named by its fingerprint.
+
+        Raises:
+            ValueError: An edit is damaged.
+        """
+        with self._reading():
+            return Snapshot(self.version(), self.records(), self.vectors(gate))
 
     def record(self, number: int) -> Record:
         """Return one edit.
@@ -92,72 +119,112 @@ class EditStore(EditDatabase):
         Raises:
             ValueError: There is no such edit, or it is damaged.
         """
-        query = f"SELECT id, edit, digest, {_STATE}, created FROM edits WHERE id = ?"
+        query = "SELECT MAX(id) FROM edits WHERE fact = ? AND NOT reverted"
         with self._reading():
-            row = self._connection.execute(query, (number,)).fetchone()
-            if row is None:
-                raise ValueError(f"no edit {number} in {self.name}; `list` shows the edits.")
-            return self._record(*row)
+            row = self._row(number)
+            newest = self._connection.execute(query, (row.fact,)).fetchone()[0]
+        return self._record(row, newest)
 
     def revert(self, number: int) -> Record | None:
         """Revert an edit; one that it superseded is live again. Return it, or None if its record is damaged.
 
         Raises:
+            OSError: The reversion cannot be written.
             ValueError: There is no such edit, or it was reverted before.
         """
         with self._writing():
-            row = self._connection.execute("SELECT reverted FROM edits WHERE id = ?", (number,)).fetchone()
-            if row is None or row[0]:
-                problem = "is not in" if row is None else "was reverted before in"
-                raise ValueError(f"edit {number} {problem} {self.name}; `list` shows the edits that can be reverted.")
+            row = self._row(number)
+            if row.was_damaged or (row.is_whole and row.reverted):
+                raise ValueError(
+                    f"edit {number} was reverted before in {self.name}; `list` shows the edits that can be reverted."
+                )
             self._connection.execute("UPDATE edits SET reverted = 1 WHERE id = ?", (number,))
+            self._set_digest(row._replace(reverted=1).seal() if row.is_whole else DAMAGED, number)
+            self._changes += 1
         try:
             return self.record(number)
         except ValueError:
             return None
 
     def put_prepared(self, number: int, data: bytes) -> None:
-        """Write the prepared knowledge of an edit."""
+        """Write the prepared knowledge of an edit.
+
+        Raises:
+            OSError: It cannot be written.
+        """
         with self._writing():
-            row = (number, data, digest(data))
-            self._connection.execute("INSERT OR REPLACE INTO memories VALUES (?, ?, ?)", row)
+            values = (number, data, digest(self._row(number).digest, data))
+            self._connection.execute("INSERT OR REPLACE INTO memories VALUES (?, ?, ?)", values)
 
     def prepared(self, number: int) -> bytes | None:
-        """Return the prepared knowledge of an edit, None if there is none yet.
+        """Return the prepared knowledge of an edit; None if there is none yet, or it is damaged or another edit's."""
+        query = """SELECT memories.data, memories.digest, edits.digest FROM memories JOIN edits USING (id)
+            WHERE id = ?"""
+        with self._reading():
+            row = self._connection.execute(query, (number,)).fetchone()
+        if row is None:
+            return None
+        data, stored_digest, edit_digest = row
+        return data if digest(edit_digest, data) == stored_digest else None
+
+    def without_prepared(self) -> list[int]:
+        """Return the live edits that have no prepared knowledge yet."""
+        with self._reading():
+            prepared = {row[0] for row in self._connection.execute("SELECT id FROM memories")}
+            return [record.id for record in self.records() if record.id not in prepared]
+
+    def put_vectors(self, gate: str, rows: Sequence[tuple[int, bytes]]) -> None:
+        """Write a gate's vectors: the id of each edit, and its vector.
+
+        Raises:
+            OSError: They cannot be written.
+        """
+        with self._writing():
+            values = [(number, gate, data, digest(self._row(number).digest, gate, data)) for number, data in rows]
+            self._connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?, ?)", values)
+
+    def vectors(self, gate: str) -> dict[int, bytes]:
+        """Return the vectors of a gate, named by its fingerprint, by edit, without those that are damaged."""
+        query = """SELECT id, vectors.data, vectors.digest, edits.digest FROM vectors JOIN edits USING (id)
+            WHERE gate = ?"""
+        with self._reading():
+            rows = self._connection.execute(query, (gate,)).fetchall()
+        return {
+            number: data
+            for number, data, stored_digest, edit_digest in rows
+            if digest(edit_digest, gate, data) == stored_digest
+        }
+
+    def _row(self, number: int) -> EditRow:
+        """Return the row of an edit.
+
+        Raises:
+            ValueError: There is no such edit.
+        """
+        query = f"SELECT {COLUMNS} FROM edits WHERE id = ?"
+        # SQLite refuses numbers that do not fit into 64 bits.
+        columns = self._connection.execute(query, (number,)).fetchone() if abs(number) < 2**63 else None
+        if columns is None:
+            raise ValueError(f"no edit {number} in {self.name}; `list` shows the edits.")
+        return EditRow(*columns)
+
+    def _set_digest(self, value: str, number: int) -> None:
+        self._connection.execute("UPDATE edits SET digest = ? WHERE id = ?", (value, number))
+
+    def _record(self, row: EditRow, newest: int | None) -> Record:
+        """Return the record of a row; ``newest`` is the newest edit of its fact that is not reverted.
 
         Raises:
             ValueError: It is damaged.
         """
-        with self._reading():
-            row = self._connection.execute("SELECT data, digest FROM memories WHERE id = ?", (number,)).fetchone()
-        if row is not None and digest(row[0]) != row[1]:
-            raise self._damaged(number)
-        return None if row is None else bytes(row[0])
-
-    def without_prepared(self) -> list[int]:
-        """Return the live edits that have no prepared knowledge yet."""
-        query = f"SELECT id FROM edits WHERE {_STATE} = 'live' AND id NOT IN (SELECT id FROM memories) ORDER BY id"
-        with self._reading():
-            return [row[0] for row in self._connection.execute(query)]
-
-    def put_vectors(self, gate: str, rows: Sequence[tuple[int, bytes]]) -> None:
-        """Write a gate's vectors: the id of each edit, and its vector."""
-        with self._writing():
-            values = [(number, gate, data) for number, data in rows]
-            self._connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", values)
-
-    def vectors(self, gate: str) -> dict[int, bytes]:
-        """Return the vectors of a gate, named by its fingerprint, by edit."""
-        with self._reading():
-            return dict(self._connection.execute("SELECT id, data FROM vectors WHERE gate = ?", (gate,)))
-
-    def _record(self, number: int, text: str, stored_digest: str, state: str, created: str) -> Record:
-        if digest(text.encode()) != stored_digest:
-            raise self._damaged(number)
-        values = json.loads(text)
-        return Record(number, Edit(**{**values, "aliases": tuple(values["aliases"])}), state, created)
-
-    def _damaged(self, number: int) -> ValueError:
-        return ValueError(
-            f"edit {number} in {self.name} is damaged: its record is not what was written. Revert it and make it again."
+        message = (
+            f"edit {row.id} in {self.name} is damaged: its record is not what was written. Revert it and make it again."
         )
+        if not row.is_whole:
+            raise ValueError(message)
+        try:
+            edit = row.edit()
+        except ValueError as error:
+            raise ValueError(message) from error
+        state = "reverted" if row.reverted else "live" if row.id == newest else "superseded"
+        return Record(row.id, edit, state, row.created)

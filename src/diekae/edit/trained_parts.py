@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from diekae.checkpoint import shipped_banks
@@ -19,11 +20,17 @@ from diekae.edit.adapter import AdapterOptions, EditAdapter
 from diekae.edit.prompt_encoder import GateOptions, PromptEncoder
 from diekae.files import write_atomically
 from diekae.fingerprint import fingerprint
+from diekae.knowledge.codec import DAMAGED
 from diekae.model import DiekaeModel
 
 FILE = "editing.safetensors"
-FORMAT = 2
+FORMAT = 3
 """Version of the file."""
+WITHOUT_DIGEST = 2
+"""The version before, which had no digest and is still read."""
+_NO_DIGEST = "0" * 64
+_DIGEST = re.compile(rb'(?<=sha256\\": \\")[0-9a-f]{64}')
+"""The digest in the file, whose metadata are JSON inside JSON."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +51,10 @@ class TrainedParts:
         return f"TrainedParts({gate}, {adapter})"
 
     def save(self, path: str | Path, model: DiekaeModel) -> None:
-        """Write both parts in bf16."""
+        """Write both parts in bf16, with a digest of the whole file."""
         tensors: dict[str, Tensor] = {}
         info: dict[str, Any] = {"format": FORMAT, "decoder": fingerprint(model.decoder)}
-        info["bank"] = model.bank.fingerprint()
+        info |= {"bank": model.bank.fingerprint(), "sha256": _NO_DIGEST}
         if self.encoder is not None:
             info["gate"] = dataclasses.asdict(self.gate)
             tensors |= {f"gate.{name}": tensor for name, tensor in self.encoder.state_dict().items()}
@@ -55,7 +62,8 @@ class TrainedParts:
             info["adapter"] = {**dataclasses.asdict(self.adapter.options), "shapes": self.adapter.shapes}
             tensors |= {f"adapter.{name}": tensor for name, tensor in self.adapter.state_dict().items()}
         tensors = {name: tensor.detach().to("cpu", torch.bfloat16).contiguous() for name, tensor in tensors.items()}
-        write_atomically(Path(path), save(tensors, {"diekae": json.dumps(info)}))
+        content = save(tensors, {"diekae": json.dumps(info)})
+        write_atomically(Path(path), _DIGEST.sub(_digest(content), content, count=1))
 
 
 def find_trained(model: DiekaeModel) -> TrainedParts:
@@ -63,16 +71,20 @@ def find_trained(model: DiekaeModel) -> TrainedParts:
     decoder = fingerprint(model.decoder)
     for folder in shipped_banks().values():
         path = folder / FILE
-        if path.is_file() and (info := _read(path)[0])["decoder"] == decoder and info["format"] == FORMAT:
-            parts = _build(info, path, model)
-            if info["bank"] == model.bank.fingerprint() or parts.adapter is None:
-                return parts
-            warnings.warn(
-                "The adapter that came with the package is for another bank, so edits are injected as plain documents "
-                "and the target is stated less reliably. `diekae-research edit train` makes an adapter for this bank.",
-                stacklevel=2,
-            )
-            return dataclasses.replace(parts, adapter=None)
+        if not path.is_file():
+            continue
+        info, tensors = _read(path)
+        if info["decoder"] != decoder:
+            continue
+        parts = _build(info, tensors, path, model)
+        if info["bank"] == model.bank.fingerprint() or parts.adapter is None:
+            return parts
+        warnings.warn(
+            "The adapter that came with the package is for another bank, so edits are injected as plain documents and "
+            "the target is stated less reliably. `diekae-research edit train` makes an adapter for this bank.",
+            stacklevel=2,
+        )
+        return dataclasses.replace(parts, adapter=None)
     return TrainedParts()
 
 
@@ -83,28 +95,28 @@ def load_trained(path: str | Path, model: DiekaeModel) -> TrainedParts:
         FileNotFoundError: There is no such file.
         ValueError: It is damaged, of another format, or was trained for another decoder or bank.
     """
-    info = _read(Path(path))[0]
-    if info["format"] != FORMAT:
-        remedy = "update diekae to read it" if info["format"] > FORMAT else "train again (`diekae-research edit train`)"
-        raise ValueError(f"{str(path)!r} has format {info['format']}, expected {FORMAT}; {remedy}.")
+    info, tensors = _read(Path(path))
     for name, expected in (("decoder", fingerprint(model.decoder)), ("bank", model.bank.fingerprint())):
         if info[name] != expected and not (name == "bank" and "adapter" not in info):
             raise ValueError(f"{str(path)!r} was trained for {name} {info[name]}, but this {name} is {expected}.")
-    return _build(info, Path(path), model)
+    return _build(info, tensors, Path(path), model)
 
 
-def _build(info: dict[str, Any], path: Path, model: DiekaeModel) -> TrainedParts:
+def _build(info: dict[str, Any], tensors: dict[str, Tensor], path: Path, model: DiekaeModel) -> TrainedParts:
     """Build the parts of a file."""
-    tensors = _read(path)[1]
     encoder, options, adapter = None, GateOptions(), None
-    if "gate" in info:
-        options = GateOptions(**{**info["gate"], "layers": tuple(info["gate"]["layers"])})
-        encoder = PromptEncoder(tensors["gate.query"].shape[2], options)
-        encoder.load_state_dict(_with_prefix(tensors, "gate."))
-    if "adapter" in info:
-        shapes = info["adapter"].pop("shapes")
-        adapter = EditAdapter(shapes, AdapterOptions(**info["adapter"])).to(model.device)
-        adapter.load_state_dict(_with_prefix(tensors, "adapter."))
+    try:
+        if "gate" in info:
+            options = GateOptions(**{**info["gate"], "layers": tuple(info["gate"]["layers"])})
+            encoder = PromptEncoder(tensors["gate.query"].shape[2], options)
+            encoder.load_state_dict(_with_prefix(tensors, "gate."))
+        if "adapter" in info:
+            sizes = dict(info["adapter"])
+            shapes = sizes.pop("shapes")
+            adapter = EditAdapter(shapes, AdapterOptions(**sizes)).to(model.device)
+            adapter.load_state_dict(_with_prefix(tensors, "adapter."))
+    except (*DAMAGED, ValueError, IndexError) as error:
+        raise _damaged(path, error) from error
     return TrainedParts(encoder, options, adapter)
 
 
@@ -114,10 +126,31 @@ def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the JSON values and tensors of a file that is whole and of a known format."""
     if not path.is_file():
         raise FileNotFoundError(f"no file at {str(path)!r}; expected what `diekae-research edit train` wrote.")
+    content = path.read_bytes()
     try:
-        with safe_open(str(path), framework="pt") as file:
-            return json.loads(file.metadata()["diekae"]), {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{str(path)!r} holds nothing trained for editing, or is damaged: {error}") from error
+        length = int.from_bytes(content[:8], "little")
+        info = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["diekae"])
+        file_format, stored_digest = int(info["format"]), info.get("sha256", "")
+        if file_format < WITHOUT_DIGEST or file_format > FORMAT:
+            remedy = "update diekae to read it" if file_format > FORMAT else "train again"
+            raise ValueError(f"it has format {file_format}, expected {FORMAT}; {remedy}")
+        if (file_format == FORMAT or stored_digest) and stored_digest.encode() != _digest(content):
+            raise ValueError("it is not what was written")
+        return info, load(content)
+    except (*DAMAGED, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def _digest(content: bytes) -> bytes:
+    """Return the SHA-256 of a file's content with zeros in place of its digest, in hexadecimal."""
+    return hashlib.sha256(_DIGEST.sub(_NO_DIGEST.encode(), content, count=1)).hexdigest().encode()
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{str(path)!r} holds nothing trained for editing, or is damaged: {error}. Take it from the package or a copy, "
+        "or train again (`diekae-research edit train`)."
+    )

@@ -1,0 +1,71 @@
+"""Edits that several threads use: each question is answered by one state of the edits."""
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from builders import make_model
+from diekae.edit import Edit
+from diekae.edit.gate import Gate, GateEntry, MentionGate
+from diekae.edit.learned_gate import LearnedGate
+from diekae.edit.prompt_encoder import GateOptions, PromptEncoder, StateReader
+
+PLACES = ("house", "tower", "bridge", "castle")
+
+
+@pytest.fixture(autouse=True)
+def frequent_switches() -> Iterator[None]:
+    """Let the interpreter change threads as often as it can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@contextmanager
+def repeated(work: Callable[[int], object]) -> Iterator[None]:
+    """Call a function again and again in another thread while the block runs, and raise its error if it has one."""
+    stop, errors = threading.Event(), list[BaseException]()
+
+    def run() -> None:
+        count = 0
+        try:
+            while not stop.is_set():
+                work(count)
+                count += 1
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def learned_gate() -> LearnedGate:
+    options = GateOptions(layers=(1, 2), heads=2, head_width=8, mentioned=-1.0, nearly=-1.0)
+    model = make_model("reader")
+    states = StateReader(model.decoder, model.need_prompter(), model.anchor, options.layers)
+    return LearnedGate(states, PromptEncoder(32, options), options)
+
+
+@pytest.mark.parametrize("make_gate", [MentionGate, learned_gate])
+def test_a_thread_that_opens_the_gate_never_gets_the_edit_of_another_subject(make_gate: Callable[[], Gate]) -> None:
+    gate = make_gate()
+    edits = [Edit(f"the {place} is", place, "old") for place in PLACES]
+    vectors = gate.encode(edits)
+    all_entries = [GateEntry(*values) for values in zip(range(1, 5), edits, vectors, strict=True)]
+    texts = [edit.prompt for edit in edits] * 50
+    possible = [[[number], []] for number in range(1, 5)] * 50
+    with repeated(lambda count: gate.set_edits(all_entries[count % 4 :])):
+        for _ in range(100):
+            for ids, choices in zip(gate.open(texts), possible, strict=True):
+                assert ids in choices, "the edit of another subject applied"
