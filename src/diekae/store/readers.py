@@ -93,8 +93,10 @@ def _read(read: Callable[[Path], str], path: Path) -> str:
         raise ValueError(
             f"{name} cannot be read ({error.strerror or error}); check that it is complete and you may read it."
         ) from error
-    except Exception as error:  # damaged and hostile files make the libraries raise exceptions of every kind
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # damaged files make the libraries raise all kinds; Rust's panics are no Exception
+        reason = printable(f"{type(error).__name__}: {error}".splitlines()[0][:200])
         raise ValueError(
             f"{name} cannot be read as {kind} ({reason}); open it in its own program and save it again, or as "
             "plain text (.txt)."
