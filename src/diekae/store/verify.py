@@ -76,7 +76,7 @@ def _orphans(folder: Path, catalogue: Catalogue, repair: bool) -> list[Fault]:
     if (folder / PREPARED).is_symlink():
         return [Fault("link", PREPARED, None, False)]
     # As the only writer: a process that writes a file stays the writer until the file has its row.
-    with catalogue.reading() if catalogue.read_only else catalogue.writing():
+    with catalogue.writing() if repair or not catalogue.read_only else catalogue.reading():
         listed = {file.file for file in catalogue.prepared_files.all()}
         found: dict[str, str] = {}
         for parent, folders, files in os.walk(folder / PREPARED):  # does not follow links
