@@ -11,6 +11,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
@@ -139,10 +140,10 @@ class FileState(NamedTuple):
 
 
 _NOTHING = object()
-_results: dict[tuple[Callable[[BinaryIO], Any], int, FileState], Any] = {}
+_results: dict[tuple[Callable[[BufferedReader], Any], int, FileState], Any] = {}
 
 
-def read_once(path: Path, function: Callable[[BinaryIO], _Result]) -> _Result:
+def read_once(path: Path, function: Callable[[BufferedReader], _Result]) -> _Result:
     """Return a function of a file's content, remembered for this process as long as the file's state is the same.
 
     Args:
@@ -164,7 +165,7 @@ def read_once(path: Path, function: Callable[[BinaryIO], _Result]) -> _Result:
     return result
 
 
-def sha256_of(file: BinaryIO) -> str:
+def sha256_of(file: BufferedReader) -> str:
     """Return the SHA-256 of an open file, in hexadecimal."""
     return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -90,7 +90,7 @@ class DocumentTable:
             rows = connection.execute(f"{_SELECT} {where} ORDER BY d.number", (bank, *(ids or ()))).fetchall()
         for row in rows:
             self._database.check_rows(row[-1], f"document {row[0][:12]}")
-        return [StoredDocument(*values, tuple(json.loads(paths))) for *values, paths, _ in rows]
+        return [StoredDocument(*row[:6], places=tuple(json.loads(row[6]))) for row in rows]
 
     def count(self) -> int:
         """Return how many documents there are."""
