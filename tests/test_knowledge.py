@@ -1,6 +1,8 @@
 """Prepared knowledge: chunks, batches, several documents, files, and texts that are refused."""
 
+import hashlib
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from safetensors.torch import save_file
 import builders
 from builders import WINDOW, WORDS, bare_logits, largest_change, logits_of, make_decoder, make_model
 from diekae import PreparedKnowledge
-from diekae.knowledge.codec import quantize, restore
+from diekae.knowledge.codec import PRECISIONS, quantize, restore
 
 CASTLE = "the castle was built by king four in the north and two towers are red"
 RIVER = "a river has seven dogs"
@@ -116,6 +118,35 @@ def test_a_damaged_file_of_knowledge_is_refused(tmp_path: Path) -> None:
             PreparedKnowledge.load(path)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         PreparedKnowledge.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_flipped_bit_of_prepared_knowledge_is_noticed(precision: str, tmp_path: Path) -> None:
+    content = make_model("attention").prepare(CASTLE).to_bytes(precision)
+    draw, path = random.Random(0), tmp_path / "prepared"
+    header = 8 + int.from_bytes(content[:8], "little")
+    places = [*range(0, header, 7), *(draw.randrange(header, len(content)) for _ in range(100))]
+    for place in places:
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << draw.randrange(8)
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="not prepared knowledge, or is damaged"):
+            PreparedKnowledge.load(path)
+        with pytest.raises(ValueError, match="no prepared knowledge, or damaged"):
+            PreparedKnowledge.from_bytes(bytes(damaged))
+    path.write_bytes(content)
+    assert PreparedKnowledge.load(path).position == PreparedKnowledge.from_bytes(content).position > 0
+
+
+def test_a_whole_file_of_other_knowledge_is_refused_by_its_digest(tmp_path: Path) -> None:
+    model, path = make_model("attention"), tmp_path / "prepared"
+    model.prepare(CASTLE).save(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert len(PreparedKnowledge.load(path, sha256=digest))
+    model.prepare(RIVER).save(path)
+    assert len(PreparedKnowledge.load(path))
+    with pytest.raises(ValueError, match="does not have the digest that was written"):
+        PreparedKnowledge.load(path, sha256=digest)
 
 
 @BOTH

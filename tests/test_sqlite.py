@@ -100,3 +100,33 @@ def test_another_file_is_refused_in_plain_words(tmp_path: Path) -> None:
         sqlite_errors("'text'", "a list of numbers", "restore it from a copy"),
     ):
         open_database(tmp_path / "text", synchronous="NORMAL")
+
+
+def test_a_missing_table_and_bytes_that_are_no_text_are_damage(connection: sqlite3.Connection) -> None:
+    connection.execute("CREATE TABLE texts (text TEXT)")
+    connection.execute("INSERT INTO texts VALUES (CAST(x'ff' AS TEXT))")
+    for query in ("SELECT * FROM nothing", "SELECT text FROM texts"):
+        with (
+            pytest.raises(ValueError, match=r"^'a' is not a list, or is damaged \(.*\); restore it"),
+            sqlite_errors("'a'", "a list", "restore it"),
+        ):
+            connection.execute(query).fetchall()
+
+
+@pytest.mark.parametrize("log_is_left", [False, True])
+def test_a_file_is_read_where_nothing_can_be_written(
+    path: Path, log_is_left: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = open_database(path, synchronous="FULL")
+    insert(writer, 1)
+    if not log_is_left:
+        writer.close()
+    monkeypatch.setattr(os, "access", lambda *_: False)  # tests may run as root, who may write everywhere
+    before = sorted(path.parent.iterdir())
+    reader = open_database(path, synchronous="FULL", read_only=True)
+    with transaction(reader, write=False):
+        assert numbers(reader) == [1]
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        insert(reader, 2)
+    assert sorted(path.parent.iterdir()) == before
+    writer.close()

@@ -1,37 +1,93 @@
-"""Files: atomic writing, and a lock on a folder."""
+"""Files: atomic writing that survives a kill and a power cut, digests computed once, and a lock on a folder."""
 
 from __future__ import annotations
 
 import fcntl
+import functools
+import hashlib
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import secrets
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
+
+_TEMPORARY = ".writing"
+"""How the names of temporary files end."""
+ABANDONED = 3600.0
+"""Seconds after which a temporary file that no process has locked is deleted."""
+_REMEMBERED = 10_000
+"""Most files whose results :func:`read_once` remembers."""
+_Result = TypeVar("_Result")
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file that replaces the target if the block ends without an error.
+def written_whole(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
+    """Open a temporary file that takes the target's place if the block ends without an error.
 
-    Missing folders are created. If anything fails, the old file stays as it was.
+    Missing folders are created. If anything fails, the old file stays as it was. After the block, the file and its name
+    survive a power cut. A new file has the permissions that the umask allows, and a replaced one those of the old file.
+
+    Args:
+        path: The target.
+        replace: Replace an existing file; otherwise raise FileExistsError.
 
     Raises:
         OSError: The disk is full, or the folder is not writable.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    make_folder(path.parent)
+    _remove_abandoned(os.path.abspath(path.parent))
+    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}{_TEMPORARY}")
+    # With 0o666, the kernel applies the umask.
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
+            with suppress(OSError):  # some network drives have no locks
+                fcntl.flock(file, fcntl.LOCK_EX)
             yield file
             file.flush()
+            if replace and path.exists():
+                os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+            if replace:
+                os.replace(temporary, path)
+            else:
+                _rename_to_new(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+    sync_folder(path.parent)
+
+
+def _rename_to_new(temporary: Path, path: Path) -> None:
+    """Rename a file; raise FileExistsError if the new name is taken."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a drive without hard links
+        if path.exists():
+            raise FileExistsError(f"{str(path)!r} exists already.") from None
+        os.rename(temporary, path)
+    else:
+        temporary.unlink()
+
+
+@functools.cache  # once for each folder and process: a listing for every file would take too long
+def _remove_abandoned(folder: str) -> None:
+    """Delete the temporary files of processes that were killed while they wrote."""
+    for path in Path(folder).glob(f".*{_TEMPORARY}"):
+        with suppress(OSError):
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails if its writer is alive
+                if time.time() - os.fstat(handle).st_mtime > ABANDONED:
+                    path.unlink()
+            finally:
+                os.close(handle)
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -42,6 +98,76 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """
     with written_whole(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and those above it; afterwards they survive a power cut."""
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Write a folder's list of files to the disk, so that names survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):  # some network drives cannot
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class FileState(NamedTuple):
+    """What changes when a file is written or replaced, as the operating system keeps it."""
+
+    size: int
+    """Bytes."""
+    modified: int
+    """When the content was last modified, in nanoseconds; programs may set it to any time."""
+    changed: int
+    """When the content or the name was last changed, in nanoseconds; programs cannot set it."""
+    inode: int
+    """Number of the file on its drive."""
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> FileState:
+        """Return the state that :func:`os.stat` has read."""
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
+_NOTHING = object()
+_results: dict[tuple[Callable[[BufferedReader], Any], int, FileState], Any] = {}
+
+
+def read_once(path: Path, function: Callable[[BufferedReader], _Result]) -> _Result:
+    """Return a function of a file's content, remembered for this process as long as the file's state is the same.
+
+    Args:
+        path: The file.
+        function: Reads the open file; an exception is not remembered.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with open(path, "rb") as file:
+        status = os.fstat(file.fileno())
+        key = (function, status.st_dev, FileState.of(status))
+        if (remembered := _results.get(key, _NOTHING)) is not _NOTHING:
+            return cast(_Result, remembered)
+        result = function(file)
+    if len(_results) >= _REMEMBERED:
+        _results.clear()
+    _results[key] = result
+    return result
+
+
+def sha256_of(file: BufferedReader) -> str:
+    """Return the SHA-256 of an open file, in hexadecimal."""
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

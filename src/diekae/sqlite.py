@@ -12,18 +12,24 @@ Example:
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
+from urllib.parse import quote
 
 PATIENCE = 60.0
 """Seconds that a writer waits for another writer before it fails."""
 
 
 def open_database(
-    path: Path | Literal[":memory:"], *, synchronous: Literal["NORMAL", "FULL"], share_between_threads: bool = False
+    path: Path | Literal[":memory:"],
+    *,
+    synchronous: Literal["NORMAL", "FULL"],
+    share_between_threads: bool = False,
+    read_only: bool = False,
 ) -> sqlite3.Connection:
     """Open a database for :func:`transaction`, with a write-ahead log; a file that does not exist is created.
 
@@ -32,21 +38,39 @@ def open_database(
         synchronous: After a power cut, ``NORMAL`` may have lost the newest transactions, and ``FULL`` has lost none.
             A kill of the process loses none. The file is never damaged.
         share_between_threads: Allow use by several threads; the caller then makes them take turns.
+        read_only: Change nothing and create nothing. Then the file may be on a drive that cannot be written.
 
     Raises:
         sqlite3.Error: The file cannot be opened or is not a database; see :func:`sqlite_errors`.
     """
     # With isolation_level=None the module `sqlite3` begins no transactions of its own.
     connection = sqlite3.connect(
-        path, timeout=PATIENCE, isolation_level=None, check_same_thread=not share_between_threads
+        _read_only_address(Path(path)) if read_only else path,
+        timeout=PATIENCE,
+        isolation_level=None,
+        check_same_thread=not share_between_threads,
+        uri=read_only,
     )
     try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute(f"PRAGMA synchronous = {synchronous}")
+        # A foreign file may hold views and triggers: they must not call functions with side effects.
+        connection.execute("PRAGMA trusted_schema = OFF")
+        if not read_only:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA synchronous = {synchronous}")
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _read_only_address(path: Path) -> str:
+    """Return the address that opens a file for reading alone."""
+    address = f"file:{quote(os.fsencode(path.absolute()))}?mode=ro"
+    # Beside a file in WAL mode SQLite creates two others. Where that is impossible, nobody else can write either. If
+    # the log holds transactions, however, SQLite must read it: without its index it then says that it cannot.
+    log = path.with_name(f"{path.name}-wal")
+    no_log = not log.exists() or log.stat().st_size == 0
+    return f"{address}&immutable=1" if no_log and not os.access(path.parent, os.W_OK) else address
 
 
 @contextmanager
@@ -89,6 +113,9 @@ def sqlite_errors(name: str, kind: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
+        # Tables that are missing, and bytes that are not UTF-8.
+        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) == sqlite3.SQLITE_ERROR:
+            raise ValueError(f"{name} is not {kind}, or is damaged ({error}); {remedy}.") from error
         raise OSError(
             f"{name} cannot be used ({error}); expected a folder on a local disk that can be written and is not full, "
             f"and no other process that writes for more than {PATIENCE:.0f} s."

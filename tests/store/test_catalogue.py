@@ -13,6 +13,7 @@ from builders import WORDS, make_model
 from diekae import DiekaeModel
 from diekae.store import KnowledgeStore
 from diekae.store.catalogue import Catalogue
+from diekae.store.catalogue.tables import insert
 from diekae.store.intake import document_id
 from diekae.store.words import Embedder
 
@@ -92,7 +93,7 @@ def test_a_store_of_layout_1_is_refused(tmp_path: Path) -> None:
             "CREATE TABLE documents (number INTEGER PRIMARY KEY, id TEXT, title TEXT, characters INTEGER)"
         )
         connection.execute("PRAGMA user_version = 1")
-    with pytest.raises(ValueError, match=r"has layout 1, which has no passages \(now 2\); add the documents to a new"):
+    with pytest.raises(ValueError, match=r"has layout 1, which has no passages \(now 3\); add the documents to a new"):
         KnowledgeStore(tmp_path)
     with sqlite3.connect(tmp_path / "catalogue.sqlite") as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (1,), "the file is unchanged"
@@ -141,9 +142,7 @@ def test_the_state_of_the_passages_is_different_after_every_change(tmp_path: Pat
                 chosen = draw.choice([draw.choice(numbers), max(numbers)])
                 connection.execute("DELETE FROM passages WHERE number = ?", (chosen,))
             else:
-                connection.execute(
-                    "INSERT INTO passages(document, start, end, heading, vector) VALUES (1, 0, 1, '', ?)", (b"ab",)
-                )
+                connection.execute(insert("passages"), (1, 0, 1, "", b"ab"))
         vectors = catalogue.passages.vectors()
         assert seen.setdefault(vectors.state, vectors.numbers) == vectors.numbers
 

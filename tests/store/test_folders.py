@@ -69,6 +69,6 @@ def test_a_skipped_file_is_listed_once(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x")
     (tmp_path / "deep" / "b.png").write_text("x")
     added = AddResult()
-    inputs = expand([tmp_path, tmp_path / "deep", "a text\n"], {}, added)
+    inputs = expand([tmp_path, tmp_path / "deep", "a text\n"], lambda _: [], added)
     assert [content for content, _ in inputs] == [tmp_path / "a.txt", "a text\n"]
     assert added.skipped == [str(tmp_path / "deep" / "b.png")] and not added.failed and not added.gone

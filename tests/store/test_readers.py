@@ -2,6 +2,7 @@
 
 import random
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,77 @@ def test_html_keeps_what_a_reader_sees(tmp_path: Path) -> None:
 def test_the_xml_declaration_is_not_text(tmp_path: Path) -> None:
     page = "<?xml version='1.0' encoding='UTF-8'?><!DOCTYPE html><html><body><p>the tower</p></body></html>"
     assert read(tmp_path / "a.xhtml", page) == "the tower"
+
+
+def test_html_that_is_hidden_is_not_read(tmp_path: Path) -> None:
+    page = """<style>
+        /* .shown { display: none } */ @import url(x); @media print { .shown { display: none } }
+        .menu, .a > b { color: red; display:none } .menu.open { display: block }
+        p::-webkit-x(( { display: none }
+        #ghost { VISIBILITY: hidden; }
+        .box { display: flex }
+    </style>
+    <p>shown1</p><p hidden>secret</p><p style="color: red; Display : none">secret</p><div style="display:none">secret
+    <p style="display:block">secret</p></div><p class=shown>shown2</p><p class=menu>secret</p>
+    <p class="menu open">shown3</p><p class=menu style="display:inline">shown4</p><p id=ghost>secret</p>
+    <p class=a>shown5<b>secret</b></p><p style="opacity: 0.5; display-x: none">shown6</p><p class=box>shown7</p>"""
+    assert read(tmp_path / "a.html", page).split() == [f"shown{number}" for number in range(1, 8)]
+
+
+@pytest.mark.parametrize(
+    "damage", ["<![x[ y ", "<!" * 30_000, "<a " * 30_000, "<!--" * 30_000, "<a href='" * 30_000, "&#" * 30_000, "\x00"]
+)
+def test_damaged_html_is_read_in_seconds(damage: str, tmp_path: Path) -> None:
+    start = time.process_time()
+    try:
+        assert read(tmp_path / "a.html", f"<p>before</p>{damage}<p>after</p>").startswith("before")
+    finally:
+        assert time.process_time() - start < 10
+
+
+def test_a_large_page_and_a_slow_pdf_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"a.html' has 11 MB of HTML, and at most 10 MB are read; split it"):
+        read(tmp_path / "a.html", "x" * 11 * 10**6)
+    monkeypatch.setattr(pages, "SECONDS", -1.0)
+    with pytest.raises(ValueError, match=r"a.pdf' takes more than -1 s to read; split it"):
+        read_document(write_pdf(tmp_path / "a.pdf", "The tower is red."))
+
+
+def test_many_references_to_one_page_are_refused_in_seconds(tmp_path: Path) -> None:
+    pypdf = pytest.importorskip("pypdf")
+    writer = pypdf.PdfWriter()
+    page = writer.add_blank_page(100, 100)
+    tree = writer.root_object["/Pages"].get_object()
+    tree[pypdf.generic.NameObject("/Kids")] = pypdf.generic.ArrayObject([page.indirect_reference] * 100_000)
+    writer.write(tmp_path / "a.pdf")
+    start = time.process_time()
+    with pytest.raises(ValueError, match="has 100,000 pages, and at most 2,000 are read"):
+        read_document(tmp_path / "a.pdf")
+    assert time.process_time() - start < 10
+
+
+class Panic(BaseException):
+    """What a library in Rust raises when it fails."""
+
+
+@pytest.mark.parametrize(
+    "error", [Panic("a\ud800"), AssertionError(), MemoryError(), RecursionError(), StopIteration(2)]
+)
+def test_whatever_a_reader_raises_is_an_error_of_the_file(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> str:
+        raise error
+
+    monkeypatch.setitem(READERS, ".txt", fail)
+    with pytest.raises(ValueError, match="a.txt' .*plain text") as caught:
+        read(tmp_path / "a.txt", "x")
+    str(caught.value).encode()
+
+
+def test_halves_of_characters_in_files_are_replaced(tmp_path: Path) -> None:
+    assert read(tmp_path / "a.json", r'{"a": "x \ud800 y"}') == "a: x ? y"
+    assert read(tmp_path / "a.html", "<p>x &#xD800; y</p>").encode()
 
 
 def test_pdf_is_read_page_by_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,3 +121,13 @@ def test_word_files_too_large_after_unpacking_and_other_files_are_refused(
     for content in (b"PK", b"\xd0\xcf\x11\xe0" + bytes(2000)):  # the second as a file with a password begins
         with pytest.raises(ValueError, match="b.docx' is not a Word file, is damaged or has a password"):
             read(tmp_path / "b.docx", content)
+
+
+def test_tables_that_multiply_their_text_are_refused(tmp_path: Path) -> None:
+    """Each table in a cell over 63 columns has its text 63 times: five of them, a thousand million times."""
+    table = f"<w:p>{run('tower')}</w:p>"
+    for _ in range(6):
+        cell = f'<w:tc><w:tcPr><w:gridSpan w:val="63"/></w:tcPr>{table}</w:tc>'
+        table = f"<w:tbl><w:tr>{cell}</w:tr></w:tbl>"
+    with pytest.raises(ValueError, match="has merged cells whose text grows too large"):
+        read_document(word_file(tmp_path / "a.docx", table))

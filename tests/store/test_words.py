@@ -167,3 +167,11 @@ def test_vectors_need_no_network_and_do_not_configure_logging() -> None:
     home = {**os.environ, "HOME": "/nonexistent"}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=home, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("question", ["猫", "黒", "𠮷", "各", "々"])
+def test_one_character_of_a_script_without_blanks_is_found(question: str, tmp_path: Path) -> None:
+    store = KnowledgeStore(tmp_path, make_model("reader"))
+    store.add(["the sea is blue", "庭に黒猫がいる。各。𠮷野。人々。黒猫", "犬"], prepare=False)
+    best = store.search(question)[0]
+    assert "猫" in best.text and best.coverage > 0

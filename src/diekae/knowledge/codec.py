@@ -1,20 +1,25 @@
 """Tensors as safetensors bytes: exactly, in bf16, or in int8 with one scale per group of elements.
 
+The metadata hold a SHA-256 of the whole file, taken while zeros stand in its place. So any changed byte is noticed.
+
 Shapes: N encoders, S slots, d the last dimension, g elements that share a scale.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, BinaryIO, Literal, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
+from diekae.files import read_once
 from diekae.provenance import name_of
 
 Precision = Literal["exact", "bf16", "int8"]
@@ -22,10 +27,32 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 """How floating-point tensors can be stored."""
 GROUP = 64
 """Most elements that share a scale."""
-DAMAGED = (SafetensorError, KeyError, TypeError, AttributeError, RuntimeError, json.JSONDecodeError, UnicodeDecodeError)
-"""Errors that mean that bytes or a file were not written by :func:`encode`, or are damaged."""
 _SCALE = ".scale"
-_METADATA = "diekae"
+_METADATA = "diekae.checked"
+_UNCHECKED = "diekae"
+"""Name of the metadata in files of older versions, which hold no digest."""
+_DIGEST = "sha256"
+_ZEROS = "0" * 64
+_LONGEST_HEADER = 10**8
+"""Most bytes of a header, as in the safetensors library."""
+_BLOCK = 2**20
+
+
+class DigestError(ValueError):
+    """A file is not the one that was written."""
+
+
+DAMAGED = (
+    DigestError,
+    SafetensorError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    json.JSONDecodeError,
+    UnicodeDecodeError,
+)
+"""Errors that mean that bytes or a file were not written by :func:`encode`, or are damaged."""
 
 
 def encode(
@@ -52,7 +79,10 @@ def encode(
         info["types"] = {name: name_of(tensors[name].dtype) for name in quantized}
         for name in quantized:
             stored[name], stored[name + _SCALE] = quantize(stored[name])
-    return save(stored, {_METADATA: json.dumps(info)})
+    content = save(stored, {_METADATA: json.dumps({_DIGEST: _ZEROS, **info})})
+    # Spliced into the bytes: saving again would be slow, and might order the tensors in another way.
+    start = content.index(_ZEROS.encode())
+    return content[:start] + hashlib.sha256(content).hexdigest().encode() + content[start + len(_ZEROS) :]
 
 
 def decode(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -61,22 +91,56 @@ def decode(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         DAMAGED: The bytes were not written by :func:`encode`, or are damaged.
     """
-    length = int.from_bytes(data[:8], "little")
-    info = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][_METADATA])
+    info = _check(io.BytesIO(data))
     return _restore_all(load(data), info), info
 
 
-def decode_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def decode_file(path: Path, *, check: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors and JSON values of a file.
 
     Tensors stored exactly or in bf16 are memory-mapped, not copied: their pages are read when they are used.
 
+    Args:
+        path: The file.
+        check: Compare the content with its digest; once, as long as the file's state stays the same.
+
     Raises:
         DAMAGED: The file was not written by :func:`encode`, or is damaged.
     """
+    if check:
+        read_once(path, _check)
     with safe_open(str(path), framework="pt") as file:
-        info = json.loads((file.metadata() or {})[_METADATA])
+        info = _info(file.metadata())
         return _restore_all({name: file.get_tensor(name) for name in file.keys()}, info), info  # noqa: SIM118
+
+
+def _info(metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    """Return the JSON values in a file's metadata."""
+    metadata = metadata or {}
+    info: dict[str, Any] = json.loads(metadata[_METADATA if _METADATA in metadata else _UNCHECKED])
+    return info
+
+
+def _check(file: BinaryIO) -> dict[str, Any]:
+    """Compare a file with its digest, and return its JSON values.
+
+    Raises:
+        DAMAGED: See :func:`decode`.
+    """
+    prefix = file.read(8)
+    length = int.from_bytes(prefix, "little")
+    if length > _LONGEST_HEADER:
+        raise DigestError(f"its header has {length:,} bytes")
+    header = file.read(length)
+    metadata = json.loads(header)["__metadata__"]
+    info = _info(metadata)
+    if _METADATA in metadata:
+        digest = hashlib.sha256(prefix + header.replace(info[_DIGEST].encode(), _ZEROS.encode(), 1))
+        while block := file.read(_BLOCK):
+            digest.update(block)
+        if digest.hexdigest() != info[_DIGEST]:
+            raise DigestError("it does not have the digest that was written")
+    return info
 
 
 def _restore_all(tensors: dict[str, Tensor], info: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diekae.files import write_atomically
-from diekae.knowledge.codec import DAMAGED, decode, decode_file, encode
+from diekae.files import read_once, sha256_of, write_atomically
+from diekae.knowledge.codec import DAMAGED, DigestError, decode, decode_file, encode
 
 _ANCHOR, _PLACES = "anchor.", "places"
 
@@ -184,8 +184,16 @@ class PreparedKnowledge:
         write_atomically(Path(path), self.to_bytes(precision))
 
     @classmethod
-    def load(cls, path: str | Path) -> PreparedKnowledge:
+    def load(cls, path: str | Path, *, sha256: str | None = None) -> PreparedKnowledge:
         """Read a file that :meth:`save` wrote. Its tensors are memory-mapped, except those in int8.
+
+        The content is compared with its digest when a process first reads the file, and again when the file's size,
+        times or inode have changed.
+
+        Args:
+            path: The file.
+            sha256: Digest that the whole file must have, in hexadecimal. By default, the file's own digest of its
+                content must fit; files of older versions have none.
 
         Raises:
             FileNotFoundError: There is no such file.
@@ -194,6 +202,8 @@ class PreparedKnowledge:
         if not Path(path).is_file():
             raise FileNotFoundError(f"no file of prepared knowledge at {str(path)!r}.")
         try:
-            return cls.unflatten(*decode_file(Path(path)))
+            if sha256 is not None and read_once(Path(path), sha256_of) != sha256:
+                raise DigestError("it does not have the digest that was written")
+            return cls.unflatten(*decode_file(Path(path), check=sha256 is None))
         except DAMAGED as error:
             raise ValueError(f"{str(path)!r} is not prepared knowledge, or is damaged: {error}") from error

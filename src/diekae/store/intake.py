@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from diekae.files import place_named
-from diekae.store.catalogue import DocumentSource
-from diekae.store.readers import find_documents
+from diekae.files import FileState, place_named
+from diekae.store.catalogue import document_id as document_id
+from diekae.store.readers import find_documents, printable
 
+STEP = 20 * 10**6
+"""Nanoseconds by which the times of files may be too early."""
 LONGEST_TITLE = 60
 """Most characters of a title that is taken from the text."""
 
@@ -27,7 +30,8 @@ class AddResult:
     unchanged: int = 0
     """How many files have not changed since they were last added, and were not read."""
     gone: list[str] = field(default_factory=list)
-    """Files below the given folders that are in the store and no longer on disk."""
+    """Files below the given folders that are in the store and no longer on disk. Not those that are there but cannot be
+    read, and not those whose text is now in another file of the store: these were renamed."""
     failed: list[tuple[str, str]] = field(default_factory=list)
     """Files of the given folders that could not be read, each with the reason."""
     skipped: list[str] = field(default_factory=list)
@@ -43,21 +47,18 @@ class Input(NamedTuple):
     """Whether the caller named it. A file of a folder that cannot be read is reported; one that was named raises."""
 
 
-def document_id(text: str) -> str:
-    """Return the id of a text: its SHA-256, in hexadecimal."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def expand(documents: Sequence[str | Path], sources: dict[str, DocumentSource], result: AddResult) -> list[Input]:
+def expand(
+    documents: Sequence[str | Path], paths_below: Callable[[Path], Iterable[str]], result: AddResult
+) -> list[Input]:
     """Return the texts and files to add, with the files of folders in place of the folders.
 
     Args:
         documents: Texts (`str`), and files and folders (`Path`).
-        sources: The store's files, by path.
+        paths_below: Returns the store's files below a folder.
         result: Takes what is skipped or gone in the folders.
 
     Raises:
-        ValueError: A text is blank, or names a file or folder.
+        ValueError: A text is blank, names a file or folder, or holds a lone surrogate; or a name is not UTF-8.
         FileNotFoundError: A file or folder does not exist.
     """
     inputs: list[Input] = []
@@ -70,13 +71,14 @@ def expand(documents: Sequence[str | Path], sources: dict[str, DocumentSource], 
         if not path.exists():
             raise FileNotFoundError(f"nothing at {str(document)!r}; expected a file or a folder of documents.")
         if not path.is_dir():
+            check_name(path)
             inputs.append(Input(path, True))
             continue
         contents = find_documents(path)
         inputs += [Input(file, False) for file in contents.readable]
-        result.skipped = list(dict.fromkeys([*result.skipped, *map(str, contents.skipped)]))
+        result.skipped = list(dict.fromkeys([*result.skipped, *map(printable, contents.skipped)]))
         present = {str(file) for file in contents.readable}
-        result.gone += sorted(name for name in sources if Path(name).is_relative_to(path) and name not in present)
+        result.gone += [name for name in paths_below(path) if name not in present and is_gone(name)]
     return inputs
 
 
@@ -87,8 +89,49 @@ def title_of(text: str) -> str:
     return line if len(line) <= LONGEST_TITLE else line[: LONGEST_TITLE - 1] + "…"
 
 
+def is_gone(path: str) -> bool:
+    """Tell whether a file is no longer there; a folder that cannot be read may still hold it."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
+
+
+def settled_state(path: Path) -> FileState:
+    """Return a file's state, from which each later change of the file can be told.
+
+    File systems count time in steps. A file that was changed just now could be changed again within the same step, so
+    one step is waited for.
+    """
+    state = FileState.of(path.stat())
+    if 0 <= time.time_ns() - state.changed < STEP:
+        time.sleep(STEP / 1e9)
+        state = FileState.of(path.stat())
+    return state
+
+
+def check_name(path: Path) -> None:
+    """Check that the catalogue can keep the name of a file.
+
+    Raises:
+        ValueError: The name is not UTF-8.
+    """
+    if printable(path) != str(path):
+        raise ValueError(f"{printable(path)!r} has a name that is not UTF-8; rename the file or folder.")
+
+
 def _check_text(text: str) -> None:
     """Check that a text is one: a path given as `str` would silently become a document of one word."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"a text holds half of a character ({text[error.start]!r} at {error.start}), which no file can hold; "
+            "repair it where it comes from, or give text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')."
+        ) from error
     if not text.strip():
         raise ValueError(f"a text is empty ({text!r}); give a document as str, or a file as Path.")
     path = place_named(text)

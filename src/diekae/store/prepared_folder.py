@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 
 from diekae.files import write_atomically
@@ -19,11 +19,15 @@ from diekae.fingerprint import fingerprint
 from diekae.knowledge import PreparedKnowledge
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
-from diekae.store.catalogue import Catalogue, PreparedFile
-from diekae.store.layout import PREPARED
+from diekae.store.catalogue import Catalogue, PreparedFile, StoredDocument
+from diekae.store.layout import path_in_store, prepared_path
 
 BATCH = 16
-"""Documents that are prepared together, and written before the next ones are begun."""
+"""Most documents that are prepared together, and written before the next ones are begun."""
+CHARACTERS = 200_000
+"""Most characters of such documents, all counted as long as the longest: so long documents are prepared one by one."""
+SELECTED = 500
+"""Documents that are looked up at once."""
 _REPAIR = "run `diekae knowledge verify --repair`, and it is prepared again."
 
 
@@ -49,8 +53,7 @@ class PreparedFolder:
         """Return the key under which the bank's files are; without a model, that of the only bank, or an empty text."""
         if self._model is not None:
             return f"{self._model.bank.fingerprint()}-{self._settings_digest}"
-        banks = self._catalogue.prepared_files.banks()
-        return banks[0] if len(banks) == 1 else ""
+        return self._catalogue.prepared_files.only_bank()
 
     @cached_property
     def _settings_digest(self) -> str:
@@ -60,49 +63,65 @@ class PreparedFolder:
         settings = (fingerprint(model.decoder), config.site, config.template, config.anchor, model.anchor)
         return hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
 
-    def prepare_missing(self, ids: Iterable[str], progress: Progress) -> list[str]:
+    def prepare_missing(self, ids: Sequence[str], progress: Progress) -> list[str]:
         """Prepare those documents that this bank has not prepared yet, in batches of similar length.
 
         Returns:
-            Their ids, in the order they were added to the store.
+            The ids of those that were missing.
         """
-        bank, wanted = self.bank, set(ids)
-        documents = self._catalogue.documents.select(bank)
-        missing = [document for document in documents if document.id in wanted and document.slots is None]
-        by_length, done = iter(sorted(missing, key=lambda document: document.characters)), 0
-        while batch := list(islice(by_length, BATCH)):
-            texts = [self._catalogue.documents.text(document.id) for document in batch]
-            all_prepared = self.require_model().prepare_many(texts, batch_size=BATCH)
-            for document, prepared in zip(batch, all_prepared, strict=True):
-                self._write(document.id, bank, prepared)
+        bank, done, missing = self.bank, 0, list[StoredDocument]()
+        for start in range(0, len(ids), SELECTED):
+            documents = self._catalogue.documents.select(bank, ids[start : start + SELECTED])
+            missing += [document for document in documents if document.slots is None]
+        by_length = sorted(missing, key=lambda document: document.characters)
+        while done < len(by_length):
+            batch = by_length[done : done + _batch_size(by_length[done:])]
+            texts = self._texts(batch)
+            for id, prepared in zip(texts, self._prepare(list(texts.values())), strict=True):
+                self._write(id, bank, prepared)
             done += len(batch)
             progress("preparing", done, len(missing))
         return [document.id for document in missing]
+
+    def _texts(self, documents: Sequence[StoredDocument]) -> dict[str, str]:
+        """Return the texts of those documents that nobody has removed meanwhile, by id."""
+        with self._catalogue.reading():
+            ids = [document.id for document in documents if self._catalogue.documents.contains(document.id)]
+            return {id: self._catalogue.documents.text(id) for id in ids}
+
+    def _prepare(self, texts: Sequence[str]) -> Sequence[PreparedKnowledge]:
+        return self.require_model().prepare_many(texts, batch_size=BATCH) if texts else []
 
     def load(self, document: str) -> PreparedKnowledge:
         """Return a document's prepared knowledge, mapped from its file; prepare it now if it is missing.
 
         Raises:
-            ValueError: It is not prepared and there is no model, or its file is damaged or missing.
+            ValueError: It is not prepared and there is no model, it has been removed, or its file is damaged or
+                missing.
         """
         bank = self.bank
         for _ in range(2):  # the second time, if the document was removed and added again meanwhile
-            files = self._catalogue.prepared_files.select(bank, document)
-            if not files:
+            file = self._catalogue.prepared_files.select(bank, document)
+            if file is None:
                 self.prepare_missing([document], silent)
-                files = self._catalogue.prepared_files.select(bank, document)
+                file = self._catalogue.prepared_files.select(bank, document)
+            if file is None:  # removed meanwhile
+                continue
             try:
-                return PreparedKnowledge.load(self._folder / files[0].file)
+                path = path_in_store(self._folder, file.file)
+                return PreparedKnowledge.load(path, sha256=file.sha256)
             except FileNotFoundError:
                 continue
             except ValueError as error:
                 raise ValueError(f"{error} To mend it, {_REPAIR}") from error
+        self._catalogue.documents.text(document)  # raises if the document has been removed
         raise ValueError(f"the file of document {document[:12]} is missing in {str(self._folder)!r}; {_REPAIR}")
 
     def delete(self, files: Sequence[str]) -> None:
-        """Delete files whose rows are gone, given by their paths in the store's folder."""
+        """Delete files whose rows are gone, given by their paths in the store's folder; nothing outside of it."""
         for file in files:
-            (self._folder / file).unlink(missing_ok=True)
+            with suppress(ValueError):  # not the path of such a file: it was never ours
+                path_in_store(self._folder, file).unlink(missing_ok=True)
 
     def _write(self, document: str, bank: str, prepared: PreparedKnowledge) -> None:
         """Write a file and its row, unless the document is gone or another process has prepared it."""
@@ -110,7 +129,7 @@ class PreparedFolder:
         file = PreparedFile(
             document,
             bank,
-            f"{PREPARED}/{bank}/{document[:16]}-{uuid.uuid4().hex[:8]}.safetensors",
+            prepared_path(bank, document, uuid.uuid4().hex[:8]),
             hashlib.sha256(content).hexdigest(),
             len(content),
             len(prepared),
@@ -122,5 +141,11 @@ class PreparedFolder:
                 return
             if self._catalogue.prepared_files.select(bank, document):
                 return
-            write_atomically(self._folder / file.file, content)
+            write_atomically(path_in_store(self._folder, file.file), content)
             self._catalogue.prepared_files.insert(file)
+
+
+def _batch_size(documents: Sequence[StoredDocument]) -> int:
+    """Return how many of the first documents, sorted by length, are prepared together; at least one."""
+    sizes = range(1, min(BATCH, len(documents)) + 1)
+    return max((size for size in sizes if size * documents[size - 1].characters <= CHARACTERS), default=1)

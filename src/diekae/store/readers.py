@@ -63,20 +63,22 @@ def read_document(path: Path, *, any_kind: bool = False) -> str:
         ModuleNotFoundError: The library that reads this kind is not installed.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"no file at {str(path)!r}; expected a document or a folder of documents.")
+        raise FileNotFoundError(f"no file at {printable(path)!r}; expected a document or a folder of documents.")
     read = READERS.get(path.suffix.lower(), _read_unknown if any_kind else None)
     if read is None:
-        raise ValueError(f"{str(path)!r} is of a kind that cannot be read; expected one of {', '.join(READERS)}.")
-    text = "\n".join(line.rstrip() for line in _read(read, path).replace("\x00", "").splitlines())
+        raise ValueError(f"{printable(path)!r} is of a kind that cannot be read; expected one of {', '.join(READERS)}.")
+    # JSON and e-mail may hold halves of characters, which nothing can store.
+    text = _read(read, path).encode("utf-8", "replace").decode().replace("\x00", "")
+    text = "\n".join(line.rstrip() for line in text.splitlines())
     text = re.sub(r"\n{3,}", "\n\n", text).strip()
     if not text:
-        raise ValueError(f"{str(path)!r} holds no text.")
+        raise ValueError(f"{printable(path)!r} holds no text.")
     return text
 
 
 def _read(read: Callable[[Path], str], path: Path) -> str:
     """Read a file, and turn any error into a ValueError that names the file and says what to do."""
-    kind = path.suffix[1:].upper() or "text"
+    name, kind = repr(printable(path)), path.suffix[1:].upper() or "text"
     try:
         if (size := path.stat().st_size) > LARGEST:
             raise Unreadable(f"has {size / 1e6:.0f} MB, and at most {LARGEST / 1e6:.0f} MB are read; split it.")
@@ -84,17 +86,19 @@ def _read(read: Callable[[Path], str], path: Path) -> str:
     except ModuleNotFoundError:
         raise
     except Unreadable as error:
-        raise ValueError(f"{str(path)!r} {error}") from error
+        raise ValueError(f"{name} {error}") from error
     except RecursionError as error:
-        raise ValueError(f"{str(path)!r} is nested too deeply to be read; save it as plain text (.txt).") from error
+        raise ValueError(f"{name} is nested too deeply to be read; save it as plain text (.txt).") from error
     except OSError as error:
         raise ValueError(
-            f"{str(path)!r} cannot be read ({error.strerror or error}); check that it is complete and you may read it."
+            f"{name} cannot be read ({error.strerror or error}); check that it is complete and you may read it."
         ) from error
-    except Exception as error:  # damaged and hostile files make the libraries raise exceptions of every kind
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # damaged files make the libraries raise all kinds; Rust's panics are no Exception
+        reason = printable(f"{type(error).__name__}: {error}".splitlines()[0][:200])
         raise ValueError(
-            f"{str(path)!r} cannot be read as {kind} ({reason}); open it in its own program and save it again, or as "
+            f"{name} cannot be read as {kind} ({reason}); open it in its own program and save it again, or as "
             "plain text (.txt)."
         ) from error
 
@@ -109,6 +113,11 @@ def _read_unknown(path: Path) -> str:
     if "\x00" in text:
         raise Unreadable(f"is not a text; expected plain text, or one of {', '.join(READERS)}.")
     return text
+
+
+def printable(path: str | Path) -> str:
+    """Return a path as text, with a code in place of each byte of its name that is not UTF-8."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 def find_documents(folder: Path) -> FolderContents:

@@ -58,6 +58,7 @@ def _stored_passage(store: KnowledgeStore, text: str, metadata: Mapping[str, Any
     except KeyError:
         return None
     documents = store.catalogue.documents
-    if not documents.contains(passage.id) or documents.text(passage.id)[passage.start : passage.end] != text:
-        return None
+    with store.catalogue.reading():  # one state: nobody can remove the document between the two
+        if not documents.contains(passage.id) or documents.text(passage.id)[passage.start : passage.end] != text:
+            return None
     return passage

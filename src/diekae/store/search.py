@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from diekae.store.catalogue import Catalogue, IndexedPassage, PassageVectors
 from diekae.store.passages import split
-from diekae.store.words import Embedder, normalized_words, query_words, static_embedder
+from diekae.store.words import Embedder, Vectors, passage_words, query_words, static_embedder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -57,19 +57,17 @@ class PassageSearch:
         """Return what turns texts into vectors."""
         return self._embed or static_embedder()
 
-    def index(self, title: str, text: str, tokenizer: PreTrainedTokenizerBase) -> list[IndexedPassage]:
+    def index(self, title: str, text: str, tokenizer: PreTrainedTokenizerBase | None) -> list[IndexedPassage]:
         """Split a document into passages, with the words and the vector that each is found by."""
         passages = split(text, tokenizer)
         texts = [text[passage.start : passage.end] for passage in passages]
         vectors = self.embedder([f"{title}. {p.heading} {body}" for p, body in zip(passages, texts, strict=True)])
-        # A document says what it is about at its beginning only. So every passage is found by these words too.
-        subject = f"{title} {texts[0]}" if texts else ""
         return [
             IndexedPassage(
                 passage.start,
                 passage.end,
                 passage.heading,
-                " ".join(normalized_words(f"{subject} {passage.heading} {body}")),
+                passage_words(title, texts[0], passage.heading, body),
                 vector.tobytes(),
             )
             for passage, body, vector in zip(passages, texts, vectors.astype(np.float16), strict=True)
@@ -77,21 +75,26 @@ class PassageSearch:
 
     def search(self, question: str, k: int, documents: Sequence[str]) -> list[FoundPassage]:
         """Return the best k passages; see :meth:`diekae.store.KnowledgeStore.search`."""
-        # Another thread may replace the attribute meanwhile: this search works with what it has read.
-        self._vectors = vectors = self._catalogue.passages.vectors(self._vectors)
-        if not vectors.numbers:
-            return []
-        likeness = self._likeness(question, vectors)
-        matches = self._catalogue.passages.match_words(query_words(question))
-        best = max((match.score for match in matches.values()), default=0.0) or 1.0
-        shares = [matches[number].score / best if number in matches else 0.0 for number in vectors.numbers]
-        scores = np.array(shares) + LIKENESS_WEIGHT * likeness
-        rows = np.argsort(-scores, kind="stable").tolist()
-        if documents:
-            ids = [self._catalogue.documents.find(name) for name in documents]
-            allowed = self._catalogue.passages.numbers(ids)
-            rows = [row for row in rows if vectors.numbers[row] in allowed]
-        row_of = {vectors.numbers[row]: row for row in rows[:k]}
+        question = question.encode("utf-8", "replace").decode()  # lone surrogates are in no document
+        vector = self.embedder([question])[0]
+        # In one state of the catalogue: another process may remove documents meanwhile.
+        with self._catalogue.reading():
+            # Another thread may replace the attribute meanwhile: this search works with what it has read.
+            self._vectors = vectors = self._catalogue.passages.vectors(self._vectors)
+            if not vectors.numbers:
+                return []
+            likeness = self._likeness(vector, vectors)
+            matches = self._catalogue.passages.match_words(query_words(question))
+            best = max((match.score for match in matches.values()), default=0.0) or 1.0
+            shares = [matches[number].score / best if number in matches else 0.0 for number in vectors.numbers]
+            scores = np.array(shares) + LIKENESS_WEIGHT * likeness
+            rows = np.argsort(-scores, kind="stable").tolist()
+            if documents:
+                ids = [self._catalogue.documents.find(name) for name in documents]
+                allowed = self._catalogue.passages.numbers(ids)
+                rows = [row for row in rows if vectors.numbers[row] in allowed]
+            row_of = {vectors.numbers[row]: row for row in rows[:k]}
+            passages = self._catalogue.passages.select(list(row_of), self._catalogue.documents.text)
         return [
             FoundPassage(
                 id=passage.document,
@@ -104,12 +107,11 @@ class PassageSearch:
                 coverage=matches[passage.number].coverage if passage.number in matches else 0.0,
                 likeness=float(likeness[row_of[passage.number]]),
             )
-            for passage in self._catalogue.passages.select(list(row_of))
+            for passage in passages
         ]
 
-    def _likeness(self, question: str, vectors: PassageVectors) -> NDArray[np.float32]:
+    def _likeness(self, vector: Vectors, vectors: PassageVectors) -> NDArray[np.float32]:
         """Return the cosine of the question's vector and each passage's, [passages]."""
-        vector = self.embedder([question])[0]
         dimensions = vectors.matrix.shape[1]
         if len(vector) != dimensions:
             raise ValueError(

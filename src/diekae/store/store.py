@@ -1,8 +1,10 @@
 """The knowledge store: documents in a folder, each prepared once by a bank, found by id or by question.
 
 The folder holds:
-    catalogue.sqlite                        documents, their sources, and the index for search
-    memories/BANK/DOCUMENT-….safetensors    prepared knowledge
+    catalogue.sqlite                           documents, their sources, and the index for search
+    memories/BANK/D3/DOCUMENT-….safetensors    prepared knowledge; D3 is the beginning of the document's id
+
+What `add` and `remove` did when they return is on the disk: a power cut does not undo it.
 
 :class:`KnowledgeStore` puts together what the other modules do: the catalogue, the search and the prepared files.
 """
@@ -16,14 +18,17 @@ from diekae.knowledge import PreparedKnowledge
 from diekae.knowledge.codec import PRECISIONS
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
-from diekae.store.catalogue import Catalogue, DocumentSource, StoredDocument
-from diekae.store.intake import AddResult, document_id, expand, title_of
+from diekae.store.catalogue import Catalogue, DocumentSource, IndexedPassage, StoredDocument, document_id
+from diekae.store.intake import AddResult, check_name, expand, is_gone, settled_state, title_of
 from diekae.store.layout import CATALOGUE
 from diekae.store.prepared_folder import PreparedFolder
-from diekae.store.readers import read_document
+from diekae.store.readers import printable, read_document
 from diekae.store.search import FoundPassage, PassageSearch
 from diekae.store.verify import Fault, find_faults
 from diekae.store.words import Embedder
+
+MOST_SOURCES = 10
+"""Most files with the same text that are checked for renames when one of them is added."""
 
 
 class KnowledgeStore:
@@ -101,22 +106,26 @@ class KnowledgeStore:
 
         Raises:
             FileNotFoundError: A given file or folder does not exist.
-            ValueError: A text is blank or names a file, a given file cannot be read, or there is no model.
+            ValueError: A text is blank, names a file or holds a lone surrogate, a given file cannot be read, or there
+                is no model.
+            OSError: The store cannot be written.
         """
         self._prepared_folder.require_model()
-        result, sources = AddResult(), self.catalogue.documents.sources()
-        inputs = expand([documents] if isinstance(documents, str | Path) else list(documents), sources, result)
+        table, result = self.catalogue.documents, AddResult()
+        given = [documents] if isinstance(documents, str | Path) else list(documents)
+        inputs = expand(given, table.paths_below, result)
         for number, (content, explicit) in enumerate(inputs):
             if isinstance(content, str):
                 id = document_id(content)
                 self._put(DocumentSource(id, id), title_of(content), content)
                 result.ids.append(id)
             else:
-                self._add_file(content, explicit, sources.get(str(content)), result)
+                self._add_file(content, explicit, result)
             progress("reading", number + 1, len(inputs))
+        result.gone = [path for path in result.gone if table.source(path) is not None]
         if prune:
             for path in result.gone:
-                self._prepared_folder.delete(self.catalogue.documents.delete_source(path))
+                self._remove_source(path)
         result.ids = list(dict.fromkeys(result.ids))
         if prepare:
             result.prepared = self._prepared_folder.prepare_missing(result.ids, progress)
@@ -156,20 +165,28 @@ class KnowledgeStore:
         Raises:
             ValueError: No document, or several, have that name.
         """
-        id = self.catalogue.documents.find(name)
-        (document,) = self.catalogue.documents.select(self.bank, [id])
-        self._prepared_folder.delete(self.catalogue.documents.delete(id))
+        with self.catalogue.writing():  # nobody else can remove it between the look-up and the removal
+            id = self.catalogue.documents.find(name)
+            (document,) = self.catalogue.documents.select(self.bank, [id])
+            files = self.catalogue.documents.delete(id)
+        self._prepared_folder.delete(files)
         return document
 
     def verify(self, *, repair: bool = False, progress: Progress = silent) -> list[Fault]:
-        """Compare the catalogue with the files.
+        """Compare the catalogue with the files, the texts with their ids, and the index with the texts.
 
         Args:
-            repair: Delete files that are damaged or not in the catalogue. Documents stay, and are prepared again when
-                they are needed.
-            progress: Called for each file.
+            repair: Delete files that are damaged or not in the catalogue, and index documents again whose index is
+                damaged. Documents stay, and are prepared again when they are needed.
+            progress: Called for each file and each document.
         """
-        return find_faults(self.folder, self.catalogue, repair=repair, progress=progress)
+        prompter = None if self.model is None else self.model.need_prompter()
+        tokenizer = None if prompter is None else prompter.tokenizer
+
+        def index(title: str, text: str) -> list[IndexedPassage]:
+            return self._search.index(title, text, tokenizer)
+
+        return find_faults(self.folder, self.catalogue, index, repair=repair, progress=progress)
 
     def prepared(self, *names: str) -> PreparedKnowledge:
         """Return the prepared knowledge of a document, or of several together, for ``model.generate(knowledge=…)``.
@@ -190,7 +207,8 @@ class KnowledgeStore:
 
     def text(self, name: str) -> str:
         """Return a document's text; named as for :meth:`remove`."""
-        return self.catalogue.documents.text(self.catalogue.documents.find(name))
+        with self.catalogue.reading():  # one state: nobody can remove it between the two
+            return self.catalogue.documents.text(self.catalogue.documents.find(name))
 
     def search(self, question: str, k: int = 3, *, documents: Sequence[str] = ()) -> list[FoundPassage]:
         """Return the k passages that answer a question best, best first; none if the store is empty.
@@ -232,11 +250,13 @@ class KnowledgeStore:
         """Close this thread's connection to the catalogue."""
         self.catalogue.close()
 
-    def _add_file(self, path: Path, explicit: bool, source: DocumentSource | None, result: AddResult) -> None:
-        """Add one file, unless it has not changed since it was added as `source`."""
+    def _add_file(self, path: Path, explicit: bool, result: AddResult) -> None:
+        """Add one file, unless it has not changed since it was added."""
         try:
-            state = path.stat()
-            if source is not None and (source.size, source.modified) == (state.st_size, state.st_mtime_ns):
+            check_name(path)
+            state = settled_state(path)
+            source = self.catalogue.documents.source(str(path))
+            if source is not None and source.state == state:
                 result.unchanged += 1
                 result.ids.append(source.document)
                 return
@@ -244,18 +264,45 @@ class KnowledgeStore:
         except (ValueError, OSError, ModuleNotFoundError) as error:
             if explicit:
                 raise
-            result.failed.append((str(path), str(error)))
+            result.failed.append((printable(path), str(error)))
             return
         id = document_id(text)
-        self._put(DocumentSource(str(path), id, state.st_size, state.st_mtime_ns), path.name, text)
+        self._put(DocumentSource(str(path), id, state), path.name, text)
+        self._follow_renames(id)
         result.ids.append(id)
 
     def _put(self, source: DocumentSource, title: str, text: str) -> None:
         """Put a text and its source into the catalogue, and delete files whose document is gone by that."""
-        table, tokenizer = self.catalogue.documents, self._prepared_folder.require_model().need_prompter().tokenizer
+        table = self.catalogue.documents
         # Passages are made outside the transaction, because that takes long, and only for a document that is new.
-        passages = None if table.contains(source.document) else self._search.index(title, text, tokenizer)
+        passages = None if table.contains(source.document) else self._index(title, text)
         unused_files = table.put(source, title, text, passages)
         if unused_files is None:  # another process removed the document between the two lines above
-            unused_files = table.put(source, title, text, self._search.index(title, text, tokenizer))
+            unused_files = table.put(source, title, text, self._index(title, text))
         self._prepared_folder.delete(unused_files or ())
+
+    def _index(self, title: str, text: str) -> list[IndexedPassage]:
+        return self._search.index(title, text, self._prepared_folder.require_model().need_prompter().tokenizer)
+
+    def _remove_source(self, path: str) -> None:
+        """Remove a file that is gone, and its document if that has no other source."""
+        source = self.catalogue.documents.source(path)
+        self._prepared_folder.delete(self.catalogue.documents.delete_source(path))
+        if source is not None:
+            self._follow_renames(source.document)
+
+    def _follow_renames(self, document: str) -> None:
+        """Forget the files of a document that are gone while another holds its text, which then gives it its title."""
+        table = self.catalogue.documents
+        with self.catalogue.writing():
+            sources = table.sources_of(document, MOST_SOURCES + 1)
+            if not 1 <= len(sources) <= MOST_SOURCES or not all(source.is_file for source in sources):
+                return
+            present = [source for source in sources if not is_gone(source.path)]
+            for source in sources if present else ():
+                if source not in present:
+                    table.delete_source(source.path)
+            names = [Path(source.path).name for source in present]
+            (stored,) = table.select("", [document])
+            if names and stored.title not in names:
+                table.index_again(document, names[0], self._index(names[0], table.text(document)))

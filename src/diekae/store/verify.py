@@ -1,14 +1,20 @@
-"""Checks that each row of the catalogue has its file of prepared knowledge, unchanged, and each file its row."""
+"""Checks a store: files of prepared knowledge against their rows, texts against their ids, the index against texts."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from diekae.progress import Progress
-from diekae.store.catalogue import Catalogue, PreparedFile
-from diekae.store.layout import PREPARED
+from diekae.store.catalogue import Catalogue, DocumentHealth, IndexedPassage, PreparedFile
+from diekae.store.intake import title_of
+from diekae.store.layout import PREPARED, path_in_store
+
+Index = Callable[[str, str], list[IndexedPassage]]
+"""Makes what a document is found by, from its title and its text."""
 
 
 @dataclass(frozen=True)
@@ -16,41 +22,49 @@ class Fault:
     """One thing that is wrong in a store."""
 
     kind: str
-    """``orphan`` (a file without a row, as a kill may leave it), ``missing`` (a row without its file), ``damaged`` (the
-    file is not the one that was written) or ``index`` (the full-text index does not fit the texts)."""
+    """What is wrong.
+
+    ``orphan``: a file without a row, as a kill may leave it. ``missing``: a row without its file. ``damaged``: a file
+    or its row is not the one that was written. ``link``: a link inside the store, or a row that names a file elsewhere;
+    nothing is read or deleted there. ``text``: a text is not the one that was added. ``index``: what a document, or any
+    document, is found by does not fit its text. ``catalogue``: the file of the catalogue is damaged elsewhere.
+    """
     file: str
     """Path in the store's folder."""
     document: str | None
-    """The document of the file; None for an orphan and for the index."""
+    """The document; None for an orphan, and for what concerns all documents."""
     repaired: bool
-    """Whether it was repaired. A document always stays, and is prepared again when it is next needed."""
+    """Whether it was repaired. A document always stays, and is prepared again when it is next needed. A damaged text
+    and a damaged catalogue are not repaired: remove the document and add it again, or restore a copy of the store."""
 
 
-def find_faults(folder: Path, catalogue: Catalogue, *, repair: bool, progress: Progress) -> list[Fault]:
-    """Compare files with rows; see :meth:`diekae.store.KnowledgeStore.verify`."""
+def find_faults(folder: Path, catalogue: Catalogue, index: Index, *, repair: bool, progress: Progress) -> list[Fault]:
+    """Find what is wrong; see :meth:`diekae.store.KnowledgeStore.verify`."""
     faults = []
-    files = catalogue.prepared_files.select()
-    for number, file in enumerate(files):
-        kind = _fault_kind(folder, file)
+    files = catalogue.prepared_files.all()
+    for number, (file, row_is_whole) in enumerate(files.items()):
+        kind = _fault_kind(folder, file, row_is_whole)
         # A row that is gone by now was removed while its file was checked.
-        if kind is not None and file in catalogue.prepared_files.select(file.bank, file.document):
+        if kind is not None and catalogue.prepared_files.contains(file):
             if repair:
                 catalogue.prepared_files.delete(file)
-                (folder / file.file).unlink(missing_ok=True)
+                if kind != "link":
+                    path_in_store(folder, file.file).unlink(missing_ok=True)
             faults.append(Fault(kind, file.file, file.document, repair))
         progress("verifying", number + 1, len(files))
     faults += _orphans(folder, catalogue, repair)
-    if not catalogue.passages.words_are_whole(repair=repair):
-        faults.append(Fault("index", catalogue.path.name, None, repair))
-    return faults
+    return faults + _catalogue_faults(catalogue, index, repair, progress)
 
 
-def _fault_kind(folder: Path, file: PreparedFile) -> str | None:
+def _fault_kind(folder: Path, file: PreparedFile, row_is_whole: bool) -> str | None:
     """Return what is wrong with one file, or None."""
-    path = folder / file.file
+    try:
+        path = path_in_store(folder, file.file)
+    except ValueError:
+        return "link"
     try:
         with open(path, "rb") as content:
-            whole = path.stat().st_size == file.bytes
+            whole = row_is_whole and path.stat().st_size == file.bytes
             whole = whole and hashlib.file_digest(content, "sha256").hexdigest() == file.sha256
     except FileNotFoundError:
         return "missing"
@@ -58,13 +72,52 @@ def _fault_kind(folder: Path, file: PreparedFile) -> str | None:
 
 
 def _orphans(folder: Path, catalogue: Catalogue, repair: bool) -> list[Fault]:
-    """Find the files without a row: whole ones, and those whose writing was cut off."""
+    """Find the files without a row: whole ones, and those whose writing was cut off; and links."""
+    if (folder / PREPARED).is_symlink():
+        return [Fault("link", PREPARED, None, False)]
     # As the only writer: a process that writes a file stays the writer until the file has its row.
+    with catalogue.writing() if repair or not catalogue.read_only else catalogue.reading():
+        listed = {file.file for file in catalogue.prepared_files.all()}
+        found: dict[str, str] = {}
+        for parent, folders, files in os.walk(folder / PREPARED):  # does not follow links
+            for name in (*folders, *files):
+                path = Path(parent, name)
+                if path.is_symlink():
+                    found[path.relative_to(folder).as_posix()] = "link"
+                elif name in files and (file := path.relative_to(folder).as_posix()) not in listed:
+                    found[file] = "orphan"
+        for file in sorted(found) if repair else ():
+            (folder / file).unlink(missing_ok=True)  # of a link, only the link itself
+    return [Fault(found[file], file, None, repair) for file in sorted(found)]
+
+
+def _catalogue_faults(catalogue: Catalogue, index: Index, repair: bool, progress: Progress) -> list[Fault]:
+    """Find what is wrong in the catalogue itself."""
+    name = catalogue.path.name
+    if catalogue.health.structure() is not None:
+        return [Fault("catalogue", name, None, False)]
+    faults, numbers = [], catalogue.health.numbers()
+    words_are_whole = catalogue.health.words_are_whole(repair=repair)
+    for step, number in enumerate(numbers):
+        health = catalogue.health.check(number)
+        if health is not None and not health.text_is_whole:
+            faults.append(Fault("text", name, health.id, False))
+        elif health is not None and not (health.title_is_whole and health.index_is_whole):
+            if repair:
+                _index_again(catalogue, health, index)
+            faults.append(Fault("index", name, health.id, repair))
+        progress("verifying texts", step + 1, len(numbers))
+    return faults if words_are_whole else [*faults, Fault("index", name, None, repair)]
+
+
+def _index_again(catalogue: Catalogue, health: DocumentHealth, index: Index) -> None:
+    """Make again what a document is found by; a damaged title becomes the name of its file, or its first line."""
+    table = catalogue.documents
     with catalogue.writing():
-        listed = {file.file for file in catalogue.prepared_files.select()}
-        paths = (path for path in (folder / PREPARED).rglob("*") if path.is_file())
-        orphans = sorted(name for path in paths if (name := path.relative_to(folder).as_posix()) not in listed)
-        if repair:
-            for name in orphans:
-                (folder / name).unlink(missing_ok=True)
-    return [Fault("orphan", name, None, repair) for name in orphans]
+        text = table.text(health.id)
+        if health.title_is_whole:
+            title = table.select("", [health.id])[0].title
+        else:
+            names = [Path(source.path).name for source in table.sources_of(health.id, 1) if source.is_file]
+            title = names[0] if names else title_of(text)
+        table.index_again(health.id, title, index(title, text))

@@ -18,7 +18,10 @@ STOP_WORDS = frozenset(
     " to was will with did do does how what when where which who whose why were".split()
 )
 """Words of a question that help to find nothing: Lucene's English stop words, and question words."""
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
+    "\U00020000-\U0003ffff"
+)
 """Scripts without blanks between words, or with other blanks: Thai, Lao, Burmese, Khmer, Japanese, Chinese, Korean."""
 _WORD = re.compile(rf"[{_UNSPACED}]+|[^\s{_UNSPACED}]+")
 _UNSPACED_WORD = re.compile(rf"[{_UNSPACED}]+")
@@ -30,8 +33,13 @@ Embedder = Callable[[Sequence[str]], Vectors]
 """Turns texts into vectors of length 1, [texts, dimensions]; the vector of a blank text is zero."""
 
 
-def normalized_words(text: str) -> list[str]:
+def normalized_words(text: str, *, with_ends: bool = False) -> list[str]:
     """Return a text's words without case, width and accents; scripts without blanks as overlapping pairs of characters.
+
+    Args:
+        text: The text.
+        with_ends: Also return the last character of each run of such a script. So every character begins a word, and
+            can be found alone; see :func:`is_character`.
 
     Example:
         normalized_words("Le CHÂTEAU 東京都")  # ["le", "chateau", "東京", "京都"]
@@ -42,10 +50,31 @@ def normalized_words(text: str) -> list[str]:
     plain = unicodedata.normalize("NFC", "".join(map(_without_accent, decomposed)))
     for word in _WORD.findall(plain):
         if _UNSPACED_WORD.match(word):
-            words += [word[start : start + 2] for start in range(len(word) - 1)] or [word]
+            words += [word[start : start + 2] for start in range(len(word) - 1)]
+            if with_ends or len(word) == 1:
+                words.append(word[-1])
         else:
             words.append(word)
     return words
+
+
+def is_character(word: str) -> bool:
+    """Tell whether a word is one character of a script without blanks; it matches every word that begins with it."""
+    return len(word) == 1 and _UNSPACED_WORD.match(word) is not None
+
+
+def passage_words(title: str, beginning: str, heading: str, text: str) -> str:
+    """Return the words that a passage is found by, separated by blanks.
+
+    A document says what it is about at its beginning only. So every passage is found by these words too.
+
+    Args:
+        title: Title of the document.
+        beginning: First passage of the document.
+        heading: The headings above the passage.
+        text: The passage.
+    """
+    return " ".join(normalized_words(f"{title} {beginning} {heading} {text}", with_ends=True))
 
 
 @cache

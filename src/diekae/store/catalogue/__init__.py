@@ -8,18 +8,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from diekae.store.catalogue.database import CatalogueDatabase
-from diekae.store.catalogue.documents import DocumentSource, DocumentTable, StoredDocument
+from diekae.store.catalogue.documents import DocumentSource, DocumentTable, StoredDocument, document_id
+from diekae.store.catalogue.health import CatalogueHealth, DocumentHealth
 from diekae.store.catalogue.passages import IndexedPassage, PassageTable, PassageVectors, StoredPassage
 from diekae.store.catalogue.prepared_files import PreparedFile, PreparedFileTable
 
 __all__ = [
     "Catalogue",
+    "DocumentHealth",
     "DocumentSource",
     "IndexedPassage",
     "PassageVectors",
     "PreparedFile",
     "StoredDocument",
     "StoredPassage",
+    "document_id",
 ]
 
 
@@ -38,3 +41,4 @@ class Catalogue(CatalogueDatabase):
         self.passages = PassageTable(self)
         self.documents = DocumentTable(self, self.passages)
         self.prepared_files = PreparedFileTable(self)
+        self.health = CatalogueHealth(self)

@@ -1,43 +1,21 @@
-"""The catalogue's file: its tables, and its connections, one for each thread."""
+"""The catalogue's file: its connections, one for each thread, and what is checked when it is opened."""
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from diekae.files import written_whole
 from diekae.sqlite import open_database, sqlite_errors, transaction
+from diekae.store.catalogue.migrate import add_layout_3
+from diekae.store.catalogue.tables import APPLICATION, LAYOUT, row_digest, tables_content
+from diekae.store.layout import PREPARED
 
-LAYOUT = 2
-"""Version of the tables, kept in the file as `user_version`."""
-
-# "memories" are files of prepared knowledge. A "place" is a file's path, or the id of a document given as a text.
-# These names are older than the words of the code, and renaming them would need a new layout.
-_TABLES = """
-CREATE TABLE documents (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, title TEXT NOT NULL, text TEXT NOT NULL
-);
-CREATE TABLE passages (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, document INTEGER NOT NULL, start INTEGER NOT NULL, end INTEGER NOT NULL,
-    heading TEXT NOT NULL, vector BLOB NOT NULL
-);
-CREATE INDEX passages_of ON passages(document);
-CREATE VIRTUAL TABLE terms USING fts5(
-    words, tokenize = "porter unicode61 remove_diacritics 0 categories 'L* N* Co M*'"
-);
-CREATE TABLE sources (
-    place TEXT PRIMARY KEY, document TEXT NOT NULL REFERENCES documents(id) ON DELETE CASCADE,
-    size INTEGER NOT NULL, changed INTEGER NOT NULL
-);
-CREATE INDEX sources_of ON sources(document);
-CREATE TABLE memories (
-    document TEXT NOT NULL REFERENCES documents(id) ON DELETE CASCADE, bank TEXT NOT NULL, file TEXT NOT NULL UNIQUE,
-    sha256 TEXT NOT NULL, bytes INTEGER NOT NULL, slots INTEGER NOT NULL, precision TEXT NOT NULL,
-    PRIMARY KEY (document, bank)
-);
-"""
+_REMEDY = "restore it from a copy, or add the documents to a new store"
 
 
 class CatalogueDatabase:
@@ -46,24 +24,22 @@ class CatalogueDatabase:
     def __init__(self, path: Path) -> None:
         """Open the file, or create it with its tables.
 
+        A file that cannot be written, or is in a folder that cannot, is opened for reading alone.
+
         Raises:
             ValueError: The file is not a catalogue, is damaged, or has the layout of another version.
-            OSError: The file cannot be opened or written.
+            OSError: The file cannot be opened.
         """
         self.path = path
         self._local = threading.local()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with self.reading() as connection:
-            layout = _layout(connection)
-        if layout > LAYOUT:
-            raise ValueError(f"{str(path)!r} has layout {layout}, newer than {LAYOUT}; update diekae to read it.")
-        if 0 < layout < LAYOUT:
-            raise ValueError(
-                f"{str(path)!r} has layout {layout}, which has no passages (now {LAYOUT}); add the documents to a new "
-                "store."
-            )
-        if layout == 0:
-            self._create_tables()
+        if path.is_symlink():
+            raise ValueError(f"{str(path)!r} is a link, and a store holds no links; name the folder that it leads to.")
+        if not path.exists():
+            self._create()
+        self.read_only = not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
+        layout = self._layout()
+        if layout == 2:
+            self._migrate()
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -73,7 +49,13 @@ class CatalogueDatabase:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Write as the only writer: all of the block is kept, or nothing. Blocks inside this one join it."""
+        """Write as the only writer: all of the block is kept, or nothing. Blocks inside this one join it.
+
+        Raises:
+            OSError: The store cannot be written.
+        """
+        if self.read_only:
+            raise OSError(f"{str(self.path)!r} cannot be written; copy the store to a folder where you may write.")
         with self._transaction(write=True) as connection:
             yield connection
 
@@ -84,10 +66,25 @@ class CatalogueDatabase:
             connection.close()
             self._local.connection = None
 
+    def check_rows(self, whole: bool, what: str) -> None:
+        """Raise an error if a row that was read does not have its digest.
+
+        Args:
+            whole: Whether it has it.
+            what: The row, as messages show it.
+
+        Raises:
+            ValueError: It does not.
+        """
+        if not whole:
+            raise ValueError(
+                f"{what} in {str(self.path)!r} is damaged; `diekae knowledge verify --repair` shows what can be "
+                "mended, or restore the store from a copy."
+            )
+
     @contextmanager
     def _transaction(self, *, write: bool) -> Iterator[sqlite3.Connection]:
-        remedy = "restore it from a copy, or add the documents to a new store"
-        with sqlite_errors(repr(str(self.path)), "a catalogue", remedy):
+        with sqlite_errors(repr(str(self.path)), "a catalogue", _REMEDY):
             connection = self._connection()
             with transaction(connection, write=write):
                 yield connection
@@ -95,18 +92,57 @@ class CatalogueDatabase:
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            connection = open_database(self.path, synchronous="NORMAL")
+            connection = open_database(self.path, synchronous="FULL", read_only=self.read_only)
             connection.execute("PRAGMA foreign_keys = ON")
+            connection.create_function("row_digest", -1, row_digest, deterministic=True)
             self._local.connection = connection
         return connection
 
-    def _create_tables(self) -> None:
+    def _create(self) -> None:
+        """Create the file with its tables, in one step: a kill leaves no empty file."""
+        prepared = self.path.parent / PREPARED
+        if prepared.is_symlink() or (prepared.is_dir() and any(prepared.iterdir())):
+            raise ValueError(
+                f"{str(self.path)!r} is missing, but its folder holds prepared knowledge in {PREPARED!r}; restore the "
+                f"catalogue from a copy, or delete {PREPARED!r}."
+            )
+        with suppress(FileExistsError), written_whole(self.path, replace=False) as file:
+            file.write(tables_content())
+
+    def _layout(self) -> int:
+        """Return the file's layout; nothing in a file that is not a catalogue is changed.
+
+        Raises:
+            ValueError: The file is not a catalogue, or has the layout of another version.
+        """
+        name = repr(str(self.path))
+        with sqlite_errors(name, "a catalogue", _REMEDY):
+            connection = open_database(self.path, synchronous="FULL", read_only=True)
+            try:
+                application, layout = (
+                    int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
+                    for pragma in ("application_id", "user_version")
+                )
+                tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            finally:
+                connection.close()
+        older = application == 0 and layout in (1, 2) and "documents" in tables
+        if application != APPLICATION and not older:
+            raise ValueError(f"{name} is not a catalogue: it is empty, damaged, or of another program; {_REMEDY}.")
+        if layout > LAYOUT:
+            raise ValueError(f"{name} has layout {layout}, newer than {LAYOUT}; update diekae to read it.")
+        if layout < 2:
+            raise ValueError(
+                f"{name} has layout {layout}, which has no passages (now {LAYOUT}); add the documents to a new store."
+            )
+        return layout
+
+    def _migrate(self) -> None:
+        if self.read_only:
+            raise ValueError(
+                f"{str(self.path)!r} has layout 2 (now {LAYOUT}) and cannot be written; copy the store to a folder "
+                "where you may write, and open it there once."
+            )
         with self.writing() as connection:
-            if _layout(connection) == 0:  # no other process was faster
-                for statement in _TABLES.split(";")[:-1]:
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {LAYOUT}")
-
-
-def _layout(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+            if int(connection.execute("PRAGMA user_version").fetchone()[0]) == 2:  # no other process was faster
+                add_layout_3(connection)

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import sqlite3
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from diekae.files import FileState
 from diekae.store.catalogue.database import CatalogueDatabase
 from diekae.store.catalogue.passages import IndexedPassage, PassageTable
+from diekae.store.catalogue.tables import insert, is_whole, write_digest
 
-_SELECT = """
-SELECT d.id, d.title, length(d.text), m.slots, m.bytes, m.precision,
-    (SELECT group_concat(place, char(10)) FROM sources WHERE document = d.id AND place != d.id)
+_SELECT = f"""
+SELECT d.id, d.title, d.characters, m.slots, m.bytes, m.precision,
+    (SELECT json_group_array(place) FROM sources WHERE document = d.id AND place != d.id),
+    {is_whole("documents", "d")} AND (m.document IS NULL OR {is_whole("memories", "m")})
 FROM documents d LEFT JOIN memories m ON m.document = d.id AND m.bank = ?
 """
+_ID = re.compile("[0-9a-f]{4,}")
+_SOURCE = "SELECT place, document, size, changed, status, inode FROM sources"
 
 
 @dataclass(frozen=True)
@@ -46,10 +54,18 @@ class DocumentSource(NamedTuple):
     """The file; or the document's own id, if it was given as a text."""
     document: str
     """Id of the document."""
-    size: int = 0
-    """Bytes of the file."""
-    modified: int = 0
-    """When the file was last modified, in nanoseconds."""
+    state: FileState = FileState(0, 0, 0, 0)
+    """State of the file before it was read; zeros for a text."""
+
+    @property
+    def is_file(self) -> bool:
+        """Tell whether the text came from a file."""
+        return self.path != self.document
+
+
+def document_id(text: str) -> str:
+    """Return the id of a text: its SHA-256, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class DocumentTable:
@@ -65,14 +81,16 @@ class DocumentTable:
         Args:
             bank: Whose prepared knowledge `slots`, `bytes` and `precision` describe.
             ids: Whole ids.
+
+        Raises:
+            ValueError: A row is damaged.
         """
         where = "" if ids is None else f"WHERE d.id IN ({','.join('?' * len(ids))})"
         with self._database.reading() as connection:
-            rows = connection.execute(f"{_SELECT} {where} ORDER BY d.number", (bank, *(ids or ())))
-            return [
-                StoredDocument(id, title, length, slots, size, precision, tuple(paths.split("\n")) if paths else ())
-                for id, title, length, slots, size, precision, paths in rows
-            ]
+            rows = connection.execute(f"{_SELECT} {where} ORDER BY d.number", (bank, *(ids or ()))).fetchall()
+        for row in rows:
+            self._database.check_rows(row[-1], f"document {row[0][:12]}")
+        return [StoredDocument(*row[:6], places=tuple(json.loads(row[6]))) for row in rows]
 
     def count(self) -> int:
         """Return how many documents there are."""
@@ -85,16 +103,19 @@ class DocumentTable:
         Raises:
             ValueError: No document, or several, have that name.
         """
-        id_beginning = f"{name}*" if re.fullmatch("[0-9a-f]{4,}", name) else None
+        name = name.encode("utf-8", "replace").decode()  # lone surrogates cannot be looked up
+        # The same name may be written with composed or with decomposed accents, depending on the operating system.
+        forms = [unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
+        paths = [str(Path(form).resolve()) for form in (name, *forms) if "\x00" not in form]
         queries = (
-            ("SELECT id FROM documents WHERE id = ?", name),
-            ("SELECT document FROM sources WHERE place = ?", str(Path(name).resolve())),
-            ("SELECT id FROM documents WHERE title = ?", name),
-            ("SELECT id FROM documents WHERE id GLOB ?", id_beginning),
+            ("SELECT id FROM documents WHERE id = ?", [name]),
+            *(("SELECT document FROM sources WHERE place = ?", [path]) for path in paths),
+            ("SELECT id FROM documents WHERE title IN (?, ?, ?)", [name, *forms]),
+            ("SELECT id FROM documents WHERE id >= ?1 AND id < ?1 || 'g'", [name] if _ID.fullmatch(name) else [None]),
         )
         with self._database.reading() as connection:
-            for query, value in queries:
-                ids = [str(row[0]) for row in connection.execute(query, (value,))]
+            for query, values in queries:
+                ids = [str(row[0]) for row in connection.execute(query, values)]
                 if len(ids) > 1:
                     raise ValueError(f"{name!r} names {len(ids)} documents; give more of the id: {ids}.")
                 if ids:
@@ -108,12 +129,13 @@ class DocumentTable:
         """Return a document's text.
 
         Raises:
-            ValueError: The document has been removed.
+            ValueError: The document has been removed, or its text is damaged.
         """
         with self._database.reading() as connection:
             row = connection.execute("SELECT text FROM documents WHERE id = ?", (document,)).fetchone()
         if row is None:
             raise ValueError(f"document {document[:12]} is no longer in {str(self._database.path)!r}; search again.")
+        self._database.check_rows(document_id(row[0]) == document, f"the text of document {document[:12]}")
         return str(row[0])
 
     def contains(self, document: str) -> bool:
@@ -121,11 +143,24 @@ class DocumentTable:
         with self._database.reading() as connection:
             return connection.execute("SELECT 1 FROM documents WHERE id = ?", (document,)).fetchone() is not None
 
-    def sources(self) -> dict[str, DocumentSource]:
-        """Return the sources that are files, by path."""
-        query = "SELECT place, document, size, changed FROM sources WHERE place != document"
+    def source(self, path: str) -> DocumentSource | None:
+        """Return the source with a path; None if there is none."""
+        return next(iter(self._sources("WHERE place = ?", path)), None)
+
+    def sources_of(self, document: str, most: int) -> list[DocumentSource]:
+        """Return the sources of a document, and no more than a number of them."""
+        return self._sources("WHERE document = ? ORDER BY place LIMIT ?", document, most)
+
+    def paths_below(self, folder: Path) -> list[str]:
+        """Return the sources that are files below a folder, sorted by path."""
+        beginning = str(folder).rstrip("/")
+        sources = self._sources("WHERE place > ? || '/' AND place < ? || '0' ORDER BY place", beginning, beginning)
+        return [source.path for source in sources]
+
+    def _sources(self, condition: str, *values: str | int) -> list[DocumentSource]:
         with self._database.reading() as connection:
-            return {row[0]: DocumentSource(*row) for row in connection.execute(query)}
+            rows = connection.execute(f"{_SOURCE} {condition}", values)
+            return [DocumentSource(path, document, FileState(*state)) for path, document, *state in rows]
 
     def put(
         self, source: DocumentSource, title: str, text: str, passages: Sequence[IndexedPassage] | None
@@ -150,12 +185,26 @@ class DocumentTable:
             if not self.contains(source.document):
                 if passages is None:
                     return None
-                values = (source.document, title, text)
-                done = connection.execute("INSERT INTO documents(id, title, text) VALUES (?, ?, ?)", values)
+                query = """INSERT INTO documents(id, title, characters, text, digest)
+                    VALUES (?1, ?2, ?3, ?4, row_digest(?1, ?2, ?3))"""
+                done = connection.execute(query, (source.document, title, len(text), text))
                 assert done.lastrowid is not None
                 self._passages.insert(done.lastrowid, passages)
-            connection.execute("INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?)", source)
+            connection.execute("DELETE FROM sources WHERE place = ?", (source.path,))
+            connection.execute(insert("sources"), (source.path, source.document, *source.state))
             return self._delete_if_unused(connection, row[0]) if row is not None else []
+
+    def index_again(self, document: str, title: str, passages: Sequence[IndexedPassage]) -> None:
+        """Give a document another title and other passages; its text stays."""
+        with self._database.writing() as connection:
+            query = "SELECT number, text FROM documents WHERE id = ?"
+            number, text = connection.execute(query, (document,)).fetchone()
+            self._passages.delete(document)
+            self._passages.insert(number, passages)
+            connection.execute(
+                "UPDATE documents SET title = ?, characters = ? WHERE number = ?", (title, len(text), number)
+            )
+            write_digest(connection, "documents", "number = ?", number)
 
     def delete(self, document: str) -> list[str]:
         """Remove a document; returns its files of prepared knowledge, to be deleted now."""

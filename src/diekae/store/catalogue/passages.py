@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diekae.store.catalogue.database import CatalogueDatabase
+from diekae.store.catalogue.tables import insert, is_whole
+from diekae.store.words import is_character
 
 _K1 = 1.2
 """BM25's k1 in SQLite's function: how soon further occurrences of a word stop to count."""
@@ -94,10 +96,8 @@ class PassageTable:
         with self._database.writing() as connection:
             self._check_dimensions(connection, passages)
             for passage in passages:
-                done = connection.execute(
-                    "INSERT INTO passages(document, start, end, heading, vector) VALUES (?, ?, ?, ?, ?)",
-                    (document, passage.start, passage.end, passage.heading, passage.vector),
-                )
+                values = (document, passage.start, passage.end, passage.heading, passage.vector)
+                done = connection.execute(insert("passages"), values)
                 connection.execute("INSERT INTO terms(rowid, words) VALUES (?, ?)", (done.lastrowid, passage.words))
 
     def delete(self, document: str) -> None:
@@ -119,7 +119,8 @@ class PassageTable:
         with self._database.reading() as connection:
             total = connection.execute("SELECT count(*) FROM passages").fetchone()[0]
             for word in dict.fromkeys(words):
-                rows = connection.execute(query, ('"' + word.replace('"', '""') + '"',)).fetchall()
+                phrase = '"' + word.replace('"', '""') + '"' + ("*" if is_character(word) else "")
+                rows = connection.execute(query, (phrase,)).fetchall()
                 odds = (total - len(rows) + 0.5) / (len(rows) + 0.5)
                 highest += math.log(1 + odds) * (_K1 + 1)
                 # SQLite never lets a weight fall below a millionth (`fts5_aux.c`, `fts5Bm25GetData`).
@@ -135,21 +136,23 @@ class PassageTable:
             earlier: What an earlier call returned; it is returned again if the passages have not changed.
 
         Raises:
-            ValueError: The vectors differ in their dimensions.
+            ValueError: The vectors differ in their dimensions, or one is damaged.
         """
         with self._database.reading() as connection:
             query = "SELECT count(*), coalesce(max(number), 0) FROM passages"
             state: tuple[int, int] = connection.execute(query).fetchone()
             if earlier is not None and earlier.state == state:
                 return earlier
-            rows = connection.execute("SELECT number, vector FROM passages ORDER BY number").fetchall()
-        values = [np.frombuffer(vector, dtype=np.float16) for _, vector in rows]
+            query = f"SELECT number, vector, {is_whole('passages')} FROM passages ORDER BY number"
+            rows = connection.execute(query).fetchall()
+        self._database.check_rows(all(whole for _, _, whole in rows), "the vector of a passage")
+        values = [np.frombuffer(vector, dtype=np.float16) for _, vector, _ in rows]
         if len({len(value) for value in values}) > 1:
             raise ValueError(
                 f"{str(self._database.path)!r} holds vectors of different embedders; add the documents to a new store."
             )
         matrix = np.stack(values).astype(np.float32) if values else np.zeros((0, 0), np.float32)
-        return PassageVectors(state, [number for number, _ in rows], matrix)
+        return PassageVectors(state, [number for number, _, _ in rows], matrix)
 
     def numbers(self, documents: Sequence[str]) -> set[int]:
         """Return the numbers of some documents' passages."""
@@ -160,34 +163,30 @@ class PassageTable:
         with self._database.reading() as connection:
             return {row[0] for row in connection.execute(query, list(documents))}
 
-    def select(self, numbers: Sequence[int]) -> list[StoredPassage]:
-        """Return passages by their numbers, in that order, without those that have been removed."""
+    def select(self, numbers: Sequence[int], read_text: Callable[[str], str]) -> list[StoredPassage]:
+        """Return passages by their numbers, in that order, without those that have been removed.
+
+        Args:
+            numbers: The passages.
+            read_text: Returns the text of a document; :meth:`diekae.store.catalogue.DocumentTable.text`.
+
+        Raises:
+            ValueError: A passage or a text is damaged.
+        """
         query = (
-            "SELECT p.number, d.id, d.title, p.heading, p.start, p.end FROM passages p"
-            f" JOIN documents d ON d.number = p.document WHERE p.number IN ({','.join('?' * len(numbers))})"
+            f"SELECT p.number, d.id, d.title, p.heading, p.start, p.end, {is_whole('passages', 'p')},"
+            f" {is_whole('documents', 'd')} FROM passages p JOIN documents d ON d.number = p.document"
+            f" WHERE p.number IN ({','.join('?' * len(numbers))})"
         )
         with self._database.reading() as connection:
             rows = {row[0]: row for row in connection.execute(query, list(numbers))}
-            texts: dict[str, str] = {}
             # Each text is read once, and cut here: SQLite's substr ends at a NUL.
-            for document in {row[1] for row in rows.values()}:
-                row = connection.execute("SELECT text FROM documents WHERE id = ?", (document,)).fetchone()
-                texts[document] = row[0]
+            texts = {document: read_text(document) for document in {row[1] for row in rows.values()}}
+        self._database.check_rows(all(row[6] and row[7] for row in rows.values()), "a passage")
         return [
             StoredPassage(number, document, title, heading, start, end, texts[document][start:end])
-            for number, document, title, heading, start, end in (rows[n] for n in numbers if n in rows)
+            for number, document, title, heading, start, end, *_ in (rows[n] for n in numbers if n in rows)
         ]
-
-    def words_are_whole(self, *, repair: bool) -> bool:
-        """Tell whether the full-text index fits its texts, by SQLite's own check; rebuild it if it does not."""
-        with self._database.writing() as connection:
-            try:
-                connection.execute("INSERT INTO terms(terms, rank) VALUES ('integrity-check', 1)")
-            except sqlite3.DatabaseError:
-                if repair:
-                    connection.execute("INSERT INTO terms(terms) VALUES ('rebuild')")
-                return False
-        return True
 
     def _check_dimensions(self, connection: sqlite3.Connection, passages: Sequence[IndexedPassage]) -> None:
         row = connection.execute("SELECT vector FROM passages LIMIT 1").fetchone()

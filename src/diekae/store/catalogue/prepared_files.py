@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass
 
 from diekae.store.catalogue.database import CatalogueDatabase
+from diekae.store.catalogue.tables import COLUMNS, insert, is_whole
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class PreparedFile:
     bank: str
     """Which bank prepared it; see :attr:`diekae.store.KnowledgeStore.bank`."""
     file: str
-    """Path in the store's folder."""
+    """Path in the store's folder. It may be any text: check it with :func:`diekae.store.layout.path_in_store`."""
     sha256: str
     """Digest of the file."""
     bytes: int
@@ -34,24 +35,42 @@ class PreparedFileTable:
         """Use the tables of this database."""
         self._database = database
 
-    def select(self, bank: str | None = None, document: str | None = None) -> list[PreparedFile]:
-        """Return the files of one bank or of all, of one document or of all."""
-        query = (
-            "SELECT document, bank, file, sha256, bytes, slots, precision FROM memories"
-            " WHERE (?1 IS NULL OR bank = ?1) AND (?2 IS NULL OR document = ?2) ORDER BY file"
-        )
-        with self._database.reading() as connection:
-            return [PreparedFile(*row) for row in connection.execute(query, (bank, document))]
+    def select(self, bank: str, document: str) -> PreparedFile | None:
+        """Return the file of one bank and document; None if there is none.
 
-    def banks(self) -> list[str]:
-        """Return the banks that have prepared something."""
+        Raises:
+            ValueError: Its row is damaged.
+        """
+        query = f"SELECT {COLUMNS['memories']}, {is_whole('memories')} FROM memories WHERE document = ? AND bank = ?"
         with self._database.reading() as connection:
-            return [row[0] for row in connection.execute("SELECT DISTINCT bank FROM memories ORDER BY bank")]
+            row = connection.execute(query, (document, bank)).fetchone()
+        if row is None:
+            return None
+        self._database.check_rows(row[-1], f"what was prepared of document {document[:12]}")
+        return PreparedFile(*row[:-1])
+
+    def all(self) -> dict[PreparedFile, bool]:
+        """Return all files, each with whether its row is undamaged, sorted by path."""
+        query = f"SELECT {COLUMNS['memories']}, {is_whole('memories')} FROM memories ORDER BY file"
+        with self._database.reading() as connection:
+            return {PreparedFile(*row[:-1]): bool(row[-1]) for row in connection.execute(query)}
+
+    def contains(self, file: PreparedFile) -> bool:
+        """Tell whether a file still has its row."""
+        with self._database.reading() as connection:
+            return connection.execute("SELECT 1 FROM memories WHERE file = ?", (file.file,)).fetchone() is not None
+
+    def only_bank(self) -> str:
+        """Return the bank that has prepared something, if it is the only one; otherwise an empty text."""
+        with self._database.reading() as connection:
+            # Two look-ups in the index: DISTINCT would read all of it.
+            first, last = (connection.execute(f"SELECT {f}(bank) FROM memories").fetchone()[0] for f in ("min", "max"))
+        return str(first) if first is not None and first == last else ""
 
     def insert(self, file: PreparedFile) -> None:
         """Add a file's row."""
         with self._database.writing() as connection:
-            connection.execute("INSERT INTO memories VALUES (?, ?, ?, ?, ?, ?, ?)", astuple(file))
+            connection.execute(insert("memories"), astuple(file))
 
     def delete(self, file: PreparedFile) -> None:
         """Remove a file's row."""

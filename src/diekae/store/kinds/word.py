@@ -71,6 +71,7 @@ class _MarkdownConverter:
         """Convert the elements of a document of python-docx."""
         self._document = document
         self._styles = {attribute(style, "styleId"): style for style in children(document.styles.element, "style")}
+        self._table_characters = 0
         self._list_marks = ListMarks(lambda: self._part("numbering"))
 
     def blocks(self, parent: Any) -> Iterator[_MarkdownBlock]:
@@ -115,6 +116,12 @@ class _MarkdownConverter:
             yield style
             name = attribute(find(style, "basedOn"), "val")
 
+    def _count_copies(self, characters: int) -> None:
+        """Refuse a file whose tables grow without end: each table in a cell may be repeated in many columns."""
+        self._table_characters += characters
+        if self._table_characters > UNPACKED:
+            raise Unreadable("has merged cells whose text grows too large; save it as plain text (.txt).")
+
     def _table(self, element: Any) -> str:
         """Return a table as Markdown; a cell over several rows or columns is repeated, so that each row is complete."""
         rows: list[list[str]] = []
@@ -130,6 +137,7 @@ class _MarkdownConverter:
                     text = rows[-1][len(cells)]
                 cells += [text] * _column_count(find(cell, "tcPr", "gridSpan"), 1)
             rows.append(cells)
+            self._count_copies(sum(map(len, cells)))
         rows = [row for row in rows if any(cell.strip() for cell in row)]
         if not rows:
             return ""

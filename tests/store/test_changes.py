@@ -1,0 +1,160 @@
+"""Folders that change: renamed, changed, unreadable and linked files, and documents that others remove meanwhile."""
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from builders import make_model
+from diekae import DiekaeModel
+from diekae.store import KnowledgeStore
+
+CASTLE, RIVER = "the castle is red", "a river has seven dogs"
+
+
+@pytest.fixture(scope="module")
+def model() -> DiekaeModel:
+    return make_model("reader")
+
+
+@pytest.fixture
+def store(model: DiekaeModel, tmp_path: Path) -> KnowledgeStore:
+    return KnowledgeStore(tmp_path / "store", model)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "castle.txt").write_text(CASTLE)
+    return tmp_path / "docs"
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_change_that_keeps_size_and_time_is_read(store: KnowledgeStore, folder: Path, replaced: bool) -> None:
+    path = folder / "castle.txt"
+    for text in ("the castle is tan", "the castle is old", "the castle is new"):
+        store.add(folder)
+        before = path.stat()
+        changed = folder / ".other" if replaced else path
+        changed.write_text(text)
+        os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))
+        os.replace(changed, path)
+        assert store.add(folder).unchanged == 0
+        assert [store.text(document.id) for document in store.documents()] == [text]
+
+
+@pytest.mark.parametrize("prune", [False, True])
+def test_a_renamed_file_has_its_new_name(store: KnowledgeStore, folder: Path, prune: bool) -> None:
+    (document,) = store.add(folder).ids
+    (folder / "castle.txt").rename(folder / "fortress.txt")
+    result = store.add(folder, prune=prune)
+    assert not result.prepared and not result.gone and result.ids == [document]
+    (stored,) = store.documents()
+    assert stored.title == "fortress.txt" and stored.places == (str(folder / "fortress.txt"),)
+    assert store.search("fortress")[0].coverage > 0 and store.search("castle txt")[0].title == "fortress.txt"
+    with pytest.raises(ValueError, match="no document"):
+        store.text("castle.txt")
+    assert not store.verify()
+
+
+def test_a_copied_file_has_both_names_and_the_first_title(store: KnowledgeStore, folder: Path) -> None:
+    store.add(folder)
+    (folder / "fortress.txt").write_text(CASTLE)
+    store.add(folder)
+    (stored,) = store.documents()
+    assert stored.title == "castle.txt" and len(stored.places) == 2
+    (folder / "castle.txt").unlink()
+    store.add(folder, prune=True)
+    assert [document.title for document in store.documents()] == ["fortress.txt"]
+
+
+def test_files_that_exist_are_never_pruned(
+    store: KnowledgeStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither those of a folder that cannot be listed, nor those that only their name brought in."""
+    for name in ("secret/a.txt", ".hidden/b.txt", "noname"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(f"the tower of {name}")
+    store.add([folder, folder / ".hidden" / "b.txt", folder / "noname"])
+    assert len(store.documents()) == 4
+    list_folder, read_status = os.scandir, os.stat
+
+    def forbidden(function: Callable) -> Callable:  # tests may run as root, who may read everything
+        def run(path, *args, **options):
+            if "secret" in os.fspath(path):
+                raise PermissionError(13, "Permission denied", os.fspath(path))
+            return function(path, *args, **options)
+
+        return run
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", forbidden(list_folder))
+        patch.setattr(os, "stat", forbidden(read_status))
+        result = store.add(folder, prune=True)
+    assert not result.gone and str(folder / "secret") in result.skipped
+    assert len(store.documents()) == 4
+    (folder / ".hidden" / "b.txt").unlink()
+    assert store.add(folder, prune=True).gone == [str(folder / ".hidden" / "b.txt")]
+    assert len(store.documents()) == 3
+
+
+def test_paths_with_line_breaks_stay_whole(store: KnowledgeStore, folder: Path) -> None:
+    path = folder / "two\nlines.txt"
+    path.write_text(RIVER)
+    store.add(folder)
+    assert {document.places for document in store.documents()} == {(str(path),), (str(folder / "castle.txt"),)}
+    assert store.text(str(path)) == RIVER
+
+
+def test_a_name_is_found_with_composed_and_decomposed_accents(store: KnowledgeStore, folder: Path) -> None:
+    composed, decomposed = "ch\u00e2teau.txt", "cha\u0302teau.txt"
+    for written, asked in ((composed, decomposed), (decomposed, composed)):
+        (folder / written).write_text(f"the tower {written}")
+        (document,) = store.add(folder / written).ids
+        assert store.text(asked) == store.text(str(folder / asked)) == f"the tower {written}"
+        store.remove(document)
+        (folder / written).unlink()
+
+
+def test_removal_beside_every_other_call_raises_plain_errors_only(store: KnowledgeStore, model: DiekaeModel) -> None:
+    errors: list[BaseException] = []
+    end = threading.Event()
+
+    def repeat(call: Callable[[KnowledgeStore], object]) -> None:
+        mine = KnowledgeStore(store.folder, model)
+        while not end.is_set():
+            try:
+                call(mine)
+            except ValueError as error:
+                if "no document" not in str(error) and "no longer in" not in str(error):
+                    errors.append(error)
+            except BaseException as error:
+                errors.append(error)
+        mine.close()
+
+    def read(mine: KnowledgeStore) -> None:
+        if passages := mine.search("castle", 3):
+            mine.read(passages)
+
+    calls: list[Callable[[KnowledgeStore], object]] = [
+        read,
+        lambda mine: mine.text(CASTLE),
+        lambda mine: mine.prepared(CASTLE),
+        lambda mine: mine.prepare_missing(),
+        lambda mine: mine.add([CASTLE, RIVER]),
+        lambda mine: mine.remove(CASTLE),
+        lambda mine: mine.remove(CASTLE),
+        lambda mine: [document.title for document in mine.documents()],
+    ]
+    threads = [threading.Thread(target=repeat, args=(call,)) for call in calls]
+    for thread in threads:
+        thread.start()
+    end.wait(3)
+    end.set()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    store.verify(repair=True)
+    assert not store.verify()
