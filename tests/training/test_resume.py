@@ -71,6 +71,27 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     assert losses[0] == losses[1]
 
 
+@pytest.mark.parametrize(("accumulation", "grouped"), [(1, False), (1, True), (2, True)])
+def test_a_run_stopped_at_any_checkpoint_is_resumed_bit_for_bit(
+    tmp_path: Path, accumulation: int, grouped: bool
+) -> None:
+    # Epochs of 5 steps and checkpoints every 3: all but one are in the middle of an epoch.
+    training = {
+        "max_steps": 18,
+        "evaluations": 6,
+        "batch_size": 8 // accumulation,
+        "gradient_accumulation": accumulation,
+        "group_by_length": grouped,
+    }
+    alone, _ = tiny_run(tmp_path / "alone", prompts=44, training=training)
+    for step in (6, 9, 15):
+        folder = tmp_path / str(step)
+        tiny_run(folder, prompts=44, training=training, stop_at=step)
+        assert last_whole_checkpoint(folder) == str(folder / f"checkpoint-{step}")
+        resumed, _ = tiny_run(folder, prompts=44, model={"seed": 9}, training=training, resume=True)
+        assert_same(weights(resumed), weights(alone))
+
+
 def break_state(checkpoint: Path) -> None:
     state = checkpoint / "trainer_state.json"
     state.write_text(state.read_text()[:50])

@@ -19,13 +19,13 @@ from safetensors.torch import load_model
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from transformers import Trainer, TrainerState, TrainingArguments
-from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from diekae.data.batch import to_device
 from diekae.training.checkpoints import find_best
 from diekae.training.config import TrainingConfig
 from diekae.training.objectives import LossSums, Objective, unexplained
+from diekae.training.order import GroupedByLength
 
 Monitor = Callable[[], dict[str, float]]
 """Measures something at each validation, for the log: ``{"recovered": 0.5}``."""
@@ -40,7 +40,8 @@ class BankTrainer(Trainer):
 
     Two private methods of the Trainer are overridden, because no public hook replaces them.
     ``_clip_grad_norm``: the callback ``on_pre_optimizer_step`` runs after clipping, and cannot set the norm that is
-    logged. ``_get_train_sampler``: the Trainer reads lengths only from a ``datasets.Dataset``.
+    logged. ``_get_train_sampler``: the Trainer reads lengths only from a ``datasets.Dataset``, and draws the order from
+    the global generator.
     ``tests/training/test_trainer_base.py`` fails when Transformers changes them.
     """
 
@@ -78,8 +79,10 @@ class BankTrainer(Trainer):
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
-        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return LengthGroupedSampler(batch, lengths=list(dataset.lengths))
+        step_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        # At the beginning of an epoch, and while a resumed run skips the examples it has seen, `state.epoch` is the
+        # number of finished epochs, with the share of the present one after the decimal point.
+        return GroupedByLength(dataset.lengths, step_size, self.args.seed, lambda: int(self.state.epoch or 0))
 
     def get_decay_parameter_names(self, model: Any) -> list[str]:
         """Name the matrices, [N, out, in]. Norms and null slots, [N, size], do not decay."""
