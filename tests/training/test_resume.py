@@ -132,6 +132,30 @@ def test_a_run_killed_after_its_last_step_makes_no_more_steps(tmp_path: Path, st
     assert losses[0] == losses[1]
 
 
+STILL = {"learning_rate": 1e-12, "start_learning_rate": 1e-12, "final_learning_rate": 1e-12}
+
+
+def test_a_run_that_was_stopped_early_makes_no_more_steps(tmp_path: Path) -> None:
+    training = {"max_steps": 40, "evaluations": 8, "patience": 2, **STILL}
+    alone, log = tiny_run(tmp_path, training=training)
+    assert max(line["step"] for line in log) == 15
+    before = {path.name: path.read_bytes() for path in (tmp_path / "bank").iterdir()}
+    for _attempt in range(2):
+        resumed, rest = tiny_run(tmp_path, model={"seed": 9}, training=training, resume=True)
+        assert_same(weights(resumed), weights(alone))
+        assert max(line["step"] for line in rest) == 15
+        assert {path.name: path.read_bytes() for path in (tmp_path / "bank").iterdir()} == before
+    more, rest = tiny_run(tmp_path, training={**training, "patience": 3}, resume=True)
+    assert max(line["step"] for line in rest) == 20, "a run with more patience goes on"
+
+
+def test_validations_without_progress_are_counted_over_a_resumption(tmp_path: Path) -> None:
+    training = {"max_steps": 40, "evaluations": 8, "patience": 3, **STILL}
+    tiny_run(tmp_path, training=training, stop_at=15)
+    _, log = tiny_run(tmp_path, training=training, resume=True)
+    assert [line["step"] for line in log if "eval_loss" in line] == [5, 10, 15, 20]
+
+
 def test_without_a_whole_checkpoint_a_run_starts_again(tmp_path: Path) -> None:
     assert last_whole_checkpoint(tmp_path / "none") is None
     (tmp_path / "checkpoint-5").mkdir()

@@ -26,6 +26,7 @@ from diekae.training.checkpoints import find_best
 from diekae.training.config import TrainingConfig
 from diekae.training.objectives import LossSums, Objective, unexplained
 from diekae.training.order import GroupedByLength
+from diekae.training.patience import Patience
 
 Monitor = Callable[[], dict[str, float]]
 """Measures something at each validation, for the log: ``{"recovered": 0.5}``."""
@@ -56,12 +57,21 @@ class BankTrainer(Trainer):
         """Parts and positions of each batch since the last log line."""
 
     def train_from(self, checkpoint: str | None) -> None:
-        """Train. If the last step was made already, only load the best checkpoint: the Trainer would make one more."""
+        """Train from a checkpoint, or from the beginning if None.
+
+        If the run of the checkpoint has ended, by its steps or by early stopping, only load its best checkpoint: the
+        Trainer would go on training.
+
+        Raises:
+            FileNotFoundError: The run has ended, and its best checkpoint is missing.
+        """
         if checkpoint is None:
             self.train()
             return
         state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
-        if state.global_step < self.args.max_steps:
+        callbacks = self.callback_handler.callbacks
+        stopped_early = any(isinstance(callback, Patience) and callback.exhausted(state) for callback in callbacks)
+        if state.global_step < self.args.max_steps and not stopped_early:
             self.train(resume_from_checkpoint=checkpoint)
             return
         self.state = state
