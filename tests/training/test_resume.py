@@ -20,6 +20,7 @@ from tiny_run import assert_same, tiny_run, weights
 from builders import make_decoder
 from diekae.model import DiekaeModel
 from diekae.training.checkpoints import last_whole_checkpoint
+from diekae.training.manifest import MANIFEST_NAME, write_manifest
 
 SCRIPT = Path(__file__).with_name("tiny_run.py")
 
@@ -98,8 +99,23 @@ def break_state(checkpoint: Path) -> None:
     (checkpoint / "model.safetensors").write_bytes(b"half")
 
 
-def drop_state(checkpoint: Path) -> None:
-    (checkpoint / "trainer_state.json").unlink()
+def flip(name: str) -> Callable[[Path], None]:
+    """Damage that changes one bit in the middle of a file."""
+
+    def damage(checkpoint: Path) -> None:
+        content = bytearray((checkpoint / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (checkpoint / name).write_bytes(content)
+
+    return damage
+
+
+def cut(name: str) -> Callable[[Path], None]:
+    return lambda checkpoint: os.truncate(checkpoint / name, (checkpoint / name).stat().st_size - 1)
+
+
+def drop(name: str) -> Callable[[Path], None]:
+    return lambda checkpoint: (checkpoint / name).unlink()
 
 
 def drop_all(checkpoint: Path) -> None:
@@ -107,15 +123,56 @@ def drop_all(checkpoint: Path) -> None:
     checkpoint.mkdir()
 
 
-@pytest.mark.parametrize("damage", [break_state, drop_state, drop_all])
-def test_an_incomplete_checkpoint_is_skipped(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+CHECKPOINT_FILES = ("model.safetensors", "optimizer.pt", "rng_state.pth", "scheduler.pt", "trainer_state.json")
+
+
+@pytest.mark.parametrize("damage", [break_state, drop_all])
+def test_a_run_with_a_damaged_newest_checkpoint_continues_from_the_one_before(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
     training = {"max_steps": 20, "evaluations": 4}
     alone, _ = tiny_run(tmp_path, training=training)
     for _attempt in range(2):  # a second kill at the same step finds what the first one left
         damage(tmp_path / "checkpoint-20")
-        assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-15")
-        resumed, _ = tiny_run(tmp_path, model={"seed": 9}, training=training, resume=True)
+        with pytest.warns(UserWarning, match="checkpoint-20 cannot be used.*continuing from checkpoint-15"):
+            resumed, _ = tiny_run(tmp_path, model={"seed": 9}, training=training, resume=True)
         assert_same(weights(resumed), weights(alone))
+        assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-20"), "it was written again"
+
+
+def test_damage_of_any_file_of_a_checkpoint_is_recognised(tmp_path: Path) -> None:
+    tiny_run(tmp_path / "run", training={"max_steps": 4, "evaluations": 2})
+    newest = tmp_path / "run" / "checkpoint-4"
+    assert {path.name for path in newest.iterdir()} >= {*CHECKPOINT_FILES, MANIFEST_NAME}
+    for name in (path.name for path in newest.iterdir()):
+        # The manifest without its last line break says the same.
+        for damage in (flip, drop) if name == MANIFEST_NAME else (flip, cut, drop):
+            shutil.copytree(newest, tmp_path / "copy")
+            damage(name)(newest)
+            with pytest.warns(UserWarning, match="checkpoint-4 cannot be used"):
+                assert last_whole_checkpoint(tmp_path / "run") == str(tmp_path / "run" / "checkpoint-2"), (damage, name)
+            shutil.rmtree(newest)
+            (tmp_path / "copy").rename(newest)
+    assert last_whole_checkpoint(tmp_path / "run") == str(newest)
+
+
+def test_a_damaged_best_checkpoint_is_reported(tmp_path: Path) -> None:
+    # The rate is so high that the first validation is the best one.
+    rates = {"learning_rate": 0.5, "final_learning_rate": 0.5, "start_learning_rate": 1e-6, "warmup": 0.25}
+    training = {"max_steps": 20, "evaluations": 4, **rates}
+    _, log = tiny_run(tmp_path, training=training, stop_at=10)
+    losses = [line["eval_loss"] for line in log if "eval_loss" in line]
+    assert losses[0] < losses[1], "otherwise this test shows nothing"
+    flip("model.safetensors")(tmp_path / "checkpoint-5")
+    with pytest.warns(UserWarning, match="the best checkpoint so far, of step 5, is missing or damaged"):
+        resumed, log = tiny_run(tmp_path, training=training, resume=True)
+    best = min((line for line in log if line.get("step", 0) > 10 and "eval_loss" in line), key=lambda x: x["eval_loss"])
+    saved = load_file(tmp_path / f"checkpoint-{best['step']}" / "model.safetensors")
+    assert_same({name.removeprefix("bank."): tensor for name, tensor in saved.items()}, weights(resumed))
+    flip("model.safetensors")(tmp_path / f"checkpoint-{best['step']}")
+    if best["step"] != 20:
+        with pytest.raises(FileNotFoundError, match="is missing or damaged.*put it back"):
+            tiny_run(tmp_path, training=training, resume=True)
 
 
 @pytest.mark.parametrize("steps", [19, 20])  # the last step is validated, or only saved
@@ -160,8 +217,8 @@ def test_without_a_whole_checkpoint_a_run_starts_again(tmp_path: Path) -> None:
     assert last_whole_checkpoint(tmp_path / "none") is None
     (tmp_path / "checkpoint-5").mkdir()
     (tmp_path / "checkpoint-old").mkdir()
-    assert last_whole_checkpoint(tmp_path) is None
-    resumed, _ = tiny_run(tmp_path, training={"max_steps": 10}, resume=True)
+    with pytest.warns(UserWarning, match="checkpoint-5 cannot be used.*there is no whole checkpoint"):
+        resumed, _ = tiny_run(tmp_path, training={"max_steps": 10}, resume=True)
     alone, _ = tiny_run(tmp_path / "alone", training={"max_steps": 10})
     assert_same(weights(resumed), weights(alone))
 
@@ -170,4 +227,5 @@ def test_the_newest_checkpoint_has_the_greatest_step(tmp_path: Path) -> None:
     for step in (5, 100, 20):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+        write_manifest(tmp_path / f"checkpoint-{step}")
     assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-100")
