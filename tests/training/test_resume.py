@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tiny_run import assert_same, tiny_run, weights
 
@@ -229,3 +231,31 @@ def test_the_newest_checkpoint_has_the_greatest_step(tmp_path: Path) -> None:
         (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
         write_manifest(tmp_path / f"checkpoint-{step}")
     assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-100")
+
+
+@pytest.mark.parametrize("writer", ["torch.save", "safetensors"])
+def test_a_full_disk_ends_a_run_with_a_sentence_and_loses_nothing(
+    tmp_path: Path, writer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = {"max_steps": 20, "evaluations": 4}
+    alone, _ = tiny_run(tmp_path / "alone", training=training)
+    module, name = (torch, "save") if writer == "torch.save" else (transformers.trainer.safetensors.torch, "save_file")
+    # As these libraries report it: RuntimeError and SafetensorError.
+    error = RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed")
+    if writer == "safetensors":
+        error = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    whole = getattr(module, name)
+
+    def fail(content: Any, path: Any, *rest: Any, **options: Any) -> None:
+        if "checkpoint-10" not in str(path):
+            return whole(content, path, *rest, **options)
+        Path(path).write_bytes(b"the first part")
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, name, fail)
+        with pytest.raises(OSError, match="checkpoint-10' cannot be written.*not full. Free some space and resume"):
+            tiny_run(tmp_path / "full", training=training)
+    with pytest.warns(UserWarning, match="checkpoint-10 cannot be used.*continuing from checkpoint-5"):
+        resumed, _ = tiny_run(tmp_path / "full", model={"seed": 9}, training=training, resume=True)
+    assert_same(weights(resumed), weights(alone))
