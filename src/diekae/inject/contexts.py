@@ -56,6 +56,7 @@ class HookContext:
             register: Called when the block begins, to add its hooks.
             decoder: A decoder that the block claims: a second block that claims it is refused in the same context.
         """
+        self._begun = False
         self.entry = Entry(decoder)
         self._register = register
         self._added: list[tuple[nn.Module, str, Callable[..., Any]]] = []
@@ -79,7 +80,7 @@ class HookContext:
         if self.entry.decoder is not None:
             check_unclaimed(self.entry.decoder)
         try:
-            self.entry.open = True
+            self._begun = self.entry.open = True
             _ENTERED.set(frozenset(entry for entry in _ENTERED.get() if entry.open) | {self.entry})
             self._register(self)
         except BaseException:
@@ -92,8 +93,9 @@ class HookContext:
         self._close_for_sure()
 
     def __del__(self) -> None:
-        """Leave a block that an exception has interrupted as it was being entered or left."""
-        self._close_for_sure()
+        """Leave a block that an exception has interrupted as it was being left."""
+        if getattr(self, "_begun", False):
+            self._close_for_sure()
 
     def _close_for_sure(self) -> None:
         """Leave the block, also if an exception such as that of Ctrl-C interrupts this once."""
@@ -113,8 +115,8 @@ class HookContext:
                     getattr(module, f"{kind}_with_kwargs").pop(number, None)
                     getattr(module, kind).pop(number, None)
             self._added.pop()
-        if self.entry in _ENTERED.get():
-            _ENTERED.set(_ENTERED.get() - {self.entry})
+        _ENTERED.set(_ENTERED.get() - {self.entry})
+        self._begun = False
 
 
 def is_claimed(decoder: nn.Module) -> bool:

@@ -4,8 +4,8 @@ One call, step by step:
 
 1. ``DiekaeModel.behind`` makes an :class:`Injection` from prepared knowledge and from masks that say which columns of x
    receive it. :class:`InputColumns` copies these masks to the CPU once, so that no later forward waits for the device.
-2. ``with injection.active():`` refuses a second injection of the same context and registers hooks. They answer only to
-   the thread or task that entered the block.
+2. ``with injection.active():`` refuses a second injection of the same context into the decoder and registers hooks.
+   They answer only to the thread or task that entered the block.
 3. Before each forward of the decoder, the hook ``before`` makes a :class:`Forward`: how many columns the cache holds,
    how many are new, and how often the decoder repeats each row. The injector begins with it:
 
