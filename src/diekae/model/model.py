@@ -21,7 +21,7 @@ from diekae.inject.guidance import with_guidance
 from diekae.inject.injection import Injection
 from diekae.inject.slots import Watch
 from diekae.knowledge import Document, Knowledge, PreparedKnowledge, batch_knowledge, knowledge_of_rows
-from diekae.model.arguments import check_document, check_input
+from diekae.model.arguments import check_document, check_input, check_mask
 from diekae.model.columns import add_cached_columns, replaced_anchors
 from diekae.model.preparing import KnowledgePreparer
 from diekae.prepare import read_documents
@@ -111,6 +111,8 @@ class DiekaeModel(KnowledgePreparer):
     ) -> Injection:
         """Return the injection of one call, of whose columns ``done`` are in a cache."""
         check_whole(self.decoder, self.bank)
+        check_mask(attention_mask, "attention_mask", input_ids)
+        check_mask(injection_mask, "injection_mask", input_ids)
         shared, by_attention = self.config.anchor == "shared", self.attached.by_attention
         has_knowledge = torch.tensor([row is not None for row in rows], device=self.device)
         valid = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
