@@ -2,6 +2,8 @@
 
 import json
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from safetensors.torch import load_file
 
 from builders import SMALL, bare_logits, largest_change, logits_of, make_decoder, make_model
 from diekae import DiekaeModel
-from diekae.checkpoint import CONFIG_NAME
+from diekae.checkpoint import CONFIG_NAME, load_bank
 
 CASTLE = "the castle was built by king four in the north and two towers are red"
 QUESTION = "who built the castle"
@@ -87,7 +89,15 @@ def test_a_damaged_bank_is_refused(tmp_path: Path) -> None:
         (weights_of(tmp_path)).write_bytes(damaged)
         refused("is damaged")
     (weights_of(tmp_path)).write_bytes(weights)
-    for text in ("", "{", "[]", '{"model_type": "llama"}', json.dumps({**description, "config": None})):
+    for text in (
+        "",
+        "{",
+        "[]",
+        "[" * 100_000,
+        "\xff",
+        '{"model_type": "llama"}',
+        json.dumps({**description, "config": None}),
+    ):
         (tmp_path / CONFIG_NAME).write_text(text)
         refused("describes no bank")
     (tmp_path / CONFIG_NAME).write_text(json.dumps({**description, "format": 99}))
@@ -125,3 +135,56 @@ def test_a_failing_disk_leaves_the_old_bank_whole(name: str, call: int, tmp_path
     assert sorted(os.listdir(tmp_path)) == before, "nothing temporary stays"
     back = DiekaeModel.from_pretrained(tmp_path, old.decoder)
     assert torch.equal(back.bank.encoder.up.weight, old.bank.encoder.up.weight)
+
+
+def test_banks_saved_at_the_same_time_leave_one_that_readers_always_find(tmp_path: Path) -> None:
+    banks = [make_model(seed=seed) for seed in range(4)]
+    banks[0].save_pretrained(tmp_path)
+    ended = threading.Event()
+
+    def save(model: DiekaeModel) -> None:
+        for _ in range(25):
+            model.save_pretrained(tmp_path)
+
+    def read() -> int:
+        reads = 0
+        while not ended.is_set():
+            load_bank(tmp_path)
+            reads += 1
+        return reads
+
+    with ThreadPoolExecutor(8) as pool:
+        readers = [pool.submit(read) for _ in range(2)]
+        try:
+            for writer in [pool.submit(save, model) for model in banks]:
+                writer.result()
+        finally:
+            ended.set()
+        assert all(reader.result() > 10 for reader in readers)
+    assert sorted(os.listdir(tmp_path)) == [weights_of(tmp_path).name, CONFIG_NAME]
+    saved = load_bank(tmp_path).tensors
+    assert any(all(torch.equal(saved[n], t) for n, t in model.bank.state_by_layer().items()) for model in banks)
+
+
+def test_a_folder_without_locks_keeps_the_files_of_others(tmp_path: Path, monkeypatch) -> None:
+    old, new = make_model(), make_model(seed=1)
+    old.save_pretrained(tmp_path)
+
+    def fail(*_):
+        raise OSError(38, "Function not implemented")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("diekae.checkpoint.fcntl.flock", fail)
+        new.save_pretrained(tmp_path)
+    assert len(list(tmp_path.glob("bank-*"))) == 2
+    assert torch.equal(load_bank(tmp_path).tensors["layers.1.up.weight"], new.bank.encoder.up.weight[1])
+    new.save_pretrained(tmp_path)
+    assert len(list(tmp_path.glob("bank-*"))) == 1
+
+
+def test_what_a_killed_save_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    make_model().save_pretrained(tmp_path)
+    (tmp_path / "bank-0123456789ab.safetensors").write_bytes(b"weights that no configuration names")
+    model = make_model(seed=1)
+    model.save_pretrained(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [weights_of(tmp_path).name, CONFIG_NAME]

@@ -255,3 +255,44 @@ def test_the_papers_encoders_have_the_papers_size() -> None:
             bank = token(number, 4096, 4096, token.make_options(config.encoder_options))
         counts[number] = sum(parameter.numel() for parameter in bank.parameters())
     assert counts == {1: 2_098_304, 6: 12_589_824}
+
+
+def test_knowledge_prepared_before_weights_changed_through_data_is_refused() -> None:
+    model = make_model()
+    prepared = model.prepare(CASTLE)
+    inputs = model.tokenize(QUESTIONS[0])
+    model(**inputs, knowledge=prepared)
+    model.bank.encoder.up.weight.data[1, 0, 0] += 1
+    with pytest.raises(ValueError, match="prepared by"):
+        model(**inputs, knowledge=prepared)
+
+
+@BOTH
+@pytest.mark.parametrize("name", ["injection_mask", "attention_mask"])
+@pytest.mark.parametrize("shape", [(1, 3), (2, 5), (5,), (1, 1, 1, 5), (1, 1)])
+def test_a_mask_of_another_shape_than_the_prompt_is_refused(encoder: str, name: str, shape: tuple[int, ...]) -> None:
+    model = make_model(encoder)
+    ids = model.tokenize(QUESTIONS[0])["input_ids"]
+    assert ids.shape == (1, 5)
+    mask = torch.ones(shape, dtype=torch.bool)
+    with pytest.raises(ValueError, match=rf"{name} has shape .*; expected \(1, 5\)"):
+        model(ids, knowledge=CASTLE, **{name: mask})
+    with pytest.raises(ValueError, match=f"{name} has shape"):
+        model.injected(CASTLE, ids, **{name: mask})
+    with pytest.raises(TypeError, match=f"{name} is list; expected a tensor"):
+        model.injected(CASTLE, ids, **{name: [True] * 5})
+
+
+@BOTH
+def test_a_mask_over_a_cache_covers_the_new_columns_or_all(encoder: str) -> None:
+    model = make_model(encoder)
+    ids = model.tokenize(QUESTIONS[0])["input_ids"]
+    with torch.no_grad():
+        for width in (3, 5):
+            cache = model(ids[:, :2], knowledge=CASTLE, use_cache=True).past_key_values
+            mask = torch.ones(1, width, dtype=torch.bool)
+            model(ids[:, 2:], knowledge=CASTLE, injection_mask=mask, past_key_values=cache)
+        cache = model(ids[:, :2], knowledge=CASTLE, use_cache=True).past_key_values
+        with pytest.raises(ValueError, match=r"injection_mask has shape \(1, 4\); expected \(1, 5\)"):
+            wrong = torch.ones(1, 4, dtype=torch.bool)
+            model(ids[:, 2:], knowledge=CASTLE, injection_mask=wrong, past_key_values=cache)

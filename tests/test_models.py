@@ -1,5 +1,9 @@
 """Decoders by name: what is loaded, in which type, and what is refused."""
 
+import ast
+import json
+import shutil
+
 import pytest
 import torch
 from transformers import AutoTokenizer
@@ -7,6 +11,7 @@ from transformers import AutoTokenizer
 from diekae import models
 from diekae.models import load_decoder
 from diekae.training.config import PRECISIONS
+from test_architecture import RESEARCH, SOURCE
 
 
 def test_unknown_name_says_what_was_expected_and_what_to_do():
@@ -78,3 +83,71 @@ def test_dtype_is_obeyed(saved_tiny, tiny_llama):
     decoder, _ = load_decoder(str(saved_tiny), dtype=torch.float32)
     ids = torch.arange(1, 9)[None]
     assert torch.equal(decoder(ids).logits, tiny_llama(ids).logits)
+
+
+FOREIGN_CODE = """
+from pathlib import Path
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+Path(__file__).with_name("ran").touch()
+Path({marker!r}).touch()
+class OwnConfig(LlamaConfig):
+    model_type = "own"
+class OwnModel(LlamaForCausalLM):
+    config_class = OwnConfig
+class OwnTokenizer(PreTrainedTokenizerFast):
+    pass
+"""
+
+
+@pytest.mark.parametrize("part", ["config", "tokenizer"])
+def test_code_in_a_models_folder_is_never_run_and_nobody_is_asked(saved_tiny, tmp_path, monkeypatch, part):
+    folder, marker = tmp_path / "model", tmp_path / "ran"
+    shutil.copytree(saved_tiny, folder)
+    (folder / "own.py").write_text(FOREIGN_CODE.format(marker=str(marker)))
+    if part == "config":
+        names = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+        change_json(folder / "config.json", auto_map=names, model_type="own", architectures=["OwnModel"])
+    else:
+        change_json(
+            folder / "tokenizer_config.json",
+            auto_map={"AutoTokenizer": ["own.OwnTokenizer", "own.OwnTokenizer"]},
+            tokenizer_class="OwnTokenizer",
+        )
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda *_: asked.append(1) or "y")
+    try:
+        load_decoder(str(folder))
+    except ValueError as error:
+        assert "needs code of its own, which diekae does not run" in str(error)
+        assert "trust_remote_code=True" in str(error)
+    else:
+        assert part == "tokenizer", "a tokenizer may be loaded without its code"
+    assert not asked
+    assert not marker.exists()
+
+
+def test_every_loader_says_no_to_remote_code():
+    paths = [path for root in (SOURCE, RESEARCH) for path in root.rglob("*.py")]
+    loads = [
+        (path.name, node)
+        for path in paths
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func).startswith("Auto")
+        and "from_" in ast.unparse(node.func)
+    ]
+    assert len(loads) >= 4
+    for name, node in loads:
+        text = ast.unparse(node)
+        assert "trust_remote_code=False" in text or "**options" in text, f"{name}: {text}"
+
+
+def test_a_damaged_weights_file_is_named(saved_tiny, tmp_path):
+    shutil.copytree(saved_tiny, tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"half")
+    with pytest.raises(ValueError, match="cannot load a decoder from .*model"):
+        load_decoder(str(tmp_path / "model"))
+
+
+def change_json(path, **values):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))

@@ -1,10 +1,17 @@
-"""Banks on disk: a folder with ``config.json`` and one safetensors file, whose tensors are named by decoder layer."""
+"""Banks on disk: a folder with ``config.json`` and one safetensors file, whose tensors are named by decoder layer.
+
+Several processes may save into one folder, and others read it meanwhile: a reader gets one of the saved banks, whole.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -24,6 +31,8 @@ from diekae.fingerprint import fingerprint
 CONFIG_NAME = "config.json"
 FORMAT = 2
 """Version of the layout of a bank's folder."""
+_NO_BANK = (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError, RecursionError)
+"""What is raised where ``config.json`` is another file than that of a bank."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,7 @@ def save_bank(
     anchor: tuple[int, ...],
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a bank's folder. A failure leaves an older bank in it as it was.
+    """Write a bank's folder. A failure leaves an older bank in it as it was; another process that saves is waited for.
 
     Args:
         folder: The folder.
@@ -80,6 +89,9 @@ def save_bank(
         decoder: Its decoder, which is not saved.
         anchor: Tokens of its anchor.
         dtype: Floating-point type of the saved weights; their own if None.
+
+    Raises:
+        OSError: The disk is full, or the folder is not writable.
     """
     # The digest in the name of the weights' file keeps old and new weights apart, so that replacing `config.json`,
     # which names the file, is the single step that replaces the old bank by the new one.
@@ -98,17 +110,35 @@ def save_bank(
         "weights": name,
         "sha256": digest,
     }
-    existed = (folder / name).exists()
-    write_atomically(folder / name, weights)
+    with _saving(folder) as locked:
+        existed = (folder / name).exists()
+        write_atomically(folder / name, weights)
+        try:
+            write_atomically(folder / CONFIG_NAME, json.dumps(description, indent=2) + "\n")
+        except BaseException:
+            if locked and not existed:
+                (folder / name).unlink()
+            raise
+        # Without a lock, another process may be about to name its file in `config.json`.
+        for old in folder.glob("bank-*.safetensors") if locked else ():
+            if old.name != name:
+                old.unlink()
+
+
+@contextmanager
+def _saving(folder: Path) -> Iterator[bool]:
+    """Lock a folder, after any other process that saves into it. Yield False if its file system has no locks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)  # the folder itself is locked, so that no file of a lock stays in it
     try:
-        write_atomically(folder / CONFIG_NAME, json.dumps(description, indent=2) + "\n")
-    except BaseException:
-        if not existed:
-            (folder / name).unlink()
-        raise
-    for old in folder.glob("bank-*.safetensors"):
-        if old.name != name:
-            old.unlink()
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            locked = True
+        except OSError:
+            locked = False
+        yield locked
+    finally:
+        os.close(handle)
 
 
 def load_bank(folder: Path) -> SavedBank:
@@ -128,21 +158,37 @@ def load_bank(folder: Path) -> SavedBank:
             f"{str(folder)!r} is not a bank: {CONFIG_NAME} is missing; give what was saved, or the name of a shipped "
             f"bank ({', '.join(shipped)})."
         )
+    while True:
+        text = (path / CONFIG_NAME).read_bytes()
+        saved, weights, digest = _describe(folder, path / CONFIG_NAME, text)
+        try:
+            return dataclasses.replace(saved, tensors=_load_weights(weights, digest))
+        except FileNotFoundError:
+            # Another process may have saved since: then `config.json` names the new file.
+            if (path / CONFIG_NAME).read_bytes() == text:
+                raise
+
+
+def _describe(folder: Path, path: Path, text: bytes) -> tuple[SavedBank, Path, str]:
+    """Return a bank without its weights, and path and digest of the weights' file, from the text of ``config.json``.
+
+    Raises:
+        ValueError: The text describes no bank, or one of a format that is not supported.
+    """
     try:
-        description = json.loads((path / CONFIG_NAME).read_text())
+        description = json.loads(text)
         _check_format(folder, description)
         saved = SavedBank(
             folder,
             DiekaeConfig.from_dict(description["config"]),
             {},
-            tuple(description["anchor"]),
-            description["decoder"]["name"],
-            description["decoder"]["fingerprint"],
+            tuple(int(token) for token in description["anchor"]),
+            str(description["decoder"]["name"]),
+            str(description["decoder"]["fingerprint"]),
         )
-        weights, digest = path / Path(description["weights"]).name, description["sha256"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{str(path / CONFIG_NAME)!r} describes no bank ({error!r}); save it again.") from error
-    return dataclasses.replace(saved, tensors=_load_weights(weights, digest))
+        return saved, path.parent / Path(description["weights"]).name, description["sha256"]
+    except _NO_BANK as error:
+        raise ValueError(f"{str(path)!r} describes no bank ({error!r}); save it again.") from error
 
 
 def _check_format(folder: Path, description: dict[str, Any]) -> None:
@@ -168,9 +214,12 @@ def _load_weights(path: Path, digest: str) -> dict[str, Tensor]:
         FileNotFoundError: It is missing.
         ValueError: It is damaged.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{str(path.parent)!r} is not a bank: {path.name} is missing; give what was saved.")
-    weights = path.read_bytes()
+    try:
+        weights = path.read_bytes()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{str(path.parent)!r} is not a bank: {path.name} is missing; give what was saved."
+        ) from error
     if hashlib.sha256(weights).hexdigest() != digest:
         raise ValueError(f"{str(path)!r} is damaged: it is not the file that {CONFIG_NAME} describes.")
     try:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import constants as hub
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from diekae.smollm2 import WHEEL_NAMES, smollm2_folder
@@ -23,7 +24,7 @@ DTYPES: dict[str, torch.dtype | None] = {
 def load_decoder(
     name_or_path: str, *, dtype: torch.dtype | None = None, device: str | torch.device | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a causal language model and its tokenizer.
+    """Load a causal language model and its tokenizer. Code that a model brings along is never run.
 
     Args:
         name_or_path: One of `WHEEL_NAMES`, a folder written by `save_pretrained`, or an id on the Hugging Face hub.
@@ -41,9 +42,12 @@ def load_decoder(
     in_wheel = name_or_path.lower() in WHEEL_NAMES
     source = smollm2_folder() if in_wheel else name_or_path
     try:
-        decoder: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype or fast_dtype(device))
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
+        # Without `trust_remote_code=False`, Transformers asks on stdin whether to run code that a folder brings.
+        decoder: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype or fast_dtype(device), trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(_explain(name_or_path, error)) from error
     _ensure_padding(name_or_path, decoder, tokenizer)
     if in_wheel:
@@ -101,6 +105,11 @@ def _explain(name: str, error: Exception) -> str:
     )
     if hub.HF_HUB_OFFLINE and not Path(name).exists():
         message += " HF_HUB_OFFLINE is set, so nothing is downloaded: unset it, or give the folder of a saved model."
+    if "trust_remote_code" in str(error):
+        return (
+            f"{message} {name!r} needs code of its own, which diekae does not run. If you trust it, load the decoder "
+            "yourself with trust_remote_code=True, and pass it: DiekaeModel(decoder, config, tokenizer)."
+        )
     first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return f"{message} The loader's error: {first_line}"
 

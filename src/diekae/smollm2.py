@@ -155,7 +155,7 @@ def convert(gguf: Path, folder: Path) -> None:
         plain = type(unpacked)(config).to(torch.bfloat16)
         plain.load_state_dict(unpacked.state_dict())
         plain.save_pretrained(folder)
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
         _split_digits(tokenizer)
         tokenizer.model_max_length = plain.config.max_position_embeddings
         tokenizer.save_pretrained(folder)
@@ -163,7 +163,7 @@ def convert(gguf: Path, folder: Path) -> None:
 
 def _unpack(gguf: Path) -> Any:
     """Return the model of a GGUF file with unpacked weights, even if kernels for packed weights are installed."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"trust_remote_code": False}
     # Versions of Transformers without this configuration always unpack.
     if packing := getattr(transformers, "GgufConfig", None):
         options["quantization_config"] = packing(dequantize=True)

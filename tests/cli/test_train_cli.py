@@ -13,6 +13,7 @@ import torch
 from cli_runs import error_of, read_json, succeed
 from diekae import DiekaeModel
 from diekae.report import write_report
+from diekae.training.manifest import write_manifest
 
 STAGES = """
 [[stage]]
@@ -126,6 +127,7 @@ def test_a_finished_run_may_be_moved(trained: tuple[Path, str], workspace: Path)
             state = json.loads(path.read_text())
             state["best_model_checkpoint"] = str(path_of(Path(state["best_model_checkpoint"])))
             path.write_text(json.dumps(state))
+            write_manifest(path.parent)
 
     set_best(lambda best: workspace / "gone" / best.name)
     succeed("train", workspace / "tiny.toml", "--out", moved, "--resume")

@@ -152,19 +152,34 @@ def test_progress_is_reported_after_each_shard(tmp_path: Path) -> None:
     assert seen == [(SHARD, COUNT), (2 * SHARD, COUNT), (COUNT, COUNT)]
 
 
-@pytest.mark.parametrize("damage", ["deleted", "truncated", "emptied", "header"])
+@pytest.mark.parametrize("damage", ["deleted", "truncated", "emptied", "header", "flipped", "digest", "no digest"])
 def test_only_a_damaged_shard_is_collected_again(tmp_path: Path, damage: str) -> None:
     model, gather = make_model(), Gather(make_model())
     cache_at(tmp_path, model, gather)
     whole = [path.read_bytes() for path in shards(tmp_path)]
     path = shards(tmp_path)[1]
+    flipped = whole[1][:-5] + bytes([whole[1][-5] ^ 1]) + whole[1][-4:]
+    contents = {"truncated": whole[1][:-100], "emptied": b"", "header": whole[1][:40], "flipped": flipped}
     if damage == "deleted":
         path.unlink()
+    elif damage == "no digest":
+        path.with_suffix(".sha256").unlink()
+    elif damage == "digest":
+        path.with_suffix(".sha256").write_bytes(b"\xff")
     else:
-        path.write_bytes({"truncated": whole[1][:-100], "emptied": b"", "header": whole[1][:40]}[damage])
+        path.write_bytes(contents[damage])
     cache_at(tmp_path, model, gather)
     assert gather.calls == 4
     assert [path.read_bytes() for path in shards(tmp_path)] == whole
+
+
+def test_a_shard_that_is_deleted_during_a_run_is_named(tmp_path: Path) -> None:
+    model = make_model()
+    cached = cache_at(tmp_path, model, Gather(model))
+    shards(tmp_path)[1].unlink()
+    with pytest.raises(OSError, match="shard-00001.*resume the run"):
+        for number in range(COUNT):
+            cached[number]
 
 
 def test_an_interrupted_collection_continues_where_it_stopped(tmp_path: Path) -> None:

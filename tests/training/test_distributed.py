@@ -76,6 +76,25 @@ def test_early_stopping_stops_both_processes(tmp_path: Path) -> None:
     assert (tmp_path / "bank").is_dir()
 
 
+@pytest.mark.parametrize("grouped", [False, True])
+def test_two_processes_resume_in_the_middle_of_an_epoch_bit_for_bit(tmp_path: Path, grouped: bool) -> None:
+    training = {"max_steps": 9, "evaluations": 3, "batch_size": 4, "group_by_length": grouped}
+    run_two(tmp_path / "alone", training=training, prompts=44)
+    run_two(tmp_path / "stopped", training=training, prompts=44, stop_at=6)
+    run_two(tmp_path / "stopped", training=training, prompts=44, model={"seed": 9}, resume=True)
+    for name, tensor in bank(tmp_path / "stopped").items():
+        assert torch.equal(tensor, bank(tmp_path / "alone")[name]), name
+
+
+def test_grouping_by_length_gives_two_processes_the_steps_of_one(tmp_path: Path) -> None:
+    training = {"max_steps": 6, "evaluations": 2, "group_by_length": True}
+    options: dict[str, Any] = {"prompts": 48, "model": {"effect": 0.05}}
+    tiny_run(tmp_path / "one", training={**training, "batch_size": 8}, **options)
+    run_two(tmp_path / "two", training={**training, "batch_size": 4}, **options)
+    for name, tensor in bank(tmp_path / "one").items():
+        torch.testing.assert_close(bank(tmp_path / "two")[name], tensor, rtol=0, atol=1e-6)
+
+
 def test_two_processes_resume_together(tmp_path: Path) -> None:
     training = {"max_steps": 8, "evaluations": 2, "batch_size": 4}
     run_two(tmp_path, training=training)

@@ -1,6 +1,7 @@
 """Targets that the decoder generates itself."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,17 @@ def test_a_share_of_the_targets_is_replaced_by_greedy_answers(share: float, tmp_
             assert prompt.target == tuple(answer[: len(prompt.target)])
     again = use_greedy_targets(model, prompts, share, tmp_path / "answers.json")
     assert [p.target for p in again] == [p.target for p in replaced]
+
+
+def test_damaged_answers_are_generated_again(tmp_path: Path) -> None:
+    model = make_model("attention", decoder=make_decoder(max_position_embeddings=256), tokenizer=make_tokenizer())
+    prompts, path = make_prompts(2), tmp_path / "answers.json"
+    replaced = use_greedy_targets(model, prompts, 1.0, path)
+    whole = path.read_text()
+    stored = json.loads(whole)
+    changed = json.dumps({**stored, "answers": [[5], *stored["answers"][1:]]})
+    assert changed != whole
+    for text in (changed, whole[:40], "[]", "{}", "[" * 100_000):
+        path.write_text(text)
+        assert use_greedy_targets(model, prompts, 1.0, path) == replaced
+        assert path.read_text() == whole

@@ -10,6 +10,7 @@ from diekae.training.trainer import BankTrainer
 REPLACED = {
     "_clip_grad_norm": ["self", "model"],
     "_get_train_sampler": ["self", "train_dataset"],
+    "_save_checkpoint": ["self", "model", "trial"],
     "get_batch_samples": ["self", "epoch_iterator", "num_batches", "device"],
     "get_decay_parameter_names": ["self", "model"],
     "compute_loss": ["self", "model", "inputs", "return_outputs", "num_items_in_batch"],
@@ -31,5 +32,10 @@ def test_all_replaced_methods_are_listed() -> None:
 
 def test_the_trainer_still_calls_the_private_methods() -> None:
     source = inspect.getsource(Trainer)
-    for call in ("self._clip_grad_norm(model)", "self._get_train_sampler", "self.get_batch_samples("):
+    for call in (
+        "self._clip_grad_norm(model)",
+        "self._get_train_sampler",
+        "self._save_checkpoint(model, trial)",
+        "self.get_batch_samples(",
+    ):
         assert call in source

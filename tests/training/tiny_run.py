@@ -1,6 +1,7 @@
 """One tiny training run: imported by the tests, and run by them in other processes.
 
-python tiny_run.py '{"folder": …, "prompts": …, "model": {…}, "training": {…}, "resume": …, "pause": …}'
+python tiny_run.py '{"folder": …, "prompts": …, "model": {…}, "training": {…}, "resume": …, "pause": …,
+    "stop_at": …}'
 """
 
 import json
@@ -52,6 +53,16 @@ class Pause(TrainerCallback):
         time.sleep(self.seconds)
 
 
+class StopAt(TrainerCallback):
+    """Ends the run after the checkpoint of a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_training_stop = state.global_step == self.step
+
+
 def tiny_run(
     folder: str | Path,
     *,
@@ -60,13 +71,14 @@ def tiny_run(
     training: dict[str, Any] | None = None,
     resume: bool = False,
     pause: float = 0.0,
+    stop_at: int = 0,
     callbacks: tuple[Any, ...] = (),
 ) -> tuple[DiekaeModel, list[dict[str, float]]]:
     """Train a tiny bank that starts as the identity."""
     made = make_model(**{"effect": 0.0, **(model or {})})
     config = TrainingConfig(**{"batch_size": 8, "evaluations": 4, "logging_steps": 5, **(training or {})})
     data = tiny_prompts(prompts)
-    extra = [*callbacks, *([Pause(pause)] if pause else [])]
+    extra = [*callbacks, *([Pause(pause)] if pause else []), *([StopAt(stop_at)] if stop_at else [])]
     return made, train(made, data, data[:8], config, folder, resume=resume, callbacks=extra)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from diekae.encoders.base import DifferenceEncoder, Encoded, encoder_class
+from diekae.encoders.checksum import checksum
 from diekae.encoders.knowledge import KnowledgeBatch
 
 
@@ -123,13 +124,13 @@ class Bank(nn.Module):
 
     def fingerprint(self) -> str:
         """Return a digest of all weights, stored with all prepared knowledge; recomputed after a weight has changed."""
-        versions = (self.decoder, *(tensor._version for tensor in self.state_dict().values()))
-        if self._fingerprint is None or self._fingerprint[0] != versions:
+        state = (self.decoder, str(self.dtype), *checksum(self.state_dict().values()))
+        if self._fingerprint is None or self._fingerprint[0] != state:
             digest = hashlib.sha256(f"{self.layers}{self.decoder}".encode())
             for name, tensor in sorted(self.state_dict().items()):
                 digest.update(name.encode())
                 digest.update(tensor.detach().to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
-            self._fingerprint = versions, digest.hexdigest()[:16]
+            self._fingerprint = state, digest.hexdigest()[:16]
         return self._fingerprint[1]
 
     def goal(self, targets: Tensor) -> Tensor:

@@ -5,8 +5,6 @@ Shapes: b rows as the decoder runs them, T columns of one forward, W decoder wid
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -14,8 +12,9 @@ from transformers import Cache
 
 from diekae.encoders import KnowledgeBatch
 from diekae.inject.attached import Attached
-from diekae.inject.attention_interface import AttentionWrapper, enable_wrapping, wrap_attention
-from diekae.inject.hooks import apply_hook, keep_where
+from diekae.inject.attention_interface import AttentionWrapper, add_wrappers, enable_wrapping
+from diekae.inject.contexts import HookContext
+from diekae.inject.hooks import add_hook, keep_where
 from diekae.inject.input_columns import Forward, InputColumns
 from diekae.inject.rotary import exact_length
 from diekae.inject.slot_attention import SlotAttention
@@ -45,17 +44,13 @@ class AttentionInjector:
         self._slot_attention: SlotAttention | None = None
         self._mlp_outputs: dict[int, Tensor] = {}
 
-    @contextmanager
-    def hooks(self) -> Iterator[None]:
-        """Wrap the attention of the bank's layers, and add the MLPs' outputs, inside the block."""
+    def add_hooks(self, context: HookContext) -> None:
+        """Wrap the attention of the bank's layers, and add the MLPs' outputs, inside a block that is being entered."""
         enable_wrapping(self._attached.decoder)  # again, in case its implementation was changed since
         modules = {self._numbers[layer]: site.module for layer, site in self._attached.sites.items()}
-        with wrap_attention(modules, self._make_wrapper):
-            if not self._encoder.sizes.mlp_width:
-                yield
-                return
-            with apply_hook(self._attached.hookpoints, self._add_mlp_output):
-                yield
+        add_wrappers(context, modules, self._make_wrapper)
+        if self._encoder.sizes.mlp_width:
+            add_hook(context, self._attached.hookpoints, self._add_mlp_output)
 
     def begin(self, forward: Forward) -> dict[str, Any]:
         """Prepare a forward; return the keyword arguments of the decoder to change.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -94,29 +94,37 @@ for _name in IMPLEMENTATIONS:
 def recorded_masks() -> Iterator[Masks]:
     """Record the attention masks that are made inside the block."""
     masks: Masks = []
-    token = _RECORDED_MASKS.set(masks)
+    before = _RECORDED_MASKS.get()
     try:
+        _RECORDED_MASKS.set(masks)
         yield masks
     finally:
-        _RECORDED_MASKS.reset(token)
+        _RECORDED_MASKS.set(before)
 
 
-@contextmanager
-def wrap_attention(
-    modules: Mapping[int, nn.Module], make_wrapper: Callable[[int, Tensor], AttentionWrapper | None]
-) -> Iterator[None]:
-    """Wrap the attention of some layers in every forward of the current context inside the block.
+MakeWrapper = Callable[[int, Tensor], AttentionWrapper | None]
+"""Called in each forward as ``make_wrapper(number, states)``, with the number of an attention module and what it reads,
+[B, T, W]. Returns the wrapper, or None to leave the attention as it is."""
+
+
+def wrap_attention(modules: Mapping[int, nn.Module], make_wrapper: MakeWrapper) -> HookContext:
+    """Return a block that wraps the attention of some layers in every forward of the current context inside it.
 
     Args:
         modules: Attention modules, each under a number.
-        make_wrapper: Called in each forward as ``make_wrapper(number, states)``, with what the attention module reads,
-            [B, T, W]. Returns the wrapper, or None to leave the attention as it is.
+        make_wrapper: See :data:`MakeWrapper`.
     """
+    return HookContext(lambda context: add_wrappers(context, modules, make_wrapper))
 
-    def make_hook(context: HookContext, number: int) -> Any:
+
+def add_wrappers(context: HookContext, modules: Mapping[int, nn.Module], make_wrapper: MakeWrapper) -> None:
+    """Add the hooks of :func:`wrap_attention` to a block that is being entered."""
+    entry = context.entry
+
+    def make_hook(number: int) -> Any:
         # `*rest`: another thread may run this hook before torch has noted that it takes keywords.
         def hook(_module: nn.Module, *rest: Any) -> Any:
-            if not context.entered:
+            if not entry.current:
                 return None
             args, kwargs = rest
             wrapper = make_wrapper(number, args[0] if args else kwargs["hidden_states"])
@@ -124,10 +132,8 @@ def wrap_attention(
 
         return hook
 
-    with HookContext() as context, ExitStack() as handles:
-        for number, module in modules.items():
-            handles.enter_context(module.register_forward_pre_hook(make_hook(context, number), with_kwargs=True))
-        yield
+    for number, module in modules.items():
+        context.add_pre_hook(module, make_hook(number))
 
 
 def refusal(decoder: PreTrainedModel, reason: str) -> str:

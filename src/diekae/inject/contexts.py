@@ -6,45 +6,146 @@ the context inside the block does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
-_ENTERED: ContextVar[frozenset[HookContext]] = ContextVar("diekae_entered", default=frozenset())
+from torch import nn
+
+_ENTERED: ContextVar[frozenset[Entry]] = ContextVar("diekae_entered", default=frozenset())
 _BARE: ContextVar[bool] = ContextVar("diekae_bare", default=False)
+
+
+class Entry:
+    """One entry of a :class:`HookContext`. Hooks refer to it and not to their block, which ends when it is dropped."""
+
+    def __init__(self, decoder: nn.Module | None) -> None:
+        """Take the decoder that the block claims, if any."""
+        self.decoder = decoder
+        self.open = False
+        """Whether the block has begun and not ended, in any context."""
+
+    @property
+    def current(self) -> bool:
+        """Tell whether the current context is inside the block."""
+        return self.open and self in _ENTERED.get()
 
 
 class HookContext:
     """A ``with`` block whose hooks answer only to the thread or task that entered it, and to copies of its context.
 
+    An exception at any instant, such as that of Ctrl-C, leaves no hook that answers: hooks are removed by what they
+    are, so a registration that was interrupted before it returned is found too.
+
     Example:
-        with HookContext() as context:
-            module.register_forward_hook(lambda *_: act() if context.entered else None)
+        def register(context: HookContext) -> None:
+            entry = context.entry
+            context.add_hook(module, lambda *_: act() if entry.current else None)
+
+        with HookContext(register):
+            decoder(ids)
     """
 
+    def __init__(
+        self, register: Callable[[HookContext], None] = lambda _context: None, decoder: nn.Module | None = None
+    ) -> None:
+        """Describe a block.
+
+        Args:
+            register: Called when the block begins, to add its hooks.
+            decoder: A decoder that the block claims: a second block that claims it is refused in the same context.
+        """
+        self._begun = False
+        self.entry = Entry(decoder)
+        self._register = register
+        self._added: list[tuple[nn.Module, str, Callable[..., Any]]] = []
+
+    def add_pre_hook(self, module: nn.Module, hook: Callable[..., Any]) -> None:
+        """Register a hook that runs before a module, with its arguments and keyword arguments."""
+        self._added.append((module, "_forward_pre_hooks", hook))
+        module.register_forward_pre_hook(hook, with_kwargs=True)
+
+    def add_hook(self, module: nn.Module, hook: Callable[..., Any], *, with_kwargs: bool = False) -> None:
+        """Register a hook that runs after a module."""
+        self._added.append((module, "_forward_hooks", hook))
+        module.register_forward_hook(hook, with_kwargs=with_kwargs)
+
     def __enter__(self) -> HookContext:
-        """Enter the block in the current context."""
-        _ENTERED.set(_ENTERED.get() | {self})
+        """Enter the block in the current context.
+
+        Raises:
+            ValueError: The current context is inside another block that claims the same decoder.
+        """
+        if self.entry.decoder is not None:
+            check_unclaimed(self.entry.decoder)
+        try:
+            self._begun = self.entry.open = True
+            _ENTERED.set(frozenset(entry for entry in _ENTERED.get() if entry.open) | {self.entry})
+            self._register(self)
+        except BaseException:
+            self._close_for_sure()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         """Leave the block; another context than the one that entered may do so."""
-        _ENTERED.set(_ENTERED.get() - {self})
+        self._close_for_sure()
 
-    @property
-    def entered(self) -> bool:
-        """Tell whether the current context is inside the block."""
-        return self in _ENTERED.get()
+    def __del__(self) -> None:
+        """Leave a block that an exception has interrupted as it was being left."""
+        if getattr(self, "_begun", False):
+            self._close_for_sure()
+
+    def _close_for_sure(self) -> None:
+        """Leave the block, also if an exception such as that of Ctrl-C interrupts this once."""
+        try:
+            self._close()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        """Leave the block; can be called again."""
+        self.entry.open = False
+        while self._added:
+            module, kind, hook = self._added[-1]
+            for number, registered in list(getattr(module, kind).items()):
+                if registered is hook:
+                    # As `RemovableHandle.remove` does, which needs the handle that an interruption may have lost.
+                    getattr(module, f"{kind}_with_kwargs").pop(number, None)
+                    getattr(module, kind).pop(number, None)
+            self._added.pop()
+        _ENTERED.set(_ENTERED.get() - {self.entry})
+        self._begun = False
+
+
+def is_claimed(decoder: nn.Module) -> bool:
+    """Tell whether the current context is inside a block that claims a decoder."""
+    return any(entry.open and entry.decoder is decoder for entry in _ENTERED.get())
+
+
+def check_unclaimed(decoder: nn.Module) -> None:
+    """Refuse a second injection of the current context into a decoder.
+
+    Raises:
+        ValueError: The current context is inside a block that claims the decoder.
+    """
+    if is_claimed(decoder):
+        raise ValueError(
+            "this thread is inside another `injected` block of the same model; end that one first, or call "
+            "model.decoder inside it. Two generators that are advanced in turn need a thread or a context each."
+        )
 
 
 @contextmanager
 def bare() -> Iterator[None]:
     """Allow the decoder to run without knowledge inside the block, although other threads inject into it."""
-    token = _BARE.set(True)
+    before = _BARE.get()
     try:
+        _BARE.set(True)
         yield
     finally:
-        _BARE.reset(token)
+        _BARE.set(before)
 
 
 def is_bare() -> bool:
@@ -56,8 +157,8 @@ def is_bare() -> bool:
 def paused() -> Iterator[None]:
     """Run the decoder inside the block without any hook of the current context."""
     entered = _ENTERED.get()
-    _ENTERED.set(frozenset())
     try:
+        _ENTERED.set(frozenset())
         with bare():
             yield
     finally:

@@ -5,7 +5,6 @@ Shapes: b rows as the decoder runs them, T columns of one forward, N encoders, W
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor
@@ -14,8 +13,9 @@ from transformers import Cache
 from diekae.encoders import KnowledgeBatch
 from diekae.inject.attached import Attached
 from diekae.inject.cache import EncoderCacheLayer, encoder_layer
+from diekae.inject.contexts import HookContext
 from diekae.inject.hookpoints import stack_of
-from diekae.inject.hooks import apply_hook, keep_where
+from diekae.inject.hooks import add_hook, keep_where
 from diekae.inject.input_columns import Forward, InputColumns
 
 
@@ -37,9 +37,9 @@ class DifferenceInjector:
         self._differences: Tensor | None = None
         self._x_cache: KnowledgeBatch | None = None
 
-    def hooks(self) -> AbstractContextManager[None]:
-        """Return a block inside which differences are added at the hookpoints."""
-        return apply_hook(self._attached.hookpoints, self._difference)
+    def add_hooks(self, context: HookContext) -> None:
+        """Add differences at the hookpoints inside a block that is being entered."""
+        add_hook(context, self._attached.hookpoints, self._difference)
 
     def begin(self, forward: Forward) -> dict[str, Any]:
         """Prepare a forward; encoders of embeddings compute all differences now.

@@ -5,8 +5,7 @@ Shapes: S tokens of anchor and K, G key heads, d head size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +16,7 @@ from transformers import PreTrainedModel
 from diekae.encoders import KnowledgeBatch
 from diekae.inject.attention import AttentionSite
 from diekae.inject.attention_interface import AttentionFunction, AttentionWrapper, refusal, wrap_attention
+from diekae.inject.contexts import HookContext
 from diekae.inject.hookpoints import stack_of
 from diekae.inject.slot_attention import SlotAttention
 from diekae.inject.slot_masks import ForwardColumns
@@ -77,26 +77,29 @@ def _rms(states: Tensor) -> float:
     return float(states.float().square().mean().sqrt())
 
 
-@contextmanager
-def _refusing_learned_positions(decoder: PreTrainedModel, ids: Tensor) -> Iterator[None]:
+def _refusing_learned_positions(decoder: PreTrainedModel, ids: Tensor) -> HookContext:
     """Refuse a decoder that looks up embeddings of anything but its tokens: a table has no positions below 0.
 
     On a GPU, a lookup below 0 would make the device unusable for the process, so it is refused before it happens.
-
-    Raises:
-        ValueError: The decoder does so in a run over ``ids`` inside the block.
+    Inside the block, a run over ``ids`` raises ValueError if the decoder does so.
     """
 
-    def check_lookup(_module: nn.Module, args: Any, kwargs: Any) -> None:
-        indices = next(iter((*args, *kwargs.values())), None)
-        if not isinstance(indices, Tensor) or indices.shape != ids.shape or not torch.equal(indices.to(ids), ids):
-            raise ValueError(refusal(decoder, "its positions are learned"))
+    def register(context: HookContext) -> None:
+        entry = context.entry
 
-    with ExitStack() as handles:
+        def check_lookup(_module: nn.Module, *rest: Any) -> None:
+            if not entry.current:
+                return
+            args, kwargs = rest
+            indices = next(iter((*args, *kwargs.values())), None)
+            if not isinstance(indices, Tensor) or indices.shape != ids.shape or not torch.equal(indices.to(ids), ids):
+                raise ValueError(refusal(decoder, "its positions are learned"))
+
         for module in stack_of(decoder).modules():
             if isinstance(module, nn.Embedding):
-                handles.enter_context(module.register_forward_pre_hook(check_lookup, with_kwargs=True))
-        yield
+                context.add_pre_hook(module, check_lookup)
+
+    return HookContext(register)
 
 
 def _last_states(decoder: PreTrainedModel, ids: Tensor, **options: Any) -> Tensor:

@@ -6,13 +6,14 @@ Shapes: T tokens, W decoder width.
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from diekae.inject.contexts import Entry, HookContext
 
 PROBE_TOKENS = 8
 """Tokens of a run that shows how the modules of a decoder work together."""
@@ -100,20 +101,25 @@ def find_hookpoints(decoder: PreTrainedModel, layers: tuple[int, ...], site: str
 class _Recording:
     """The input and output of one block, and the outputs of the modules in it, each fp32 [T, W]."""
 
-    def __init__(self) -> None:
+    def __init__(self, entry: Entry) -> None:
+        """Take the entry of the run that is recorded; runs of other threads are not."""
+        self.entry = entry
         self.block_input = self.block_output = torch.empty(0)
         self.outputs: list[tuple[nn.Module, Tensor]] = []
 
-    def hook_input(self, _module: nn.Module, args: Any, kwargs: Any) -> None:
-        self.block_input = _copy(args[0] if args else kwargs["hidden_states"])
+    def hook_input(self, _module: nn.Module, *rest: Any) -> None:
+        if self.entry.current:
+            args, kwargs = rest
+            self.block_input = _copy(args[0] if args else kwargs["hidden_states"])
 
     def hook_module(self, module: nn.Module, _args: Any, output: Any) -> None:
         states = first_tensor(output)
-        if isinstance(states, Tensor) and states.shape[-1] == self.block_input.shape[-1]:
+        if self.entry.current and isinstance(states, Tensor) and states.shape[-1] == self.block_input.shape[-1]:
             self.outputs.append((module, _copy(states)))
 
     def hook_output(self, _module: nn.Module, _args: Any, output: Any) -> None:
-        self.block_output = _copy(first_tensor(output))
+        if self.entry.current:
+            self.block_output = _copy(first_tensor(output))
 
 
 def _copy(states: Tensor) -> Tensor:
@@ -124,15 +130,18 @@ def _find_addends(
     decoder: PreTrainedModel, blocks: list[tuple[int, nn.Module]]
 ) -> dict[int, tuple[nn.Module, nn.Module]]:
     """Run a few tokens and find, in each block, the two modules whose outputs are added to its input."""
-    recordings = {layer: _Recording() for layer, _ in blocks}
-    with ExitStack() as handles, torch.no_grad():
+    recordings: dict[int, _Recording] = {}
+
+    def register(context: HookContext) -> None:
         for layer, block in blocks:
-            recording = recordings[layer]
-            handles.enter_context(block.register_forward_pre_hook(recording.hook_input, with_kwargs=True))
-            handles.enter_context(block.register_forward_hook(recording.hook_output))
+            recording = recordings[layer] = _Recording(context.entry)
+            context.add_pre_hook(block, recording.hook_input)
+            context.add_hook(block, recording.hook_output)
             for module in block.modules():
                 if module is not block:
-                    handles.enter_context(module.register_forward_hook(recording.hook_module))
+                    context.add_hook(module, recording.hook_module)
+
+    with HookContext(register), torch.no_grad():
         vocabulary = decoder.get_input_embeddings().weight.shape[0]  # type: ignore[index]
         # From the middle of the vocabulary: special tokens at its ends carry massive activations, which drown the rest.
         ids = torch.linspace(vocabulary // 10, vocabulary // 2, PROBE_TOKENS, device=decoder.device).long()[None]

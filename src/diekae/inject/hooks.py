@@ -15,14 +15,14 @@ Shapes: B rows, T positions, W decoder width.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from diekae.inject.contexts import HookContext
+from diekae.inject.contexts import Entry, HookContext
 from diekae.inject.hookpoints import Hookpoint, find_blocks, first_tensor, stack_of, with_first
 
 HookFunction = Callable[[int, Tensor, Tensor], Tensor | None]
@@ -34,36 +34,39 @@ class _Stop(Exception):  # noqa: N818 - not an error: ends a forward whose rest 
     """Raised at the last hookpoint of :func:`run`."""
 
 
-@contextmanager
 def apply_hook(
     hookpoints: Mapping[int, Hookpoint], hook: HookFunction, *, stop_after: int | None = None
-) -> Iterator[None]:
-    """Call ``hook`` at every hookpoint whenever the current context runs the decoder inside the block.
+) -> HookContext:
+    """Return a block that calls ``hook`` at every hookpoint whenever the current context runs the decoder inside it.
 
     Args:
         hookpoints: Hookpoints by layer.
         hook: See :data:`HookFunction`.
         stop_after: Layer after whose hookpoint the forward ends; only :func:`run` may pass it.
     """
-    with HookContext() as context, ExitStack() as handles:
-        for layer, hookpoint in hookpoints.items():
-            parts: dict[Any, Tensor] = {}
-            if hookpoint.addends:
-                store_input = _input_hook(context, parts)
-                handles.enter_context(hookpoint.block.register_forward_pre_hook(store_input, with_kwargs=True))
-                for module in hookpoint.addends:
-                    handles.enter_context(module.register_forward_hook(_addend_hook(context, parts)))
-            module_hook = _output_hook(context, layer, hookpoint, hook, parts, stop_after == layer)
-            handles.enter_context(hookpoint.module.register_forward_hook(module_hook))
-        yield
+    return HookContext(lambda context: add_hook(context, hookpoints, hook, stop_after=stop_after))
 
 
-def _input_hook(context: HookContext, parts: dict[Any, Tensor]) -> Any:
+def add_hook(
+    context: HookContext, hookpoints: Mapping[int, Hookpoint], hook: HookFunction, *, stop_after: int | None = None
+) -> None:
+    """Add the hooks of :func:`apply_hook` to a block that is being entered."""
+    entry = context.entry
+    for layer, hookpoint in hookpoints.items():
+        parts: dict[Any, Tensor] = {}
+        if hookpoint.addends:
+            context.add_pre_hook(hookpoint.block, _input_hook(entry, parts))
+            for module in hookpoint.addends:
+                context.add_hook(module, _addend_hook(entry, parts))
+        context.add_hook(hookpoint.module, _output_hook(entry, layer, hookpoint, hook, parts, stop_after == layer))
+
+
+def _input_hook(entry: Entry, parts: dict[Any, Tensor]) -> Any:
     """Return a hook that stores the input of a block."""
 
     # `*rest`: another thread may run this hook before torch has noted that it takes keywords.
     def hook(_module: nn.Module, *rest: Any) -> None:
-        if context.entered:
+        if entry.current:
             args, kwargs = rest
             parts.clear()
             parts["input"] = args[0] if args else kwargs["hidden_states"]
@@ -71,23 +74,23 @@ def _input_hook(context: HookContext, parts: dict[Any, Tensor]) -> Any:
     return hook
 
 
-def _addend_hook(context: HookContext, parts: dict[Any, Tensor]) -> Any:
+def _addend_hook(entry: Entry, parts: dict[Any, Tensor]) -> Any:
     """Return a hook that stores the output of a module that adds to the residual stream."""
 
     def hook(module: nn.Module, _args: Any, output: Any) -> None:
-        if context.entered:
+        if entry.current:
             parts[module] = first_tensor(output)
 
     return hook
 
 
 def _output_hook(
-    context: HookContext, layer: int, hookpoint: Hookpoint, hook: HookFunction, parts: dict[Any, Tensor], stop: bool
+    entry: Entry, layer: int, hookpoint: Hookpoint, hook: HookFunction, parts: dict[Any, Tensor], stop: bool
 ) -> Any:
     """Return a hook for the module of a hookpoint, which calls ``hook`` and adds the difference that it returns."""
 
     def module_hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-        if not context.entered:
+        if not entry.current:
             return None
         states = first_tensor(output)
         stream = states
@@ -119,13 +122,14 @@ def keep_where(receives: Tensor, difference: Tensor, stream: Tensor) -> Tensor:
     return torch.where(receives[..., None], difference.to(stream.dtype), -torch.zeros_like(stream))
 
 
-@contextmanager
-def detach_blocks(decoder: PreTrainedModel) -> Iterator[None]:
-    """Stop gradients between decoder blocks, in forwards of the current context inside the block."""
-    with HookContext() as context, ExitStack() as handles:
+def detach_blocks(decoder: PreTrainedModel) -> HookContext:
+    """Return a block that stops gradients between decoder blocks, in forwards of the current context inside it."""
+
+    def register(context: HookContext) -> None:
+        entry = context.entry
 
         def hook(_module: nn.Module, *rest: Any) -> Any:
-            if not context.entered:
+            if not entry.current:
                 return None
             args, kwargs = rest
             if args:
@@ -133,8 +137,9 @@ def detach_blocks(decoder: PreTrainedModel) -> Iterator[None]:
             return args, {**kwargs, "hidden_states": kwargs["hidden_states"].detach()}
 
         for block in find_blocks(decoder):
-            handles.enter_context(block.register_forward_pre_hook(hook, with_kwargs=True))
-        yield
+            context.add_pre_hook(block, hook)
+
+    return HookContext(register)
 
 
 @contextmanager

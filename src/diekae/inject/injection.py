@@ -4,8 +4,8 @@ One call, step by step:
 
 1. ``DiekaeModel.behind`` makes an :class:`Injection` from prepared knowledge and from masks that say which columns of x
    receive it. :class:`InputColumns` copies these masks to the CPU once, so that no later forward waits for the device.
-2. ``with injection.active():`` refuses a second injection of the same context and registers hooks. They answer only to
-   the thread or task that entered the block.
+2. ``with injection.active():`` refuses a second injection of the same context into the decoder and registers hooks.
+   They answer only to the thread or task that entered the block.
 3. Before each forward of the decoder, the hook ``before`` makes a :class:`Forward`: how many columns the cache holds,
    how many are new, and how often the decoder repeats each row. The injector begins with it:
 
@@ -27,9 +27,6 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 from torch import Tensor, nn
@@ -37,14 +34,11 @@ from torch import Tensor, nn
 from diekae.encoders import KnowledgeBatch
 from diekae.inject.attached import Attached
 from diekae.inject.attention_injector import AttentionInjector
-from diekae.inject.contexts import HookContext, is_bare
+from diekae.inject.contexts import HookContext, is_bare, is_claimed
 from diekae.inject.difference_injector import DifferenceInjector
 from diekae.inject.hookpoints import stack_of
 from diekae.inject.input_columns import Forward, InputColumns
 from diekae.inject.slots import Watch
-
-_ENTERED: ContextVar[tuple[Injection, ...]] = ContextVar("diekae_injections", default=())
-"""Injections whose block the current context is inside of."""
 
 
 class Injection:
@@ -73,7 +67,6 @@ class Injection:
             watch: Called with the attention that K's slots get, where the decoder's own attention reads them.
         """
         self._attached, self._rows = attached, len(receives)
-        self._active = False  # also tells contexts that were copied inside the block when it has ended
         columns = InputColumns(receives, valid, receives_later, hidden_anchor)
         self._injector: AttentionInjector | DifferenceInjector
         if attached.by_attention:
@@ -81,92 +74,57 @@ class Injection:
         else:
             self._injector = DifferenceInjector(attached, knowledge, columns)
 
-    @contextmanager
-    def active(self, guard: bool = False) -> Iterator[None]:
-        """Inject into every forward of the decoder that the current context makes inside the block.
+    def active(self, guard: bool = False) -> HookContext:
+        """Return a block that injects into every forward of the decoder that the current context makes inside it.
+
+        Entering it raises ValueError if the current context injects into the same decoder already.
 
         Args:
             guard: Refuse forwards of threads that were started inside the block, which would run without knowledge.
-
-        Raises:
-            ValueError: The current context injects with the same bank, or through the same attention, already.
         """
-        self._check_alone()
-        with ExitStack() as stack:
-            stack.enter_context(self._entered())
-            context = stack.enter_context(HookContext())
-            stack.enter_context(self._forward_hooks(context, guard))
-            stack.enter_context(self._injector.hooks())
-            yield
 
-    def _check_alone(self) -> None:
-        """Refuse a second injection of the current context that would meet this one.
+        def register(context: HookContext) -> None:
+            self._add_forward_hooks(context, guard)
+            self._injector.add_hooks(context)
 
-        Raises:
-            ValueError: There is one.
-        """
-        for other in self._active_here():
-            both_by_attention = other._attached.by_attention and self._attached.by_attention
-            if other._attached.bank is self._attached.bank or both_by_attention:
-                raise ValueError(
-                    "this thread is inside another `injected` block of the same model; end that one first. Two "
-                    "generators that are advanced in turn need a thread or a context each."
-                )
+        return HookContext(register, self._attached.decoder)
 
-    def _active_here(self) -> list[Injection]:
-        """Return the active injections of the current context into the same decoder."""
-        decoder = self._attached.decoder
-        return [entered for entered in _ENTERED.get() if entered._active and entered._attached.decoder is decoder]
-
-    @contextmanager
-    def _entered(self) -> Iterator[None]:
-        """Count as active in the current context inside the block; another context may end the block."""
-        _ENTERED.set((*_ENTERED.get(), self))
-        self._active = True
-        try:
-            yield
-        finally:
-            self._active = False
-            _ENTERED.set(tuple(entered for entered in _ENTERED.get() if entered is not self))
-
-    @contextmanager
-    def _forward_hooks(self, context: HookContext, guard: bool) -> Iterator[None]:
+    def _add_forward_hooks(self, context: HookContext, guard: bool) -> None:
         """Begin and end the injector's work with every forward of the decoder inside the block."""
+        entry, decoder = context.entry, self._attached.decoder
         # The threads themselves: the system may give the number of one that has ended to the next.
         earlier_threads = weakref.WeakSet(threading.enumerate()) if guard else None
 
         # `*rest`, read only inside the context: torch keeps a hook and its `with_kwargs` in two places, and another
         # thread may see the one without the other.
         def before(_module: nn.Module, *rest: Any) -> Any:
-            if context.entered:
+            if entry.current:
                 args, kwargs = rest
                 forward = Forward.from_call(args, kwargs, self._rows)
                 return args, {**kwargs, **self._injector.begin(forward)}
-            if earlier_threads is not None and threading.current_thread() not in earlier_threads:
-                self._check_thread()
+            if earlier_threads is not None and entry.open and threading.current_thread() not in earlier_threads:
+                _check_thread(decoder)
             return None
 
         def after(_module: nn.Module, *rest: Any) -> None:
-            if context.entered:
+            if entry.current:
                 _args, kwargs, output = rest
                 self._injector.end(kwargs.get("past_key_values") or getattr(output, "past_key_values", None))
 
-        stack = stack_of(self._attached.decoder)
-        with (
-            stack.register_forward_pre_hook(before, with_kwargs=True),
-            stack.register_forward_hook(after, with_kwargs=True),
-        ):
-            yield
+        stack = stack_of(decoder)
+        context.add_pre_hook(stack, before)
+        context.add_hook(stack, after, with_kwargs=True)
 
-    def _check_thread(self) -> None:
-        """Refuse the decoder to a thread that has not said whether it runs with knowledge.
 
-        Raises:
-            RuntimeError: It has not.
-        """
-        if not is_bare() and not self._active_here():
-            raise RuntimeError(
-                "this thread was started inside an `injected` block and would run the decoder without knowledge. "
-                "Call model.generate(…, knowledge=…) in the thread instead, or run it in the block's context: "
-                "contextvars.copy_context().run(…)."
-            )
+def _check_thread(decoder: nn.Module) -> None:
+    """Refuse the decoder to a thread that has not said whether it runs with knowledge.
+
+    Raises:
+        RuntimeError: It has not.
+    """
+    if not is_bare() and not is_claimed(decoder):
+        raise RuntimeError(
+            "this thread was started inside an `injected` block and would run the decoder without knowledge. "
+            "Call model.generate(…, knowledge=…) in the thread instead, or run it in the block's context: "
+            "contextvars.copy_context().run(…)."
+        )

@@ -7,9 +7,7 @@ rows are the last of the columns.
 from __future__ import annotations
 
 import inspect
-import threading
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -17,17 +15,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from diekae.inject.attention_interface import IMPLEMENTATIONS, implementation
+from diekae.inject.contexts import Entry, HookContext
 from diekae.inject.hookpoints import find_blocks
 
 _LEAK = 0.01
 """Largest change of logits by hidden tokens, as a share of their change by the same tokens when visible."""
 
 
-@contextmanager
-def hiding(decoder: PreTrainedModel, hidden: Mapping[int, Tensor]) -> Iterator[None]:
-    """Hide columns from rows in some layers, whenever the current thread runs the decoder inside the block.
+def hiding(decoder: PreTrainedModel, hidden: Mapping[int, Tensor]) -> HookContext:
+    """Return a block that hides columns from rows in some layers, when the current context runs the decoder inside it.
 
-    Each block is given a mask that hides more than its own, so causality, padding and sliding windows remain. All hooks
+    Each layer is given a mask that hides more than its own, so causality, padding and sliding windows remain. All hooks
     are removed at the end, also after an exception.
 
     Args:
@@ -48,12 +46,13 @@ def hiding(decoder: PreTrainedModel, hidden: Mapping[int, Tensor]) -> Iterator[N
             f"attn_implementation={' or '.join(map(repr, IMPLEMENTATIONS))}."
         )
     signatures = {layer: _signature(blocks[layer]) for layer in hidden}
-    thread = threading.get_ident()
-    with ExitStack() as handles:
+
+    def register(context: HookContext) -> None:
         for layer, columns in hidden.items():
-            hook = _mask_hook(thread, signatures[layer], columns.reshape(-1, 1, *columns.shape[-2:]))
-            handles.enter_context(blocks[layer].register_forward_pre_hook(hook, with_kwargs=True))
-        yield
+            columns_by_head = columns.reshape(-1, 1, *columns.shape[-2:])
+            context.add_pre_hook(blocks[layer], _mask_hook(context.entry, signatures[layer], columns_by_head))
+
+    return HookContext(register)
 
 
 def _signature(block: nn.Module) -> inspect.Signature:
@@ -71,12 +70,12 @@ def _signature(block: nn.Module) -> inspect.Signature:
     return signature
 
 
-def _mask_hook(thread: int, signature: inspect.Signature, hidden: Tensor) -> Any:
+def _mask_hook(entry: Entry, signature: inspect.Signature, hidden: Tensor) -> Any:
     """Return a hook that replaces a block's mask."""
 
     # `*rest`: another thread may run this hook before torch has noted that it takes keywords.
     def hook(block: nn.Module, *rest: Any) -> Any:
-        if threading.get_ident() != thread:
+        if not entry.current:
             return None
         args, kwargs = rest
         bound = signature.bind(*args, **kwargs)

@@ -68,6 +68,29 @@ def check_input(decoder: PreTrainedModel, input_ids: Any, options: Iterable[str]
         )
 
 
+def check_mask(mask: Any, name: str, input_ids: Tensor) -> None:
+    """Refuse a mask that does not have an entry for each column of the prompt.
+
+    Args:
+        mask: The caller's argument, or None.
+        name: Its name, for the error message.
+        input_ids: The prompt with the columns in the cache, int64 [B, L].
+
+    Raises:
+        TypeError: It is not a tensor.
+        ValueError: It has another shape.
+    """
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"{name} is {type(mask).__name__}; expected a tensor [rows, tokens].")
+    if mask.shape != input_ids.shape:
+        raise ValueError(
+            f"{name} has shape {tuple(mask.shape)}; expected {tuple(input_ids.shape)}, one entry for each row and "
+            "token of the prompt, those in the cache included."
+        )
+
+
 def as_texts(value: Any, name: str, expected: str) -> list[str]:
     """Return one text or several as a list.
 

@@ -27,7 +27,7 @@ def add_cached_columns(input_ids: Tensor, injection_mask: Tensor | None, done: i
     cached = input_ids.new_zeros((input_ids.shape[0], done))
     if injection_mask is None:
         injection_mask = torch.ones_like(input_ids, dtype=torch.bool)
-    if injection_mask.shape[1] == input_ids.shape[1]:
+    if injection_mask.shape == input_ids.shape:
         injection_mask = torch.cat([cached.bool(), injection_mask.bool()], dim=1)
     return torch.cat([cached, input_ids], dim=1), injection_mask
 

@@ -5,8 +5,8 @@ Shapes: B rows, L columns of the prompt.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,12 +16,12 @@ from diekae.data.formats import Message
 from diekae.editor import Call
 from diekae.fingerprint import check_whole
 from diekae.inject.columns import anchored, guess_mask
-from diekae.inject.contexts import bare
+from diekae.inject.contexts import HookContext, bare, check_unclaimed
 from diekae.inject.guidance import with_guidance
 from diekae.inject.injection import Injection
 from diekae.inject.slots import Watch
 from diekae.knowledge import Document, Knowledge, PreparedKnowledge, batch_knowledge, knowledge_of_rows
-from diekae.model.arguments import check_document, check_input
+from diekae.model.arguments import check_document, check_input, check_mask
 from diekae.model.columns import add_cached_columns, replaced_anchors
 from diekae.model.preparing import KnowledgePreparer
 from diekae.prepare import read_documents
@@ -38,7 +38,6 @@ class DiekaeModel(KnowledgePreparer):
         >>> model.chat("When did the Ondrel Bridge open?", knowledge=bridge)
     """
 
-    @contextmanager
     def injected(
         self,
         knowledge: Knowledge,
@@ -46,8 +45,11 @@ class DiekaeModel(KnowledgePreparer):
         attention_mask: Tensor | None = None,
         injection_mask: Tensor | None = None,
         scope: str | None = None,
-    ) -> Iterator[None]:
-        """Inject knowledge into every forward of the decoder that this thread makes inside the block.
+    ) -> AbstractContextManager[object]:
+        """Return a block that injects knowledge into every forward of ``model.decoder`` that this thread makes inside.
+
+        A thread or task can be inside one such block at a time. A generator that holds one shares it with its caller,
+        unless it is advanced in a context of its own.
 
         Args:
             knowledge: See :data:`diekae.knowledge.Knowledge`; None leaves the decoder as it is.
@@ -55,13 +57,15 @@ class DiekaeModel(KnowledgePreparer):
             attention_mask: 0 at padding, [B, L].
             injection_mask: Columns that receive, bool [B, L]; all but padding and the anchor if None.
             scope: ``prompt`` or ``all``; the configuration's if None.
+
+        Raises:
+            ValueError: A mask has another shape than the prompt; or, when the block is entered, this thread is inside
+                another one.
         """
         rows = self.prepare_rows(knowledge, input_ids.shape[0])
         if all(row is None for row in rows):
-            yield
-            return
-        with self._injection(rows, input_ids, attention_mask, injection_mask, scope).active(guard=True):
-            yield
+            return HookContext(decoder=self.decoder)
+        return self._injection(rows, input_ids, attention_mask, injection_mask, scope).active(guard=True)
 
     def behind(
         self,
@@ -72,7 +76,7 @@ class DiekaeModel(KnowledgePreparer):
         done: int = 0,
         scope: str | None = None,
         watch: Watch | None = None,
-    ) -> AbstractContextManager[None]:
+    ) -> AbstractContextManager[object]:
         """Return the context of one call of the decoder, some of whose columns may be in a cache.
 
         Args:
@@ -83,10 +87,12 @@ class DiekaeModel(KnowledgePreparer):
             done: Number of columns in the cache.
             scope: ``prompt`` or ``all``; the configuration's if None.
             watch: Called with the attention that K's slots receive.
+
+        Raises:
+            ValueError: This thread is inside an `injected` block, or a mask has another shape than the prompt.
         """
-        if knowledge is None:
-            return bare()
-        rows = self.prepare_rows(knowledge, input_ids.shape[0])
+        check_unclaimed(self.decoder)
+        rows = [] if knowledge is None else self.prepare_rows(knowledge, input_ids.shape[0])
         if all(row is None for row in rows):
             return bare()
         if done:
@@ -105,6 +111,8 @@ class DiekaeModel(KnowledgePreparer):
     ) -> Injection:
         """Return the injection of one call, of whose columns ``done`` are in a cache."""
         check_whole(self.decoder, self.bank)
+        check_mask(attention_mask, "attention_mask", input_ids)
+        check_mask(injection_mask, "injection_mask", input_ids)
         shared, by_attention = self.config.anchor == "shared", self.attached.by_attention
         has_knowledge = torch.tensor([row is not None for row in rows], device=self.device)
         valid = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()

@@ -60,7 +60,7 @@ class CachedDataset(Dataset[dict[str, Tensor]]):
         """Return one example's tensors."""
         number, row = divmod(self.positions[index], SHARD)
         if number not in self._shards:
-            self._shards[number] = safe_open(str(_shard_path(self.folder, number)), framework="pt")
+            self._shards[number] = _open_shard(_shard_path(self.folder, number))
         shard = self._shards[number]
         stored = set(shard.keys())
         return {name: shard.get_tensor(f"{row}.{name}") for name in _FIELDS if f"{row}.{name}" in stored}
@@ -113,9 +113,11 @@ def collect_to_disk(
     tokens = size = 0
     for start in range(0, len(order), SHARD):
         path, rows = _shard_path(home, start // SHARD), order[start : start + SHARD]
-        if not _is_whole(path, len(rows)):
+        if not _is_whole(path):
             prompts = [dataset.prompts[index] for index in rows]
-            write_atomically(path, save(_unpadded(gather(dataset.collate(prompts)), len(prompts))))
+            content = save(_unpadded(gather(dataset.collate(prompts)), len(prompts)))
+            write_atomically(path, content)
+            write_atomically(_digest_path(path), hashlib.sha256(content).hexdigest())
         size += path.stat().st_size
         tokens += sum(lengths[index] for index in rows)
         if (expected := size * sum(lengths) / tokens) > limit_gb * 1e9:
@@ -199,16 +201,33 @@ def _shard_path(folder: Path, number: int) -> Path:
     return folder / f"shard-{number:05d}.safetensors"
 
 
-def _is_whole(path: Path, count: int) -> bool:
-    """Return whether a shard exists and has all its examples."""
-    if not path.is_file():
-        return False
+def _digest_path(shard: Path) -> Path:
+    """Return the path of a shard's digest, which is written after the shard."""
+    return shard.with_suffix(".sha256")
+
+
+def _is_whole(path: Path) -> bool:
+    """Return whether a shard exists and is the one that was written."""
     try:
-        with safe_open(str(path), framework="pt") as file:
-            names: list[str] = file.keys()
-    except SafetensorError:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == _digest_path(path).read_text()
+    except (OSError, UnicodeDecodeError):
         return False
-    return sum(name.endswith(".input_ids") for name in names) == count
+
+
+def _open_shard(path: Path) -> Any:
+    """Open a shard, which was whole when the run began.
+
+    Raises:
+        OSError: It is no longer there, or no longer whole.
+    """
+    try:
+        return safe_open(str(path), framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"{str(path)!r} of the cache was deleted or changed while the run used it ({error}); resume the run, which "
+            "collects the missing part again."
+        ) from error
 
 
 def _pad(rows: Sequence[Tensor], value: int = 0) -> Tensor:

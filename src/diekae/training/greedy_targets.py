@@ -48,16 +48,29 @@ def use_greedy_targets(
     if not numbers:
         return list(prompts)
     chosen = [prompts[number] for number in numbers]
-    digest = hashlib.sha256(repr(chosen).encode()).hexdigest()
-    stored = json.loads(path.read_text()) if path.is_file() else {}
-    if stored.get("digest") != digest:
-        stored = {"digest": digest, "answers": _generate(model, chosen, progress)}
-        write_atomically(path, json.dumps(stored))
+    answers = _read_answers(path, chosen)
+    if answers is None:
+        answers = _generate(model, chosen, progress)
+        write_atomically(path, json.dumps({"digest": _digest(chosen, answers), "answers": answers}))
     replaced = list(prompts)
-    for number, answer in zip(numbers, stored["answers"], strict=True):
+    for number, answer in zip(numbers, answers, strict=True):
         if answer:
             replaced[number] = replace(prompts[number], target=tuple(answer))
     return replaced
+
+
+def _read_answers(path: Path, prompts: Sequence[Prompt]) -> list[list[int]] | None:
+    """Return the stored answers to these prompts; None if the file is missing, damaged or of other prompts."""
+    try:
+        stored = json.loads(path.read_text())
+        answers: list[list[int]] = stored["answers"]
+        return answers if stored["digest"] == _digest(prompts, answers) else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _digest(prompts: Sequence[Prompt], answers: list[list[int]]) -> str:
+    return hashlib.sha256(repr((list(prompts), answers)).encode()).hexdigest()
 
 
 def _generate(model: DiekaeModel, prompts: Sequence[Prompt], progress: BatchProgress) -> list[list[int]]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from torch.utils.tensorboard import SummaryWriter
-from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, set_seed
+from transformers import PrinterCallback, ProgressCallback, set_seed
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from diekae.data.batch import to_device
@@ -29,6 +29,7 @@ from diekae.training.config import TrainingConfig
 from diekae.training.dataset import PromptDataset
 from diekae.training.greedy_targets import use_greedy_targets
 from diekae.training.objectives import OBJECTIVES, DifferenceObjective, Objective
+from diekae.training.patience import Patience
 from diekae.training.stopwatch import Stopwatch
 from diekae.training.trainer import BankTrainer, Monitor, arguments
 
@@ -147,7 +148,7 @@ def build_trainer(
     if processes().is_main_process:
         all_callbacks.append(TensorBoardCallback(SummaryWriter(str(folder / "tensorboard"))))
     if config.patience:
-        all_callbacks.append(EarlyStoppingCallback(config.patience))
+        all_callbacks.append(Patience(config.patience))
     trainer = kind(
         objective,
         arguments(config, folder, steps, len(data[0]) >= batch, next(objective.parameters()).device),

@@ -49,6 +49,13 @@ class Stopwatch(TrainerCallback):
 
 
 def seconds_of(folder: Path) -> float:
-    """Return the seconds that the run in a folder has taken so far; 0 if there is none."""
+    """Return the seconds that the run in a folder has taken so far; 0 if there is none.
+
+    Raises:
+        ValueError: The file of the seconds is damaged.
+    """
     path = folder / SECONDS_NAME
-    return float(path.read_text()) if path.is_file() else 0.0
+    try:
+        return float(path.read_text()) if path.is_file() else 0.0
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is not a number of seconds; delete it, to count from 0.") from error

@@ -1,15 +1,17 @@
-"""The trainer of all objectives: the Hugging Face Trainer, with four differences.
+"""The trainer of all objectives: the Hugging Face Trainer, with five differences.
 
 1. Losses are sums over positions, divided by the count of the *global* batch, so that accumulation and several
    processes change nothing.
 2. Gradients are clipped for each encoder separately.
 3. The unexplained share of each layer is logged.
 4. A gradient that is not finite stops the run before it changes a weight.
+5. A checkpoint has a manifest, written last, so that an interrupted or damaged one is recognised.
 """
 
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,13 +21,15 @@ from safetensors.torch import load_model
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from transformers import Trainer, TrainerState, TrainingArguments
-from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from diekae.data.batch import to_device
-from diekae.training.checkpoints import find_best
+from diekae.training.checkpoints import checkpoint_errors, find_best
 from diekae.training.config import TrainingConfig
+from diekae.training.manifest import write_manifest
 from diekae.training.objectives import LossSums, Objective, unexplained
+from diekae.training.order import GroupedByLength
+from diekae.training.patience import Patience
 
 Monitor = Callable[[], dict[str, float]]
 """Measures something at each validation, for the log: ``{"recovered": 0.5}``."""
@@ -38,9 +42,10 @@ class NotFinite(FloatingPointError):
 class BankTrainer(Trainer):
     """Trains an :class:`Objective`; the module's docstring says what differs from the Trainer.
 
-    Two private methods of the Trainer are overridden, because no public hook replaces them.
+    Three private methods of the Trainer are overridden, because no public hook replaces them.
     ``_clip_grad_norm``: the callback ``on_pre_optimizer_step`` runs after clipping, and cannot set the norm that is
-    logged. ``_get_train_sampler``: the Trainer reads lengths only from a ``datasets.Dataset``.
+    logged. ``_get_train_sampler``: the Trainer reads lengths only from a ``datasets.Dataset``, and draws the order from
+    the global generator. ``_save_checkpoint``: no callback runs before it or when it fails.
     ``tests/training/test_trainer_base.py`` fails when Transformers changes them.
     """
 
@@ -55,31 +60,58 @@ class BankTrainer(Trainer):
         """Parts and positions of each batch since the last log line."""
 
     def train_from(self, checkpoint: str | None) -> None:
-        """Train. If the last step was made already, only load the best checkpoint: the Trainer would make one more."""
+        """Train from a checkpoint, or from the beginning if None.
+
+        If the run of the checkpoint has ended, by its steps or by early stopping, only load its best checkpoint: the
+        Trainer would go on training.
+
+        Raises:
+            FileNotFoundError: The run has ended, and its best checkpoint is missing or damaged.
+        """
         if checkpoint is None:
             self.train()
             return
         state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
-        if state.global_step < self.args.max_steps:
+        callbacks = self.callback_handler.callbacks
+        stopped_early = any(isinstance(callback, Patience) and callback.exhausted(state) for callback in callbacks)
+        if state.global_step < self.args.max_steps and not stopped_early:
             self.train(resume_from_checkpoint=checkpoint)
             return
         self.state = state
         if not find_best(state, Path(checkpoint).parent):
             raise FileNotFoundError(
-                f"the best checkpoint of the run in {str(Path(checkpoint).parent)!r} is missing "
+                f"the best checkpoint of the run in {str(Path(checkpoint).parent)!r} is missing or damaged "
                 f"({state.best_model_checkpoint}); put it back, or train again without resuming."
             )
         assert state.best_model_checkpoint is not None, "a finished run has a best checkpoint"
         objective: Any = self.model
         load_model(objective, Path(state.best_model_checkpoint) / SAFE_WEIGHTS_NAME)
 
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save a checkpoint, and then its manifest.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        with checkpoint_errors(folder):
+            if self.args.should_save:
+                shutil.rmtree(folder, ignore_errors=True)  # an interrupted one of the same step
+            self.accelerator.wait_for_everyone()
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()  # each process writes a file of its own
+            if self.args.should_save:
+                write_manifest(folder)
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """Group by the data set's lengths, if the arguments say so."""
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
-        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return LengthGroupedSampler(batch, lengths=list(dataset.lengths))
+        step_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        # At the beginning of an epoch, and while a resumed run skips the examples it has seen, `state.epoch` is the
+        # number of finished epochs, with the share of the present one after the decimal point.
+        return GroupedByLength(dataset.lengths, step_size, self.args.seed, lambda: int(self.state.epoch or 0))
 
     def get_decay_parameter_names(self, model: Any) -> list[str]:
         """Name the matrices, [N, out, in]. Norms and null slots, [N, size], do not decay."""

@@ -1,0 +1,116 @@
+"""Ctrl-C at any instant: no hook stays, and the thread runs the decoder as before."""
+
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import FrameType
+from typing import Any
+
+import pytest
+import torch
+
+from builders import hook_count, make_model
+from diekae.inject.contexts import is_claimed
+from diekae.inject.hooks import apply_hook, detach_blocks
+from readings import CASTLE, QUESTIONS, RIVER, make_exact
+
+# Python swallows an exception in a finaliser, and says so.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+class Interrupt:
+    """Raises KeyboardInterrupt at one instruction of the Python code that runs inside the block; counts them all."""
+
+    def __init__(self, at: int = -1) -> None:
+        self.at, self.count, self.place = at, 0, ""
+
+    def trace(self, frame: FrameType, event: str, _argument: Any) -> Any:
+        frame.f_trace_opcodes = True
+        self.count += 1
+        if self.count - 1 == self.at:
+            self.place = f"{frame.f_code.co_qualname}:{frame.f_lineno} ({event})"
+            raise KeyboardInterrupt
+        return self.trace
+
+    def __enter__(self) -> "Interrupt":
+        sys.settrace(self.trace)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        sys.settrace(None)
+
+
+def enter_and_leave(make: Callable[[], AbstractContextManager[object]], at: int = -1) -> Interrupt:
+    """Enter and leave a block, interrupted at one instruction."""
+    interrupt = Interrupt(at)
+    try:
+        with interrupt:
+            with make():
+                pass
+    except KeyboardInterrupt:
+        pass
+    return interrupt
+
+
+@pytest.mark.parametrize(("bank", "stride"), [("exact", 17), ("attention", 61), ("reader", 41), ("token", 41)])
+def test_an_interruption_at_any_instruction_leaves_the_decoder_as_it_was(bank: str, stride: int) -> None:
+    model = make_exact(layers=[1]) if bank == "exact" else make_model(bank, layers=(1, 2))
+    ids = model.tokenize(QUESTIONS[0])["input_ids"]
+    castle, river = model.prepare(CASTLE), model.prepare(RIVER)
+    keyword_hooks = [module._forward_pre_hooks_with_kwargs for module in model.decoder.modules()]
+    with torch.no_grad():
+        bare, with_river = model.decoder(ids).logits, model(ids, knowledge=river).logits
+
+    def check(interrupt: Interrupt) -> None:
+        assert hook_count(model.decoder) == 0, interrupt.place
+        assert not any(keyword_hooks), interrupt.place
+        assert not is_claimed(model.decoder), interrupt.place
+
+    instructions = enter_and_leave(lambda: model.injected(castle, ids)).count
+    assert instructions > 500
+    for at in range(instructions):
+        if at % stride:
+            continue
+        interrupt = enter_and_leave(lambda: model.injected(castle, ids), at)
+        assert interrupt.place
+        check(interrupt)
+        if at % (stride * 20) == 0:
+            with torch.no_grad():
+                assert torch.equal(model.decoder(ids).logits, bare), interrupt.place
+                assert torch.equal(model(ids, knowledge=river).logits, with_river), interrupt.place
+
+
+def test_an_interruption_at_every_instruction_of_a_block_of_hooks_leaves_none() -> None:
+    model = make_model(layers=(1,))
+    makers: list[Callable[[], AbstractContextManager[object]]] = [
+        lambda: apply_hook(model.hookpoints, lambda *_: None),
+        lambda: detach_blocks(model.decoder),
+    ]
+    for make in makers:
+        instructions = enter_and_leave(make).count
+        for at in range(instructions):
+            interrupt = enter_and_leave(make, at)
+            assert hook_count(model.decoder) == 0, interrupt.place
+
+
+def test_an_interruption_while_the_decoder_runs_leaves_no_hook() -> None:
+    model = make_model()
+    ids = model.tokenize(QUESTIONS[0])["input_ids"]
+    castle = model.prepare(CASTLE)
+    with torch.no_grad():
+        bare, want = model.decoder(ids).logits, model(ids, knowledge=castle).logits
+        with Interrupt() as whole:
+            model(ids, knowledge=castle)
+        raised = 0
+        for at in range(0, whole.count, whole.count // 40):
+            interrupt = Interrupt(at)
+            try:
+                with interrupt:
+                    model(ids, knowledge=castle)
+            except KeyboardInterrupt:
+                raised += 1
+            assert interrupt.place
+            assert hook_count(model.decoder) == 0
+            assert torch.equal(model.decoder(ids).logits, bare)
+            assert torch.equal(model(ids, knowledge=castle).logits, want)
+        assert raised > 30
