@@ -15,10 +15,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 torch.set_num_threads(1)
 
 import uvicorn  # noqa: E402
-from tiny import make_served_model  # noqa: E402
 
 from diekae.serve import create_app  # noqa: E402
 from diekae.store.words import static_embedder  # noqa: E402
+from tiny_served_model import make_served_model  # noqa: E402
 
 
 def serve(folder: Path) -> None:

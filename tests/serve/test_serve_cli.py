@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import uvicorn
-from tiny import make_served_model
+import uvicorn
 
 from diekae.cli import serve
+from tiny_served_model import make_served_model
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import Serve, Served
-from tiny import SHIP
+
+from served import Serve, Served
+from tiny_served_model import SHIP
 
 DOCS = Path(__file__).parents[2] / "docs" / "serving.md"
 

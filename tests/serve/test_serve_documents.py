@@ -9,8 +9,6 @@ from typing import Any
 
 import openai
 import pytest
-from conftest import Serve, Served
-from tiny import SHIP, TOWER, make_served_model
 
 from diekae.serve import EngineOptions, Keys, ServerOptions
 from diekae.serve.access import OWNER
@@ -20,6 +18,8 @@ from diekae.serve.metrics import Metrics
 from diekae.serve.reading import KnowledgeReader
 from diekae.serve.schema import KnowledgeRequest
 from diekae.store import KnowledgeStore
+from served import Serve, Served
+from tiny_served_model import SHIP, TOWER, make_served_model
 
 ADMIN, ANN, BOB = "a" * 16, "b" * 16, "c" * 16
 KEYS = Keys([("*", ADMIN), ("ann", ANN), ("bob", BOB)])

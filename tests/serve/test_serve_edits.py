@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from conftest import Serve, Served
 
 from diekae.serve import Keys
+from served import Serve, Served
 
 EDIT = {"prompt": "The colour of the silver ship is", "subject": "silver ship", "target": "green"}
 ADMIN, ANN = {"authorization": f"Bearer {'a' * 16}"}, {"authorization": f"Bearer {'b' * 16}"}

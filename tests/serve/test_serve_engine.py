@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import SHIP, TOWER, Request, make_served_model, texts_of
 
 from builders import hook_count
 from diekae import DiekaeModel
 from diekae.editor import Call, Editor
 from diekae.serve.engine import Busy, Engine, EngineOptions
 from diekae.serve.job import Delta, End, Refused
+from tiny_served_model import SHIP, TOWER, Request, make_served_model, texts_of
 
 
 @pytest.fixture(scope="module")

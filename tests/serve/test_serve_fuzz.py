@@ -7,7 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import running_server
+
+from served import running_server
 
 schemathesis = pytest.importorskip("schemathesis")
 hypothesis = pytest.importorskip("hypothesis")

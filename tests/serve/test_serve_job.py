@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tiny import make_bytes_tokenizer
 
 from diekae.serve.job import HALF, Delta, End, Event, Job, Sampling, TokenScore
+from tiny_served_model import make_bytes_tokenizer
 
 TOKENIZER = make_bytes_tokenizer()
 ENDS = {4}

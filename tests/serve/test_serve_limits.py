@@ -12,11 +12,11 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from conftest import Serve, Served
-from tiny import TOWER
 
 from diekae.serve import EngineOptions, Keys, ServerOptions
 from diekae.serve.access import check_host
+from served import Serve, Served
+from tiny_served_model import TOWER
 
 KEY = "k" * 16
 CLIENT = httpx.Client()

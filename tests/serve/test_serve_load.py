@@ -10,7 +10,8 @@ import threading
 from typing import Any
 
 import httpx
-from conftest import Serve, Served
+
+from served import Serve, Served
 
 REQUESTS, AT_ONCE = 200, 16
 TEXTS = [f"The {name} is {number} metres tall. " * (1 + number % 4) for number, name in enumerate(

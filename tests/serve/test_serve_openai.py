@@ -8,8 +8,9 @@ from typing import Any
 import openai
 import pytest
 import torch
-from conftest import Served
-from tiny import SHIP, TOWER
+
+from served import Served
+from tiny_served_model import SHIP, TOWER
 
 QUESTION = [{"role": "user", "content": "Who was the architect?"}]
 

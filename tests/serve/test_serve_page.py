@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Serve, Served
+
+from served import Serve, Served
 
 api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next(
