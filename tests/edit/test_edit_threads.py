@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from builders import make_model
-from diekae.edit import Edit
+from diekae.edit import Edit, edit_model
 from diekae.edit.gate import Gate, GateEntry, MentionGate
 from diekae.edit.learned_gate import LearnedGate
 from diekae.edit.prompt_encoder import GateOptions, PromptEncoder, StateReader
@@ -69,3 +69,22 @@ def test_a_thread_that_opens_the_gate_never_gets_the_edit_of_another_subject(mak
         for _ in range(100):
             for ids, choices in zip(gate.open(texts), possible, strict=True):
                 assert ids in choices, "the edit of another subject applied"
+
+
+def test_questions_of_several_threads_while_edits_are_made_and_reverted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diekae.edit.edits.CACHED_EDITS", 2)
+    model = make_model("reader")
+    edits = edit_model(model, [Edit(f"the {place} is", place, "old") for place in PLACES], gate="mention")
+    texts = [f"the {place} is" for place in PLACES]
+
+    def change(count: int) -> None:
+        (record,) = edits.add([Edit("the house is", "house", f"red {count}")])
+        assert edits.which(texts)[0] == [record.id], "an edit is in force as soon as it is made"
+        edits.revert(record.id)
+        assert edits.which(texts)[0] == [1], "a reverted edit is out of force at once"
+
+    with repeated(change), repeated(lambda _: edits.knowledge(texts[::-1])):
+        for _ in range(50):
+            first, *others = edits.which(texts)
+            assert len(first) == 1 and others == [[2], [3], [4]]
+            assert all(edits.knowledge(texts))

@@ -12,10 +12,10 @@ from diekae.edit.edit import Edit
 DAMAGED = "damaged"
 """In place of its digest: the record was damaged when it was reverted. It is never read again."""
 COLUMNS = "id, fact, edit, digest, created, reverted"
-"""The columns of :class:`EditRow`, as the table names them."""
+"""The columns of :class:`StoredEdit`, as the table names them."""
 
 
-class EditRow(NamedTuple):
+class StoredEdit(NamedTuple):
     """A row of the table ``edits``."""
 
     id: int
@@ -32,7 +32,7 @@ class EditRow(NamedTuple):
     """1 if it was reverted, else 0."""
 
     @classmethod
-    def of(cls, edit: Edit, number: int, created: str, reverted: int = 0) -> EditRow:
+    def of(cls, edit: Edit, number: int, created: str, reverted: int = 0) -> StoredEdit:
         """Return the row of an edit, with its digest."""
         row = cls(number, fact_key(edit), edit_json(edit), "", created, reverted)
         return row._replace(digest=row.seal())

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from diekae.edit.database import EditDatabase
 from diekae.edit.edit import Edit
-from diekae.edit.rows import COLUMNS, DAMAGED, EditRow, digest, fact_key
+from diekae.edit.rows import COLUMNS, DAMAGED, StoredEdit, digest, fact_key
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class EditStore(EditDatabase):
                     f"this is edit {same} already: {edit.prompt!r} → {edit.target!r}; revert {same} first, or leave "
                     "this one out."
                 )
-            row = EditRow.of(edit, 0, created)
+            row = StoredEdit.of(edit, 0, created)
             query = "INSERT INTO edits (fact, edit, digest, created, reverted) VALUES (?, ?, '', ?, 0)"
             number = self._connection.execute(query, (row.fact, row.text, created)).lastrowid
             assert number is not None
@@ -86,7 +86,7 @@ class EditStore(EditDatabase):
             columns = self._connection.execute(query, (fact_key(edit),)).fetchone()
         if columns is None:
             return None
-        row = EditRow(*columns)
+        row = StoredEdit(*columns)
         return row.id if self._record(row, row.id).edit.target.strip() == edit.target.strip() else None
 
     def records(self, *, every: bool = False) -> list[Record]:
@@ -98,7 +98,7 @@ class EditStore(EditDatabase):
             ValueError: One is damaged.
         """
         with self._reading():
-            rows = [EditRow(*row) for row in self._connection.execute(f"SELECT {COLUMNS} FROM edits ORDER BY id")]
+            rows = [StoredEdit(*row) for row in self._connection.execute(f"SELECT {COLUMNS} FROM edits ORDER BY id")]
         newest = {row.fact: row.id for row in rows if not row.reverted}
         # All are checked, because damage to one may hide or revive another of the same fact.
         records = [self._record(row, newest.get(row.fact)) for row in rows if not row.was_damaged]
@@ -195,7 +195,7 @@ class EditStore(EditDatabase):
             if digest(edit_digest, gate, data) == stored_digest
         }
 
-    def _row(self, number: int) -> EditRow:
+    def _row(self, number: int) -> StoredEdit:
         """Return the row of an edit.
 
         Raises:
@@ -206,12 +206,12 @@ class EditStore(EditDatabase):
         columns = self._connection.execute(query, (number,)).fetchone() if abs(number) < 2**63 else None
         if columns is None:
             raise ValueError(f"no edit {number} in {self.name}; `list` shows the edits.")
-        return EditRow(*columns)
+        return StoredEdit(*columns)
 
     def _set_digest(self, value: str, number: int) -> None:
         self._connection.execute("UPDATE edits SET digest = ? WHERE id = ?", (value, number))
 
-    def _record(self, row: EditRow, newest: int | None) -> Record:
+    def _record(self, row: StoredEdit, newest: int | None) -> Record:
         """Return the record of a row; ``newest`` is the newest edit of its fact that is not reverted.
 
         Raises:

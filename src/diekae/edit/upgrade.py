@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import sqlite3
 
-from diekae.edit.rows import COLUMNS, EditRow, digest
+from diekae.edit.rows import COLUMNS, StoredEdit, digest
 
 UPGRADED_FORMAT = "1"
 """The version that is upgraded."""
@@ -21,18 +21,18 @@ def upgrade(connection: sqlite3.Connection) -> None:
         return
     connection.execute("ALTER TABLE vectors ADD COLUMN digest TEXT NOT NULL DEFAULT ''")
     for columns in connection.execute(f"SELECT {COLUMNS} FROM edits").fetchall():
-        old = EditRow(*columns)
+        old = StoredEdit(*columns)
         if hashlib.sha256(old.text.encode()).hexdigest() != old.digest:
             continue
         with contextlib.suppress(ValueError):
-            row = EditRow.of(old.edit(), old.id, old.created, old.reverted)
+            row = StoredEdit.of(old.edit(), old.id, old.created, old.reverted)
             values = (row.fact, row.text, row.digest, row.id)
             connection.execute("UPDATE edits SET fact = ?, edit = ?, digest = ? WHERE id = ?", values)
             _upgrade_prepared(connection, row)
     connection.execute("UPDATE meta SET value = '2' WHERE name = 'format'")
 
 
-def _upgrade_prepared(connection: sqlite3.Connection, row: EditRow) -> None:
+def _upgrade_prepared(connection: sqlite3.Connection, row: StoredEdit) -> None:
     """Write the new digest of an edit's prepared knowledge."""
     stored = connection.execute("SELECT data, digest FROM memories WHERE id = ?", (row.id,)).fetchone()
     if stored is not None and hashlib.sha256(stored[0]).hexdigest() == stored[1]:
