@@ -66,11 +66,12 @@ def open_database(
 def _read_only_address(path: Path) -> str:
     """Return the address that opens a file for reading alone."""
     address = f"file:{quote(os.fsencode(path.absolute()))}?mode=ro"
-    # Beside a file in WAL mode SQLite creates two others. Where that is impossible, nobody else can write either. If
-    # the log holds transactions, however, SQLite must read it: without its index it then says that it cannot.
-    log = path.with_name(f"{path.name}-wal")
-    no_log = not log.exists() or log.stat().st_size == 0
-    return f"{address}&immutable=1" if no_log and not os.access(path.parent, os.W_OK) else address
+    # Beside a file in WAL mode SQLite creates two others, a log and its index. If that is impossible and they are not
+    # there, the file is taken for one that nobody changes. A log with transactions must be read, so that without its
+    # index SQLite says that it cannot.
+    log, index = (path.with_name(path.name + ending) for ending in ("-wal", "-shm"))
+    unused = not log.exists() or (log.stat().st_size == 0 and not index.exists())
+    return f"{address}&immutable=1" if unused and not os.access(path.parent, os.W_OK) else address
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builders import make_model
+from builders import make_model, write_pdf
 from diekae import DiekaeModel
 from diekae.store import KnowledgeStore
 
@@ -98,6 +98,26 @@ def test_files_that_exist_are_never_pruned(
     (folder / ".hidden" / "b.txt").unlink()
     assert store.add(folder, prune=True).gone == [str(folder / ".hidden" / "b.txt")]
     assert len(store.documents()) == 3
+
+
+def test_one_bad_file_never_stops_a_folder(store: KnowledgeStore, folder: Path) -> None:
+    broken_pdf = write_pdf(folder / "filter.pdf", "The tower is red.")
+    broken_pdf.write_bytes(broken_pdf.read_bytes().replace(b"/Length", b"/Filter /Nonsense /Length", 1))
+    deep_pdf = write_pdf(folder / "deep.pdf", "The tower is red.")
+    deep_pdf.write_bytes(deep_pdf.read_bytes().replace(b"/Length", b"/Deep " + b"[" * 5000 + b" /Length", 1))
+    (folder / "lists.html").write_text("<ul><li>a" * 500)
+    (folder / "deep.json").write_text("[" * 100_000)
+    (folder / "zip.docx").write_bytes(b"PK\x03\x04")
+    (folder / os.fsdecode(b"ch\xe2teau.txt")).write_text(RIVER)
+    (folder / "cut.html").write_text("<p>the sea is blue</p><![x[ y")
+    (folder / "zz.txt").write_text(RIVER)
+    result = store.add(folder)
+    titles = {document.title for document in store.documents()}
+    assert {"castle.txt", "cut.html", "zz.txt"} <= titles
+    failed = {Path(path).name: reason for path, reason in result.failed}
+    assert {"filter.pdf", "lists.html", "deep.json", "zip.docx", "ch\\udce2teau.txt"} <= failed.keys()
+    assert len(titles) + len(failed) == 9, "each is read, or listed with the reason"
+    assert "not UTF-8; rename" in failed["ch\\udce2teau.txt"]
 
 
 def test_paths_with_line_breaks_stay_whole(store: KnowledgeStore, folder: Path) -> None:

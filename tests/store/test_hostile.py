@@ -98,11 +98,40 @@ def test_links_among_the_prepared_files_are_removed_without_their_targets(store:
     assert outside.exists() and not store.verify() and len(store.prepared(CASTLE))
 
 
-def test_a_catalogue_that_is_a_link_is_refused(store: KnowledgeStore, tmp_path: Path) -> None:
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "catalogue.sqlite").symlink_to(store.catalogue.path)
-    with pytest.raises(ValueError, match="is a link"):
-        KnowledgeStore(tmp_path / "other")
+@pytest.mark.parametrize("ending", ["", "-wal", "-shm", "-journal"])
+def test_a_catalogue_that_is_a_link_or_a_pipe_is_refused(store: KnowledgeStore, tmp_path: Path, ending: str) -> None:
+    """SQLite would write its log into the file that a link beside the catalogue leads to."""
+    store.close()
+    private, part = tmp_path / "private", tmp_path / "store" / f"catalogue.sqlite{ending}"
+    private.write_bytes(store.catalogue.path.read_bytes())
+    before = private.read_bytes()
+    part.unlink(missing_ok=True)
+    part.symlink_to(private)
+    with pytest.raises(ValueError, match="is a link or no file"):
+        KnowledgeStore(store.folder)
+    part.unlink()
+    os.mkfifo(part)
+    with pytest.raises(ValueError, match="is a link or no file"):
+        KnowledgeStore(store.folder)
+    assert private.read_bytes() == before
+
+
+def test_a_pipe_among_the_prepared_files_is_not_waited_for(store: KnowledgeStore) -> None:
+    (path,) = store.folder.rglob("*.safetensors")
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match="is missing"):
+        store.prepared(CASTLE)
+    assert [fault.kind for fault in store.verify(repair=True)] == ["missing"]
+    assert not store.verify() and len(store.prepared(CASTLE))
+
+
+def test_a_circle_of_links_is_a_missing_file(store: KnowledgeStore, tmp_path: Path) -> None:
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    with pytest.raises(FileNotFoundError, match="nothing at"):
+        store.add(tmp_path / "circle")
+    with pytest.raises(ValueError, match="no document"):
+        store.text(str(tmp_path / "circle"))
 
 
 def test_the_folder_of_a_store_may_be_a_link(store: KnowledgeStore, model: DiekaeModel, tmp_path: Path) -> None:

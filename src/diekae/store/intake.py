@@ -67,7 +67,7 @@ def expand(
             _check_text(document)
             inputs.append(Input(document, True))
             continue
-        path = document.resolve()
+        path = Path(os.path.realpath(document))  # a circle of links is no error of its own here
         if not path.exists():
             raise FileNotFoundError(f"nothing at {str(document)!r}; expected a file or a folder of documents.")
         if not path.is_dir():

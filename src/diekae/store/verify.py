@@ -62,6 +62,8 @@ def _fault_kind(folder: Path, file: PreparedFile, row_is_whole: bool) -> str | N
         path = path_in_store(folder, file.file)
     except ValueError:
         return "link"
+    if not path.is_file():
+        return "missing"
     try:
         with open(path, "rb") as content:
             whole = row_is_whole and path.stat().st_size == file.bytes
@@ -78,17 +80,17 @@ def _orphans(folder: Path, catalogue: Catalogue, repair: bool) -> list[Fault]:
     # As the only writer: a process that writes a file stays the writer until the file has its row.
     with catalogue.writing() if repair or not catalogue.read_only else catalogue.reading():
         listed = {file.file for file in catalogue.prepared_files.all()}
-        found: dict[str, str] = {}
+        kinds: dict[str, str] = {}
         for parent, folders, files in os.walk(folder / PREPARED):  # does not follow links
             for name in (*folders, *files):
                 path = Path(parent, name)
                 if path.is_symlink():
-                    found[path.relative_to(folder).as_posix()] = "link"
+                    kinds[path.relative_to(folder).as_posix()] = "link"
                 elif name in files and (file := path.relative_to(folder).as_posix()) not in listed:
-                    found[file] = "orphan"
-        for file in sorted(found) if repair else ():
+                    kinds[file] = "orphan"
+        for file in sorted(kinds) if repair else ():
             (folder / file).unlink(missing_ok=True)  # of a link, only the link itself
-    return [Fault(found[file], file, None, repair) for file in sorted(found)]
+    return [Fault(kinds[file], file, None, repair) for file in sorted(kinds)]
 
 
 def _catalogue_faults(catalogue: Catalogue, index: Index, repair: bool, progress: Progress) -> list[Fault]:

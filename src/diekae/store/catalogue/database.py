@@ -32,8 +32,10 @@ class CatalogueDatabase:
         """
         self.path = path
         self._local = threading.local()
-        if path.is_symlink():
-            raise ValueError(f"{str(path)!r} is a link, and a store holds no links; name the folder that it leads to.")
+        for ending in ("", "-wal", "-shm", "-journal"):  # SQLite writes into the files beside it without a question
+            part = path.with_name(path.name + ending)
+            if part.is_symlink() or (part.exists() and not part.is_file()):
+                raise ValueError(f"{str(part)!r} is a link or no file; a store holds no links. Name the real folder.")
         if not path.exists():
             self._create()
         self.read_only = not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
@@ -101,7 +103,8 @@ class CatalogueDatabase:
     def _create(self) -> None:
         """Create the file with its tables, in one step: a kill leaves no empty file."""
         prepared = self.path.parent / PREPARED
-        if prepared.is_symlink() or (prepared.is_dir() and any(prepared.iterdir())):
+        is_empty = not prepared.is_symlink() and not (prepared.is_dir() and any(prepared.iterdir()))
+        if not is_empty and not self.path.exists():  # no other process has created it meanwhile
             raise ValueError(
                 f"{str(self.path)!r} is missing, but its folder holds prepared knowledge in {PREPARED!r}; restore the "
                 f"catalogue from a copy, or delete {PREPARED!r}."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import sqlite3
 import unicodedata
@@ -90,7 +91,10 @@ class DocumentTable:
             rows = connection.execute(f"{_SELECT} {where} ORDER BY d.number", (bank, *(ids or ()))).fetchall()
         for row in rows:
             self._database.check_rows(row[-1], f"document {row[0][:12]}")
-        return [StoredDocument(*row[:6], places=tuple(json.loads(row[6]))) for row in rows]
+        return [
+            StoredDocument(id, title, length, slots, size, precision, tuple(json.loads(paths)))
+            for id, title, length, slots, size, precision, paths, _ in rows
+        ]
 
     def count(self) -> int:
         """Return how many documents there are."""
@@ -106,7 +110,7 @@ class DocumentTable:
         name = name.encode("utf-8", "replace").decode()  # lone surrogates cannot be looked up
         # The same name may be written with composed or with decomposed accents, depending on the operating system.
         forms = [unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
-        paths = [str(Path(form).resolve()) for form in (name, *forms) if "\x00" not in form]
+        paths = [os.path.realpath(form) for form in (name, *forms) if "\x00" not in form]
         queries = (
             ("SELECT id FROM documents WHERE id = ?", [name]),
             *(("SELECT document FROM sources WHERE place = ?", [path]) for path in paths),
