@@ -24,5 +24,5 @@ def test_an_invalid_value_is_named(values: dict[str, Any], words: str) -> None:
 
 
 def test_an_unknown_key_warns_and_names_the_nearest() -> None:
-    with pytest.warns(UserWarning, match="'epoch' is not known and is ignored; did you mean 'epochs'"):
+    with pytest.warns(UserWarning, match="'epoch' is not known and is ignored. Did you mean 'epochs'"):
         TrainingConfig.from_dict({"epoch": 3})
