@@ -10,7 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 
 from diekae.config import DiekaeConfig
 from diekae.encoders.bank import Bank
+from diekae.fields import check_table, check_types
 from diekae.files import write_atomically
 from diekae.fingerprint import fingerprint
 
@@ -110,11 +111,16 @@ def save_bank(
         "weights": name,
         "sha256": digest,
     }
+    _write(folder, name, weights, json.dumps(description, indent=2) + "\n")
+
+
+def _write(folder: Path, name: str, weights: bytes, description: str) -> None:
+    """Write the weights' file and ``config.json``, and remove the weights of older banks."""
     with _saving(folder) as locked:
         existed = (folder / name).exists()
         write_atomically(folder / name, weights)
         try:
-            write_atomically(folder / CONFIG_NAME, json.dumps(description, indent=2) + "\n")
+            write_atomically(folder / CONFIG_NAME, description)
         except BaseException:
             if locked and not existed:
                 (folder / name).unlink()
@@ -177,18 +183,57 @@ def _describe(folder: Path, path: Path, text: bytes) -> tuple[SavedBank, Path, s
     """
     try:
         description = json.loads(text)
+        _check_description(description, path)
         _check_format(folder, description)
         saved = SavedBank(
             folder,
-            DiekaeConfig.from_dict(description["config"]),
+            _read_config(description["config"], path),
             {},
-            tuple(int(token) for token in description["anchor"]),
-            str(description["decoder"]["name"]),
-            str(description["decoder"]["fingerprint"]),
+            tuple(description["anchor"]),
+            description["decoder"]["name"],
+            description["decoder"]["fingerprint"],
         )
         return saved, path.parent / Path(description["weights"]).name, description["sha256"]
     except _NO_BANK as error:
         raise ValueError(f"{str(path)!r} describes no bank ({error!r}); save it again.") from error
+
+
+@dataclass
+class _Description:
+    """The keys of ``config.json``, and the types of their values."""
+
+    format: int
+    config: Mapping[str, Any]
+    layers: tuple[int, ...]
+    anchor: tuple[int, ...]
+    decoder: Mapping[str, str]
+    weights: str
+    sha256: str
+
+
+def _check_description(description: Any, path: Path) -> None:
+    """Check the types of all values, and that the configuration is valid.
+
+    Raises:
+        ValueError: One is not; the message names the file.
+    """
+    try:
+        check_table(description, "the description")
+        check_types(_Description, description)
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} describes no bank ({error}); save it again.") from error
+
+
+def _read_config(values: Mapping[str, Any], path: Path) -> DiekaeConfig:
+    """Build the configuration of a bank; an error names the file.
+
+    Raises:
+        ValueError: A value is not valid.
+    """
+    try:
+        return DiekaeConfig.from_dict(values)
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r}: {error}") from error
 
 
 def _check_format(folder: Path, description: dict[str, Any]) -> None:

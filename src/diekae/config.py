@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from diekae.data.formats import Format
 from diekae.encoders import encoder_class, encoder_names
+from diekae.fields import check_table, check_types
 from diekae.suggest import did_you_mean
 
 Site = Literal["block", "attention", "mlp"]
@@ -93,6 +94,7 @@ class DiekaeConfig:
             ValueError: A field has an unknown value, or two fields exclude each other.
         """
         self._check_choices()
+        check_types(type(self), vars(self))
         if not isinstance(self.layers, str):
             object.__setattr__(self, "layers", tuple(int(layer) for layer in self.layers))
         resolve_layers(self.layers, None)
@@ -103,15 +105,13 @@ class DiekaeConfig:
         object.__setattr__(self, "encoder_options", dataclasses.asdict(options))
 
     def _check_choices(self) -> None:
-        """Check the fields that take a name from a table, and the types of the others."""
+        """Check the fields that take a name from a table."""
         for name, choices in CHOICES.items():
             value = getattr(self, name)
             if value not in choices:
                 raise ValueError(_unknown(f"{name}={value!r}", value, choices))
         if not isinstance(self.encoder, str):
             raise ValueError(f"encoder={self.encoder!r} must be a name; choose one of {', '.join(encoder_names())}.")
-        if not isinstance(self.layers, str | Sequence):
-            raise ValueError(f"layers={self.layers!r} must be a text or a list of layer numbers, such as [3, 6].")
 
     def _check_differences(self) -> None:
         """Check that site, difference and rollout fit the encoder and each other."""
@@ -143,7 +143,7 @@ class DiekaeConfig:
         Raises:
             ValueError: The preset is not known.
         """
-        if name not in PRESETS:
+        if not isinstance(name, str) or name not in PRESETS:
             raise ValueError(_unknown(f"preset {name!r}", name, PRESETS))
         return cls.from_dict({**PRESETS[name], **overrides})
 
@@ -162,7 +162,11 @@ class DiekaeConfig:
         """Build from a mapping, such as a recipe's or that of ``config.json``.
 
         Unknown keys, which newer versions may have written, are ignored with a warning.
+
+        Raises:
+            ValueError: A value is not valid, or the values are not a mapping.
         """
+        check_table(values, "the configuration")
         names = {field.name for field in dataclasses.fields(cls)}
         for key in values:
             if key not in names:

@@ -20,6 +20,11 @@ DTYPES: dict[str, torch.dtype | None] = {
 }
 """Types of weights by name; ``auto`` means the result of :func:`fast_dtype`."""
 
+_LOADING_ERRORS = (
+    *(OSError, ValueError, SafetensorError),
+    *(RuntimeError, KeyError, TypeError, AttributeError, ArithmeticError),  # damaged configurations
+)
+
 
 def load_decoder(
     name_or_path: str, *, dtype: torch.dtype | None = None, device: str | torch.device | None = None
@@ -47,7 +52,7 @@ def load_decoder(
             source, dtype=dtype or fast_dtype(device), trust_remote_code=False
         )
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, SafetensorError) as error:
+    except _LOADING_ERRORS as error:
         raise ValueError(_explain(name_or_path, error)) from error
     _ensure_padding(name_or_path, decoder, tokenizer)
     if in_wheel:

@@ -21,7 +21,7 @@ def test_set_changes_the_recipe(workspace: Path) -> None:
     [
         ("training.epochs", "key=value"),
         ("=3", "key=value"),
-        ("training.batch_size=many", "batch_size='many' must be a number"),
+        ("training.batch_size=many", "batch_size='many' must be a whole number"),
         ("training.batch_size=0", "must be positive"),
         ("training.batch_size.x=1", "names no place"),
         ("data.test.7.limit=1", "names no place"),

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from torch import Tensor, nn
 
 from diekae.encoders.knowledge import KnowledgeBatch
+from diekae.fields import check_table, check_types
 from diekae.suggest import did_you_mean
 
 
@@ -69,6 +70,7 @@ class Encoder(nn.Module):
         Raises:
             ValueError: A key is unknown or a value impossible.
         """
+        check_table(values, "encoder_options")
         names = [f.name for f in dataclasses.fields(cls.options)]
         values = {key: value for key, value in values.items() if key not in cls.retired}
         for key in values:
@@ -77,6 +79,7 @@ class Encoder(nn.Module):
                     f"encoder option {key!r} is not known; expected one of {', '.join(names)}."
                     f"{did_you_mean(key, names)}"
                 )
+        check_types(cls.options, values)
         return cls.options(**values)
 
     @classmethod

@@ -68,7 +68,13 @@ class BankedDecoder(MovesWithDecoder):
         self._outside: dict[str, Any] = {"decoder": decoder, "sites": sites}
         embedding_width = int(decoder.get_input_embeddings().weight.shape[1])  # type: ignore[index]
         width = decoder.config.get_text_config(decoder=True).hidden_size
-        self.bank = Bank(self.config.encoder, self.config.encoder_options, self.layers, embedding_width, width)
+        try:
+            self.bank = Bank(self.config.encoder, self.config.encoder_options, self.layers, embedding_width, width)
+        except (RuntimeError, MemoryError, OverflowError) as error:
+            raise ValueError(
+                f"encoder_options={dict(self.config.encoder_options)}: there is no memory for encoders of these sizes; "
+                "choose smaller ones."
+            ) from error
         self.bank.to(decoder.device)
         self.bank.decoder = fingerprint(decoder)
         self.prompter: Prompter | None = None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,32 @@ import torch
 
 from diekae.config import DiekaeConfig
 from diekae.data.mixture import DataSpec
+from diekae.fields import check_types, short
 from diekae.models import DTYPES
+from diekae.suggest import did_you_mean
 from diekae.training.config import TrainingConfig
 
 PARTS = ("train", "validation", "test")
-_KEYS = {"name", "decoder", "dtype", "device", "folder", "bank", "preset", "diekae", "training", "stage", "data"}
+
+
+@dataclass
+class _Tables:
+    """The keys of a recipe's file, and the types of their values."""
+
+    name: str
+    decoder: str
+    dtype: str
+    device: str
+    folder: str | None
+    bank: str | None
+    preset: str
+    diekae: Mapping[str, Any]
+    training: Mapping[str, Any]
+    stage: Any
+    data: Mapping[str, tuple[Mapping[str, Any], ...]]
+
+
+_KEYS = {field.name for field in dataclasses.fields(_Tables)}
 
 
 @dataclass(frozen=True)
@@ -62,8 +84,10 @@ def read_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
     if not Path(path).is_file():
         raise FileNotFoundError(f"no recipe at {str(path)!r}; expected a TOML file, such as those under recipes/.")
     try:
-        values = tomllib.loads(Path(path).read_text())
-    except tomllib.TOMLDecodeError as error:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{path}: lists or tables are nested too deeply; a recipe needs three levels.") from error
+    except ValueError as error:
         raise ValueError(f"{path}: not TOML ({error}).") from error
     for setting in settings:
         _set(values, setting)
@@ -81,7 +105,11 @@ def make_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
         ValueError: A key or value is not valid, or a part of the data is missing.
     """
     if unknown := set(values) - _KEYS:
-        raise ValueError(f"{where}: unknown keys {sorted(unknown)}; expected {sorted(_KEYS)}.")
+        raise ValueError(f"{where}: unknown keys {sorted(map(str, unknown))}; expected {sorted(_KEYS)}.")
+    with _inside(where):
+        check_types(_Tables, values)
+        name = values.get("name", Path(where).stem)
+        _check_name(name)
     if values.get("dtype", "auto") not in DTYPES:
         raise ValueError(f"{where}: dtype={values['dtype']!r} is not known; choose one of {', '.join(DTYPES)}.")
     _check_device(values.get("device", "auto"), where)
@@ -94,17 +122,50 @@ def make_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
     data = _data(values, where)
     stages = _stages(values, where)
     _check_unrelated(stages, data, where)
+    config = None
+    if bank is None:
+        with _inside(f"{where}: [diekae]"):
+            config = DiekaeConfig.preset(values.get("preset", "default"), **values.get("diekae", {}))
     return Recipe(
-        values.get("name", Path(where).stem),
+        name,
         values.get("decoder", "smollm2"),
         values.get("dtype", "auto"),
         values.get("device", "auto"),
         values.get("folder"),
         bank,
-        None if bank is not None else DiekaeConfig.preset(values.get("preset", "default"), **values.get("diekae", {})),
+        config,
         stages,
         data,
     )
+
+
+@contextmanager
+def _inside(where: str) -> Iterator[None]:
+    """Put a place in the recipe before the messages of errors.
+
+    Raises:
+        ValueError: As inside the block.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _check_name(name: str) -> None:
+    """Refuse a name that is not that of one folder: the run would be written elsewhere.
+
+    Raises:
+        ValueError: It is a path, or cannot be a folder's name.
+    """
+    if not name.strip() or name in (".", "..") or len(name) > 100 or not all(map(_is_plain, name)):
+        raise ValueError(
+            f"name={short(name)} must be the name of a folder inside runs/: at most 100 characters, and no / or \\."
+        )
+
+
+def _is_plain(character: str) -> bool:
+    return character.isprintable() and character not in "/\\"
 
 
 def _check_device(name: Any, where: str) -> None:
@@ -123,19 +184,34 @@ def _data(values: Mapping[str, Any], where: str) -> dict[str, tuple[DataSpec, ..
         specs = values.get("data", {}).get(part)
         if not specs:
             raise ValueError(f"{where}: no [[data.{part}]]; a recipe names at least one source for each of {PARTS}.")
-        try:
-            data[part] = tuple(DataSpec(**{"split": part, **spec}) for spec in specs)
-        except TypeError as error:
-            raise ValueError(f"{where}: [[data.{part}]] {error}.") from error
+        with _inside(f"{where}: [[data.{part}]]"):
+            data[part] = tuple(_make_spec({"split": part, **spec}) for spec in specs)
     return data
+
+
+def _make_spec(values: Mapping[str, Any]) -> DataSpec:
+    """Build one source.
+
+    Raises:
+        ValueError: A key or value is not valid, or the source is not named.
+    """
+    names = [field.name for field in dataclasses.fields(DataSpec)]
+    for key in values:
+        if key not in names:
+            raise ValueError(f"{key!r} is not known; expected one of {', '.join(names)}.{did_you_mean(key, names)}")
+    if "source" not in values:
+        raise ValueError("source is missing; name a data set, such as 'jsonl'.")
+    check_types(DataSpec, values)
+    return DataSpec(**values)
 
 
 def _stages(values: Mapping[str, Any], where: str) -> tuple[TrainingConfig, ...]:
     """Build the stages: ``[training]`` alone, or each ``[[stage]]`` with ``[training]`` as its defaults."""
     shared, stages = values.get("training", {}), values.get("stage", [{}])
-    if not isinstance(stages, list) or not stages:
-        raise ValueError(f"{where}: stage={stages!r} is not understood; write each stage as a table [[stage]].")
-    return tuple(TrainingConfig.from_dict({**shared, **stage}) for stage in stages)
+    if not isinstance(stages, list) or not stages or not all(isinstance(stage, Mapping) for stage in stages):
+        raise ValueError(f"{where}: stage={short(stages)} is not understood; write each stage as a table [[stage]].")
+    with _inside(f"{where}: [training]"):
+        return tuple(TrainingConfig.from_dict({**shared, **stage}) for stage in stages)
 
 
 def _check_unrelated(stages: Sequence[TrainingConfig], data: Mapping[str, Sequence[DataSpec]], where: str) -> None:
@@ -164,7 +240,7 @@ def _set(values: dict[str, Any], setting: str) -> None:
         raise ValueError(f"setting {setting!r} is not understood; expected key=value, as in training.epochs=3.")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text
     *path, last = name.strip().split(".")
     table: Any = values

@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from diekae.fields import check_table, check_types
 from diekae.suggest import did_you_mean
 
+Range = tuple[Callable[[Any], bool], str]
+"""Whether a number is valid, and what is, in words."""
 OBJECTIVES = ("difference", "cross_entropy", "distill")
 PRECISIONS = ("auto", "fp32", "bf16")
+
+_POSITIVE: Range = (lambda value: value > 0, "positive")
+_NOT_NEGATIVE: Range = (lambda value: value >= 0, "0 or positive")
+_SHARE: Range = (lambda value: 0 <= value <= 1, "a share from 0 to 1")
+_RANGES: dict[str, Range] = {
+    **dict.fromkeys(("epochs", "batch_size", "gradient_accumulation", "learning_rate", "evaluations"), _POSITIVE),
+    **dict.fromkeys(("calibration", "max_knowledge", "cache_limit_gb", "logging_steps"), _POSITIVE),
+    **dict.fromkeys(("start_learning_rate", "final_learning_rate", "weight_decay", "clip", "patience"), _NOT_NEGATIVE),
+    **dict.fromkeys(("warmup", "own_answers"), _SHARE),
+    "seed": (lambda value: 0 <= value < 2**32, "from 0 to 2**32 - 1"),
+    "max_steps": (lambda value: value < 2**31, "less than 2**31"),
+}
+"""Valid values of the fields that are numbers."""
 
 
 @dataclass(frozen=True)
@@ -85,21 +101,21 @@ class TrainingConfig:
             )
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision={self.precision!r} is not known; choose one of {', '.join(PRECISIONS)}.")
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(field.default, int | float) and not isinstance(value, int | float):
-                raise ValueError(f"{field.name}={value!r} must be a number.")
+        check_types(type(self), vars(self))
         if self.whole_input and self.objective != "distill":
             raise ValueError(f"whole_input is for objective='distill', not {self.objective!r}; leave it out.")
-        for name in ("epochs", "batch_size", "gradient_accumulation", "learning_rate", "evaluations", "calibration"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive.")
+        for name, (valid, words) in _RANGES.items():
+            if (value := getattr(self, name)) is not None and not valid(value):
+                raise ValueError(f"{name}={value} must be {words}.")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas={self.betas} must be at least 0 and less than 1.")
         object.__setattr__(self, "betas", tuple(self.betas))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainingConfig:
         """Build from a recipe's table. Unknown keys are ignored, with a warning that names the nearest key."""
+        check_table(values, "training")
         names = {field.name for field in dataclasses.fields(cls)}
-        for key in set(values) - names:
+        for key in sorted(set(values) - names):
             warnings.warn(f"Training key {key!r} is not known and is ignored.{did_you_mean(key, names)}", stacklevel=2)
         return cls(**{key: value for key, value in values.items() if key in names})

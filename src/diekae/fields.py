@@ -1,0 +1,95 @@
+"""Checks of values that users write, by the types of a dataclass's fields."""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from collections.abc import Mapping
+from numbers import Integral, Real
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+_WORDS: dict[Any, str] = {
+    str: "a text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    type(None): "None",
+}
+
+
+def check_types(kind: type, values: Mapping[str, Any]) -> None:
+    """Refuse values that are not of the types of a dataclass's fields; a list may stand for a tuple.
+
+    Args:
+        kind: The dataclass.
+        values: Values by name; names that are no fields are left alone.
+
+    Raises:
+        ValueError: A value is of another type, or a number is not finite.
+    """
+    hints = get_type_hints(kind)
+    for name, value in values.items():
+        if name in hints and not _fits(value, hints[name]):
+            raise ValueError(f"{name}={short(value)} must be {_describe(hints[name])}.")
+
+
+def check_table(value: Any, name: str) -> None:
+    """Refuse what is not a mapping with texts as its keys.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if not _fits(value, Mapping[str, Any]):
+        raise ValueError(f"{name}={short(value)} must be a table of names and values.")
+
+
+def short(value: Any) -> str:
+    """Return a value as an error message shows it: a long one in part."""
+    shortener = reprlib.Repr()
+    shortener.maxstring = shortener.maxother = 80
+    return shortener.repr(value)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Tell whether a value is of an annotated type."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if origin is Literal:
+        return isinstance(value, str) and value in arguments
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            return False
+        if arguments[-1] is Ellipsis:
+            return all(_fits(item, arguments[0]) for item in value)
+        return len(value) == len(arguments) and all(map(_fits, value, arguments))
+    if origin is Mapping:
+        return isinstance(value, Mapping) and all(
+            _fits(key, arguments[0]) and _fits(item, arguments[1]) for key, item in value.items()
+        )
+    if hint is float:
+        return isinstance(value, Real) and not isinstance(value, bool) and _is_finite(value)
+    if hint is int:
+        return isinstance(value, Integral) and not isinstance(value, bool)
+    return hint is Any or isinstance(value, hint)
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float can hold
+        return False
+
+
+def _describe(hint: Any) -> str:
+    """Return what a type accepts, in words."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(_describe(argument) for argument in arguments)
+    if origin is Literal:
+        return f"one of {', '.join(map(repr, arguments))}"
+    if origin is tuple:
+        count = "" if arguments[-1] is Ellipsis else f"{len(arguments)} times "
+        return f"a list of {count}{_describe(arguments[0])}"
+    return "a table of names and values" if origin is Mapping else _WORDS.get(hint, "a value")
