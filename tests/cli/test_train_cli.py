@@ -83,7 +83,7 @@ def test_train_refuses_a_folder_with_old_checkpoints_and_resumes_it(trained: tup
     folder = trained[0]
     before = DiekaeModel.from_pretrained(folder / "bank").bank.state_by_layer()
     text = error_of("train", workspace / "tiny.toml", "--out", folder)
-    assert "earlier run's checkpoints" in text and "--resume" in text
+    assert "holds an earlier run" in text and "--resume" in text
     succeed("train", workspace / "tiny.toml", "--out", folder, "--resume", "--json", workspace / "resumed.json")
     after = DiekaeModel.from_pretrained(folder / "bank").bank.state_by_layer()
     assert all(bool((before[name] == after[name]).all()) for name in before)
@@ -114,7 +114,7 @@ def test_resuming_in_a_later_stage_ends_with_the_same_bank(staged: Path, workspa
     succeed("train", workspace / "staged.toml", "--out", cut, "--resume")
     assert same(whole, bank_of(cut))
     assert read_json(cut / "result.json")["training_seconds"] > 1000, "the seconds of all calls are added"
-    assert "earlier run's checkpoints" in error_of("train", workspace / "staged.toml", "--out", cut)
+    assert "holds an earlier run" in error_of("train", workspace / "staged.toml", "--out", cut)
 
 
 def test_a_finished_run_may_be_moved(trained: tuple[Path, str], workspace: Path) -> None:

@@ -5,8 +5,6 @@ The folder holds:
     memories/BANK/D3/DOCUMENT-….safetensors    prepared knowledge; D3 is the beginning of the document's id
 
 What `add` and `remove` did when they return is on the disk: a power cut does not undo it.
-
-:class:`KnowledgeStore` puts together what the other modules do: the catalogue, the search and the prepared files.
 """
 
 from __future__ import annotations
@@ -32,14 +30,7 @@ MOST_SOURCES = 10
 
 
 class KnowledgeStore:
-    """Documents on disk with what banks prepared of them, for any number of readers and writers at once.
-
-    Example:
-        store = KnowledgeStore("knowledge", model)
-        store.add(Path("manuals"))
-        passages = store.search("How long is the guarantee?")
-        model.generate(**inputs, knowledge=store.read(passages))
-    """
+    """Documents on disk with what banks prepared of them, for any number of readers and writers at once."""
 
     def __init__(
         self,
