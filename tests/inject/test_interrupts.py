@@ -1,5 +1,6 @@
 """Ctrl-C at any instant: no hook stays, and the thread runs the decoder as before."""
 
+import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -18,6 +19,11 @@ from readings import CASTLE, QUESTIONS, RIVER, make_exact
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
+OURS = (f"{os.sep}diekae{os.sep}", f"torch{os.sep}nn{os.sep}modules{os.sep}module.py", "contextlib.py")
+"""Files whose code is interrupted: ours, and what ours registers hooks and enters blocks with. An interruption inside
+other libraries can leave their own locks held, which no code of ours could mend."""
+
+
 class Interrupt:
     """Raises KeyboardInterrupt at one instruction of the Python code that runs inside the block; counts them all."""
 
@@ -25,6 +31,8 @@ class Interrupt:
         self.at, self.count, self.place = at, 0, ""
 
     def trace(self, frame: FrameType, event: str, _argument: Any) -> Any:
+        if not any(name in frame.f_code.co_filename for name in OURS):
+            return None
         frame.f_trace_opcodes = True
         self.count += 1
         if self.count - 1 == self.at:
