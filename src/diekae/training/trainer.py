@@ -93,7 +93,7 @@ class BankTrainer(Trainer):
         Raises:
             OSError: It cannot be written.
         """
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         with checkpoint_errors(folder):
             if self.args.should_save:
                 shutil.rmtree(folder, ignore_errors=True)  # an interrupted one of the same step

@@ -109,7 +109,7 @@ class DiekaeLM(HFLM):  # type: ignore[misc]
             generated: Tensor = super()._model_generate(ids, max_length + added, stop, attention_mask=mask, **options)
         return generated[:, added:]
 
-    def _injected(self, ids: Tensor, mask: Tensor | None = None) -> AbstractContextManager[None]:
+    def _injected(self, ids: Tensor, mask: Tensor | None = None) -> AbstractContextManager[object]:
         return self.diekae.injected(self.prepared, ids, mask)
 
 
