@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -17,12 +18,31 @@ _ENTERED: ContextVar[frozenset[Entry]] = ContextVar("diekae_entered", default=fr
 _BARE: ContextVar[bool] = ContextVar("diekae_bare", default=False)
 
 
+@dataclass(frozen=True, eq=False)
+class Claim:
+    """What a block injects into, to refuse a second block whose knowledge would mix with that of the first."""
+
+    decoder: nn.Module
+    bank: nn.Module | None = None
+    """None for a block without knowledge."""
+    by_attention: bool = False
+    """Whether the decoder's attention reads the bank's slots."""
+    held: bool = False
+    """Whether the user's code runs inside the block; otherwise the block ends with one call of the model."""
+
+    def excludes(self, other: Claim) -> bool:
+        """Tell whether one context can not be inside both blocks."""
+        same_bank = self.bank is not None and self.bank is other.bank
+        mix = self.held or other.held or same_bank or (self.by_attention and other.by_attention)
+        return self.decoder is other.decoder and mix
+
+
 class Entry:
     """One entry of a :class:`HookContext`. Hooks refer to it and not to their block, which ends when it is dropped."""
 
-    def __init__(self, decoder: nn.Module | None) -> None:
-        """Take the decoder that the block claims, if any."""
-        self.decoder = decoder
+    def __init__(self, claim: Claim | None) -> None:
+        """Take what the block injects into, if it does."""
+        self.claim = claim
         self.open = False
         """Whether the block has begun and not ended, in any context."""
 
@@ -48,16 +68,16 @@ class HookContext:
     """
 
     def __init__(
-        self, register: Callable[[HookContext], None] = lambda _context: None, decoder: nn.Module | None = None
+        self, register: Callable[[HookContext], None] = lambda _context: None, claim: Claim | None = None
     ) -> None:
         """Describe a block.
 
         Args:
             register: Called when the block begins, to add its hooks.
-            decoder: A decoder that the block claims: a second block that claims it is refused in the same context.
+            claim: What the block injects into; a block that it excludes is refused in the same context.
         """
         self._begun = False
-        self.entry = Entry(decoder)
+        self.entry = Entry(claim)
         self._register = register
         self._added: list[tuple[nn.Module, str, Callable[..., Any]]] = []
 
@@ -75,10 +95,10 @@ class HookContext:
         """Enter the block in the current context.
 
         Raises:
-            ValueError: The current context is inside another block that claims the same decoder.
+            ValueError: The current context is inside a block that excludes this one.
         """
-        if self.entry.decoder is not None:
-            check_unclaimed(self.entry.decoder)
+        if self.entry.claim is not None:
+            check_claim(self.entry.claim)
         try:
             self._begun = self.entry.open = True
             _ENTERED.set(frozenset(entry for entry in _ENTERED.get() if entry.open) | {self.entry})
@@ -119,18 +139,18 @@ class HookContext:
         self._begun = False
 
 
-def is_claimed(decoder: nn.Module) -> bool:
-    """Tell whether the current context is inside a block that claims a decoder."""
-    return any(entry.open and entry.decoder is decoder for entry in _ENTERED.get())
+def claims() -> list[Claim]:
+    """Return what is injected into in the current context."""
+    return [entry.claim for entry in _ENTERED.get() if entry.open and entry.claim is not None]
 
 
-def check_unclaimed(decoder: nn.Module) -> None:
-    """Refuse a second injection of the current context into a decoder.
+def check_claim(claim: Claim) -> None:
+    """Refuse an injection whose knowledge would mix with that of another one of the current context.
 
     Raises:
-        ValueError: The current context is inside a block that claims the decoder.
+        ValueError: The current context is inside a block that excludes the claim.
     """
-    if is_claimed(decoder):
+    if any(claim.excludes(other) for other in claims()):
         raise ValueError(
             "this thread is inside another `injected` block of the same model; end that one first, or call "
             "model.decoder inside it. Two generators that are advanced in turn need a thread or a context each."

@@ -4,8 +4,8 @@ One call, step by step:
 
 1. ``DiekaeModel.behind`` makes an :class:`Injection` from prepared knowledge and from masks that say which columns of x
    receive it. :class:`InputColumns` copies these masks to the CPU once, so that no later forward waits for the device.
-2. ``with injection.active():`` refuses a second injection of the same context into the decoder and registers hooks.
-   They answer only to the thread or task that entered the block.
+2. ``with injection.active():`` refuses a second injection of the same context that would mix with it, and registers
+   hooks. They answer only to the thread or task that entered the block.
 3. Before each forward of the decoder, the hook ``before`` makes a :class:`Forward`: how many columns the cache holds,
    how many are new, and how often the decoder repeats each row. The injector begins with it:
 
@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from diekae.encoders import KnowledgeBatch
 from diekae.inject.attached import Attached
 from diekae.inject.attention_injector import AttentionInjector
-from diekae.inject.contexts import HookContext, is_bare, is_claimed
+from diekae.inject.contexts import Claim, HookContext, claims, is_bare
 from diekae.inject.difference_injector import DifferenceInjector
 from diekae.inject.hookpoints import stack_of
 from diekae.inject.input_columns import Forward, InputColumns
@@ -77,17 +77,19 @@ class Injection:
     def active(self, guard: bool = False) -> HookContext:
         """Return a block that injects into every forward of the decoder that the current context makes inside it.
 
-        Entering it raises ValueError if the current context injects into the same decoder already.
+        Entering it raises ValueError if knowledge of another injection of the current context would mix with this one.
 
         Args:
-            guard: Refuse forwards of threads that were started inside the block, which would run without knowledge.
+            guard: Whether the user's code runs inside the block. Then forwards of threads that were started inside it
+                are refused, which would run without knowledge, and any second injection into the decoder.
         """
 
         def register(context: HookContext) -> None:
             self._add_forward_hooks(context, guard)
             self._injector.add_hooks(context)
 
-        return HookContext(register, self._attached.decoder)
+        attached = self._attached
+        return HookContext(register, Claim(attached.decoder, attached.bank, attached.by_attention, held=guard))
 
     def _add_forward_hooks(self, context: HookContext, guard: bool) -> None:
         """Begin and end the injector's work with every forward of the decoder inside the block."""
@@ -122,7 +124,7 @@ def _check_thread(decoder: nn.Module) -> None:
     Raises:
         RuntimeError: It has not.
     """
-    if not is_bare() and not is_claimed(decoder):
+    if not is_bare() and not any(claim.decoder is decoder for claim in claims()):
         raise RuntimeError(
             "this thread was started inside an `injected` block and would run the decoder without knowledge. "
             "Call model.generate(…, knowledge=…) in the thread instead, or run it in the block's context: "

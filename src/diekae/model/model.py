@@ -16,7 +16,7 @@ from diekae.data.formats import Message
 from diekae.editor import Call
 from diekae.fingerprint import check_whole
 from diekae.inject.columns import anchored, guess_mask
-from diekae.inject.contexts import HookContext, bare, check_unclaimed
+from diekae.inject.contexts import Claim, HookContext, bare, check_claim
 from diekae.inject.guidance import with_guidance
 from diekae.inject.injection import Injection
 from diekae.inject.slots import Watch
@@ -64,7 +64,7 @@ class DiekaeModel(KnowledgePreparer):
         """
         rows = self.prepare_rows(knowledge, input_ids.shape[0])
         if all(row is None for row in rows):
-            return HookContext(decoder=self.decoder)
+            return HookContext(claim=Claim(self.decoder, held=True))
         return self._injection(rows, input_ids, attention_mask, injection_mask, scope).active(guard=True)
 
     def behind(
@@ -91,7 +91,7 @@ class DiekaeModel(KnowledgePreparer):
         Raises:
             ValueError: This thread is inside an `injected` block, or a mask has another shape than the prompt.
         """
-        check_unclaimed(self.decoder)
+        check_claim(Claim(self.decoder))
         rows = [] if knowledge is None else self.prepare_rows(knowledge, input_ids.shape[0])
         if all(row is None for row in rows):
             return bare()
