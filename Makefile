@@ -11,7 +11,7 @@ STAMP := $(VENV)/.diekae-setup
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format docs clean
+.PHONY: help setup demo test test-long lint format docs clean
 # A recipe that fails half-way must not leave a stamp that says it succeeded.
 .DELETE_ON_ERROR:
 
@@ -38,7 +38,10 @@ demo: setup ## Show what the library does, on a small model
 
 test: lint docs ## Check style, types, documentation and behaviour
 	@echo "test: pytest"
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -m "not long"
+
+test-long: setup ## Also repeat the random tests many times: kills, damaged and foreign files
+	@DIEKAE_FOREIGN_FILES=100 FUZZ_EXAMPLES=200 $(BIN)/python -m pytest -q
 
 lint: setup ## Check style and types
 	@echo "lint: ruff check"

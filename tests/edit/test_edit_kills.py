@@ -18,7 +18,7 @@ from diekae.edit.store import EditStore
 from diekae.edit.trained_parts import TrainedParts
 
 Report = Callable[[str, int], None]
-KILLS = [pytest.param(20, id="20"), pytest.param(200, id="200", marks=pytest.mark.slow)]
+KILLS = [pytest.param(20, id="20"), pytest.param(200, id="200", marks=pytest.mark.long)]
 """Kills of a test."""
 
 
