@@ -26,7 +26,7 @@ VERBS = {
     "serve": "Serve decoder, documents and edits over HTTP, as OpenAI's clients expect it, with a page.",
     "edit": "Edit facts: each edit can be reverted, and nothing else changes.",
     "demo": "See the library at work: ask a document, then train a bank and measure it (minutes on a CPU).",
-    "train": "Train a bank from a recipe, and measure it on held-out data.",
+    "train": "Train a bank from a recipe, or for your decoder and documents, and measure it.",
     "evaluate": "Measure a bank on held-out examples: loss, answers and speed.",
     "layers": "Measure in which layers a decoder reads its context, and choose the layers of a bank.",
 }
