@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from types import FrameType
 from typing import Any
@@ -17,6 +17,13 @@ from readings import CASTLE, QUESTIONS, RIVER, make_exact
 
 # Python swallows an exception in a finaliser, and says so.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def gradients() -> Iterator[None]:
+    """PyTorch's own `no_grad` may be interrupted before it gives gradients back."""
+    yield
+    torch.set_grad_enabled(True)
 
 
 class Interrupt:
