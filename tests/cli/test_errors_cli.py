@@ -241,7 +241,8 @@ def test_a_full_disk_behind_the_output_is_one_line() -> None:
 
 def test_ctrl_c_is_one_line() -> None:
     script = (
-        "import time, diekae.cli as c; c.load_verb = lambda name: print('begun', flush=True) or time.sleep(60); c.app()"
+        "import signal, time, diekae.cli as c; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "c.load_verb = lambda name: print('begun', flush=True) or time.sleep(60); c.app()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", script, "ask", "x"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
