@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from diekae.encoders.base import DifferenceEncoder, Encoded, encoder_class
-from diekae.encoders.checksum import checksum
 from diekae.encoders.knowledge import KnowledgeBatch
 
 
@@ -124,7 +123,10 @@ class Bank(nn.Module):
 
     def fingerprint(self) -> str:
         """Return a digest of all weights, stored with all prepared knowledge; recomputed after a weight has changed."""
-        state = (self.decoder, str(self.dtype), *checksum(self.state_dict().values()))
+        tensors = self.state_dict().values()
+        # Reading all weights would cost milliseconds in every call. So a change in place through `.data` is not seen.
+        versions = tuple((0 if t.is_inference() else t._version, t.data_ptr()) for t in tensors)
+        state = (self.decoder, str(self.dtype), versions)
         if self._fingerprint is None or self._fingerprint[0] != state:
             digest = hashlib.sha256(f"{self.layers}{self.decoder}".encode())
             for name, tensor in sorted(self.state_dict().items()):
