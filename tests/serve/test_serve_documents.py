@@ -113,6 +113,25 @@ def test_vector_stores(server: Served) -> None:
     client.files.delete(ship.id)
 
 
+def test_a_question_does_not_list_all_documents(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store may hold many thousands: a question looks up the documents that it reads."""
+    server = serve()
+    file = server.add(TOWER)
+    asked: list[object] = []
+    table = server.state.store.catalogue.documents
+    select = table.select
+    monkeypatch.setattr(table, "select", lambda bank="", ids=None: asked.append(ids) or select(bank, ids))
+    for knowledge in ({"search": {"k": 1}}, {"documents": [file.id]}):
+        answer = server.client().chat.completions.create(
+            model="tiny",
+            messages=[{"role": "user", "content": "how tall is the tower"}],
+            max_tokens=2,
+            extra_body={"knowledge": knowledge},
+        )
+        assert [source["id"] for source in answer.model_extra["knowledge"]["sources"]] == [file.model_extra["document"]]
+    assert asked and all(ids is not None and len(ids) == 1 for ids in asked)
+
+
 def test_a_tenant_never_reads_what_another_has(serve: Serve) -> None:
     server = serve(keys=KEYS)
     admin, ann, bob = server.client(ADMIN), server.client(ANN), server.client(BOB)

@@ -18,7 +18,7 @@ import torch
 
 from diekae.data.batch import pad_left
 from diekae.model import DiekaeModel
-from diekae.run.answer import end_tokens
+from diekae.run.answer import end_tokens, greedy_options
 from diekae.serve.job import Job, Refused
 from diekae.serve.sampling import RowSampler, RowsEnd
 
@@ -189,18 +189,12 @@ class Engine:
         knowledge = [job.prepared for job in jobs]
         known = knowledge if any(prepared is not None for prepared in knowledge) else None
         options: dict[str, Any] = {
-            "max_new_tokens": max(job.remaining for job in jobs),
-            "do_sample": False,
-            "num_beams": 1,
-            "temperature": None,
-            "top_p": None,
-            "top_k": None,
+            **greedy_options(max(job.remaining for job in jobs), self.tokenizer),
             # Penalties would count the padding, which depends on the other rows.
             "repetition_penalty": 1.0,
             "no_repeat_ngram_size": 0,
             "min_new_tokens": None,
             "disable_compile": True,  # compiled code does not see what is injected
-            "pad_token_id": self.tokenizer.pad_token_id or 0,
             "logits_processor": [RowSampler(jobs, self.tokenizer, self.ends)],
             "stopping_criteria": [RowsEnd(jobs, self._interrupt(jobs))],
         }

@@ -144,9 +144,13 @@ class Library:
         self.path(file).unlink(missing_ok=True)
         return None if row is None else row["document"]
 
-    def names(self, tenant: Tenant) -> dict[str, str]:
-        """Return the tenant's name of each document that came from a file of its own."""
-        return {file.document: file.name for file in self.files(tenant) if file.document is not None}
+    def names(self, tenant: Tenant, documents: Sequence[str] | None = None) -> dict[str, str]:
+        """Return the tenant's name of each document, or of those given, that came from a file of its own."""
+        where, values = "WHERE (owner = ? OR ?)", [tenant.name, tenant.everything]
+        if documents is not None:
+            where, values = f"{where} AND document IN ({','.join('?' * len(documents))})", [*values, *documents]
+        files = self._files(where, values)
+        return {file.document: file.name for file in files if file.document is not None}
 
     def create_store(self, tenant: Tenant, name: str, files: Sequence[StoredFile]) -> VectorStore:
         """Make a set of files."""

@@ -111,14 +111,14 @@ class KnowledgeReader:
         if self.store is None:
             raise Refused("this server has no documents; start it with --store FOLDER, or give knowledge.text")
         while True:
-            visible = self.visible(tenant)
+            state = self.store.catalogue.documents.state()
             try:
-                return self._read(self.store, request, tenant, anchor, search_text(question, history), visible)
+                return self._read(self.store, request, tenant, anchor, search_text(question, history))
             except Refused:
                 raise
             except ValueError:
-                # A document may have been deleted since the list of documents was made.
-                if self.visible(tenant) == visible:
+                # A document may have been deleted since it was named or found.
+                if self.store.catalogue.documents.state() == state:
                     raise
 
     def _read(
@@ -128,9 +128,8 @@ class KnowledgeReader:
         tenant: Tenant,
         anchor: tuple[int, ...],
         query: str,
-        visible: dict[str, str],
     ) -> Reading:
-        named = list(dict.fromkeys(self._document(name, tenant, visible) for name in request.documents or ()))
+        named = list(dict.fromkeys(self._document(name, tenant) for name in request.documents or ()))
         if request.search is None:
             self._check(sum(entry.slots or 0 for entry in store.catalogue.documents.select(store.bank, named)))
             if anchor == self.model.anchor:
@@ -138,11 +137,11 @@ class KnowledgeReader:
             else:
                 prepared = PreparedKnowledge.join([self._behind(tenant, anchor, store.text(id)) for id in named])
             self._check(len(prepared))
-            return Reading(prepared, documents=tuple((id, visible[id]) for id in named))
-        if not visible:
-            return Reading(None, confidence=0.0)
+            return Reading(prepared, documents=tuple(self.titles(tenant, named).items()))
         # All documents may be searched without naming them.
-        among = named or ([] if tenant.everything else list(visible))
+        among = named or ([] if tenant.everything else list(self.titles(tenant)))
+        if not among and not tenant.everything:
+            return Reading(None, confidence=0.0)
         passages = pick(store, query, request.search.k, among)
         if not passages:
             return Reading(None, confidence=0.0)
@@ -152,22 +151,24 @@ class KnowledgeReader:
             text = store.text(passages[0].id)  # all are of one document
             spans = [(passage.start, passage.end) for passage in passages]
             prepared = self._behind(tenant, anchor, text).take(self.model.need_prompter().columns(text, spans))
-        shown = tuple(replace(passage, title=visible.get(passage.id, passage.title)) for passage in passages)
+        titles = self.titles(tenant, [passages[0].id])
+        shown = tuple(replace(passage, title=titles.get(passage.id, passage.title)) for passage in passages)
         return Reading(prepared, shown, confidence=confidence_of(passages))
 
-    def visible(self, tenant: Tenant) -> dict[str, str]:
-        """Return the titles of the documents that a tenant may read, by id."""
-        names = self.library.names(tenant) if self.library else {}
+    def titles(self, tenant: Tenant, ids: Sequence[str] | None = None) -> dict[str, str]:
+        """Return the titles of the documents that a tenant may read, by id; with ``ids`` only of those."""
         if self.store is None:
             return {}
-        entries = self.store.catalogue.documents.select(ids=None if tenant.everything else list(names))
-        return {entry.id: names.get(entry.id, entry.title) for entry in entries}
+        names = self.library.names(tenant, ids) if self.library else {}
+        wanted = ids if tenant.everything else list(names)
+        found = {entry.id: entry.title for entry in self.store.catalogue.documents.select(ids=wanted)}
+        return {id: names.get(id, found[id]) for id in (ids or found) if id in found}
 
-    def _document(self, name: str, tenant: Tenant, visible: dict[str, str]) -> str:
+    def _document(self, name: str, tenant: Tenant) -> str:
         """Return the document that a file's id or a document's id names."""
         file = self.library.file(tenant, name) if self.library else None
         id = name if file is None else file.document
-        if id is None or id not in visible:
+        if id is None or not self.titles(tenant, [id]):
             state = f" (its status is {file.status})" if file is not None else ""
             raise UnknownDocument(f"no document {name!r}{state}; GET /v1/files lists yours")
         return id

@@ -101,6 +101,12 @@ class DocumentTable:
         with self._database.reading() as connection:
             return int(connection.execute("SELECT count(*) FROM documents").fetchone()[0])
 
+    def state(self) -> tuple[int, int]:
+        """Return two numbers of which one changes whenever a document is added or deleted."""
+        with self._database.reading() as connection:
+            count, newest = connection.execute("SELECT count(*), max(number) FROM documents").fetchone()
+            return int(count), int(newest or 0)
+
     def find(self, name: str) -> str:
         """Return the id of the document with this id, file, title, or beginning of an id.
 
