@@ -12,6 +12,9 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from diekae import DiekaeConfig, DiekaeModel
 from diekae.data.prompt import Prompt
+from diekae.edit.adapter import AdapterOptions, EditAdapter
+from diekae.edit.prompt_encoder import GateOptions, PromptEncoder
+from diekae.edit.trained_parts import TrainedParts
 
 # Matrix products this small are twenty times slower when threads share them.
 torch.set_num_threads(1)
@@ -185,3 +188,16 @@ def write_pdf(path: Path, text: str) -> Path:
     end = f"xref\n0 5\n0000000000 65535 f \n{table}trailer << /Size 5 /Root 1 0 R >>\nstartxref\n{len(file)}\n%%EOF\n"
     path.write_text(file + end)
     return path
+
+
+def make_trained_parts(model: DiekaeModel, spread: float = 0.0) -> TrainedParts:
+    """A random gate that opens for nearly equal texts, and an adapter; with a spread it changes what was prepared."""
+    options = GateOptions(layers=(1, 2), heads=2, head_width=8, mentioned=0.9, nearly=0.99)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        adapter = EditAdapter.for_model(model, AdapterOptions(rank=2, slots=1, copies=2))
+        with torch.no_grad():
+            for name, parameter in adapter.named_parameters():
+                if spread and "up_" in name:
+                    parameter.normal_(0.0, spread)
+        return TrainedParts(PromptEncoder(WIDTH, options), options, adapter)

@@ -216,6 +216,8 @@ def test_precisions_are_small_and_close(encoder: str, tmp_path: Path) -> None:
             assert largest_change(logits_of(model, inputs, back), want) <= error * effect
             if precision != "bf16":
                 assert back.tensors["keys"].dtype == prepared.tensors["keys"].dtype
+            if precision == "exact":
+                assert all(torch.equal(back.tensors[name], tensor) for name, tensor in prepared.tensors.items())
     with pytest.raises(ValueError, match="precision='int4' is not known; choose one of exact, bf16, int8"):
         prepared.to_bytes("int4")
 

@@ -5,11 +5,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from builders import WIDTH, make_model
+from builders import make_model, make_trained_parts
 from diekae import DiekaeModel
 from diekae.edit import Edit
-from diekae.edit.adapter import AdapterOptions, EditAdapter
-from diekae.edit.prompt_encoder import GateOptions, PromptEncoder
 from diekae.edit.trained_parts import TrainedParts
 
 
@@ -21,15 +19,7 @@ def model(request: pytest.FixtureRequest) -> DiekaeModel:
 @pytest.fixture
 def trained(model: DiekaeModel) -> TrainedParts:
     """A gate that opens only for nearly equal texts, and an adapter that changes what was prepared."""
-    options = GateOptions(layers=(1, 2), heads=2, head_width=8, mentioned=0.9, nearly=0.99)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        adapter = EditAdapter.for_model(model, AdapterOptions(rank=2, slots=1, copies=2))
-        with torch.no_grad():
-            for name, parameter in adapter.named_parameters():
-                if "up_" in name:
-                    parameter.normal_(0.0, 0.3)
-        return TrainedParts(PromptEncoder(WIDTH, options), options, adapter)
+    return make_trained_parts(model, spread=0.3)
 
 
 @pytest.fixture

@@ -12,9 +12,8 @@ import pytest
 from builders import WORDS, make_model
 from diekae import DiekaeModel
 from diekae.store import KnowledgeStore
-from diekae.store.catalogue import Catalogue
+from diekae.store.catalogue import Catalogue, document_id
 from diekae.store.catalogue.tables import insert
-from diekae.store.intake import document_id
 from diekae.store.words import Embedder
 
 

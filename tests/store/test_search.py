@@ -10,8 +10,7 @@ import pytest
 from builders import make_model
 from diekae import DiekaeModel
 from diekae.store import KnowledgeStore
-from diekae.store.catalogue import DocumentSource, IndexedPassage
-from diekae.store.intake import document_id
+from diekae.store.catalogue import DocumentSource, IndexedPassage, document_id
 
 CASTLE = "the castle was built by king four in the north and two towers are red"
 RIVER = "a river has seven dogs"

@@ -26,7 +26,7 @@ from diekae.evaluation import answers
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
 from diekae.store import KnowledgeStore
-from diekae.store.intake import document_id
+from diekae.store.catalogue import document_id
 from diekae_research.documents.figures import auroc, summary
 from diekae_research.documents.questions import PLAIN_KINDS, is_right, questions_of, read_rows
 
