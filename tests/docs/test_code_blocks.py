@@ -2,6 +2,7 @@
 
 import shutil
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,12 +27,27 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smollm2) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def page_server(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A server for the page on serving, whose clients name the usual port, and the file that it uploads."""
+    openai = pytest.importorskip("openai")
+    from served import running_server
+
+    client = openai.OpenAI
+    (place / "handbook.txt").write_text("The notice period is three months.")
+    with running_server(store=place / "knowledge") as server:
+        monkeypatch.setattr(openai, "OpenAI", lambda **options: client(**{**options, "base_url": f"{server.url}/v1"}))
+        yield
+
+
 @pytest.mark.real
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(page, "python")], ids=name_of)
-def test_the_python_of_a_page_runs_from_top_to_bottom(page: Path, place: Path) -> None:
+def test_the_python_of_a_page_runs_from_top_to_bottom(page: Path, place: Path, request: pytest.FixtureRequest) -> None:
     for module in needs_of(page):
         pytest.importorskip(module)
+    if page.name == "serving.md":
+        request.getfixturevalue("page_server")
     for block in blocks_of(page, "python"):
         block.evaluate()
 
