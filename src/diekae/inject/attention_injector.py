@@ -5,6 +5,7 @@ Shapes: b rows as the decoder runs them, T columns of one forward, W decoder wid
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -71,7 +72,7 @@ class AttentionInjector:
             self._columns.anchor_length,
             forward.stop,
             self._columns.receivers_in(forward),
-            growing=forward.cache is not None,
+            growing=forward.growing,
         )
         self._slot_attention = SlotAttention(columns, self._watch)
         if forward.positions is None and not self._columns.padded_left:
@@ -110,14 +111,16 @@ class AttentionInjector:
             self._slots[key] = Slots(knowledge, number)
         slots = self._slots[key]
 
-        def attend(*args: Any, **options: Any) -> tuple[Tensor, Any]:
-            output, weights = slot_attention.attend(slots, *args, **options)
-            mlp_output = self._encoder.mlp_output(number, states, output.flatten(2))
-            if mlp_output is not None:
-                self._mlp_outputs[number] = mlp_output
+        attend = partial(slot_attention.attend, slots)
+        if not self._encoder.sizes.mlp_width:
+            return attend
+
+        def attend_and_add(*args: Any, **options: Any) -> tuple[Tensor, Any]:
+            output, weights = attend(*args, **options)
+            self._mlp_outputs[number] = self._encoder.mlp_output(number, states, output.flatten(2))
             return output, weights
 
-        return attend
+        return attend_and_add
 
     def _add_mlp_output(self, layer: int, stream: Tensor, _output: Tensor) -> Tensor | None:
         """Return what the MLP of a layer adds after the attention, [b, T, W]."""

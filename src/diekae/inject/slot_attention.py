@@ -11,11 +11,11 @@ G key heads, d head size.
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from diekae.encoders.partial_attention import additive_mask
@@ -23,8 +23,8 @@ from diekae.inject.attention_interface import AttentionFunction
 from diekae.inject.slot_masks import ForwardColumns, SlotMasks
 from diekae.inject.slots import Slots, Watch
 
-_FOLDED_MODULE: Any = SimpleNamespace(num_key_value_groups=1, is_causal=False)
-"""Passed as the module to an attention whose heads are folded: each key head has one query head."""
+_OWN_TREATMENT = ("position_bias", "softcap", "cache")
+"""Options with which Transformers' function does more than call the kernel."""
 
 
 class SlotAttention:
@@ -64,12 +64,12 @@ class SlotAttention:
         # The cache of a sliding window holds only the last columns of x.
         first = max(0, columns.stop - key.shape[2])
         hidden = None if columns.anchor_length is None else max(0, columns.anchor_length - first)
-        keys, values = slots.joined(key[:, :, hidden:], value[:, :, hidden:], growing=columns.growing)
+        keys, values = slots.joined(key, value, hidden or 0, growing=columns.growing)
         share = 1 if self._watch else _foldable_heads(attention, query, key, mask, rest, options)
         key_columns = range(first, first + key.shape[2])
         joined_mask = self._masks.get(mask, options.get("sliding_window"), query, key_columns, hidden, share)
         if share > 1:
-            output, weights = _attend_folded(attention, share, query, keys, values, joined_mask, **options)
+            output, weights = _attend_folded(query, keys, values, joined_mask, options)
         else:
             output, weights = attention(module, query, keys, values, joined_mask, *rest, **options)
         if self._watch is not None:
@@ -105,29 +105,23 @@ def _foldable_heads(
     attention: AttentionFunction, query: Tensor, key: Tensor, mask: Tensor | None, rest: Any, options: dict[str, Any]
 ) -> int:
     """Return how many query heads can be folded into one; 1 where their masks may differ, or nothing is gained."""
-    same_mask = (mask is None or mask.shape[1] == 1) and options.get("position_bias") is None
-    return query.shape[1] // key.shape[1] if attention is sdpa_attention_forward and same_mask and not rest else 1
+    own = mask is not None and mask.shape[1] > 1 or any(options.get(name) is not None for name in _OWN_TREATMENT)
+    return query.shape[1] // key.shape[1] if attention is sdpa_attention_forward and not own and not rest else 1
 
 
 def _attend_folded(
-    attention: AttentionFunction,
-    share: int,
-    query: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    mask: Tensor | None,
-    **options: Any,
-) -> tuple[Tensor, Any]:
-    """Attend with the ``share`` query heads of each key head as one head of ``share`` · T queries; so is the mask.
+    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, options: dict[str, Any]
+) -> tuple[Tensor, None]:
+    """Attend as ``sdpa`` does, with the query heads of each key head as one head of H / G · T queries; so is the mask.
 
-    Otherwise every key would be repeated for each head that shares it, which takes most of the time for a long K.
+    Otherwise every key would be repeated for each head that shares it, which takes most of the time for a long K. The
+    kernel is called directly, because Transformers' function would copy the output once more for each layer and token.
     """
-    rows, _, length, size = query.shape
-    groups = keys.shape[1]
-    folded = query.reshape(rows, groups, share * length, size)
-    output, weights = attention(_FOLDED_MODULE, folded, keys, values, mask, **{**options, "is_causal": False})
-    heads = output.reshape(rows, share, length, groups, -1).permute(0, 2, 3, 1, 4)
-    return heads.reshape(rows, length, groups * share, -1), weights
+    rows, heads, length, size = query.shape
+    folded = query.reshape(rows, keys.shape[1], -1, size)
+    dropout, scale = options.get("dropout", 0.0), options.get("scaling")
+    output = F.scaled_dot_product_attention(folded, keys, values, attn_mask=mask, dropout_p=dropout, scale=scale)
+    return output.view(rows, heads, length, -1).transpose(1, 2), None
 
 
 def _attention_weights(query: Tensor, keys: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:

@@ -34,25 +34,27 @@ class Slots:
         """a + S."""
         self._buffers: list[Tensor] | None = None
 
-    def joined(self, keys: Tensor, values: Tensor, growing: bool = False) -> list[Tensor]:
-        """Return keys and values of K followed by those of x, each [B, G, a + S + C, d].
+    def joined(self, keys: Tensor, values: Tensor, hidden: int = 0, growing: bool = False) -> list[Tensor]:
+        """Return keys and values of K followed by those of x, each [B, G, a + S + C − hidden, d].
 
         Args:
             keys: Of x, [B, G, C, d].
             values: Of x.
+            hidden: How many first columns of x are left out.
             growing: Whether to expect further calls with more keys.
         """
-        of_x = (keys, values)
-        if torch.is_grad_enabled() or keys.shape[2] == 0 or self.parts[0][0].is_meta:
+        columns = keys.shape[2] - hidden
+        of_x = keys.narrow(2, hidden, columns), values.narrow(2, hidden, columns)
+        if torch.is_grad_enabled() or columns == 0 or self.parts[0][0].is_meta:
             return [_join(parts, states) for parts, states in zip(self.parts, of_x, strict=True)]
-        length = self.length + keys.shape[2]
+        length = self.length + columns
         if self._buffers is None or not _fits(self._buffers[0], keys, length):
             room = _BUFFER_TOKENS if growing or self._buffers is not None else 0
             self._buffers = [_join(parts, states, room) for parts, states in zip(self.parts, of_x, strict=True)]
         else:
             for buffer, states in zip(self._buffers, of_x, strict=True):
-                buffer[:, :, self.length : length] = states
-        return [buffer[:, :, :length] for buffer in self._buffers]
+                buffer.narrow(2, self.length, columns).copy_(states)
+        return [buffer.narrow(2, 0, length) for buffer in self._buffers]
 
 
 def _fits(buffer: Tensor, keys: Tensor, length: int) -> bool:
