@@ -52,7 +52,7 @@ def watched(model: DiekaeModel, inputs: dict[str, Tensor], knowledge: Any, **opt
     with model.behind(knowledge, ids, mask, watch=given.__setitem__, **options):
         logits = model.decoder(**inputs).logits
     with model.behind(knowledge, ids, mask, **options):
-        assert off(model.decoder(**inputs).logits, logits) <= OFF
+        assert off(model.decoder(**inputs).logits[mask.bool()], logits[mask.bool()]) <= OFF
     assert sorted(given) == list(range(len(model.layers)))
     return torch.stack([given[number] for number in sorted(given)])
 

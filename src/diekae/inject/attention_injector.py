@@ -69,9 +69,8 @@ class AttentionInjector:
             self._columns.receives_in(forward),
             positions,
             self._columns.hidden_anchor.repeat_interleave(forward.repeats, 0),
-            self._columns.anchor_length,
             forward.stop,
-            self._columns.receivers_in(forward),
+            others=self._columns.has_others(forward),
             growing=forward.growing,
         )
         self._slot_attention = SlotAttention(columns, self._watch)

@@ -143,7 +143,7 @@ def _run_with_slots(
     receives = torch.ones_like(ids, dtype=torch.bool)
     receives[:, 0] = False
     of_x = torch.arange(ids.shape[1], device=ids.device)[None]
-    columns = ForwardColumns(knowledge, receives, of_x, ~receives, 1, ids.shape[1], "after_anchor")
+    columns = ForwardColumns(knowledge, receives, of_x, ~receives, ids.shape[1])
     slot_attention = SlotAttention(columns)
 
     def make_wrapper(number: int, _states: Tensor) -> AttentionWrapper:

@@ -14,8 +14,6 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-from diekae.inject.slot_masks import Receivers
-
 
 @dataclass(frozen=True, eq=False)
 class Forward:
@@ -73,19 +71,12 @@ class InputColumns:
         self.hidden_anchor = hidden_anchor
         # Copied from the device once a call: to ask it again for every generated token would take longer.
         self._receives, self._receives_later, self._valid = receives.cpu(), receives_later.cpu(), valid.cpu()
+        self._hidden_anchor = hidden_anchor.cpu()
         self._columns_that_receive: list[bool] = self._receives.any(0).tolist()
         self._any_receives_later = bool(self._receives_later.any())
         self._first_real: list[int] = valid.int().argmax(1).tolist()
         self.with_knowledge: Tensor = self._receives.any(1) | self._receives_later
         """Rows of which some column receives, bool [B], on the CPU."""
-        self.anchor_length = self._common_anchor_length()
-        """How many first columns are hidden, where they are the same in all rows; else None."""
-
-    def _common_anchor_length(self) -> int | None:
-        hidden = self.hidden_anchor.cpu()
-        length = int(hidden[0].sum())
-        same = bool(hidden[:, :length].all()) and not bool(hidden[:, length:].any())
-        return length if same else None
 
     def any_receives(self, start: int, stop: int | None = None) -> bool:
         """Tell whether any row receives in columns ``start`` to ``stop``; if None, in any from ``start`` on."""
@@ -107,16 +98,10 @@ class InputColumns:
         later = torch.ones_like(self.receives_later)
         return _columns_of(forward, self.valid, later).repeat_interleave(forward.repeats, 0)
 
-    def receivers_in(self, forward: Forward) -> Receivers:
-        """Return which columns of a forward receive, in one word; padding counts as either, as nothing reads it."""
-        receives = _columns_of(forward, self._receives | ~self._valid, self._receives_later)
-        if bool(receives.all()):
-            return "all"
-        anchor = self.anchor_length
-        if not forward.start and anchor and forward.length > anchor:
-            if bool(receives[:, anchor:].all()) and not bool(receives[:, :anchor].any()):
-                return "after_anchor"
-        return "some"
+    def has_others(self, forward: Forward) -> bool:
+        """Tell whether columns of a forward receive nothing that are neither padding nor x's anchor."""
+        receives = _columns_of(forward, self._receives | ~self._valid | self._hidden_anchor, self._receives_later)
+        return not bool(receives.all())
 
     def count_valid(self, stop: int) -> Tensor:
         """Return how many of each row's columns before ``stop`` are not padding, int64 [B], on the CPU."""

@@ -10,7 +10,6 @@ G key heads, d head size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -63,11 +62,10 @@ class SlotAttention:
         columns = self.columns
         # The cache of a sliding window holds only the last columns of x.
         first = max(0, columns.stop - key.shape[2])
-        hidden = None if columns.anchor_length is None else max(0, columns.anchor_length - first)
-        keys, values = slots.joined(key, value, hidden or 0, growing=columns.growing)
+        keys, values = slots.joined(key, value, growing=columns.growing)
         share = 1 if self._watch else _foldable_heads(attention, query, key, mask, rest, options)
         key_columns = range(first, first + key.shape[2])
-        joined_mask = self._masks.get(mask, options.get("sliding_window"), query, key_columns, hidden, share)
+        joined_mask = self._masks.get(mask, options.get("sliding_window"), query, key_columns, share)
         if share > 1:
             output, weights = _attend_folded(query, keys, values, joined_mask, options)
         else:
@@ -77,28 +75,10 @@ class SlotAttention:
             shown = shown[..., slots.length - slots.count : slots.length]
             self._watch(slots.number, shown * columns.receives[:, None, :, None])
 
-        def attend_bare(stop: int | None, own_mask: Tensor | None) -> Tensor:
-            parts = query[:, :, :stop], key[:, :, :stop], value[:, :, :stop]
-            return attention(module, *parts, own_mask, *rest, **options)[0]
-
-        return self._restore_others(output, mask, attend_bare), weights
-
-    def _restore_others(
-        self, output: Tensor, mask: Tensor | None, attend_bare: Callable[[int | None, Tensor | None], Tensor]
-    ) -> Tensor:
-        """Return the output [B, T, H, d] with the decoder's own in all columns that receive nothing.
-
-        Args:
-            output: Of the attention over slots and keys.
-            mask: The layer's own mask.
-            attend_bare: ``attend_bare(n, mask)`` is the decoder's own attention over the first n columns; all if None.
-        """
-        if self.columns.receivers == "all":
-            return output
-        if self.columns.receivers == "after_anchor":
-            n = self.columns.anchor_length
-            return torch.cat([attend_bare(n, mask if mask is None else mask[..., :n, :n]), output[:, n:]], dim=1)
-        return torch.where(self.columns.receives[:, :, None, None], output, attend_bare(None, mask))
+        if columns.others:
+            own = attention(module, query, key, value, mask, *rest, **options)[0]
+            output = torch.where(columns.receives[:, :, None, None], output, own)
+        return output, weights
 
 
 def _foldable_heads(
@@ -110,7 +90,7 @@ def _foldable_heads(
 
 
 def _attend_folded(
-    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, options: dict[str, Any]
+    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, options: dict[str, Any]
 ) -> tuple[Tensor, None]:
     """Attend as ``sdpa`` does, with the query heads of each key head as one head of H / G · T queries; so is the mask.
 
@@ -124,8 +104,8 @@ def _attend_folded(
     return output.view(rows, heads, length, -1).transpose(1, 2), None
 
 
-def _attention_weights(query: Tensor, keys: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
+def _attention_weights(query: Tensor, keys: Tensor, mask: Tensor, scaling: float | None) -> Tensor:
     """Return the weights of attention, [B, H, T, keys]; without soft caps and sinks, which few decoders have."""
     keys = keys.repeat_interleave(query.shape[1] // keys.shape[1], 1)
     scores = query.float() @ keys.float().transpose(2, 3) * (scaling or query.shape[-1] ** -0.5)
-    return (scores if mask is None else scores + additive_mask(mask, torch.float32)).softmax(-1)
+    return (scores + additive_mask(mask, torch.float32)).softmax(-1)

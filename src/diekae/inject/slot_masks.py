@@ -7,17 +7,11 @@ prompt.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
 from diekae.encoders import KnowledgeBatch
 from diekae.encoders.partial_attention import additive_mask
-
-Receivers = Literal["all", "after_anchor", "some"]
-"""Which columns of a forward receive: all; all except x's own anchor, with which the forward begins; or some."""
-
 
 @dataclass(frozen=True, eq=False)
 class ForwardColumns:
@@ -30,13 +24,12 @@ class ForwardColumns:
     positions: Tensor
     """Positions of the T columns, int64 [B, T]."""
     hidden_anchor: Tensor
-    """Columns of the prompt that hold x's own anchor: the attention sees the anchor among the slots instead; bool
+    """Columns of the prompt that hold x's own anchor: columns that receive see the anchor among the slots instead; bool
     [B, L]."""
-    anchor_length: int | None
-    """How many first columns ``hidden_anchor`` marks, if they are the same in all rows; None where rows differ."""
     stop: int
     """Columns of x up to the end of this forward, cached ones among them."""
-    receivers: Receivers
+    others: bool = False
+    """Whether columns other than the anchor receive nothing: they keep the decoder's own output bit for bit."""
     growing: bool = False
     """Whether a cache is kept, so that forwards with more columns are to be expected."""
 
@@ -49,7 +42,7 @@ class SlotMasks:
         self._columns = columns
         anchor = columns.knowledge.anchor
         self._parts = [columns.knowledge] if anchor is None else [anchor, columns.knowledge]
-        self._masks: dict[tuple[int, int | None], tuple[Tensor | None, Tensor | None]] = {}
+        self._masks: dict[tuple[int, int | None], tuple[Tensor | None, Tensor]] = {}
 
     def get(
         self,
@@ -57,9 +50,8 @@ class SlotMasks:
         window: int | None,
         query: Tensor,
         keys: range,
-        hidden: int | None,
         share: int,
-    ) -> Tensor | None:
+    ) -> Tensor:
         """Return the mask over a + S slots and x's keys: bool, or added to the scores, as the layer's own mask is.
 
         Args:
@@ -67,51 +59,39 @@ class SlotMasks:
             window: The layer's sliding window.
             query: [B, H, T, d].
             keys: Columns of x that the keys belong to.
-            hidden: How many first keys of x are left out, as they belong to its own anchor; None where rows differ.
             share: How many query heads are folded into one: the mask is repeated for each and added to the scores.
 
         Returns:
-            [B or 1, heads or 1, T · share, a + S + keys]; None where everything is visible.
+            [B, heads or 1, T · share, a + S + keys].
         """
         name = (id(mask), window)
         if name not in self._masks:
-            joined = self._join(mask, window, query, keys, hidden)
-            if share > 1 and joined is not None:
+            joined = self._join(mask, window, query, keys)
+            if share > 1:
                 joined = additive_mask(joined, query.dtype).repeat(1, 1, share, 1)
             # The layer's own mask is stored too, so that no other object can get its id.
             self._masks[name] = mask, joined
         return self._masks[name][1]
 
-    def _join(
-        self, mask: Tensor | None, window: int | None, query: Tensor, keys: range, hidden: int | None
-    ) -> Tensor | None:
-        """Join the mask over slots with the layer's own; None where everything is visible."""
+    def _join(self, mask: Tensor | None, window: int | None, query: Tensor, keys: range) -> Tensor:
+        """Join the mask over slots with the layer's own. Columns that receive nothing see no slots."""
         rows, length = len(query), query.shape[2]
-        slots = self._visible_slots(window)
-        if mask is None and hidden is not None and length == 1 and slots is None:
-            return None
         if mask is None:
             # Aligned at the upper left, as in PyTorch's kernels: a static cache has room behind the last column.
             mask = torch.ones(length, len(keys), dtype=torch.bool, device=query.device)[None, None]
             mask = mask.tril() if length > 1 else mask
         mask = mask.expand(rows, -1, -1, -1)
-        mask = self._hide_anchor(mask, keys) if hidden is None else mask[..., hidden:]
-        if slots is None:
-            count = sum(part.mask.shape[1] for part in self._parts)
-            slots = torch.ones(rows, 1, 1, count, dtype=torch.bool, device=query.device)
-        slots = slots.expand(rows, mask.shape[1], length, -1)
-        return torch.cat([slots if mask.dtype == torch.bool else additive_mask(slots, mask.dtype), mask], dim=-1)
+        receives = self._columns.receives[:, None, :, None]
+        slots = (self._visible_slots(window) & receives).expand(rows, mask.shape[1], length, -1)
+        anchor = self._columns.hidden_anchor[:, keys.start : keys.stop]
+        hidden = nn.functional.pad(anchor, (0, len(keys) - anchor.shape[1]))[:, None, None] & receives
+        if mask.dtype == torch.bool:
+            return torch.cat([slots, mask & ~hidden], dim=-1)
+        hidden_mask = mask.masked_fill(hidden, torch.finfo(mask.dtype).min)
+        return torch.cat([additive_mask(slots, mask.dtype), hidden_mask], dim=-1)
 
-    def _hide_anchor(self, mask: Tensor, keys: range) -> Tensor:
-        """Hide the columns of x's own anchor in a mask [B, heads or 1, T, keys], where they differ between rows."""
-        hidden = self._columns.hidden_anchor[:, keys.start : keys.stop]
-        hidden = nn.functional.pad(hidden, (0, len(keys) - hidden.shape[1]))[:, None, None]
-        return mask & ~hidden if mask.dtype == torch.bool else mask.masked_fill(hidden, torch.finfo(mask.dtype).min)
-
-    def _visible_slots(self, window: int | None) -> Tensor | None:
-        """Return which slots each query sees, bool [B, 1, T or 1, a + S]; None where it sees all."""
-        if window is None and all(part.full for part in self._parts):
-            return None
+    def _visible_slots(self, window: int | None) -> Tensor:
+        """Return which slots each query sees, bool [B, 1, T or 1, a + S]."""
         real = torch.cat([part.mask for part in self._parts], dim=1)[:, None, None]
         if window is None:
             return real

@@ -34,18 +34,16 @@ class Slots:
         """a + S."""
         self._buffers: list[Tensor] | None = None
 
-    def joined(self, keys: Tensor, values: Tensor, hidden: int = 0, growing: bool = False) -> list[Tensor]:
-        """Return keys and values of K followed by those of x, each [B, G, a + S + C − hidden, d].
+    def joined(self, keys: Tensor, values: Tensor, growing: bool = False) -> list[Tensor]:
+        """Return keys and values of K followed by those of x, each [B, G, a + S + C, d].
 
         Args:
             keys: Of x, [B, G, C, d].
             values: Of x.
-            hidden: How many first columns of x are left out.
             growing: Whether to expect further calls with more keys.
         """
-        columns = keys.shape[2] - hidden
-        of_x = keys.narrow(2, hidden, columns), values.narrow(2, hidden, columns)
-        if torch.is_grad_enabled() or columns == 0 or self.parts[0][0].is_meta:
+        of_x, columns = (keys, values), keys.shape[2]
+        if torch.is_grad_enabled() or self.parts[0][0].is_meta:
             return [_join(parts, states) for parts, states in zip(self.parts, of_x, strict=True)]
         length = self.length + columns
         if self._buffers is None or not _fits(self._buffers[0], keys, length):
