@@ -20,10 +20,10 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from diekae.data.batch import to_device
+from diekae.inject.cache import forked
 from diekae.inject.hooks import frozen
 from diekae.prepare import read_documents
 from diekae.provenance import name_of, write_json
-from diekae.run.score import forked
 from diekae.run.timing import time_in_turn
 from diekae.training.objectives import DistillObjective
 from diekae_research.bench import Bench, decode, inference

@@ -16,8 +16,8 @@ from transformers import Cache, PreTrainedModel
 from builders import SMALL, hook_count, make_decoder, make_prompts, make_tokenizer
 from diekae import DiekaeConfig
 from diekae.data.prompt import Prompt
+from diekae.inject.cache import forked
 from diekae.inject.hooks import frozen
-from diekae.run.score import forked
 from diekae.training.config import TrainingConfig
 from diekae_research.methods import Fitted, Task, fit, method_names, ours, register
 from diekae_research.methods import base as registry

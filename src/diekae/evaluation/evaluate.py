@@ -15,10 +15,11 @@ from transformers import DynamicCache
 from diekae.data.prompt import Prompt, other_knowledge, truncate_knowledge
 from diekae.evaluation.metrics import Scores, perplexity
 from diekae.fingerprint import window
+from diekae.inject.cache import forked
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
-from diekae.run.score import Losses, Way, forked, lay_out, logits_at, nll, target_logits
+from diekae.run.score import Losses, Way, lay_out, logits_at, nll, target_logits
 from diekae.run.timing import TimedCall, time_in_turn
 
 PASSES = {

@@ -20,7 +20,7 @@ from diekae.inject.input_columns import Forward, InputColumns
 from diekae.inject.rotary import exact_length
 from diekae.inject.slot_attention import SlotAttention
 from diekae.inject.slot_masks import ForwardColumns
-from diekae.inject.slots import Slots, Watch
+from diekae.inject.slots import Slots, Watch, slots_of_layers
 
 
 class AttentionInjector:
@@ -37,7 +37,7 @@ class AttentionInjector:
         anchor = 0 if knowledge.anchor is None else knowledge.anchor.mask.sum(1)
         # Tokens of K and its anchor before x, less those of x's own anchor, which they replace.
         self._tokens_before = (knowledge.position + anchor - columns.hidden_anchor.sum(1)).cpu()
-        self._slots: dict[tuple[int, int], Slots] = {}
+        self._slots: dict[int, list[Slots]] = {}  # of all layers, by the number of rows
         self._clear()
 
     def _clear(self) -> None:
@@ -105,12 +105,10 @@ class AttentionInjector:
         if slot_attention is None:
             return None
         knowledge = slot_attention.columns.knowledge
-        key = number, len(knowledge.mask)
-        if key not in self._slots:
-            self._slots[key] = Slots(knowledge, number)
-        slots = self._slots[key]
-
-        attend = partial(slot_attention.attend, slots)
+        rows = len(knowledge.mask)
+        if rows not in self._slots:
+            self._slots[rows] = slots_of_layers(knowledge)
+        attend = partial(slot_attention.attend, self._slots[rows][number])
         if not self._encoder.sizes.mlp_width:
             return attend
 

@@ -1,12 +1,21 @@
-"""The slots that causal encoders keep of x, stored in the decoder's own cache."""
+"""Caches of the decoder: copies that grow apart, and the slots that causal encoders keep of x."""
 
 from __future__ import annotations
+
+import copy
 
 from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
 from diekae.encoders import KnowledgeBatch
+
+
+def forked(cache: Cache) -> Cache:
+    """Copy a cache without copying its tensors. The copy can grow; the original keeps its length."""
+    twin = copy.copy(cache)
+    twin.layers = [copy.copy(layer) for layer in cache.layers]
+    return twin
 
 
 class EncoderCacheLayer(DynamicLayer):

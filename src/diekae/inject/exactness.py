@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -145,10 +146,12 @@ def _run_with_slots(
     of_x = torch.arange(ids.shape[1], device=ids.device)[None]
     columns = ForwardColumns(knowledge, receives, of_x, ~receives, ids.shape[1])
     slot_attention = SlotAttention(columns)
+    # One by one, because the sizes of layers may differ.
+    by_layer = enumerate(zip(tensors["keys"], tensors["values"], strict=True))
+    slots = [Slots(n, mask.shape[1], [[part.transpose(1, 2)] for part in parts]) for n, parts in by_layer]
 
     def make_wrapper(number: int, _states: Tensor) -> AttentionWrapper:
-        slots = Slots(knowledge, number)
-        return lambda *args, **options: slot_attention.attend(slots, *args, **options)
+        return partial(slot_attention.attend, slots[number])
 
     with wrap_attention({number: site.module for number, site in enumerate(sites)}, make_wrapper):
         return _last_states(decoder, ids)

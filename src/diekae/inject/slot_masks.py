@@ -7,11 +7,13 @@ prompt.
 from __future__ import annotations
 
 from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from diekae.encoders import KnowledgeBatch
 from diekae.encoders.partial_attention import additive_mask
+
 
 @dataclass(frozen=True, eq=False)
 class ForwardColumns:

@@ -24,13 +24,16 @@ _BUFFER_TOKENS = 128
 class Slots:
     """Keys and values of K in one layer, and a buffer in which those of x are written after them, token by token."""
 
-    def __init__(self, knowledge: KnowledgeBatch, number: int) -> None:
-        """Take the slots of encoder ``number`` from a batch."""
-        parts = [knowledge] if knowledge.anchor is None else [knowledge.anchor, knowledge]
-        self.number, self.count = number, knowledge.mask.shape[1]
-        self.parts = [[part.tensors[name][number].transpose(1, 2) for part in parts] for name in ("keys", "values")]
-        """Keys and values, each [B, G, slots, d] of the anchor, if it is apart, and of K."""
-        self.length = sum(part.shape[2] for part in self.parts[0])
+    def __init__(self, number: int, count: int, parts: list[list[Tensor]]) -> None:
+        """Take the slots of encoder ``number``.
+
+        Args:
+            number: The encoder's number.
+            count: S.
+            parts: Keys and values, each [B, G, slots, d] of the anchor, if it is apart, and of K.
+        """
+        self.number, self.count, self.parts = number, count, parts
+        self.length = sum(part.shape[2] for part in parts[0])
         """a + S."""
         self._buffers: list[Tensor] | None = None
 
@@ -53,6 +56,16 @@ class Slots:
             for buffer, states in zip(self._buffers, of_x, strict=True):
                 buffer.narrow(2, self.length, columns).copy_(states)
         return [buffer.narrow(2, 0, length) for buffer in self._buffers]
+
+
+def slots_of_layers(knowledge: KnowledgeBatch) -> list[Slots]:
+    """Return the slots of every encoder of a batch."""
+    parts = [knowledge] if knowledge.anchor is None else [knowledge.anchor, knowledge]
+    # Taken apart in one step: a step for each layer would cost each call as much as a layer's attention.
+    keys, values = ([part.tensors[name].transpose(2, 3).unbind() for part in parts] for name in ("keys", "values"))
+    by_layer = zip(zip(*keys, strict=True), zip(*values, strict=True), strict=True)
+    count = knowledge.mask.shape[1]
+    return [Slots(number, count, [list(of_k), list(of_v)]) for number, (of_k, of_v) in enumerate(by_layer)]
 
 
 def _fits(buffer: Tensor, keys: Tensor, length: int) -> bool:

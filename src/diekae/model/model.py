@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import Cache
 
 from diekae.data.formats import Message
 from diekae.editor import Call
@@ -21,6 +22,7 @@ from diekae.inject.guidance import with_guidance
 from diekae.inject.injection import Injection
 from diekae.inject.slots import Watch
 from diekae.knowledge import Document, Knowledge, PreparedKnowledge, batch_knowledge, knowledge_of_rows
+from diekae.model.anchor_cache import anchor_length, is_stepwise
 from diekae.model.arguments import check_document, check_input, check_mask
 from diekae.model.columns import add_cached_columns, replaced_anchors
 from diekae.model.preparing import KnowledgePreparer
@@ -174,10 +176,30 @@ class DiekaeModel(KnowledgePreparer):
         mask = kwargs.pop("attention_mask", None)
         if mask is None:
             mask = guess_mask(input_ids, self.decoder.generation_config, kwargs.get("pad_token_id"))
-        with self._edited(knowledge, input_ids, mask, None) as call, self.behind(call.knowledge, input_ids, mask):
-            if call.knowledge is not None:  # compiled code would run without the injection's hooks
+        with self._edited(knowledge, input_ids, mask, None) as call:
+            rows = None if call.knowledge is None else self.prepare_rows(call.knowledge, len(input_ids))
+            if rows is not None:
+                cache = self.cached_anchor(rows, input_ids, mask) if is_stepwise(self.decoder, kwargs) else None
+                kwargs = {"past_key_values": cache, **kwargs} if cache is not None else kwargs
+                # Compiled code would run without the injection's hooks.
                 kwargs = {"disable_compile": True, **with_guidance(self.decoder, kwargs)}
-            return self.decoder.generate(input_ids=input_ids, attention_mask=mask, **kwargs)  # type: ignore[operator]
+            with self.behind(rows, input_ids, mask):
+                return self.decoder.generate(input_ids=input_ids, attention_mask=mask, **kwargs)  # type: ignore[operator]
+
+    def cached_anchor(
+        self, rows: Sequence[PreparedKnowledge | None], input_ids: Tensor, mask: Tensor | None = None
+    ) -> Cache | None:
+        """Return a cache of the anchor that x begins with; None if rows differ, or the anchor is not replaced.
+
+        Args:
+            rows: Prepared knowledge of each row.
+            input_ids: The prompt, int64 [B, L].
+            mask: 0 at padding, [B, L].
+        """
+        if self.config.anchor != "shared" or not self.attached.by_attention:
+            return None
+        length = anchor_length(rows, input_ids, mask)
+        return self.anchor_cache.get(self.decoder, input_ids[:, :length]) if length else None
 
     def chat(
         self,

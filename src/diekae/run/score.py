@@ -5,14 +5,13 @@ Shapes: B rows, T columns of x, W decoder width; "labels" counts the target toke
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import Cache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from diekae.data.batch import IGNORED, Batch, collate, run_of, to_device
 from diekae.data.prompt import Prompt
@@ -111,13 +110,6 @@ def logits_at(
     if logits.shape[1] != len(needed):  # an architecture whose head does not take columns
         return logits[rows, predicting]
     return logits[rows, inverse]
-
-
-def forked(cache: Cache) -> Cache:
-    """Copy a cache without copying its tensors. The copy can grow; the original keeps its length."""
-    twin = copy.copy(cache)
-    twin.layers = [copy.copy(layer) for layer in cache.layers]
-    return twin
 
 
 def nll(

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from diekae.inject.attached import Attached
+from diekae.inject.cache import forked
 from diekae.knowledge import PreparedKnowledge
 from diekae.model import DiekaeModel
-from diekae.run.score import forked
 from diekae.run.timing import Times
 from diekae_research.bench import floor
 from diekae_research.bench.growth import knowledge_curve

@@ -39,9 +39,9 @@ def bank_pass(attached: Attached, new: int, slots: int, anchor: int = 1) -> int:
 
     Args:
         attached: The bank.
-        new: Columns of x, the anchor's included.
+        new: Columns of x.
         slots: Slots of K.
-        anchor: How many of the columns are x's own anchor, which the decoder's attention answers separately.
+        anchor: Slots of the anchor.
     """
     return operations(_bank_call(attached, new, slots, anchor))
 
@@ -120,9 +120,7 @@ def _bank_call(attached: Attached, new: int, slots: int, anchor: int) -> Callabl
 
     def call() -> None:
         for number in range(len(bank.layers)):
-            # The anchor among the slots replaces x's own. So only what x's own anchor sees of itself is added.
-            for queries, keys in ((new, slots), (anchor, anchor)):
-                _attend(attached, encoder, queries, keys)
+            _attend(attached, encoder, new, anchor + slots)
             encoder.mlp_output(number, states, output)
 
     return call

@@ -12,9 +12,9 @@ import torch
 from diekae.config import MEMIT_LAYERS
 from diekae.encoders.bank import Bank
 from diekae.inject.attached import Attached
+from diekae.inject.cache import forked
 from diekae.knowledge import PreparedKnowledge
 from diekae.prepare import read_documents
-from diekae.run.score import forked
 from diekae_research.bench import counters, floor
 from diekae_research.bench.llama import llama2_7b, llama2_7b_bank
 from diekae_research.bench.setting import Bench, Comparison
