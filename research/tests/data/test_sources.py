@@ -121,7 +121,11 @@ def test_dream_has_the_counts_of_the_paper() -> None:
 
 
 def _write_cases(folder: Path, count: int) -> None:
-    cases = [{"case_id": number, "prompt": f"P{number} is", "target_new": f"T{number}"} for number in range(count)]
+    others = {"ground_truth": "O", "rephrase_prompt": "R", "locality_prompt": "L", "locality_ground_truth": "O"}
+    cases = [
+        {"case_id": number, "prompt": f"P{number} is", "subject": f"P{number}", "target_new": f"T{number}", **others}
+        for number in range(count)
+    ]
     for part, name in enumerate(("train", "edit", "val")):
         (folder / f"counterfact-{name}.json").write_text(json.dumps(cases[part::3][::-1]))
 

@@ -152,7 +152,7 @@ def test_the_questions_that_ship_have_no_problem_and_a_broken_one_is_named() -> 
         ("banks", "| run | encoder | data | n | D(x) | D(K,x) | ours | recovered | grounded |"),
         ("speed", "| what | aim | measured | floor |"),
         ("tables", "table1.json: "),
-        ("editing", "methods.json: methods, few"),
+        ("editing", "methods.json: few"),
     ],
 )
 def test_stored_results_are_printed_as_tables(kind: str, words: str) -> None:

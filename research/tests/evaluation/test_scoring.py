@@ -16,8 +16,8 @@ from diekae.data.prompt import Prompt, Prompter
 from diekae.evaluation.answers import exact_match, f1, first_line, normalize
 from diekae.evaluation.evaluate import evaluate, swap_knowledge
 from diekae.evaluation.metrics import paper_perplexity
-from diekae_research.evaluation.bootstrap import bootstrap, resample
 from diekae_research.evaluation.head import Head, accuracy, collect_states, train_head
+from diekae_research.evaluation.intervals import bootstrap, resample
 from diekae_research.evaluation.peak_memory import peak_memory
 from diekae_research.evaluation.scoring import (
     compare_answers,
@@ -163,7 +163,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     for trial in range(trials):
         weights = draw.integers(1, 9, 150)
         values = weights * draw.normal(2.0, 1.0, 150)
-        found = bootstrap({"v": values, "w": weights}, lambda s: s["v"] / s["w"], rounds=400, seed=trial)
+        found = bootstrap([{"v": values, "w": weights}], lambda s: s["v"] / s["w"], trial, rounds=400)
         assert found.low < found.value < found.high
         inside += found.low <= 2.0 <= found.high
     # Binomial(300, 0.95): three standard deviations are 0.038; percentile intervals of 150 examples are a little short.
@@ -174,12 +174,12 @@ def test_a_paired_difference_has_a_narrower_interval_than_its_terms() -> None:
     draw = np.random.default_rng(1)
     hard = draw.normal(3.0, 2.0, 200)
     columns = {"a": hard, "b": hard - 0.1 + draw.normal(0, 0.05, 200), "n": np.ones(200)}
-    found = bootstrap(columns, lambda s: (s["a"] - s["b"]) / s["n"])
-    alone = bootstrap(columns, lambda s: s["a"] / s["n"])
+    found = bootstrap([columns], lambda s: (s["a"] - s["b"]) / s["n"])
+    alone = bootstrap([columns], lambda s: s["a"] / s["n"])
     assert found.high - found.low < 0.02
     assert alone.high - alone.low > 0.4
-    assert found == bootstrap(columns, lambda s: (s["a"] - s["b"]) / s["n"]), "the same seed"
-    assert found != bootstrap(columns, lambda s: (s["a"] - s["b"]) / s["n"], seed=1)
+    assert found == bootstrap([columns], lambda s: (s["a"] - s["b"]) / s["n"]), "the same seed"
+    assert found != bootstrap([columns], lambda s: (s["a"] - s["b"]) / s["n"], seed=1)
 
 
 def test_resamples_have_the_moments_of_the_bootstrap(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +188,7 @@ def test_resamples_have_the_moments_of_the_bootstrap(monkeypatch: pytest.MonkeyP
     assert set(sums["one"]) == {50.0}
     assert sums["v"].mean() == pytest.approx(values.sum(), rel=5e-3)
     assert sums["v"].std() == pytest.approx(math.sqrt(50 * values.var()), rel=2e-2)
-    monkeypatch.setattr("diekae_research.evaluation.bootstrap.BLOCK", 500)
+    monkeypatch.setattr("diekae_research.evaluation.intervals.BLOCK", 500)
     np.testing.assert_array_equal(resample({"v": values}, rounds=20000)["v"], sums["v"])
 
 
@@ -196,8 +196,7 @@ def test_columns_that_cannot_be_resampled_are_refused() -> None:
     for columns in ({"a": [1.0], "b": [1.0, 2.0]}, {"a": []}, {}):
         with pytest.raises(ValueError, match=r"expected one \[examples\] for all"):
             resample(columns)
-    with pytest.raises(ValueError, match="level=95"):
-        bootstrap({"a": [1.0]}, lambda s: s["a"], level=95)
+    assert bootstrap([], lambda s: s["a"]) is None
 
 
 def test_the_papers_perplexity_is_two_to_the_mean_of_means() -> None:

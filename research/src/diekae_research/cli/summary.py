@@ -31,7 +31,6 @@ EDIT_SHARES = {
     "generated_ps": "generated, paraphrase",
     "unchanged": "neighbours unchanged",
 }
-GROWTH_HEADS = ("edits", "gate", "n", "ES", "PS", "NS", "generated", "ms a question", "of D(x)'s pass", "ms an edit")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -87,21 +86,18 @@ def tables(results: Path) -> Iterator[str]:
 
 
 def editing(results: Path) -> Iterator[str]:
-    """Yield the tables of docs/editing.md, one of each part that was measured."""
+    """Yield the tables of docs/results/editing.md, one of each part that was measured."""
     for path in sorted((results / "editing").glob("*.json")):
-        result = _read(path)
-        for part in ("forms", "methods", "one", "zsre", "sample"):
-            if part in result:
-                parts = result[part] if part == "methods" else {"all": result[part]}
-                for name, rows in parts.items():
-                    yield f"{path.name}: {part}, {name}\n\n{edit_methods(rows)}"
-        if "gates" in result:
-            yield f"{path.name}: gates\n\n{edit_gates(result['gates'])}"
-        if "growth" in result:
-            yield f"{path.name}: growth\n\n{edit_growth(result['growth'])}"
-        if "chains" in result:
-            rows = [[n, r["n"], number(r["likelier"]), number(r["generated"])] for n, r in result["chains"].items()]
-            yield f"{path.name}: chains\n\n{table(('method', 'n', 'likelier', 'generated'), rows)}"
+        yield from editing_tables(path.name, _read(path))
+
+
+def editing_tables(title: str, result: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the tables of one measurement of edits."""
+    parts = {**result.get("methods", {}), **({"sample": result["sample"]} if "sample" in result else {})}
+    for name, rows in parts.items():
+        yield f"{title}: {name}\n\n{edit_methods(rows)}"
+    if "gates" in result:
+        yield f"{title}: gates\n\n{edit_gates(result['gates'])}"
 
 
 def edit_methods(rows: Mapping[str, Mapping[str, Any]]) -> str:
@@ -124,17 +120,6 @@ def edit_gates(gates: Mapping[str, Mapping[str, Any]]) -> str:
         figures = [number(gates[gate][kind][key]) for gate in gates for key in ("opened", "right", "alone")]
         rows.append([kind, row["n"], *figures])
     return table(heads, rows)
-
-
-def edit_growth(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return the table of quality and cost by number of edits."""
-    lines = []
-    for row in rows:
-        query = row["ms_mention"] if row["gate"] == "mention" else row["ms_gate"]
-        shares = [interval(row[key]) for key in ("es", "ps", "ns", "generated")]
-        cost = [number(query), number(query / row["ms_bare"], 2), number(row["ms_an_edit"], 0)]
-        lines.append([row["edits"], row["gate"], row["n"], *shares, *cost, number(row["bytes_an_edit"], 0)])
-    return table((*GROWTH_HEADS, "bytes an edit"), lines)
 
 
 def interval(figure: Mapping[str, float] | None) -> str:

@@ -146,8 +146,6 @@ class Fitted(ABC):
     """Whether the method reads K."""
     cost: Cost = Cost()
     """What fitting cost."""
-    fit_digest: str = ""
-    """Digest of all that fitting depended on, for measurements that are stored between runs; empty if unknown."""
 
     @abstractmethod
     def read(self, prompts: Sequence[Prompt], batch: Batch, states: bool) -> Tensor:

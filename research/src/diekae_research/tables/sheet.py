@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from diekae_research.evaluation.bootstrap import Interval
+from diekae_research.evaluation.intervals import Interval
 
 NOTHING = "–"
 """Stands for a figure that is not defined."""

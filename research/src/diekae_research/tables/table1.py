@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diekae.evaluation.metrics import paper_perplexity, perplexity
-from diekae_research.evaluation.bootstrap import Interval
-from diekae_research.tables import intervals
+from diekae_research.evaluation import intervals
+from diekae_research.evaluation.intervals import Columns, Interval
 from diekae_research.tables.augment import SETS, augmentation
 from diekae_research.tables.cells import Cell, Result
-from diekae_research.tables.intervals import Columns
 from diekae_research.tables.lab import Lab
 from diekae_research.tables.sheet import NOTHING, Report, Sheet, interval, number
 

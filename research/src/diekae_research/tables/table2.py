@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from diekae.data.prompt import Prompt
+from diekae_research.evaluation import intervals
 from diekae_research.evaluation.head import collect_states, train_head
 from diekae_research.evaluation.scoring import label_targets, score_labels
 from diekae_research.methods import Fitted, fit
 from diekae_research.sources import source_card
-from diekae_research.tables import intervals
 from diekae_research.tables.cells import Cell, Result, digest_prompts
 from diekae_research.tables.fits import cost, count_tokens, training_work
 from diekae_research.tables.lab import UNTRAINED, Lab
