@@ -89,8 +89,6 @@ class Bench:
     """How often each way is timed, in turn with the others, after one round to warm up."""
     seed: int = 0
     """Seed of all random numbers."""
-    curves: bool = True
-    """Whether to measure also how a pass grows with |x|, layers, batch and documents."""
     progress: Progress = silent
     """Called with the progress."""
     bank: str | Path | None = None

@@ -11,9 +11,9 @@ import typer
 from diekae.data.jsonl import DataError, parse_json
 
 BANKS = ("smollm2", "dream-reader", "dream-token", "dream-paper")
-"""The README's rows."""
+"""Rows of docs/results/experiments.md."""
 EARLIER_BANKS = ("dream", "dream-3-epochs", "dream-token", "dream-paper", "mixture")
-"""The rows of docs/research.md, measured by earlier code."""
+"""The same, measured by earlier code."""
 BENCHMARKS = ("inference", "decode", "prepare", "train", "memory")
 COLUMNS = {
     "quality": ("method", "data", "n", "NLL", "paper_perplexity", "recovered", "grounded", "F1", "harm", "paper"),
@@ -49,7 +49,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def banks(results: Path) -> Iterator[str]:
-    """Yield the tables of measured banks: README.md and docs/research.md."""
+    """Yield the tables of measured banks: docs/results/experiments.md."""
     for folder, runs in ((results, BANKS), (results / "history", EARLIER_BANKS)):
         rows = []
         for run in (run for run in runs if (folder / f"{run}.json").is_file()):
@@ -62,20 +62,24 @@ def banks(results: Path) -> Iterator[str]:
 
 
 def speed(results: Path) -> Iterator[str]:
-    """Yield the table of docs/performance.md."""
+    """Yield the table of docs/results/cost.md."""
+    paths = [results / "speed" / f"{name}.json" for name in BENCHMARKS]
+    yield speed_table([row for path in paths if path.is_file() for row in _read(path)["rows"]])
+
+
+def speed_table(comparisons: Iterable[Mapping[str, Any]]) -> str:
+    """Return the table of a benchmark's rows."""
     rows = []
-    for path in (results / "speed" / f"{name}.json" for name in BENCHMARKS):
-        for row in _read(path)["rows"] if path.is_file() else ():
-            aim = "" if row["aim"] is None else f"{'≥' if row['at_least'] else '≤'} {row['aim']:.3g}"
-            measured = "not measured" if row["figure"] is None else f"{row['figure']:.3g}"
-            measured = f"**{measured}**" if row["reached"] else measured
-            floor = "" if row["floor"] is None else f"{row['floor']:.3g}"
-            rows.append([row["name"].replace("|", ""), aim, measured, floor])
-    yield table(("what", "aim", "measured", "floor"), rows)
+    for row in comparisons:
+        aim = "" if row["aim"] is None else f"{'≥' if row['at_least'] else '≤'} {row['aim']:.3g}"
+        measured = "not measured" if row["figure"] is None else f"{row['figure']:.3g}"
+        floor = "" if row["floor"] is None else f"{row['floor']:.3g}"
+        rows.append([row["name"].replace("|", ""), aim, f"**{measured}**" if row["reached"] else measured, floor])
+    return table(("what", "aim", "measured", "floor"), rows)
 
 
 def tables(results: Path) -> Iterator[str]:
-    """Yield the paper's tables of docs/results.md, one of each sheet."""
+    """Yield the paper's tables of docs/results/paper.md, one of each sheet."""
     for path in [path for part in ("tables", "history/tables") for path in sorted((results / part).glob("*.json"))]:
         result = _read(path)
         for sheet in next(value for key, value in result.items() if key.startswith(("table", "figure")))["sheets"]:
