@@ -9,7 +9,7 @@ from diekae.data.splits import halves
 from diekae_research.editing.scores import tally
 from diekae_research.evaluation import intervals
 from diekae_research.evaluation.intervals import Interval, resample
-from diekae_research.tables.sheet import Sheet, console_tables, interval, markdown, number
+from diekae_research.tables.sheet import Sheet, interval, markdown, number
 from diekae_research.tables.table4 import lengths
 from diekae_research.tables.table5 import converged
 
@@ -94,6 +94,3 @@ def test_a_sheet_keeps_every_cell() -> None:
     text = markdown("Title", [sheet], ["a remark"])
     assert "| method | a\\|b | c |" in text and "| ours | 3 | x y |" in text
     assert "- a note" in text and text.endswith("- a remark\n")
-    narrow, wide = console_tables(sheet, 10), console_tables(sheet, 100)
-    assert len(narrow) == 2 and len(wide) == 1
-    assert [len(table.columns) for table in narrow] == [2, 2], "the key is repeated"

@@ -38,9 +38,9 @@ def test_reported_examples_choose_nothing(source: Path, tmp_path: Path, monkeypa
     lab, seen = make_lab(source), list[tuple[int, int]]()
     original = table2.train_head
 
-    def train_head(train: Any, validation: Any, classes: int) -> Any:
+    def train_head(train: Any, validation: Any) -> Any:
         seen.append((len(train[0]), len(validation[0])))
-        return original(train, validation, classes)
+        return original(train, validation)
 
     tasks: list[Task] = []
     fit = table2.fit

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from diekae.cli.console import (
     SHIPPED,
@@ -18,7 +16,6 @@ from diekae.cli.console import (
     JsonOption,
     PlotOption,
     check_choice,
-    console,
     device_of,
     dtype_of,
     load_model,
@@ -28,9 +25,11 @@ from diekae.cli.console import (
 )
 from diekae.cli.output import printable_name
 from diekae.data import read_examples
-from diekae.evaluation.plots import check_kind, draw_curves, save_figure
+from diekae.evaluation.plots import check_kind, save_figure
 from diekae_research.evaluation.curves import DOCUMENTS, LENGTHS, measure_curves
+from diekae_research.evaluation.curves_plot import draw_curves
 from diekae_research.provenance import name_of, write_json
+from diekae_research.tables.sheet import grid
 
 
 def command(
@@ -72,31 +71,28 @@ def command(
     if plot is not None:
         save_figure(draw_curves(figures), plot)
         print_text(f"plots: {printable_name(plot)}")
-    console.print(_table(figures, bank.name))
+    print_text(_table(figures))
     for name, numbers in (("documents", documents), ("lengths", lengths)):
         if missing := sorted(set(numbers) - {point[name] for point in figures[name]}):
             print_text(f"too few or too long documents for {name} {missing}")
 
 
-def _table(figures: dict[str, Any], title: str) -> Table:
-    """Return all points as a table, a section a curve."""
-    table = Table(title=escape(printable_name(title)), title_justify="left")
-    for name in ("", "n", "D(x)", "D(K,x)", "ours", "recovered, D(K,x)", "recovered, ours"):
-        table.add_column(name, justify="right" if name else "left")
+def _table(figures: dict[str, Any]) -> str:
+    """Return all points as a table, one curve after the other."""
     named: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
         ("documents", lambda point: f"{point['documents']} documents"),
         ("lengths", lambda point: f"about {point['lengths']} tokens of K"),
         ("positions", lambda point: f"target tokens {point['from'] + 1} to {point['to'] or 'end'}"),
         ("copies", lambda point: "target in K" if point["copied"] else "target not in K"),
     )
+    rows = []
     for name, label in named:
         for point in figures[name]:
             losses = [f"{point['nll'][how]:.3f}" for how in ("bare", "prompted", "ours")]
             shares = [share(point["recovered_prompted"]), share(point["recovered"])]
-            table.add_row(label(point), str(point["n"]), *losses, *shares)
-        table.add_section()
+            rows.append([label(point), point["n"], *losses, *shares])
     harm = figures["unrelated"]
-    table.caption = "nats a target token; recovered: share of the gap with the relevant document alone" + (
+    notes = "nats a target token; recovered: share of the gap with the relevant document alone" + (
         f"\nanother's knowledge: harm {harm['harm']:+.4f} nats, KL to D(x) {harm['kl']:.4f}" if harm else ""
     )
-    return table
+    return f"{grid(('', 'n', 'D(x)', 'D(K,x)', 'ours', 'recovered, D(K,x)', 'recovered, ours'), rows)}\n\n{notes}"

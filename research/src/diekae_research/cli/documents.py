@@ -17,12 +17,12 @@ from diekae.data.jsonl import DataError, read_json_lines
 from diekae.model import DiekaeModel
 from diekae.models import settled_dtype
 from diekae.store import KnowledgeStore
-from diekae_research.cli.choices import chosen
-from diekae_research.documents.check import check_questions
 from diekae_research.documents.figures import calibrate as calibrate_confidence
 from diekae_research.documents.measure import StoreWay, fill_store, measure_documents
 from diekae_research.documents.questions import load_answerer
 from diekae_research.provenance import write_json
+
+WAYS: list[StoreWay] = list(get_args(StoreWay))
 
 
 def command(
@@ -33,9 +33,7 @@ def command(
     ] = None,
     format: Annotated[Literal["qa", "chat"], typer.Option(help="Text around a question.")] = "chat",
     split: Annotated[Literal["development", "test"], typer.Option(help="Which half of the documents.")] = "test",
-    ways: Annotated[
-        list[str] | None, typer.Option(help=f"{', '.join(get_args(StoreWay))}; all by default; may be repeated.")
-    ] = None,
+    ways: Annotated[list[StoreWay], typer.Option(help="May be repeated.")] = WAYS,  # noqa: B006
     passages: Annotated[int, typer.Option(min=1, help="Passages that are read.")] = PASSAGES,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Questions, drawn with a fixed seed; all by default.")
@@ -46,7 +44,6 @@ def command(
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Fit the confidence on the development questions, and stop.")
     ] = False,
-    check: Annotated[bool, typer.Option("--check", help="Check the questions themselves, and stop.")] = False,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
     json: JsonOption = None,
@@ -56,18 +53,14 @@ def command(
     `ours` finds and reads passages as `diekae ask` does; `bare` knows nothing; `prompt` has the same passages in its
     prompt; `whole` and `prompt_whole` read all of the right document, injected and in the prompt.
     """
-    if check:
-        _check()
-        return
     dtype_of(dtype)
     device_of(device)
-    chosen_ways = chosen("ways", ways, StoreWay)
     texts = _texts(more)
     model = load_answerer(decoder, bank, dtype=dtype, device=device, format=format)
-    figures = _measure(model, texts, calibrate, split=split, ways=chosen_ways, passages=passages, limit=limit)
+    figures = _measure(model, texts, calibrate, split=split, ways=ways, passages=passages, limit=limit)
     if json is not None:
-        settings = {name: value for name, value in context.params.items() if name not in ("check", "json", "more")}
-        settings |= {"decoder": Path(decoder).name, "bank": Path(bank).name if bank else None, "ways": chosen_ways}
+        settings = {name: value for name, value in context.params.items() if name not in ("json", "more")}
+        settings |= {"decoder": Path(decoder).name, "bank": Path(bank).name if bank else None}
         settings |= {"dtype": settled_dtype(dtype, model.device), "threshold": THRESHOLD}
         write_json(json, {"settings": settings, **figures})
         print_text(f"figures: {printable_name(json)}")
@@ -86,18 +79,6 @@ def _measure(model: DiekaeModel, texts: Sequence[str], calibrate: bool, **option
             return measure_documents(model, store, names, progress=show, **options)
         finally:
             store.close()
-
-
-def _check() -> None:
-    """Print the counts and all problems.
-
-    Raises:
-        typer.Exit: With code 1 if there is a problem.
-    """
-    counts, problems = check_questions()
-    for line in (*counts, *problems, f"{len(problems)} problems"):
-        print_text(line)
-    raise typer.Exit(bool(problems))
 
 
 def _texts(path: Path | None) -> list[str]:

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from diekae.data.jsonl import DataError, parse_json
+from diekae_research.evaluation.intervals import Interval
+from diekae_research.tables.sheet import grid, interval, number
 
 BANKS = ("smollm2", "dream-reader", "dream-token", "dream-paper")
 """Rows of docs/results/experiments.md."""
@@ -56,9 +58,9 @@ def banks(results: Path) -> Iterator[str]:
             result = _read(folder / f"{run}.json")
             for name, row in result["sets"].items():
                 losses = [f"{row['nll'][way]:.2f}" for way in ("bare", "prompted", "ours")]
-                shares = [number(row[key], 2) for key in ("recovered", "grounded")]
+                shares = [number(row[key]) for key in ("recovered", "grounded")]
                 rows.append([f"`{run}`", result["recipe"]["diekae"]["encoder"], name, row["n"], *losses, *shares])
-        yield table(("run", "encoder", "data", "n", "D(x)", "D(K,x)", "ours", "recovered", "grounded"), rows)
+        yield grid(("run", "encoder", "data", "n", "D(x)", "D(K,x)", "ours", "recovered", "grounded"), rows)
 
 
 def speed(results: Path) -> Iterator[str]:
@@ -74,8 +76,8 @@ def speed_table(comparisons: Iterable[Mapping[str, Any]]) -> str:
         aim = "" if row["aim"] is None else f"{'≥' if row['at_least'] else '≤'} {row['aim']:.3g}"
         measured = "not measured" if row["figure"] is None else f"{row['figure']:.3g}"
         floor = "" if row["floor"] is None else f"{row['floor']:.3g}"
-        rows.append([row["name"].replace("|", ""), aim, f"**{measured}**" if row["reached"] else measured, floor])
-    return table(("what", "aim", "measured", "floor"), rows)
+        rows.append([row["name"], aim, f"**{measured}**" if row["reached"] else measured, floor])
+    return grid(("what", "aim", "measured", "floor"), rows)
 
 
 def tables(results: Path) -> Iterator[str]:
@@ -86,7 +88,7 @@ def tables(results: Path) -> Iterator[str]:
             shown = next((names for word, names in COLUMNS.items() if word in sheet["title"]), sheet["columns"])
             places = [sheet["columns"].index(name) for name in shown]
             rows = [[row[place] for place in places] for row in sheet["rows"]]
-            yield f"{path.name}: {sheet['title']}\n\n{table(shown, rows)}"
+            yield f"{path.name}: {sheet['title']}\n\n{grid(shown, rows)}"
 
 
 def editing(results: Path) -> Iterator[str]:
@@ -109,10 +111,10 @@ def edit_methods(rows: Mapping[str, Mapping[str, Any]]) -> str:
     names = list(EDIT_SHARES.values())
     lines = []
     for method, row in rows.items():
-        shares = [interval(row[key]) for key in EDIT_SHARES]
+        shares = [share(row[key]) for key in EDIT_SHARES]
         drift = [f"{row['drift']:.4f}", f"{row['perplexity']:.2f}"] if "drift" in row else ["–", "–"]
-        lines.append([method, row["n"], *shares[:3], number(row["s"]), *shares[3:], *drift])
-    return table(("method", "n", *names[:3], "S", *names[3:], "KL", "ppl"), lines)
+        lines.append([method, row["n"], *shares[:3], number(row["s"], 1), *shares[3:], *drift])
+    return grid(("method", "n", *names[:3], "S", *names[3:], "KL", "ppl"), lines)
 
 
 def edit_gates(gates: Mapping[str, Mapping[str, Any]]) -> str:
@@ -121,25 +123,14 @@ def edit_gates(gates: Mapping[str, Mapping[str, Any]]) -> str:
     heads += [f"{gate}: {what}" for gate in gates for what in ("opened", "right edit first", "right alone")]
     rows = []
     for kind, row in next(iter(gates.values())).items():
-        figures = [number(gates[gate][kind][key]) for gate in gates for key in ("opened", "right", "alone")]
+        figures = [number(gates[gate][kind][key], 1) for gate in gates for key in ("opened", "right", "alone")]
         rows.append([kind, row["n"], *figures])
-    return table(heads, rows)
+    return grid(heads, rows)
 
 
-def interval(figure: Mapping[str, float] | None) -> str:
+def share(figure: Mapping[str, float] | None) -> str:
     """Return a share with its interval as text; a dash for none."""
-    return "–" if figure is None else f"{figure['value']:.1f} [{figure['low']:.1f}, {figure['high']:.1f}]"
-
-
-def number(value: float | None, digits: int = 1) -> str:
-    """Return a number as text; a dash for none."""
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def table(heads: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    """Return a table in Markdown."""
-    heads = list(heads)
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in [heads, ["---"] * len(heads), *rows])
+    return interval(None if figure is None else Interval(**figure), 1)
 
 
 KINDS = {"banks": banks, "speed": speed, "tables": tables, "editing": editing}

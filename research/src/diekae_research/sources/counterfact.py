@@ -24,7 +24,6 @@ from diekae.data.example import Example
 from diekae_research.data.card import Card, Option, Upstream
 from diekae_research.data.case import NEIGHBOURS, Case
 from diekae_research.data.request import Request
-from diekae_research.sources import register
 
 ORIGINAL = "counterfact.json"
 REDUCED = ("counterfact-train.json", "counterfact-edit.json", "counterfact-val.json")
@@ -46,8 +45,7 @@ CARD = Card(
 )
 
 
-@register("counterfact", CARD)
-def load_counterfact(request: Request) -> Iterator[Example]:
+def load(request: Request) -> Iterator[Example]:
     """Yield the new fact as knowledge, its prompt as input, the new object as target; see :func:`divide_cases`."""
     train, validation, test = divide_cases(sorted(iterate_cases(request), key=lambda case: case.case))
     parts = {"train": train, "validation": validation, "test": test}

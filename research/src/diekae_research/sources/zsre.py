@@ -19,7 +19,6 @@ from diekae.data.jsonl import MissingData
 from diekae.data.splits import split_of
 from diekae_research.data.card import Card
 from diekae_research.data.request import Request
-from diekae_research.sources import register
 
 PATTERN = "zsre_mend_*.json"
 CARD = Card(
@@ -31,8 +30,7 @@ CARD = Card(
 )
 
 
-@register("zsre", CARD)
-def load_zsre(request: Request) -> Iterator[Example]:
+def load(request: Request) -> Iterator[Example]:
     """Yield the question with its new answer as knowledge, the question as input, the new answer as target.
 
     The subject's hash puts 80 / 10 / 10 % into train, validation and test; an edit that occurs twice counts once.

@@ -52,7 +52,7 @@ def score_texts(
         columns["harm"] = harm(bare, fitted, swapped, batch_size, progress).total.tolist()
     if answer:
         answers = score_answers(fitted, prompts, batch_size, progress)
-        columns |= {"exact": answers.exact.tolist(), "f1": answers.f1.tolist(), "right": answers.right.tolist()}
+        columns |= {name: values.tolist() for name, values in answers.items()}
     return columns
 
 

@@ -27,7 +27,6 @@ from diekae_research.evaluation.scoring import harm, nll
 from diekae_research.methods import Fitted, Task, fit
 from diekae_research.provenance import digest
 from diekae_research.tables.cells import Cell, Result
-from diekae_research.tables.fits import cost, count_tokens, training_work
 from diekae_research.tables.lab import Lab
 from diekae_research.tables.sheet import NOTHING, Report, Sheet, interval, number
 
@@ -79,9 +78,7 @@ def _cell(lab: Lab, method: str, edits: Sequence[Case]) -> Cell:
         **lab.settings(method, task),
         "edits": digest({str(edit.case): dataclasses.asdict(edit) for edit in edits}),
     }
-    per_edit = sum(1 + len(edit.paraphrases) + len(edit.neighbours) for edit in edits) / len(edits)
-    work = 3 * per_edit * count_tokens(prompts) + training_work(method, task)
-    return Cell(f"editing-{method}", settings, work, lambda: _measure(lab, method, task, edits))
+    return Cell(f"editing-{method}", settings, lambda: _measure(lab, method, task, edits))
 
 
 def _measure(lab: Lab, method: str, task: Task, edits: Sequence[Case]) -> Result:
@@ -95,7 +92,7 @@ def _measure(lab: Lab, method: str, task: Task, edits: Sequence[Case]) -> Result
         drift = harm(bare, fitted, neighbours, lab.plan.batch_size, lab.progress)
         for name, values in (("drift", drift.total), ("drift_tokens", drift.tokens)):
             columns[name] = np.bincount(cases, values, len(edits)).tolist()
-    return {"columns": columns, "cost": cost(fitted)}
+    return {"columns": columns, "cost": fitted.cost.to_dict()}
 
 
 def _generated(lab: Lab, fitted: Fitted, edits: Sequence[Case]) -> list[float]:
