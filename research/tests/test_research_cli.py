@@ -60,13 +60,13 @@ def test_a_stored_result_that_is_none_is_named(content: str, words: str, tmp_pat
     ("line", "words"),
     [
         ("{oops", "more.jsonl:2: not JSON"),
-        ("3", "more.jsonl:2: expected an object"),
-        ('{"knowledge": [3]}', ":2: expected"),
+        ("3", "more.jsonl:2: expected a JSON object"),
+        ('{"knowledge": [3], "input": "x", "target": "y"}', "more.jsonl:2: "),
     ],
 )
 def test_more_documents_are_checked_before_anything_is_loaded(line: str, words: str, tmp_path: Path) -> None:
     path = tmp_path / "more.jsonl"
-    path.write_text('{"knowledge": "a\u2028b"}\n' + line)
+    path.write_text('{"knowledge": "a\u2028b", "input": "x", "target": "y"}\n' + line)
     result = CliRunner().invoke(typer_app, ["documents", "--decoder", "none", "--more", str(path)])
     assert isinstance(result.exception, ValueError) and words in str(result.exception), result.output
 

@@ -88,11 +88,13 @@ def test_answers_of_a_bank_and_of_chosen_layers(place: Path) -> None:
         written = json.loads((place / "answers.json").read_text())
         assert written["settings"]["layers"] == layers and list(written["sets"]["sentences"]["ways"]) == ["ours"]
     wrong = CliRunner().invoke(typer_app, ["answers", "--sets", "sentence"])
-    assert wrong.exit_code == 2 and "'sentence' is not one of" in wrong.output
+    assert "--sets 'sentence' is not known; choose some of documents" in str(wrong.exception)
 
 
 def test_documents_are_searched_and_answered_in_every_way(place: Path) -> None:
-    (place / "more.jsonl").write_text(json.dumps({"knowledge": ["a ship", "and a lake"]}) + "\n")
+    (place / "more.jsonl").write_text(
+        json.dumps({"knowledge": ["a ship", "and a lake"], "input": "x", "target": "y"}) + "\n"
+    )
     options = ("--decoder", place / "decoder", "--format", "qa", "--dtype", "fp32", "--more", place / "more.jsonl")
     result = invoke("documents", *options, "--json", place / "documents.json")
     written = json.loads((place / "documents.json").read_text())

@@ -17,7 +17,6 @@ from diekae_research.editing.edited import edited_method, gate_shares
 from diekae_research.editing.measure import EditBench, MeasurementStore
 from diekae_research.editing.scores import ANSWER, answer, matches, prompt_of, successes, summary
 from diekae_research.evaluation.intervals import harmonic
-from diekae_research.evaluation.scoring import Sums
 from diekae_research.methods.ours import as_methods
 
 CASES = [
@@ -32,9 +31,9 @@ def test_es_ps_ns_by_hand() -> None:
     values = [(1.0, 2.0), (3.0, 2.0), (5.0, 1.0), (1.0, 4.0), (2.0, 2.5), (9.0, 1.0)]
     seen: list[Prompt] = []
 
-    def score(rows: list[Prompt]) -> Sums:
+    def score(rows: list[Prompt]) -> np.ndarray:
         seen.extend(rows)
-        return Sums(np.array([value for pair in values for value in pair]), np.ones(12))
+        return np.array([value for pair in values for value in pair])
 
     columns = successes(prompter, score, CASES)  # type: ignore[arg-type]
     assert columns["es"] == [1, 1] and columns["ps"] == [0, 0] and columns["n_ps"] == [1, 0]
@@ -95,12 +94,12 @@ def test_an_edited_model_is_scored_as_it_answers(tmp_path: Path) -> None:
     ids = torch.tensor([prompt.anchor + prompt.input])
     with torch.no_grad():
         expected = -model(ids).logits[0, -1].log_softmax(-1)[prompt.target[0]]
-    assert float(bench.nll(method, [prompt]).total[0]) == pytest.approx(float(expected), abs=1e-4)
+    assert float(bench.nll(method, [prompt])[0]) == pytest.approx(float(expected), abs=1e-4)
     text = bench.texts(method, [prompt])[0]
     made = model.generate(ids, max_new_tokens=ANSWER, do_sample=False, pad_token_id=0)
     assert text == model.need_prompter().tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True).strip()
     model.editor = None
-    scores = [float(bench.nll(way, [prompt]).total[0]) for way in (bare, prompted)]
+    scores = [float(bench.nll(way, [prompt])[0]) for way in (bare, prompted)]
     assert len({round(value, 5) for value in (*scores, float(expected))}) == 3, "each method has its own values"
     shares = gate_shares(method, [prompt, unrelated[0]], [CASES[0].edit.statement, None])
     assert shares == {"n": 2, "opened": 50, "right": 50, "alone": 50}

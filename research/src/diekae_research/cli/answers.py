@@ -20,12 +20,10 @@ from diekae.cli.console import (
 from diekae.cli.output import printable_name
 from diekae.models import settled_dtype
 from diekae.run.score import Way
+from diekae_research.cli.choices import chosen
 from diekae_research.documents.answers import QuestionSet, load_prompts, measure_answers
 from diekae_research.documents.questions import load_answerer
 from diekae_research.provenance import write_json
-
-SETS: list[QuestionSet] = list(get_args(QuestionSet))
-WAYS: list[Way] = list(get_args(Way))
 
 
 def command(
@@ -38,8 +36,12 @@ def command(
     layers: Annotated[
         str, typer.Option(help="Layers that read K where there is no bank: all, every:2, or 5,8,10.")
     ] = "all",
-    sets: Annotated[list[QuestionSet], typer.Option(help="May be repeated.")] = SETS,  # noqa: B006
-    ways: Annotated[list[Way], typer.Option(help="May be repeated.")] = WAYS,  # noqa: B006
+    sets: Annotated[
+        list[str] | None, typer.Option(help=f"{', '.join(get_args(QuestionSet))}; all by default; may be repeated.")
+    ] = None,
+    ways: Annotated[
+        list[str] | None, typer.Option(help=f"{', '.join(get_args(Way))}; all by default; may be repeated.")
+    ] = None,
     format: Annotated[Literal["qa", "chat", "plain"], typer.Option(help="Text around a question.")] = "qa",
     limit: Annotated[int, typer.Option(min=1, help="Questions of each set, at most.")] = 200,
     dtype: DtypeOption = "auto",
@@ -53,16 +55,18 @@ def command(
     D(K,x)'s right answers that ours gives too are measured beside it.
     """
     dtype_of(dtype)
+    chosen_sets, chosen_ways = chosen("sets", sets, QuestionSet), chosen("ways", ways, Way)
     place = device_of(device)
     model = load_answerer(decoder, bank, dtype=dtype, device=device, layers=_layers(layers))
-    figures: dict[str, Any] = {}
+    figures = {}
     with progress_bars() as (show, _):
-        for name in sets:
+        for name in chosen_sets:
             prompts = load_prompts(model, name, data=data, limit=limit, seed=seed, format=format)
-            figures[name] = measure_answers(model, prompts, ways, show)
+            figures[name] = measure_answers(model, prompts, chosen_ways, show)
     if json is not None:  # before anything is printed, because printing may fail
         settings = {**context.params, "data": None, "json": None}
         settings |= {"bank": Path(bank).name if bank else None, "layers": list(model.layers)}
+        settings |= {"sets": chosen_sets, "ways": chosen_ways}
         settings |= {"dtype": settled_dtype(dtype, place), "device": place.type}
         write_json(json, {"settings": settings, "sets": figures})
     _print(figures)

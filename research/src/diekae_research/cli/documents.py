@@ -13,16 +13,15 @@ from diekae.answering.answer import PASSAGES
 from diekae.answering.confidence import THRESHOLD
 from diekae.cli.console import DeviceOption, DtypeOption, JsonOption, device_of, dtype_of, print_text, progress_bars
 from diekae.cli.output import printable_name
-from diekae.data.jsonl import DataError, read_json_lines
+from diekae.data import read_examples
 from diekae.model import DiekaeModel
 from diekae.models import settled_dtype
 from diekae.store import KnowledgeStore
+from diekae_research.cli.choices import chosen
 from diekae_research.documents.figures import calibrate as calibrate_confidence
 from diekae_research.documents.measure import StoreWay, fill_store, measure_documents
 from diekae_research.documents.questions import load_answerer
 from diekae_research.provenance import write_json
-
-WAYS: list[StoreWay] = list(get_args(StoreWay))
 
 
 def command(
@@ -33,13 +32,16 @@ def command(
     ] = None,
     format: Annotated[Literal["qa", "chat"], typer.Option(help="Text around a question.")] = "chat",
     split: Annotated[Literal["development", "test"], typer.Option(help="Which half of the documents.")] = "test",
-    ways: Annotated[list[StoreWay], typer.Option(help="May be repeated.")] = WAYS,  # noqa: B006
+    ways: Annotated[
+        list[str] | None, typer.Option(help=f"{', '.join(get_args(StoreWay))}; all by default; may be repeated.")
+    ] = None,
     passages: Annotated[int, typer.Option(min=1, help="Passages that are read.")] = PASSAGES,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Questions, drawn with a fixed seed; all by default.")
     ] = None,
     more: Annotated[
-        Path | None, typer.Option(help="JSONL file whose `knowledge` goes into the store too, to make search harder.")
+        Path | None,
+        typer.Option(help="Examples (JSONL) whose knowledge makes search harder."),
     ] = None,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Fit the confidence on the development questions, and stop.")
@@ -55,12 +57,14 @@ def command(
     """
     dtype_of(dtype)
     device_of(device)
-    texts = _texts(more)
+    chosen_ways = chosen("ways", ways, StoreWay)
+    examples = [] if more is None else read_examples(more)
+    texts = list(dict.fromkeys("\n".join(example.knowledge) for example in examples if example.knowledge))
     model = load_answerer(decoder, bank, dtype=dtype, device=device, format=format)
-    figures = _measure(model, texts, calibrate, split=split, ways=ways, passages=passages, limit=limit)
+    figures = _measure(model, texts, calibrate, split=split, ways=chosen_ways, passages=passages, limit=limit)
     if json is not None:
         settings = {name: value for name, value in context.params.items() if name not in ("json", "more")}
-        settings |= {"decoder": Path(decoder).name, "bank": Path(bank).name if bank else None}
+        settings |= {"decoder": Path(decoder).name, "bank": Path(bank).name if bank else None, "ways": chosen_ways}
         settings |= {"dtype": settled_dtype(dtype, model.device), "threshold": THRESHOLD}
         write_json(json, {"settings": settings, **figures})
         print_text(f"figures: {printable_name(json)}")
@@ -79,24 +83,6 @@ def _measure(model: DiekaeModel, texts: Sequence[str], calibrate: bool, **option
             return measure_documents(model, store, names, progress=show, **options)
         finally:
             store.close()
-
-
-def _texts(path: Path | None) -> list[str]:
-    """Return the distinct texts that only make search harder.
-
-    Raises:
-        DataError: There is no such file, or a line has no `knowledge`.
-    """
-    if path is None:
-        return []
-    texts = dict[str, None]()
-    for place, row in read_json_lines(path):
-        knowledge = row.get("knowledge") if isinstance(row, dict) else None
-        documents = [knowledge] if isinstance(knowledge, str) else knowledge
-        if not isinstance(documents, list) or not documents or not all(isinstance(text, str) for text in documents):
-            raise DataError(f"{place}: expected an object whose `knowledge` is a text or a list of texts")
-        texts["\n".join(documents)] = None
-    return list(texts)
 
 
 def _lines(figures: dict[str, Any]) -> list[str]:

@@ -63,8 +63,7 @@ def command(
     with progress_bars() as (show, _):
         lab = Lab(plan, out, show, device=str(place))
         reports = reproduce(table, lab, json, tell=print_text)
-    for name, report in reports.items():
-        print_text(markdown(name, report.sheets))
+    print_text("\n".join(markdown(name, report.sheets) for name, report in reports.items()))
     print_text(f"figures: {printable_name(json or out / f'{table}.json')}")
 
 

@@ -20,7 +20,7 @@ from diekae.progress import Progress, silent
 from diekae_research.data.case import Case
 from diekae_research.editing.edited import EditedMethod
 from diekae_research.editing.scores import ANSWER, matches, prompt_of, share, successes, summary
-from diekae_research.evaluation.scoring import Sums, harm, nll
+from diekae_research.evaluation.scoring import Numbers, harm, nll
 from diekae_research.methods import Fitted
 
 BATCH = 12
@@ -79,15 +79,14 @@ class EditBench:
             return [tuple(texts) for texts in fitted.statements(prompts)]
         return [(fitted.name, prompt.knowledge) if fitted.knowledge else () for prompt in prompts]
 
-    def nll(self, fitted: Fitted, prompts: Sequence[Prompt]) -> Sums:
+    def nll(self, fitted: Fitted, prompts: Sequence[Prompt]) -> Numbers:
         """Return the NLL of each prompt's target; see :func:`diekae_research.evaluation.scoring.nll`."""
 
         def score(method: Fitted, chosen: list[Prompt]) -> Sequence[float]:
             self.progress(f"scoring {fitted.name}", len(self.store.values), len(self.store.values))
-            return [float(value) for value in nll(method, chosen, BATCH).total]
+            return [float(value) for value in nll(method, chosen, BATCH)]
 
-        total = np.array(self._measure(fitted, prompts, "nll", score))
-        return Sums(total, np.array([len(prompt.target) for prompt in prompts], dtype=np.float64))
+        return np.array(self._measure(fitted, prompts, "nll", score))
 
     def texts(self, fitted: Fitted, prompts: Sequence[Prompt]) -> list[str]:
         """Return what is generated greedily behind each prompt."""
@@ -104,7 +103,7 @@ class EditBench:
         def diverge(method: Fitted, chosen: list[Prompt]) -> Sequence[float]:
             if method is self.bare:
                 return [0.0] * len(chosen)
-            return [float(value) for value in harm(self.bare, method, chosen, BATCH).total]
+            return [float(value) for value in harm(self.bare, method, chosen, BATCH)]
 
         return self._measure(fitted, prompts, "kl", diverge)
 
@@ -153,8 +152,8 @@ class EditBench:
         if unrelated:
             tokens = sum(len(prompt.target) for prompt in unrelated)
             figures["drift"] = float(np.sum(self.drift(fitted, unrelated))) / tokens
-            figures["perplexity"] = float(np.exp(self.nll(fitted, unrelated).total.sum() / tokens))
-            figures["perplexity_bare"] = float(np.exp(self.nll(self.bare, unrelated).total.sum() / tokens))
+            figures["perplexity"] = float(np.exp(self.nll(fitted, unrelated).sum() / tokens))
+            figures["perplexity_bare"] = float(np.exp(self.nll(self.bare, unrelated).sum() / tokens))
         return figures
 
     def _unchanged(self, fitted: Fitted, cases: Sequence[Case]) -> dict[str, list[float]]:

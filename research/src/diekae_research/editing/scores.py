@@ -19,7 +19,7 @@ from diekae.data.prompt import Prompt, Prompter
 from diekae.evaluation.answers import normalize
 from diekae_research.data.case import Case
 from diekae_research.evaluation.intervals import bootstrap, harmonic
-from diekae_research.evaluation.scoring import Sums
+from diekae_research.evaluation.scoring import Numbers, count_tokens
 
 KINDS = ("es", "ps", "ns")
 ANSWER = 12
@@ -43,7 +43,7 @@ def prompts_of(cases: Sequence[Case], neighbours: int | None = None) -> list[tup
 
 def successes(
     prompter: Prompter,
-    score: Callable[[Sequence[Prompt]], Sums],
+    score: Callable[[Sequence[Prompt]], Numbers],
     cases: Sequence[Case],
     neighbours: int | None = None,
 ) -> dict[str, list[float]]:
@@ -60,8 +60,7 @@ def successes(
     for place, _, text in prompts:
         case = cases[place]
         rows += [prompt_of(prompter, case, text, target) for target in (case.new, case.true)]
-    losses = score(rows)
-    return tally(prompts, losses.total.reshape(-1, 2), losses.tokens.reshape(-1, 2), len(cases))
+    return tally(prompts, score(rows).reshape(-1, 2), count_tokens(rows).reshape(-1, 2), len(cases))
 
 
 def tally(prompts: Sequence[tuple[int, str, str]], total: Any, tokens: Any, cases: int) -> dict[str, list[float]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,18 +23,9 @@ ANSWER_TOKENS = 24
 Numbers = NDArray[np.float64]
 
 
-class Sums(NamedTuple):
-    """A quantity of target tokens, summed over each example's target."""
-
-    total: Numbers
-    """Nats, [examples]."""
-    tokens: Numbers
-    """Target tokens, [examples]."""
-
-    @property
-    def mean(self) -> float:
-        """Return nats per token, all tokens weighted equally."""
-        return float(self.total.sum() / self.tokens.sum())
+def count_tokens(prompts: Sequence[Prompt]) -> Numbers:
+    """Return the tokens of each target."""
+    return np.array([len(prompt.target) for prompt in prompts], dtype=np.float64)
 
 
 def nll(
@@ -43,8 +33,8 @@ def nll(
     prompts: Sequence[Prompt],
     batch_size: int = 16,
     progress: Progress = silent,
-) -> Sums:
-    """Return the negative log-likelihood of each example's target; examples of similar length run together.
+) -> Numbers:
+    """Return the negative log-likelihood of each example's target in nats; examples of similar length run together.
 
     Raises:
         ValueError: There is no prompt.
@@ -63,8 +53,8 @@ def harm(
     prompts: Sequence[Prompt],
     batch_size: int = 16,
     progress: Progress = silent,
-) -> Sums:
-    """Return KL(D(x) ‖ method) in nats, over target tokens: how much irrelevant knowledge changes.
+) -> Numbers:
+    """Return KL(D(x) ‖ method) in nats, summed over each target's tokens: how much irrelevant knowledge changes.
 
     Args:
         bare: The method ``bare``.
@@ -139,7 +129,7 @@ def score_labels(
     if len(candidates) < 2 or not all(candidates):
         raise ValueError(f"candidates={list(candidates)} must be at least two labels of at least one token each.")
     rows = [dataclasses.replace(prompt, target=target) for prompt in prompts for target in candidates]
-    losses = nll(fitted, rows, batch_size, progress).total.reshape(-1, len(candidates))
+    losses = nll(fitted, rows, batch_size, progress).reshape(-1, len(candidates))
     tokens = np.array([len(target) for target in candidates])
     return {"likelihood": losses.argmin(1), "by_length": (losses / tokens).argmin(1)}
 
@@ -196,9 +186,9 @@ def _sum_by_example(
     prompts: Sequence[Prompt],
     batch_size: int,
     progress: Callable[[int, int], None],
-) -> Sums:
+) -> Numbers:
     """Sum a quantity of target tokens, [labels], over each example."""
     total = np.zeros(len(prompts))
     for rows, values in by_example(lambda rows: measure([prompts[r] for r in rows]), prompts, batch_size, progress):
         total[rows] = [float(value.sum()) for value in values]
-    return Sums(total, np.array([len(prompt.target) for prompt in prompts], dtype=np.float64))
+    return total

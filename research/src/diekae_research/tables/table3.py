@@ -23,7 +23,7 @@ from diekae_research.editing.cases import load_cases
 from diekae_research.editing.scores import KINDS, matches, prompt_of, successes
 from diekae_research.evaluation import intervals
 from diekae_research.evaluation.intervals import Columns, Interval
-from diekae_research.evaluation.scoring import harm, nll
+from diekae_research.evaluation.scoring import count_tokens, harm, nll
 from diekae_research.methods import Fitted, Task, fit
 from diekae_research.provenance import digest
 from diekae_research.tables.cells import Cell, Result
@@ -90,7 +90,7 @@ def _measure(lab: Lab, method: str, task: Task, edits: Sequence[Case]) -> Result
     neighbours = [prompt_of(lab.prompter, edit, text, edit.true) for edit in edits for text in edit.neighbours]
     if neighbours:
         drift = harm(bare, fitted, neighbours, lab.plan.batch_size, lab.progress)
-        for name, values in (("drift", drift.total), ("drift_tokens", drift.tokens)):
+        for name, values in (("drift", drift), ("drift_tokens", count_tokens(neighbours))):
             columns[name] = np.bincount(cases, values, len(edits)).tolist()
     return {"columns": columns, "cost": fitted.cost.to_dict()}
 
