@@ -15,7 +15,6 @@ from diekae.cli.console import (
     DtypeOption,
     JsonOption,
     PlotOption,
-    check_choice,
     device_of,
     dtype_of,
     load_model,
@@ -36,7 +35,6 @@ def command(
     data: Annotated[Path, typer.Option(help="Held-out examples with knowledge (JSONL).")],
     bank: BankOption = SHIPPED,
     limit: Annotated[int, typer.Option(min=1, help="Use only the first examples.")] = 48,
-    format: Annotated[str | None, typer.Option(help="plain, qa or chat; the bank's own by default.")] = None,
     documents: Annotated[list[int], typer.Option(min=1, help="Documents at once; may be repeated.")] = list(DOCUMENTS),  # noqa: B006
     lengths: Annotated[list[int], typer.Option(min=1, help="Tokens of knowledge; may be repeated.")] = list(LENGTHS),  # noqa: B006
     batch_size: Annotated[int, typer.Option(min=1, help="Examples a pass.")] = 8,
@@ -46,7 +44,6 @@ def command(
     plot: PlotOption = None,
 ) -> None:
     """Measure a bank by number of documents, length of knowledge, target position and copying, and its harm."""
-    check_choice("format", format)
     dtype_of(dtype)
     device_of(device)
     if plot is not None:
@@ -57,14 +54,13 @@ def command(
         figures = measure_curves(
             model,
             examples,
-            format=format,
             documents=documents,
             lengths=lengths,
             batch_size=batch_size,
             progress=show,
         )
     if json is not None:  # before anything is printed, because printing may fail
-        settings = {"config": model.config.to_dict(), "data": data.name, "format": format or model.config.format}
+        settings = {"config": model.config.to_dict(), "data": data.name, "format": model.config.format}
         settings["dtype"] = name_of(model.decoder.dtype)
         write_json(json, {**settings, **figures})
         print_text(f"figures: {printable_name(json)}")
