@@ -10,15 +10,9 @@ from typer.testing import CliRunner
 from diekae_research.cli import VERBS, typer_app
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["bench", "speed"], "benchmark 'speed' is not known; choose one of inference"),
-        (["bench", "decode", "--dtype", "int4"], "--dtype 'int4' is not known; choose one of auto, fp32"),
-    ],
-)
-def test_bench_refuses_an_unknown_benchmark_and_dtype(arguments: list[str], message: str) -> None:
-    result = CliRunner().invoke(typer_app, arguments)
+def test_bench_refuses_an_unknown_dtype() -> None:
+    result = CliRunner().invoke(typer_app, ["bench", "decode", "--dtype", "int4"])
+    message = "--dtype 'int4' is not known; choose one of auto, fp32"
     assert isinstance(result.exception, ValueError) and message in str(result.exception), result.output
 
 
@@ -33,9 +27,9 @@ def test_bench_refuses_an_unknown_benchmark_and_dtype(arguments: list[str], mess
         (["curves", "--data", "x", "--plot", "/proc/x.png"], "cannot be written"),
         (["answers", "--json", "/dev/null"], "cannot be written"),
         (["documents", "--json", "/"], "cannot be written"),
-        (["edit", "train", "--data", "x", "--out", "y", "--gate-steps", "0"], "greater than"),
+        (["bench", "speed"], "'speed' is not one of 'inference'"),
         (["edit", "evaluate", "--data", "x", "--out", "y", "--neighbours", "-1"], "greater than"),
-        (["edit", "evaluate", "--data", "x", "--out", "y", "--plot", "/"], "cannot be written"),
+        (["edit", "evaluate", "--data", "x", "--out", "y", "--json", "/"], "cannot be written"),
         (["reproduce", "table1", "--data", "x", "--limit", "0"], "greater than"),
         (["reproduce", "table1", "--data", "x", "--epochs", "nan"], "greater than"),
         (["reproduce", "table1", "--data", "x", "--json", "/"], "cannot be written"),
@@ -66,13 +60,13 @@ def test_a_stored_result_that_is_none_is_named(content: str, words: str, tmp_pat
     ("line", "words"),
     [
         ("{oops", "more.jsonl:2: not JSON"),
-        ("3", "more.jsonl:2: expected an object"),
-        ('{"knowledge": [3]}', ":2: expected"),
+        ("3", "more.jsonl:2: expected a JSON object"),
+        ('{"knowledge": [3], "input": "x", "target": "y"}', "more.jsonl:2: "),
     ],
 )
 def test_more_documents_are_checked_before_anything_is_loaded(line: str, words: str, tmp_path: Path) -> None:
     path = tmp_path / "more.jsonl"
-    path.write_text('{"knowledge": "a\u2028b"}\n' + line)
+    path.write_text('{"knowledge": "a\u2028b", "input": "x", "target": "y"}\n' + line)
     result = CliRunner().invoke(typer_app, ["documents", "--decoder", "none", "--more", str(path)])
     assert isinstance(result.exception, ValueError) and words in str(result.exception), result.output
 

@@ -229,7 +229,9 @@ def test_natural_questions_in_the_paper_s_layout(tmp_path: Path) -> None:
 
 def test_counterfact_in_the_original_format(tmp_path: Path) -> None:
     rewrite = {"prompt": "{} is in", "subject": "Rome", "target_new": {"str": "Wales"}, "target_true": {"str": "Italy"}}
-    write_json(tmp_path / "counterfact.json", [{"case_id": n, "requested_rewrite": rewrite} for n in range(20)][::-1])
+    beside: dict[str, object] = {"paraphrase_prompts": [], "neighborhood_prompts": []}
+    cases = [{"case_id": n, "requested_rewrite": rewrite, **beside} for n in range(20)]
+    write_json(tmp_path / "counterfact.json", cases[::-1])
     assert _all("counterfact", tmp_path, "test") == [Example(("Rome is in Wales.",), "Rome is in", "Wales")]
     parts = [_all("counterfact", tmp_path, split, paper_splits=True) for split in SPLITS]
     assert list(map(len, parts)) == [17, 3, 0]

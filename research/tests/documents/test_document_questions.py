@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 from click.testing import Result
+from question_checks import problems
 from typer.testing import CliRunner
 
 from builders import make_decoder, make_model, make_tokenizer
 from diekae.models import load_decoder
 from diekae_research.cli import typer_app
 from diekae_research.documents import questions
-from diekae_research.documents.check import problems
-from diekae_research.documents.figures import auroc, wilson
+from diekae_research.documents.figures import summary
 from diekae_research.documents.questions import is_right, questions_of, read_rows
 
 
@@ -92,7 +92,9 @@ def test_answers_of_a_bank_and_of_chosen_layers(place: Path) -> None:
 
 
 def test_documents_are_searched_and_answered_in_every_way(place: Path) -> None:
-    (place / "more.jsonl").write_text(json.dumps({"knowledge": ["a ship", "and a lake"]}) + "\n")
+    (place / "more.jsonl").write_text(
+        json.dumps({"knowledge": ["a ship", "and a lake"], "input": "x", "target": "y"}) + "\n"
+    )
     options = ("--decoder", place / "decoder", "--format", "qa", "--dtype", "fp32", "--more", place / "more.jsonl")
     result = invoke("documents", *options, "--json", place / "documents.json")
     written = json.loads((place / "documents.json").read_text())
@@ -129,16 +131,20 @@ def test_an_answer_is_right_by_its_kind() -> None:
     assert not is_right("the sea", {"kind": "unanswerable", "answers": []})
 
 
-def test_intervals_and_auroc_by_hand() -> None:
-    low, high = wilson(5, 10)
-    assert (low, high) == pytest.approx((0.2366, 0.7634), abs=1e-4)
-    assert auroc([(0.9, True), (0.2, True), (0.5, False), (0.2, False)]) == pytest.approx(2.5 / 4)
+def test_a_summary_counts_by_kind_and_has_wilsons_interval() -> None:
+    rows = [
+        {"kind": kind, "ours": {"right": n % 2 == 0, "text": "x", "seconds": 2.0}} for n, kind in enumerate("ab" * 5)
+    ]
+    figures = summary([*rows, {"kind": "unanswerable", "ours": {"right": False, "text": "", "seconds": 2.0}}], "ours")
+    assert figures["kinds"] == {"a": {"right": 5, "empty": 0, "n": 5}, "b": {"right": 0, "empty": 0, "n": 5}}
+    assert (figures["right"], figures["n"], figures["seconds"]) == (5, 10, 2.0)
+    assert figures["interval"] == pytest.approx([0.2366, 0.7634], abs=1e-4)
 
 
 def test_the_questions_that_ship_have_no_problem_and_a_broken_one_is_named() -> None:
-    result = invoke("documents", "--check")
-    assert "20 documents, 320 questions" in result.output and "\n0 problems" in result.output
     documents, passages = read_rows("documents"), read_rows("languages")
+    assert (len(documents), sum(len(document["questions"]) for document in documents)) == (20, 320)
+    assert not list(problems(documents, passages))
     documents[0]["questions"][0]["answers"] = ["nowhere at all"]
     passages[0]["questions"].reverse()
     reports = list(problems(documents, passages))
@@ -152,7 +158,7 @@ def test_the_questions_that_ship_have_no_problem_and_a_broken_one_is_named() -> 
         ("banks", "| run | encoder | data | n | D(x) | D(K,x) | ours | recovered | grounded |"),
         ("speed", "| what | aim | measured | floor |"),
         ("tables", "table1.json: "),
-        ("editing", "methods.json: methods, few"),
+        ("editing", "methods.json: few"),
     ],
 )
 def test_stored_results_are_printed_as_tables(kind: str, words: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 from builders import make_model
 from diekae.edit.learned_gate import STAND_IN, LearnedGate
 from diekae.edit.prompt_encoder import GateOptions, StateReader
-from diekae_research.editing.cases import Case
+from diekae_research.data.case import Case
 from diekae_research.editing.gate_training import (
     Check,
     Relation,

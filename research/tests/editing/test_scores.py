@@ -11,14 +11,13 @@ from diekae.data.prompt import Prompt
 from diekae.edit import Edit
 from diekae.edit.gate import MentionGate
 from diekae.edit.trained_parts import TrainedParts
-from diekae_research.editing.cases import Case, choose, divide
-from diekae_research.editing.chains import find_chains
-from diekae_research.editing.compare import fit_to_edits
-from diekae_research.editing.edited import EditedMethod, edited_method, gate_shares
-from diekae_research.editing.growth import time_queries
+from diekae_research.data.case import Case
+from diekae_research.editing.cases import choose, divide
+from diekae_research.editing.edited import edited_method, gate_shares
 from diekae_research.editing.measure import EditBench, MeasurementStore
-from diekae_research.editing.scores import answer, harmonic, matches, prompt_of, successes, summary
-from diekae_research.evaluation.scoring import Sums
+from diekae_research.editing.scores import ANSWER, answer, matches, prompt_of, successes, summary
+from diekae_research.evaluation.intervals import harmonic
+from diekae_research.methods.ours import as_methods
 
 CASES = [
     Case(0, "the house is", "house", "red", "blue", ("by the sea the house is",), ("the tower is", "the castle is")),
@@ -32,9 +31,9 @@ def test_es_ps_ns_by_hand() -> None:
     values = [(1.0, 2.0), (3.0, 2.0), (5.0, 1.0), (1.0, 4.0), (2.0, 2.5), (9.0, 1.0)]
     seen: list[Prompt] = []
 
-    def score(rows: list[Prompt]) -> Sums:
+    def score(rows: list[Prompt]) -> np.ndarray:
         seen.extend(rows)
-        return Sums(np.array([value for pair in values for value in pair]), np.ones(12))
+        return np.array([value for pair in values for value in pair])
 
     columns = successes(prompter, score, CASES)  # type: ignore[arg-type]
     assert columns["es"] == [1, 1] and columns["ps"] == [0, 0] and columns["n_ps"] == [1, 0]
@@ -83,8 +82,8 @@ def test_measurements_are_stored_between_runs_and_read_behind_a_cut_line(tmp_pat
 def test_an_edited_model_is_scored_as_it_answers(tmp_path: Path) -> None:
     model = make_model("reader")
     method = edited_method("memory", model, MentionGate(), TrainedParts(), [case.edit for case in CASES])
-    bare = fit_to_edits(model, "bare", CASES, tmp_path, lambda *_: None)
-    bench = EditBench(model.need_prompter(), bare, MeasurementStore(None), "tag", "none", lambda *_: None)
+    bare, prompted, _ = as_methods(model)
+    bench = EditBench(model.need_prompter(), bare, MeasurementStore(tmp_path / "kept.jsonl"), "tag")
     unrelated = [Prompt(model.anchor, (), (20, 21, 22), (23, 24))]
     found = bench.method(method, CASES, unrelated)
     assert found["n"] == 2 and found["drift"] == 0 and found["perplexity"] == found["perplexity_bare"]
@@ -95,13 +94,13 @@ def test_an_edited_model_is_scored_as_it_answers(tmp_path: Path) -> None:
     ids = torch.tensor([prompt.anchor + prompt.input])
     with torch.no_grad():
         expected = -model(ids).logits[0, -1].log_softmax(-1)[prompt.target[0]]
-    assert float(bench.nll(method, [prompt]).total[0]) == pytest.approx(float(expected), abs=1e-4)
-    text = bench.texts(method, [prompt], 4)[0]
-    made = model.generate(ids, max_new_tokens=4, do_sample=False, pad_token_id=0)
+    assert float(bench.nll(method, [prompt])[0]) == pytest.approx(float(expected), abs=1e-4)
+    text = bench.texts(method, [prompt])[0]
+    made = model.generate(ids, max_new_tokens=ANSWER, do_sample=False, pad_token_id=0)
     assert text == model.need_prompter().tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True).strip()
-    times = time_queries(method.edits, model, [prompt] * 5)
-    assert times["ms_gate"] > 0 and times["gate_over_bare"] > 0
-    assert isinstance(method, EditedMethod)
+    model.editor = None
+    scores = [float(bench.nll(way, [prompt])[0]) for way in (bare, prompted)]
+    assert len({round(value, 5) for value in (*scores, float(expected))}) == 3, "each method has its own values"
     shares = gate_shares(method, [prompt, unrelated[0]], [CASES[0].edit.statement, None])
     assert shares == {"n": 2, "opened": 50, "right": 50, "alone": 50}
 
@@ -113,16 +112,3 @@ def test_cases_are_divided_and_chosen() -> None:
     chosen = choose(parts.test, 3, 0)
     assert all(case.paraphrases for case in chosen) and chosen == choose(parts.test, 3, 0)
     assert cases[0].edit == Edit("a0 is", "a0", "x", target_true="y")
-
-
-def test_chains_follow_from_other_cases() -> None:
-    cases = [
-        Case(0, "The capital of Norway is", "Norway", "x", "Oslo", (), ()),
-        Case(1, "The capital of Peru is", "Peru", "x", "Lima", (), ()),
-        Case(2, "Mount Fuji is located in", "Mount Fuji", "Peru", "Norway", (), ()),
-        Case(3, "Mount Fuji is a", "Mount Fuji", "Peru", "Norway", (), ()),
-    ]
-    (chain,) = find_chains(cases, cases, 9)
-    assert chain.question == "The capital of the country where Mount Fuji is located is"
-    assert (chain.answer, chain.before) == ("Lima", "Oslo")
-    assert chain.case.case == 2

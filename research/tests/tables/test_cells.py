@@ -13,7 +13,7 @@ from diekae_research.tables.cells import Cell, Cells, digest_prompts
 
 
 def make_cell(calls: list[int], **settings: Any) -> Cell:
-    return Cell("row", settings, 1.0, lambda: {"value": len(calls)} if calls.append(1) is None else {})
+    return Cell("row", settings, lambda: {"value": len(calls)} if calls.append(1) is None else {})
 
 
 def test_a_cell_is_measured_once(tmp_path: Path) -> None:
@@ -90,5 +90,5 @@ def test_a_measurement_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
     cells = Cells(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        cells.get(Cell("row", {}, 1.0, fail))
+        cells.get(Cell("row", {}, fail))
     assert not list(tmp_path.iterdir())

@@ -10,8 +10,9 @@ from small import LABELS, write_decoder
 
 from diekae.data.prompt import Prompt
 from diekae_research.editing.cases import load_cases
+from diekae_research.editing.scores import prompt_of
 from diekae_research.methods import Task
-from diekae_research.tables import augment, table2, table3, table4, table5
+from diekae_research.tables import augment, table2, table4, table5
 from diekae_research.tables.probe import PeakRequest, probe
 
 
@@ -37,9 +38,9 @@ def test_reported_examples_choose_nothing(source: Path, tmp_path: Path, monkeypa
     lab, seen = make_lab(source), list[tuple[int, int]]()
     original = table2.train_head
 
-    def train_head(train: Any, validation: Any, classes: int) -> Any:
+    def train_head(train: Any, validation: Any) -> Any:
         seen.append((len(train[0]), len(validation[0])))
-        return original(train, validation, classes)
+        return original(train, validation)
 
     tasks: list[Task] = []
     fit = table2.fit
@@ -65,7 +66,9 @@ def test_table3_agrees_with_single_examples(source: Path, tmp_path: Path) -> Non
         columns = cell["result"]["columns"]
 
         def likelier(edit: Any, text: str, knowledge: bool = knowledge) -> float:
-            new, true = (row_nll(lab, table3._prompt(lab, edit, text, y), knowledge)[0] for y in (edit.new, edit.true))
+            new, true = (
+                row_nll(lab, prompt_of(lab.prompter, edit, text, y), knowledge)[0] for y in (edit.new, edit.true)
+            )
             return float(new < true)
 
         # In bf16, padding decides near ties. So shares are compared, and not every case.

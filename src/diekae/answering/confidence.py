@@ -1,9 +1,8 @@
 """How probable it is that passages answer a question, judged by the search alone, before a word is generated.
 
 A logistic regression on two signals, fitted on development questions of which an eighth are answered by no document;
-`python -m diekae_research.documents.documents --calibrate` repeats the fit. Questions about other subjects than the
-documents' get a low confidence. A question about a document's subject that the document does not answer wrongly gets a
-high one.
+`diekae-research documents --calibrate` repeats the fit. Questions about other subjects than the documents' get a low
+confidence. A question about a document's subject that the document does not answer wrongly gets a high one.
 """
 
 from __future__ import annotations

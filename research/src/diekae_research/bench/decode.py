@@ -13,7 +13,6 @@ from diekae.knowledge import PreparedKnowledge
 from diekae.model import DiekaeModel
 from diekae.run.timing import Times
 from diekae_research.bench import floor
-from diekae_research.bench.growth import knowledge_curve
 from diekae_research.bench.llama import llama2_7b, llama2_7b_bank
 from diekae_research.bench.setting import Bench, Comparison, against_cached_prefix, static_cache
 
@@ -34,7 +33,6 @@ def measure(bench: Bench) -> dict[str, Any]:
         "rows": [*rows, *_count_llama(bench.inputs)],
         "tokens": TOKENS,
         "seconds": seconds,
-        "curves": {"knowledge": knowledge_curve(seconds)},
     }
 
 

@@ -12,7 +12,6 @@ from diekae.knowledge import PreparedKnowledge
 from diekae.model import DiekaeModel
 from diekae.run.timing import TimedCall, Times
 from diekae_research.bench import floor
-from diekae_research.bench.growth import knowledge_curve, measure_growth
 from diekae_research.bench.llama import llama2_7b, llama2_7b_bank
 from diekae_research.bench.setting import Bench, Comparison, against_cached_prefix, static_cache
 
@@ -34,16 +33,14 @@ STATIC_LENGTHS = (128, 1024, 4096)
 
 @torch.no_grad()
 def measure(bench: Bench) -> dict[str, Any]:
-    """Measure the rows "pass over x", and the curves."""
+    """Measure the rows "pass over x"."""
     lengths = bench.fitting_lengths()
     times = {str(length): bench.seconds(f"pass, |K| {length}", ways(bench, length)) for length in lengths}
     counts = {str(length): _operations(bench, length) for length in lengths}
     return {
         "rows": [*_compare(bench, times, counts), *_count_llama(bench.inputs)],
         "seconds": times,
-        "ratios": {key: {name: seconds.ratio(name, "bare") for name in seconds} for key, seconds in times.items()},
         "operations": counts,
-        "curves": {"knowledge": knowledge_curve(times), **(measure_growth(bench) if bench.curves else {})},
     }
 
 

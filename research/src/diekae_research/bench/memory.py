@@ -1,10 +1,10 @@
-"""Bytes: what a token of prepared knowledge takes, and how much RAM a pass needs above D(x)."""
+"""Bytes: what a token of prepared knowledge takes, and how much RAM a pass needs above D(x), by its tensors.
+
+Table 4 of the paper (`diekae_research.tables.table4`) measures what processes take.
+"""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from typing import Any
 
 import torch
@@ -12,33 +12,20 @@ import torch
 from diekae.config import MEMIT_LAYERS
 from diekae.encoders.bank import Bank
 from diekae.inject.attached import Attached
-from diekae.inject.cache import forked
 from diekae.knowledge import PreparedKnowledge
-from diekae.prepare import read_documents
 from diekae_research.bench import counters, floor
 from diekae_research.bench.llama import llama2_7b, llama2_7b_bank
 from diekae_research.bench.setting import Bench, Comparison
-from diekae_research.evaluation.peak_memory import peak_memory
-from diekae_research.provenance import name_of
 
 LENGTH = 2048
 """|K| of the peaks."""
-PROMPTED = ("bare", "prompted_cached", "prompted")
-"""Ways without a bank whose peaks are measured."""
-COLD = "_cold"
-"""Follows a bank's name where K is read in the measured pass."""
 
 
 @torch.no_grad()
 def measure(bench: Bench) -> dict[str, Any]:
-    """Measure bytes and peaks. Peaks need a decoder that another process can load by name."""
+    """Measure and count bytes."""
     rows, sizes = _knowledge_bytes(bench)
-    peaks = _peaks(bench)
-    for name in list(peaks)[1:]:
-        note = f"|K| {LENGTH}, |x| {bench.inputs}; resident size of a new process; what stays of K is included"
-        title = f"peak memory above D(x), GB, {name}"
-        rows.append(Comparison(title, None, peaks[name] - peaks["bare"], note=note))
-    return {"rows": [*rows, *_count_llama(bench.inputs)], "bytes": sizes, "peak_gb": peaks}
+    return {"rows": [*rows, *_count_llama(bench.inputs)], "bytes": sizes}
 
 
 def _knowledge_bytes(bench: Bench) -> tuple[list[Comparison], dict[str, Any]]:
@@ -99,58 +86,3 @@ def _count_llama_cold() -> Comparison:
     note = f"run on a CPU in fp32, in bf16 half of it: weights {weights}, preparing {peak} bytes with what is prepared"
     title = f"peak memory above D(x) at |K| {LENGTH}, GB, token, LLaMA2-7B's shape, cold"
     return Comparison(title, 0.3, (weights + peak) / 1e9, note=note)
-
-
-def _peaks(bench: Bench) -> dict[str, float]:
-    """Return the peak of each way in GB above the weights, each measured in a new process.
-
-    The result is empty for a decoder without a name, which another process cannot load.
-    """
-    name = str(bench.decoder.config.name_or_path)
-    if not name:
-        return {}
-    ways = [*PROMPTED, *(way for bank in bench.names for way in (bank, f"{bank}{COLD}"))]
-    options = [str(bench.inputs), name_of(bench.decoder.dtype)]
-    if bench.bank is not None:
-        options.append(str(bench.bank))
-    peaks = {}
-    for number, way in enumerate(ways):
-        command = [sys.executable, "-m", "diekae_research.bench.memory", name, way, *options]
-        process = subprocess.run(command, capture_output=True, text=True, check=True)
-        peaks[way] = json.loads(process.stdout.splitlines()[-1]) / 1e9
-        bench.progress("peak memory", number + 1, len(ways))
-    return peaks
-
-
-def _peak(name: str, way: str, inputs: str, dtype: str, bank: str | None = None) -> int:
-    """Return the peak of one way in this process in bytes: the bank, and all that stays of K for the next question."""
-    from diekae.models import load_decoder
-
-    torch.set_num_threads(1)
-    decoder, _ = load_decoder(name, dtype=getattr(torch, dtype))
-    bench = Bench(decoder, inputs=int(inputs), bank=bank)
-    ids, knowledge, anchor = bench.question(), bench.ids(LENGTH), len(bench.anchor)
-    options = {"use_cache": True, "logits_to_keep": 1}
-    decoder(input_ids=ids, **options)  # what is allocated only once is not counted
-
-    def run() -> object:
-        if way == "bare":
-            return decoder(input_ids=ids, **options)
-        if way == "prompted_cached":
-            prefix = bench.prefix(LENGTH)
-            return prefix, decoder(input_ids=ids[:, anchor:], past_key_values=forked(prefix), **options)
-        if way == "prompted":
-            return decoder(input_ids=torch.cat([ids[:, :anchor], knowledge, ids[:, anchor:]], dim=1), **options)
-        model = bench.model(way.removesuffix(COLD))
-        if way.endswith(COLD):
-            (prepared,) = read_documents(model.attached, model.anchor, knowledge.tolist())
-        else:
-            prepared = bench.prepared(model, LENGTH)
-        return model(ids, knowledge=prepared, **options)
-
-    return peak_memory(run).added
-
-
-if __name__ == "__main__":
-    with torch.no_grad():
-        print(json.dumps(_peak(*sys.argv[1:])))

@@ -11,7 +11,6 @@ from diekae.model import DiekaeModel
 from diekae.prepare import read_documents
 from diekae.run.timing import TimedCall, Times
 from diekae_research.bench import floor
-from diekae_research.bench.growth import knowledge_curve
 from diekae_research.bench.llama import llama2_7b, llama2_7b_bank
 from diekae_research.bench.setting import Bench, Comparison
 
@@ -38,11 +37,7 @@ def measure(bench: Bench) -> dict[str, Any]:
             ratio = times[length].ratio(name, "prompted")
             rows.append(Comparison(title, AIMS.get((name, length)), ratio, least, note=note))
     seconds = {str(length): values for length, values in times.items()}
-    return {
-        "rows": [*rows, _count_llama(bench.inputs)],
-        "seconds": seconds,
-        "curves": {"knowledge": knowledge_curve(seconds)},
-    }
+    return {"rows": [*rows, _count_llama(bench.inputs)], "seconds": seconds}
 
 
 def _time(bench: Bench, length: int) -> Times:

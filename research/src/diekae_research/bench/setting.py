@@ -89,8 +89,6 @@ class Bench:
     """How often each way is timed, in turn with the others, after one round to warm up."""
     seed: int = 0
     """Seed of all random numbers."""
-    curves: bool = True
-    """Whether to measure also how a pass grows with |x|, layers, batch and documents."""
     progress: Progress = silent
     """Called with the progress."""
     bank: str | Path | None = None
@@ -162,8 +160,8 @@ class Bench:
         anchor = torch.tensor([self.anchor], device=self.decoder.device).expand(rows, -1)
         return torch.cat([anchor, self.ids(length or self.inputs, rows)], dim=1)
 
-    def prepared(self, model: DiekaeModel, length: int, copies: int = 1) -> PreparedKnowledge:
-        """Return random prepared knowledge in the form that ``length`` tokens of K have, joined from ``copies``."""
+    def prepared(self, model: DiekaeModel, length: int) -> PreparedKnowledge:
+        """Return random prepared knowledge in the form that ``length`` tokens of K have."""
         pattern = read_documents(model.attached, model.anchor, [self.ids(2)[0].tolist()])[0]
         generator = torch.Generator(self.decoder.device).manual_seed(self.seed)
 
@@ -179,7 +177,7 @@ class Bench:
         places = None
         if pattern.places is not None:
             places = torch.arange(length, device=self.decoder.device) - length + len(model.anchor)
-        return PreparedKnowledge.join([replace(pattern, tensors=tensors, position=length, places=places)] * copies)
+        return replace(pattern, tensors=tensors, position=length, places=places)
 
     def prefix(self, length: int, inputs: int = 0) -> DynamicCache:
         """Return the random cache of anchor, ``length`` tokens of K and ``inputs`` tokens of x."""

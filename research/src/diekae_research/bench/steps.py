@@ -26,6 +26,7 @@ from diekae.training.cache import CachedDataset, collect_to_disk
 from diekae.training.dataset import PromptDataset
 from diekae.training.objectives import DifferenceObjective, Objective
 from diekae_research.bench.setting import Bench
+from diekae_research.methods.lora import with_adapters
 
 
 def random_dataset(bench: Bench, model: DiekaeModel, sizes: Mapping[str, int]) -> PromptDataset:
@@ -102,15 +103,7 @@ def plain_step(model: DiekaeModel, batch: Batch) -> TimedCall:
 
 
 def lora_step(bench: Bench, batch: Batch) -> TimedCall:
-    """Return one step of LoRA (rank 24, as the paper's) with K in the prompt.
-
-    Raises:
-        ModuleNotFoundError: PEFT is not installed.
-    """
-    from diekae_research.methods.decoders import need_peft
-    from diekae_research.methods.lora import with_adapters
-
-    need_peft("lora")
+    """Return one step of LoRA (rank 24, as the paper's) with K in the prompt."""
     decoder = with_adapters(bench.decoder)
     update = _optimizer(parameter for parameter in decoder.parameters() if parameter.requires_grad)
     labels = batch["labels"][batch["labels"] != -100]

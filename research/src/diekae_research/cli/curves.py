@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from diekae.cli.console import (
     SHIPPED,
@@ -17,8 +15,6 @@ from diekae.cli.console import (
     DtypeOption,
     JsonOption,
     PlotOption,
-    check_choice,
-    console,
     device_of,
     dtype_of,
     load_model,
@@ -28,16 +24,17 @@ from diekae.cli.console import (
 )
 from diekae.cli.output import printable_name
 from diekae.data import read_examples
-from diekae.evaluation.plots import check_kind, draw_curves, save_figure
+from diekae.evaluation.plots import check_kind, save_figure
 from diekae_research.evaluation.curves import DOCUMENTS, LENGTHS, measure_curves
+from diekae_research.evaluation.curves_plot import draw_curves
 from diekae_research.provenance import name_of, write_json
+from diekae_research.tables.sheet import grid
 
 
 def command(
     data: Annotated[Path, typer.Option(help="Held-out examples with knowledge (JSONL).")],
     bank: BankOption = SHIPPED,
     limit: Annotated[int, typer.Option(min=1, help="Use only the first examples.")] = 48,
-    format: Annotated[str | None, typer.Option(help="plain, qa or chat; the bank's own by default.")] = None,
     documents: Annotated[list[int], typer.Option(min=1, help="Documents at once; may be repeated.")] = list(DOCUMENTS),  # noqa: B006
     lengths: Annotated[list[int], typer.Option(min=1, help="Tokens of knowledge; may be repeated.")] = list(LENGTHS),  # noqa: B006
     batch_size: Annotated[int, typer.Option(min=1, help="Examples a pass.")] = 8,
@@ -47,7 +44,6 @@ def command(
     plot: PlotOption = None,
 ) -> None:
     """Measure a bank by number of documents, length of knowledge, target position and copying, and its harm."""
-    check_choice("format", format)
     dtype_of(dtype)
     device_of(device)
     if plot is not None:
@@ -58,45 +54,41 @@ def command(
         figures = measure_curves(
             model,
             examples,
-            format=format,
             documents=documents,
             lengths=lengths,
             batch_size=batch_size,
             progress=show,
         )
     if json is not None:  # before anything is printed, because printing may fail
-        settings = {"config": model.config.to_dict(), "data": data.name, "format": format or model.config.format}
+        settings = {"config": model.config.to_dict(), "data": data.name, "format": model.config.format}
         settings["dtype"] = name_of(model.decoder.dtype)
         write_json(json, {**settings, **figures})
         print_text(f"figures: {printable_name(json)}")
     if plot is not None:
         save_figure(draw_curves(figures), plot)
         print_text(f"plots: {printable_name(plot)}")
-    console.print(_table(figures, bank.name))
+    print_text(_table(figures))
     for name, numbers in (("documents", documents), ("lengths", lengths)):
         if missing := sorted(set(numbers) - {point[name] for point in figures[name]}):
             print_text(f"too few or too long documents for {name} {missing}")
 
 
-def _table(figures: dict[str, Any], title: str) -> Table:
-    """Return all points as a table, a section a curve."""
-    table = Table(title=escape(printable_name(title)), title_justify="left")
-    for name in ("", "n", "D(x)", "D(K,x)", "ours", "recovered, D(K,x)", "recovered, ours"):
-        table.add_column(name, justify="right" if name else "left")
+def _table(figures: dict[str, Any]) -> str:
+    """Return all points as a table, one curve after the other."""
     named: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
         ("documents", lambda point: f"{point['documents']} documents"),
         ("lengths", lambda point: f"about {point['lengths']} tokens of K"),
         ("positions", lambda point: f"target tokens {point['from'] + 1} to {point['to'] or 'end'}"),
         ("copies", lambda point: "target in K" if point["copied"] else "target not in K"),
     )
+    rows = []
     for name, label in named:
         for point in figures[name]:
             losses = [f"{point['nll'][how]:.3f}" for how in ("bare", "prompted", "ours")]
             shares = [share(point["recovered_prompted"]), share(point["recovered"])]
-            table.add_row(label(point), str(point["n"]), *losses, *shares)
-        table.add_section()
+            rows.append([label(point), point["n"], *losses, *shares])
     harm = figures["unrelated"]
-    table.caption = "nats a target token; recovered: share of the gap with the relevant document alone" + (
+    notes = "nats a target token; recovered: share of the gap with the relevant document alone" + (
         f"\nanother's knowledge: harm {harm['harm']:+.4f} nats, KL to D(x) {harm['kl']:.4f}" if harm else ""
     )
-    return table
+    return f"{grid(('', 'n', 'D(x)', 'D(K,x)', 'ours', 'recovered, D(K,x)', 'recovered, ours'), rows)}\n\n{notes}"

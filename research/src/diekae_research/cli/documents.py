@@ -13,12 +13,11 @@ from diekae.answering.answer import PASSAGES
 from diekae.answering.confidence import THRESHOLD
 from diekae.cli.console import DeviceOption, DtypeOption, JsonOption, device_of, dtype_of, print_text, progress_bars
 from diekae.cli.output import printable_name
-from diekae.data.jsonl import DataError, read_json_lines
+from diekae.data import read_examples
 from diekae.model import DiekaeModel
 from diekae.models import settled_dtype
 from diekae.store import KnowledgeStore
 from diekae_research.cli.choices import chosen
-from diekae_research.documents.check import check_questions
 from diekae_research.documents.figures import calibrate as calibrate_confidence
 from diekae_research.documents.measure import StoreWay, fill_store, measure_documents
 from diekae_research.documents.questions import load_answerer
@@ -41,12 +40,12 @@ def command(
         int | None, typer.Option(min=1, help="Questions, drawn with a fixed seed; all by default.")
     ] = None,
     more: Annotated[
-        Path | None, typer.Option(help="JSONL file whose `knowledge` goes into the store too, to make search harder.")
+        Path | None,
+        typer.Option(help="Examples (JSONL) whose knowledge makes search harder."),
     ] = None,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Fit the confidence on the development questions, and stop.")
     ] = False,
-    check: Annotated[bool, typer.Option("--check", help="Check the questions themselves, and stop.")] = False,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
     json: JsonOption = None,
@@ -56,17 +55,15 @@ def command(
     `ours` finds and reads passages as `diekae ask` does; `bare` knows nothing; `prompt` has the same passages in its
     prompt; `whole` and `prompt_whole` read all of the right document, injected and in the prompt.
     """
-    if check:
-        _check()
-        return
     dtype_of(dtype)
     device_of(device)
     chosen_ways = chosen("ways", ways, StoreWay)
-    texts = _texts(more)
+    examples = [] if more is None else read_examples(more)
+    texts = list(dict.fromkeys("\n".join(example.knowledge) for example in examples if example.knowledge))
     model = load_answerer(decoder, bank, dtype=dtype, device=device, format=format)
     figures = _measure(model, texts, calibrate, split=split, ways=chosen_ways, passages=passages, limit=limit)
     if json is not None:
-        settings = {name: value for name, value in context.params.items() if name not in ("check", "json", "more")}
+        settings = {name: value for name, value in context.params.items() if name not in ("json", "more")}
         settings |= {"decoder": Path(decoder).name, "bank": Path(bank).name if bank else None, "ways": chosen_ways}
         settings |= {"dtype": settled_dtype(dtype, model.device), "threshold": THRESHOLD}
         write_json(json, {"settings": settings, **figures})
@@ -86,36 +83,6 @@ def _measure(model: DiekaeModel, texts: Sequence[str], calibrate: bool, **option
             return measure_documents(model, store, names, progress=show, **options)
         finally:
             store.close()
-
-
-def _check() -> None:
-    """Print the counts and all problems.
-
-    Raises:
-        typer.Exit: With code 1 if there is a problem.
-    """
-    counts, problems = check_questions()
-    for line in (*counts, *problems, f"{len(problems)} problems"):
-        print_text(line)
-    raise typer.Exit(bool(problems))
-
-
-def _texts(path: Path | None) -> list[str]:
-    """Return the distinct texts that only make search harder.
-
-    Raises:
-        DataError: There is no such file, or a line has no `knowledge`.
-    """
-    if path is None:
-        return []
-    texts = dict[str, None]()
-    for place, row in read_json_lines(path):
-        knowledge = row.get("knowledge") if isinstance(row, dict) else None
-        documents = [knowledge] if isinstance(knowledge, str) else knowledge
-        if not isinstance(documents, list) or not documents or not all(isinstance(text, str) for text in documents):
-            raise DataError(f"{place}: expected an object whose `knowledge` is a text or a list of texts")
-        texts["\n".join(documents)] = None
-    return list(texts)
 
 
 def _lines(figures: dict[str, Any]) -> list[str]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from diekae.cli.console import DeviceOption, SeedOption, console, device_of, print_text, progress_bars
+from diekae.cli.console import DeviceOption, SeedOption, device_of, print_text, progress_bars
 from diekae.cli.output import output_file, printable_name
 from diekae_research.tables import Lab, Plan, reproduce, table_names
-from diekae_research.tables.sheet import Sheet, console_tables
+from diekae_research.tables.sheet import markdown
 
 _DEFAULT = Plan(Path())
 
@@ -64,17 +63,8 @@ def command(
     with progress_bars() as (show, _):
         lab = Lab(plan, out, show, device=str(place))
         reports = reproduce(table, lab, json, tell=print_text)
-    _print([sheet for report in reports.values() for sheet in report.sheets])
+    print_text("\n".join(markdown(name, report.sheets) for name, report in reports.items()))
     print_text(f"figures: {printable_name(json or out / f'{table}.json')}")
-
-
-def _print(sheets: Sequence[Sheet]) -> None:
-    """Print all sheets with their notes."""
-    for sheet in sheets:
-        for part in console_tables(sheet, console.width):
-            console.print(part)
-        for note in sheet.notes:
-            console.print(f"  {note}", style="dim", highlight=False, markup=False)
 
 
 def _rates(text: str) -> dict[str, float]:

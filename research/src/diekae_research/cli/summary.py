@@ -9,11 +9,13 @@ from typing import Annotated, Any, Literal
 import typer
 
 from diekae.data.jsonl import DataError, parse_json
+from diekae_research.evaluation.intervals import Interval
+from diekae_research.tables.sheet import grid, interval, number
 
 BANKS = ("smollm2", "dream-reader", "dream-token", "dream-paper")
-"""The README's rows."""
+"""Rows of docs/results/experiments.md."""
 EARLIER_BANKS = ("dream", "dream-3-epochs", "dream-token", "dream-paper", "mixture")
-"""The rows of docs/research.md, measured by earlier code."""
+"""The same, measured by earlier code."""
 BENCHMARKS = ("inference", "decode", "prepare", "train", "memory")
 COLUMNS = {
     "quality": ("method", "data", "n", "NLL", "paper_perplexity", "recovered", "grounded", "F1", "harm", "paper"),
@@ -31,7 +33,6 @@ EDIT_SHARES = {
     "generated_ps": "generated, paraphrase",
     "unchanged": "neighbours unchanged",
 }
-GROWTH_HEADS = ("edits", "gate", "n", "ES", "PS", "NS", "generated", "ms a question", "of D(x)'s pass", "ms an edit")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -50,58 +51,59 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def banks(results: Path) -> Iterator[str]:
-    """Yield the tables of measured banks: README.md and docs/research.md."""
+    """Yield the tables of measured banks: docs/results/experiments.md."""
     for folder, runs in ((results, BANKS), (results / "history", EARLIER_BANKS)):
         rows = []
         for run in (run for run in runs if (folder / f"{run}.json").is_file()):
             result = _read(folder / f"{run}.json")
             for name, row in result["sets"].items():
                 losses = [f"{row['nll'][way]:.2f}" for way in ("bare", "prompted", "ours")]
-                shares = [number(row[key], 2) for key in ("recovered", "grounded")]
+                shares = [number(row[key]) for key in ("recovered", "grounded")]
                 rows.append([f"`{run}`", result["recipe"]["diekae"]["encoder"], name, row["n"], *losses, *shares])
-        yield table(("run", "encoder", "data", "n", "D(x)", "D(K,x)", "ours", "recovered", "grounded"), rows)
+        yield grid(("run", "encoder", "data", "n", "D(x)", "D(K,x)", "ours", "recovered", "grounded"), rows)
 
 
 def speed(results: Path) -> Iterator[str]:
-    """Yield the table of docs/performance.md."""
+    """Yield the table of docs/results/cost.md."""
+    paths = [results / "speed" / f"{name}.json" for name in BENCHMARKS]
+    yield speed_table([row for path in paths if path.is_file() for row in _read(path)["rows"]])
+
+
+def speed_table(comparisons: Iterable[Mapping[str, Any]]) -> str:
+    """Return the table of a benchmark's rows."""
     rows = []
-    for path in (results / "speed" / f"{name}.json" for name in BENCHMARKS):
-        for row in _read(path)["rows"] if path.is_file() else ():
-            aim = "" if row["aim"] is None else f"{'≥' if row['at_least'] else '≤'} {row['aim']:.3g}"
-            measured = "not measured" if row["figure"] is None else f"{row['figure']:.3g}"
-            measured = f"**{measured}**" if row["reached"] else measured
-            floor = "" if row["floor"] is None else f"{row['floor']:.3g}"
-            rows.append([row["name"].replace("|", ""), aim, measured, floor])
-    yield table(("what", "aim", "measured", "floor"), rows)
+    for row in comparisons:
+        aim = "" if row["aim"] is None else f"{'≥' if row['at_least'] else '≤'} {row['aim']:.3g}"
+        measured = "not measured" if row["figure"] is None else f"{row['figure']:.3g}"
+        floor = "" if row["floor"] is None else f"{row['floor']:.3g}"
+        rows.append([row["name"], aim, f"**{measured}**" if row["reached"] else measured, floor])
+    return grid(("what", "aim", "measured", "floor"), rows)
 
 
 def tables(results: Path) -> Iterator[str]:
-    """Yield the paper's tables of docs/results.md, one of each sheet."""
+    """Yield the paper's tables of docs/results/paper.md, one of each sheet."""
     for path in [path for part in ("tables", "history/tables") for path in sorted((results / part).glob("*.json"))]:
         result = _read(path)
         for sheet in next(value for key, value in result.items() if key.startswith(("table", "figure")))["sheets"]:
             shown = next((names for word, names in COLUMNS.items() if word in sheet["title"]), sheet["columns"])
             places = [sheet["columns"].index(name) for name in shown]
             rows = [[row[place] for place in places] for row in sheet["rows"]]
-            yield f"{path.name}: {sheet['title']}\n\n{table(shown, rows)}"
+            yield f"{path.name}: {sheet['title']}\n\n{grid(shown, rows)}"
 
 
 def editing(results: Path) -> Iterator[str]:
-    """Yield the tables of docs/editing.md, one of each part that was measured."""
+    """Yield the tables of docs/results/editing.md, one of each part that was measured."""
     for path in sorted((results / "editing").glob("*.json")):
-        result = _read(path)
-        for part in ("forms", "methods", "one", "zsre", "sample"):
-            if part in result:
-                parts = result[part] if part == "methods" else {"all": result[part]}
-                for name, rows in parts.items():
-                    yield f"{path.name}: {part}, {name}\n\n{edit_methods(rows)}"
-        if "gates" in result:
-            yield f"{path.name}: gates\n\n{edit_gates(result['gates'])}"
-        if "growth" in result:
-            yield f"{path.name}: growth\n\n{edit_growth(result['growth'])}"
-        if "chains" in result:
-            rows = [[n, r["n"], number(r["likelier"]), number(r["generated"])] for n, r in result["chains"].items()]
-            yield f"{path.name}: chains\n\n{table(('method', 'n', 'likelier', 'generated'), rows)}"
+        yield from editing_tables(path.name, _read(path))
+
+
+def editing_tables(title: str, result: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the tables of one measurement of edits."""
+    parts = {**result.get("methods", {}), **({"sample": result["sample"]} if "sample" in result else {})}
+    for name, rows in parts.items():
+        yield f"{title}: {name}\n\n{edit_methods(rows)}"
+    if "gates" in result:
+        yield f"{title}: gates\n\n{edit_gates(result['gates'])}"
 
 
 def edit_methods(rows: Mapping[str, Mapping[str, Any]]) -> str:
@@ -109,10 +111,10 @@ def edit_methods(rows: Mapping[str, Mapping[str, Any]]) -> str:
     names = list(EDIT_SHARES.values())
     lines = []
     for method, row in rows.items():
-        shares = [interval(row[key]) for key in EDIT_SHARES]
+        shares = [share(row[key]) for key in EDIT_SHARES]
         drift = [f"{row['drift']:.4f}", f"{row['perplexity']:.2f}"] if "drift" in row else ["–", "–"]
-        lines.append([method, row["n"], *shares[:3], number(row["s"]), *shares[3:], *drift])
-    return table(("method", "n", *names[:3], "S", *names[3:], "KL", "ppl"), lines)
+        lines.append([method, row["n"], *shares[:3], number(row["s"], 1), *shares[3:], *drift])
+    return grid(("method", "n", *names[:3], "S", *names[3:], "KL", "ppl"), lines)
 
 
 def edit_gates(gates: Mapping[str, Mapping[str, Any]]) -> str:
@@ -121,36 +123,14 @@ def edit_gates(gates: Mapping[str, Mapping[str, Any]]) -> str:
     heads += [f"{gate}: {what}" for gate in gates for what in ("opened", "right edit first", "right alone")]
     rows = []
     for kind, row in next(iter(gates.values())).items():
-        figures = [number(gates[gate][kind][key]) for gate in gates for key in ("opened", "right", "alone")]
+        figures = [number(gates[gate][kind][key], 1) for gate in gates for key in ("opened", "right", "alone")]
         rows.append([kind, row["n"], *figures])
-    return table(heads, rows)
+    return grid(heads, rows)
 
 
-def edit_growth(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return the table of quality and cost by number of edits."""
-    lines = []
-    for row in rows:
-        query = row["ms_mention"] if row["gate"] == "mention" else row["ms_gate"]
-        shares = [interval(row[key]) for key in ("es", "ps", "ns", "generated")]
-        cost = [number(query), number(query / row["ms_bare"], 2), number(row["ms_an_edit"], 0)]
-        lines.append([row["edits"], row["gate"], row["n"], *shares, *cost, number(row["bytes_an_edit"], 0)])
-    return table((*GROWTH_HEADS, "bytes an edit"), lines)
-
-
-def interval(figure: Mapping[str, float] | None) -> str:
+def share(figure: Mapping[str, float] | None) -> str:
     """Return a share with its interval as text; a dash for none."""
-    return "–" if figure is None else f"{figure['value']:.1f} [{figure['low']:.1f}, {figure['high']:.1f}]"
-
-
-def number(value: float | None, digits: int = 1) -> str:
-    """Return a number as text; a dash for none."""
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def table(heads: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    """Return a table in Markdown."""
-    heads = list(heads)
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in [heads, ["---"] * len(heads), *rows])
+    return interval(None if figure is None else Interval(**figure), 1)
 
 
 KINDS = {"banks": banks, "speed": speed, "tables": tables, "editing": editing}

@@ -23,7 +23,7 @@ from urllib.parse import quote, urlsplit
 from urllib.request import Request, urlopen
 
 from diekae.data.example import DataError
-from diekae.files import written_whole
+from diekae.files import read_once, sha256_of, written_whole
 from diekae.progress import Progress, silent
 from diekae_research.data.card import Upstream
 from diekae_research.sources import source_card
@@ -97,7 +97,7 @@ def download_source(
 
 def _get(file: Upstream, folder: Path, base_url: str | None, progress: Progress) -> Fetched:
     path = folder / file.path
-    sha256 = sha256_of(path) if path.is_file() else None
+    sha256 = read_once(path, sha256_of) if path.is_file() else None
     fetched = sha256 is None or (file.sha256 is not None and sha256 != file.sha256)
     if fetched:
         url = file.url if base_url is None else f"{base_url.rstrip('/')}/{quote(file.path)}"
@@ -105,12 +105,6 @@ def _get(file: Upstream, folder: Path, base_url: str | None, progress: Progress)
     assert sha256 is not None, "an existing file has a checksum"
     unpacked = 0 if file.inner is None else unpack(path, folder, file.inner)
     return Fetched(path, sha256, file.sha256 is not None, fetched, unpacked)
-
-
-def sha256_of(path: Path) -> str:
-    """Return the checksum of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fetch(url: str, path: Path, sha256: str | None, progress: Callable[[int, int], None]) -> str:

@@ -122,20 +122,23 @@ class Request:
             DataError: It is missing, or its archive is damaged.
         """
         path = self.file(name)
+        place = path.relative_to(self.path("")).as_posix()
         try:
             with _opened(path) as file:
-                for number, line in enumerate(file, start=1):
-                    if not line.strip():
-                        continue
-                    place = f"{path.relative_to(self.path('')).as_posix()}:{number}"
-                    try:
-                        value = parse_json(line)
-                    except DataError as error:
-                        self.note(place, error)
-                    else:
-                        yield place, value
+                lines = enumerate(file, start=1)
+                yield from self._parsed((f"{place}:{number}", line) for number, line in lines if line.strip())
         except _BROKEN as error:
             raise DataError(f"{path}: broken archive ({error}); get the file anew from {self.card.origin}") from error
+
+    def _parsed(self, contents: Iterable[tuple[str, bytes]]) -> Iterator[Record]:
+        """Yield the values of JSON texts; one that is not JSON is bad."""
+        for place, content in contents:
+            try:
+                value = parse_json(content)
+            except DataError as error:
+                self.note(place, error)
+            else:
+                yield place, value
 
     def rows(self, name: str, columns: Sequence[str]) -> Iterator[Record]:
         """Yield the rows of a CSV file by column; a quoted field may hold line breaks.
@@ -172,14 +175,7 @@ class Request:
             raise MissingData(
                 f"source {self.source!r}: no JSON file in {self.path(folder)}; get {folder} from {self.card.origin}"
             )
-        for path in paths:
-            place = f"{folder}/{path.name}"
-            try:
-                value = parse_json(path.read_bytes())
-            except DataError as error:
-                self.note(place, error)
-            else:
-                yield place, value
+        yield from self._parsed((f"{folder}/{path.name}", path.read_bytes()) for path in paths)
 
     def convert(self, records: Iterable[Record], convert: Callable[[Any], Iterable[T]]) -> Iterator[T]:
         """Yield what `convert` returns for each record; a record that it cannot convert is bad.

@@ -85,11 +85,11 @@ def measure_answers(
     scores = {name: compare_answers(texts, wanted) for name, texts in lines.items()}
     figures: dict[str, Any] = {"n": len(prompts)}
     figures["ways"] = {
-        name: {"right": float(row.right.mean()), "exact": float(row.exact.mean()), "f1": float(row.f1.mean())}
+        name: {measure: float(row[measure].mean()) for measure in ("right", "exact", "f1")}
         for name, row in scores.items()
     }
-    if {"prompted", "ours"} <= set(scores) and scores["prompted"].right.any():
-        prompted, ours = scores["prompted"].right, scores["ours"].right
+    if {"prompted", "ours"} <= set(scores) and scores["prompted"]["right"].any():
+        prompted, ours = scores["prompted"]["right"], scores["ours"]["right"]
         same = [a == b for a, b in zip(lines["prompted"], lines["ours"], strict=True)]
         figures["share"] = float(ours.sum() / prompted.sum())
         figures["kept"] = float((ours * prompted).sum() / prompted.sum())

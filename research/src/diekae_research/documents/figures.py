@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+import numpy as np
+from scipy.stats import binomtest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 
 from diekae.answering import pick
 from diekae.store import KnowledgeStore
@@ -16,6 +16,8 @@ from diekae_research.documents.questions import questions_of
 
 REFUSED = 0.08
 """Share of answerable development questions that may fall below the threshold."""
+DECAY = 1e-4
+"""Weight of the squared weights beside the mean cross-entropy; the first weight, of 1, has none."""
 
 
 def summary(rows: Sequence[dict[str, Any]], way: str) -> dict[str, Any]:
@@ -28,23 +30,9 @@ def summary(rows: Sequence[dict[str, Any]], way: str) -> dict[str, Any]:
             counts["right"] += row[way]["right"]
             counts["empty"] += not row[way]["text"]
     right, n = (sum(counts[name] for counts in by_kind.values()) for name in ("right", "n"))
+    low, high = binomtest(right, n).proportion_ci(method="wilson")
     seconds = sum(row[way]["seconds"] for row in rows) / len(rows)
-    return {"kinds": by_kind, "right": right, "n": n, "interval": wilson(right, n), "seconds": seconds}
-
-
-def wilson(right: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Return the 95 % interval of a share (Wilson, 1927)."""
-    share, width = right / n, z * z / n
-    middle = share + width / 2
-    spread = z * math.sqrt(share * (1 - share) / n + width / (4 * n))
-    return (middle - spread) / (1 + width), (middle + spread) / (1 + width)
-
-
-def auroc(scores: Sequence[tuple[float, bool]]) -> float:
-    """Return the probability that an answerable question (True) has the higher confidence."""
-    answerable, other = ([score for score, kind in scores if kind is wanted] for wanted in (True, False))
-    higher = sum((a > b) + (a == b) / 2 for a in answerable for b in other)
-    return higher / max(1, len(answerable) * len(other))
+    return {"kinds": by_kind, "right": right, "n": n, "interval": [float(low), float(high)], "seconds": seconds}
 
 
 def calibrate(store: KnowledgeStore) -> dict[str, Any]:
@@ -57,25 +45,15 @@ def calibrate(store: KnowledgeStore) -> dict[str, Any]:
     signals, answerable = [], []
     for _, question in questions_of("development"):
         passages = pick(store, question["question"])
-        signals.append([1.0, max(p.coverage for p in passages), max(p.likeness for p in passages)])
-        answerable.append(float(question["kind"] != "unanswerable"))
-    x, y = torch.tensor(signals), torch.tensor(answerable)
-    weights = torch.zeros(3, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        value = F.binary_cross_entropy_with_logits(x @ weights, y) + 1e-4 * weights[1:].square().sum()
-        value.backward()
-        return value
-
-    optimizer.step(loss)
-    chances = torch.sigmoid(x @ weights).detach()
-    threshold = float(chances[y == 1].quantile(REFUSED))
+        signals.append([max(p.coverage for p in passages), max(p.likeness for p in passages)])
+        answerable.append(question["kind"] != "unanswerable")
+    fit = LogisticRegression(C=1 / (2 * DECAY * len(signals)), tol=1e-8, max_iter=2000).fit(signals, answerable)
+    chances, wanted = fit.predict_proba(signals)[:, 1], np.array(answerable)
+    threshold = float(np.quantile(chances[wanted], REFUSED))
     return {
-        "weights": weights.tolist(),
+        "weights": [*fit.intercept_.tolist(), *fit.coef_[0].tolist()],
         "threshold": threshold,
-        "auroc": auroc(list(zip(chances.tolist(), (y == 1).tolist(), strict=True))),
-        "refused": float((chances[y == 1] < threshold).float().mean()),
-        "said_not_there": float((chances[y == 0] < threshold).float().mean()),
+        "auroc": float(roc_auc_score(wanted, chances)),
+        "refused": float((chances[wanted] < threshold).mean()),
+        "said_not_there": float((chances[~wanted] < threshold).mean()),
     }

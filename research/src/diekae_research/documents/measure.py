@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
+from sklearn.metrics import roc_auc_score
 
 from diekae.answering import ask, confidence_of, pick, reply
 from diekae.answering.answer import PASSAGES
@@ -27,7 +28,7 @@ from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
 from diekae.store import KnowledgeStore
 from diekae.store.catalogue import document_id
-from diekae_research.documents.figures import auroc, summary
+from diekae_research.documents.figures import summary
 from diekae_research.documents.questions import PLAIN_KINDS, is_right, questions_of, read_rows
 
 StoreWay = Literal["bare", "prompt_whole", "whole", "prompt", "ours"]
@@ -191,14 +192,14 @@ def silence(store: KnowledgeStore, split: str) -> dict[str, Any]:
     document's subject) or ``far``.
     """
     counts = {"near": [0, 0], "far": [0, 0], "answerable": [0, 0]}
-    scores = []
+    confidences, answerable = [], []
     for _, question in questions_of(split):
-        confidence = confidence_of(pick(store, question["question"]))
+        confidences.append(confidence_of(pick(store, question["question"])))
+        answerable.append(not question["near"])
         count = counts[question["near"] or "answerable"]
-        count[0] += confidence < THRESHOLD
+        count[0] += confidences[-1] < THRESHOLD
         count[1] += 1
-        scores.append((confidence, not question["near"]))
-    return {"said_not_there": counts, "auroc": auroc(scores)}
+    return {"said_not_there": counts, "auroc": float(roc_auc_score(answerable, confidences))}
 
 
 def first_token(model: DiekaeModel, store: KnowledgeStore, questions: Sequence[str]) -> dict[str, float]:

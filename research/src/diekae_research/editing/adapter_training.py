@@ -23,14 +23,8 @@ from diekae.progress import Progress, silent
 from diekae.training.checkpoints import last_whole_checkpoint
 from diekae.training.config import TrainingConfig
 from diekae.training.run import build_trainer
-from diekae_research.editing.cases import Case
-from diekae_research.editing.objective import (
-    EditObjective,
-    EditRow,
-    EditRows,
-    learned_row,
-    locality_row,
-)
+from diekae_research.data.case import Case
+from diekae_research.editing.objective import EditObjective, EditRow, EditRows, learned_row, locality_row
 from diekae_research.editing.phrasings import Phrasings, misspelt
 from diekae_research.methods.tuning import ReportProgress
 
@@ -110,7 +104,7 @@ def train_adapter(
     model.bank.requires_grad_(False)
     try:
         with frozen(model.decoder):
-            objective = EditObjective(model, adapter, locality, adapter)
+            objective = EditObjective(model, adapter, locality)
             data: Any = [EditRows(training), EditRows(validation)]
             callback = ReportProgress("training the adapter", progress)
             trainer = build_trainer(objective, data, settings, Path(folder), None, [callback])

@@ -22,8 +22,8 @@ from diekae.edit.learned_gate import BATCH, STAND_IN, LearnedGate, strip_format
 from diekae.edit.name_search import NearNames
 from diekae.edit.prompt_encoder import GateOptions, PromptEncoder, StateReader
 from diekae.progress import Progress, silent
-from diekae_research.editing.cases import Case
-from diekae_research.editing.phrasings import Phrasings, misspelt, shortened, template
+from diekae_research.data.case import Case
+from diekae_research.editing.phrasings import Phrasings, misspelt, shortened
 
 PAIRS = 80
 """Inputs of a step; each source of relations has the same share."""
@@ -67,7 +67,7 @@ def make_relations(cases: Sequence[Case], phrasings: Phrasings, seed: int) -> li
         relations[relation] = Relation(keys, [*keys, *behind])
     for case in cases:
         paraphrases = [text.replace(case.subject, STAND_IN) for text in case.paraphrases if case.subject in text]
-        relations[phrasings.relations[template(case)]].inputs.extend(paraphrases)
+        relations[phrasings.relations[case.template]].inputs.extend(paraphrases)
     return [relation for relation in relations.values() if len(relation.inputs) > 1]
 
 

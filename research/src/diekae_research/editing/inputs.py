@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from diekae.data.prompt import Prompt, Prompter
-from diekae_research.editing.cases import Case
+from diekae_research.data.case import Case
 from diekae_research.editing.phrasings import Phrasings, misspelt, shortened
 from diekae_research.editing.scores import prompt_of
 

@@ -9,21 +9,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from diekae.data.prompt import Prompt, Prompter
-from diekae.progress import Progress
-from diekae_research.editing.cases import Case
-from diekae_research.editing.compare import UNTRAINED
+from diekae.progress import Progress, silent
+from diekae_research.data.case import Case
 from diekae_research.editing.edited import EditedMethod
 from diekae_research.editing.scores import ANSWER, matches, prompt_of, share, successes, summary
-from diekae_research.evaluation.scoring import Sums, harm, nll
+from diekae_research.evaluation.scoring import Numbers, harm, nll
 from diekae_research.methods import Fitted
 
 BATCH = 12
+CHUNK = 4 * BATCH
+"""Prompts that are measured before their values are written."""
 GENERATED = {"generated": "n_es", "begins": "n_es", "generated_ps": "n_ps", "begins_ps": "n_ps", "unchanged": "n_near"}
 """Figures of generated texts, and the column that says which cases count."""
 
@@ -31,32 +33,26 @@ GENERATED = {"generated": "n_es", "begins": "n_es", "generated_ps": "n_ps", "beg
 class MeasurementStore:
     """Measured numbers and texts, by a digest of what they depend on."""
 
-    def __init__(self, path: Path | None) -> None:
-        """Read the measurements of earlier runs; with None they are kept in this process alone."""
+    def __init__(self, path: Path) -> None:
+        """Read the measurements of earlier runs."""
         self.path, self.values = path, dict[str, Any]()
-        if path is not None and path.is_file():
-            for line in path.read_text().splitlines():
-                try:
-                    key, value = json.loads(line)
-                except ValueError:  # a crash cut the line off
-                    continue
+        for line in path.read_text().splitlines() if path.is_file() else ():
+            with suppress(ValueError):  # a crash cut the line off
+                key, value = json.loads(line)
                 self.values[key] = value
 
-    def find(
-        self, keys: Sequence[object], measure: Callable[[list[int]], Sequence[Any]], step: int = 4 * BATCH
-    ) -> list[Any]:
-        """Return the value of each key; ``measure`` gets the positions of missing ones, ``step`` at a time."""
+    def find(self, keys: Sequence[object], measure: Callable[[list[int]], Sequence[Any]]) -> list[Any]:
+        """Return the value of each key; ``measure`` gets the positions of missing ones, some at a time."""
         names = [hashlib.sha256(repr(key).encode()).hexdigest()[:24] for key in keys]
         positions = {name: position for position, name in enumerate(names)}
         missing = [position for name, position in positions.items() if name not in self.values]
-        for start in range(0, len(missing), step):
-            chunk = missing[start : start + step]
+        for start in range(0, len(missing), CHUNK):
+            chunk = missing[start : start + CHUNK]
             measured = {names[position]: value for position, value in zip(chunk, measure(chunk), strict=True)}
             self.values |= measured
-            if self.path is not None:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                with self.path.open("a") as file:
-                    file.writelines(json.dumps([key, value]) + "\n" for key, value in measured.items())
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                file.writelines(json.dumps([key, value]) + "\n" for key, value in measured.items())
         return [self.values[name] for name in names]
 
 
@@ -64,7 +60,7 @@ class EditBench:
     """Scores methods on cases, and stores what it measures."""
 
     def __init__(
-        self, prompter: Prompter, bare: Fitted, store: MeasurementStore, tag: str, adapter: str, progress: Progress
+        self, prompter: Prompter, bare: Fitted, store: MeasurementStore, tag: str, progress: Progress = silent
     ) -> None:
         """Begin.
 
@@ -72,51 +68,34 @@ class EditBench:
             prompter: Lays prompts out.
             bare: D(x).
             store: Measurements of earlier runs.
-            tag: Digest of what every value depends on: decoder, bank, code and machine.
-            adapter: Digest of the adapter.
+            tag: Digest of what every value depends on.
             progress: Called as the work goes on.
         """
-        self.prompter, self.bare, self.store, self.tag, self.adapter = prompter, bare, store, tag, adapter
-        self.progress = progress
+        self.prompter, self.bare, self.store, self.tag, self.progress = prompter, bare, store, tag, progress
 
-    def keys(self, fitted: Fitted, prompts: Sequence[Prompt], kind: str) -> tuple[list[Any], list[bool]]:
-        """Return what each value depends on, and for which prompts it is the bare decoder's.
-
-        A trained method is identified by the digest of all that it was fitted on, not by its name alone.
-        """
-        sources: list[tuple[Any, ...]]
+    def _sources(self, fitted: Fitted, prompts: Sequence[Prompt]) -> list[tuple[Any, ...]]:
+        """Return what each value depends on besides the prompt; nothing where it is the bare decoder's."""
         if isinstance(fitted, EditedMethod):
-            sources = [(self.adapter, *texts) if texts else () for texts in fitted.statements(prompts)]
-        elif fitted.name == "bare":
-            sources = [()] * len(prompts)
-        else:
-            assert fitted.fit_digest or fitted.name in UNTRAINED, f"{fitted.name} has no digest of its training"
-            read = [prompt.knowledge if fitted.knowledge else () for prompt in prompts]
-            sources = [(fitted.name, fitted.fit_digest, knowledge) for knowledge in read]
-        keys = [
-            (self.tag, kind, source, p.anchor, p.input, () if kind.startswith("text") else p.target)
-            for p, source in zip(prompts, sources, strict=True)
-        ]
-        return keys, [not source for source in sources]
+            return [tuple(texts) for texts in fitted.statements(prompts)]
+        return [(fitted.name, prompt.knowledge) if fitted.knowledge else () for prompt in prompts]
 
-    def nll(self, fitted: Fitted, prompts: Sequence[Prompt]) -> Sums:
+    def nll(self, fitted: Fitted, prompts: Sequence[Prompt]) -> Numbers:
         """Return the NLL of each prompt's target; see :func:`diekae_research.evaluation.scoring.nll`."""
 
         def score(method: Fitted, chosen: list[Prompt]) -> Sequence[float]:
             self.progress(f"scoring {fitted.name}", len(self.store.values), len(self.store.values))
-            return [float(value) for value in nll(method, chosen, BATCH).total]
+            return [float(value) for value in nll(method, chosen, BATCH)]
 
-        total = np.array(self._measure(fitted, prompts, "nll", score))
-        return Sums(total, np.array([len(prompt.target) for prompt in prompts], dtype=np.float64))
+        return np.array(self._measure(fitted, prompts, "nll", score))
 
-    def texts(self, fitted: Fitted, prompts: Sequence[Prompt], length: int = ANSWER) -> list[str]:
+    def texts(self, fitted: Fitted, prompts: Sequence[Prompt]) -> list[str]:
         """Return what is generated greedily behind each prompt."""
 
         def generate(method: Fitted, chosen: list[Prompt]) -> Sequence[str]:
             batches = [chosen[start : start + BATCH] for start in range(0, len(chosen), BATCH)]
-            return [text for batch in batches for text in method.generate(batch, length)]
+            return [text for batch in batches for text in method.generate(batch, ANSWER)]
 
-        return self._measure(fitted, prompts, "text" if length == ANSWER else f"text {length}", generate)
+        return self._measure(fitted, prompts, "text", generate)
 
     def drift(self, fitted: Fitted, prompts: Sequence[Prompt]) -> list[float]:
         """Return KL(D(x) ‖ method) summed over each prompt's target, in nats; exactly 0 where no edit opens."""
@@ -124,7 +103,7 @@ class EditBench:
         def diverge(method: Fitted, chosen: list[Prompt]) -> Sequence[float]:
             if method is self.bare:
                 return [0.0] * len(chosen)
-            return [float(value) for value in harm(self.bare, method, chosen, BATCH).total]
+            return [float(value) for value in harm(self.bare, method, chosen, BATCH)]
 
         return self._measure(fitted, prompts, "kl", diverge)
 
@@ -136,16 +115,20 @@ class EditBench:
         run: Callable[[Fitted, list[Prompt]], Sequence[Any]],
     ) -> list[Any]:
         """Return a value for each prompt; missing ones are measured, by the bare decoder where no edit opens."""
-        keys, is_bare = self.keys(fitted, prompts, kind)
+        sources = self._sources(fitted, prompts)
 
         def measure(positions: list[int]) -> list[Any]:
             values: dict[int, Any] = {}
-            for method, wanted in ((self.bare, True), (fitted, False)):
-                rows = [position for position in positions if is_bare[position] is wanted]
+            for method, is_bare in ((self.bare, True), (fitted, False)):
+                rows = [position for position in positions if (not sources[position]) is is_bare]
                 if rows:
                     values |= dict(zip(rows, run(method, [prompts[row] for row in rows]), strict=True))
             return [values[position] for position in positions]
 
+        keys = [
+            (self.tag, kind, source, p.anchor, p.input, () if kind == "text" else p.target)
+            for p, source in zip(prompts, sources, strict=True)
+        ]
         return self.store.find(keys, measure)
 
     def method(
@@ -162,20 +145,16 @@ class EditBench:
         columns = successes(self.prompter, lambda rows: self.nll(fitted, rows), cases, neighbours)
         columns |= self._generated(fitted, cases)
         columns |= self._unchanged(fitted, cases)
-        figures = self.together(columns)
+        figures = {"n": len(cases), **summary(columns)}
+        for name, count in GENERATED.items():
+            figures[name] = share(columns, name, count)
+        figures["columns"] = {name: [round(value, 4) for value in column] for name, column in columns.items()}
         if unrelated:
             tokens = sum(len(prompt.target) for prompt in unrelated)
             figures["drift"] = float(np.sum(self.drift(fitted, unrelated))) / tokens
-            figures["perplexity"] = float(np.exp(self.nll(fitted, unrelated).total.sum() / tokens))
-            figures["perplexity_bare"] = float(np.exp(self.nll(self.bare, unrelated).total.sum() / tokens))
+            figures["perplexity"] = float(np.exp(self.nll(fitted, unrelated).sum() / tokens))
+            figures["perplexity_bare"] = float(np.exp(self.nll(self.bare, unrelated).sum() / tokens))
         return figures
-
-    def together(self, columns: dict[str, list[float]]) -> dict[str, Any]:
-        """Summarise each case's columns."""
-        figures = {"n": len(columns["es"]), **summary(columns)}
-        for name, count in GENERATED.items():
-            figures[name] = share(columns, name, count)
-        return {**figures, "columns": {name: [round(v, 4) for v in column] for name, column in columns.items()}}
 
     def _unchanged(self, fitted: Fitted, cases: Sequence[Case]) -> dict[str, list[float]]:
         """Return whether the text generated for the first neighbour is the bare decoder's."""

@@ -1,22 +1,21 @@
-"""The objective that adapters and weight edits are trained on: edits are learned, everything else stays as it is.
+"""The objective that adapters are trained on: edits are learned, everything else stays as it is.
 
 loss  =  cross-entropy of learned tokens  +  λ · KL(D(x) ‖ injected run) at all other tokens      (nats a token, both)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import Dataset
 
 from diekae.data.batch import IGNORED, Batch, collate, run_of
 from diekae.data.prompt import Prompt
-from diekae.encoders import KnowledgeBatch
+from diekae.edit.adapter import EditAdapter
 from diekae.model import DiekaeModel
 from diekae.run.score import logits_at
 from diekae.training.objectives import LossSums, injected_logits, prepare_batch
@@ -42,20 +41,8 @@ def locality_row(prompt: Prompt) -> EditRow:
     return EditRow(replace(prompt, input=ids[:1], target=(*ids[1:], ids[-1])), 0)
 
 
-class EditRows(Dataset[list[EditRow]]):
+class EditRows(list[list[EditRow]]):
     """Items of several rows each, so that every batch has rows of all kinds."""
-
-    def __init__(self, items: Sequence[list[EditRow]]) -> None:
-        """Keep the items."""
-        self.items = items
-
-    def __len__(self) -> int:
-        """Return the number of items."""
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> list[EditRow]:
-        """Return one item."""
-        return self.items[index]
 
     def collate(self, items: Sequence[list[EditRow]]) -> dict[str, Tensor]:
         """Lay a batch out; ``learned`` marks the learned labels, bool [B, T]."""
@@ -69,30 +56,20 @@ class EditRows(Dataset[list[EditRow]]):
 class EditObjective(nn.Module):
     """The loss above; it counts and sums as :class:`diekae.training.objectives.Objective`."""
 
-    def __init__(
-        self,
-        model: DiekaeModel,
-        trained: nn.Module,
-        locality: float,
-        change: Callable[[KnowledgeBatch], KnowledgeBatch] | None = None,
-    ) -> None:
-        """Register the trained module's parameters as this module's only ones.
+    layers: tuple[int, ...] = ()
+    """No losses are reported by layer."""
+
+    def __init__(self, model: DiekaeModel, adapter: EditAdapter, locality: float) -> None:
+        """Register the adapter's parameters as this module's only ones.
 
         Args:
-            model: Decoder and bank.
-            trained: The bank, or the adapter; a bank that is not trained must not require gradients.
+            model: Decoder and bank, which must not require gradients.
+            adapter: Changes prepared knowledge before it is injected.
             locality: λ, weight of the KL.
-            change: Changes prepared knowledge before it is injected.
         """
         super().__init__()
-        self.trained, self.locality = trained, locality
-        self._outside: dict[str, Any] = {"model": model, "change": change}  # a dict hides them from nn.Module
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """Return the layers that losses are reported for: a bank's; none for other modules."""
-        model: DiekaeModel = self._outside["model"]
-        return model.bank.layers if self.trained is model.bank else ()
+        self.adapter, self.locality = adapter, locality
+        self._outside = {"model": model}  # a dict hides it from nn.Module
 
     def count(self, batch: dict[str, Tensor]) -> Tensor:
         """Return the number of learned tokens."""
@@ -100,18 +77,18 @@ class EditObjective(nn.Module):
 
     def forward(self, **batch: Any) -> LossSums:
         """Return the sum over learned tokens, with the KL in proportion."""
-        marks, model, change = batch.pop("learned"), self._outside["model"], self._outside["change"]
+        marks, model = batch.pop("learned"), self._outside["model"]
         laid_out = Batch(**batch)  # type: ignore[typeddict-item]
-        with torch.set_grad_enabled(change is None and torch.is_grad_enabled()):
+        with torch.no_grad():
             prepared = prepare_batch(model, laid_out)
-        logits, labels = injected_logits(model, laid_out, change(prepared) if change else prepared)
+        logits, labels = injected_logits(model, laid_out, self.adapter(prepared))
         is_label = laid_out["labels"] != IGNORED
         learned = marks[is_label]
         loss = F.cross_entropy(logits[learned].float(), labels[learned], reduction="sum")
         if bool((~learned).any()) and self.locality:
             divergence = self._divergence(laid_out, is_label & ~marks, logits[~learned])
             loss = loss + self.locality * divergence * learned.sum()
-        return LossSums(loss, learned.sum(), torch.zeros(len(self.layers), 2, dtype=torch.float64, device=loss.device))
+        return LossSums(loss, learned.sum(), torch.zeros(0, 2, dtype=torch.float64, device=loss.device))
 
     def _divergence(self, batch: Batch, staying: Tensor, logits: Tensor) -> Tensor:
         """Return the KL to the bare decoder in nats a token, over the labels that must stay, bool [B, T]."""

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from diekae_research.editing.cases import Case
+from diekae_research.data.case import Case
 
 VOTES, SHARE = 3, 0.08
 """Least number of neighbourhood prompts that join two templates (one paraphrase is enough), and their least share of
@@ -36,7 +36,7 @@ class Phrasings:
     @classmethod
     def find(cls, cases: Sequence[Case]) -> Phrasings:
         """Find relations, their partners and prefixes in cases that are not reported."""
-        names = {template(case) for case in cases}
+        names = {case.template for case in cases}
         names |= {
             text.replace(case.subject, "{}") for case in cases if case.format == "qa" for text in case.paraphrases
         }
@@ -47,7 +47,7 @@ class Phrasings:
             templates[relations[name]].append(name)
         of_subject: dict[str, set[str]] = defaultdict(set)
         for case in cases:
-            of_subject[case.subject].add(relations[template(case)])
+            of_subject[case.subject].add(relations[case.template])
         partners: dict[str, set[str]] = defaultdict(set)
         for shared in of_subject.values():
             for relation in shared:
@@ -56,13 +56,13 @@ class Phrasings:
 
     def reworded(self, case: Case, draw: random.Random) -> str:
         """Return the case's question by another template of its relation, if there is one."""
-        own = template(case)
+        own = case.template
         others = [name for name in self.templates.get(self.relations.get(own, ""), []) if name != own]
         return (draw.choice(others) if others else own).replace("{}", case.subject)
 
     def elsewhere(self, case: Case, draw: random.Random) -> str | None:
         """Return another question about the case's subject: of a partner relation, if there is one."""
-        partners = self.partners.get(self.relations.get(template(case), ""), [])
+        partners = self.partners.get(self.relations.get(case.template, ""), [])
         return draw.choice(self.templates[draw.choice(partners)]).replace("{}", case.subject) if partners else None
 
     def behind(self, prompt: str, draw: random.Random) -> str:
@@ -85,7 +85,7 @@ def _votes(cases: Sequence[Case], ordered: Sequence[str]) -> tuple[Votes, Votes,
     by_paraphrase: Votes = defaultdict(Counter)
     prefixes: list[str] = []
     for case in cases:
-        own = template(case)
+        own = case.template
         if case.format == "plain":
             by_neighbour[own].update([name for n in case.neighbours[:1] for name in ordered if fits(name, n)][:1])
         for text in case.paraphrases:
@@ -110,11 +110,6 @@ def _join(names: set[str], votes: Sequence[tuple[Votes, int]]) -> dict[str, str]
                 if count >= least and count >= SHARE * counter.total():
                     parent[root(first)] = root(second)
     return {name: root(name) for name in names}
-
-
-def template(case: Case) -> str:
-    """Return a case's prompt without its subject."""
-    return case.prompt.replace(case.subject, "{}")
 
 
 def fits(pattern: str, prompt: str) -> bool:

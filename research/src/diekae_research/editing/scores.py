@@ -17,9 +17,9 @@ import numpy as np
 from diekae.data.example import Example
 from diekae.data.prompt import Prompt, Prompter
 from diekae.evaluation.answers import normalize
-from diekae_research.editing.cases import Case
-from diekae_research.evaluation.bootstrap import bootstrap
-from diekae_research.evaluation.scoring import Sums
+from diekae_research.data.case import Case
+from diekae_research.evaluation.intervals import bootstrap, harmonic
+from diekae_research.evaluation.scoring import Numbers, count_tokens
 
 KINDS = ("es", "ps", "ns")
 ANSWER = 12
@@ -43,7 +43,7 @@ def prompts_of(cases: Sequence[Case], neighbours: int | None = None) -> list[tup
 
 def successes(
     prompter: Prompter,
-    score: Callable[[Sequence[Prompt]], Sums],
+    score: Callable[[Sequence[Prompt]], Numbers],
     cases: Sequence[Case],
     neighbours: int | None = None,
 ) -> dict[str, list[float]]:
@@ -57,12 +57,10 @@ def successes(
     """
     prompts = prompts_of(cases, neighbours)
     rows = []
-    for place, kind, text in prompts:
+    for place, _, text in prompts:
         case = cases[place]
-        true = case.neighbour_true if kind == "ns" and case.neighbour_true else case.true
-        rows += [prompt_of(prompter, case, text, target) for target in (case.new, true)]
-    losses = score(rows)
-    return tally(prompts, losses.total.reshape(-1, 2), losses.tokens.reshape(-1, 2), len(cases))
+        rows += [prompt_of(prompter, case, text, target) for target in (case.new, case.true)]
+    return tally(prompts, score(rows).reshape(-1, 2), count_tokens(rows).reshape(-1, 2), len(cases))
 
 
 def tally(prompts: Sequence[tuple[int, str, str]], total: Any, tokens: Any, cases: int) -> dict[str, list[float]]:
@@ -102,25 +100,22 @@ def matches(text: str, target: str) -> tuple[float, float]:
     return float(normalize(answer(text)) == expected), float(f"{normalize(text)} ".startswith(f"{expected} "))
 
 
-def share(columns: Mapping[str, Sequence[float]], name: str, count: str, seed: int = 0) -> dict[str, float] | None:
+def share(columns: Mapping[str, Sequence[float]], name: str, count: str) -> dict[str, float] | None:
     """Return the mean over the cases that count, in per cent, with its 95 % interval; None if no case counts."""
     if not sum(columns[count]):
         return None
     counted = {"hits": np.array(columns[name]) * np.array(columns[count]), "n": columns[count]}
-    return bootstrap(counted, lambda sums: 100 * sums["hits"] / np.maximum(sums["n"], 1), seed=seed)._asdict()
+    figure = bootstrap([counted], lambda sums: 100 * sums["hits"] / np.maximum(sums["n"], 1))
+    assert figure is not None, "there is one set"
+    return figure._asdict()
 
 
-def harmonic(shares: Sequence[float]) -> float:
-    """Return the harmonic mean; 0 if a share is 0."""
-    return 0.0 if min(shares) <= 0 else len(shares) / sum(1 / share for share in shares)
-
-
-def summary(columns: Mapping[str, Sequence[float]], seed: int = 0) -> dict[str, Any]:
+def summary(columns: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """Return ES, PS, NS and S in per cent, plain and by length; None where there are no such prompts."""
     figures: dict[str, Any] = {}
     for suffix in ("", "_by_length"):
-        parts = [share(columns, kind + suffix, f"n_{kind}", seed) for kind in KINDS]
+        parts = [share(columns, kind + suffix, f"n_{kind}") for kind in KINDS]
         figures |= {kind + suffix: part for kind, part in zip(KINDS, parts, strict=True)}
         values = [part["value"] for part in parts if part is not None]
-        figures["s" + suffix] = harmonic(values) if len(values) == len(KINDS) else None
+        figures["s" + suffix] = float(harmonic(values)) if len(values) == len(KINDS) else None
     return figures

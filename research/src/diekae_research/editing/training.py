@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from diekae.edit.adapter import EditAdapter
 from diekae.edit.learned_gate import LearnedGate
-from diekae.edit.prompt_encoder import GateOptions, StateReader
-from diekae.edit.trained_parts import FILE, TrainedParts, load_trained
+from diekae.edit.prompt_encoder import GateOptions, PromptEncoder, StateReader
+from diekae.edit.trained_parts import FILE, TrainedParts
 from diekae.files import write_atomically
 from diekae.fingerprint import fingerprint
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
+from diekae_research.data.case import Case
 from diekae_research.editing.adapter_training import SETTINGS, make_rows, train_adapter
-from diekae_research.editing.cases import Case, CaseParts, divide, divide_by_subject, read_counterfact, read_zsre
+from diekae_research.editing.cases import CaseParts, divide, read_counterfact, read_zsre
 from diekae_research.editing.gate_training import (
     choose_thresholds,
     make_checks,
@@ -31,7 +32,6 @@ from diekae_research.editing.gate_training import (
 from diekae_research.editing.phrasings import Phrasings
 from diekae_research.provenance import key_of
 
-PARTS = ("adapter", "gate")
 CHECKED = 140
 """Facts with a paraphrase that choose the thresholds."""
 
@@ -51,43 +51,27 @@ class TrainingSizes:
 
 
 def train_editing(
-    model: DiekaeModel,
-    data: Path,
-    out: Path,
-    sizes: TrainingSizes,
-    parts: Sequence[str] = PARTS,
-    *,
-    seed: int = 0,
-    progress: Progress = silent,
+    model: DiekaeModel, data: Path, out: Path, sizes: TrainingSizes, *, seed: int = 0, progress: Progress = silent
 ) -> tuple[Path, dict[str, Any]]:
     """Train on the training parts of CounterFact and zsRE; their validation parts make the choices.
 
     Args:
         model: Decoder and bank.
         data: Folder of ``counterfact`` and ``zsre``.
-        out: Folder of checkpoints and the result. A part that an earlier run has trained stays in the result. An
-            interrupted run continues from its own checkpoints.
+        out: Folder of checkpoints and the result. An interrupted run continues from its own checkpoints.
         sizes: How much.
-        parts: ``adapter``, ``gate``.
         seed: Decides facts, wordings, start and order.
         progress: Called as training goes on.
 
     Returns:
         The file, and the log.
     """
-    facts, questions = divide(read_counterfact(data / "counterfact")), divide_by_subject(read_zsre(data / "zsre"))
+    facts, questions = divide(read_counterfact(data / "counterfact")), read_zsre(data / "zsre")
     setup = _Setup(model, facts, questions, Phrasings.find(facts.train), out, sizes, seed, progress)
-    log: dict[str, Any] = {"sizes": dataclasses.asdict(sizes), "seed": seed}
-    if "adapter" in parts:
-        log["adapter"] = _train_adapter(setup)
-    if "gate" in parts:
-        log["gate"] = _train_gate(setup)
-    files = [out / f"{part}.safetensors" for part in PARTS]
-    trained = [load_trained(file, model) for file in files if file.is_file()]
-    gate = next((part for part in trained if part.encoder is not None), TrainedParts())
-    adapter = next((part.adapter for part in trained if part.adapter is not None), None)
-    TrainedParts(gate.encoder, gate.gate, adapter).save(out / FILE, model)
-    return out / FILE, log
+    adapter, adapter_log = _train_adapter(setup)
+    encoder, options, gate_log = _train_gate(setup)
+    TrainedParts(encoder, options, adapter).save(out / FILE, model)
+    return out / FILE, {"sizes": asdict(sizes), "seed": seed, "adapter": adapter_log, "gate": gate_log}
 
 
 class _Setup(NamedTuple):
@@ -118,24 +102,22 @@ def choose_facts(facts: CaseParts, questions: CaseParts, number: int, seed: int)
     return paraphrased[:number] + others[: number // 2] + questions.train[: number // 5]
 
 
-def _train_adapter(setup: _Setup) -> list[dict[str, float]]:
-    """Train the adapter and write it; return the log."""
+def _train_adapter(setup: _Setup) -> tuple[EditAdapter, list[dict[str, float]]]:
+    """Train the adapter; return it and the log."""
     sizes, seed, prompter = setup.sizes, setup.seed, setup.model.need_prompter()
     facts = choose_facts(setup.facts, setup.questions, sizes.adapter_facts, seed)
     training = make_rows(prompter, facts, setup.phrasings, seed)
     checked = [case for case in setup.facts.validation if case.paraphrases][:16] + setup.questions.validation[:4]
     validation = make_rows(prompter, checked, setup.phrasings, seed + 1)
-    settings = dataclasses.replace(SETTINGS, max_steps=sizes.adapter_steps, seed=seed)
+    settings = replace(SETTINGS, max_steps=sizes.adapter_steps, seed=seed)
     # A run with other facts, sizes or another bank must not continue from these checkpoints.
-    content = [dataclasses.asdict(settings), repr(training), repr(validation)]
+    content = [asdict(settings), repr(training), repr(validation)]
     folder = setup.out / f"adapter-{key_of([setup.identity(), *content])}"
-    adapter, log = train_adapter(setup.model, training, validation, folder, settings=settings, progress=setup.progress)
-    TrainedParts(adapter=adapter).save(setup.out / "adapter.safetensors", setup.model)
-    return log
+    return train_adapter(setup.model, training, validation, folder, settings=settings, progress=setup.progress)
 
 
-def _train_gate(setup: _Setup) -> dict[str, Any]:
-    """Train the gate and write it; return losses, thresholds and the likeness behind them."""
+def _train_gate(setup: _Setup) -> tuple[PromptEncoder, GateOptions, dict[str, Any]]:
+    """Train the gate; return its encoder and options, and the log: losses, thresholds, and the likeness behind them."""
     sizes, seed, questions, options = setup.sizes, setup.seed, setup.questions, GateOptions()
     states = StateReader(setup.model.decoder, setup.model.need_prompter(), setup.model.anchor, options.layers)
     question_phrasings = Phrasings.find(questions.train)
@@ -155,9 +137,9 @@ def _train_gate(setup: _Setup) -> dict[str, Any]:
     checks = make_checks(checked, setup.phrasings, seed + 1)
     checks += make_checks(questions.validation, question_phrasings, seed + 2)
     chosen, likeness = choose_thresholds(LearnedGate(states, encoder, options), checks)
-    TrainedParts(encoder, chosen).save(setup.out / "gate.safetensors", setup.model)
     rounded = {name: [round(value, 3) for value in values] for name, values in likeness.items()}
-    return {"losses": [round(x, 4) for x in losses], "thresholds": dataclasses.asdict(chosen), "likeness": rounded}
+    log = {"losses": [round(x, 4) for x in losses], "thresholds": asdict(chosen), "likeness": rounded}
+    return encoder, chosen, log
 
 
 def _stored_states(states: StateReader, texts: Sequence[str], path: Path, progress: Progress) -> dict[str, Tensor]:

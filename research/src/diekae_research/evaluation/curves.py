@@ -39,7 +39,6 @@ def measure_curves(
     model: DiekaeModel,
     examples: Sequence[Example],
     *,
-    format: str | None = None,
     documents: Sequence[int] = DOCUMENTS,
     lengths: Sequence[int] = LENGTHS,
     batch_size: int = 8,
@@ -50,7 +49,6 @@ def measure_curves(
     Args:
         model: Decoder and bank.
         examples: Held-out examples; several documents of an example are joined by line breaks.
-        format: Text around x and y; the bank's own if None.
         documents: Numbers of documents; those that the examples do not reach are left out.
         lengths: Numbers of tokens; each is measured on the examples whose document is not longer.
         batch_size: Examples a pass.
@@ -72,7 +70,7 @@ def measure_curves(
         raise ValueError(f"documents={documents}, lengths={lengths} and batch_size={batch_size} must be positive.")
     with frozen(model.decoder), torch.no_grad():
         progress("documents", 0, len(documents))
-        bench = _CurveBench(model, examples, format, batch_size)
+        bench = _CurveBench(model, examples, batch_size)
         points = {
             "documents": bench.sweep("documents", documents, progress),
             "lengths": bench.sweep("lengths", lengths, progress),
@@ -88,11 +86,11 @@ def measure_curves(
 class _CurveBench:
     """A bank and its examples, their prepared documents, and the passes that every curve needs."""
 
-    def __init__(self, model: DiekaeModel, examples: Sequence[Example], format: str | None, batch_size: int) -> None:
+    def __init__(self, model: DiekaeModel, examples: Sequence[Example], batch_size: int) -> None:
         prompter = model.need_prompter()
         self.model, self.prompter, self.batch_size = model, prompter, batch_size
         self.window = window(model.decoder)
-        self.prompts = truncate_knowledge([prompter.prompt(e, format) for e in examples], None, self.window)
+        self.prompts = truncate_knowledge([prompter.prompt(e) for e in examples], None, self.window)
         texts = ["\n".join(example.knowledge) for example in examples]
         distinct = tuple(dict.fromkeys(texts))
         tokens = tuple(len(prompter.knowledge(text)) for text in distinct)

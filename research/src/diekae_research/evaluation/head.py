@@ -3,17 +3,19 @@
 Every method gets a head, trained after the method itself on fixed states. (In the paper's published code the head of
 its own method is not trained.)
 
-Shapes: n examples, W decoder width, C classes.
+Shapes: n examples, W decoder width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from diekae.data.prompt import Prompt
 from diekae.progress import Progress, silent
@@ -21,83 +23,42 @@ from diekae_research.methods import Fitted
 
 DECAYS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Weight decays that are tried; validation chooses."""
-
-
-@dataclass(frozen=True)
-class Head:
-    """A linear classifier on standardised states."""
-
-    mean: Tensor
-    """Of the training states, [W]."""
-    deviation: Tensor
-    """Of the training states, [W]."""
-    weight: Tensor
-    """[C, W]."""
-    bias: Tensor
-    """[C]."""
-
-    def __call__(self, states: Tensor) -> Tensor:
-        """Return the classes' logits for states [n, W], [n, C]."""
-        return F.linear((states.to(self.mean) - self.mean) / self.deviation, self.weight, self.bias)
+Numbers = NDArray[np.float64]
 
 
 def collect_states(
-    fitted: Fitted,
-    prompts: Sequence[Prompt],
-    batch_size: int = 16,
-    progress: Progress = silent,
-) -> Tensor:
-    """Return the state that the head reads of each prompt, fp32 [n, W] on the CPU; targets are not read."""
+    fitted: Fitted, prompts: Sequence[Prompt], batch_size: int = 16, progress: Progress = silent
+) -> Numbers:
+    """Return the state that the head reads of each prompt, [n, W]; targets are not read."""
     states = []
     for start in range(0, len(prompts), batch_size):
-        states.append(fitted.last_states(prompts[start : start + batch_size]).float().cpu())
+        batch = fitted.last_states(prompts[start : start + batch_size])
+        states.append(batch.double().cpu().numpy())
         progress(f"states of {fitted.name}", min(len(prompts), start + batch_size), len(prompts))
-    return torch.cat(states)
+    return np.concatenate(states)
 
 
-def train_head(train: tuple[Tensor, Tensor], validation: tuple[Tensor, Tensor], classes: int) -> Head:
-    """Fit a head by multinomial logistic regression, starting from zero.
+def train_head(train: tuple[Numbers, Sequence[int]], validation: tuple[Numbers, Sequence[int]]) -> Pipeline:
+    """Fit a head by multinomial logistic regression on standardised states.
 
     Args:
-        train: States [n, W] and classes int64 [n].
+        train: States [n, W] and classes [n].
         validation: The same; chooses the weight decay by accuracy, then by loss.
-        classes: C.
 
     Raises:
-        ValueError: There are no examples, or a class is not one of C.
+        ValueError: There are no examples, or all are of one class.
     """
-    for name, (states, labels) in {"train": train, "validation": validation}.items():
-        if not len(states) or len(states) != len(labels):
-            raise ValueError(f"{name}: {len(states)} states and {len(labels)} labels; expected as many, at least one.")
-        if int(labels.min()) < 0 or int(labels.max()) >= classes:
-            raise ValueError(f"{name}: labels go from {int(labels.min())} to {int(labels.max())}, classes={classes}.")
-    heads = [_fit(*train, classes, decay) for decay in DECAYS]
 
-    def quality(head: Head) -> tuple[float, float]:
-        return accuracy(head, *validation), -float(F.cross_entropy(head(validation[0]), validation[1]))
+    def quality(head: Pipeline) -> tuple[float, float]:
+        states, classes = validation
+        known = np.isin(classes, head.classes_)  # the loss of a class that was never trained has no bound
+        loss = log_loss(np.array(classes)[known], head.predict_proba(states[known]), labels=head.classes_)
+        return float(head.score(states, classes)), -float(loss)
 
-    return max(heads, key=quality)
+    return max((fit_head(*train, decay) for decay in DECAYS), key=quality)
 
 
-def accuracy(head: Head, states: Tensor, labels: Tensor) -> float:
-    """Return the share of examples that the head classifies correctly."""
-    return float((head(states).argmax(-1) == labels).double().mean())
-
-
-def _fit(states: Tensor, labels: Tensor, classes: int, decay: float) -> Head:
+def fit_head(states: Numbers, classes: Sequence[int], decay: float) -> Pipeline:
     """Minimise the mean cross-entropy plus ``decay / 2`` times the squared weights, to convergence."""
-    mean, deviation = states.mean(0), states.std(0, correction=0).clamp(min=1e-6)
-    weight = torch.zeros(classes, states.shape[1], requires_grad=True)
-    bias = torch.zeros(classes, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
-    standard = (states - mean) / deviation
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(F.linear(standard, weight, bias), labels) + decay / 2 * weight.square().sum()
-        loss.backward()
-        return loss
-
-    with torch.enable_grad():
-        optimizer.step(closure)
-    return Head(mean, deviation, weight.detach(), bias.detach())
+    regression = LogisticRegression(C=1 / (decay * len(classes)), tol=1e-6, max_iter=2000)
+    return make_pipeline(StandardScaler(), regression).fit(states, classes)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,50 +23,9 @@ ANSWER_TOKENS = 24
 Numbers = NDArray[np.float64]
 
 
-class Sums(NamedTuple):
-    """A quantity of target tokens, summed over each example's target."""
-
-    total: Numbers
-    """Nats, [examples]."""
-    tokens: Numbers
-    """Target tokens, [examples]."""
-
-    @property
-    def mean(self) -> float:
-        """Return nats per token, all tokens weighted equally."""
-        return float(self.total.sum() / self.tokens.sum())
-
-
-class LabelScores(NamedTuple):
-    """Log-likelihoods of candidate answers."""
-
-    total: Numbers
-    """Log-likelihood of the whole candidate in nats, [examples, candidates]."""
-    tokens: NDArray[np.int64]
-    """Tokens of the candidates, [candidates]."""
-
-    @property
-    def choices(self) -> NDArray[np.int64]:
-        """Return the likeliest candidate of each example."""
-        likeliest: NDArray[np.int64] = self.total.argmax(1)
-        return likeliest
-
-    @property
-    def choices_by_length(self) -> NDArray[np.int64]:
-        """Return the candidate that is likeliest per token, which does not favour short ones."""
-        likeliest: NDArray[np.int64] = (self.total / self.tokens).argmax(1)
-        return likeliest
-
-
-class AnswerScores(NamedTuple):
-    """Scores of greedy answers, by SQuAD's definitions."""
-
-    exact: Numbers
-    """1 where the answer equals the target, else 0; [examples]."""
-    f1: Numbers
-    """Token F1, [examples]."""
-    right: Numbers
-    """1 where the answer's first line contains the target, else 0; [examples]."""
+def count_tokens(prompts: Sequence[Prompt]) -> Numbers:
+    """Return the tokens of each target."""
+    return np.array([len(prompt.target) for prompt in prompts], dtype=np.float64)
 
 
 def nll(
@@ -75,8 +33,8 @@ def nll(
     prompts: Sequence[Prompt],
     batch_size: int = 16,
     progress: Progress = silent,
-) -> Sums:
-    """Return the negative log-likelihood of each example's target; examples of similar length run together.
+) -> Numbers:
+    """Return the negative log-likelihood of each example's target in nats; examples of similar length run together.
 
     Raises:
         ValueError: There is no prompt.
@@ -95,8 +53,8 @@ def harm(
     prompts: Sequence[Prompt],
     batch_size: int = 16,
     progress: Progress = silent,
-) -> Sums:
-    """Return KL(D(x) ‖ method) in nats, over target tokens: how much irrelevant knowledge changes.
+) -> Numbers:
+    """Return KL(D(x) ‖ method) in nats, summed over each target's tokens: how much irrelevant knowledge changes.
 
     Args:
         bare: The method ``bare``.
@@ -118,6 +76,26 @@ def harm(
     )
 
 
+def paper_perplexity(nll: Sequence[float], tokens: Sequence[float], batch_size: int) -> float:
+    """Return what the paper prints as perplexity: 2^nats of a mean of batch means (design, section 7).
+
+    Only to compare our figures with the paper's; use :func:`diekae.evaluation.metrics.perplexity` for anything else.
+
+    Args:
+        nll: Summed nats of each example's target, in the order of the batches.
+        tokens: Target tokens of each example.
+        batch_size: Examples a batch.
+
+    Raises:
+        ValueError: There is no example, the lengths differ, or the batch size is below 1.
+    """
+    if not len(nll) or len(nll) != len(tokens) or batch_size < 1:
+        raise ValueError(f"got {len(nll)} sums, {len(tokens)} token counts and batch_size={batch_size}.")
+    batches = [slice(start, start + batch_size) for start in range(0, len(nll), batch_size)]
+    means = [sum(nll[batch]) / sum(tokens[batch]) for batch in batches]
+    return float(2.0 ** min(sum(means) / len(means), 1000.0))
+
+
 def label_targets(prompter: Prompter, labels: Sequence[str], format: str | None = None) -> list[tuple[int, ...]]:
     """Return the tokens of each label as a target.
 
@@ -133,8 +111,10 @@ def score_labels(
     candidates: Sequence[tuple[int, ...]],
     batch_size: int = 16,
     progress: Progress = silent,
-) -> LabelScores:
-    """Return the log-likelihood of each candidate as each example's target; the targets themselves are not read.
+) -> dict[str, NDArray[np.int64]]:
+    """Return the likeliest candidate of each example, as a whole (``likelihood``) and per token (``by_length``).
+
+    The targets themselves are not read. The choice per token does not favour short candidates.
 
     Args:
         fitted: Any method.
@@ -149,8 +129,9 @@ def score_labels(
     if len(candidates) < 2 or not all(candidates):
         raise ValueError(f"candidates={list(candidates)} must be at least two labels of at least one token each.")
     rows = [dataclasses.replace(prompt, target=target) for prompt in prompts for target in candidates]
-    losses = nll(fitted, rows, batch_size, progress)
-    return LabelScores(-losses.total.reshape(-1, len(candidates)), np.array([len(target) for target in candidates]))
+    losses = nll(fitted, rows, batch_size, progress).reshape(-1, len(candidates))
+    tokens = np.array([len(target) for target in candidates])
+    return {"likelihood": losses.argmin(1), "by_length": (losses / tokens).argmin(1)}
 
 
 def score_answers(
@@ -158,8 +139,8 @@ def score_answers(
     prompts: Sequence[Prompt],
     batch_size: int = 16,
     progress: Progress = silent,
-) -> AnswerScores:
-    """Answer greedily and compare the first line with the target; arguments as for :func:`nll`.
+) -> dict[str, Numbers]:
+    """Answer greedily and score each answer's first line by :func:`compare_answers`; arguments as for :func:`nll`.
 
     Raises:
         ValueError: There is no prompt.
@@ -190,11 +171,14 @@ def target_texts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) 
     return [str(tokenizer.decode(list(prompt.target), skip_special_tokens=True)).strip() for prompt in prompts]
 
 
-def compare_answers(lines: Sequence[str], targets: Sequence[str]) -> AnswerScores:
-    """Score answers against one target each."""
-    measures = (answers.exact_match, answers.f1, answers.right)
-    columns = [[score(line, [target]) for line, target in zip(lines, targets, strict=True)] for score in measures]
-    return AnswerScores(*map(np.array, columns))
+def compare_answers(lines: Sequence[str], targets: Sequence[str]) -> dict[str, Numbers]:
+    """Score answers against one target each: ``exact``, ``f1`` and ``right``, by SQuAD's definitions, [examples]."""
+    measures = {"exact": answers.exact_match, "f1": answers.f1, "right": answers.right}
+    pairs = list(zip(lines, targets, strict=True))
+    return {
+        name: np.array([score(line, [target]) for line, target in pairs], dtype=np.float64)
+        for name, score in measures.items()
+    }
 
 
 def _sum_by_example(
@@ -202,9 +186,9 @@ def _sum_by_example(
     prompts: Sequence[Prompt],
     batch_size: int,
     progress: Callable[[int, int], None],
-) -> Sums:
+) -> Numbers:
     """Sum a quantity of target tokens, [labels], over each example."""
     total = np.zeros(len(prompts))
     for rows, values in by_example(lambda rows: measure([prompts[r] for r in rows]), prompts, batch_size, progress):
         total[rows] = [float(value.sum()) for value in values]
-    return Sums(total, np.array([len(prompt.target) for prompt in prompts], dtype=np.float64))
+    return total

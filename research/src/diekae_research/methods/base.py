@@ -1,21 +1,13 @@
 """The interface of the methods in the paper's tables: a :class:`Task` goes in, a :class:`Fitted` method comes out.
 
-A method is a decorated function in a file of this folder:
-
-    @register("lora")
-    def lora(task: Task) -> Fitted: ...
-
 Shapes: B prompts, W decoder width; "labels" counts the target tokens of all prompts, row by row.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +22,6 @@ from diekae.data.prompt import Prompt, truncate_knowledge
 from diekae.fingerprint import window
 from diekae.inject.hooks import frozen
 from diekae.progress import Progress, silent
-from diekae.suggest import did_you_mean
 from diekae.training.config import TrainingConfig
 
 
@@ -60,17 +51,6 @@ class Task:
     """Continue from the checkpoints in the folder, if there are any."""
     progress: Progress = silent
     """Called as training goes on."""
-
-    def __post_init__(self) -> None:
-        """Check the learning rates.
-
-        Raises:
-            ValueError: A learning rate is of an unknown method, or not positive.
-        """
-        for name, rate in self.learning_rates.items():
-            _find(name)
-            if rate <= 0:
-                raise ValueError(f"learning_rates[{name!r}]={rate} must be positive.")
 
     def place(self, name: str) -> Path:
         """Return the folder of one method."""
@@ -120,6 +100,10 @@ class Cost(NamedTuple):
         """Return seconds an epoch; 0 where nothing was trained."""
         return self.seconds / self.epochs if self.epochs else 0.0
 
+    def to_dict(self) -> dict[str, float]:
+        """Return plain JSON values."""
+        return {**self._asdict(), "epoch_seconds": self.epoch_seconds}
+
 
 class Scored(NamedTuple):
     """Scores of the targets of some prompts."""
@@ -135,7 +119,7 @@ class Fitted(ABC):
     """A fitted method. All methods are scored on the same tokens."""
 
     name: str
-    """The method's registered name."""
+    """The method's name."""
     decoder: PreTrainedModel
     """The decoder that runs: the task's, or a copy."""
     tokenizer: PreTrainedTokenizerBase
@@ -146,8 +130,6 @@ class Fitted(ABC):
     """Whether the method reads K."""
     cost: Cost = Cost()
     """What fitting cost."""
-    fit_digest: str = ""
-    """Digest of all that fitting depended on, for measurements that are stored between runs; empty if unknown."""
 
     @abstractmethod
     def read(self, prompts: Sequence[Prompt], batch: Batch, states: bool) -> Tensor:
@@ -217,71 +199,3 @@ class Fitted(ABC):
 def without_knowledge(prompts: Sequence[Prompt]) -> list[Prompt]:
     """Return the prompts with an empty K."""
     return [dataclasses.replace(prompt, knowledge=()) for prompt in prompts]
-
-
-Method = Callable[[Task], Fitted]
-_METHODS: dict[str, Method] = {}
-
-
-def register(name: str) -> Callable[[Method], Method]:
-    """Register the decorated function as a method.
-
-    Raises:
-        ValueError: The name is taken.
-    """
-
-    def add(method: Method) -> Method:
-        if name in _METHODS:
-            raise ValueError(f"method {name!r} is registered by {_METHODS[name].__module__}; choose another name.")
-        _METHODS[name] = method
-        return method
-
-    return add
-
-
-def method_names() -> list[str]:
-    """Return the names of all methods, sorted."""
-    _import_methods()
-    return sorted(_METHODS)
-
-
-def constants_of(name: str) -> dict[str, Any]:
-    """Return the constants of a method's file, such as its learning rate: upper-case names with JSON values.
-
-    Raises:
-        ValueError: No method has that name.
-    """
-    module = importlib.import_module(_find(name).__module__)
-    return {key: value for key, value in sorted(vars(module).items()) if key.isupper() and _is_json(value)}
-
-
-def _is_json(value: object) -> bool:
-    if isinstance(value, Mapping):
-        return all(isinstance(key, str) and _is_json(each) for key, each in value.items())
-    if isinstance(value, list | tuple):
-        return all(map(_is_json, value))
-    return value is None or isinstance(value, str | int | float)
-
-
-def fit(name: str, task: Task) -> Fitted:
-    """Fit a method by name.
-
-    Raises:
-        ValueError: No method has that name, or the task does not suit it.
-    """
-    return _find(name)(task)
-
-
-def _find(name: str) -> Method:
-    names = method_names()
-    if name not in names:
-        raise ValueError(f"method {name!r} is not known; choose one of {', '.join(names)}.{did_you_mean(name, names)}")
-    return _METHODS[name]
-
-
-@functools.cache
-def _import_methods() -> None:
-    """Import every file of this folder, at the first call: each imports :func:`register` from here."""
-    package = __name__.rpartition(".")[0]
-    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
-        importlib.import_module(f"{package}.{module.name}")

@@ -30,8 +30,8 @@ from diekae.fingerprint import window
 from diekae.inject.hookpoints import stack_of
 from diekae.progress import Progress
 from diekae.run.answer import until_end
-from diekae_research.methods.base import Cost, Fitted, Task, register
-from diekae_research.methods.decoders import Prefixed, need_peft, twin
+from diekae_research.methods.base import Cost, Fitted, Task
+from diekae_research.methods.decoders import Prefixed, twin
 
 RATE = 1e-3
 """Peak learning rate unless the task names another: that of PEFT's example."""
@@ -169,15 +169,12 @@ class Cartridges(Prefixed):
         return logits[scored].float()
 
 
-@register("cartridge")
 def cartridge(task: Task) -> Fitted:
     """Return a method that trains a cartridge for each document, when its first input is scored.
 
     Raises:
-        ModuleNotFoundError: PEFT is not installed.
         ValueError: The task gives no knowledge, or x has an anchor of its own, which a cartridge does not support.
     """
-    need_peft("cartridge")
     if not task.knowledge or task.diekae.anchor == "own":
         raise ValueError(
             f"knowledge={task.knowledge} and anchor={task.diekae.anchor!r}: a cartridge stands for K and the anchor, "

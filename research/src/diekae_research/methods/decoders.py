@@ -6,7 +6,6 @@ Shapes: B prompts, T columns of x, W decoder width.
 from __future__ import annotations
 
 import copy
-import importlib.util
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -116,13 +115,3 @@ def twin(decoder: PreTrainedModel) -> PreTrainedModel:
         id(t): nn.Parameter(t.detach(), requires_grad=False) if isinstance(t, nn.Parameter) else t for t in tensors
     }
     return copy.deepcopy(decoder, shared)
-
-
-def need_peft(name: str) -> None:
-    """Check that PEFT can be imported.
-
-    Raises:
-        ModuleNotFoundError: It is not installed.
-    """
-    if importlib.util.find_spec("peft") is None:
-        raise ModuleNotFoundError(f"the method {name!r} needs PEFT: run `pip install diekae-research`")

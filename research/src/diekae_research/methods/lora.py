@@ -11,8 +11,8 @@ from torch import nn
 from transformers import PreTrainedModel, set_seed
 
 from diekae.inject.hookpoints import find_blocks
-from diekae_research.methods.base import Fitted, Task, register
-from diekae_research.methods.decoders import Plain, need_peft, twin
+from diekae_research.methods.base import Fitted, Task
+from diekae_research.methods.decoders import Plain, twin
 from diekae_research.methods.tuning import tune
 
 RATE = 2e-4
@@ -20,15 +20,12 @@ RATE = 2e-4
 SETTINGS: dict[str, Any] = {"r": 24, "lora_alpha": 32, "lora_dropout": 0.05, "task_type": "CAUSAL_LM"}
 
 
-@register("lora")
 def lora(task: Task) -> Fitted:
     """Train adapters on a copy that shares the decoder's weights.
 
     Raises:
-        ModuleNotFoundError: PEFT is not installed.
         ValueError: The projections of queries and values are not known for this decoder.
     """
-    need_peft("lora")
     set_seed(task.training.seed)  # adapters start at random
     decoder = with_adapters(task.decoder)
     cost = tune("lora", decoder, task, task.config("lora", RATE))

@@ -16,7 +16,7 @@ from diekae.model import DiekaeModel
 from diekae.run.score import target_logits
 from diekae.training.run import train
 from diekae.training.stopwatch import Stopwatch
-from diekae_research.methods.base import Cost, Fitted, Task, register
+from diekae_research.methods.base import Cost, Fitted, Task
 from diekae_research.methods.decoders import Plain, extend_greedily
 from diekae_research.methods.tuning import ReportProgress, cost_of
 
@@ -53,13 +53,11 @@ def as_methods(model: DiekaeModel) -> tuple[Fitted, ...]:
     )
 
 
-@register("ours")
 def ours(task: Task) -> Fitted:
     """Train a bank on differences alone (paper, section 3.2)."""
     return _fit("ours", task, "difference")
 
 
-@register("ours_finetuned")
 def ours_finetuned(task: Task) -> Fitted:
     """Train a bank on differences, then on cross-entropy (paper, 3.3); the cost is that of both."""
     first = ours(task)
@@ -70,7 +68,6 @@ def ours_finetuned(task: Task) -> Fitted:
     return second
 
 
-@register("ours_finetuned_from_scratch")
 def ours_finetuned_from_scratch(task: Task) -> Fitted:
     """Train a bank on cross-entropy alone: the control of the paper's figure 3."""
     return _fit("ours_finetuned_from_scratch", task, "cross_entropy")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 
-from diekae_research.methods.base import Fitted, Task, register
+from diekae_research.methods.base import Fitted, Task
 from diekae_research.methods.decoders import Plain
 from diekae_research.methods.tuning import tune
 
@@ -12,7 +12,6 @@ RATE = 1e-5
 """Peak learning rate unless the task names another."""
 
 
-@register("sft")
 def sft(task: Task) -> Fitted:
     """Train a copy of the decoder.
 

@@ -1,9 +1,10 @@
-"""The registry of data sets: one file a data set, registered by name.
+"""The data sets: one file each, found by its name.
 
-A new data set is a new file here with its card and a function that takes a `Request` and returns or yields examples:
+A new data set is a new file here with ``CARD`` and a function that takes a `Request` and returns or yields examples:
 
-    @register("dream", Card(title="DREAM (Sun et al., 2019)", ...))
-    def load_dream(request: Request) -> Iterator[Example]: ...
+    CARD = Card(title="DREAM (Sun et al., 2019)", ...)
+
+    def load(request: Request) -> Iterator[Example]: ...
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from diekae.data.example import DataError, Example, Split, check_limit, check_split
 from diekae.suggest import did_you_mean
@@ -24,31 +26,11 @@ from diekae_research.data.marks import marked
 from diekae_research.data.request import BadRecords, Request
 
 Loader = Callable[[Request], Iterable[Example]]
-_SOURCES: dict[str, tuple[Card, Loader]] = {}
-
-
-def register(name: str, card: Card) -> Callable[[Loader], Loader]:
-    """Register the decorated loader under `name`.
-
-    Raises:
-        ValueError: The name is taken.
-    """
-
-    def add(loader: Loader) -> Loader:
-        if name in _SOURCES:
-            raise ValueError(
-                f"source {name!r} is already registered by {_SOURCES[name][1].__module__}; choose another name"
-            )
-        _SOURCES[name] = card, loader
-        return loader
-
-    return add
 
 
 def source_names() -> list[str]:
-    """Return the names of all registered sources, sorted."""
-    _import_sources()
-    return sorted(_SOURCES)
+    """Return the names of all sources, sorted."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def source_card(name: str) -> Card:
@@ -76,7 +58,7 @@ def iterate_source(
     With a limit the files are read twice, once to count, so that only one example is held at a time.
 
     Args:
-        name: A registered name.
+        name: A source.
         folder: The folder with the upstream files; ``None`` for a source that needs none.
         split: ``train``, ``validation`` or ``test``.
         limit: At most this many examples: a random subset, in the order of the file. ``None`` loads all.
@@ -124,7 +106,7 @@ def load_source(
     """Load one part of a data set, without examples whose knowledge was made from the target.
 
     Args:
-        name: A registered name.
+        name: A source.
         folder: As for :func:`iterate_source`, like the arguments below.
         split: Which part.
         limit: At most this many examples.
@@ -161,11 +143,5 @@ def _source(name: str) -> tuple[Card, Loader]:
     names = source_names()
     if name not in names:
         raise DataError(f"unknown source {name!r}; there are {', '.join(names)}.{did_you_mean(name, names)}")
-    return _SOURCES[name]
-
-
-@functools.cache
-def _import_sources() -> None:
-    """Import every file of this folder, at the first call: each imports `register` from here."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
+    module: Any = importlib.import_module(f"{__name__}.{name}")
+    return module.CARD, module.load

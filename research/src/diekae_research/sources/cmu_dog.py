@@ -21,7 +21,6 @@ from diekae.data.example import Example
 from diekae_research.data.card import Card, Option, Upstream
 from diekae_research.data.marks import dialogue, one_line
 from diekae_research.data.request import Request
-from diekae_research.sources import register
 
 _FOLDERS = {"train": "Conversations/train", "validation": "Conversations/valid", "test": "Conversations/test"}
 _BEST = 3
@@ -47,8 +46,7 @@ CARD = Card(
 )
 
 
-@register("cmu_dog", CARD)
-def load_cmu_dog(request: Request) -> Iterator[Example]:
+def load(request: Request) -> Iterator[Example]:
     """Return what each reader of the document says: the section in view as knowledge, the talk so far as input.
 
     Unfinished conversations (status 0 or false) are left out, and by default those of a rating below 3. The input

@@ -17,16 +17,17 @@ Licence: MIT (original), Apache-2.0 (reduced files). Upstream: rome.baulab.info,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from diekae.data.example import Example
 from diekae_research.data.card import Card, Option, Upstream
+from diekae_research.data.case import NEIGHBOURS, Case
 from diekae_research.data.request import Request
-from diekae_research.sources import register
 
 ORIGINAL = "counterfact.json"
 REDUCED = ("counterfact-train.json", "counterfact-edit.json", "counterfact-val.json")
+GENERATION = "generation_prompts.txt"
 TRAIN_PERCENT = 85
 CARD = Card(
     title="CounterFact (Meng et al., 2022)",
@@ -44,38 +45,71 @@ CARD = Card(
 )
 
 
-@register("counterfact", CARD)
-def load_counterfact(request: Request) -> Iterator[Example]:
-    """Yield the new fact as knowledge, its prompt as input, the new object as target.
-
-    Cases are ordered by ``case_id``. The first 85 % are for training (18631); of the rest (3288), even positions are
-    for validation and odd ones for testing.
-    """
-    cases: dict[int, Example] = {}
-
-    def case(record: Any) -> Iterator[tuple[int, Example]]:
-        number = record["case_id"]
-        if number in cases:
-            raise ValueError(f"case_id {number} occurs twice")
-        yield int(number), _example(record)
-
-    for name in (ORIGINAL,) if request.there(ORIGINAL) else REDUCED:
-        for number, example in request.convert(request.entries(name), case):
-            cases[number] = example
-    ordered = [cases[number] for number in sorted(cases)]
-    cut = len(ordered) * TRAIN_PERCENT // 100
-    train, held_out = ordered[:cut], ordered[cut:]
+def load(request: Request) -> Iterator[Example]:
+    """Yield the new fact as knowledge, its prompt as input, the new object as target; see :func:`divide_cases`."""
+    train, validation, test = divide_cases(sorted(iterate_cases(request), key=lambda case: case.case))
+    parts = {"train": train, "validation": validation, "test": test}
     if request.options["paper_splits"]:
-        parts = {"train": train, "validation": held_out, "test": []}
-    else:
-        parts = {"train": train, "validation": held_out[0::2], "test": held_out[1::2]}
-    yield from parts[request.split]
+        both = sorted([*validation, *test], key=lambda case: case.case)
+        parts |= {"validation": both, "test": []}
+    for case in parts[request.split]:
+        yield Example((case.fact,), case.prompt, case.new)
 
 
-def _example(record: dict[str, Any]) -> Example:
-    if "requested_rewrite" in record:
-        rewrite = record["requested_rewrite"]
-        prompt, target = rewrite["prompt"].replace("{}", rewrite["subject"]), rewrite["target_new"]["str"]
-    else:
-        prompt, target = record["prompt"], record["target_new"]
-    return Example((f"{prompt} {target}.",), prompt, target)
+def divide_cases(cases: Sequence[Case]) -> tuple[list[Case], list[Case], list[Case]]:
+    """Divide cases, ordered by number, into train, validation and test.
+
+    The first 85 % are for training (18631); of the rest (3288), even positions are for validation and odd ones for
+    testing.
+    """
+    cut = len(cases) * TRAIN_PERCENT // 100
+    return list(cases[:cut]), list(cases[cut::2]), list(cases[cut + 1 :: 2])
+
+
+def iterate_cases(request: Request, name: str = ORIGINAL) -> Iterator[Case]:
+    """Yield all cases, of the file `name` in the original layout or of the reduced files.
+
+    In the reduced layout, ``rephrase_prompt`` is often one of CounterFact's *generation* prompts, which are no
+    paraphrases. Those that a file ``generation_prompts.txt`` lists, a line each, are left out; without it all are.
+    """
+    generation, seen = None, set[int]()
+    is_original = request.there(name)
+    if not is_original and (listed := request.path(GENERATION)).is_file():
+        generation = set(listed.read_text().splitlines())
+
+    def convert(record: Mapping[str, Any]) -> Iterator[Case]:
+        case = _original(record) if is_original else _reduced(record, generation)
+        if case.case in seen:
+            raise ValueError(f"case_id {case.case} occurs twice")
+        seen.add(case.case)
+        yield case
+
+    for part in (name,) if is_original else REDUCED:
+        yield from request.convert(request.entries(part), convert)
+
+
+def _original(record: Mapping[str, Any]) -> Case:
+    rewrite = record["requested_rewrite"]
+    return Case(
+        int(record["case_id"]),
+        rewrite["prompt"].replace("{}", rewrite["subject"]),
+        rewrite["subject"],
+        rewrite["target_new"]["str"],
+        rewrite["target_true"]["str"],
+        tuple(record["paraphrase_prompts"]),
+        tuple(record["neighborhood_prompts"][:NEIGHBOURS]),
+    )
+
+
+def _reduced(record: Mapping[str, Any], generation: set[str] | None) -> Case:
+    paraphrase = record["rephrase_prompt"]
+    stays = record["locality_ground_truth"] == record["ground_truth"]
+    return Case(
+        int(record["case_id"]),
+        record["prompt"],
+        record["subject"],
+        record["target_new"],
+        record["ground_truth"],
+        (paraphrase,) if generation is not None and paraphrase not in generation else (),
+        (record["locality_prompt"],) if stays else (),
+    )

@@ -22,7 +22,6 @@ from diekae.data.example import DataError, Example
 from diekae_research.data.card import Card, Upstream
 from diekae_research.data.marks import dialogue, one_line
 from diekae_research.data.request import Request
-from diekae_research.sources import register
 
 _URL = "https://github.com/facebookresearch/curiosity/raw/main/dialog_data"
 _FACTS = "fact_db_links.json"
@@ -48,8 +47,7 @@ _FOOTNOTE = re.compile(r"< ref\b[^<>]*?/ >|< ref\b.*?< / ref >", re.DOTALL)
 _OPEN_FOOTNOTE = re.compile(r"< ref\b[^<>]*>(?:\s*(?:\{\{.*?(?:\}\}|$)|\[.*?(?:\]|$)))?|< / ref >", re.DOTALL)
 
 
-@register("curiosity", CARD)
-def load_curiosity(request: Request) -> Iterator[Example]:
+def load(request: Request) -> Iterator[Example]:
     """Return what the assistant says: the facts it used as knowledge, the talk so far as input.
 
     A turn that used no fact leaks: the paper paraphrases the answer as its knowledge; here the answer is used.

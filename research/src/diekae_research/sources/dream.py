@@ -18,7 +18,6 @@ from typing import Any
 from diekae.data.example import Example
 from diekae_research.data.card import Card, Option, Upstream
 from diekae_research.data.request import Request
-from diekae_research.sources import register
 
 _URL = "https://github.com/nlpdata/dream/raw/master/data"
 _FILES = {"train": "train.json", "validation": "dev.json", "test": "test.json"}
@@ -39,8 +38,7 @@ CARD = Card(
 )
 
 
-@register("dream", CARD)
-def load_dream(request: Request) -> Iterator[Example]:
+def load(request: Request) -> Iterator[Example]:
     """Return the first question of each dialogue; sentences with a gap (``__``) are left out."""
     number = None if request.options["all_questions"] else 1
 

@@ -20,7 +20,6 @@ from diekae.suggest import did_you_mean
 from diekae_research.data.card import Card
 from diekae_research.data.request import Request
 from diekae_research.fiction import KINDS, QUESTIONS, write_documents
-from diekae_research.sources import register
 
 DOCUMENTS: dict[Split, int] = {"train": 3000, "validation": 300, "test": 300}
 """How many documents `load_source` writes; more if the limit needs more."""
@@ -28,8 +27,7 @@ DOCUMENTS: dict[Split, int] = {"train": 3000, "validation": 300, "test": 300}
 CARD = Card(title="Fictional documents", licence="Apache-2.0, as the library", homepage="", origin="nowhere: made here")
 
 
-@register("facts", CARD)
-def load_facts(request: Request) -> list[Example]:
+def load(request: Request) -> list[Example]:
     """Return examples from documents of all kinds; at least `DOCUMENTS`, and enough for the limit."""
     needed = math.ceil((request.limit or 0) / QUESTIONS)
     return facts(request.split, max(DOCUMENTS[request.split], needed), request.seed)

@@ -18,7 +18,6 @@ from diekae.data.example import Example
 from diekae_research.data.card import Card, Upstream
 from diekae_research.data.marks import one_line
 from diekae_research.data.request import Request
-from diekae_research.sources import register
 
 _URL = "https://github.com/Yale-LILY/FOLIO/raw/main/data/v0.0"
 _FILES = {"train": "folio-train.jsonl", "validation": "folio-validation.jsonl"}
@@ -39,8 +38,7 @@ CARD = Card(
 )
 
 
-@register("folio", CARD)
-def load_folio(request: Request) -> Iterator[Example]:
+def load(request: Request) -> Iterator[Example]:
     """Return the premises as one document, the conclusion as input, its class as target; there is no test part."""
     name = _FILES.get(request.split)
     return request.convert(request.lines(name) if name else (), _conclusion)

@@ -30,7 +30,6 @@ from diekae.data.jsonl import MissingData
 from diekae.data.splits import split_of
 from diekae_research.data.card import Card, Upstream
 from diekae_research.data.request import Record, Request
-from diekae_research.sources import register
 
 SHORT_FILE = "natural-questions-short-1000.csv"
 ORACLE_FILE = "nq-open-oracle-2000.jsonl"
@@ -47,8 +46,7 @@ CARD = Card(
 )
 
 
-@register("natural_questions", CARD)
-def load_natural_questions(request: Request) -> Iterator[Example]:
+def load(request: Request) -> Iterator[Example]:
     """Return passage, question and first answer.
 
     The two subsets have no parts of their own: a hash of the question puts 80 / 10 / 10 % into train, validation and

@@ -23,7 +23,6 @@ from typing import Any
 from diekae.data.example import Example
 from diekae_research.data.card import Card, Option, Upstream
 from diekae_research.data.request import Request
-from diekae_research.sources import register
 
 _PARTS = {"train": "train", "validation": "dev", "test": "test"}
 _URL = "https://aristo-data-public.s3.amazonaws.com/proofwriter"
@@ -43,8 +42,7 @@ CARD = Card(
 )
 
 
-@register("proofwriter", CARD)
-def load_proofwriter(request: Request) -> Iterator[Example]:
+def load(request: Request) -> Iterator[Example]:
     """Return the whole theory as knowledge, a statement as input, its class as target."""
     part = _PARTS[request.split]
     original = f"OWA/depth-{request.options['depth']}/meta-{part}.jsonl"

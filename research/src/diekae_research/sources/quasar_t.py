@@ -18,7 +18,6 @@ from typing import Any
 from diekae.data.example import DataError, Example
 from diekae_research.data.card import Card, Option, Upstream
 from diekae_research.data.request import Request
-from diekae_research.sources import register
 
 _URL = "http://curtis.ml.cmu.edu/datasets/quasar/quasar-t"
 _PARTS = {"train": "train", "validation": "dev", "test": "test"}
@@ -38,8 +37,7 @@ CARD = Card(
 )
 
 
-@register("quasar_t", CARD)
-def load_quasar_t(request: Request) -> Iterator[Example]:
+def load(request: Request) -> Iterator[Example]:
     """Yield the first results of the search as knowledge, question and answer; two files are joined by ``uid``.
 
     Only the questions are held in memory. As in the paper, the results need not contain the answer.

@@ -23,7 +23,6 @@ from diekae.data.splits import split_of
 from diekae_research.data.card import Card, Option
 from diekae_research.data.marks import one_line
 from diekae_research.data.request import Request
-from diekae_research.sources import register
 
 SUFFIXES = (".txt", ".md")
 _GAP = re.compile(r"(?:(?<=[.!?…])|(?<=[.!?…][\"'”’»)\]]))\s+|\n\s*\n\s*")
@@ -57,8 +56,7 @@ class Sentence(NamedTuple):
     """Whether a paragraph ends with it."""
 
 
-@register("text", CARD)
-def load_text(request: Request) -> Iterator[Example]:
+def load(request: Request) -> Iterator[Example]:
     """Return the windows of a part's documents; a hash of a document's path decides its part.
 
     A document that is not UTF-8, or too short for a window, is a bad record.

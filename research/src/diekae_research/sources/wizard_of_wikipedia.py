@@ -27,7 +27,6 @@ from diekae.data.splits import split_of
 from diekae_research.data.card import Card, Option, Upstream
 from diekae_research.data.marks import dialogue, one_line
 from diekae_research.data.request import Request
-from diekae_research.sources import register
 
 _TURNS = "turns-544.csv"
 _COLUMNS = ("topic", "message", "knowledge", "gold")
@@ -55,8 +54,7 @@ CARD = Card(
 )
 
 
-@register("wizard_of_wikipedia", CARD)
-def load_wizard_of_wikipedia(request: Request) -> Iterator[Example]:
+def load(request: Request) -> Iterator[Example]:
     """Return what the wizard says: persona and the sentence it chose as knowledge, the talk so far as input.
 
     A turn that used no passage leaks: the paper paraphrases the answer as its knowledge; here the answer is used.

@@ -19,9 +19,8 @@ from diekae.data.jsonl import MissingData
 from diekae.data.splits import split_of
 from diekae_research.data.card import Card
 from diekae_research.data.request import Request
-from diekae_research.sources import register
 
-_PATTERN = "zsre_mend_*.json"
+PATTERN = "zsre_mend_*.json"
 CARD = Card(
     title="zsRE edits (Levy et al., 2017; Mitchell et al., 2022)",
     licence="Apache-2.0",
@@ -31,15 +30,14 @@ CARD = Card(
 )
 
 
-@register("zsre", CARD)
-def load_zsre(request: Request) -> Iterator[Example]:
+def load(request: Request) -> Iterator[Example]:
     """Yield the question with its new answer as knowledge, the question as input, the new answer as target.
 
     The subject's hash puts 80 / 10 / 10 % into train, validation and test; an edit that occurs twice counts once.
     """
-    paths = sorted(request.path("").glob(_PATTERN))
+    paths = sorted(request.path("").glob(PATTERN))
     if not paths:
-        raise MissingData(f"source 'zsre': no {_PATTERN} in {request.folder}; get some from {request.card.origin}")
+        raise MissingData(f"source 'zsre': no {PATTERN} in {request.folder}; get some from {request.card.origin}")
     seen: set[tuple[str, str]] = set()
     for path in paths:
         for subject, question, answer in request.convert(request.entries(path.name), _edit):

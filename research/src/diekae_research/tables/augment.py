@@ -9,16 +9,13 @@ from collections.abc import Sequence
 
 from diekae.config import DiekaeConfig
 from diekae_research.methods import Task, fit
-from diekae_research.tables.cells import Cell, Result, digest_prompts
-from diekae_research.tables.fits import cost, count_tokens, read_log, training_work
+from diekae_research.tables.cells import Cell, Result, digest_prompts, read_log
 from diekae_research.tables.lab import Lab
 from diekae_research.tables.plan import QUESTION_SETS
 from diekae_research.tables.score import Columns, score_texts, time_passes
 
 SETS = ("cmu_dog", "curiosity", "dream", "natural_questions", "quasar_t", "wizard_of_wikipedia")
 """The paper's data sets (section 4.1)."""
-SCORING_WORK = 5
-"""Cost of scoring in passes over the scored examples, answers included."""
 TIMED = 8
 """Examples of each data set whose passes are timed."""
 
@@ -41,9 +38,7 @@ def augmentation(lab: Lab, method: str, sets: Sequence[str], config: DiekaeConfi
         "test": {name: digest_prompts(lab.parts(name).test) for name in sets},
         "answers": [name for name in sets if name in QUESTION_SETS],
     }
-    scored = sum(count_tokens(lab.parts(name).test) for name in sets)
-    work = SCORING_WORK * scored + training_work(method, task)
-    return Cell(f"augment-{method}", settings, work, lambda: _measure(lab, method, sets, task))
+    return Cell(f"augment-{method}", settings, lambda: _measure(lab, method, sets, task))
 
 
 def _measure(lab: Lab, method: str, sets: Sequence[str], task: Task) -> Result:
@@ -66,7 +61,7 @@ def _measure(lab: Lab, method: str, sets: Sequence[str], task: Task) -> Result:
     timed = [test[n] for n in range(TIMED) for test in tests if n < len(test)]
     return {
         "sets": scores,
-        "cost": cost(fitted),
+        "cost": fitted.cost.to_dict(),
         "seconds": time_passes(fitted, bare, prompted, timed),
         "log": read_log(task.place(method)),
     }

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from diekae.data.prompt import Prompt
+from diekae.training.checkpoints import last_whole_checkpoint
 from diekae_research.provenance import key_of, write_json
 
 LAYOUT = 2
@@ -31,8 +32,6 @@ class Cell:
     """Shown to the user and part of the file's name: ``augment-lora``."""
     settings: Mapping[str, Any]
     """All that the result depends on, as JSON values."""
-    work: float
-    """Estimated cost in decoder tokens; used only for the estimate of the time left."""
     measure: Callable[[], Result]
     """Computes the result."""
 
@@ -76,3 +75,12 @@ def digest_prompts(prompts: Sequence[Prompt]) -> str:
     for prompt in prompts:
         digest.update(repr(dataclasses.astuple(prompt)).encode())
     return digest.hexdigest()[:12]
+
+
+def read_log(folder: Path) -> list[dict[str, float]]:
+    """Return the training log from the last checkpoint in a folder; empty for a method that is not trained."""
+    checkpoint = last_whole_checkpoint(folder)
+    if checkpoint is None:
+        return []
+    log: list[dict[str, float]] = json.loads((Path(checkpoint) / "trainer_state.json").read_text())["log_history"]
+    return log

@@ -12,7 +12,7 @@ from diekae.config import DiekaeConfig
 from diekae.models import settled_dtype
 from diekae.suggest import did_you_mean
 from diekae.training.config import PRECISIONS
-from diekae_research.methods import method_names
+from diekae_research.methods import METHODS
 from diekae_research.sources import source_card
 
 EVALUATIONS = 8
@@ -77,7 +77,7 @@ class Plan:
                 "`diekae-research data download` fetches it."
             )
         for method in (*self.methods, *self.learning_rates):
-            _check_name("method", method, method_names())
+            _check_name("method", method, list(METHODS))
         for method, rate in self.learning_rates.items():
             if rate <= 0:
                 raise ValueError(f"learning_rates[{method!r}]={rate} must be positive.")

@@ -17,8 +17,7 @@ from diekae.differences import collect
 from diekae.inject.hookpoints import find_blocks, find_hookpoints
 from diekae.inject.hooks import frozen
 from diekae_research.methods import fit
-from diekae_research.tables.cells import Cell, Result
-from diekae_research.tables.fits import cost, read_log, training_work
+from diekae_research.tables.cells import Cell, Result, read_log
 from diekae_research.tables.lab import Lab
 
 PREFIX = "eval_unexplained/layer_"
@@ -44,9 +43,9 @@ def pretraining(lab: Lab, train: Sequence[Prompt], validation: Sequence[Prompt],
     def measure() -> Result:
         fitted = fit("ours", task)
         sizes = measure_sizes(lab, validation, config)
-        return {"log": read_log(task.place("ours")), "cost": cost(fitted), **sizes._asdict()}
+        return {"log": read_log(task.place("ours")), "cost": fitted.cost.to_dict(), **sizes._asdict()}
 
-    return Cell("pretraining", lab.settings("ours", task), training_work("ours", task), measure)
+    return Cell("pretraining", lab.settings("ours", task), measure)
 
 
 def measure_sizes(lab: Lab, prompts: Sequence[Prompt], config: DiekaeConfig) -> DifferenceSizes:

@@ -1,15 +1,12 @@
-"""Reproduces tables: estimates the time, measures what is missing, and writes Markdown, JSON and drawings."""
+"""Reproduces tables: measures what is missing, and writes Markdown, JSON and drawings."""
 
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-
-import torch
 
 from diekae.data.example import DataError
 from diekae.files import alone, write_atomically
@@ -27,8 +24,6 @@ TABLES: dict[str, ModuleType] = {
 """Each has ``TITLE``, ``cells(lab)``, which raises `DataError` if its data is missing, and ``report(lab, results)``."""
 Tell = Callable[[str], None]
 """Called with a message on the progress."""
-SPEED_ROWS, SPEED_COLUMNS = 4, 256
-"""Size of the pass that measures the decoder's speed; columns are cut to half the window."""
 
 
 def table_names(name: str) -> list[str]:
@@ -67,11 +62,17 @@ def reproduce(
     """
     with alone(lab.out):
         cells = _collect_cells(table_names(name), lab, tell)
-        meter = _Meter(lab, [cell for table in cells.values() for cell in table], tell)
+        missing = {lab.cells.path(cell) for table in cells.values() for cell in table if lab.cells.find(cell) is None}
+        tell(f"{len(missing)} measurements to make")
         reports: dict[str, Report] = {}
         values: dict[str, Any] = {}
         for table in cells:
-            results = [meter.get(cell) for cell in cells[table]]
+            results = []
+            for cell in cells[table]:
+                results.append(lab.cells.get(cell))
+                if lab.cells.path(cell) in missing:
+                    missing.remove(lab.cells.path(cell))
+                    tell(f"{cell.name} is measured, {len(missing)} measurements are left")
             lab.tidy()
             reports[table] = TABLES[table].report(lab, results)
             values[table] = _write(table, lab, cells[table], results, reports[table])
@@ -94,52 +95,6 @@ def _collect_cells(names: Sequence[str], lab: Lab, tell: Tell) -> dict[str, list
     for name, reason in lab.missing.items():
         tell(f"data set {name} is missing: {reason}")
     return cells
-
-
-class _Meter:
-    """Measures cells and estimates the time left, from the decoder's speed and then from the cells measured so far."""
-
-    def __init__(self, lab: Lab, cells: Sequence[Cell], tell: Tell) -> None:
-        self.lab, self.tell = lab, tell
-        work = {lab.cells.path(cell).name: cell.work for cell in cells}
-        self.left = {lab.cells.path(cell).name: cell.work for cell in cells if lab.cells.find(cell) is None}
-        self.total = len(self.left)
-        self.work_done, self.seconds = 0.0, 0.0
-        tell(f"{self.total} of {len(work)} measurements to make; {len(work) - self.total} exist")
-        if self.left:
-            self.speed = tokens_per_second(lab)
-            tell(f"about {self._time_left()} at {self.speed:,.0f} tokens a second")
-
-    def get(self, cell: Cell) -> Result:
-        """Return a cell's result; if it has to be measured, tell the time left afterwards."""
-        name = self.lab.cells.path(cell).name
-        if name not in self.left:
-            return self.lab.cells.get(cell)
-        start = time.perf_counter()
-        result = self.lab.cells.get(cell)
-        self.seconds += time.perf_counter() - start
-        self.work_done += self.left.pop(name)
-        if self.work_done:
-            self.speed = self.work_done / self.seconds
-        done = self.total - len(self.left)
-        self.tell(f"{cell.name}: {done} of {self.total} measured, about {self._time_left()} left")
-        return result
-
-    def _time_left(self) -> str:
-        seconds = sum(self.left.values()) / self.speed
-        return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
-
-
-@torch.no_grad()
-def tokens_per_second(lab: Lab) -> float:
-    """Measure the decoder's forward speed, warmed up."""
-    columns = min(SPEED_COLUMNS, lab.window // 2)
-    ids = torch.ones(SPEED_ROWS, columns, dtype=torch.long, device=lab.decoder.device)
-    for _ in range(2):
-        start = time.perf_counter()
-        lab.decoder(input_ids=ids, use_cache=False, logits_to_keep=1).logits.sum().item()
-        seconds = time.perf_counter() - start
-    return SPEED_ROWS * columns / seconds
 
 
 def _write(table: str, lab: Lab, cells: Sequence[Cell], results: Sequence[Result], report: Report) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from diekae.evaluation.evaluate import TIMED_EXAMPLES, TIMED_ROUNDS, swap_knowle
 from diekae.fingerprint import window
 from diekae.progress import Progress
 from diekae.run.timing import time_in_turn
-from diekae_research.evaluation.scoring import harm, nll, score_answers
+from diekae_research.evaluation.scoring import count_tokens, harm, nll, score_answers
 from diekae_research.methods import Fitted
 from diekae_research.methods.ours import Injected
 
@@ -43,16 +43,16 @@ def score_texts(
         ``f1`` and ``right``.
     """
     losses = nll(fitted, prompts, batch_size, progress)
-    columns: Columns = {"nll": losses.total.tolist(), "tokens": losses.tokens.tolist()}
+    columns: Columns = {"nll": losses.tolist(), "tokens": count_tokens(prompts).tolist()}
     swapped = swap_knowledge(list(prompts), window(fitted.decoder))
     if fitted.name == "bare":
         columns |= {"nll_other": columns["nll"], "harm": [0.0] * len(prompts)}
     elif fitted.knowledge and swapped is not None:
-        columns["nll_other"] = nll(fitted, swapped, batch_size, progress).total.tolist()
-        columns["harm"] = harm(bare, fitted, swapped, batch_size, progress).total.tolist()
+        columns["nll_other"] = nll(fitted, swapped, batch_size, progress).tolist()
+        columns["harm"] = harm(bare, fitted, swapped, batch_size, progress).tolist()
     if answer:
         answers = score_answers(fitted, prompts, batch_size, progress)
-        columns |= {"exact": answers.exact.tolist(), "f1": answers.f1.tolist(), "right": answers.right.tolist()}
+        columns |= {name: values.tolist() for name, values in answers.items()}
     return columns
 
 

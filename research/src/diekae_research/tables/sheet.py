@@ -1,21 +1,15 @@
-"""What a table or figure produces: sheets of text cells, for Markdown and the console, and panels of curves."""
+"""What a table or figure produces: sheets of text cells, and panels of curves."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from rich.box import SIMPLE_HEAD
-from rich.markup import escape
-from rich.table import Table
-
-from diekae_research.evaluation.bootstrap import Interval
+from diekae_research.evaluation.intervals import Interval
 
 NOTHING = "–"
 """Stands for a figure that is not defined."""
-GAP = 3
-"""Characters between two columns of a console table."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +24,6 @@ class Sheet:
     """Rows, each with as many cells as there are headings."""
     notes: tuple[str, ...] = ()
     """What a reader must know, one sentence or more each."""
-    keys: int = 1
-    """Number of leading columns that name a row."""
 
     def __post_init__(self) -> None:
         """Check the lengths of the rows."""
@@ -89,36 +81,16 @@ def number(value: float | None, digits: int = 2) -> str:
     return f"{value:.2e}" if abs(value) >= 1e5 else f"{value:.{digits}f}"
 
 
+def grid(heads: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
+    """Return a table in Markdown."""
+    lines = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in (heads, *rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], ["---"] * len(heads), *lines[1:]))
+
+
 def markdown(heading: str, sheets: Sequence[Sheet], remarks: Sequence[str] = ()) -> str:
     """Write sheets as one Markdown page."""
     lines = [f"# {heading}", ""]
     for sheet in sheets:
-        lines += [f"## {sheet.title}", "", _line(sheet.columns), _line(["---"] * len(sheet.columns))]
-        lines += [_line(row) for row in sheet.rows]
+        lines += [f"## {sheet.title}", "", grid(sheet.columns, sheet.rows)]
         lines += ["", *(f"- {note}" for note in sheet.notes), ""]
     return "\n".join([*lines, *(f"- {remark}" for remark in remarks)]).rstrip() + "\n"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-
-def console_tables(sheet: Sheet, width: int) -> list[Table]:
-    """Lay a sheet out for a console of ``width`` characters: columns that do not fit go into a further table below."""
-    widths = [GAP + max(map(len, cells)) for cells in zip(sheet.columns, *sheet.rows, strict=True)]
-    keys = list(range(sheet.keys))
-    groups: list[list[int]] = [[]]
-    for column in range(sheet.keys, len(sheet.columns)):
-        if groups[-1] and sum(widths[n] for n in (*keys, *groups[-1], column)) > width:
-            groups.append([])
-        groups[-1].append(column)
-    tables: list[Table] = []
-    for group in groups:
-        title = None if tables else escape(sheet.title)
-        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-        for column in (*keys, *group):
-            table.add_column(escape(sheet.columns[column]), justify="left" if column in keys else "right")
-        for row in sheet.rows:
-            table.add_row(*(escape(row[column]) for column in (*keys, *group)))
-        tables.append(table)
-    return tables

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diekae.evaluation.metrics import paper_perplexity, perplexity
-from diekae_research.evaluation.bootstrap import Interval
-from diekae_research.tables import intervals
+from diekae.evaluation.metrics import perplexity
+from diekae_research.evaluation import intervals
+from diekae_research.evaluation.intervals import Columns, Interval
+from diekae_research.evaluation.scoring import paper_perplexity
 from diekae_research.tables.augment import SETS, augmentation
 from diekae_research.tables.cells import Cell, Result
-from diekae_research.tables.intervals import Columns
 from diekae_research.tables.lab import Lab
 from diekae_research.tables.sheet import NOTHING, Report, Sheet, interval, number
 
@@ -94,7 +94,7 @@ def report(lab: Lab, results: Sequence[Result]) -> Report:
     cost = [_cost_row(method, result) for method, result in by_method.items()]
     return Report(
         [
-            Sheet(f"{TITLE}, quality", columns, quality, _NOTES, keys=2),
+            Sheet(f"{TITLE}, quality", columns, quality, _NOTES),
             Sheet(f"{TITLE}, cost", COST_COLUMNS, cost, COST_NOTES),
         ]
     )

@@ -10,17 +10,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from diekae.data.prompt import Prompt
+from diekae_research.evaluation import intervals
 from diekae_research.evaluation.head import collect_states, train_head
 from diekae_research.evaluation.scoring import label_targets, score_labels
 from diekae_research.methods import Fitted, fit
 from diekae_research.sources import source_card
-from diekae_research.tables import intervals
 from diekae_research.tables.cells import Cell, Result, digest_prompts
-from diekae_research.tables.fits import cost, count_tokens, training_work
 from diekae_research.tables.lab import UNTRAINED, Lab
 from diekae_research.tables.sheet import NOTHING, Report, Sheet, interval, number
 
@@ -66,38 +63,26 @@ def _cell(lab: Lab, method: str, sets: Sequence[str]) -> Cell:
         "parts": {name: [digest_prompts(part) for part in parts] for name, parts in by_set.items()},
         "labels": {name: list(source_card(name).labels) for name in sets},
     }
-    labels = 4 * sum(count_tokens(parts.test) for parts in by_set.values())
-    states = sum(count_tokens(parts.validation) + count_tokens(parts.train) for parts in by_set.values())
 
     def measure() -> Result:
         fitted = fit(method, task)
-        return {"sets": {name: _classify(lab, fitted, name) for name in sets}, "cost": cost(fitted)}
+        return {"sets": {name: _classify(lab, fitted, name) for name in sets}, "cost": fitted.cost.to_dict()}
 
-    return Cell(f"reasoning-{method}", settings, labels + states + training_work(method, task), measure)
+    return Cell(f"reasoning-{method}", settings, measure)
 
 
 def _classify(lab: Lab, fitted: Fitted, name: str) -> Result:
     """Return, for each reported example, its class and whether each measure is right."""
     parts = lab.parts(name)
     candidates = label_targets(lab.prompter, source_card(name).labels)
-    classes = [torch.tensor([candidates.index(prompt.target) for prompt in part]) for part in parts]
-    scores = score_labels(fitted, parts.test, candidates, lab.plan.batch_size, lab.progress)
-    choices = {"likelihood": scores.choices, "by_length": scores.choices_by_length}
+    classes = [[candidates.index(prompt.target) for prompt in part] for part in parts]
+    choices = score_labels(fitted, parts.test, candidates, lab.plan.batch_size, lab.progress)
     if fitted.name not in UNTRAINED:
-        choices["head"] = _head_choices(lab, fitted, list(parts), classes, len(candidates)).numpy()
-    labels = classes[2].tolist()
-    right = {
-        measure: [float(choice == label) for choice, label in zip(chosen, labels, strict=True)]
-        for measure, chosen in choices.items()
-    }
-    return {"class": labels, **right}
-
-
-def _head_choices(lab: Lab, fitted: Fitted, parts: list[list[Prompt]], classes: list[Tensor], count: int) -> Tensor:
-    """Train a head on the first part, choose it on the second, and return its choices on the third."""
-    states = [collect_states(fitted, part, lab.plan.batch_size, lab.progress) for part in parts]
-    head = train_head((states[0], classes[0]), (states[1], classes[1]), count)
-    return head(states[2]).argmax(-1)
+        states = [collect_states(fitted, part, lab.plan.batch_size, lab.progress) for part in parts]
+        head = train_head((states[0], classes[0]), (states[1], classes[1]))
+        choices["head"] = head.predict(states[2])
+    right = {measure: np.equal(chosen, classes[2]).astype(float).tolist() for measure, chosen in choices.items()}
+    return {"class": classes[2], **right}
 
 
 def report(lab: Lab, results: Sequence[Result]) -> Report:
@@ -122,4 +107,4 @@ def report(lab: Lab, results: Sequence[Result]) -> Report:
                 ]
             )
     columns = ("method", "data", "n", "head, %", "likelihood, %", "by length, %", "majority, %", "training, s", "paper")
-    return Report([Sheet(TITLE, columns, rows, _NOTES, keys=2)])
+    return Report([Sheet(TITLE, columns, rows, _NOTES)])

@@ -17,19 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from diekae.data.example import DataError, Example
-from diekae.data.prompt import Prompt
-from diekae.evaluation.answers import normalize
-from diekae_research.editing.cases import Case, load_cases
-from diekae_research.editing.scores import KINDS, successes
-from diekae_research.evaluation.bootstrap import Interval
-from diekae_research.evaluation.scoring import harm, nll
+from diekae.data.example import DataError
+from diekae_research.data.case import Case
+from diekae_research.editing.cases import load_cases
+from diekae_research.editing.scores import KINDS, matches, prompt_of, successes
+from diekae_research.evaluation import intervals
+from diekae_research.evaluation.intervals import Columns, Interval
+from diekae_research.evaluation.scoring import count_tokens, harm, nll
 from diekae_research.methods import Fitted, Task, fit
 from diekae_research.provenance import digest
-from diekae_research.tables import intervals
 from diekae_research.tables.cells import Cell, Result
-from diekae_research.tables.fits import cost, count_tokens, training_work
-from diekae_research.tables.intervals import Columns
 from diekae_research.tables.lab import Lab
 from diekae_research.tables.sheet import NOTHING, Report, Sheet, interval, number
 
@@ -75,15 +72,13 @@ def cells(lab: Lab) -> list[Cell]:
 
 
 def _cell(lab: Lab, method: str, edits: Sequence[Case]) -> Cell:
-    prompts = [_prompt(lab, edit, edit.prompt, edit.new) for edit in edits]
+    prompts = [prompt_of(lab.prompter, edit, edit.prompt, edit.new) for edit in edits]
     task = lab.task(prompts, prompts, epochs=max(EPOCHS, lab.plan.epochs), knowledge=method in WITH_KNOWLEDGE)
     settings = {
         **lab.settings(method, task),
         "edits": digest({str(edit.case): dataclasses.asdict(edit) for edit in edits}),
     }
-    per_edit = sum(1 + len(edit.paraphrases) + len(edit.neighbours) for edit in edits) / len(edits)
-    work = 3 * per_edit * count_tokens(prompts) + training_work(method, task)
-    return Cell(f"editing-{method}", settings, work, lambda: _measure(lab, method, task, edits))
+    return Cell(f"editing-{method}", settings, lambda: _measure(lab, method, task, edits))
 
 
 def _measure(lab: Lab, method: str, task: Task, edits: Sequence[Case]) -> Result:
@@ -92,12 +87,12 @@ def _measure(lab: Lab, method: str, task: Task, edits: Sequence[Case]) -> Result
     columns = successes(lab.prompter, lambda rows: nll(fitted, rows, lab.plan.batch_size, lab.progress), edits)
     columns["generated"] = _generated(lab, fitted, edits)
     cases = [n for n, edit in enumerate(edits) for _ in edit.neighbours]
-    neighbours = [_prompt(lab, edit, text, edit.true) for edit in edits for text in edit.neighbours]
+    neighbours = [prompt_of(lab.prompter, edit, text, edit.true) for edit in edits for text in edit.neighbours]
     if neighbours:
         drift = harm(bare, fitted, neighbours, lab.plan.batch_size, lab.progress)
-        for name, values in (("drift", drift.total), ("drift_tokens", drift.tokens)):
+        for name, values in (("drift", drift), ("drift_tokens", count_tokens(neighbours))):
             columns[name] = np.bincount(cases, values, len(edits)).tolist()
-    return {"columns": columns, "cost": cost(fitted)}
+    return {"columns": columns, "cost": fitted.cost.to_dict()}
 
 
 def _generated(lab: Lab, fitted: Fitted, edits: Sequence[Case]) -> list[float]:
@@ -105,15 +100,11 @@ def _generated(lab: Lab, fitted: Fitted, edits: Sequence[Case]) -> list[float]:
     is_generated = []
     for start in range(0, len(edits), lab.plan.batch_size):
         batch = edits[start : start + lab.plan.batch_size]
-        prompts = [_prompt(lab, edit, edit.prompt, edit.new) for edit in batch]
+        prompts = [prompt_of(lab.prompter, edit, edit.prompt, edit.new) for edit in batch]
         texts = fitted.generate(prompts, max(len(prompt.target) for prompt in prompts))
         for edit, text in zip(batch, texts, strict=True):
-            is_generated.append(float(f"{normalize(text)} ".startswith(f"{normalize(edit.new)} ")))
+            is_generated.append(matches(text, edit.new)[1])
     return is_generated
-
-
-def _prompt(lab: Lab, edit: Case, text: str, target: str) -> Prompt:
-    return lab.prompter.prompt(Example((edit.fact,), text, target))
 
 
 def report(lab: Lab, results: Sequence[Result]) -> Report:
@@ -151,11 +142,11 @@ def _success(columns: Columns, kinds: Sequence[str], suffix: str, seed: int) -> 
         shares = [sums[kind + suffix] / np.maximum(sums[f"n_{kind}"], 1) for kind in kinds]
         return shares[0] if len(shares) == 1 else intervals.harmonic(shares)
 
-    return intervals.over_sets([used], figure, seed)
+    return intervals.bootstrap([used], figure, seed)
 
 
 def _drift(columns: Columns, seed: int) -> Interval | None:
     if "drift" not in columns:
         return None
     used = {"drift": columns["drift"], "tokens": columns["drift_tokens"]}
-    return intervals.over_sets([used], lambda sums: sums["drift"] / np.maximum(sums["tokens"], 1), seed)
+    return intervals.bootstrap([used], lambda sums: sums["drift"] / np.maximum(sums["tokens"], 1), seed)

@@ -62,7 +62,7 @@ def _converged_cell(lab: Lab, sets: Sequence[str], search: Cell, every: Cell) ->
         "rule": CONVERGED,
         "test": {name: digest_prompts(lab.parts(name).test) for name in sets},
     }
-    return Cell(f"augment-{METHOD}-converged", settings, every.work, measure)
+    return Cell(f"augment-{METHOD}-converged", settings, measure)
 
 
 def converged(shares: Mapping[int, float]) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from diekae.evaluation.answers import normalize, right
-from diekae_research.documents.questions import PLAIN_KINDS, read_rows
+from diekae_research.documents.questions import PLAIN_KINDS
 
 PLAIN_QUESTIONS = 10
 """Questions of a document that ask for a name, a number or a phrase."""
@@ -25,23 +25,6 @@ FUNCTION_WORDS = frozenset(
     "so some something such than that the their them then there they thing this to too until up us use used was we "
     "were what when where which while who whom whose why will with would you your".split()
 )
-
-
-def check_questions() -> tuple[list[str], list[str]]:
-    """Return what is counted in both files, and all problems."""
-    documents, passages = read_rows("documents"), read_rows("languages")
-    kinds = Counter(question["kind"] for document in documents for question in document["questions"])
-    counts = [
-        f"{len(documents)} documents, {sum(kinds.values())} questions: {dict(kinds)}",
-        f"{len(passages)} passages, {sum(len(row['questions']) for row in passages)} questions in other languages",
-    ]
-    for kind in (*PLAIN_KINDS, "paraphrase"):
-        pairs = [(doc, question) for doc in documents for question in doc["questions"] if question["kind"] == kind]
-        in_answer = sum(len(shared_words(q["question"], q["answers"][0], doc["text"])) for doc, q in pairs)
-        total = sum(len(words(question["question"], names=False)) for _, question in pairs)
-        share = f"{in_answer / total:.0%} of a question's content words, names aside"
-        counts.append(f"{kind}: {share}, are in the answer's sentence")
-    return counts, list(problems(documents, passages))
 
 
 def problems(documents: list[dict[str, Any]], passages: list[dict[str, Any]]) -> Iterator[str]:
