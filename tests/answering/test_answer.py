@@ -104,6 +104,14 @@ def test_only_the_named_documents_are_searched(model: DiekaeModel, store: Knowle
         ask(model, "the tall tower", store, documents=["The boat"])
 
 
+def test_an_answer_is_greedy_whatever_the_decoders_generation_settings(model: DiekaeModel) -> None:
+    plain = reply(model, "where is the ship", SHIP, max_new_tokens=8)
+    turns = model.chat("where is the ship", knowledge=SHIP, max_new_tokens=8)
+    model.decoder.generation_config.update(num_beams=3, length_penalty=-9.0, temperature=9.0, top_k=3)
+    assert reply(model, "where is the ship", SHIP, max_new_tokens=8) == plain
+    assert model.chat("where is the ship", knowledge=SHIP, max_new_tokens=8) == turns
+
+
 def test_a_blank_question_is_refused(model: DiekaeModel, store: KnowledgeStore) -> None:
     with pytest.raises(ValueError, match="input is empty"):
         ask(model, "  ", store)

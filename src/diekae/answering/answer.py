@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from diekae.answering.sources import Source, attention_to_slots, sources_of
 from diekae.data.formats import Message
 from diekae.knowledge import Knowledge
 from diekae.model import DiekaeModel
+from diekae.model.generation import generate_texts
 from diekae.store import FoundPassage, KnowledgeStore
 
 PASSAGES = 2
@@ -146,16 +146,9 @@ def _generate(
     model: DiekaeModel, ids: Tensor, knowledge: Knowledge, max_new_tokens: int, format: str | None = None
 ) -> tuple[str, Tensor]:
     """Answer greedily; return the answer, and the tokens of question and answer, [1, columns]."""
-    tokenizer = model.need_prompter().tokenizer
-    options: dict[str, Any] = {
-        "max_new_tokens": max_new_tokens,
-        "min_new_tokens": 1,  # an answer is never empty
-        "do_sample": False,
-        "attention_mask": torch.ones_like(ids),
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    answer_ids = model.generate(ids, knowledge=knowledge, **options)
-    text = str(tokenizer.decode(answer_ids[0, ids.shape[1] :], skip_special_tokens=True)).strip()
+    (text,), answer_ids = generate_texts(
+        model, ids, torch.ones_like(ids), knowledge, max_new_tokens=max_new_tokens, min_new_tokens=1
+    )  # an answer is never empty
     if (format or model.config.format) != "chat":  # in the other formats an answer is one line
         text = text.split("\n")[0]
     return text, answer_ids

@@ -18,7 +18,7 @@ import torch
 
 from diekae.data.batch import pad_left
 from diekae.model import DiekaeModel
-from diekae.run.answer import end_tokens, greedy_options
+from diekae.model.generation import end_tokens, greedy_options
 from diekae.serve.job import Job, Refused
 from diekae.serve.sampling import RowSampler, RowsEnd
 

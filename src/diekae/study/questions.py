@@ -21,8 +21,9 @@ from diekae.data.example import Example
 from diekae.data.prompt import Prompt
 from diekae.inject.contexts import paused
 from diekae.model import DiekaeModel
+from diekae.model.generation import greedy_options
 from diekae.progress import Progress, silent
-from diekae.run.answer import answer, greedy_options
+from diekae.run.answer import answer
 from diekae.run.score import nll
 from diekae.store.words import normalized_words, query_words
 from diekae.study.folder import Window

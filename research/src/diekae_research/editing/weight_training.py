@@ -29,8 +29,8 @@ from diekae.data.prompt import Prompt
 from diekae.edit.edit import Edit
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
+from diekae.model.generation import until_end
 from diekae.progress import Progress, silent
-from diekae.run.answer import until_end
 from diekae.training.config import TrainingConfig
 from diekae.training.run import build_trainer
 from diekae_research.editing.objective import (
