@@ -26,8 +26,6 @@ from diekae.cli.console import (
     check_choice,
     chosen_bank,
     console,
-    device_of,
-    dtype_of,
     load_model,
     print_text,
     progress_bars,
@@ -80,8 +78,6 @@ def command(
     """
     check_choice("format", None if format == "auto" else format)
     bank = chosen_bank(bank, decoder, EXACT)
-    dtype_of(dtype)
-    device_of(device)
     _check_knowledge(knowledge, store, document)
     model = load_model(bank, device, dtype, format, decoder=decoder)
     shown = _Shown(question)
