@@ -74,7 +74,9 @@ def _run(app: FastAPI, host: str, port: int) -> None:
     """Serve until the process is told to stop, and say where."""
     import uvicorn
 
-    config = uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=60)
+    from diekae.serve.app import STOP
+
+    config = uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=int(STOP))
     socket = config.bind_socket()
     port = socket.getsockname()[1]
     print_text(f"serving at http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C stops)")
