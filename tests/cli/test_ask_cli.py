@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from builders import hook_count, make_decoder, make_tokenizer
 from cli_runs import error_of, invoke, read_json, succeed
 from diekae import DiekaeModel, KnowledgeStore, load_decoder
 from diekae.answering import Answer, Source, ask
+from diekae.cli import preparing
 from diekae.cli.console import console
 
 
@@ -57,11 +59,12 @@ def test_at_a_terminal_the_answer_is_printed_once_as_it_comes(
 
 def test_ask_reads_with_any_decoder(workspace: Path, tmp_path: Path) -> None:
     decoder = ("--decoder", workspace / "decoder")
-    output = succeed("ask", *decoder, "--knowledge", workspace / "fact.txt", "--threshold", "0", "what is the tower")
+    options = ("--knowledge", workspace / "fact.txt", "--threshold", "0", "--max-new-tokens", "4")
+    output = succeed("ask", *decoder, *options, "what is the tower")
     model = DiekaeModel.exact(*load_decoder(str(workspace / "decoder")))
     with closing(KnowledgeStore(tmp_path / "store", model)) as store:
         store.add(workspace / "fact.txt")
-        answer = ask(model, "what is the tower", store, threshold=0)
+        answer = ask(model, "what is the tower", store, threshold=0, max_new_tokens=4)
         assert answer.text in output and "100% of the attention" in output
     # What was prepared for a decoder is found again.
     assert "1 prepared now" in succeed(
@@ -102,3 +105,16 @@ def test_ask_refuses_a_file_without_text(trained: tuple[Path, str], workspace: P
     (workspace / "blank.txt").write_text(" \n")
     knowledge = ("--knowledge", workspace / "blank.txt")
     assert "holds no text" in error_of("ask", "--bank", trained[0] / "bank", *knowledge, "what")
+
+
+def test_a_long_document_shows_the_layer_that_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparing, "LONG", 30)
+    model = DiekaeModel.exact(make_decoder(), make_tokenizer())
+    calls: list[tuple[int, int]] = []
+    with preparing.layers_shown(model, lambda _what, done, total: calls.append((done, total))):
+        model.prepare("the tower is red")
+        assert not calls, "short ones are too fast to show"
+        model.prepare("the tower is red and old " * 6)
+    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    model.prepare("the tower is red and old " * 6)
+    assert len(calls) == 4 and hook_count(model.decoder) == 0

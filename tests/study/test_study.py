@@ -116,11 +116,12 @@ def test_layers_are_counted_from_what_is_named() -> None:
 
 
 def test_steps_fit_the_time_and_the_questions() -> None:
-    validating = (VALIDATIONS + 1) * 2 * VALIDATION // 8
-    assert fit_steps(10, 6.0, 10_000, 8, 3) == 100 - validating
-    assert fit_steps(600, 1.0, 80, 8, 3) == 30, "no more than three times over"
+    validating = (VALIDATIONS + 1) * VALIDATION // 8
+    assert fit_steps(10, 6.0, 10_000, 99, 8, 3) == 100 - validating
+    assert fit_steps(10, 6.0, 10_000, 8, 8, 3) == 100 - (VALIDATIONS + 1)
+    assert fit_steps(600, 1.0, 80, 99, 8, 3) == 30, "no more than three times over"
     with pytest.raises(ValueError, match="0.5 minutes are left for training and a step takes 6.0 s"):
-        fit_steps(0.5, 6.0, 1000, 8, 3)
+        fit_steps(0.5, 6.0, 1000, 99, 8, 3)
 
 
 def test_a_batch_is_halved_until_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:

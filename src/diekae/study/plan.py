@@ -33,7 +33,7 @@ RANK, WIDTH = 64, 64
 FEWEST_STEPS, MOST_STEPS = 10, 2000
 VALIDATION = 16
 """Questions on which training is validated."""
-VALIDATIONS = 3
+VALIDATIONS = 2
 SPARE = 2.0
 """Disk that is needed, as a multiple of the checkpoints' size."""
 
@@ -144,15 +144,17 @@ def _step_seconds(model: DiekaeModel, prompts: Sequence[Prompt], size: int) -> f
     return sum(taken[1:]) / len(taken[1:])
 
 
-def fit_steps(minutes_left: float, seconds_a_step: float, examples: int, step_size: int, most_epochs: float) -> int:
+def fit_steps(
+    minutes_left: float, seconds_a_step: float, examples: int, validation: int, step_size: int, most_epochs: float
+) -> int:
     """Return how many steps fit the time, at most so many epochs.
 
-    A validation counts as reading its questions twice: for the loss, and for what is recovered.
+    A validation counts as steps over its questions, and so does the loss that it is compared with.
 
     Raises:
         ValueError: Not even a few steps fit.
     """
-    validating = (VALIDATIONS + 1) * 2 * VALIDATION / step_size
+    validating = (VALIDATIONS + 1) * min(VALIDATION, validation) / step_size
     fitting = int(60 * minutes_left / seconds_a_step - validating)
     if fitting < FEWEST_STEPS:
         raise ValueError(

@@ -196,7 +196,8 @@ def _decide(
     pace = measure_pace(bank, prompts[:64], options.batch_size)
     left = options.minutes - (time.monotonic() - begun + measuring) / 60
     learned = len(prompts) + (0 if exact.config.format == "qa" else min(OTHER_LIMIT, len(prompts)))
-    steps = fit_steps(left, pace.seconds, learned, options.batch_size, EPOCHS)
+    validation = len(examples["validation"])
+    steps = fit_steps(left, pace.seconds, learned, validation, options.batch_size, EPOCHS)
     return {
         "layers": list(layers),
         "depth": depth,
