@@ -11,6 +11,7 @@ import torch
 from transformers import TrainerCallback
 
 from builders import make_decoder, make_model, make_tokenizer
+from diekae.cli import train
 from diekae.data.example import Example
 from diekae.recipe import read_recipe
 from diekae.study import StudyOptions, questions, run, run_study
@@ -159,6 +160,10 @@ def test_a_bank_is_trained_from_documents(tmp_path: Path, monkeypatch: pytest.Mo
     untrained = result["study"]["untrained"]
     assert {"recovered", "grounded", "seconds"} <= set(untrained)
     assert set(untrained["answers_right"]) == {"bare", "prompted", "ours"} and set(result["answers_right"]) == {"ours"}
+    table = train._comparison(result)
+    cells = [list(column.cells) for column in table.columns]
+    assert len(cells[0]) == 4 and "untrained" in str(cells[0][2]) and all(cells[3]), "right answers in every row"
+    assert cells[5][1:] == [str(2 * int(str(cells[5][2]))), *cells[5][2:]], "two of four layers take half"
     recipe = read_recipe(tmp_path / "run" / "recipe.toml")
     assert recipe.diekae is not None and recipe.diekae.layers == tuple(model.layers)
     decided = json.loads((tmp_path / "run" / "study.json").read_text())

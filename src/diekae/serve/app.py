@@ -68,7 +68,7 @@ def create_app(
 
     # No page of documentation: FastAPI's loads its scripts from another server.
     app = FastAPI(title="diekae", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.add_middleware(Limits, metrics=metrics, keys=allowed, most_body=limits.most_body, most_file=limits.most_file)
+    app.add_middleware(Limits, metrics=metrics, keys=allowed, options=limits)
     for module in (completions, documents, facts, status):
         app.include_router(module.router)
     add_errors(app)
@@ -90,13 +90,14 @@ def _open(
     opened = None if edits is None else open_edits(model, edits)
     if opened is not None:
         opened.refresh()
-        model.editor = opened
     documents = None if store is None else KnowledgeStore(store, model)
     library = None if documents is None else Library(documents.folder)
     intake = None
     if documents is not None and library is not None:
         intake = Intake(library, documents, metrics, options.most_knowledge)
         metrics.watch("waiting_files", "Uploaded files that are not read yet", lambda: intake.waiting)
+    if opened is not None:
+        model.editor = opened
     engine = Engine(model, engine_options)
     metrics.watch("waiting_answers", "Answers that wait", lambda: engine.waiting)
     metrics.watch("running_answers", "Answers that are generated now", lambda: engine.running)
