@@ -9,6 +9,7 @@ import torch
 from builders import make_decoder, make_tokenizer
 from diekae import DiekaeModel, KnowledgeStore
 from diekae.answering import ask, confidence_of, pick, reply
+from diekae.answering.answer import AnswerStreamer
 from diekae.answering.sources import attention_to_slots
 from diekae.store import FoundPassage
 
@@ -104,6 +105,14 @@ def test_only_the_named_documents_are_searched(model: DiekaeModel, store: Knowle
         ask(model, "the tall tower", store, documents=["The boat"])
 
 
+def test_an_answer_is_greedy_whatever_the_decoders_generation_settings(model: DiekaeModel) -> None:
+    plain = reply(model, "where is the ship", SHIP, max_new_tokens=8)
+    turns = model.chat("where is the ship", knowledge=SHIP, max_new_tokens=8)
+    model.decoder.generation_config.update(num_beams=3, length_penalty=-9.0, temperature=9.0, top_k=3)
+    assert reply(model, "where is the ship", SHIP, max_new_tokens=8) == plain
+    assert model.chat("where is the ship", knowledge=SHIP, max_new_tokens=8) == turns
+
+
 def test_a_blank_question_is_refused(model: DiekaeModel, store: KnowledgeStore) -> None:
     with pytest.raises(ValueError, match="input is empty"):
         ask(model, "  ", store)
@@ -116,3 +125,27 @@ def test_confidence_grows_with_coverage_and_likeness() -> None:
     assert 0 < low < confidence_of([replace(passage, coverage=0.4)]) < 1
     assert low < confidence_of([replace(passage, likeness=0.6)]) < 1
     assert confidence_of([passage, replace(passage, coverage=0.4)]) == confidence_of([replace(passage, coverage=0.4)])
+
+
+@pytest.mark.parametrize("format", ["chat", "qa"])
+def test_an_answer_is_shown_as_it_comes_only_if_the_documents_answer(tmp_path: Path, format: str) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    model = DiekaeModel.exact(make_decoder("llama"), tokenizer, format=format)
+    store = KnowledgeStore(tmp_path / "store", model)
+    store.add([TOWER, SHIP])
+    pieces: list[str] = []
+    answer = ask(model, "the ship is blue", store, threshold=0.0, max_new_tokens=12, show=pieces.append)
+    assert "".join(pieces) == answer.text and len(pieces) > 2 and all(pieces)
+    shown: list[str] = []
+    ask(model, "the ship is blue", store, threshold=1.0, max_new_tokens=4, show=shown.append)
+    assert not shown
+
+
+def test_a_shown_answer_has_no_blanks_around_it_and_may_be_one_line() -> None:
+    for one_line, expected in ((False, "one two\n\nthree"), (True, "one two")):
+        pieces: list[str] = []
+        streamer = AnswerStreamer(make_tokenizer(), pieces.append, one_line)
+        for text in ("\n ", "one ", "two ", "\n\n", "three", "", " \n"):
+            streamer.on_finalized_text(text)
+        assert "".join(pieces) == expected and all(pieces)

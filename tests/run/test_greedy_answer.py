@@ -6,7 +6,8 @@ import torch
 from builders import make_model, make_prompts
 from diekae.data.prompt import Prompt
 from diekae.model import DiekaeModel
-from diekae.run.answer import answer, end_tokens, until_end
+from diekae.model.generation import end_tokens, until_end
+from diekae.run.answer import answer
 from diekae.run.score import Way
 
 PROMPTS = make_prompts(3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -41,8 +42,8 @@ def test_files_are_uploaded_listed_read_and_deleted(server: Served) -> None:
     assert [other.id for other in client.files.list()] == [file.id]
     assert client.files.content(file.id).read() == TOWER.encode()
     assert client.files.delete(file.id).deleted
-    assert not list(client.files.list()) and not server.state.store.documents()  # type: ignore[union-attr]
-    assert not list(Path(server.state.library.uploads).iterdir())  # type: ignore[union-attr]
+    assert not list(client.files.list()) and not server.state.reader.store.documents()  # type: ignore[union-attr]
+    assert not list(Path(server.state.intake.library.uploads).iterdir())  # type: ignore[union-attr]
     for call in (client.files.retrieve, client.files.content, client.files.delete):
         with pytest.raises(openai.NotFoundError):
             call(file.id)
@@ -62,7 +63,7 @@ def test_files_are_uploaded_listed_read_and_deleted(server: Served) -> None:
 def test_names_never_reach_the_file_system(server: Served, name: str, shown: str) -> None:
     file = server.add(TOWER, name)
     assert file.filename == shown
-    (path,) = Path(server.state.library.uploads).iterdir()  # type: ignore[union-attr]
+    (path,) = Path(server.state.intake.library.uploads).iterdir()  # type: ignore[union-attr]
     assert path.name == f"{file.id}{Path(shown).suffix or '.txt'}"
     server.client().files.delete(file.id)
 
@@ -118,7 +119,7 @@ def test_a_question_does_not_list_all_documents(serve: Serve, monkeypatch: pytes
     server = serve()
     file = server.add(TOWER)
     asked: list[object] = []
-    table = server.state.store.catalogue.documents
+    table = server.state.reader.store.catalogue.documents
     select = table.select
     monkeypatch.setattr(table, "select", lambda bank="", ids=None: asked.append(ids) or select(bank, ids))
     for knowledge in ({"search": {"k": 1}}, {"documents": [file.id]}):
@@ -129,7 +130,10 @@ def test_a_question_does_not_list_all_documents(serve: Serve, monkeypatch: pytes
             extra_body={"knowledge": knowledge},
         )
         assert [source["id"] for source in answer.model_extra["knowledge"]["sources"]] == [file.model_extra["document"]]
-    assert asked and all(ids is not None and len(ids) == 1 for ids in asked)
+    client = server.client()
+    store = client.vector_stores.create(file_ids=[file.id])
+    assert client.vector_stores.search(store.id, query="how tall is the tower").data[0].file_id == file.id
+    assert len(asked) > 2 and all(ids is not None and len(ids) == 1 for ids in asked)
 
 
 def test_a_tenant_never_reads_what_another_has(serve: Serve) -> None:
@@ -175,7 +179,7 @@ def test_a_document_from_a_folder_outlives_an_upload_of_the_same_text(serve: Ser
     path = tmp_path / "tower.txt"
     path.write_text(TOWER)
     server = serve()
-    store = server.state.store
+    store = server.state.reader.store
     assert store is not None
     store.add(path)
     file = server.add(TOWER)
@@ -215,7 +219,7 @@ def test_deleting_while_others_upload_and_ask_loses_nothing(serve: Serve) -> Non
     for thread in threads:
         thread.join(60)
     assert not errors
-    assert [entry.title for entry in server.state.store.documents()] == ["ship.txt"]  # type: ignore[union-attr]
+    assert [entry.title for entry in server.state.reader.store.documents()] == ["ship.txt"]  # type: ignore[union-attr]
 
 
 def test_what_a_server_left_unread_is_read_by_the_next(tmp_path: Path) -> None:
@@ -235,6 +239,22 @@ def test_what_a_server_left_unread_is_read_by_the_next(tmp_path: Path) -> None:
     assert intake.stop()
     assert [entry.title for entry in store.documents()] == ["tower.txt", "ship.txt"]
     assert {library.file(OWNER, file.id).status for file in (waiting, gone)} == {"completed"}  # type: ignore[union-attr]
+
+
+def test_a_file_whose_state_cannot_be_recorded_holds_up_no_other(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve()
+    library = server.state.intake.library
+    settle, calls = library.settle, list[Any]()
+
+    def full(*args: Any) -> bool:
+        calls.append(args)
+        if len(calls) <= 2:  # the document, then the error
+            raise sqlite3.OperationalError("database or disk is full")
+        return settle(*args)
+
+    monkeypatch.setattr(library, "settle", full)
+    server.client().files.create(file=("ship.txt", SHIP.encode()), purpose="assistants")
+    assert server.add(TOWER).status == "processed" and len(calls) == 3
 
 
 def test_bytes_without_a_row_are_removed_after_a_while(tmp_path: Path) -> None:

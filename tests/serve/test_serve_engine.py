@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -270,5 +271,46 @@ def test_an_edit_that_cannot_be_read_is_refused_to_those_alone_who_need_it(model
         assert same_anchor.wait().end.reason == "length"
         other_anchor.wait()
         assert isinstance(other_anchor.events[-1], Refused)
+    finally:
+        model.editor = None
+
+
+def test_a_fault_of_the_edits_is_not_blamed_on_the_question(model: DiekaeModel, engine: Engine) -> None:
+    class Faulty(Editor):
+        def around(self, *_: Any, **__: Any) -> Any:
+            raise MemoryError("no room")
+
+    model.editor = Faulty()
+    try:
+        request = Request(model, "Who?", system="Be brief.")
+        engine.submit(request.job)
+        request.wait()
+        assert isinstance(request.events[-1], MemoryError)
+    finally:
+        model.editor = None
+
+
+def test_stop_cancels_also_what_is_about_to_start(model: DiekaeModel) -> None:
+    starting, release = threading.Event(), threading.Event()
+
+    class Slow(Editor):
+        def around(self, *_: Any, **__: Any) -> Any:
+            starting.set()
+            assert release.wait(30)
+            return contextlib.nullcontext(Call(None))
+
+    engine, request = Engine(model), Request(model, "Who?", max_new_tokens=1500)
+    model.editor = Slow()
+    try:
+        engine.submit(request.job)
+        assert starting.wait(30)
+        stopping = threading.Thread(target=engine.stop, args=(0.05,))
+        stopping.start()
+        while not request.job.cancelled:
+            time.sleep(0.01)
+            assert stopping.is_alive(), "nothing was cancelled"
+        release.set()
+        stopping.join(30)
+        assert request.wait().end.reason == "cancelled" and request.end.tokens < 60
     finally:
         model.editor = None

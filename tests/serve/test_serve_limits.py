@@ -15,6 +15,7 @@ import pytest
 
 from diekae.serve import EngineOptions, Keys, ServerOptions
 from diekae.serve.access import check_host
+from diekae.serve.engine import Busy
 from served import Serve, Served
 from tiny_served_model import TOWER
 
@@ -202,3 +203,63 @@ def test_long_preparations_hold_nobody_else_up(serve: Serve, monkeypatch: pytest
     for thread in threads:
         thread.join(60)
     assert statuses == [200] * 8
+
+
+def test_a_client_that_leaves_before_its_knowledge_is_prepared_waits_for_nothing(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import diekae.serve.reading as reading
+
+    server, release, texts, prepare = serve(), threading.Event(), list[Any](), reading.read_documents
+
+    def slowly(*args: Any, **kwargs: Any) -> Any:
+        texts.append(args)
+        assert release.wait(30)
+        return prepare(*args, **kwargs)
+
+    monkeypatch.setattr(reading, "read_documents", slowly)
+    for number in range(8):
+        with pytest.raises(httpx.ReadTimeout):
+            body = {**CHAT, "knowledge": {"text": f"{TOWER} {number}"}}
+            httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=0.2)
+    deadline = time.monotonic() + 10
+    while server.state.readers._pending > 4:  # the threads that have begun
+        assert time.monotonic() < deadline, "a client that has left is served"
+        time.sleep(0.02)
+    release.set()
+    server.settle()
+    while server.state.readers._pending:
+        time.sleep(0.02)
+    assert len(texts) <= 4
+    assert 'status="499"' in CLIENT.get(f"{server.url}/metrics").text
+
+
+def test_an_answer_is_not_lost_for_its_shares(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.add(TOWER)
+    run, calls = server.state.workers.run, list[Any]()
+
+    async def full(function: Any, *args: Any) -> Any:
+        calls.append(function)
+        if len(calls) > 1:
+            raise Busy("8 requests are being prepared already")
+        return await run(function, *args)
+
+    for stream in (False, True):
+        calls.clear()
+        monkeypatch.setattr(server.state.workers, "run", full)
+        response = post(server, {**CHAT, "stream": stream, "knowledge": {"search": {"k": 1}, "shares": True}})
+        monkeypatch.undo()
+        assert response.status_code == 200 and len(calls) == 2 and '"share":null' in response.text.replace(" ", "")
+        assert not stream or response.text.endswith("data: [DONE]\n\n")
+
+
+def test_an_answer_that_a_stopping_server_cuts_off_is_no_answer(serve: Serve) -> None:
+    server, responses = serve(options=ServerOptions(most_tokens=2000)), list[httpx.Response]()
+    body = {**CHAT, "max_tokens": 1800}
+    thread = threading.Thread(target=lambda: responses.append(post(server, body)))
+    thread.start()
+    while not server.state.engine.running:
+        time.sleep(0.01)
+    server.state.engine.stop(0.0)
+    thread.join(30)
+    assert responses[0].status_code == 503 and "stopped before" in responses[0].json()["error"]["message"]

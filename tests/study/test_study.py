@@ -3,18 +3,21 @@
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from builders import make_decoder, make_model, make_tokenizer
+from diekae.cli import train
 from diekae.data.example import Example
 from diekae.recipe import read_recipe
-from diekae.study import StudyOptions, run, run_study
-from diekae.study.folder import PARTS, TOKENS, cut, read_folder, shipped_documents
-from diekae.study.plan import count_layers, fit_steps, measure_pace
-from diekae.study.questions import Studied, find_question, follows, is_about, sentences
+from diekae.study import StudyOptions, questions, run, run_study
+from diekae.study.folder import PARTS, TOKENS, Window, cut, read_folder, shipped_documents
+from diekae.study.plan import VALIDATION, VALIDATIONS, Pace, count_layers, fit_steps, measure_pace
+from diekae.study.questions import Studied, find_pair, follows, is_about, sentences
 
 TEXT = "The ferry to Skerrow leaves at nine. A ticket costs twelve crowns. Dogs travel free of charge on weekdays."
 TINY = StudyOptions(minutes=5.0, layers=2, questions=12, batch_size=4)
@@ -58,25 +61,49 @@ def test_documents_come_with_the_package() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "question"),
+    ("text", "pair"),
     [
-        (" When does the ferry leave?\nAnswer: at nine", "When does the ferry leave?"),
-        (" It leaves at nine.", ""),
-        (" Why?", ""),
-        ("", ""),
+        (" When does the ferry leave?\nAnswer: at nine\n\n<pad>", ("When does the ferry leave?", "at nine")),
+        (" When does the ferry leave? Now?\nAnswer: at nine\nText", ("When does the ferry leave?", "at nine")),
+        (" When does the ferry leave?\nAnswer: at ni", ("", "")),  # it may have been cut off
+        (" When does the ferry leave?\n\nText: a\n", ("", "")),
+        (" It leaves at nine.\nAnswer: at nine\n\n", ("", "")),
+        (" Why?\nAnswer: so\n\n", ("", "")),
+        ("", ("", "")),
     ],
 )
-def test_a_question_is_found_on_the_first_line(text: str, question: str) -> None:
-    assert find_question(text) == question
+def test_a_question_and_its_answer_are_found_on_the_first_lines(text: str, pair: tuple[str, str]) -> None:
+    assert find_pair(text) == pair
 
 
-def test_questions_and_answers_must_be_about_the_text() -> None:
-    assert is_about("When does the ferry to Skerrow leave?", TEXT)
-    assert not is_about("What is the name of the bakery in Marrow Lane?", TEXT)
-    assert follows("It leaves at nine", TEXT, "When does the ferry leave?")
-    assert not follows("It leaves at seven thirty", TEXT, "When does the ferry leave?")
-    assert not follows("The ferry", TEXT, "When does the ferry leave?"), "an echo says nothing"
+def test_questions_and_answers_must_be_about_the_sentence() -> None:
+    sentence = "The ferry to Skerrow costs 12 crowns and leaves at nine."
+    assert is_about("How much does the ferry cost?", sentence), "costs and cost are one word"
+    assert not is_about("What is the name of the bakery in Marrow Lane?", sentence)
+    assert follows("at nine", sentence, "When does the ferry leave?")
+    assert follows("12 crowns", sentence, "What is the cost of the ferry?")
+    for answer in ("at seven thirty", "the ferry", "13 crowns", "12 crowns on 1 May", ""):
+        assert not follows(answer, sentence, "When does the ferry leave?"), answer
     assert sentences("# Heading\n" + TEXT) == TEXT.replace(". ", ".\n").split("\n")
+
+
+def test_the_decoders_own_questions_are_kept_if_the_text_makes_the_answer_likelier(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    replies = {
+        "A ticket costs twelve crowns.": " What does a ticket cost?\nAnswer: twelve crowns\n\n",
+        "Dogs travel free of charge on weekdays.": " When do dogs travel free?\nAnswer: on Sundays\n\n",
+        "The ferry to Skerrow leaves at nine.": " When does the ferry leave?\nAnswer: at nine\n\n",
+    }
+    monkeypatch.setattr(questions, "continue_sentences", lambda _m, texts, draw: [replies[text] for text in texts])
+    monkeypatch.setattr(questions, "likelier", lambda _m, examples: [e for e in examples if "cost" in e.input])
+    studied = questions.study(make_model("attention"), [Window("a", TEXT)], 9, 0, "asking")
+    assert studied.examples == [Example((TEXT,), "What does a ticket cost?", "twelve crowns")], "each once"
+    assert studied.asked == 3 * questions.ROUNDS
+    # A few are wanted even if the time is over, and no more than a few.
+    windows = [Window("a", f"{TEXT} {number}") for number in range(40)]
+    late = questions.study(make_model("attention"), windows, 99, 0, "asking", until=time.monotonic() - 1)
+    assert questions.FEWEST <= len(late.examples) < 20
 
 
 def test_layers_are_counted_from_what_is_named() -> None:
@@ -90,10 +117,12 @@ def test_layers_are_counted_from_what_is_named() -> None:
 
 
 def test_steps_fit_the_time_and_the_questions() -> None:
-    assert fit_steps(10, 6.0, 10_000, 8, 3) == 100
-    assert fit_steps(600, 1.0, 80, 8, 3) == 30, "no more than three times over"
+    validating = (VALIDATIONS + 1) * VALIDATION // 8
+    assert fit_steps(10, 6.0, 10_000, 99, 8, 3) == 100 - validating
+    assert fit_steps(10, 6.0, 10_000, 8, 8, 3) == 100 - (VALIDATIONS + 1)
+    assert fit_steps(600, 1.0, 80, 99, 8, 3) == 30, "no more than three times over"
     with pytest.raises(ValueError, match="0.5 minutes are left for training and a step takes 6.0 s"):
-        fit_steps(0.5, 6.0, 1000, 8, 3)
+        fit_steps(0.5, 6.0, 1000, 99, 8, 3)
 
 
 def test_a_batch_is_halved_until_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,14 +140,14 @@ def test_a_batch_is_halved_until_it_fits(monkeypatch: pytest.MonkeyPatch) -> Non
         measure_pace(make_model("attention"), [], 8)
 
 
+def given_questions(_model: Any, windows: Any, questions: int, *_: Any, **__: Any) -> Studied:
+    """Questions in place of the tiny decoder's, which asks none."""
+    rows = [Example((w.text,), "what is the house", w.text.split()[-1]) for w in windows for _ in range(6)]
+    return Studied(rows[:questions], len(rows))
+
+
 def test_a_bank_is_trained_from_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tiny decoder asks no questions, so they are given; all else is real."""
-
-    def study(_model: Any, windows: Any, questions: int, *_: Any, **__: Any) -> Studied:
-        rows = [Example((w.text,), "what is the house", w.text.split()[-1]) for w in windows for _ in range(6)]
-        return Studied(rows[:questions], len(rows))
-
-    monkeypatch.setattr(run, "study", study)
+    monkeypatch.setattr(run, "study", given_questions)
     lines: list[str] = []
     decoder, begun = make_decoder(), time.monotonic()
     model, result = run_study(
@@ -127,13 +156,46 @@ def test_a_bank_is_trained_from_documents(tmp_path: Path, monkeypatch: pytest.Mo
     )  # fmt: skip
     assert time.monotonic() - begun < 60 * TINY.minutes
     assert "6 documents" in lines[0] and "1 could not be read" in lines[0] and "2 of 4 layers read" in lines[-1]
-    assert len(model.layers) == 2 and result["sets"]["jsonl"]["n"] > 0 and "recovered" in result["untrained"]
+    assert len(model.layers) == 2 and result["sets"]["jsonl"]["n"] > 0
+    untrained = result["study"]["untrained"]
+    assert {"recovered", "grounded", "seconds"} <= set(untrained)
+    assert set(untrained["answers_right"]) == {"bare", "prompted", "ours"} and set(result["answers_right"]) == {"ours"}
+    table = train._comparison(result)
+    cells = [list(column.cells) for column in table.columns]
+    assert len(cells[0]) == 4 and "untrained" in str(cells[0][2]) and all(cells[3]), "right answers in every row"
+    assert cells[5][1:] == [str(2 * int(str(cells[5][2]))), *cells[5][2:]], "two of four layers take half"
     recipe = read_recipe(tmp_path / "run" / "recipe.toml")
     assert recipe.diekae is not None and recipe.diekae.layers == tuple(model.layers)
     decided = json.loads((tmp_path / "run" / "study.json").read_text())
     assert decided["layers"] == list(model.layers) and result["study"] == decided
-    again, _ = run_study(decoder, make_tokenizer(), "tiny", tmp_path / "gone", tmp_path / "run", TINY, resume=True)
+    again, repeated = run_study(
+        decoder, make_tokenizer(), "tiny", tmp_path / "gone", tmp_path / "run", TINY, resume=True
+    )
     assert again.bank.fingerprint() == model.bank.fingerprint(), "a run that ended is not trained on"
+    assert repeated["answers_right"] == result["answers_right"]
+
+
+def test_training_ends_with_the_time_and_goes_on_when_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine turns out slower than it was timed."""
+    monkeypatch.setattr(run, "study", given_questions)
+    monkeypatch.setattr(run, "measure_pace", lambda _m, _p, size: Pace(size, 1, 0.001))
+    monkeypatch.setattr(run, "EPOCHS", 1000.0)
+    clock = time.monotonic
+    late = [0.0]
+    monkeypatch.setattr("diekae.study.plan.time", SimpleNamespace(monotonic=lambda: clock() + late[0]))
+
+    class Slow(TrainerCallback):
+        def on_step_end(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
+            late[0] = 1e6 if state.global_step == stop else 0.0
+
+    arguments = (make_decoder(), make_tokenizer(), "tiny", write_documents(tmp_path / "documents"), tmp_path / "run")
+    stop = 5
+    _, result = run_study(*arguments, TINY, callbacks=[Slow()])
+    steps = [line["step"] for line in result["log"] if "eval_loss" in line]
+    assert steps == [5] and result["study"]["steps"] > 100
+    stop = 8
+    _, resumed = run_study(*arguments, TINY, callbacks=[Slow()], resume=True)
+    assert [line["step"] for line in resumed["log"] if "eval_loss" in line] == [5, 8]
 
 
 def test_no_question_is_an_error(tmp_path: Path) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from diekae.answering.confidence import THRESHOLD, confidence_of
 from diekae.answering.sources import Source, attention_to_slots, sources_of
 from diekae.data.formats import Message
 from diekae.knowledge import Knowledge
 from diekae.model import DiekaeModel
+from diekae.model.generation import generate_texts
 from diekae.store import FoundPassage, KnowledgeStore
 
 PASSAGES = 2
@@ -59,6 +61,7 @@ def ask(
     passages: int = PASSAGES,
     max_new_tokens: int = 64,
     threshold: float = THRESHOLD,
+    show: Callable[[str], None] | None = None,
 ) -> Answer:
     """Answer a question from a store's documents.
 
@@ -72,6 +75,7 @@ def ask(
         passages: Most passages to read.
         max_new_tokens: Most tokens of the answer.
         threshold: From this confidence on the question counts as answered.
+        show: Called with each piece of the answer's text as it is generated, if the question counts as answered.
 
     Raises:
         ValueError: The question is blank, or no document has one of the names.
@@ -83,10 +87,10 @@ def ask(
         bare = _generate(model, ids, None, max_new_tokens)[0]
         return Answer(question, "", False, 0.0, bare, (), time.perf_counter() - start)
     prepared = store.read(found)
-    text, answer_ids = _generate(model, ids, prepared, max_new_tokens)
-    seconds = time.perf_counter() - start
     confidence = confidence_of(found)
     answered = confidence >= threshold
+    text, answer_ids = _generate(model, ids, prepared, max_new_tokens, show=show if answered else None)
+    seconds = time.perf_counter() - start
     attention = attention_to_slots(model, answer_ids, ids.shape[1], prepared)
     return Answer(
         question=question,
@@ -143,19 +147,35 @@ def _question_ids(model: DiekaeModel, question: str, history: Sequence[Message])
 
 
 def _generate(
-    model: DiekaeModel, ids: Tensor, knowledge: Knowledge, max_new_tokens: int, format: str | None = None
+    model: DiekaeModel,
+    ids: Tensor,
+    knowledge: Knowledge,
+    max_new_tokens: int,
+    format: str | None = None,
+    show: Callable[[str], None] | None = None,
 ) -> tuple[str, Tensor]:
     """Answer greedily; return the answer, and the tokens of question and answer, [1, columns]."""
-    tokenizer = model.need_prompter().tokenizer
-    options: dict[str, Any] = {
-        "max_new_tokens": max_new_tokens,
-        "min_new_tokens": 1,  # an answer is never empty
-        "do_sample": False,
-        "attention_mask": torch.ones_like(ids),
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    answer_ids = model.generate(ids, knowledge=knowledge, **options)
-    text = str(tokenizer.decode(answer_ids[0, ids.shape[1] :], skip_special_tokens=True)).strip()
-    if (format or model.config.format) != "chat":  # in the other formats an answer is one line
-        text = text.split("\n")[0]
-    return text, answer_ids
+    one_line = (format or model.config.format) != "chat"  # in the other formats an answer is one line
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "min_new_tokens": 1}  # an answer is never empty
+    if show is not None:
+        options["streamer"] = AnswerStreamer(model.need_prompter().tokenizer, show, one_line)
+    (text,), answer_ids = generate_texts(model, ids, torch.ones_like(ids), knowledge, **options)
+    return (text.partition("\n")[0].rstrip() if one_line else text), answer_ids
+
+
+class AnswerStreamer(TextStreamer):
+    """Passes an answer on while it is generated: whole words, without blanks around it, one line of it if wanted."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, show: Callable[[str], None], one_line: bool) -> None:
+        """Pass text on to a function, which is not called for nothing."""
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self.show, self.one_line = show, one_line
+        self._text, self._shown = "", 0
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:  # noqa: ARG002 - Transformers' signature
+        """Take more text."""
+        self._text = (self._text + text).lstrip()
+        sure = (self._text.partition("\n")[0] if self.one_line else self._text).rstrip()
+        if len(sure) > self._shown:
+            self.show(sure[self._shown :])
+            self._shown = len(sure)

@@ -18,18 +18,21 @@ from diekae.answering.answer import PASSAGES
 from diekae.answering.confidence import THRESHOLD
 from diekae.cli.console import (
     EXACT,
-    BankOption,
+    AnyBankOption,
+    DecoderOption,
     DeviceOption,
+    DtypeOption,
     FormatOption,
     check_choice,
+    chosen_bank,
     console,
-    device_of,
     load_model,
     print_text,
     progress_bars,
 )
 from diekae.cli.knowledge import check_store, print_unread
 from diekae.cli.output import output_file, printable, printable_name, question_text
+from diekae.cli.preparing import layers_shown
 from diekae.model import DiekaeModel
 from diekae.provenance import write_json
 from diekae.store import KnowledgeStore
@@ -60,9 +63,11 @@ def command(
     ] = [],  # noqa: B006
     passages: Annotated[int, typer.Option(min=1, help="How many passages to read.")] = PASSAGES,
     threshold: ThresholdOption = THRESHOLD,
-    bank: BankOption = EXACT,
+    decoder: DecoderOption = None,
+    bank: AnyBankOption = None,
     format: FormatOption = "auto",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of the answer, in tokens.")] = 64,
+    dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
     json: AnswerFileOption = None,
 ) -> None:
@@ -73,9 +78,10 @@ def command(
     Example: diekae ask --knowledge manual.pdf "How long is the guarantee?"
     """
     check_choice("format", None if format == "auto" else format)
-    device_of(device)
+    bank = chosen_bank(bank, decoder, EXACT)
     _check_knowledge(knowledge, store, document)
-    model = load_model(bank, device, format=format)
+    model = load_model(bank, device, dtype, format, decoder=decoder)
+    shown = _Shown(question)
     with _open_store(model, knowledge, store) as opened_store:
         answer = ask(
             model,
@@ -85,10 +91,11 @@ def command(
             passages=passages,
             max_new_tokens=max_new_tokens,
             threshold=threshold,
+            show=shown if shown.wanted else None,
         )
-    if json is not None:  # before anything is printed, because printing may fail
+    if json is not None:  # before anything else is printed, because printing may fail
         write_json(json, as_json(answer))
-    _print_answer(answer)
+    _print_answer(answer, shown)
     if json is not None:
         print_text(f"answer: {printable_name(json)}")
 
@@ -125,19 +132,38 @@ def _open_store(model: DiekaeModel, knowledge: list[Path], folder: Path | None) 
         return
     with tempfile.TemporaryDirectory() as temporary:
         store = KnowledgeStore(temporary, model)
-        with progress_bars() as (show, _):
+        with progress_bars() as (show, _), layers_shown(model, show):
             result = store.add(list(knowledge), progress=show)
         print_unread(result)
         yield store
         store.close()
 
 
-def _print_answer(answer: Answer) -> None:
-    """Print an answer and the passages that were read."""
-    console.print(f"[bold]{escape(answer.question)}[/]", highlight=False)
+class _Shown:
+    """Shows an answer at a terminal while it is generated; elsewhere it is printed in one piece."""
+
+    def __init__(self, question: str) -> None:
+        self.question, self.wanted, self.begun = question, console.is_terminal, False
+
+    def __call__(self, text: str) -> None:
+        """Print more of the answer, below its question."""
+        self.begin()
+        console.print(text, end="", highlight=False, markup=False, soft_wrap=True)
+
+    def begin(self) -> None:
+        """Print the question, once."""
+        if not self.begun:
+            self.begun = True
+            console.print(f"[bold]{escape(self.question)}[/]", highlight=False)
+
+
+def _print_answer(answer: Answer, shown: _Shown) -> None:
+    """Print an answer, unless it was shown, and the passages that were read."""
+    text = "" if shown.begun else answer.text
+    shown.begin()
     confidence = f"{answer.confidence:.0%} sure that the documents answer this, {answer.seconds:.1f} s"
     if answer.answered:
-        console.print(escape(answer.text), highlight=False)
+        console.print(escape(text), highlight=False)
         console.print(f"[dim]{confidence}[/]", highlight=False)
     else:
         console.print(f"[yellow]Not in your documents[/] [dim]({confidence})[/]", highlight=False)

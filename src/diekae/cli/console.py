@@ -27,7 +27,7 @@ from diekae.cli.output import make_console, output_file, printable_name
 from diekae.config import CHOICES
 from diekae.evaluation.evaluate import PASSES
 from diekae.model import DiekaeModel
-from diekae.models import DTYPES, settled_device
+from diekae.models import DTYPES, load_decoder, settled_device
 from diekae.progress import Progress as ShowProgress
 from diekae.progress import silent
 from diekae.training.run import processes
@@ -36,9 +36,14 @@ console = make_console()
 SHIPPED, EXACT = Path("smollm2"), Path("smollm2-exact")
 """The banks that come with the package: a trained one, the default to measure and to edit; and an untrained one of all
 layers, the default to answer from documents."""
-BankOption = Annotated[
-    Path,
-    typer.Option(help="Folder of a bank, or a bank of the package: smollm2 (trained) or smollm2-exact (untrained)."),
+_BANK_HELP = "Folder of a bank, or a bank of the package: smollm2 (trained) or smollm2-exact (untrained)."
+BankOption = Annotated[Path, typer.Option(help=_BANK_HELP)]
+AnyBankOption = Annotated[
+    Path | None, typer.Option(help=f"{_BANK_HELP} By default smollm2-exact; smollm2 to measure and to edit.")
+]
+DecoderOption = Annotated[
+    str | None,
+    typer.Option(help="In place of --bank: a decoder's folder or name, which then reads exactly, without training."),
 ]
 FormatOption = Annotated[
     str, typer.Option(help="Format of the prompt: plain, qa, chat, or auto (chat if the decoder has a chat template).")
@@ -70,22 +75,40 @@ def device_of(name: str) -> torch.device:
         raise ValueError(f"--device: {error}") from error
 
 
-def load_model(bank: Path, device: str, dtype: str = "auto", format: str | None = None) -> DiekaeModel:
-    """Load a bank and its decoder.
+def load_model(
+    bank: Path, device: str, dtype: str = "auto", format: str | None = None, *, decoder: str | None = None
+) -> DiekaeModel:
+    """Load a bank and its decoder, or a decoder that reads exactly.
 
     Args:
         bank: The bank's folder or name.
         device: The value of ``--device``.
         dtype: The value of ``--dtype``.
         format: See :meth:`DiekaeModel.from_pretrained`.
+        decoder: The value of ``--decoder``; with it, no bank is loaded.
 
     Raises:
         FileNotFoundError: There is no such bank.
-        ValueError: A name is not known, or the bank is damaged.
+        ValueError: A name is not known, the bank is damaged, or the decoder cannot read exactly.
     """
     torch_device, torch_dtype = device_of(device), dtype_of(dtype)
-    with console.status("loading the bank and its decoder"):
-        return DiekaeModel.from_pretrained(bank, format=format, dtype=torch_dtype, device=torch_device)
+    if decoder is None:
+        with console.status("loading the bank and its decoder"):
+            return DiekaeModel.from_pretrained(bank, format=format, dtype=torch_dtype, device=torch_device)
+    options: dict[str, Any] = {} if format in (None, "auto") else {"format": format}
+    with console.status("loading the decoder"):
+        return DiekaeModel.exact(*load_decoder(decoder, dtype=torch_dtype, device=torch_device), **options)
+
+
+def chosen_bank(bank: Path | None, decoder: str | None, default: Path) -> Path:
+    """Return the bank that ``--bank`` names, or a default.
+
+    Raises:
+        ValueError: ``--decoder`` names a decoder, too.
+    """
+    if bank is not None and decoder is not None:
+        raise ValueError("--decoder and --bank are both given; a bank names its decoder, so give one of them.")
+    return default if bank is None else bank
 
 
 def dtype_of(name: str) -> torch.dtype | None:

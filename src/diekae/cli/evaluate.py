@@ -13,12 +13,14 @@ from rich.table import Table
 
 from diekae.cli.console import (
     SHIPPED,
-    BankOption,
+    AnyBankOption,
+    DecoderOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
     MaxKnowledgeOption,
     check_choice,
+    chosen_bank,
     console,
     device_of,
     dtype_of,
@@ -40,7 +42,8 @@ from diekae.provenance import name_of, write_json
 
 def command(
     data: Annotated[list[Path], typer.Option(help="Examples (JSONL); may be repeated.")],
-    bank: BankOption = SHIPPED,
+    decoder: DecoderOption = None,
+    bank: AnyBankOption = None,
     scope: Annotated[str | None, typer.Option(help="prompt or all; the bank's own by default.")] = None,
     format: Annotated[str | None, typer.Option(help="plain, qa or chat; the bank's own by default.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first examples of each file.")] = None,
@@ -52,12 +55,13 @@ def command(
     json: JsonOption = None,
 ) -> None:
     """Measure D(x), D(K,x) and ours on held-out examples: NLL, recovered, grounded, answers, and seconds of a pass."""
+    bank = chosen_bank(bank, decoder, SHIPPED)
     check_choice("scope", scope)
     dtype_of(dtype)
     device_of(device)
     check_choice("format", format)
     files = {path: read_examples(path, limit) for path in data}
-    model = load_model(bank, device, dtype)
+    model = load_model(bank, device, dtype, decoder=decoder)
     if scope is not None:
         model.config = dataclasses.replace(model.config, scope=cast(Scope, scope))
     prompter, sets = model.need_prompter(), dict[str, dict[str, Any]]()
@@ -77,7 +81,7 @@ def command(
         settings = {"scope": model.config.scope, "format": format or model.config.format}
         settings["dtype"] = name_of(model.decoder.dtype)
         write_json(json, {"config": model.config.to_dict(), **settings, "limit": limit, "sets": sets})
-    console.print(figures(sets, str(bank)))
+    console.print(figures(sets, decoder or str(bank)))
     if answers:
         console.print(_answer_table(sets))
     for measured in sets.values():

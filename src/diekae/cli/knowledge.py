@@ -13,17 +13,22 @@ from rich.text import Text
 
 from diekae.cli.console import (
     EXACT,
-    BankOption,
+    AnyBankOption,
+    DecoderOption,
     DeviceOption,
+    DtypeOption,
     FormatOption,
     check_choice,
+    chosen_bank,
     console,
     device_of,
+    dtype_of,
     load_model,
     print_text,
     progress_bars,
 )
 from diekae.cli.output import one_line, printable_name, question_text, unicode_texts
+from diekae.cli.preparing import layers_shown
 from diekae.store import AddResult, FoundPassage, KnowledgeStore, StoredDocument
 from diekae.store.layout import CATALOGUE
 from diekae.store.words import normalized_words, query_words
@@ -73,24 +78,29 @@ def add(
     prune: Annotated[
         bool, typer.Option("--prune", help="Also remove documents whose files are gone from these folders.")
     ] = False,
-    bank: BankOption = EXACT,
+    decoder: DecoderOption = None,
+    bank: AnyBankOption = None,
     format: FormatOption = "auto",
+    dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
 ) -> None:
     """Add files, folders and texts, and prepare them.
 
     Files may be text, Markdown, HTML, PDF, Word, CSV, JSON and e-mail. Only what is new or changed is read.
 
-    Documents are prepared for one bank and format: use the same ones in `diekae ask`.
+    Documents are prepared for one bank or decoder, and one format: use the same ones in `diekae ask`.
     """
+    bank = chosen_bank(bank, decoder, EXACT)
+    dtype_of(dtype)
     device_of(device)
     check_choice("format", None if format == "auto" else format)
     for path in paths or ():
         if not path.exists():
             raise FileNotFoundError(f"nothing at {str(path)!r}; expected a file or a folder of documents.")
     KnowledgeStore(store, precision=precision).close()  # report what is wrong with it before a model is loaded
-    opened_store = KnowledgeStore(store, load_model(bank, device, format=format), precision=precision)
-    with progress_bars() as (show, _):
+    model = load_model(bank, device, dtype, format, decoder=decoder)
+    opened_store = KnowledgeStore(store, model, precision=precision)
+    with progress_bars() as (show, _), layers_shown(model, show):
         if paths or text:
             result = opened_store.add([*(paths or ()), *text], prune=prune, progress=show)
         else:

@@ -11,26 +11,22 @@ import typer
 from diekae.cli.console import (
     EXACT,
     SHIPPED,
+    AnyBankOption,
+    DecoderOption,
     DeviceOption,
     DtypeOption,
-    console,
-    device_of,
-    dtype_of,
+    chosen_bank,
     load_model,
     print_text,
 )
-from diekae.model import DiekaeModel
-from diekae.models import load_decoder
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
 
 def command(
-    decoder: Annotated[str | None, typer.Option(help="A decoder's name or folder; it reads exactly.")] = None,
-    bank: Annotated[
-        Path | None, typer.Option(help="Or a bank's folder or name; by default smollm2-exact, with --edits smollm2.")
-    ] = None,
+    decoder: DecoderOption = None,
+    bank: AnyBankOption = None,
     store: Annotated[Path | None, typer.Option(help="Folder of documents and uploads; made if missing.")] = None,
     edits: Annotated[Path | None, typer.Option(help="Folder of edits; made if missing.")] = None,
     host: Annotated[
@@ -57,11 +53,11 @@ def command(
     from diekae.serve import EngineOptions, Keys, ServerOptions, create_app
     from diekae.serve.access import check_host
 
-    if decoder is not None and bank is not None:
-        raise ValueError("--decoder and --bank are both given; a bank names its decoder, so give one of them.")
+    # An edit needs what was trained for it, which comes with the trained bank.
+    bank = chosen_bank(bank, decoder, EXACT if edits is None else SHIPPED)
     keys = Keys([]) if api_key_file is None else Keys.read(api_key_file)
     check_host(host, keys)
-    model = _load(decoder, bank, edits is not None, dtype, device)
+    model = load_model(bank, device, dtype, format="auto", decoder=decoder)
     app = create_app(
         model,
         name=name or Path(model.decoder.config.name_or_path or "diekae").name,
@@ -78,17 +74,10 @@ def _run(app: FastAPI, host: str, port: int) -> None:
     """Serve until the process is told to stop, and say where."""
     import uvicorn
 
-    config = uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=60)
+    from diekae.serve.app import STOP
+
+    config = uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=int(STOP))
     socket = config.bind_socket()
     port = socket.getsockname()[1]
     print_text(f"serving at http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C stops)")
     uvicorn.Server(config).run(sockets=[socket])
-
-
-def _load(decoder: str | None, bank: Path | None, edited: bool, dtype: str, device: str) -> DiekaeModel:
-    """Load a bank with its decoder, or a decoder that reads exactly."""
-    if decoder is None:
-        # An edit needs what was trained for it, which comes with the trained bank.
-        return load_model(bank or (SHIPPED if edited else EXACT), device, dtype, format="auto")
-    with console.status("loading the decoder"):
-        return DiekaeModel.exact(*load_decoder(decoder, dtype=dtype_of(dtype), device=device_of(device)))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
 from diekae.cli.console import (
     DtypeOption,
@@ -79,14 +80,32 @@ def _show(result: dict[str, Any], folder: Path, target: Path) -> None:
     write_json(target, result)
     report = write_report(folder / "report.html", result)
     console.print(figures(result["sets"], folder.name))
-    if "untrained" in result:
-        untrained = result["untrained"]
-        print_text(
-            f"the same layers untrained: recovered {share(untrained['recovered'])}, grounded "
-            f"{share(untrained['grounded'])}; {result['minutes']:.1f} minutes in all"
-        )
+    if "study" in result:
+        console.print(_comparison(result))
+        print_text(f"{result['minutes']:.1f} minutes in all")
     for kind, path in (("bank", folder / "bank"), ("figures", target), ("report", report)):
         print_text(f"{kind}: {printable_name(path)}")
+
+
+def _comparison(result: dict[str, Any]) -> Table:
+    """Return a table of a trained bank beside the same layers untrained, on documents that neither has seen."""
+    study, (trained,) = result["study"], result["sets"].values()
+    untrained = study["untrained"]
+    answers, tokens = untrained["answers_right"], study["bytes_per_token"]
+    table = Table(title="held-out documents, before and after training", title_justify="left")
+    for name in ("", "recovered", "grounded", "right answers", "a pass × cached prefix", "bytes a token of K"):
+        table.add_column(name, justify="right" if name else "left")
+    table.add_row("D(x)", "0", "0", f"{answers['bare']:.0%}", "", "0")
+    whole = tokens // len(study["layers"]) * study["depth"]
+    table.add_row("D(K,x), K's keys and values cached", "1", "1", f"{answers['prompted']:.0%}", "1", str(whole))
+    for name, measured, right in (
+        ("these layers, untrained", untrained, answers["ours"]),
+        ("these layers, trained", trained, result["answers_right"]["ours"]),
+    ):
+        cost = measured["seconds"]["ours"] / measured["seconds"]["prompted_cached"]
+        shares = share(measured["recovered"]), share(measured["grounded"])
+        table.add_row(name, *shares, f"{right:.0%}", f"{cost:.2f}", str(tokens))
+    return table
 
 
 def _by_recipe(

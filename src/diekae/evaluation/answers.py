@@ -71,9 +71,20 @@ def _overlap(answer: list[str], reference: list[str]) -> float:
 
 
 def score_answers(
-    model: DiekaeModel, prompts: Sequence[Prompt], batch_size: int = 16, progress: Progress = silent
+    model: DiekaeModel,
+    prompts: Sequence[Prompt],
+    batch_size: int = 16,
+    progress: Progress = silent,
+    ways: Sequence[Way] = get_args(Way),
 ) -> dict[str, dict[str, float]]:
     """Answer greedily without K, with K in the prompt and with K injected; compare first lines with the targets.
+
+    Args:
+        model: Decoder, bank and tokenizer.
+        prompts: Examples with targets.
+        batch_size: Examples of one pass.
+        progress: Called as the work goes on.
+        ways: Which of the three.
 
     Returns:
         For each way the means of ``exact``, ``f1`` and ``right`` over the examples, from 0 to 1.
@@ -83,7 +94,7 @@ def score_answers(
     """
     tokenizer = model.need_prompter().tokenizer
     scores: dict[str, dict[str, float]] = {}
-    for way in get_args(Way):
+    for way in ways:
         values: list[tuple[float, float, float]] = []
         for rows, done in batches(prompts, batch_size):
             batch = [prompts[row] for row in rows]

@@ -25,6 +25,7 @@ from diekae.knowledge import Document, Knowledge, PreparedKnowledge, batch_knowl
 from diekae.model.anchor_cache import anchor_length, is_stepwise
 from diekae.model.arguments import check_document, check_input, check_mask
 from diekae.model.columns import add_cached_columns, replaced_anchors
+from diekae.model.generation import generate_texts
 from diekae.model.preparing import KnowledgePreparer
 from diekae.prepare import read_documents
 
@@ -231,9 +232,7 @@ class DiekaeModel(KnowledgePreparer):
         if knowledge is not None:
             row = list(knowledge) if isinstance(knowledge, list | tuple) else knowledge
             prepared = knowledge_of_rows([row], 1, prepare, self.bank.fingerprint(), self.device)
-        options = {"max_new_tokens": 256, "do_sample": False, "pad_token_id": prompter.tokenizer.pad_token_id, **kwargs}
-        output = self.generate(ids, attention_mask=torch.ones_like(ids), knowledge=prepared, **options)
-        return str(prompter.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)).strip()
+        return generate_texts(self, ids, torch.ones_like(ids), prepared, **{"max_new_tokens": 256, **kwargs})[0][0]
 
     def _edited(self, knowledge: Knowledge, input_ids: Tensor, mask: Tensor | None, cache: Any) -> Any:
         """Return the context of one call, to whose knowledge the edits add theirs."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -69,7 +68,7 @@ def create_app(
 
     # No page of documentation: FastAPI's loads its scripts from another server.
     app = FastAPI(title="diekae", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.add_middleware(Limits, metrics=metrics, keys=allowed, most_body=limits.most_body, most_file=limits.most_file)
+    app.add_middleware(Limits, metrics=metrics, keys=allowed, options=limits)
     for module in (completions, documents, facts, status):
         app.include_router(module.router)
     add_errors(app)
@@ -88,36 +87,32 @@ def _open(
     metrics: Metrics,
 ) -> State:
     """Open documents and edits, and start the threads."""
-    documents = None if store is None else KnowledgeStore(store, model)
-    library = None if documents is None else Library(documents.folder)
     opened = None if edits is None else open_edits(model, edits)
     if opened is not None:
         opened.refresh()
-        model.editor = opened
-    engine = Engine(model, engine_options)
+    documents = None if store is None else KnowledgeStore(store, model)
+    library = None if documents is None else Library(documents.folder)
     intake = None
-    if library is not None and documents is not None:
+    if documents is not None and library is not None:
         intake = Intake(library, documents, metrics, options.most_knowledge)
         metrics.watch("waiting_files", "Uploaded files that are not read yet", lambda: intake.waiting)
+    if opened is not None:
+        model.editor = opened
+    engine = Engine(model, engine_options)
     metrics.watch("waiting_answers", "Answers that wait", lambda: engine.waiting)
     metrics.watch("running_answers", "Answers that are generated now", lambda: engine.running)
-    reader = KnowledgeReader(model, documents, library, options.most_knowledge, metrics.prepared.inc)
-    workers, readers = (Workers(name, engine.options.queue_size) for name in ("worker", "reader"))
     return State(
-        model,
-        name,
-        keys,
-        engine,
-        reader,
-        metrics,
-        workers,
-        readers,
-        options,
-        int(time.time()),
-        documents,
-        library,
-        intake,
-        opened,
+        model=model,
+        name=name,
+        keys=keys,
+        engine=engine,
+        reader=KnowledgeReader(model, documents, library, options.most_knowledge, metrics.prepared.inc),
+        metrics=metrics,
+        workers=Workers("worker", engine.options.queue_size),
+        readers=Workers("reader", engine.options.queue_size),
+        options=options,
+        intake=intake,
+        edits=opened,
     )
 
 
@@ -126,9 +121,8 @@ def _close(state: State) -> None:
     state.engine.stop(STOP)
     state.workers.stop()
     state.readers.stop()
-    if state.intake is None or state.intake.stop(STOP):
-        if state.library is not None:
-            state.library.close()
+    if state.intake is not None and state.intake.stop(STOP):
+        state.intake.library.close()
     if state.edits is not None:
         state.model.editor = None
         state.edits.store.close()

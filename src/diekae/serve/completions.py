@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -18,13 +18,15 @@ from diekae.data.prompt import Prompter
 from diekae.fingerprint import window
 from diekae.serve.access import Tenant
 from diekae.serve.job import Job, Refused, Sampling
+from diekae.serve.limits import LEFT
 from diekae.serve.reading import Reading
 from diekae.serve.responses import EventStream, whole_response
-from diekae.serve.running import Inbox, Running
+from diekae.serve.running import Running
 from diekae.serve.schema import ChatRequest, CompletionRequest, Generation
 from diekae.serve.state import Asker, State, state_of
 
 router = APIRouter(prefix="/v1")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -89,19 +91,39 @@ async def _answer(
     """Find K, queue the answers, and respond."""
     state = state_of(request)
     deadline = time.perf_counter() + state.options.timeout
-    reading = await _read(state, body, tenant, prompts[0])
-    inbox = Inbox()
-    jobs = _jobs(state, body, prompts, reading, inbox, limit, top_logprobs)
-    state.engine.submit(*jobs)
-    running = Running(state, body, reading, jobs, inbox, deadline, len(prompts))
+    reading = await _unless_left(request, _read(state, body, tenant, prompts[0]))
+    running = Running(state, body, reading, deadline, len(prompts))
+    running.jobs = _jobs(running, prompts, limit, top_logprobs)
+    state.engine.submit(*running.jobs)
     if body.stream:
         return EventStream(running)
-    watcher = asyncio.create_task(_watch(running, request))
     try:
-        return JSONResponse(await whole_response(running))
+        return JSONResponse(await _unless_left(request, whole_response(running)))
     finally:
-        watcher.cancel()
         running.finish()
+
+
+async def _unless_left(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """Wait for work, which is cancelled when the client leaves.
+
+    Raises:
+        HTTPException: The client has left.
+    """
+    task, left = asyncio.create_task(work), asyncio.create_task(_leaving(request))
+    try:
+        await asyncio.wait((task, left), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise HTTPException(LEFT, "the client has left")
+        return task.result()
+    finally:
+        task.cancel()
+        left.cancel()
+
+
+async def _leaving(request: Request) -> None:
+    """Return when the client has left."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _read(state: State, body: Generation, tenant: Tenant, prompt: Prompted) -> Reading | None:
@@ -118,46 +140,37 @@ async def _read(state: State, body: Generation, tenant: Tenant, prompt: Prompted
     return reading
 
 
-def _jobs(
-    state: State,
-    body: Generation,
-    prompts: Sequence[Prompted],
-    reading: Reading | None,
-    inbox: Inbox,
-    limit: int | None,
-    top_logprobs: int | None,
-) -> list[Job]:
+def _jobs(running: Running, prompts: Sequence[Prompted], limit: int | None, top_logprobs: int | None) -> list[Job]:
     """Return a job for each answer.
 
     Raises:
         Refused: There are too many answers, or prompt and knowledge leave no room in the decoder's window.
     """
-    prepared = reading.prepared if reading else None
+    state, body = running.state, running.request
+    prepared = running.reading.prepared if running.reading else None
     most, count = state.engine.options.queue_size, len(prompts) * body.n
     if count > most:
         raise Refused(f"the request asks for {count} answers, of at most {most}")
     seed = secrets.randbits(31) if body.seed is None else body.seed
     size = window(state.model.decoder)
+    behind = prepared.position if prepared else 0  # several documents all end where x begins
     jobs = []
     for number in range(count):
         prompt = prompts[number // body.n]
         ids = prompt.anchor + prompt.rest
-        behind = prepared.position if prepared else 0  # several documents all end where x begins
         room = min(size - len(ids) - behind, state.options.most_tokens)
         if room < 1:
             raise Refused(
                 f"the prompt has {len(ids)} tokens and stands behind {behind} of knowledge; nothing is left of the "
                 f"decoder's window of {size}"
             )
-        tokens = min(limit or room, room)
-        stop = tuple(body.stop or ())
-        sampling = Sampling(tokens, body.temperature, body.top_p, seed + number, stop, top_logprobs)
-        jobs.append(Job(ids, prepared, sampling, inbox.teller(number)))
+        sampling = Sampling(
+            max_new_tokens=min(limit or room, room),
+            temperature=body.temperature,
+            top_p=body.top_p,
+            seed=seed + number,
+            stop=tuple(body.stop or ()),
+            top_logprobs=top_logprobs,
+        )
+        jobs.append(Job(ids, prepared, sampling, running.teller(number)))
     return jobs
-
-
-async def _watch(running: Running, request: Request) -> None:
-    """End the answers when the client has left."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-    running.finish()

@@ -2,69 +2,107 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Form, HTTPException, Request, Response, UploadFile
+from fastapi import APIRouter, Depends, Form, HTTPException, Request, Response, UploadFile
 
 from diekae.serve.access import Tenant
 from diekae.serve.engine import Busy
 from diekae.serve.intake import Intake
 from diekae.serve.library import Library, StoredFile, VectorStore
 from diekae.serve.schema import VectorStoreFileRequest, VectorStoreRequest, VectorStoreSearch
-from diekae.serve.state import Asker, State, state_of
+from diekae.serve.state import Asker, ServerOptions, state_of
 from diekae.store import FoundPassage, KnowledgeStore
 from diekae.store.readers import READERS
 
 router = APIRouter(prefix="/v1")
+Value = TypeVar("Value")
 LONGEST_NAME = 255
 
 
+@dataclass(frozen=True)
+class Shelf:
+    """The documents of whoever asks; what belongs to others is not found."""
+
+    tenant: Tenant
+    intake: Intake
+    options: ServerOptions
+
+    @property
+    def library(self) -> Library:
+        """Return the uploaded files."""
+        return self.intake.library
+
+    def file(self, id: str) -> StoredFile:
+        """Return a file."""
+        return _need(self.library.file(self.tenant, id), f"no file {id!r}")
+
+    def store(self, id: str) -> VectorStore:
+        """Return a vector store."""
+        return _need(self.library.store(self.tenant, id), f"no vector store {id!r}")
+
+    def member(self, store: VectorStore, id: str) -> StoredFile:
+        """Return a file of a vector store."""
+        member = next((file for file in self.library.members(store) if file.id == id), None)
+        return _need(member, f"no file {id!r} in vector store {store.id!r}")
+
+
+async def _shelf_of(request: Request, tenant: Asker) -> Shelf:
+    state = state_of(request)
+    intake = _need(state.intake, "this server has no documents; start it with --store FOLDER")
+    return Shelf(tenant, intake, state.options)
+
+
+def _need(value: Value | None, message: str) -> Value:
+    if value is None:
+        raise HTTPException(404, message)
+    return value
+
+
+Documents = Annotated[Shelf, Depends(_shelf_of)]
+"""Argument of a route that reads or changes documents."""
+
+
 @router.post("/files")
-def upload(
-    request: Request, file: UploadFile, tenant: Asker, purpose: Annotated[str, Form()] = "assistants"
-) -> dict[str, Any]:
+def upload(shelf: Documents, file: UploadFile, purpose: Annotated[str, Form()] = "assistants") -> dict[str, Any]:
     """Keep a file; it is read and prepared in the background, and ``status`` says when it is done."""
-    state, library, _ = _stored(request)
+    intake, options = shelf.intake, shelf.options
     name = _name(file.filename or "")
     suffix = PurePath(name).suffix.lower()
     if suffix and suffix not in READERS:
         raise HTTPException(400, f"files of kind {suffix!r} cannot be read; send one of {', '.join(sorted(READERS))}")
-    assert state.intake is not None
-    if state.intake.waiting >= state.options.most_waiting_files:
-        raise Busy(f"{state.intake.waiting} files wait already, of at most {state.options.most_waiting_files}")
-    content = file.file.read(state.options.most_file + 1)
-    if len(content) > state.options.most_file:
-        raise HTTPException(413, f"the file has more than {state.options.most_file} bytes")
+    if intake.waiting >= options.most_waiting_files:
+        raise Busy(f"{intake.waiting} files wait already, of at most {options.most_waiting_files}")
+    content = file.file.read(options.most_file + 1)
+    if len(content) > options.most_file:
+        raise HTTPException(413, f"the file has more than {options.most_file} bytes")
     if not content.strip():
         raise HTTPException(400, "the file is empty")
-    stored = library.add(tenant, name, suffix or ".txt", _printable(purpose)[:64], content)
-    state.intake.put(stored)
-    return _file_json(stored, state.intake)
+    stored = shelf.library.add(shelf.tenant, name, suffix or ".txt", _printable(purpose)[:64], content)
+    intake.put(stored)
+    return _file_json(stored, intake)
 
 
 @router.get("/files")
-def files(request: Request, tenant: Asker) -> dict[str, Any]:
+def files(shelf: Documents) -> dict[str, Any]:
     """List the files of whoever asks."""
-    state, library, _ = _stored(request)
-    return _list([_file_json(file, state.intake) for file in library.files(tenant)])
+    return _list([_file_json(file, shelf.intake) for file in shelf.library.files(shelf.tenant)])
 
 
 @router.get("/files/{id}")
-def file(id: str, request: Request, tenant: Asker) -> dict[str, Any]:
+def file(id: str, shelf: Documents) -> dict[str, Any]:
     """Describe a file."""
-    state, library, _ = _stored(request)
-    return _file_json(_file(library, tenant, id), state.intake)
+    return _file_json(shelf.file(id), shelf.intake)
 
 
 @router.get("/files/{id}/content")
-def content(id: str, request: Request, tenant: Asker) -> Response:
+def content(id: str, shelf: Documents) -> Response:
     """Return a file's bytes."""
-    library = _stored(request)[1]
-    file = _file(library, tenant, id)
     try:
-        data = library.path(file).read_bytes()
+        data = shelf.library.path(shelf.file(id)).read_bytes()
     except FileNotFoundError as error:  # deleted a moment ago
         raise HTTPException(404, f"no file {id!r}") from error
     headers = {"Content-Disposition": "attachment", "X-Content-Type-Options": "nosniff"}
@@ -72,86 +110,73 @@ def content(id: str, request: Request, tenant: Asker) -> Response:
 
 
 @router.delete("/files/{id}")
-def delete_file(id: str, request: Request, tenant: Asker) -> dict[str, Any]:
+def delete_file(id: str, shelf: Documents) -> dict[str, Any]:
     """Delete a file, and its document unless another file is the same."""
-    state, library, _ = _stored(request)
-    assert state.intake is not None
-    state.intake.delete(_file(library, tenant, id))
+    shelf.intake.delete(shelf.file(id))
     return {"id": id, "object": "file", "deleted": True}
 
 
 @router.post("/vector_stores")
-def create_store(body: VectorStoreRequest, request: Request, tenant: Asker) -> dict[str, Any]:
+def create_store(body: VectorStoreRequest, shelf: Documents) -> dict[str, Any]:
     """Make a set of files."""
-    _, library, _ = _stored(request)
-    members = [_file(library, tenant, id) for id in body.file_ids]
-    return _store_json(library, library.create_store(tenant, body.name or "", members))
+    members = [shelf.file(id) for id in body.file_ids]
+    return _store_json(shelf.library, shelf.library.create_store(shelf.tenant, body.name or "", members))
 
 
 @router.get("/vector_stores")
-def stores(request: Request, tenant: Asker) -> dict[str, Any]:
+def stores(shelf: Documents) -> dict[str, Any]:
     """List the sets of whoever asks."""
-    library = _stored(request)[1]
-    return _list([_store_json(library, store) for store in library.stores(tenant)])
+    return _list([_store_json(shelf.library, store) for store in shelf.library.stores(shelf.tenant)])
 
 
 @router.get("/vector_stores/{id}")
-def store(id: str, request: Request, tenant: Asker) -> dict[str, Any]:
+def store(id: str, shelf: Documents) -> dict[str, Any]:
     """Describe a set."""
-    library = _stored(request)[1]
-    return _store_json(library, _store(library, tenant, id))
+    return _store_json(shelf.library, shelf.store(id))
 
 
 @router.delete("/vector_stores/{id}")
-def delete_store(id: str, request: Request, tenant: Asker) -> dict[str, Any]:
+def delete_store(id: str, shelf: Documents) -> dict[str, Any]:
     """Forget a set; its files stay."""
-    library = _stored(request)[1]
-    library.delete_store(_store(library, tenant, id))
+    shelf.library.delete_store(shelf.store(id))
     return {"id": id, "object": "vector_store.deleted", "deleted": True}
 
 
 @router.post("/vector_stores/{id}/files")
-def join_store(id: str, body: VectorStoreFileRequest, request: Request, tenant: Asker) -> dict[str, Any]:
+def join_store(id: str, body: VectorStoreFileRequest, shelf: Documents) -> dict[str, Any]:
     """Put a file into a set."""
-    library = _stored(request)[1]
-    store, file = _store(library, tenant, id), _file(library, tenant, body.file_id)
-    library.join(store, file)
+    store, file = shelf.store(id), shelf.file(body.file_id)
+    shelf.library.join(store, file)
     return _member_json(store, file)
 
 
 @router.get("/vector_stores/{id}/files")
-def members(id: str, request: Request, tenant: Asker) -> dict[str, Any]:
+def members(id: str, shelf: Documents) -> dict[str, Any]:
     """List the files of a set."""
-    library = _stored(request)[1]
-    store = _store(library, tenant, id)
-    return _list([_member_json(store, file) for file in library.members(store)])
+    store = shelf.store(id)
+    return _list([_member_json(store, file) for file in shelf.library.members(store)])
 
 
 @router.get("/vector_stores/{id}/files/{file_id}")
-def member(id: str, file_id: str, request: Request, tenant: Asker) -> dict[str, Any]:
+def member(id: str, file_id: str, shelf: Documents) -> dict[str, Any]:
     """Describe a file of a set."""
-    library = _stored(request)[1]
-    store = _store(library, tenant, id)
-    return _member_json(store, _member(library, store, file_id))
+    store = shelf.store(id)
+    return _member_json(store, shelf.member(store, file_id))
 
 
 @router.delete("/vector_stores/{id}/files/{file_id}")
-def leave_store(id: str, file_id: str, request: Request, tenant: Asker) -> dict[str, Any]:
+def leave_store(id: str, file_id: str, shelf: Documents) -> dict[str, Any]:
     """Take a file out of a set; it stays a file."""
-    library = _stored(request)[1]
-    store = _store(library, tenant, id)
-    library.leave(store, _member(library, store, file_id))
+    store = shelf.store(id)
+    shelf.library.leave(store, shelf.member(store, file_id))
     return {"id": file_id, "object": "vector_store.file.deleted", "deleted": True}
 
 
 @router.post("/vector_stores/{id}/search")
-def search(id: str, body: VectorStoreSearch, request: Request, tenant: Asker) -> dict[str, Any]:
+def search(id: str, body: VectorStoreSearch, shelf: Documents) -> dict[str, Any]:
     """Return the passages of a set that answer a question best."""
-    _, library, knowledge = _stored(request)
     query = body.query if isinstance(body.query, str) else " ".join(body.query)
-    members = library.members(_store(library, tenant, id))
-    by_document = {file.document: file for file in members if file.document}
-    passages = _search(knowledge, query, body.max_num_results, by_document)
+    by_document = {file.document: file for file in shelf.library.members(shelf.store(id)) if file.document}
     data = [
         {
             "file_id": by_document[passage.id].id,
@@ -160,47 +185,19 @@ def search(id: str, body: VectorStoreSearch, request: Request, tenant: Asker) ->
             "attributes": {"heading": passage.heading},
             "content": [{"type": "text", "text": passage.text}],
         }
-        for passage in passages
+        for passage in _search(shelf.intake.store, query, body.max_num_results, list(by_document))
     ]
     page = {"search_query": [query], "data": data, "has_more": False, "next_page": None}
     return {"object": "vector_store.search_results.page", **page}
 
 
-def _stored(request: Request) -> tuple[State, Library, KnowledgeStore]:
-    state = state_of(request)
-    if state.library is None or state.store is None:
-        raise HTTPException(404, "this server has no documents; start it with --store FOLDER")
-    return state, state.library, state.store
-
-
-def _file(library: Library, tenant: Tenant, id: str) -> StoredFile:
-    file = library.file(tenant, id)
-    if file is None:
-        raise HTTPException(404, f"no file {id!r}")
-    return file
-
-
-def _store(library: Library, tenant: Tenant, id: str) -> VectorStore:
-    store = library.store(tenant, id)
-    if store is None:
-        raise HTTPException(404, f"no vector store {id!r}")
-    return store
-
-
-def _member(library: Library, store: VectorStore, id: str) -> StoredFile:
-    member = next((file for file in library.members(store) if file.id == id), None)
-    if member is None:
-        raise HTTPException(404, f"no file {id!r} in vector store {store.id!r}")
-    return member
-
-
-def _search(store: KnowledgeStore, query: str, k: int, documents: Container[str]) -> list[FoundPassage]:
+def _search(store: KnowledgeStore, query: str, k: int, documents: Sequence[str]) -> list[FoundPassage]:
     """Search some documents; those that were deleted meanwhile are left out."""
-    while existing := [entry.id for entry in store.documents() if entry.id in documents]:
+    while existing := [entry.id for entry in store.catalogue.documents.select(ids=documents)]:
         try:
             return store.search(query, k, documents=existing)
         except ValueError:
-            if existing == [entry.id for entry in store.documents() if entry.id in documents]:
+            if len(existing) == len(store.catalogue.documents.select(ids=documents)):
                 raise
     return []
 
@@ -216,9 +213,8 @@ def _printable(text: str) -> str:
     return "".join(character for character in text if character.isprintable())
 
 
-def _file_json(file: StoredFile, intake: Intake | None) -> dict[str, Any]:
+def _file_json(file: StoredFile, intake: Intake) -> dict[str, Any]:
     statuses = {"in_progress": "uploaded", "completed": "processed", "failed": "error"}
-    before = intake.before(file) if intake is not None and file.status == "in_progress" else None
     return {
         "id": file.id,
         "object": "file",
@@ -229,7 +225,7 @@ def _file_json(file: StoredFile, intake: Intake | None) -> dict[str, Any]:
         "status": statuses[file.status],
         "status_details": file.error,
         "document": file.document,
-        "files_before": before,
+        "files_before": intake.before(file) if file.status == "in_progress" else None,
     }
 
 

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 
 from diekae.data.batch import pad_left
+from diekae.knowledge import PreparedKnowledge
 from diekae.model import DiekaeModel
-from diekae.run.answer import end_tokens, greedy_options
+from diekae.model.generation import end_tokens, greedy_options
 from diekae.serve.job import Job, Refused
 from diekae.serve.sampling import RowSampler, RowsEnd
 
@@ -128,13 +129,12 @@ class Engine:
                 self._changed.wait_for(lambda: self._waiting or self._stopping)
                 full = self.options.batch_size
                 self._changed.wait_for(lambda: len(self._waiting) >= full or self._stopping, self.options.wait)
-            joining: list[Job] = []
-            while self._waiting and self._fits(self._waiting[0], [*self._live, *joining]):
+            while self._waiting and self._fits(self._waiting[0], self._live):
                 job = self._waiting.popleft()
                 if not _left(job):
-                    joining.append(job)
-            goes_on = bool(self._live or joining or self._waiting or not self._stopping)
-        self._live += [job for job in joining if self._start(job)]
+                    self._live.append(job)
+            goes_on = bool(self._live or self._waiting or not self._stopping)
+        self._live = [job for job in self._live if job.started or self._start(job)]
         return goes_on
 
     def _fits(self, job: Job, others: Sequence[Job]) -> bool:
@@ -153,16 +153,17 @@ class Engine:
         try:
             if self.model.editor is not None:
                 ids = torch.tensor([job.prompt], device=self.model.device)
-                with self.editing, self.model.editor.around(job.prepared, ids, torch.ones_like(ids), None) as call:
-                    (job.prepared,) = self.model.prepare_rows(call.knowledge, 1)
-                    with self.model.behind([job.prepared], ids):
-                        pass  # checks the anchor
+                with self.editing, self.model.editor.around(None, ids, torch.ones_like(ids), None) as call:
+                    (stated,) = self.model.prepare_rows(call.knowledge, 1)
+                if stated is not None:
+                    if job.prompt[: len(self.model.anchor)] != self.model.anchor:
+                        raise Refused("an edit speaks to this question, and edits need a chat without a system message")
+                    job.prepared = PreparedKnowledge.join([job.prepared, stated]) if job.prepared else stated
+        except Refused as error:
+            job.fail(error)
         except Exception as error:
-            if job.prompt[: len(self.model.anchor)] != self.model.anchor:
-                job.fail(Refused("an edit speaks to this question, and edits need a chat without a system message"))
-            else:
-                logger.exception("the edits could not be asked")
-                job.fail(error)
+            logger.exception("the edits could not be asked")
+            job.fail(error)
         return not job.finished
 
     def _generate(self, jobs: list[Job]) -> None:

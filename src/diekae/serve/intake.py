@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 
 from diekae.serve.library import Library, StoredFile
 from diekae.serve.metrics import Metrics
@@ -80,7 +82,8 @@ class Intake:
                 self._read(file)
             except Exception:
                 logger.exception("file %s was not read", file.id)
-                self.library.settle(file.id, None, "the server failed to read this file; its log says why")
+                with suppress(sqlite3.Error):  # a full disk, perhaps: then the next server reads the file
+                    self.library.settle(file.id, None, "the server failed to read this file; its log says why")
         self.store.close()
 
     def _next(self) -> StoredFile | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -90,17 +89,13 @@ class Job:
     """When it was made, by ``time.perf_counter``."""
     started: float | None = None
     """When the engine took it out of the queue."""
-    _cancelled: threading.Event = field(default_factory=threading.Event)
+    cancelled: bool = False
+    """Whether nobody waits for the answer any more."""
     _sent: int = 0
 
     def cancel(self) -> None:
         """Ask the engine to stop after the next token; may be called from any thread."""
-        self._cancelled.set()
-
-    @property
-    def cancelled(self) -> bool:
-        """Tell whether nobody waits for the answer any more."""
-        return self._cancelled.is_set()
+        self.cancelled = True
 
     @property
     def over(self) -> bool:

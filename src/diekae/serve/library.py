@@ -17,13 +17,12 @@ from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from diekae.files import write_atomically
 from diekae.serve.access import Tenant
+from diekae.sqlite import open_database, transaction
 
-PATIENCE = 60.0
-"""Seconds to wait for another process that writes."""
 ABANDONED = 3600.0
 """Seconds after which bytes without a row are removed: another server may be about to write their row."""
 Status = Literal["in_progress", "completed", "failed"]
@@ -80,14 +79,9 @@ class Library:
         self.uploads = folder / "uploads"
         self.uploads.mkdir(parents=True, exist_ok=True)
         self._lock = threading.RLock()
-        self._connection = sqlite3.connect(
-            folder / "server.sqlite", timeout=PATIENCE, check_same_thread=False, isolation_level=None
-        )
-        self._connection.row_factory = sqlite3.Row
-        # What was acknowledged must outlive a power failure.
-        self._connection.executescript(
-            f"PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; {_SCHEMA}"
-        )
+        # FULL: what was acknowledged must outlive a power failure.
+        self._connection = open_database(folder / "server.sqlite", synchronous="FULL", share_between_threads=True)
+        self._connection.executescript(f"PRAGMA foreign_keys = ON; {_SCHEMA}")
         self._clean()
 
     def close(self) -> None:
@@ -101,9 +95,7 @@ class Library:
             _id("file"), tenant.name, name, suffix, len(content), int(time.time()), purpose, "in_progress", None, None
         )
         write_atomically(self.path(file), content)
-        values = astuple(file)
-        with self._writing() as connection:
-            connection.execute("INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+        self._write("INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", *astuple(file))
         return file
 
     def path(self, file: StoredFile) -> Path:
@@ -113,11 +105,8 @@ class Library:
     def settle(self, id: str, document: str | None, error: str | None) -> bool:
         """Record what a file became; returns False if it was deleted meanwhile."""
         status = "completed" if error is None else "failed"
-        with self._writing() as connection:
-            cursor = connection.execute(
-                "UPDATE files SET status = ?, document = ?, error = ? WHERE id = ?", (status, document, error, id)
-            )
-            return cursor.rowcount > 0
+        query = "UPDATE files SET status = ?, document = ?, error = ? WHERE id = ? RETURNING id"
+        return bool(self._write(query, status, document, error, id))
 
     def files(self, tenant: Tenant) -> list[StoredFile]:
         """Return a tenant's files, the newest first."""
@@ -139,10 +128,9 @@ class Library:
 
     def delete(self, file: StoredFile) -> str | None:
         """Delete a file; returns the document that it had become, if any."""
-        with self._writing() as connection:
-            row = connection.execute("DELETE FROM files WHERE id = ? RETURNING document", (file.id,)).fetchone()
+        rows = self._write("DELETE FROM files WHERE id = ? RETURNING document", file.id)
         self.path(file).unlink(missing_ok=True)
-        return None if row is None else row["document"]
+        return rows[0][0] if rows else None
 
     def names(self, tenant: Tenant, documents: Sequence[str] | None = None) -> dict[str, str]:
         """Return the tenant's name of each document, or of those given, that came from a file of its own."""
@@ -172,8 +160,7 @@ class Library:
 
     def delete_store(self, store: VectorStore) -> None:
         """Forget a set; its files stay."""
-        with self._writing() as connection:
-            connection.execute("DELETE FROM stores WHERE id = ?", (store.id,))
+        self._write("DELETE FROM stores WHERE id = ?", store.id)
 
     def members(self, store: VectorStore) -> list[StoredFile]:
         """Return the files of a set."""
@@ -181,14 +168,11 @@ class Library:
 
     def join(self, store: VectorStore, file: StoredFile) -> None:
         """Put a file into a set."""
-        with self._writing() as connection:
-            values = (store.id, file.id, int(time.time()))
-            connection.execute("INSERT OR IGNORE INTO members VALUES (?, ?, ?)", values)
+        self._write("INSERT OR IGNORE INTO members VALUES (?, ?, ?)", store.id, file.id, int(time.time()))
 
     def leave(self, store: VectorStore, file: StoredFile) -> None:
         """Take a file out of a set."""
-        with self._writing() as connection:
-            connection.execute("DELETE FROM members WHERE store = ? AND file = ?", (store.id, file.id))
+        self._write("DELETE FROM members WHERE store = ? AND file = ?", store.id, file.id)
 
     def _clean(self) -> None:
         """Remove what a killed server has left in the folder of uploads: bytes without a row, some time after."""
@@ -199,25 +183,26 @@ class Library:
                     path.unlink()
 
     def _files(self, where: str, values: Sequence[object]) -> list[StoredFile]:
-        with self._lock:
-            rows = self._connection.execute(f"SELECT * FROM files {where} ORDER BY created DESC, rowid DESC", values)
-            return [StoredFile(**dict(row)) for row in rows]
+        return [StoredFile(*row) for row in self._select(f"files {where}", values)]
 
     def _stores(self, where: str, values: Sequence[object]) -> list[VectorStore]:
+        return [VectorStore(*row) for row in self._select(f"stores {where}", values)]
+
+    def _select(self, what: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+        """Return rows, the newest first."""
         with self._lock:
-            rows = self._connection.execute(f"SELECT * FROM stores {where} ORDER BY created DESC, rowid DESC", values)
-            return [VectorStore(**dict(row)) for row in rows]
+            query = f"SELECT * FROM {what} ORDER BY created DESC, rowid DESC"
+            return self._connection.execute(query, values).fetchall()
+
+    def _write(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """Change something, and return the rows that the query does."""
+        with self._writing() as connection:
+            return connection.execute(query, values).fetchall()
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
-            self._connection.execute("COMMIT")
+        with self._lock, transaction(self._connection, write=True):
+            yield self._connection
 
 
 def _id(kind: str) -> str:

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from diekae.serve.access import Keys, is_loopback
 from diekae.serve.errors import error_response
 from diekae.serve.metrics import Metrics
+from diekae.serve.state import ServerOptions
 
 AROUND_FILE = 65_536
 """Bytes that may stand around the file in an upload."""
@@ -21,18 +22,9 @@ LEFT = 499
 class Limits:
     """ASGI middleware that refuses what need not be read."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, keys: Keys, most_body: int, most_file: int) -> None:
-        """Wrap an application.
-
-        Args:
-            app: What is wrapped.
-            metrics: Where requests are counted.
-            keys: Who may ask.
-            most_body: Most bytes of a body.
-            most_file: Most bytes of an uploaded file.
-        """
-        self.app, self.metrics, self.keys = app, metrics, keys
-        self.most_body, self.most_file = most_body, most_file
+    def __init__(self, app: ASGIApp, metrics: Metrics, keys: Keys, options: ServerOptions) -> None:
+        """Wrap an application; requests are counted in the metrics."""
+        self.app, self.metrics, self.keys, self.options = app, metrics, keys, options
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -78,7 +70,7 @@ class Limits:
 
     def _limited(self, path: str, headers: Headers, receive: Receive) -> Receive:
         """Return a receiver that refuses more bytes than a request may have, announced or not."""
-        most = self.most_file + AROUND_FILE if path == "/v1/files" else self.most_body
+        most = self.options.most_file + AROUND_FILE if path == "/v1/files" else self.options.most_body
         announced = headers.get("content-length", "")
         size = 0
 

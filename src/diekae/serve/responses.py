@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from diekae.answering.sources import attention_shares, attention_to_slots
+from diekae.serve.engine import Busy
 from diekae.serve.errors import error_json
 from diekae.serve.job import HALF, Delta, End, Refused, TokenScore
 from diekae.serve.reading import Reading
@@ -124,17 +125,20 @@ async def _knowledge(running: Running) -> dict[str, Any]:
         return {}
     shares: Sequence[float | None] = ()
     if request.shares and reading.passages:
-        shares = await running.state.workers.run(_shares, running, reading)
+        try:
+            shares = await running.state.workers.run(_shares, running, reading)
+        except Busy:  # the answer is there, and must not be lost for its shares
+            shares = [None] * len(reading.passages)
     return {"knowledge": reading.as_json(shares)}
 
 
 def _shares(running: Running, reading: Reading) -> list[float | None]:
     """Return the share of attention that the first answer gave to each passage; unknown if the document is deleted."""
     job, model = running.jobs[0], running.state.model
-    assert reading.prepared is not None and running.state.store is not None
+    assert reading.prepared is not None and running.state.reader.store is not None
     ids = torch.tensor([[*job.prompt, *job.generated]], device=model.device)
     try:
         given = attention_to_slots(model, ids, len(job.prompt), reading.prepared)
-        return attention_shares(model, running.state.store, reading.passages, given)
+        return attention_shares(model, running.state.reader.store, reading.passages, given)
     except ValueError:
         return [None] * len(reading.passages)

@@ -18,53 +18,34 @@ from diekae.serve.schema import ChatRequest, Generation
 from diekae.serve.state import State
 
 
-class Inbox:
-    """Events of several jobs, put by the engine's thread and taken by one task."""
+@dataclass
+class Running:
+    """A request's answers while they are generated; belongs to the event loop that it is made in."""
 
-    def __init__(self) -> None:
-        """Belong to the running event loop."""
-        self._loop = asyncio.get_running_loop()
-        self._events = asyncio.Queue[tuple[int, Event]]()
+    state: State
+    request: Generation
+    reading: Reading | None
+    deadline: float
+    """When the request is given up, by ``time.perf_counter``."""
+    prompts: int = 1
+    """Prompts in the request; each has as many answers as the others."""
+    jobs: list[Job] = field(default_factory=list)
+    """The answers, which tell :meth:`teller` of their events."""
+    created: int = field(default_factory=lambda: int(time.time()))
+    _id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    _events: asyncio.Queue[tuple[int, Event]] = field(default_factory=asyncio.Queue)
+    _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    _ended: int = 0
+    _counted: bool = False
 
     def teller(self, number: int) -> Callable[[Event], None]:
-        """Return what a job notifies."""
+        """Return what an answer's job notifies, in the engine's thread."""
 
         def tell(event: Event) -> None:
             with suppress(RuntimeError):  # the loop is closed: the server has stopped
                 self._loop.call_soon_threadsafe(self._events.put_nowait, (number, event))
 
         return tell
-
-    async def get(self, deadline: float) -> tuple[int, Event]:
-        """Return the next job's number and event.
-
-        Raises:
-            TimeoutError: The deadline, by ``time.perf_counter``, has passed.
-        """
-        return await asyncio.wait_for(self._events.get(), max(0.0, deadline - time.perf_counter()))
-
-
-@dataclass
-class Running:
-    """A request's answers while they are generated."""
-
-    state: State
-    request: Generation
-    reading: Reading | None
-    jobs: list[Job]
-    inbox: Inbox
-    deadline: float
-    """When the request is given up, by ``time.perf_counter``."""
-    prompts: int = 1
-    """Prompts in the request; each has as many answers as the others."""
-    created: int = field(default_factory=lambda: int(time.time()))
-    _id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    _left: int = -1
-    _counted: bool = False
-
-    def __post_init__(self) -> None:
-        """Count the answers."""
-        self._left = len(self.jobs)
 
     @property
     def chat(self) -> bool:
@@ -89,23 +70,27 @@ class Running:
         }
 
     async def next(self) -> tuple[int, Delta | End] | None:
-        """Return the next event and the number of its answer; None when all answers have ended.
+        """Return the number of an answer and its next event; None when all answers have ended.
 
         Raises:
             Refused: An answer cannot be given to this request.
-            HTTPException: The engine failed, or the time is up.
+            HTTPException: The engine failed or stopped, or the time is up.
         """
-        if not self._left:
+        if self._ended == len(self.jobs):
             return None
         try:
-            number, event = await self.inbox.get(self.deadline)
+            left = max(0.0, self.deadline - time.perf_counter())
+            number, event = await asyncio.wait_for(self._events.get(), left)
         except TimeoutError as error:
             raise HTTPException(504, f"no answer within {self.state.options.timeout:g} s") from error
         if isinstance(event, Refused):
             raise event
         if isinstance(event, BaseException):
             raise HTTPException(500, "the answer could not be generated") from event
-        self._left -= isinstance(event, End)
+        if isinstance(event, End):
+            if event.reason == "cancelled":  # and somebody waits for it
+                raise HTTPException(503, "the server stopped before the answer was complete")
+            self._ended += 1
         return number, event
 
     def finish(self) -> None:

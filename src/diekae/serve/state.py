@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, HTTPException, Request
@@ -13,11 +14,9 @@ from diekae.model import DiekaeModel
 from diekae.serve.access import Keys, Tenant
 from diekae.serve.engine import Engine
 from diekae.serve.intake import Intake
-from diekae.serve.library import Library
 from diekae.serve.metrics import Metrics
 from diekae.serve.reading import KnowledgeReader
 from diekae.serve.threads import Workers
-from diekae.store import KnowledgeStore
 
 
 @dataclass(frozen=True)
@@ -54,11 +53,10 @@ class State:
     readers: Workers
     """Threads that find and prepare knowledge, which may take long."""
     options: ServerOptions
-    created: int
+    created: int = field(default_factory=lambda: int(time.time()))
     """When the server started, in seconds since 1970."""
-    store: KnowledgeStore | None = None
-    library: Library | None = None
     intake: Intake | None = None
+    """Uploads, with their library and knowledge store; None serves without documents."""
     edits: Edits | None = None
 
     @property

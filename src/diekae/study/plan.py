@@ -11,8 +11,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from transformers import TrainerCallback
 
 from diekae.config import DiekaeConfig
 from diekae.data.prompt import Prompt
@@ -29,6 +31,9 @@ SHARE = 0.8
 RANK, WIDTH = 64, 64
 """Rank of the change of keys and values, and width of the MLPs."""
 FEWEST_STEPS, MOST_STEPS = 10, 2000
+VALIDATION = 16
+"""Questions on which training is validated."""
+VALIDATIONS = 2
 SPARE = 2.0
 """Disk that is needed, as a multiple of the checkpoints' size."""
 
@@ -139,19 +144,38 @@ def _step_seconds(model: DiekaeModel, prompts: Sequence[Prompt], size: int) -> f
     return sum(taken[1:]) / len(taken[1:])
 
 
-def fit_steps(minutes_left: float, seconds_a_step: float, examples: int, step_size: int, most_epochs: float) -> int:
+def fit_steps(
+    minutes_left: float, seconds_a_step: float, examples: int, validation: int, step_size: int, most_epochs: float
+) -> int:
     """Return how many steps fit the time, at most so many epochs.
+
+    A validation counts as steps over its questions, and so does the loss that it is compared with.
 
     Raises:
         ValueError: Not even a few steps fit.
     """
-    fitting = int(60 * minutes_left / seconds_a_step)
+    validating = (VALIDATIONS + 1) * min(VALIDATION, validation) / step_size
+    fitting = int(60 * minutes_left / seconds_a_step - validating)
     if fitting < FEWEST_STEPS:
         raise ValueError(
             f"{minutes_left:.1f} minutes are left for training and a step takes {seconds_a_step:.1f} s; at least "
-            f"{FEWEST_STEPS} steps are needed. Give more --minutes, or a smaller --batch-size."
+            f"{FEWEST_STEPS} steps and {validating:.0f} for validating are needed. Give more --minutes, or a smaller "
+            "--batch-size; with --resume, the questions are not asked again."
         )
     return max(FEWEST_STEPS, min(fitting, MOST_STEPS, int(most_epochs * examples / step_size)))
+
+
+class Deadline(TrainerCallback):
+    """Ends training when its time is over, however slow the machine has become since it was timed."""
+
+    def __init__(self, time: float) -> None:
+        """End at this time, by ``time.monotonic``."""
+        self.time = time
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Stop after a validation and a checkpoint."""
+        if time.monotonic() > self.time:
+            control.should_training_stop = control.should_evaluate = control.should_save = True
 
 
 def check_disk(folder: Path, parameters: int) -> None:

@@ -1,8 +1,8 @@
-"""Self-study: the decoder asks questions about a text and answers them with the text in its prompt.
+"""Self-study: the decoder asks questions about a text and answers them.
 
-It is shown one sentence at a time, which small decoders need. A question is kept only if it is about the text and its
-answer follows from it: the words of both stand there, and the text makes the answer likelier. The idea is that of
-Cartridges (Eyuboglu et al., 2025, arXiv 2506.06266), which trains on conversations about a corpus.
+It is shown one sentence at a time, which small decoders need. A question is kept only if it is about the sentence, its
+answer follows from it, and the whole text makes the answer likelier. The idea is that of Cartridges (Eyuboglu et al.,
+2025, arXiv 2506.06266), which trains on conversations about a corpus.
 """
 
 from __future__ import annotations
@@ -11,42 +11,51 @@ import math
 import random
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, StoppingCriteria
 
 from diekae.data.batch import pad_left
 from diekae.data.example import Example
 from diekae.data.prompt import Prompt
 from diekae.inject.contexts import paused
 from diekae.model import DiekaeModel
+from diekae.model.generation import greedy_options
 from diekae.progress import Progress, silent
-from diekae.run.answer import answer, greedy_options
 from diekae.run.score import nll
 from diekae.store.words import normalized_words, query_words
 from diekae.study.folder import Window
 
 SHOWN = """Text: The library in Marrow Lane opens at nine and closes at six, except on Sundays.
 Question: When does the library in Marrow Lane close?
+Answer: at six
 
 Text: Ms Oduya signed the lease for the bakery in March 2019, together with her brother.
 Question: Who signed the lease together with Ms Oduya?
+Answer: her brother
 
 Text: Wash the filter every ten days, or sooner if the red lamp blinks.
 Question: How often should the filter be washed?
+Answer: every ten days
 
 Text: {sentence}
 Question:"""
-"""What the decoder continues. The three examples are invented."""
+"""What the decoder continues with a question and its answer. The three examples are invented."""
+FEWEST = 4
+"""Questions that are wanted even if the time is over."""
 ROUNDS = 3
 """How often every sentence is asked about at most; rounds after the first draw other questions."""
-QUESTION_TOKENS, ANSWER_TOKENS = 28, 32
-"""Longest question and answer."""
+TOKENS = 48
+"""Longest question and answer, together."""
 GAIN = 0.3
 """Least nats a token by which the text must make an answer likelier."""
-SUPPORT = 0.6
-"""Least share of the words of a question, and of an answer, that must stand in the text."""
+ABOUT, SUPPORT = 0.5, 0.6
+"""Least share of the words of a question, and of an answer, that must stand in the sentence."""
+STEM = 4
+"""Letters by which words are compared, so that *costs* and *cost* are the same."""
 BATCH = 16
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 
@@ -79,21 +88,23 @@ def study(
         seed: Decides the order of the sentences, and what is drawn.
         what: Name of the work, for progress.
         progress: Called as the work goes on.
-        until: When to stop with what there is, by ``time.monotonic``.
+        until: When to stop with what there is, if those are a few, by ``time.monotonic``.
     """
     studied, seen = Studied([]), set[tuple[str, str]]()
     torch.manual_seed(seed)
     for round_number, batch in _batches(windows, seed):
-        if len(studied.examples) >= questions or time.monotonic() > until:
+        late = time.monotonic() > until and len(studied.examples) >= FEWEST
+        if late or len(studied.examples) >= questions:
             break
-        asked = generate_questions(model, [sentence for _, sentence in batch], draw=round_number > 0)
+        texts = continue_sentences(model, [sentence for _, sentence in batch], draw=round_number > 0)
         studied.asked += len(batch)
-        pairs = []
-        for (window, _), question in zip(batch, asked, strict=True):
-            if question and (window.text, question) not in seen and is_about(question, window.text):
+        drafts = []
+        for (window, sentence), (question, answer) in zip(batch, map(find_pair, texts), strict=True):
+            new = (window.text, question) not in seen
+            if new and is_about(question, sentence) and follows(answer, sentence, question):
                 seen.add((window.text, question))
-                pairs.append((window, question))
-        studied.examples += answer_questions(model, pairs)
+                drafts.append(Example((window.text,), question, answer))
+        studied.examples += likelier(model, drafts)
         progress(what, min(len(studied.examples), questions), questions)
     studied.examples = studied.examples[:questions]
     return studied
@@ -115,8 +126,8 @@ def sentences(text: str) -> list[str]:
 
 
 @torch.no_grad()
-def generate_questions(model: DiekaeModel, texts: Sequence[str], draw: bool) -> list[str]:
-    """Return a question about each sentence, empty where none was asked.
+def continue_sentences(model: DiekaeModel, texts: Sequence[str], draw: bool) -> list[str]:
+    """Return what the decoder writes below each sentence: a question and its answer.
 
     Args:
         model: Decoder and tokenizer.
@@ -130,51 +141,62 @@ def generate_questions(model: DiekaeModel, texts: Sequence[str], draw: bool) -> 
     blank = len(prompter.input("x", "plain")) - len(tokenizer("x", add_special_tokens=False).input_ids)
     rows = [anchor + (end[:-blank] if blank else end) for end in ends]
     ids, mask = pad_left(rows, tokenizer.pad_token_id, model.device)
-    options = greedy_options(QUESTION_TOKENS, tokenizer)
+    options = greedy_options(TOKENS, tokenizer) | {"stopping_criteria": [_TwoLines(tokenizer, ids.shape[1])]}
     if draw:
         options |= {"do_sample": True, "temperature": 0.8, "top_p": 0.9}
     with paused():
         generated = model.decoder.generate(input_ids=ids, attention_mask=mask, **options)  # type: ignore[operator]
-    return [find_question(str(text)) for text in tokenizer.batch_decode(generated[:, ids.shape[1] :])]
+    return [str(text) for text in tokenizer.batch_decode(generated[:, ids.shape[1] :])]
 
 
-def find_question(text: str) -> str:
-    """Return the question on the first line of a text; empty where there is none."""
-    line = text.strip().partition("\n")[0]
-    question, mark, _ = line.partition("?")
-    return question.strip() + mark if mark and 3 <= len(question.split()) <= 25 else ""
+class _TwoLines(StoppingCriteria):
+    """Ends each row after its second line."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, start: int) -> None:
+        self.tokenizer, self.start = tokenizer, start
+
+    def __call__(self, input_ids: Tensor, scores: object, **_: object) -> Tensor:  # noqa: ARG002
+        texts = self.tokenizer.batch_decode(input_ids[:, self.start :])
+        return torch.tensor([str(text).count("\n") > 1 for text in texts], device=input_ids.device)
 
 
-def is_about(question: str, text: str) -> bool:
-    """Tell whether the words of a question stand in a text, and at least two of them do."""
-    words = query_words(question)
-    held = set(normalized_words(text))
-    common = sum(word in held for word in words)
-    return common >= max(2, SUPPORT * len(words))
+def find_pair(text: str) -> tuple[str, str]:
+    """Return the question on the first line of a text, and the answer on the next; both empty where one is missing."""
+    first, second, *_ = [*text.strip(" ").split("\n"), ""]
+    question, mark, _ = first.partition("?")
+    complete = text.count("\n") > 1  # otherwise the answer may have been cut off
+    if not mark or not 3 <= len(question.split()) <= 25 or not second.startswith("Answer:") or not complete:
+        return "", ""
+    return question.strip() + mark, second.removeprefix("Answer:").strip()
 
 
-def follows(answer: str, text: str, question: str) -> bool:
-    """Tell whether the words of an answer stand in the text, and it says something that the question does not."""
-    words = [word for word in query_words(answer) if word not in set(normalized_words(question))]
-    held = set(normalized_words(text))
-    return bool(words) and sum(word in held for word in words) >= SUPPORT * len(words)
+def is_about(question: str, sentence: str) -> bool:
+    """Tell whether enough words of a question stand in a sentence."""
+    return _share(_stems(query_words(question)), sentence) >= ABOUT
 
 
-def answer_questions(model: DiekaeModel, pairs: Sequence[tuple[Window, str]]) -> list[Example]:
-    """Answer questions with the text in the prompt, and keep those whose answer follows from it."""
-    if not pairs:
-        return []
-    prompter = model.need_prompter()
-    drafts = [Example((window.text,), question, "x") for window, question in pairs]
-    answers = answer(model, [prompter.prompt(draft) for draft in drafts], "prompted", ANSWER_TOKENS)
-    lines = [text.partition("\n")[0].strip() for text in answers]
-    examples = [
-        Example(draft.knowledge, draft.input, line)
-        for draft, line in zip(drafts, lines, strict=True)
-        if line and follows(line, draft.knowledge[0], draft.input)
-    ]
+def follows(answer: str, sentence: str, question: str) -> bool:
+    """Tell whether an answer says something that the question does not, in words and numbers of the sentence."""
+    new = _stems(query_words(answer)) - _stems(normalized_words(question))
+    numbers = {word for word in new if any(map(str.isdigit, word))}
+    return _share(new, sentence) >= SUPPORT and numbers <= _stems(normalized_words(sentence))
+
+
+def _stems(words: Iterable[str]) -> set[str]:
+    """Return the beginnings of words; numbers stay whole."""
+    return {word if any(map(str.isdigit, word)) else word[:STEM] for word in words}
+
+
+def _share(stems: set[str], sentence: str) -> float:
+    """Return the share of some words that stand in a sentence; 0 for no words."""
+    return len(stems & _stems(normalized_words(sentence))) / max(1, len(stems))
+
+
+def likelier(model: DiekaeModel, examples: Sequence[Example]) -> list[Example]:
+    """Return the examples whose knowledge makes their answer likelier."""
     if not examples:
         return []
+    prompter = model.need_prompter()
     prompts: list[Prompt] = [prompter.prompt(example) for example in examples]
     bare, prompted = (nll(model, prompts, way, batch_size=BATCH) for way in ("bare", "prompted"))
     gains = ((bare.total - prompted.total) / prompted.tokens).tolist()

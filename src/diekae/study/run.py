@@ -15,22 +15,25 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
-from diekae.config import DiekaeConfig
 from diekae.data.example import Example, Split, read_examples, write_examples
 from diekae.data.prompt import Prompt
+from diekae.evaluation.answers import score_answers
 from diekae.evaluation.evaluate import evaluate
 from diekae.files import write_atomically
 from diekae.fingerprint import fingerprint
 from diekae.inject.hookpoints import find_blocks
+from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
 from diekae.recipe import read_recipe, run_recipe
+from diekae.run.score import Way
 from diekae.study.folder import PARTS, Folder, read_folder
 from diekae.study.plan import (
+    Deadline,
     bank_config,
     check_disk,
     choose_layers,
@@ -39,65 +42,16 @@ from diekae.study.plan import (
     measure_pace,
 )
 from diekae.study.questions import study
+from diekae.study.recipe_file import OTHER_LIMIT, write_recipe
 
-ASKING, MEASURING = 0.3, 0.15
-"""Shares of the time for asking questions, and for measuring the bank at the end."""
-EPOCHS = 3.0
+ASKED: dict[Split, float] = {"test": 0.1, "validation": 0.15, "train": 0.4}
+"""Shares of the time after which no more questions are asked about each part; the first parts have theirs for sure."""
+EPOCHS = 4.0
 """Most passes over the questions."""
-UNRELATED = 0.15
-"""Share of the questions that are given another's text in training."""
+ANSWERED = 48
+"""Held-out questions that are answered."""
 LAYER_EXAMPLES = 16
 """Questions that choose the layers."""
-RECIPE = """# Written by `diekae train --decoder`; `diekae train` with this file repeats the training.
-name = {name}
-decoder = {decoder}
-folder = {folder}
-
-[diekae]
-layers = {layers}
-encoder = "attention"
-encoder_options = {encoder_options}
-site = "attention"
-scope = "all"
-format = "{format}"
-template = {template}
-
-[training]
-objective = "distill"
-whole_input = true
-max_steps = {steps}
-batch_size = {batch_size}
-gradient_accumulation = {gradient_accumulation}
-learning_rate = 4e-4
-start_learning_rate = 5e-5
-final_learning_rate = 2e-5
-group_by_length = true
-evaluations = 2
-logging_steps = 5
-seed = {seed}
-
-[[data.train]]
-source = "jsonl"
-folder = "data"
-{unrelated}{other_format}
-[[data.validation]]
-source = "jsonl"
-folder = "data"
-limit = 32
-
-[[data.test]]
-source = "jsonl"
-folder = "data"
-"""
-"""The recipe of a run, to be filled in."""
-OTHER_FORMAT = """
-[[data.train]]
-source = "jsonl"
-folder = "data"
-format = "qa"
-limit = 100
-"""
-"""Data of a second format, so that the bank can be asked without the chat template too."""
 
 
 @dataclass(frozen=True)
@@ -158,12 +112,13 @@ def run_study(
         decided = _decide(exact, examples, out, options, begun, progress)
         report(_summary(decided))
         write_atomically(out / "study.json", json.dumps(decided, indent=2) + "\n")
-        write_atomically(recipe_path, _recipe(out, name, decided, options))
-    options_of_run: dict[str, Any] = {"resume": resume, "progress": progress, "callbacks": callbacks}
-    model, result = run_recipe(read_recipe(recipe_path), out, loaded=(decoder, tokenizer), **options_of_run)
+        write_recipe(out, name, decided, options.seed)
+    decided = json.loads((out / "study.json").read_text())
+    until = begun + 60 * options.minutes - decided["measuring_seconds"]
+    more: dict[str, Any] = {"resume": resume, "progress": progress, "callbacks": [*callbacks, Deadline(until)]}
+    model, result = run_recipe(read_recipe(recipe_path), out, loaded=(decoder, tokenizer), **more)
     if result:
-        result["study"] = json.loads((out / "study.json").read_text())
-        result["untrained"] = _untrained(decoder, tokenizer, model.config, out / "data" / "test.jsonl", progress)
+        result["answers_right"], result["study"] = _answers(model, out, progress, ["ours"]), decided
         result["minutes"] = (time.monotonic() - begun) / 60
     return model, result
 
@@ -187,12 +142,11 @@ def _ask(
     """Ask questions about every part, the held-out parts first, so that they have theirs whatever the time."""
     wanted = {"test": max(24, options.questions // 8), "validation": max(16, options.questions // 12)}
     examples: dict[Split, list[Example]] = {}
-    for part in reversed(PARTS):
+    for part, share in ASKED.items():
         path = place / f"{part}.jsonl"
         if resume and path.is_file():
             examples[part] = read_examples(path)
             continue
-        until = begun + 60 * options.minutes * ASKING * (1.0 if part == "train" else 0.4)
         examples[part] = study(
             model,
             folder.windows[part],
@@ -200,7 +154,7 @@ def _ask(
             options.seed,
             f"asking questions to {part}",
             progress,
-            until=until,
+            until=begun + 60 * options.minutes * share,
         ).examples
         if len(examples[part]) < 2:
             raise ValueError(
@@ -234,10 +188,16 @@ def _decide(
     )
     parameters = sum(parameter.numel() for parameter in bank.bank.parameters())
     check_disk(out, parameters)
+    # The trained bank will be measured in the same time.
+    measured = time.monotonic()
+    untrained = _untrained(bank, examples["test"], out, progress)
+    measuring = time.monotonic() - measured
     random.Random(options.seed).shuffle(prompts)
     pace = measure_pace(bank, prompts[:64], options.batch_size)
-    left = options.minutes * (1 - MEASURING) - (time.monotonic() - begun) / 60
-    steps = fit_steps(left, pace.seconds, len(prompts), options.batch_size, EPOCHS)
+    left = options.minutes - (time.monotonic() - begun + measuring) / 60
+    learned = len(prompts) + (0 if exact.config.format == "qa" else min(OTHER_LIMIT, len(prompts)))
+    validation = len(examples["validation"])
+    steps = fit_steps(left, pace.seconds, learned, validation, options.batch_size, EPOCHS)
     return {
         "layers": list(layers),
         "depth": depth,
@@ -251,6 +211,8 @@ def _decide(
         "questions": {part: len(found) for part, found in examples.items()},
         "config": bank.config.to_dict(),
         "decoder": fingerprint(decoder),
+        "untrained": untrained,
+        "measuring_seconds": measuring,
     }
 
 
@@ -264,31 +226,17 @@ def _summary(decided: dict[str, Any]) -> str:
     )
 
 
-def _recipe(out: Path, decoder: str, decided: dict[str, Any], options: StudyOptions) -> str:
-    """Return the recipe as TOML."""
-    config = decided["config"]
-    sizes = ", ".join(f"{name} = {config['encoder_options'][name]}" for name in ("rank", "mlp_width"))
-    return RECIPE.format(
-        name=json.dumps(out.name),
-        decoder=json.dumps(decoder),
-        folder=json.dumps(str(out)),
-        layers=decided["layers"],
-        encoder_options=f"{{ {sizes} }}",
-        format=config["format"],
-        template=json.dumps(config["template"]),
-        steps=decided["steps"],
-        batch_size=decided["batch_size"],
-        gradient_accumulation=decided["gradient_accumulation"],
-        seed=options.seed,
-        # Knowledge that says nothing about the question must change nothing.
-        unrelated=f"unrelated = {UNRELATED}\n" if decided["windows"] > 1 else "",
-        other_format=OTHER_FORMAT if config["format"] != "qa" else "",
-    )
+def _untrained(bank: DiekaeModel, test: Sequence[Example], out: Path, progress: Progress) -> dict[str, Any]:
+    """Measure the chosen layers before training, as the trained bank will be measured."""
+    prompts: list[Prompt] = [bank.need_prompter().prompt(example) for example in test]
+    figures = evaluate(bank, prompts, progress=lambda how, done, of: progress(f"untrained: {how}", done, of))
+    return {**figures, "answers_right": _answers(bank, out, progress, get_args(Way))}
 
 
-def _untrained(decoder: Any, tokenizer: Any, config: DiekaeConfig, test: Path, progress: Progress) -> dict[str, Any]:
-    """Measure the same layers without training."""
-    bank = DiekaeModel(decoder, config, tokenizer)
-    prompter = bank.need_prompter()
-    prompts: list[Prompt] = [prompter.prompt(example) for example in read_examples(test)]
-    return evaluate(bank, prompts, time_passes=False, progress=lambda how, d, n: progress(f"untrained: {how}", d, n))
+def _answers(model: DiekaeModel, out: Path, progress: Progress, ways: Sequence[Way]) -> dict[str, float]:
+    """Answer held-out questions; return the share of right answers of each way."""
+    examples = read_examples(out / "data" / "test.jsonl", ANSWERED)
+    prompts = [model.need_prompter().prompt(example) for example in examples]
+    with frozen(model.decoder):
+        scores = score_answers(model, prompts, 16, progress, ways)
+    return {way: values["right"] for way, values in scores.items()}

@@ -15,7 +15,7 @@ from diekae.data.prompt import Prompt
 from diekae.files import write_atomically
 from diekae.inject.contexts import paused
 from diekae.model import DiekaeModel
-from diekae.run.answer import greedy_options
+from diekae.model.generation import greedy_options
 from diekae.run.score import BatchProgress, batches, no_progress
 
 MAX_TOKENS = 24

@@ -28,8 +28,8 @@ from diekae.data.batch import pad_left
 from diekae.data.prompt import Prompt
 from diekae.fingerprint import window
 from diekae.inject.hookpoints import stack_of
+from diekae.model.generation import until_end
 from diekae.progress import Progress
-from diekae.run.answer import until_end
 from diekae_research.methods.base import Cost, Fitted, Task
 from diekae_research.methods.decoders import Prefixed, twin
 

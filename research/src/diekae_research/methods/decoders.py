@@ -18,7 +18,7 @@ from transformers import Cache, PreTrainedModel
 from diekae.data.batch import Batch, pad_left, run_of
 from diekae.data.prompt import Prompt
 from diekae.inject.cache import forked
-from diekae.run.answer import end_tokens, greedy_options, until_end
+from diekae.model.generation import end_tokens, greedy_options, until_end
 from diekae.run.score import logits_at
 from diekae_research.methods.base import Fitted
 
