@@ -17,8 +17,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from torch import Tensor, nn
 
 from diekae.encoders.knowledge import KnowledgeBatch
-from diekae.fields import check_table, check_types
-from diekae.suggest import did_you_mean
+from diekae.fields import check_choice, check_table, check_types
 
 
 class Encoded(NamedTuple):
@@ -74,11 +73,7 @@ class Encoder(nn.Module):
         names = [f.name for f in dataclasses.fields(cls.options)]
         values = {key: value for key, value in values.items() if key not in cls.retired}
         for key in values:
-            if key not in names:
-                raise ValueError(
-                    f"encoder option {key!r} is not known; expected one of {', '.join(names)}."
-                    f"{did_you_mean(key, names)}"
-                )
+            check_choice(f"encoder option {key!r}", key, names)
         check_types(cls.options, values)
         return cls.options(**values)
 
@@ -148,8 +143,5 @@ def encoder_class(name: str) -> type[Encoder]:
     Raises:
         ValueError: No encoder has that name.
     """
-    if name not in _ENCODERS:
-        raise ValueError(
-            f"encoder={name!r} is not known; choose one of {', '.join(encoder_names())}.{did_you_mean(name, _ENCODERS)}"
-        )
+    check_choice(f"encoder={name!r}", name, encoder_names())
     return _ENCODERS[name]
