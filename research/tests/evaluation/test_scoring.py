@@ -15,7 +15,6 @@ from builders import make_decoder, make_model, make_prompts, make_tokenizer
 from diekae.data.prompt import Prompt, Prompter
 from diekae.evaluation.answers import exact_match, f1, first_line, normalize
 from diekae.evaluation.evaluate import evaluate, swap_knowledge
-from diekae.evaluation.metrics import paper_perplexity
 from diekae_research.evaluation.bootstrap import bootstrap, resample
 from diekae_research.evaluation.head import Head, accuracy, collect_states, train_head
 from diekae_research.evaluation.peak_memory import peak_memory
@@ -198,13 +197,6 @@ def test_columns_that_cannot_be_resampled_are_refused() -> None:
             resample(columns)
     with pytest.raises(ValueError, match="level=95"):
         bootstrap({"a": [1.0]}, lambda s: s["a"], level=95)
-
-
-def test_the_papers_perplexity_is_two_to_the_mean_of_means() -> None:
-    # Batches of two: means (1 + 3) / (1 + 1) = 2 and 4 / 4 = 1; 2^1.5.
-    assert paper_perplexity([1.0, 3.0, 4.0], [1, 1, 4], 2) == pytest.approx(2**1.5)
-    with pytest.raises(ValueError, match="got 0 sums, 0 token counts and batch_size=2"):
-        paper_perplexity([], [], 2)
 
 
 def test_a_head_learns_linear_classes_and_chooses_its_decay_on_validation() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 LEAST_GAP = 0.05
@@ -45,26 +44,6 @@ def _share(part: float, gap: float) -> float | None:
 def perplexity(nll: float) -> float:
     """Return e^NLL."""
     return math.exp(min(nll, 700.0))
-
-
-def paper_perplexity(nll: Sequence[float], tokens: Sequence[float], batch_size: int) -> float:
-    """Return what the paper prints as perplexity: 2^nats of a mean of batch means (design, section 7).
-
-    Only to compare our figures with the paper's; use :func:`perplexity` for anything else.
-
-    Args:
-        nll: Summed nats of each example's target, in the order of the batches.
-        tokens: Target tokens of each example.
-        batch_size: Examples a batch.
-
-    Raises:
-        ValueError: There is no example, the lengths differ, or the batch size is below 1.
-    """
-    if not len(nll) or len(nll) != len(tokens) or batch_size < 1:
-        raise ValueError(f"got {len(nll)} sums, {len(tokens)} token counts and batch_size={batch_size}.")
-    batches = [slice(start, start + batch_size) for start in range(0, len(nll), batch_size)]
-    means = [sum(nll[batch]) / sum(tokens[batch]) for batch in batches]
-    return float(2.0 ** min(sum(means) / len(means), 1000.0))
 
 
 def mean_defined(values: list[float | None]) -> float | None:

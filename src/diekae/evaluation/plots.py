@@ -50,57 +50,19 @@ def draw_layers(measured: Mapping[str, Any]) -> Figure:
     windows, hidden, chosen = figure.subplots(1, 3)
     entries = measured["windows"]
     style(windows, "recovered, K visible in a window alone", "first layer of the window")
-    windows.bar([entry["layers"][0] for entry in entries], _shares(entries), color=ACCENT)
+    windows.bar([entry["layers"][0] for entry in entries], shares(entries), color=ACCENT)
     style(hidden, "lost where K is hidden in one layer", "layer")
     hidden.bar(
         [entry["layer"] for entry in measured["hidden"]],
-        [1 - share for share in _shares(measured["hidden"])],
+        [1 - share for share in shares(measured["hidden"])],
         color=ACCENT,
     )
     style(chosen, "recovered, layers chosen one by one", "layer that is added")
     steps = range(len(measured["chosen"]))
-    chosen.plot(steps, _shares(measured["chosen"]), color=ACCENT, marker="o", markersize=3)
+    chosen.plot(steps, shares(measured["chosen"]), color=ACCENT, marker="o", markersize=3)
     chosen.set_xticks(steps, [str(entry["layers"][-1]) for entry in measured["chosen"]])
     chosen.axhline(1.0, color=MUTED, linewidth=0.8, linestyle=":")
     return figure
-
-
-def draw_curves(measured: Mapping[str, Any]) -> Figure:
-    """Draw the result of `diekae_research.evaluation.curves.measure_curves`, ours beside D(K, x)."""
-    figure = Figure(figsize=(14, 3.6), layout="constrained")
-    documents, lengths, positions, copies = figure.subplots(1, 4)
-    for axis, key, title, label in (
-        (documents, "documents", "several documents, one matters", "documents"),
-        (lengths, "lengths", "one long knowledge", "tokens of K, about"),
-    ):
-        style(axis, title, label)
-        axis.set_xscale("log", base=2)
-        values = [point[key] for point in measured[key]]
-        _pair(axis, values, measured[key])
-        axis.set_xticks(values, [str(value) for value in values])
-        axis.minorticks_off()
-    style(positions, "along the target", "target token")
-    _pair(positions, range(len(measured["positions"])), measured["positions"])
-    names = [_positions(point) for point in measured["positions"]]
-    positions.set_xticks(range(len(names)), names)
-    style(copies, "whether K contains the target", "")
-    names = [f"{'copied' if point['copied'] else 'not'} (n={point['n']})" for point in measured["copies"]]
-    copies.bar(names, _shares(measured["copies"]), 0.5, color=ACCENT)
-    documents.set_ylabel("recovered", fontsize=9)
-    documents.legend(frameon=False, fontsize=8)
-    return figure
-
-
-def _pair(axis: Any, x: Any, points: Any) -> None:
-    """Draw D(K, x) and ours."""
-    axis.plot(x, _shares(points, "recovered_prompted"), color=MUTED, marker="o", markersize=3, label="D(K,x)")
-    axis.plot(x, _shares(points), color=ACCENT, marker="o", markersize=3, label="ours")
-
-
-def _positions(point: Mapping[str, Any]) -> str:
-    """Name a group of target tokens, counted from one."""
-    first, end = point["from"] + 1, point["to"]
-    return f"{first}–" if end is None else str(first) if end == first else f"{first}–{end}"
 
 
 def style(axis: Any, title: str, label: str) -> None:
@@ -112,6 +74,6 @@ def style(axis: Any, title: str, label: str) -> None:
     axis.axhline(0.0, color=MUTED, linewidth=0.8)
 
 
-def _shares(entries: Any, key: str = "recovered") -> list[float]:
+def shares(entries: Any, key: str = "recovered") -> list[float]:
     """Return a share of each entry; NaN, which is not drawn, where it is undefined."""
     return [float("nan") if entry[key] is None else entry[key] for entry in entries]

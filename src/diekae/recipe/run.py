@@ -15,7 +15,7 @@ from diekae.config import DiekaeConfig
 from diekae.data.mixture import load_mixture, load_prompts
 from diekae.data.prompt import Prompt
 from diekae.evaluation import evaluate
-from diekae.evaluation.metrics import LEAST_GAP, mean_defined
+from diekae.evaluation.metrics import Scores, mean_defined
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
 from diekae.models import DTYPES, load_decoder, settled_device
@@ -128,8 +128,7 @@ def _monitor(model: DiekaeModel, prompts: Sequence[Prompt]) -> Callable[[], dict
                 references.extend((nll(model, prompts, "bare").mean, nll(model, prompts, "prompted").mean))
             ours = nll(model, prompts, "ours").mean
         bare, prompted = references
-        gap = bare - prompted
-        return {"nll": ours, "recovered": (bare - ours) / gap if gap >= LEAST_GAP else 0.0}
+        return {"nll": ours, "recovered": Scores(bare, prompted, ours).recovered or 0.0}
 
     return measure
 

@@ -28,7 +28,8 @@ from diekae.cli.console import (
 )
 from diekae.cli.output import printable_name
 from diekae.data import read_examples
-from diekae.evaluation.plots import check_kind, draw_curves, save_figure
+from diekae.evaluation.plots import check_kind, save_figure
+from diekae_research.evaluation.curve_plots import draw_curves
 from diekae_research.evaluation.curves import DOCUMENTS, LENGTHS, measure_curves
 from diekae_research.provenance import name_of, write_json
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diekae.evaluation.metrics import paper_perplexity, perplexity
+from diekae.evaluation.metrics import perplexity
 from diekae_research.evaluation.bootstrap import Interval
 from diekae_research.tables import intervals
 from diekae_research.tables.augment import SETS, augmentation
@@ -132,6 +132,26 @@ def _quality(tables: Sequence[Columns], lab: Lab) -> list[str]:
     shares = [NOTHING if share is None else number(share.value) for share in answers]
     harm = interval(intervals.mean_nll(tables, "harm", seed))
     return [str(count), *quality_cells(tables, lab), *shares, harm]
+
+
+def paper_perplexity(nll: Sequence[float], tokens: Sequence[float], batch_size: int) -> float:
+    """Return what the paper prints as perplexity: 2^nats of a mean of batch means (design, section 7).
+
+    Only to compare our figures with the paper's; use :func:`perplexity` for anything else.
+
+    Args:
+        nll: Summed nats of each example's target, in the order of the batches.
+        tokens: Target tokens of each example.
+        batch_size: Examples a batch.
+
+    Raises:
+        ValueError: There is no example, the lengths differ, or the batch size is below 1.
+    """
+    if not len(nll) or len(nll) != len(tokens) or batch_size < 1:
+        raise ValueError(f"got {len(nll)} sums, {len(tokens)} token counts and batch_size={batch_size}.")
+    batches = [slice(start, start + batch_size) for start in range(0, len(nll), batch_size)]
+    means = [sum(nll[batch]) / sum(tokens[batch]) for batch in batches]
+    return float(2.0 ** min(sum(means) / len(means), 1000.0))
 
 
 def _paper_perplexity(tables: Sequence[Columns], batch_size: int) -> float:
