@@ -31,10 +31,8 @@ from diekae.knowledge import Knowledge, PreparedKnowledge
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
 
-# Inside the class below, `list` means its method.
-RecordPairs = list[tuple[Record, Record]]
 EditIds = list[list[int]]
-PreparedRows = list[PreparedKnowledge | None]
+"""Ids of edits, for each text. (Inside the class below, `list` means its method.)"""
 CACHED_EDITS = 512
 """Edits whose prepared knowledge is cached on the device; that of others is read from the store when it is needed."""
 BATCH = 16
@@ -147,7 +145,7 @@ class Edits(Editor):
         """
         return self.store.revert(number)
 
-    def conflicts(self) -> RecordPairs:
+    def conflicts(self) -> Sequence[tuple[Record, Record]]:
         """Return pairs of live edits, older first, that seem to give one fact two targets, in different prompts."""
         self.refresh()
         records = {record.id: record for record in self.store.records()}
@@ -195,7 +193,7 @@ class Edits(Editor):
         self.refresh()
         return self.gate.open(texts) if self.entries else [[] for _ in texts]
 
-    def knowledge(self, texts: Sequence[str]) -> PreparedRows:
+    def knowledge(self, texts: Sequence[str]) -> Sequence[PreparedKnowledge | None]:
         """Return what is injected for each text; None where the gate stays closed."""
         return [self.joined(ids) for ids in self.which(texts)]
 

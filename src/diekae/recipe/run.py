@@ -22,8 +22,8 @@ from diekae.models import DTYPES, load_decoder, settled_device
 from diekae.progress import Progress, silent
 from diekae.recipe.recipe import Recipe
 from diekae.run.score import nll
+from diekae.training.callbacks import seconds_of
 from diekae.training.run import processes, train
-from diekae.training.stopwatch import seconds_of
 
 MONITORED = 48
 """Validation examples on which ``recovered`` is measured during training."""

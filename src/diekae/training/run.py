@@ -22,15 +22,13 @@ from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
 from diekae.models import settled_dtype
 from diekae.progress import Progress, silent
-from diekae.run.score import BatchProgress
 from diekae.training.cache import CachedDataset, cache_examples
-from diekae.training.checkpoints import LastStep, last_whole_checkpoint
+from diekae.training.callbacks import LastStep, Patience, Stopwatch
+from diekae.training.checkpoints import last_whole_checkpoint
 from diekae.training.config import TrainingConfig
 from diekae.training.dataset import PromptDataset
 from diekae.training.greedy_targets import use_greedy_targets
 from diekae.training.objectives import OBJECTIVES, DifferenceObjective, Objective
-from diekae.training.patience import Patience
-from diekae.training.stopwatch import Stopwatch
 from diekae.training.trainer import BankTrainer, Monitor, arguments
 
 
@@ -73,8 +71,7 @@ def train(
         checkpoint = last_whole_checkpoint(Path(folder)) if resume else None
         objective, data = _load(model, training, validation, config, Path(folder), checkpoint is None, progress)
         trainer = build_trainer(objective, data, config, Path(folder), monitor, callbacks)
-        if not any(isinstance(callback, Stopwatch) for callback in callbacks):
-            trainer.add_callback(clock)
+        trainer.add_callback(clock)
         trainer.train_from(checkpoint)
     model.bank.autocast = None
     if trainer.is_world_process_zero():
@@ -97,29 +94,21 @@ def _load(
             f"got {len(training)} training and {len(validation)} validation examples; give at least one each."
         )
     objective = OBJECTIVES[config.objective](model, **({"whole_input": True} if config.whole_input else {}))
-    answers = folder / "answers-train.json", folder / "answers-validation.json"
-    datasets = [
-        _dataset(model, training, config, answers[0], partial(progress, "answering for training")),
-        _dataset(model, validation, config, answers[1], partial(progress, "answering for validation")),
-    ]
+    datasets = []
+    for part, prompts in (("train", training), ("validation", validation)):
+        answers, answering = folder / f"answers-{part}.json", partial(progress, f"answering: {part}")
+        prompts = use_greedy_targets(model, prompts, config.own_answers, answers, answering)
+        prompts = truncate_knowledge(prompts, config.max_knowledge, window(model.decoder))
+        datasets.append(PromptDataset(prompts, scope=model.config.scope, anchor=model.config.anchor))
     if new and isinstance(objective, DifferenceObjective):
         calibrate(model, datasets[0], config)
     if not config.cache:
         return objective, [*datasets]
     with processes().main_process_first():  # the other processes then find the cache complete
-        names = "collecting for training", "collecting for validation"
         return objective, [
-            cache_examples(objective, dataset, config, partial(progress, name))
-            for name, dataset in zip(names, datasets, strict=True)
+            cache_examples(objective, dataset, config, partial(progress, f"collecting: {part}"))
+            for part, dataset in zip(("train", "validation"), datasets, strict=True)
         ]
-
-
-def _dataset(
-    model: DiekaeModel, prompts: Sequence[Prompt], config: TrainingConfig, answers: Path, progress: BatchProgress
-) -> PromptDataset:
-    prompts = use_greedy_targets(model, prompts, config.own_answers, answers, progress)
-    prompts = truncate_knowledge(prompts, config.max_knowledge, window(model.decoder))
-    return PromptDataset(prompts, scope=model.config.scope, anchor=model.config.anchor)
 
 
 def build_trainer(
