@@ -63,7 +63,7 @@ def test_add_list_ask_supersede_and_revert(files: Path, tmp_path: Path) -> None:
         (("ask", "the sea is"), "holds no edits; make some"),
         (("ask", " "), "the question is ' '"),
         (("ask", "the \udcff"), "ask one in Unicode text"),
-        (("add", "--prompt", "the \udcff is", "--subject", "the", "--target", "deep"), "half of a surrogate pair"),
+        (("add", "--prompt", "the \udcff is", "--subject", "the", "--target", "deep"), "not Unicode"),
     ],
 )
 def test_errors_are_reported(files: Path, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
