@@ -121,14 +121,14 @@ class DiekaeConfig:
         check_choice(f"preset {name!r}", name, PRESETS)
         return cls.from_dict({**PRESETS[name], **overrides})
 
-    def settled(self, traits: Mapping[str, Any]) -> DiekaeConfig:
+    def resolve_sizes(self, traits: Mapping[str, Any]) -> DiekaeConfig:
         """Return the configuration with encoder sizes that are None taken from the decoder's attention.
 
         Args:
             traits: Sizes of the decoder's attention: ``heads``, ``kv_heads``, ``key_size``, ``value_size``.
         """
         encoder = encoder_class(self.encoder)
-        changes = encoder.settle(encoder.make_options(self.encoder_options), traits)
+        changes = encoder.resolve_options(encoder.make_options(self.encoder_options), traits)
         return dataclasses.replace(self, encoder_options={**self.encoder_options, **changes}) if changes else self
 
     @classmethod

@@ -71,9 +71,9 @@ class Attention(Encoder):
     options = AttentionOptions
 
     def __init__(self, count: int, embedding_width: int, width: int, options: AttentionOptions) -> None:
-        """Build N encoders that change nothing yet; sizes that are None must have been settled."""
+        """Build N encoders that change nothing yet; sizes that are None must have been resolved."""
         super().__init__(count, embedding_width, width)
-        assert options.heads and options.kv_heads and options.key_size and options.value_size, f"{options} not settled"
+        assert options.heads and options.kv_heads and options.key_size and options.value_size, f"{options} not resolved"
         self.sizes = options
         self.shapes = {"keys": (options.kv_heads, options.key_size), "values": (options.kv_heads, options.value_size)}
         for name, (groups, size) in self.shapes.items():
@@ -91,7 +91,7 @@ class Attention(Encoder):
             self.up = GroupedLinear(count, inner, width, std=0.0)
 
     @classmethod
-    def settle(cls, options: Any, traits: Mapping[str, Any]) -> Mapping[str, Any]:
+    def resolve_options(cls, options: Any, traits: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the sizes that are None with their values in the decoder's attention."""
         return {name: value for name, value in traits.items() if getattr(options, name) is None}
 

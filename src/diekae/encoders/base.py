@@ -78,7 +78,7 @@ class Encoder(nn.Module):
         return cls.options(**values)
 
     @classmethod
-    def settle(cls, options: Any, traits: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG003
+    def resolve_options(cls, options: Any, traits: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG003
         """Return the options to replace for a decoder whose attention has these traits (heads and their sizes)."""
         return {}
 

@@ -34,7 +34,7 @@ class Recipe:
     dtype: str = "auto"
     """Type that the decoder is loaded in, one of :data:`diekae.models.DTYPES`; auto: the faster one on this machine."""
     device: str = "auto"
-    """Device of decoder and bank, as for :func:`diekae.models.settled_device`; auto: a GPU if there is one."""
+    """Device of decoder and bank, as for :func:`diekae.models.resolve_device`; auto: a GPU if there is one."""
     folder: str | None = None
     """Folder that the data sets' folders are relative to."""
     bank: str | None = None

@@ -18,7 +18,7 @@ from diekae.evaluation import evaluate
 from diekae.evaluation.metrics import Scores, mean_defined
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
-from diekae.models import DTYPES, load_decoder, settled_device
+from diekae.models import DTYPES, load_decoder, resolve_device
 from diekae.progress import Progress, silent
 from diekae.recipe.recipe import Recipe
 from diekae.run.score import nll
@@ -75,7 +75,7 @@ def run_recipe(
 
 def _make_model(recipe: Recipe, loaded: tuple[Any, Any] | None) -> DiekaeModel:
     decoder, tokenizer = loaded or load_decoder(
-        recipe.decoder, dtype=DTYPES[recipe.dtype], device=settled_device(recipe.device)
+        recipe.decoder, dtype=DTYPES[recipe.dtype], device=resolve_device(recipe.device)
     )
     torch.manual_seed(recipe.stages[0].seed)
     if recipe.bank is None:

@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from diekae.data.batch import IGNORED, Batch, to_device
-from diekae.files import write_atomically
+from diekae.files import sha256_of, write_atomically
 from diekae.fingerprint import fingerprint
 from diekae.progress import BatchProgress, silent
 from diekae.training.config import TrainingConfig
@@ -210,7 +210,7 @@ def _is_whole(path: Path) -> bool:
     """Return whether a shard exists and is the one that was written."""
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == _digest_path(path).read_text()
+            return sha256_of(file) == _digest_path(path).read_text()
     except (OSError, UnicodeDecodeError):
         return False
 

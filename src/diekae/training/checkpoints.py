@@ -6,7 +6,6 @@ files are not those of its manifest was interrupted while it was written, or dam
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import TrainerState
 
-from diekae.files import write_atomically
+from diekae.files import sha256_of, write_atomically
 
 MANIFEST_NAME = "manifest.json"
 
@@ -104,4 +103,4 @@ def matches_manifest(folder: Path) -> bool:
 
 def _describe(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        return {"bytes": path.stat().st_size, "sha256": sha256_of(file)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -17,10 +16,11 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from diekae.data.batch import to_device
 from diekae.data.prompt import Prompt, truncate_knowledge
+from diekae.differences import collect
 from diekae.fingerprint import window
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
-from diekae.models import settled_dtype
+from diekae.models import resolve_dtype
 from diekae.progress import Progress, silent
 from diekae.training.cache import CachedDataset, cache_examples
 from diekae.training.callbacks import LastStep, Patience, Stopwatch
@@ -66,7 +66,7 @@ def train(
     """
     clock = Stopwatch(Path(folder), resume)
     set_seed(config.seed)
-    model.bank.autocast = torch.bfloat16 if settled_dtype(config.precision, model.device) == "bf16" else None
+    model.bank.autocast = torch.bfloat16 if resolve_dtype(config.precision, model.device) == "bf16" else None
     with frozen(model.decoder):
         checkpoint = last_whole_checkpoint(Path(folder)) if resume else None
         objective, data = _load(model, training, validation, config, Path(folder), checkpoint is None, progress)
@@ -159,10 +159,8 @@ def calibrate(model: DiekaeModel, dataset: PromptDataset, config: TrainingConfig
     """Measure centre and scale of the differences on the first examples, the same in every process."""
     if not model.config.normalize or model.bank.calibrated:
         return  # don't recalibrate: the outputs of a trained bank are in its training units
-    prompts = dataset.prompts[: config.calibration]
-    batch = to_device(dataset.collate(prompts), model.device)
-    teacher = dataclasses.replace(model.config, rollout="teacher")
-    differences = DifferenceObjective(model).collect(batch, teacher)
+    batch = to_device(dataset.collate(dataset.prompts[: config.calibration]), model.device)
+    differences = collect(model.decoder, model.hookpoints, batch, kind=model.config.difference)
     model.bank.calibrate(differences.targets, differences.receives)
 
 

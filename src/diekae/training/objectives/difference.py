@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diekae.config import DiekaeConfig
 from diekae.data.batch import Batch
 from diekae.differences import Differences, Student, collect
 from diekae.encoders import KnowledgeBatch
@@ -105,11 +104,11 @@ class DifferenceObjective(Objective):
             raise ValueError("rollout='student' changes with the bank and cannot be cached; leave cache out.")
         return vars(self.collect(batch))
 
-    def collect(self, batch: Batch, config: DiekaeConfig | None = None) -> Differences:
-        """Run the decoder on a batch and return the differences, by a configuration or by the model's own."""
-        model, config = self.model, config or self.model.config
-        student = self._student(batch) if config.rollout == "student" else None
-        return collect(model.decoder, model.hookpoints, batch, kind=config.difference, student=student)
+    def collect(self, batch: Batch) -> Differences:
+        """Run the decoder on a batch and return the differences."""
+        model = self.model
+        student = self._student(batch) if model.config.rollout == "student" else None
+        return collect(model.decoder, model.hookpoints, batch, kind=model.config.difference, student=student)
 
     def _student(self, batch: Batch) -> Student:
         """Return a function of what the encoders inject at present."""
