@@ -83,7 +83,6 @@ def _read_parts(
 ) -> list[PreparedKnowledge]:
     """Read parts of documents, each at most a window long, at most ``step`` tokens at once."""
     bank, by_attention = attached.bank, attached.by_attention
-    sizes: Any = getattr(bank.encoder, "sizes", None)
     layout: Callable[[Tensor], Tensor] = _by_head if by_attention else lambda slots: slots
     prepared: dict[int, PreparedKnowledge] = {}
     for numbers in _batches(parts, batch_size, step):
@@ -102,7 +101,7 @@ def _read_parts(
                 anchor={} if batch.anchor is None else {n: t[:, row] for n, t in batch.anchor.tensors.items()},
                 anchor_ids=tuple(anchor) if by_attention else (),
                 places=None if batch.places is None else batch.places[row, real],
-                sharpness=sizes.sharpness if by_attention else 1.0,
+                sharpness=bank.encoder.sizes.sharpness if by_attention else 1.0,
             )
     return [prepared[number] for number in range(len(parts))]
 

@@ -48,19 +48,23 @@ class Encoder(nn.Module):
     options: ClassVar[type[Any]]
     """A frozen dataclass of sizes; every field has a default."""
 
+    sizes: Any
+    """The options of this encoder."""
     retired: ClassVar[tuple[str, ...]] = ()
     """Options of older versions that are ignored, so that their banks can still be loaded."""
 
-    def __init__(self, count: int, embedding_width: int, width: int) -> None:
-        """Store the sizes that every encoder needs.
+    def __init__(self, count: int, embedding_width: int, width: int, options: Any) -> None:
+        """Store the sizes.
 
         Args:
             count: N, how many encoders.
             embedding_width: V, width of the decoder's token embeddings.
             width: W, width of the decoder's residual stream.
+            options: The encoder's own, of the type :attr:`options`.
         """
         super().__init__()
         self.count, self.embedding_width, self.width = count, embedding_width, width
+        self.sizes = options
 
     @classmethod
     def make_options(cls, values: Mapping[str, Any]) -> Any:

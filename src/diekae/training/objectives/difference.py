@@ -18,7 +18,7 @@ from diekae.inject.batch_columns import run_columns, take_columns
 from diekae.inject.batch_slots import make_slots, read_in_run, run_places
 from diekae.inject.hooks import detach_blocks, run
 from diekae.training.objectives.base import LossSums, Objective, parts_of
-from diekae.training.objectives.injected import injection_of, prepare_batch
+from diekae.training.objectives.injected import embedded, injection_of, prepare_batch
 
 
 class DifferenceObjective(Objective):
@@ -35,15 +35,10 @@ class DifferenceObjective(Objective):
         cached = "targets" in batch
         differences = Differences(**batch) if cached else self.collect(Batch(**batch))  # type: ignore[typeddict-item]
         bank, receives = self.bank, differences.receives
-        if bank.encoder.reads == "embeddings":
-            embed = self.model.decoder.get_input_embeddings()
-            with torch.no_grad():
-                tokens = differences.knowledge_ids, differences.input_ids
-                of_knowledge, of_input = (embed(ids)[None].to(bank.dtype) for ids in tokens)
-        else:
-            of_knowledge, of_input = differences.knowledge_states, differences.states
-        prepared = bank.prepare(of_knowledge, differences.knowledge_mask)
-        encoded = bank.encode(prepared, of_input, differences.input_mask)
+        prepared = prepare_batch(self.model, vars(differences))
+        by_token = bank.encoder.reads == "embeddings"
+        x = embedded(self.model, differences.input_ids) if by_token else differences.states
+        encoded = bank.encode(prepared, x, differences.input_mask)
         goal = bank.goal(differences.targets)[:, receives]
         errors = (encoded.difference.float()[:, receives] - goal).square().mean(-1).sum(1)
         return LossSums(errors.sum(), receives.sum(), parts_of(errors, goal))
@@ -119,9 +114,8 @@ class DifferenceObjective(Objective):
                 prepared = bank.prepare(states, mask)
                 every_column = batch["input_mask"]
                 return lambda n, read: bank(prepared, read[None], every_column, slice(n, n + 1)).difference[0]
-            embed = self.model.decoder.get_input_embeddings()
-            inputs = embed(batch["input_ids"])[None].to(bank.dtype)
-            differences = bank(prepare_batch(self.model, batch), inputs, batch["input_mask"]).difference
+            x = embedded(self.model, batch["input_ids"])
+            differences = bank(prepare_batch(self.model, batch), x, batch["input_mask"]).difference
             return lambda n, _stream: differences[n]
 
         return student
