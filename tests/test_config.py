@@ -154,12 +154,12 @@ def test_the_attention_encoder_has_one_site_and_one_difference() -> None:
 
 def test_missing_sizes_are_taken_from_the_decoder() -> None:
     config = DiekaeConfig.preset("attention", encoder_options={"kv_heads": 2})
-    settled = config.settled({"heads": 4, "kv_heads": 4, "key_size": 8, "value_size": 6})
+    resolved = config.resolve_sizes({"heads": 4, "kv_heads": 4, "key_size": 8, "value_size": 6})
     expected = {"heads": 4, "kv_heads": 2, "key_size": 8, "value_size": 6, "rank": None, "mlp_width": 64}
-    assert dict(settled.encoder_options) == {**expected, "sharpness": 1.2}
-    assert settled.settled({"heads": 8}) == settled, "what is settled stays"
+    assert dict(resolved.encoder_options) == {**expected, "sharpness": 1.2}
+    assert resolved.resolve_sizes({"heads": 8}) == resolved, "what is known stays"
     reader = DiekaeConfig()
-    assert reader.settled({"heads": 4}) is reader
+    assert reader.resolve_sizes({"heads": 4}) is reader
 
 
 def test_a_configuration_cannot_be_changed() -> None:

@@ -104,19 +104,19 @@ def test_the_demo_and_recipes_load_on_their_device(
 
 
 def test_auto_is_a_gpu_if_there_is_one(gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert str(models.settled_device("auto")) == str(models.settled_device("cuda")) == "cuda:0"
+    assert str(models.resolve_device("auto")) == str(models.resolve_device("cuda")) == "cuda:0"
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert str(models.settled_device("auto")) == "cuda:1", "each of several processes has its own GPU"
-    assert str(models.settled_device("cuda:0")) == "cuda:0" and str(models.settled_device("cpu")) == "cpu"
+    assert str(models.resolve_device("auto")) == "cuda:1", "each of several processes has its own GPU"
+    assert str(models.resolve_device("cuda:0")) == "cuda:0" and str(models.resolve_device("cpu")) == "cpu"
     with pytest.raises(ValueError, match="device 'cuda:2' is not here: PyTorch finds 2 CUDA devices"):
-        models.settled_device("cuda:2")
+        models.resolve_device("cuda:2")
 
 
 def test_without_a_gpu_auto_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert str(models.settled_device("auto")) == "cpu"
+    assert str(models.resolve_device("auto")) == "cpu"
     with pytest.raises(ValueError, match="device 'cuda' is not here: PyTorch finds 0 CUDA devices; choose auto or cpu"):
-        models.settled_device("cuda")
+        models.resolve_device("cuda")
 
 
 def test_the_bank_is_on_the_device_of_its_decoder(place: Path) -> None:

@@ -64,10 +64,10 @@ def test_bf16_is_fast_on_a_gpu_and_on_cpus_that_compute_in_it():
 
 def test_auto_is_one_type_per_device_and_every_name_has_a_type():
     for device in ("cpu", "cuda"):
-        settled = models.settled_dtype("auto", device)
-        assert models.DTYPES[settled] == models.fast_dtype(device)
+        resolved = models.resolve_dtype("auto", device)
+        assert models.DTYPES[resolved] == models.fast_dtype(device)
     for name in {*models.DTYPES, *PRECISIONS} - {"auto"}:
-        assert models.settled_dtype(name, "cuda") == name and models.DTYPES[name] is not None
+        assert models.resolve_dtype(name, "cuda") == name and models.DTYPES[name] is not None
     assert all(models.DTYPES[str(dtype).removeprefix("torch.")] == dtype for dtype in models.DTYPES.values() if dtype)
 
 

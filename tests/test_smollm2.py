@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -109,18 +111,21 @@ def test_failed_conversion_leaves_nothing(gguf, tmp_path):
     assert list(cache.iterdir()) == []
 
 
-def test_conversion_that_another_process_finished_first_is_kept(gguf, tmp_path):
-    cache, convert = tmp_path / "cache", Converter()
-    inner = []
+def test_a_conversion_waits_for_one_that_is_at_work(gguf, tmp_path):
+    cache, convert, second = tmp_path / "cache", Converter(), Converter()
+    started, threads = threading.Event(), ThreadPoolExecutor(2)
 
-    def overtaken(gguf: Path, folder: Path) -> None:
-        inner.append(wheel.convert_once(gguf, cache, convert))
-        (folder / "model.safetensors").write_bytes(b"later")
+    def slow(gguf: Path, folder: Path) -> None:
+        started.set()
+        time.sleep(0.2)
+        convert(gguf, folder)
 
-    folder = wheel.convert_once(gguf, cache, overtaken)
-    assert inner == [folder]
-    assert (folder / "model.safetensors").stat().st_size == 1600
-    assert list(cache.iterdir()) == [folder]
+    folders = [threads.submit(wheel.convert_once, gguf, cache, slow)]
+    started.wait()
+    folders.append(threads.submit(wheel.convert_once, gguf, cache, second))
+    assert folders[0].result() == folders[1].result()
+    assert (convert.calls, second.calls) == (1, 0)
+    assert list(cache.iterdir()) == [folders[0].result()]
 
 
 KILLED = """
@@ -147,13 +152,7 @@ def test_killed_process_leaves_nothing_that_is_taken_for_a_model(gguf, tmp_path)
 
     folder = wheel.convert_once(gguf, cache, convert)
     assert convert.calls == 1
-    assert leftover.exists(), "a folder this young may belong to a process at work"
-
-    hours_ago = time.time() - 2 * wheel._STALE_SECONDS
-    os.utime(leftover, (hours_ago, hours_ago))
-    _truncate(folder)
-    wheel.convert_once(gguf, cache, convert)
-    assert list(cache.iterdir()) == [folder]
+    assert list(cache.iterdir()) == [folder], "the leftover is gone"
 
 
 # The real model.

@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from diekae.data.formats import Format
-from diekae.encoders import encoder_class, encoder_names
-from diekae.fields import check_table, check_types
-from diekae.suggest import did_you_mean
+from diekae.encoders import encoder_class
+from diekae.fields import check_choice, check_types, known_fields
 
-Site = Literal["block", "attention", "mlp"]
-Difference = Literal["sequential", "independent"]
-Rollout = Literal["teacher", "student"]
 Scope = Literal["all", "prompt"]
 Anchor = Literal["shared", "own"]
-
-CHOICES: dict[str, tuple[str, ...]] = {
-    "site": get_args(Site),
-    "difference": get_args(Difference),
-    "rollout": get_args(Rollout),
-    "scope": get_args(Scope),
-    "anchor": get_args(Anchor),
-    "format": get_args(Format),
-}
-"""Valid values of the fields that choose from a table, by field."""
 MEMIT_LAYERS = (3, 4, 5, 6, 7, 8)
 """MEMIT's layers, which the paper took over (section 5)."""
 MEMIT_DEPTH = 32
@@ -54,14 +39,14 @@ class DiekaeConfig:
     encoder_options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the encoder (width, heads, …). Missing options take the encoder's defaults."""
 
-    site: Site = "block"
+    site: Literal["block", "attention", "mlp"] = "block"
     """Module whose output receives the difference: the whole ``block``, or its ``attention`` or ``mlp``."""
 
-    difference: Difference = "sequential"
+    difference: Literal["sequential", "independent"] = "sequential"
     """What the encoder of a layer learns. ``sequential``: the difference that remains after the injections in the
     layers below. ``independent``: o(K, x) - o(x), as in the paper."""
 
-    rollout: Rollout = "teacher"
+    rollout: Literal["teacher", "student"] = "teacher"
     """Hidden states that a layer receives during training: those of the run with knowledge (``teacher``) or those of
     the injected run (``student``)."""
 
@@ -93,7 +78,6 @@ class DiekaeConfig:
         Raises:
             ValueError: A field has an unknown value, or two fields exclude each other.
         """
-        self._check_choices()
         check_types(type(self), vars(self))
         if not isinstance(self.layers, str):
             object.__setattr__(self, "layers", tuple(int(layer) for layer in self.layers))
@@ -103,15 +87,6 @@ class DiekaeConfig:
         self._check_differences()
         options = encoder_class(self.encoder).make_options(self.encoder_options)
         object.__setattr__(self, "encoder_options", dataclasses.asdict(options))
-
-    def _check_choices(self) -> None:
-        """Check the fields that take a name from a table."""
-        for name, choices in CHOICES.items():
-            value = getattr(self, name)
-            if value not in choices:
-                raise ValueError(_unknown(f"{name}={value!r}", value, choices))
-        if not isinstance(self.encoder, str):
-            raise ValueError(f"encoder={self.encoder!r} must be a name; choose one of {', '.join(encoder_names())}.")
 
     def _check_differences(self) -> None:
         """Check that site, difference and rollout fit the encoder and each other."""
@@ -143,36 +118,27 @@ class DiekaeConfig:
         Raises:
             ValueError: The preset is not known.
         """
-        if not isinstance(name, str) or name not in PRESETS:
-            raise ValueError(_unknown(f"preset {name!r}", name, PRESETS))
+        check_choice(f"preset {name!r}", name, PRESETS)
         return cls.from_dict({**PRESETS[name], **overrides})
 
-    def settled(self, traits: Mapping[str, Any]) -> DiekaeConfig:
+    def resolve_sizes(self, traits: Mapping[str, Any]) -> DiekaeConfig:
         """Return the configuration with encoder sizes that are None taken from the decoder's attention.
 
         Args:
             traits: Sizes of the decoder's attention: ``heads``, ``kv_heads``, ``key_size``, ``value_size``.
         """
         encoder = encoder_class(self.encoder)
-        changes = encoder.settle(encoder.make_options(self.encoder_options), traits)
+        changes = encoder.resolve_options(encoder.make_options(self.encoder_options), traits)
         return dataclasses.replace(self, encoder_options={**self.encoder_options, **changes}) if changes else self
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DiekaeConfig:
-        """Build from a mapping, such as a recipe's or that of ``config.json``.
-
-        Unknown keys, which newer versions may have written, are ignored with a warning.
+        """Build from a mapping, such as a recipe's or that of ``config.json``. Unknown keys are ignored with a warning.
 
         Raises:
             ValueError: A value is not valid, or the values are not a mapping.
         """
-        check_table(values, "the configuration")
-        names = {field.name for field in dataclasses.fields(cls)}
-        for key in values:
-            if key not in names:
-                hint = did_you_mean(key, names)
-                warnings.warn(f"Configuration key {key!r} is not known and is ignored.{hint}", stacklevel=2)
-        return cls(**{key: value for key, value in values.items() if key in names})
+        return cls(**known_fields(cls, values, "Configuration key"))
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values, which :meth:`from_dict` reads back."""
@@ -181,6 +147,10 @@ class DiekaeConfig:
         return values
 
 
+CHOICES: dict[str, tuple[str, ...]] = {
+    name: get_args(hint) for name, hint in get_type_hints(DiekaeConfig).items() if get_origin(hint) is Literal
+}
+"""Valid values of the fields that choose from a list, by field."""
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "attention": {"layers": "every:2", "encoder": "attention", "site": "attention"},
@@ -244,8 +214,3 @@ def _named_layers(spec: str, depth: int | None) -> list[int]:
     raise ValueError(
         f"layers={spec!r} is not known; expected memit, memit:scaled, all, every:k or a list of layer numbers."
     )
-
-
-def _unknown(subject: str, name: object, names: Iterable[str]) -> str:
-    """Return the error message about an unknown name."""
-    return f"{subject} is not known; choose one of {', '.join(names)}.{did_you_mean(name, names)}"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import reprlib
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Mapping
 from numbers import Integral, Real
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from diekae.suggest import did_you_mean
 
 _WORDS: dict[Any, str] = {
     str: "a text",
@@ -30,8 +34,39 @@ def check_types(kind: type, values: Mapping[str, Any]) -> None:
     """
     hints = get_type_hints(kind)
     for name, value in values.items():
-        if name in hints and not _fits(value, hints[name]):
+        if name in hints and get_origin(hints[name]) is Literal:
+            check_choice(f"{name}={short(value)}", value, get_args(hints[name]))
+        elif name in hints and not _fits(value, hints[name]):
             raise ValueError(f"{name}={short(value)} must be {_describe(hints[name])}.")
+
+
+def check_choice(subject: str, name: object, names: Collection[str]) -> None:
+    """Refuse a name that is none of some names; ``subject`` is how the message calls it.
+
+    Raises:
+        ValueError: It is none of them; the message suggests the nearest.
+    """
+    if not isinstance(name, str) or name not in names:
+        raise ValueError(f"{subject} is not known; choose one of {', '.join(names)}.{did_you_mean(name, names)}")
+
+
+def known_fields(kind: type, values: Mapping[str, Any], subject: str) -> dict[str, Any]:
+    """Return the values that are fields of a dataclass. Others, maybe of a newer version, are ignored with a warning.
+
+    Args:
+        kind: The dataclass.
+        values: Values by name.
+        subject: What a key is, for messages: ``Training key``.
+
+    Raises:
+        ValueError: The values are no table.
+    """
+    check_table(values, f"{subject}s")
+    names = [field.name for field in dataclasses.fields(kind)]
+    for key in values:
+        if key not in names:
+            warnings.warn(f"{subject} {key!r} is not known and is ignored.{did_you_mean(key, names)}", stacklevel=3)
+    return {key: value for key, value in values.items() if key in names}
 
 
 def check_table(value: Any, name: str) -> None:
@@ -56,8 +91,6 @@ def _fits(value: Any, hint: Any) -> bool:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return any(_fits(value, argument) for argument in arguments)
-    if origin is Literal:
-        return isinstance(value, str) and value in arguments
     if origin is tuple:
         if not isinstance(value, list | tuple):
             return False
@@ -87,8 +120,6 @@ def _describe(hint: Any) -> str:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return " or ".join(_describe(argument) for argument in arguments)
-    if origin is Literal:
-        return f"one of {', '.join(map(repr, arguments))}"
     if origin is tuple:
         count = "" if arguments[-1] is Ellipsis else f"{len(arguments)} times "
         return f"a list of {count}{_describe(arguments[0])}"

@@ -73,7 +73,7 @@ def fast_dtype(device: str | torch.device | None = None) -> torch.dtype:
     return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
 
 
-def settled_device(name: str = "auto") -> torch.device:
+def resolve_device(name: str = "auto") -> torch.device:
     """Return the device of a name: ``auto`` is a GPU if there is one, else the CPU.
 
     Each of several processes that share a run gets its own GPU.
@@ -94,7 +94,7 @@ def settled_device(name: str = "auto") -> torch.device:
     return torch.device("cuda", rank % gpus if device.index is None else device.index)
 
 
-def settled_dtype(name: str, device: str | torch.device | None = None) -> str:
+def resolve_dtype(name: str, device: str | torch.device | None = None) -> str:
     """Return the name of a type, with ``auto`` replaced by ``bf16`` or ``fp32``; see :func:`fast_dtype`."""
     if name != "auto":
         return name

@@ -83,7 +83,6 @@ def _read_parts(
 ) -> list[PreparedKnowledge]:
     """Read parts of documents, each at most a window long, at most ``step`` tokens at once."""
     bank, by_attention = attached.bank, attached.by_attention
-    sizes: Any = getattr(bank.encoder, "sizes", None)
     layout: Callable[[Tensor], Tensor] = _by_head if by_attention else lambda slots: slots
     prepared: dict[int, PreparedKnowledge] = {}
     for numbers in _batches(parts, batch_size, step):
@@ -102,7 +101,7 @@ def _read_parts(
                 anchor={} if batch.anchor is None else {n: t[:, row] for n, t in batch.anchor.tensors.items()},
                 anchor_ids=tuple(anchor) if by_attention else (),
                 places=None if batch.places is None else batch.places[row, real],
-                sharpness=sizes.sharpness if by_attention else 1.0,
+                sharpness=bank.encoder.sizes.sharpness if by_attention else 1.0,
             )
     return [prepared[number] for number in range(len(parts))]
 
@@ -118,7 +117,7 @@ def _read_states(attached: Attached, anchor: Sequence[int], rows: Sequence[Seque
     batch: KnowledgeBatch | None = None
     cache = DynamicCache(config=decoder.config)
     for start in range(0, max(1, *map(len, rows)), step):
-        ids, mask = _pad_right([row[start : start + step] for row in rows], decoder.device)
+        ids, mask = pad_right([row[start : start + step] for row in rows], decoder.device)
         if bank.encoder.reads == "embeddings":
             states = decoder.get_input_embeddings()(ids)[None].to(bank.dtype)
         else:
@@ -136,7 +135,7 @@ def _read_slots(
 ) -> KnowledgeBatch:
     """Make slots of documents, whose positions end where x begins, chunk by chunk."""
     decoder, a = attached.decoder, len(anchor)
-    ids, mask = _pad_right(rows, decoder.device)
+    ids, mask = pad_right(rows, decoder.device)
     lengths = mask.sum(1)
     input_ids = _prepend(anchor, ids)
     columns = torch.arange(input_ids.shape[1], device=ids.device)[None]
@@ -151,8 +150,8 @@ def _read_slots(
         chunks.append(torch.stack(kept))
         start = end
     states = torch.cat(chunks, dim=2)
-    real = torch.ones(len(rows), a, dtype=torch.bool, device=ids.device)
-    anchor_slots = attached.slots(states[:, :, :a], real, places[:, :a], lengths)
+    anchor_mask = torch.ones(len(rows), a, dtype=torch.bool, device=ids.device)
+    anchor_slots = attached.slots(states[:, :, :a], anchor_mask, places[:, :a], lengths)
     return attached.slots(states[:, :, a:], mask, places[:, a:], lengths, anchor_slots)
 
 
@@ -169,7 +168,7 @@ def _batches(documents: Sequence[Sequence[int]], size: int, step: int) -> Iterat
     yield from ([number] for number in order[len(fitting) :])
 
 
-def _pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+def pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Return ids and which of them are real, both [B, K]. Real tokens never attend to padding on their right."""
     lengths = torch.tensor([len(row) for row in rows], device=device)
     tensors = [torch.tensor(list(row), dtype=torch.long, device=device) for row in rows]

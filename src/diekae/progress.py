@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
 """Called with a description of the work, the number of steps that are done, and the number of all steps."""
+BatchProgress = Callable[[int, int], None]
+"""The same for work that needs no description."""
 
 
-def silent(_what: str, _done: int, _total: int) -> None:
+def silent(*_: object) -> None:
     """Report nothing."""

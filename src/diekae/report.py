@@ -13,7 +13,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from diekae.evaluation.evaluate import PASSES
-from diekae.evaluation.plots import ACCENT, INK, MUTED
+from diekae.evaluation.plots import ACCENT, MUTED, style
 from diekae.files import write_atomically
 
 PAGE = """<!doctype html>
@@ -99,10 +99,7 @@ def draw(log: Sequence[dict[str, Any]]) -> str:
         (layers, "unexplained share, validation"),
         (recovered, "recovered, validation"),
     ):
-        axis.set_title(title, loc="left", fontsize=10, color=INK)
-        axis.set_xlabel("step", fontsize=9)
-        axis.tick_params(labelsize=8)
-        axis.spines[["top", "right"]].set_visible(False)
+        style(axis, title, "step")
     _line(loss, log, "loss", MUTED, "training")
     _line(loss, log, "eval_loss", ACCENT, "validation")
     loss.set_ylim(bottom=0)

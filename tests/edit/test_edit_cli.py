@@ -2,7 +2,6 @@
 
 import json
 import os
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -64,7 +63,7 @@ def test_add_list_ask_supersede_and_revert(files: Path, tmp_path: Path) -> None:
         (("ask", "the sea is"), "holds no edits; make some"),
         (("ask", " "), "the question is ' '"),
         (("ask", "the \udcff"), "ask one in Unicode text"),
-        (("add", "--prompt", "the \udcff is", "--subject", "the", "--target", "deep"), "half of a surrogate pair"),
+        (("add", "--prompt", "the \udcff is", "--subject", "the", "--target", "deep"), "not Unicode"),
     ],
 )
 def test_errors_are_reported(files: Path, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
@@ -102,15 +101,10 @@ def test_edits_in_a_folder_that_cannot_be_written_are_listed_and_asked(
     files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert invoke(files, tmp_path, "add", files / "edits.json").exit_code == 0
-    monkeypatch.setattr("diekae.edit.database.open_database", _refuse)  # as in such a folder, also for root
-    access = os.access
+    access = os.access  # which allows root everything
     monkeypatch.setattr("os.access", lambda path, mode, **rest: mode != os.W_OK and access(path, mode, **rest))
     assert "2 edits" in invoke(files, tmp_path, "list").output
     assert "edits that applied" in invoke(files, tmp_path, "ask", "the red house is").output
     for arguments in (("add", "--prompt", "the sea is", "--subject", "sea", "--target", "deep"), ("revert", "1")):
         result = invoke(files, tmp_path, *arguments)
         assert isinstance(result.exception, OSError) and "attempt to write a readonly" in str(result.exception)
-
-
-def _refuse(*_: object, **__: object) -> None:
-    raise sqlite3.OperationalError("unable to open database file")

@@ -185,7 +185,7 @@ def test_errors_leave_the_store_as_it_was(model: DiekaeModel, edited: Edits, tmp
         ([{"prompt": "the sea is", "subject": "sea", "target": "deep"}] * 2, "edit 2, .* says the same as edit 1"),
         ([Edit("the sea is", "sea", "deep"), Edit(IN, "red house", "blue")], "the same as edit 1, which is in force"),
         ([{"subject": "sea"}], "prompt, target is missing"),
-        ([{"prompt": "the sea is", "subject": "sea", "target": "\ud800"}], "holds half of a surrogate pair"),
+        ([{"prompt": "the sea is", "subject": "sea", "target": "\ud800"}], "not Unicode"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             edited.add(wrong)

@@ -21,8 +21,7 @@ from tiny_run import assert_same, tiny_run, weights
 
 from builders import make_decoder
 from diekae.model import DiekaeModel
-from diekae.training.checkpoints import last_whole_checkpoint
-from diekae.training.manifest import MANIFEST_NAME, write_manifest
+from diekae.training.checkpoints import MANIFEST_NAME, last_whole_checkpoint, write_manifest
 
 SCRIPT = Path(__file__).with_name("tiny_run.py")
 

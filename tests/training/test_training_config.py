@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from diekae.training.config import TrainingConfig
+from diekae.training.objectives import OBJECTIVES
 
 
 @pytest.mark.parametrize(
@@ -26,3 +27,10 @@ def test_an_invalid_value_is_named(values: dict[str, Any], words: str) -> None:
 def test_an_unknown_key_warns_and_names_the_nearest() -> None:
     with pytest.warns(UserWarning, match="'epoch' is not known and is ignored. Did you mean 'epochs'"):
         TrainingConfig.from_dict({"epoch": 3})
+
+
+def test_the_configuration_names_the_objectives_that_there_are() -> None:
+    for name in OBJECTIVES:
+        assert TrainingConfig(objective=name).objective == name
+    with pytest.raises(ValueError, match=f"choose one of {', '.join(OBJECTIVES)}"):
+        TrainingConfig(objective="none")

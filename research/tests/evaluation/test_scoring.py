@@ -25,7 +25,6 @@ from diekae_research.evaluation.scoring import (
     harm,
     label_targets,
     nll,
-    paper_perplexity,
     score_answers,
     score_labels,
     target_texts,
@@ -199,13 +198,6 @@ def test_columns_that_cannot_be_resampled_are_refused() -> None:
         with pytest.raises(ValueError, match=r"expected one \[examples\] for all"):
             resample(columns)
     assert bootstrap([], lambda s: s["a"]) is None
-
-
-def test_the_papers_perplexity_is_two_to_the_mean_of_means() -> None:
-    # Batches of two: means (1 + 3) / (1 + 1) = 2 and 4 / 4 = 1; 2^1.5.
-    assert paper_perplexity([1.0, 3.0, 4.0], [1, 1, 4], 2) == pytest.approx(2**1.5)
-    with pytest.raises(ValueError, match="got 0 sums, 0 token counts and batch_size=2"):
-        paper_perplexity([], [], 2)
 
 
 def test_a_head_learns_linear_classes_and_chooses_its_decay_on_validation() -> None:

@@ -11,6 +11,7 @@ from small import LABELS, write_decoder
 from diekae.data.prompt import Prompt
 from diekae_research.editing.cases import load_cases
 from diekae_research.editing.scores import prompt_of
+from diekae_research.evaluation.scoring import paper_perplexity
 from diekae_research.methods import Task
 from diekae_research.tables import augment, table2, table4, table5
 from diekae_research.tables.probe import PeakRequest, probe
@@ -178,3 +179,10 @@ def test_figure4_lists_every_layer_under_both_anchors(preset: str, source: Path,
         assert sum(left) == pytest.approx(last["eval_loss"], rel=1e-2)
         assert all(cell["result"]["squares"][n] > variance > 0 for n, variance in variances.items())
     assert (tmp_path / "figure4.png").stat().st_size > 2000
+
+
+def test_the_papers_perplexity_is_two_to_the_mean_of_means() -> None:
+    # Batches of two: means (1 + 3) / (1 + 1) = 2 and 4 / 4 = 1; 2^1.5.
+    assert paper_perplexity([1.0, 3.0, 4.0], [1, 1, 4], 2) == pytest.approx(2**1.5)
+    with pytest.raises(ValueError, match="got 0 sums, 0 token counts and batch_size=2"):
+        paper_perplexity([], [], 2)

@@ -27,7 +27,7 @@ from diekae.cli.output import make_console, output_file, printable_name
 from diekae.config import CHOICES
 from diekae.evaluation.evaluate import PASSES
 from diekae.model import DiekaeModel
-from diekae.models import DTYPES, load_decoder, settled_device
+from diekae.models import DTYPES, load_decoder, resolve_device
 from diekae.progress import Progress as ShowProgress
 from diekae.progress import silent
 from diekae.training.run import processes
@@ -70,7 +70,7 @@ def device_of(name: str) -> torch.device:
         ValueError: It is not understood, or there is no such device.
     """
     try:
-        return settled_device(name)
+        return resolve_device(name)
     except ValueError as error:
         raise ValueError(f"--device: {error}") from error
 

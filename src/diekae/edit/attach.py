@@ -13,6 +13,7 @@ from diekae.edit.gate import Gate, MentionGate
 from diekae.edit.learned_gate import LearnedGate
 from diekae.edit.prompt_encoder import StateReader
 from diekae.edit.trained_parts import TrainedParts, find_trained
+from diekae.fields import check_choice
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
 
@@ -98,8 +99,7 @@ def make_gate(model: DiekaeModel, gate: str | Gate | None, trained: TrainedParts
     if isinstance(gate, Gate):
         return gate
     name = gate or ("mention" if trained.encoder is None else "learned")
-    if name not in GATES:
-        raise ValueError(f"gate={name!r} is not known; choose one of {', '.join(GATES)}.")
+    check_choice(f"gate={name!r}", name, GATES)
     if name == "mention":
         return MentionGate()
     if trained.encoder is None:

@@ -10,12 +10,12 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from diekae.edit.upgrade import UPGRADED_FORMAT, upgrade
+from diekae.edit.rows import UPGRADED_FORMAT, upgrade
 from diekae.sqlite import open_database, sqlite_errors, transaction
 
 FILE = "edits.sqlite"
 FORMAT = 2
-"""Version of the tables; :mod:`diekae.edit.upgrade` brings those of version 1 to it."""
+"""Version of the tables; `diekae.edit.rows.upgrade` brings those of version 1 to it."""
 _TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE edits (id INTEGER PRIMARY KEY AUTOINCREMENT, fact TEXT NOT NULL, edit TEXT NOT NULL, digest TEXT NOT NULL,
@@ -123,12 +123,8 @@ class EditDatabase:
             raise OSError(
                 f"{self.name} cannot be made ({error.strerror}); name a folder that can be written."
             ) from error
-        try:
-            return open_database(path, synchronous="FULL", share_between_threads=True)
-        except sqlite3.OperationalError:
-            if os.access(self.folder, os.W_OK):
-                raise
-        return _open_to_read(path)
+        read_only = not (os.access(path, os.W_OK) and os.access(self.folder, os.W_OK))
+        return open_database(path, synchronous="FULL", share_between_threads=True, read_only=read_only)
 
     def _create_tables(self) -> None:
         """Create the tables if the file is empty."""
@@ -177,26 +173,3 @@ class EditDatabase:
                 yield
             except UnicodeDecodeError as error:  # SQLite's message quotes damaged bytes
                 raise sqlite3.DatabaseError(str(error)) from error
-
-
-def _open_to_read(path: Path) -> sqlite3.Connection:
-    """Open a file in a folder that cannot be written.
-
-    Raises:
-        sqlite3.OperationalError: It cannot be read, or its newest changes are only in the log of a process that ended
-            without closing it.
-    """
-    # Reading a write-ahead log takes a file of shared memory, which only exists while another process writes.
-    log = path.with_name(f"{FILE}-wal")
-    ways = ["mode=ro"] if log.exists() and log.stat().st_size else ["mode=ro", "mode=ro&immutable=1"]
-    for way in ways:
-        uri = f"{path.absolute().as_uri()}?{way}"
-        connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-        try:
-            connection.execute("SELECT 1 FROM sqlite_master")
-            return connection
-        except sqlite3.OperationalError:
-            connection.close()
-            if way == ways[-1]:
-                raise
-    raise AssertionError("the last way either returns or raises")

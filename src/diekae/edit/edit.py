@@ -13,14 +13,13 @@ EasyEdit's zsRE names prompt and target ``src`` and ``alt``. In CSV, aliases are
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diekae.data.example import DataError
+from diekae.data.jsonl import DataError, check_unicode, parse_json, read_json_lines
 from diekae.edit.folding import fold
 
 SUFFIXES = (".json", ".jsonl", ".csv")
@@ -60,11 +59,7 @@ class Edit:
         for name, text in texts.items():
             if not isinstance(text, str) or not fold(text).folded.strip():
                 raise ValueError(f"an edit's {name} is {text!r}; expected a text that is not blank.")
-            if any("\ud800" <= character <= "\udfff" for character in text):
-                raise ValueError(
-                    f"an edit's {name}, {text!r}, holds half of a surrogate pair, which is no character; give it as "
-                    "Unicode text (from a file or a terminal in UTF-8)."
-                )
+            check_unicode(f"an edit's {name}", text)
         if self.subject not in self.prompt:
             raise ValueError(
                 f"the prompt {self.prompt!r} does not contain its subject {self.subject!r}; spell the subject as in "
@@ -102,6 +97,8 @@ def make_edit(record: Mapping[str, Any]) -> Edit:
     Raises:
         ValueError: The layout is not known, or the edit is not valid.
     """
+    if not isinstance(record, Mapping):
+        raise ValueError(f"expected an object, got {record!r}.")
     if "requested_rewrite" in record:
         rewrite = record["requested_rewrite"]
         if isinstance(rewrite, Mapping):
@@ -142,50 +139,36 @@ def read_edits(path: str | Path) -> list[Edit]:
         problem = "no such file" if not path.is_file() else f"a file of kind {path.suffix!r} holds no edits"
         raise DataError(f"{path}: {problem}; expected {', '.join(SUFFIXES)}.")
     edits = []
-    for entry_name, record in _records(path):
+    for place, record in _records(path):
         try:
-            if not isinstance(record, Mapping):
-                raise ValueError(f"expected an object, got {record!r}.")
             edits.append(make_edit(record))
         except (ValueError, TypeError, AttributeError) as error:
-            raise DataError(f"{path}: {entry_name}: {error}") from error
+            raise DataError(f"{place}: {error}") from error
     if not edits:
         raise DataError(f"{path}: holds no edit; expected at least one.")
     return edits
 
 
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield each entry of a file, and before it the entry's name for messages: ``line 3``."""
-    kind, place = path.suffix.lower(), str(path)
-    try:
-        if kind == ".csv":
-            yield from _csv_rows(path)
-        elif kind == ".jsonl":
-            # Only a line feed ends a line: the other line breaks of Unicode may stand in a text.
-            for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
-                place = f"{path}: line {number}"
-                if line.strip():
-                    yield f"line {number}", _parse(line)
-        else:
-            content = _parse(path.read_bytes())
-            entries = content if isinstance(content, list) else [content]
-            yield from ((f"entry {number}", entry) for number, entry in enumerate(entries))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError, csv.Error) as error:
-        raise DataError(f"{place}: cannot be read ({error}); expected UTF-8 {path.suffix[1:].upper()}.") from error
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the rows of a CSV file.
-
-    Raises:
-        csv.Error: A row has more values than the header, or a quotation mark is missing.
-    """
-    with path.open(encoding="utf-8-sig", newline="") as file:  # a quoted text may contain line breaks
-        for number, row in enumerate(csv.DictReader(file, strict=True), 1):
-            if None in row:
-                raise csv.Error(f"row {number} has more values than the header; quote texts that contain commas")
-            yield f"row {number}", row
-
-
-def _parse(content: bytes) -> Any:
-    return json.loads(content.decode("utf-8-sig"))
+    """Yield each entry of a file, with its place for messages."""
+    kind = path.suffix.lower()
+    if kind == ".jsonl":
+        yield from read_json_lines(path)
+    elif kind == ".json":
+        try:
+            content = parse_json(path.read_bytes())
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+        entries = content if isinstance(content, list) else [content]
+        yield from ((f"{path}: entry {number}", entry) for number, entry in enumerate(entries))
+    else:
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as file:  # a quoted text may contain line breaks
+                for number, row in enumerate(csv.DictReader(file, strict=True), 1):
+                    if None in row:
+                        raise csv.Error(
+                            f"row {number} has more values than the header; quote texts that contain commas"
+                        )
+                    yield f"{path}: row {number}", row
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"{path}: not CSV in UTF-8 ({error})") from error

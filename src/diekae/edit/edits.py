@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,14 +31,14 @@ from diekae.knowledge import Knowledge, PreparedKnowledge
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
 
-# Inside the class below, `list` means its method.
-RecordPairs = list[tuple[Record, Record]]
 EditIds = list[list[int]]
-PreparedRows = list[PreparedKnowledge | None]
+"""Ids of edits, for each text. (Inside the class below, `list` means its method.)"""
 CACHED_EDITS = 512
 """Edits whose prepared knowledge is cached on the device; that of others is read from the store when it is needed."""
 BATCH = 16
 """Statements that the bank reads in one pass."""
+PRECISION: Literal["bf16"] = "bf16"
+"""Type of the floats of stored prepared knowledge: half the size, and precise enough for keys."""
 
 
 class Edits(Editor):
@@ -56,17 +56,11 @@ class Edits(Editor):
             gate: Decides which edits apply to an input.
             adapter: Turns the prepared knowledge of a statement into that of an edit; None uses it unchanged.
         """
-        self.store, self.gate, self.adapter = store, gate, adapter
-        self._outside = {"model": model}
+        self.model, self.store, self.gate, self.adapter = model, store, gate, adapter
         self._version: tuple[int, int] | None = None
         self._cache: OrderedDict[int, PreparedKnowledge] = OrderedDict()
         self._decisions: weakref.WeakKeyDictionary[Any, EditIds] = weakref.WeakKeyDictionary()
         self._lock = threading.RLock()
-
-    @property
-    def model(self) -> DiekaeModel:
-        """Return the model that is edited."""
-        return self._outside["model"]
 
     def __repr__(self) -> str:
         """Return one line: where the edits are, and which gate and adapter they use."""
@@ -136,7 +130,7 @@ class Edits(Editor):
             batch = missing[start : start + BATCH]
             all_prepared = self.model.prepare_many([record.edit.statement for record in batch], batch_size=BATCH)
             for record, prepared in zip(batch, all_prepared, strict=True):
-                self.store.put_prepared(record.id, _to_bytes(prepared))
+                self.store.put_prepared(record.id, prepared.to_bytes(PRECISION))
             progress("reading statements", min(len(missing), start + BATCH), len(missing))
 
     def list(self, *, every: bool = False) -> list[Record]:
@@ -151,7 +145,7 @@ class Edits(Editor):
         """
         return self.store.revert(number)
 
-    def conflicts(self) -> RecordPairs:
+    def conflicts(self) -> Sequence[tuple[Record, Record]]:
         """Return pairs of live edits, older first, that seem to give one fact two targets, in different prompts."""
         self.refresh()
         records = {record.id: record for record in self.store.records()}
@@ -199,7 +193,7 @@ class Edits(Editor):
         self.refresh()
         return self.gate.open(texts) if self.entries else [[] for _ in texts]
 
-    def knowledge(self, texts: Sequence[str]) -> PreparedRows:
+    def knowledge(self, texts: Sequence[str]) -> Sequence[PreparedKnowledge | None]:
         """Return what is injected for each text; None where the gate stays closed."""
         return [self.joined(ids) for ids in self.which(texts)]
 
@@ -223,10 +217,15 @@ class Edits(Editor):
         """Return what one edit injects, from the store if it is there."""
         data = self.store.prepared(number)
         if data is None:
-            data = _to_bytes(self.model.prepare(self.store.record(number).edit.statement))
+            data = self.model.prepare(self.store.record(number).edit.statement).to_bytes(PRECISION)
             with suppress(OSError):  # where nothing can be written, the next process computes it again
                 self.store.put_prepared(number, data)
-        prepared = _from_bytes(data, number).to(self.model.device, self.model.bank.dtype)
+        try:
+            prepared = PreparedKnowledge.from_bytes(data).to(self.model.device, self.model.bank.dtype)
+        except ValueError as error:
+            raise ValueError(
+                f"the prepared knowledge of edit {number} is damaged ({error}); revert it and make it again."
+            ) from error
         return self.adapter.adapt(prepared) if self.adapter else prepared
 
     @contextmanager
@@ -255,17 +254,3 @@ class Edits(Editor):
 def make_store(model: DiekaeModel, folder: str | Path | None) -> EditStore:
     """Open the store of a model's edits; see :class:`EditDatabase`."""
     return EditStore(folder, fingerprint(model.decoder), model.bank.fingerprint())
-
-
-def _to_bytes(prepared: PreparedKnowledge) -> bytes:
-    """Return prepared knowledge as safetensors, its floats in bf16: half the size, and precise enough for keys."""
-    return prepared.to_bytes("bf16")
-
-
-def _from_bytes(data: bytes, number: int) -> PreparedKnowledge:
-    try:
-        return PreparedKnowledge.from_bytes(data)
-    except ValueError as error:
-        raise ValueError(
-            f"the prepared knowledge of edit {number} is damaged ({error}); revert it and make it again."
-        ) from error

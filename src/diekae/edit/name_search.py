@@ -123,26 +123,18 @@ class NearNames:
         for number in np.flatnonzero(shared >= MIN_SHARED).tolist():
             name = self._names[number]
             part = _find_near(name, folded)
-            span = None if part is None else folded.span(*part)
-            if part is not None and span is not None:
+            if part is not None and (span := folded.span(*part)) is not None:
                 matches.append((_ratio(name.folded, folded.folded[slice(*part)]), NameMatch((number,), *span)))
         return [match for _, match in sorted(matches, key=lambda pair: (-pair[0], pair[1].number))]
 
 
-def find_near(name: str, text: str) -> tuple[int, int] | None:
-    """Return start and end of the words in a text that nearly are a name; None if there are none.
+def _find_near(name: FoldedText, text: FoldedText) -> tuple[int, int] | None:
+    """Return start and end of the words in a folded text that nearly are a name; None if there are none.
 
     Either some letters differ (case does not count, and digits must agree), or at least half of the name's letters
     occur, in whole words. The second does not count if the words belong to another name: *Danielle Steel* is not
     *Danielle Darrieux*.
     """
-    folded = fold(text)
-    part = _find_near(fold(name), folded)
-    return None if part is None else folded.span(*part)
-
-
-def _find_near(name: FoldedText, text: FoldedText) -> tuple[int, int] | None:
-    """Return the same in the folded text."""
     fuzz = _import("rapidfuzz.fuzz", "rapidfuzz")
     alignment = fuzz.partial_ratio_alignment(name.folded, text.folded, score_cutoff=MIN_RATIO)
     if alignment is not None:

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from diekae.data.prompt import Prompter
 from diekae.inject.hookpoints import find_hookpoints
 from diekae.inject.hooks import run
+from diekae.prepare import pad_right
 
 MAX_TOKENS = 96
 """Tokens that are read of a text: the last ones, because the question is at the end."""
@@ -87,10 +88,8 @@ class StateReader:
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return states [L, B, T, W], and which tokens belong to the text itself, bool [B, T]."""
         rows = [self.anchor + self.prompter.input(text.strip() or ".", "plain")[-MAX_TOKENS:] for text in texts]
-        length, device = max(map(len, rows)), self.decoder.device
-        ids = torch.tensor([list(row) + [0] * (length - len(row)) for row in rows], device=device)
-        columns = torch.arange(length, device=device)[None]
-        ends = torch.tensor([[len(row)] for row in rows], device=device)
+        ids, mask = pad_right(rows, self.decoder.device)
+        mask[:, : len(self.anchor)] = False
         states: list[Tensor] = []
         run(self.decoder, ids, self.hookpoints, lambda _layer, stream, _output: states.append(stream))
-        return torch.stack(states), (columns >= len(self.anchor)) & (columns < ends)
+        return torch.stack(states), mask

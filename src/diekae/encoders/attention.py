@@ -69,12 +69,12 @@ class Attention(Encoder):
 
     reads = "attention"
     options = AttentionOptions
+    sizes: AttentionOptions
 
     def __init__(self, count: int, embedding_width: int, width: int, options: AttentionOptions) -> None:
-        """Build N encoders that change nothing yet; sizes that are None must have been settled."""
-        super().__init__(count, embedding_width, width)
-        assert options.heads and options.kv_heads and options.key_size and options.value_size, f"{options} not settled"
-        self.sizes = options
+        """Build N encoders that change nothing yet; sizes that are None must have been resolved."""
+        super().__init__(count, embedding_width, width, options)
+        assert options.heads and options.kv_heads and options.key_size and options.value_size, f"{options} not resolved"
         self.shapes = {"keys": (options.kv_heads, options.key_size), "values": (options.kv_heads, options.value_size)}
         for name, (groups, size) in self.shapes.items():
             if options.rank is None:
@@ -91,7 +91,7 @@ class Attention(Encoder):
             self.up = GroupedLinear(count, inner, width, std=0.0)
 
     @classmethod
-    def settle(cls, options: Any, traits: Mapping[str, Any]) -> Mapping[str, Any]:
+    def resolve_options(cls, options: Any, traits: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the sizes that are None with their values in the decoder's attention."""
         return {name: value for name, value in traits.items() if getattr(options, name) is None}
 

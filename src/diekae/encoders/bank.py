@@ -40,7 +40,7 @@ class Bank(nn.Module):
         super().__init__()
         cls = encoder_class(encoder)
         self.layers = tuple(layers)
-        self.encoder = cls(len(self.layers), embedding_width, width, cls.make_options(options))  # type: ignore[call-arg]
+        self.encoder = cls(len(self.layers), embedding_width, width, cls.make_options(options))
         self.register_buffer("bias", torch.zeros(len(self.layers), width))
         self.register_buffer("scale", torch.ones(len(self.layers)))
         self.autocast: torch.dtype | None = None

@@ -17,8 +17,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from torch import Tensor, nn
 
 from diekae.encoders.knowledge import KnowledgeBatch
-from diekae.fields import check_table, check_types
-from diekae.suggest import did_you_mean
+from diekae.fields import check_choice, check_table, check_types
 
 
 class Encoded(NamedTuple):
@@ -49,19 +48,23 @@ class Encoder(nn.Module):
     options: ClassVar[type[Any]]
     """A frozen dataclass of sizes; every field has a default."""
 
+    sizes: Any
+    """The options of this encoder."""
     retired: ClassVar[tuple[str, ...]] = ()
     """Options of older versions that are ignored, so that their banks can still be loaded."""
 
-    def __init__(self, count: int, embedding_width: int, width: int) -> None:
-        """Store the sizes that every encoder needs.
+    def __init__(self, count: int, embedding_width: int, width: int, options: Any) -> None:
+        """Store the sizes.
 
         Args:
             count: N, how many encoders.
             embedding_width: V, width of the decoder's token embeddings.
             width: W, width of the decoder's residual stream.
+            options: The encoder's own, of the type :attr:`options`.
         """
         super().__init__()
         self.count, self.embedding_width, self.width = count, embedding_width, width
+        self.sizes = options
 
     @classmethod
     def make_options(cls, values: Mapping[str, Any]) -> Any:
@@ -74,16 +77,12 @@ class Encoder(nn.Module):
         names = [f.name for f in dataclasses.fields(cls.options)]
         values = {key: value for key, value in values.items() if key not in cls.retired}
         for key in values:
-            if key not in names:
-                raise ValueError(
-                    f"encoder option {key!r} is not known; expected one of {', '.join(names)}."
-                    f"{did_you_mean(key, names)}"
-                )
+            check_choice(f"encoder option {key!r}", key, names)
         check_types(cls.options, values)
         return cls.options(**values)
 
     @classmethod
-    def settle(cls, options: Any, traits: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG003
+    def resolve_options(cls, options: Any, traits: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG003
         """Return the options to replace for a decoder whose attention has these traits (heads and their sizes)."""
         return {}
 
@@ -148,8 +147,5 @@ def encoder_class(name: str) -> type[Encoder]:
     Raises:
         ValueError: No encoder has that name.
     """
-    if name not in _ENCODERS:
-        raise ValueError(
-            f"encoder={name!r} is not known; choose one of {', '.join(encoder_names())}.{did_you_mean(name, _ENCODERS)}"
-        )
+    check_choice(f"encoder={name!r}", name, encoder_names())
     return _ENCODERS[name]

@@ -55,12 +55,12 @@ class Reader(DifferenceEncoder):
 
     reads = "states"
     options = ReaderOptions
+    sizes: ReaderOptions
     retired = ("start",)
 
     def __init__(self, count: int, embedding_width: int, width: int, options: ReaderOptions) -> None:
         """Build N readers W → d → W."""
-        super().__init__(count, embedding_width, width)
-        self.sizes = options
+        super().__init__(count, embedding_width, width, options)
         d, skip = options.width, options.skip_width or options.width
         self.head_size, self.groups = d // options.heads, options.kv_heads or options.heads
         shared = self.head_size * self.groups

@@ -58,11 +58,11 @@ class Token(DifferenceEncoder):
 
     reads = "embeddings"
     options = TokenOptions
+    sizes: TokenOptions
 
     def __init__(self, count: int, embedding_width: int, width: int, options: TokenOptions) -> None:
         """Build N encoders V → d → W."""
-        super().__init__(count, embedding_width, width)
-        self.sizes = options
+        super().__init__(count, embedding_width, width, options)
         d = options.width
         self.down = GroupedLinear(count, embedding_width, d)
         self.blocks = nn.ModuleList(_TokenBlock(count, options) for _ in range(options.blocks))

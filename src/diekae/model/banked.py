@@ -64,7 +64,7 @@ class BankedDecoder(MovesWithDecoder):
         sites: dict[int, AttentionSite] = {}
         if encoder_class(self.config.encoder).reads == "attention":
             sites = sites_of_layers(decoder, self.layers)
-            self.config = self.config.settled(sizes_of_attention(sites.values()))
+            self.config = self.config.resolve_sizes(sizes_of_attention(sites.values()))
         # A dict hides the decoder from nn.Module, which would register its parameters.
         self._outside: dict[str, Any] = {"decoder": decoder, "sites": sites}
         embedding_width = int(decoder.get_input_embeddings().weight.shape[1])  # type: ignore[index]

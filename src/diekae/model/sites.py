@@ -23,7 +23,7 @@ def sites_of_layers(decoder: PreTrainedModel, layers: Sequence[int]) -> dict[int
 
 
 def sizes_of_attention(sites: Iterable[AttentionSite]) -> dict[str, int]:
-    """Return the sizes of the attention of some layers, as :meth:`diekae.config.DiekaeConfig.settled` takes them.
+    """Return the sizes of the attention of some layers, as :meth:`diekae.config.DiekaeConfig.resolve_sizes` takes them.
 
     Raises:
         ValueError: The sizes differ between layers.

@@ -14,49 +14,30 @@ import torch
 
 from diekae.config import DiekaeConfig
 from diekae.data.mixture import DataSpec
-from diekae.fields import check_types, short
+from diekae.fields import check_choice, check_table, check_types, short
 from diekae.models import DTYPES
-from diekae.suggest import did_you_mean
 from diekae.training.config import TrainingConfig
 
 PARTS = ("train", "validation", "test")
+_PLAIN = ("name", "decoder", "dtype", "device", "folder", "bank")
+_TABLES = ("diekae", "training", "data")
 
 
-@dataclass
-class _Tables:
-    """The keys of a recipe's file, and the types of their values."""
-
-    name: str
-    decoder: str
-    dtype: str
-    device: str
-    folder: str | None
-    bank: str | None
-    preset: str
-    diekae: Mapping[str, Any]
-    training: Mapping[str, Any]
-    stage: Any
-    data: Mapping[str, tuple[Mapping[str, Any], ...]]
-
-
-_KEYS = {field.name for field in dataclasses.fields(_Tables)}
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One run."""
 
     name: str
     """Name of the run's folder."""
-    decoder: str
+    decoder: str = "smollm2"
     """Name or folder of the decoder."""
-    dtype: str
+    dtype: str = "auto"
     """Type that the decoder is loaded in, one of :data:`diekae.models.DTYPES`; auto: the faster one on this machine."""
-    device: str
-    """Device of decoder and bank, as for :func:`diekae.models.settled_device`; auto: a GPU if there is one."""
-    folder: str | None
+    device: str = "auto"
+    """Device of decoder and bank, as for :func:`diekae.models.resolve_device`; auto: a GPU if there is one."""
+    folder: str | None = None
     """Folder that the data sets' folders are relative to."""
-    bank: str | None
+    bank: str | None = None
     """A trained bank to start from: its folder, or the name of a shipped one. It has its own configuration."""
     diekae: DiekaeConfig | None
     """Configuration of a new bank; None if the run starts from a trained one."""
@@ -104,39 +85,21 @@ def make_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
     Raises:
         ValueError: A key or value is not valid, or a part of the data is missing.
     """
-    if unknown := set(values) - _KEYS:
-        raise ValueError(f"{where}: unknown keys {sorted(map(str, unknown))}; expected {sorted(_KEYS)}.")
+    plain = {name: values[name] for name in _PLAIN if name in values}
     with _inside(where):
-        check_types(_Tables, values)
-        name = values.get("name", Path(where).stem)
-        _check_name(name)
-    if values.get("dtype", "auto") not in DTYPES:
-        raise ValueError(f"{where}: dtype={values['dtype']!r} is not known; choose one of {', '.join(DTYPES)}.")
-    _check_device(values.get("device", "auto"), where)
-    bank = values.get("bank")
-    if bank is not None and (conflicting := {"preset", "diekae"} & set(values)):
-        raise ValueError(
-            f"{where}: bank={bank!r} has its own configuration, so {' and '.join(sorted(conflicting))} cannot change "
-            "it; leave out the one or the other."
+        for key in values:
+            check_choice(f"key {key!r}", key, (*_PLAIN, *_TABLES, "preset", "stage"))
+        check_types(Recipe, plain)
+        for name in _TABLES:
+            check_table(values.get(name, {}), name)
+        recipe = Recipe(
+            **{"name": Path(where).stem, **plain},
+            diekae=_config(values),
+            stages=_stages(values),
+            data={part: _specs(values.get("data", {}).get(part), part) for part in PARTS},
         )
-    data = _data(values, where)
-    stages = _stages(values, where)
-    _check_unrelated(stages, data, where)
-    config = None
-    if bank is None:
-        with _inside(f"{where}: [diekae]"):
-            config = DiekaeConfig.preset(values.get("preset", "default"), **values.get("diekae", {}))
-    return Recipe(
-        name,
-        values.get("decoder", "smollm2"),
-        values.get("dtype", "auto"),
-        values.get("device", "auto"),
-        values.get("folder"),
-        bank,
-        config,
-        stages,
-        data,
-    )
+        _check(recipe)
+    return recipe
 
 
 @contextmanager
@@ -152,85 +115,67 @@ def _inside(where: str) -> Iterator[None]:
         raise ValueError(f"{where}: {error}") from error
 
 
-def _check_name(name: str) -> None:
-    """Refuse a name that is not that of one folder: the run would be written elsewhere.
-
-    Raises:
-        ValueError: It is a path, or cannot be a folder's name.
-    """
-    if not name.strip() or name in (".", "..") or len(name) > 100 or not all(map(_is_plain, name)):
+def _config(values: Mapping[str, Any]) -> DiekaeConfig | None:
+    """Build the configuration of a new bank; None if the recipe names a trained one."""
+    if values.get("bank") is None:
+        with _inside("[diekae]"):
+            return DiekaeConfig.preset(values.get("preset", "default"), **values.get("diekae", {}))
+    if conflicting := {"preset", "diekae"} & set(values):
         raise ValueError(
-            f"name={short(name)} must be the name of a folder inside runs/: at most 100 characters, and no / or \\."
+            f"bank={values['bank']!r} has its own configuration, so {' and '.join(sorted(conflicting))} cannot change "
+            "it; leave out the one or the other."
         )
+    return None
 
 
-def _is_plain(character: str) -> bool:
-    return character.isprintable() and character not in "/\\"
-
-
-def _check_device(name: Any, where: str) -> None:
-    """Check a device's spelling. Whether it exists is checked when the recipe runs, maybe on another machine."""
-    try:
-        if name != "auto":
-            torch.device(name)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"{where}: device={name!r} is not understood; expected auto, cpu, cuda or cuda:N.") from error
-
-
-def _data(values: Mapping[str, Any], where: str) -> dict[str, tuple[DataSpec, ...]]:
-    """Build the sources of all parts."""
-    data = {}
-    for part in PARTS:
-        specs = values.get("data", {}).get(part)
-        if not specs:
-            raise ValueError(f"{where}: no [[data.{part}]]; a recipe names at least one source for each of {PARTS}.")
-        with _inside(f"{where}: [[data.{part}]]"):
-            data[part] = tuple(_make_spec({"split": part, **spec}) for spec in specs)
-    return data
-
-
-def _make_spec(values: Mapping[str, Any]) -> DataSpec:
-    """Build one source.
-
-    Raises:
-        ValueError: A key or value is not valid, or the source is not named.
-    """
-    names = [field.name for field in dataclasses.fields(DataSpec)]
-    for key in values:
-        if key not in names:
-            raise ValueError(f"{key!r} is not known; expected one of {', '.join(names)}.{did_you_mean(key, names)}")
-    if "source" not in values:
-        raise ValueError("source is missing; name a data set, such as 'jsonl'.")
-    check_types(DataSpec, values)
-    return DataSpec(**values)
-
-
-def _stages(values: Mapping[str, Any], where: str) -> tuple[TrainingConfig, ...]:
+def _stages(values: Mapping[str, Any]) -> tuple[TrainingConfig, ...]:
     """Build the stages: ``[training]`` alone, or each ``[[stage]]`` with ``[training]`` as its defaults."""
     shared, stages = values.get("training", {}), values.get("stage", [{}])
     if not isinstance(stages, list) or not stages or not all(isinstance(stage, Mapping) for stage in stages):
-        raise ValueError(f"{where}: stage={short(stages)} is not understood; write each stage as a table [[stage]].")
-    with _inside(f"{where}: [training]"):
+        raise ValueError(f"stage={short(stages)} is not understood; write each stage as a table [[stage]].")
+    with _inside("[training]"):
         return tuple(TrainingConfig.from_dict({**shared, **stage}) for stage in stages)
 
 
-def _check_unrelated(stages: Sequence[TrainingConfig], data: Mapping[str, Sequence[DataSpec]], where: str) -> None:
-    """Refuse unrelated knowledge under cross-entropy, which would teach the target whatever K says.
+def _specs(tables: Any, part: str) -> tuple[DataSpec, ...]:
+    """Build the sources of one part from its tables ``[[data.part]]``."""
+    if not isinstance(tables, list | tuple) or not tables:
+        raise ValueError(f"no [[data.{part}]]; a recipe names at least one source for each of {PARTS}.")
+    names = [field.name for field in dataclasses.fields(DataSpec)]
+    specs = []
+    with _inside(f"[[data.{part}]]"):
+        for table in tables:
+            check_table(table, "a source")
+            for key in table:
+                check_choice(f"key {key!r}", key, names)
+            if "source" not in table:
+                raise ValueError("source is missing; name a data set, such as 'jsonl'.")
+            check_types(DataSpec, table)
+            specs.append(DataSpec(**{"split": part, **table}))
+    return tuple(specs)
 
-    Raises:
-        ValueError: A source for training or validation has unrelated knowledge.
-    """
-    if not any(stage.objective == "cross_entropy" for stage in stages):
-        return
-    for part in ("train", "validation"):
-        for spec in data[part]:
-            if spec.unrelated:
-                raise ValueError(
-                    f"{where}: [[data.{part}]] of {spec.source!r} has unrelated={spec.unrelated}, but under "
-                    "objective='cross_entropy' the bank would learn to say the target from knowledge that does not "
-                    "hold it. Leave unrelated out, or train by 'difference' or 'distill', which keep to what D(K, x) "
-                    "makes of such knowledge."
-                )
+
+def _check(recipe: Recipe) -> None:
+    """Check a recipe's plain values, and that its data suit its objectives."""
+    # The run would be written elsewhere under a name that is a path.
+    name, is_plain = recipe.name, lambda character: character.isprintable() and character not in "/\\"
+    if not name.strip() or name in (".", "..") or len(name) > 100 or not all(map(is_plain, name)):
+        raise ValueError(
+            f"name={short(name)} must be the name of a folder inside runs/: at most 100 characters, and no / or \\."
+        )
+    check_choice(f"dtype={recipe.dtype!r}", recipe.dtype, DTYPES)
+    try:  # whether the device exists is checked when the recipe runs, maybe on another machine
+        torch.device("cpu" if recipe.device == "auto" else recipe.device)
+    except RuntimeError as error:
+        raise ValueError(f"device={recipe.device!r} is not understood; expected auto, cpu, cuda or cuda:N.") from error
+    unrelated = [(part, spec) for part in ("train", "validation") for spec in recipe.data[part] if spec.unrelated]
+    if unrelated and any(stage.objective == "cross_entropy" for stage in recipe.stages):
+        part, spec = unrelated[0]
+        raise ValueError(
+            f"[[data.{part}]] of {spec.source!r} has unrelated={spec.unrelated}, but under objective='cross_entropy' "
+            "the bank would learn to say the target from knowledge that does not hold it. Leave unrelated out, or "
+            "train by 'difference' or 'distill', which keep to what D(K, x) makes of such knowledge."
+        )
 
 
 def _set(values: dict[str, Any], setting: str) -> None:

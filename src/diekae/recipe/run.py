@@ -15,15 +15,15 @@ from diekae.config import DiekaeConfig
 from diekae.data.mixture import load_mixture, load_prompts
 from diekae.data.prompt import Prompt
 from diekae.evaluation import evaluate
-from diekae.evaluation.metrics import LEAST_GAP, mean_defined
+from diekae.evaluation.metrics import Scores, mean_defined
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
-from diekae.models import DTYPES, load_decoder, settled_device
+from diekae.models import DTYPES, load_decoder, resolve_device
 from diekae.progress import Progress, silent
 from diekae.recipe.recipe import Recipe
 from diekae.run.score import nll
+from diekae.training.callbacks import seconds_of
 from diekae.training.run import processes, train
-from diekae.training.stopwatch import seconds_of
 
 MONITORED = 48
 """Validation examples on which ``recovered`` is measured during training."""
@@ -75,7 +75,7 @@ def run_recipe(
 
 def _make_model(recipe: Recipe, loaded: tuple[Any, Any] | None) -> DiekaeModel:
     decoder, tokenizer = loaded or load_decoder(
-        recipe.decoder, dtype=DTYPES[recipe.dtype], device=settled_device(recipe.device)
+        recipe.decoder, dtype=DTYPES[recipe.dtype], device=resolve_device(recipe.device)
     )
     torch.manual_seed(recipe.stages[0].seed)
     if recipe.bank is None:
@@ -128,8 +128,7 @@ def _monitor(model: DiekaeModel, prompts: Sequence[Prompt]) -> Callable[[], dict
                 references.extend((nll(model, prompts, "bare").mean, nll(model, prompts, "prompted").mean))
             ours = nll(model, prompts, "ours").mean
         bare, prompted = references
-        gap = bare - prompted
-        return {"nll": ours, "recovered": (bare - ours) / gap if gap >= LEAST_GAP else 0.0}
+        return {"nll": ours, "recovered": Scores(bare, prompted, ours).recovered or 0.0}
 
     return measure
 

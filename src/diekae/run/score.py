@@ -18,15 +18,10 @@ from diekae.data.prompt import Prompt
 from diekae.inject.hookpoints import stack_of
 from diekae.knowledge import PreparedKnowledge
 from diekae.model import DiekaeModel
+from diekae.progress import BatchProgress, silent
 
 Way = Literal["bare", "prompted", "ours"]
 """How a decoder knows K: not at all, D(x); in its prompt, D(K, x); or injected, as `DiekaeModel.forward` does it."""
-BatchProgress = Callable[[int, int], None]
-"""Called with the number of examples that are done, and of all."""
-
-
-def no_progress(_done: int, _total: int) -> None:
-    """Report nothing."""
 
 
 class Losses(NamedTuple):
@@ -120,7 +115,7 @@ def nll(
     all_prepared: Sequence[PreparedKnowledge] | None = None,
     scope: str | None = None,
     batch_size: int = 16,
-    progress: BatchProgress = no_progress,
+    progress: BatchProgress = silent,
 ) -> Losses:
     """Return the NLL of the targets in one way; arguments as for :func:`target_logits` and :func:`score`."""
 
@@ -141,7 +136,7 @@ def score(
     logits_of: Callable[[Sequence[int]], Tensor],
     prompts: Sequence[Prompt],
     batch_size: int = 16,
-    progress: BatchProgress = no_progress,
+    progress: BatchProgress = silent,
 ) -> list[Tensor]:
     """Return the NLL of each example's target tokens in nats, fp64 [tokens] each. All NLL come from here.
 
@@ -171,7 +166,7 @@ def by_example(
     measure: Callable[[Sequence[int]], Tensor],
     prompts: Sequence[Prompt],
     batch_size: int,
-    progress: BatchProgress = no_progress,
+    progress: BatchProgress = silent,
 ) -> Iterator[tuple[list[int], Sequence[Tensor]]]:
     """Yield the rows of each batch, and for each row what was measured at its target tokens, fp64 [tokens].
 

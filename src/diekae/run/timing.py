@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from diekae.run.score import BatchProgress, no_progress
+from diekae.progress import BatchProgress, silent
 
 TimedCall = Callable[[], object]
 """One way of doing something."""
@@ -40,7 +40,7 @@ class Times(dict[str, float]):
         return statistics.median(a / b for a, b in zip(self.taken[name], self.taken[base], strict=True))
 
 
-def time_in_turn(calls: Mapping[str, TimedCall], rounds: int, progress: BatchProgress = no_progress) -> Times:
+def time_in_turn(calls: Mapping[str, TimedCall], rounds: int, progress: BatchProgress = silent) -> Times:
     """Time several calls, one after the other in every round.
 
     Args:

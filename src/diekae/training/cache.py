@@ -20,9 +20,9 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from diekae.data.batch import IGNORED, Batch, to_device
-from diekae.files import write_atomically
+from diekae.files import sha256_of, write_atomically
 from diekae.fingerprint import fingerprint
-from diekae.run.score import BatchProgress, no_progress
+from diekae.progress import BatchProgress, silent
 from diekae.training.config import TrainingConfig
 from diekae.training.dataset import PromptDataset
 from diekae.training.objectives import Objective
@@ -91,7 +91,7 @@ def collect_to_disk(
     *,
     key: dict[str, Any],
     limit_gb: float,
-    progress: BatchProgress = no_progress,
+    progress: BatchProgress = silent,
 ) -> CachedDataset:
     """Collect what an objective keeps of all examples, once. An interrupted collection continues where it stopped.
 
@@ -134,7 +134,7 @@ def collect_to_disk(
 
 
 def cache_examples(
-    objective: Objective, dataset: PromptDataset, config: TrainingConfig, progress: BatchProgress = no_progress
+    objective: Objective, dataset: PromptDataset, config: TrainingConfig, progress: BatchProgress = silent
 ) -> CachedDataset:
     """Collect what an objective keeps of a data set into the configuration's cache.
 
@@ -210,7 +210,7 @@ def _is_whole(path: Path) -> bool:
     """Return whether a shard exists and is the one that was written."""
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == _digest_path(path).read_text()
+            return sha256_of(file) == _digest_path(path).read_text()
     except (OSError, UnicodeDecodeError):
         return False
 

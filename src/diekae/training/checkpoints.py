@@ -1,7 +1,12 @@
-"""The Trainer's checkpoints: which of them are whole, and which is the best."""
+"""The Trainer's checkpoints: which of them are whole, and which is the best.
+
+A checkpoint's manifest holds the size and SHA-256 digest of each of its files, and is written last. A folder whose
+files are not those of its manifest was interrupted while it was written, or damaged later.
+"""
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import TrainerCallback, TrainerState
+from transformers import TrainerState
 
-from diekae.training.manifest import matches_manifest
+from diekae.files import sha256_of, write_atomically
+
+MANIFEST_NAME = "manifest.json"
 
 
 def last_whole_checkpoint(folder: Path) -> str | None:
@@ -72,20 +79,28 @@ def checkpoint_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
-class LastStep(TrainerCallback):
-    """Validates and saves after the last step too, so that it can be the best."""
+def write_manifest(folder: Path) -> None:
+    """Describe all files of a folder; call it after the last of them is written.
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Find the best checkpoint of a resumed run; if it is missing or damaged, the next best is chosen."""
-        if not find_best(state, Path(args.output_dir)):
-            warnings.warn(
-                f"{args.output_dir!r}: the best checkpoint so far, of step {state.best_global_step}, is missing or "
-                "damaged; the best of the later ones is chosen.",
-                stacklevel=2,
-            )
-            state.best_metric = state.best_model_checkpoint = state.best_global_step = None
+    Raises:
+        OSError: The disk is full, or the folder is not writable.
+    """
+    files = {path.name: _describe(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST_NAME}
+    write_atomically(folder / MANIFEST_NAME, json.dumps({"files": files}, indent=2) + "\n")
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Ask for both."""
-        if state.global_step >= state.max_steps:
-            control.should_evaluate = control.should_save = True
+
+def matches_manifest(folder: Path) -> bool:
+    """Tell whether a folder has a manifest, and every file in it is the one that was written."""
+    try:
+        files = json.loads((folder / MANIFEST_NAME).read_text())["files"]
+        # Sizes first: they find most incomplete folders without reading their files.
+        return all((folder / name).stat().st_size == values["bytes"] for name, values in files.items()) and all(
+            _describe(folder / name) == values for name, values in files.items()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": sha256_of(file)}

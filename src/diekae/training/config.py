@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
-from diekae.fields import check_table, check_types
-from diekae.suggest import did_you_mean
+from diekae.fields import check_types, known_fields
 
+Precision = Literal["auto", "fp32", "bf16"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 Range = tuple[Callable[[Any], bool], str]
 """Whether a number is valid, and what is, in words."""
-OBJECTIVES = ("difference", "cross_entropy", "distill")
-PRECISIONS = ("auto", "fp32", "bf16")
-
 _POSITIVE: Range = (lambda value: value > 0, "positive")
 _NOT_NEGATIVE: Range = (lambda value: value >= 0, "0 or positive")
 _SHARE: Range = (lambda value: 0 <= value <= 1, "a share from 0 to 1")
@@ -34,7 +30,7 @@ _RANGES: dict[str, Range] = {
 class TrainingConfig:
     """How a bank is trained. The default schedule is the paper's (1e-5 → 1e-4 → 1e-5), scaled to small encoders."""
 
-    objective: str = "difference"
+    objective: Literal["difference", "cross_entropy", "distill"] = "difference"
     """``difference``: regression on the differences of two forward passes (paper, 3.2). ``cross_entropy``: NLL of the
     target through the decoder (3.3). ``distill``: KL divergence to the distribution of D(K, x)."""
     epochs: float = 1.0
@@ -61,7 +57,7 @@ class TrainingConfig:
     """AdamW's β."""
     clip: float = 1.0
     """Largest gradient norm of each encoder; 0 switches clipping off."""
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     """``fp32`` or ``bf16`` (autocast) for encoders that compute differences, or ``auto``: the faster one on this
     machine. The decoder, and the slots that its attention reads, keep the type the decoder was loaded in."""
     calibration: int = 64
@@ -94,13 +90,6 @@ class TrainingConfig:
         Raises:
             ValueError: One is out of range, or is not a number where one is needed.
         """
-        if self.objective not in OBJECTIVES:
-            raise ValueError(
-                f"objective={self.objective!r} is not known; choose one of {', '.join(OBJECTIVES)}."
-                f"{did_you_mean(self.objective, OBJECTIVES)}"
-            )
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision={self.precision!r} is not known; choose one of {', '.join(PRECISIONS)}.")
         check_types(type(self), vars(self))
         if self.whole_input and self.objective != "distill":
             raise ValueError(f"whole_input is for objective='distill', not {self.objective!r}; leave it out.")
@@ -114,8 +103,4 @@ class TrainingConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainingConfig:
         """Build from a recipe's table. Unknown keys are ignored, with a warning that names the nearest key."""
-        check_table(values, "training")
-        names = {field.name for field in dataclasses.fields(cls)}
-        for key in sorted(set(values) - names):
-            warnings.warn(f"Training key {key!r} is not known and is ignored.{did_you_mean(key, names)}", stacklevel=2)
-        return cls(**{key: value for key, value in values.items() if key in names})
+        return cls(**known_fields(cls, values, "Training key"))

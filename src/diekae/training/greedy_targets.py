@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from diekae.data.batch import pad_left
 from diekae.data.prompt import Prompt
@@ -16,7 +17,8 @@ from diekae.files import write_atomically
 from diekae.inject.contexts import paused
 from diekae.model import DiekaeModel
 from diekae.model.generation import greedy_options
-from diekae.run.score import BatchProgress, batches, no_progress
+from diekae.progress import BatchProgress, silent
+from diekae.run.score import batches
 
 MAX_TOKENS = 24
 """Longest answer, in tokens."""
@@ -28,7 +30,7 @@ BATCH = 16
 
 @torch.no_grad()
 def use_greedy_targets(
-    model: DiekaeModel, prompts: Sequence[Prompt], share: float, path: Path, progress: BatchProgress = no_progress
+    model: DiekaeModel, prompts: Sequence[Prompt], share: float, path: Path, progress: BatchProgress = silent
 ) -> list[Prompt]:
     """Replace the targets of some examples by the greedy answers of D(K, x), each up to the end of its first line.
 
@@ -85,14 +87,13 @@ def _generate(model: DiekaeModel, prompts: Sequence[Prompt], progress: BatchProg
                 input_ids=ids, attention_mask=mask, **greedy_options(MAX_TOKENS, tokenizer)
             )
         for row, tokens in zip(rows, generated[:, ids.shape[1] :].tolist(), strict=True):
-            answers[row] = _first_line(model, tokens)
+            answers[row] = _first_line(tokenizer, tokens)
         progress(done, len(prompts))
     return answers
 
 
-def _first_line(model: DiekaeModel, tokens: list[int]) -> list[int]:
+def _first_line(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> list[int]:
     """Cut an answer after its first line break or special token; return nothing if it begins with one."""
-    tokenizer = model.need_prompter().tokenizer
     for end, token in enumerate(tokens, 1):
         if token in tokenizer.all_special_ids or "\n" in str(tokenizer.decode([token])):
             return tokens[:end] if end > 1 else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -17,20 +16,19 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from diekae.data.batch import to_device
 from diekae.data.prompt import Prompt, truncate_knowledge
+from diekae.differences import collect
 from diekae.fingerprint import window
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
-from diekae.models import settled_dtype
+from diekae.models import resolve_dtype
 from diekae.progress import Progress, silent
-from diekae.run.score import BatchProgress
 from diekae.training.cache import CachedDataset, cache_examples
-from diekae.training.checkpoints import LastStep, last_whole_checkpoint
+from diekae.training.callbacks import LastStep, Patience, Stopwatch
+from diekae.training.checkpoints import last_whole_checkpoint
 from diekae.training.config import TrainingConfig
 from diekae.training.dataset import PromptDataset
 from diekae.training.greedy_targets import use_greedy_targets
 from diekae.training.objectives import OBJECTIVES, DifferenceObjective, Objective
-from diekae.training.patience import Patience
-from diekae.training.stopwatch import Stopwatch
 from diekae.training.trainer import BankTrainer, Monitor, arguments
 
 
@@ -68,13 +66,12 @@ def train(
     """
     clock = Stopwatch(Path(folder), resume)
     set_seed(config.seed)
-    model.bank.autocast = torch.bfloat16 if settled_dtype(config.precision, model.device) == "bf16" else None
+    model.bank.autocast = torch.bfloat16 if resolve_dtype(config.precision, model.device) == "bf16" else None
     with frozen(model.decoder):
         checkpoint = last_whole_checkpoint(Path(folder)) if resume else None
         objective, data = _load(model, training, validation, config, Path(folder), checkpoint is None, progress)
         trainer = build_trainer(objective, data, config, Path(folder), monitor, callbacks)
-        if not any(isinstance(callback, Stopwatch) for callback in callbacks):
-            trainer.add_callback(clock)
+        trainer.add_callback(clock)
         trainer.train_from(checkpoint)
     model.bank.autocast = None
     if trainer.is_world_process_zero():
@@ -97,29 +94,21 @@ def _load(
             f"got {len(training)} training and {len(validation)} validation examples; give at least one each."
         )
     objective = OBJECTIVES[config.objective](model, **({"whole_input": True} if config.whole_input else {}))
-    answers = folder / "answers-train.json", folder / "answers-validation.json"
-    datasets = [
-        _dataset(model, training, config, answers[0], partial(progress, "answering for training")),
-        _dataset(model, validation, config, answers[1], partial(progress, "answering for validation")),
-    ]
+    datasets = []
+    for part, prompts in (("train", training), ("validation", validation)):
+        answers, answering = folder / f"answers-{part}.json", partial(progress, f"answering: {part}")
+        prompts = use_greedy_targets(model, prompts, config.own_answers, answers, answering)
+        prompts = truncate_knowledge(prompts, config.max_knowledge, window(model.decoder))
+        datasets.append(PromptDataset(prompts, scope=model.config.scope, anchor=model.config.anchor))
     if new and isinstance(objective, DifferenceObjective):
         calibrate(model, datasets[0], config)
     if not config.cache:
         return objective, [*datasets]
     with processes().main_process_first():  # the other processes then find the cache complete
-        names = "collecting for training", "collecting for validation"
         return objective, [
-            cache_examples(objective, dataset, config, partial(progress, name))
-            for name, dataset in zip(names, datasets, strict=True)
+            cache_examples(objective, dataset, config, partial(progress, f"collecting: {part}"))
+            for part, dataset in zip(("train", "validation"), datasets, strict=True)
         ]
-
-
-def _dataset(
-    model: DiekaeModel, prompts: Sequence[Prompt], config: TrainingConfig, answers: Path, progress: BatchProgress
-) -> PromptDataset:
-    prompts = use_greedy_targets(model, prompts, config.own_answers, answers, progress)
-    prompts = truncate_knowledge(prompts, config.max_knowledge, window(model.decoder))
-    return PromptDataset(prompts, scope=model.config.scope, anchor=model.config.anchor)
 
 
 def build_trainer(
@@ -170,10 +159,8 @@ def calibrate(model: DiekaeModel, dataset: PromptDataset, config: TrainingConfig
     """Measure centre and scale of the differences on the first examples, the same in every process."""
     if not model.config.normalize or model.bank.calibrated:
         return  # don't recalibrate: the outputs of a trained bank are in its training units
-    prompts = dataset.prompts[: config.calibration]
-    batch = to_device(dataset.collate(prompts), model.device)
-    teacher = dataclasses.replace(model.config, rollout="teacher")
-    differences = DifferenceObjective(model).collect(batch, teacher)
+    batch = to_device(dataset.collate(dataset.prompts[: config.calibration]), model.device)
+    differences = collect(model.decoder, model.hookpoints, batch, kind=model.config.difference)
     model.bank.calibrate(differences.targets, differences.receives)
 
 

@@ -24,12 +24,11 @@ from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from diekae.data.batch import to_device
-from diekae.training.checkpoints import checkpoint_errors, find_best
+from diekae.training.callbacks import Patience
+from diekae.training.checkpoints import checkpoint_errors, find_best, write_manifest
 from diekae.training.config import TrainingConfig
-from diekae.training.manifest import write_manifest
+from diekae.training.dataset import GroupedByLength
 from diekae.training.objectives import LossSums, Objective, unexplained
-from diekae.training.order import GroupedByLength
-from diekae.training.patience import Patience
 
 Monitor = Callable[[], dict[str, float]]
 """Measures something at each validation, for the log: ``{"recovered": 0.5}``."""

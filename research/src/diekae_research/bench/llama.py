@@ -45,7 +45,7 @@ def llama2_7b_bank(decoder: PreTrainedModel, name: str) -> Attached:
     config = DiekaeConfig(**BANKS[name])
     size = shape.hidden_size // shape.num_attention_heads
     traits = {"heads": shape.num_attention_heads, "kv_heads": shape.num_key_value_heads}
-    options = config.settled({**traits, "key_size": size, "value_size": size}).encoder_options
+    options = config.resolve_sizes({**traits, "key_size": size, "value_size": size}).encoder_options
     layers = resolve_layers(config.layers, len(blocks))
     with torch.device("meta"):
         bank = Bank(config.encoder, options, layers, shape.hidden_size, shape.hidden_size).to(torch.bfloat16)

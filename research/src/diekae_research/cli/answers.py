@@ -18,7 +18,7 @@ from diekae.cli.console import (
     progress_bars,
 )
 from diekae.cli.output import printable_name
-from diekae.models import settled_dtype
+from diekae.models import resolve_dtype
 from diekae.run.score import Way
 from diekae_research.cli.choices import chosen
 from diekae_research.documents.answers import QuestionSet, load_prompts, measure_answers
@@ -67,7 +67,7 @@ def command(
         settings = {**context.params, "data": None, "json": None}
         settings |= {"bank": Path(bank).name if bank else None, "layers": list(model.layers)}
         settings |= {"sets": chosen_sets, "ways": chosen_ways}
-        settings |= {"dtype": settled_dtype(dtype, place), "device": place.type}
+        settings |= {"dtype": resolve_dtype(dtype, place), "device": place.type}
         write_json(json, {"settings": settings, "sets": figures})
     _print(figures)
     if json is not None:

@@ -15,7 +15,7 @@ from diekae.cli.console import DeviceOption, DtypeOption, JsonOption, device_of,
 from diekae.cli.output import printable_name
 from diekae.data import read_examples
 from diekae.model import DiekaeModel
-from diekae.models import settled_dtype
+from diekae.models import resolve_dtype
 from diekae.store import KnowledgeStore
 from diekae_research.cli.choices import chosen
 from diekae_research.documents.figures import calibrate as calibrate_confidence
@@ -65,7 +65,7 @@ def command(
     if json is not None:
         settings = {name: value for name, value in context.params.items() if name not in ("json", "more")}
         settings |= {"decoder": Path(decoder).name, "bank": Path(bank).name if bank else None, "ways": chosen_ways}
-        settings |= {"dtype": settled_dtype(dtype, model.device), "threshold": THRESHOLD}
+        settings |= {"dtype": resolve_dtype(dtype, model.device), "threshold": THRESHOLD}
         write_json(json, {"settings": settings, **figures})
         print_text(f"figures: {printable_name(json)}")
     for line in [str(figures)] if calibrate else _lines(figures):

@@ -10,7 +10,7 @@ from typing import Any
 
 from diekae.evaluation import answers
 from diekae.model import DiekaeModel
-from diekae.models import DTYPES, load_decoder, settled_device
+from diekae.models import DTYPES, load_decoder, resolve_device
 
 PLAIN_KINDS = ("name", "number", "phrase")
 """Kinds of questions that ask for a few words of the document."""
@@ -45,7 +45,7 @@ def load_answerer(
         ValueError: A name is not known, or the decoder cannot be read exactly.
         FileNotFoundError: There is no such bank.
     """
-    model, tokenizer = load_decoder(decoder, dtype=DTYPES[dtype], device=settled_device(device))
+    model, tokenizer = load_decoder(decoder, dtype=DTYPES[dtype], device=resolve_device(device))
     if bank is not None:
         return DiekaeModel.from_pretrained(bank, model, tokenizer, format=format)
     options = {} if format is None else {"format": format}

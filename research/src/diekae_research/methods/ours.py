@@ -14,8 +14,8 @@ from diekae.data.batch import Batch
 from diekae.data.prompt import Prompt
 from diekae.model import DiekaeModel
 from diekae.run.score import target_logits
+from diekae.training.callbacks import seconds_of
 from diekae.training.run import train
-from diekae.training.stopwatch import Stopwatch
 from diekae_research.methods.base import Cost, Fitted, Task
 from diekae_research.methods.decoders import Plain, extend_greedily
 from diekae_research.methods.tuning import ReportProgress, cost_of
@@ -81,7 +81,6 @@ def _fit(name: str, task: Task, objective: str, model: DiekaeModel | None = None
     can_cache = objective == "difference" and not model.attached.by_attention
     cache = task.training.cache if can_cache else None
     config = task.config(name, task.training.learning_rate * share, objective=objective, cache=cache)
-    stopwatch = Stopwatch(task.place(name), task.resume)
     train(
         model,
         task.shown(task.train),
@@ -90,7 +89,7 @@ def _fit(name: str, task: Task, objective: str, model: DiekaeModel | None = None
         task.place(name),
         resume=task.resume,
         progress=task.progress,
-        callbacks=[stopwatch, ReportProgress(f"training {name}", task.progress)],
+        callbacks=[ReportProgress(f"training {name}", task.progress)],
     )
-    cost = cost_of(model.bank, stopwatch, config, len(task.train))
+    cost = cost_of(model.bank, seconds_of(task.place(name)), config, len(task.train))
     return Injected(name=name, model=model, cost=cost, **task.common())

@@ -16,12 +16,12 @@ from transformers import PreTrainedModel, TrainerCallback, set_seed
 from diekae.data.batch import IGNORED, Batch, run_of
 from diekae.progress import Progress
 from diekae.run.score import logits_at
+from diekae.training.callbacks import Stopwatch, seconds_of
 from diekae.training.checkpoints import last_whole_checkpoint
 from diekae.training.config import TrainingConfig
 from diekae.training.dataset import PromptDataset
 from diekae.training.objectives import LossSums
 from diekae.training.run import build_trainer
-from diekae.training.stopwatch import Stopwatch
 from diekae.training.trainer import BankTrainer, NotFinite
 from diekae_research.methods.base import Cost, Task
 
@@ -102,12 +102,12 @@ class ReportProgress(TrainerCallback):
         self.progress(self.name, state.global_step, state.max_steps)
 
 
-def cost_of(module: nn.Module, stopwatch: Stopwatch, config: TrainingConfig, examples: int) -> Cost:
+def cost_of(module: nn.Module, seconds: float, config: TrainingConfig, examples: int) -> Cost:
     """Return the cost of training a module on some examples."""
     parameters = sum(parameter.numel() for parameter in module.parameters())
     batch = config.batch_size * config.gradient_accumulation
     epochs = config.epochs if config.max_steps <= 0 else config.max_steps * batch / examples
-    return Cost(parameters, stopwatch.seconds, epochs)
+    return Cost(parameters, seconds, epochs)
 
 
 def tune(name: str, decoder: PreTrainedModel, task: Task, config: TrainingConfig) -> Cost:
@@ -131,9 +131,9 @@ def tune(name: str, decoder: PreTrainedModel, task: Task, config: TrainingConfig
     set_seed(config.seed)
     anchor, folder = task.diekae.anchor, task.place(name)
     data = [PromptDataset(task.shown(part), scope="all", anchor=anchor) for part in (task.train, task.validation)]
-    module, stopwatch = Tuned(decoder, task.knowledge), Stopwatch(folder, task.resume)
-    callbacks = [stopwatch, ReportProgress(f"training {name}", task.progress)]
+    module = Tuned(decoder, task.knowledge)
+    callbacks = [Stopwatch(folder, task.resume), ReportProgress(f"training {name}", task.progress)]
     trainer = build_trainer(module, data, config, folder, None, callbacks, TunedTrainer)
     trainer.train_from(last_whole_checkpoint(folder) if task.resume else None)
     module.eval()
-    return cost_of(module, stopwatch, config, len(task.train))
+    return cost_of(module, seconds_of(folder), config, len(task.train))

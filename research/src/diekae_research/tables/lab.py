@@ -9,7 +9,7 @@ import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from diekae.config import DiekaeConfig, resolve_layers
 from diekae.data.example import DataError
@@ -20,7 +20,7 @@ from diekae.fingerprint import fingerprint, window
 from diekae.inject.hookpoints import find_blocks
 from diekae.models import DTYPES, load_decoder
 from diekae.progress import Progress, silent
-from diekae.training.config import TrainingConfig
+from diekae.training.config import Precision, TrainingConfig
 from diekae_research.methods import Task, constants_of
 from diekae_research.methods.base import without_knowledge
 from diekae_research.provenance import key_of
@@ -186,7 +186,7 @@ class Lab:
             batch_size=MICRO_BATCH,
             gradient_accumulation=max(1, min(self.plan.batch_size, len(train)) // MICRO_BATCH),
             evaluations=EVALUATIONS,
-            precision=self.plan.dtype,
+            precision=cast(Precision, self.plan.dtype),
             seed=self.plan.seed,
         )
         task = Task(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diekae.config import DiekaeConfig
-from diekae.models import settled_dtype
+from diekae.models import resolve_dtype
 from diekae.suggest import did_you_mean
 from diekae.training.config import PRECISIONS
 from diekae_research.methods import METHODS
@@ -102,7 +102,7 @@ class Plan:
 
     def on(self, device: str) -> Plan:
         """Return the plan with ``dtype`` decided for a device."""
-        return dataclasses.replace(self, dtype=settled_dtype(self.dtype, device))
+        return dataclasses.replace(self, dtype=resolve_dtype(self.dtype, device))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values without this machine's folders."""

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diekae.config import DiekaeConfig
 from diekae.data.batch import Batch
 from diekae.differences import Differences, Student, collect
 from diekae.encoders import KnowledgeBatch
@@ -19,7 +18,7 @@ from diekae.inject.batch_columns import run_columns, take_columns
 from diekae.inject.batch_slots import make_slots, read_in_run, run_places
 from diekae.inject.hooks import detach_blocks, run
 from diekae.training.objectives.base import LossSums, Objective, parts_of
-from diekae.training.objectives.injected import injection_of, prepare_batch
+from diekae.training.objectives.injected import embedded, injection_of, prepare_batch
 
 
 class DifferenceObjective(Objective):
@@ -36,15 +35,10 @@ class DifferenceObjective(Objective):
         cached = "targets" in batch
         differences = Differences(**batch) if cached else self.collect(Batch(**batch))  # type: ignore[typeddict-item]
         bank, receives = self.bank, differences.receives
-        if bank.encoder.reads == "embeddings":
-            embed = self.model.decoder.get_input_embeddings()
-            with torch.no_grad():
-                tokens = differences.knowledge_ids, differences.input_ids
-                of_knowledge, of_input = (embed(ids)[None].to(bank.dtype) for ids in tokens)
-        else:
-            of_knowledge, of_input = differences.knowledge_states, differences.states
-        prepared = bank.prepare(of_knowledge, differences.knowledge_mask)
-        encoded = bank.encode(prepared, of_input, differences.input_mask)
+        prepared = prepare_batch(self.model, vars(differences))
+        by_token = bank.encoder.reads == "embeddings"
+        x = embedded(self.model, differences.input_ids) if by_token else differences.states
+        encoded = bank.encode(prepared, x, differences.input_mask)
         goal = bank.goal(differences.targets)[:, receives]
         errors = (encoded.difference.float()[:, receives] - goal).square().mean(-1).sum(1)
         return LossSums(errors.sum(), receives.sum(), parts_of(errors, goal))
@@ -105,11 +99,11 @@ class DifferenceObjective(Objective):
             raise ValueError("rollout='student' changes with the bank and cannot be cached; leave cache out.")
         return vars(self.collect(batch))
 
-    def collect(self, batch: Batch, config: DiekaeConfig | None = None) -> Differences:
-        """Run the decoder on a batch and return the differences, by a configuration or by the model's own."""
-        model, config = self.model, config or self.model.config
-        student = self._student(batch) if config.rollout == "student" else None
-        return collect(model.decoder, model.hookpoints, batch, kind=config.difference, student=student)
+    def collect(self, batch: Batch) -> Differences:
+        """Run the decoder on a batch and return the differences."""
+        model = self.model
+        student = self._student(batch) if model.config.rollout == "student" else None
+        return collect(model.decoder, model.hookpoints, batch, kind=model.config.difference, student=student)
 
     def _student(self, batch: Batch) -> Student:
         """Return a function of what the encoders inject at present."""
@@ -120,9 +114,8 @@ class DifferenceObjective(Objective):
                 prepared = bank.prepare(states, mask)
                 every_column = batch["input_mask"]
                 return lambda n, read: bank(prepared, read[None], every_column, slice(n, n + 1)).difference[0]
-            embed = self.model.decoder.get_input_embeddings()
-            inputs = embed(batch["input_ids"])[None].to(bank.dtype)
-            differences = bank(prepare_batch(self.model, batch), inputs, batch["input_mask"]).difference
+            x = embedded(self.model, batch["input_ids"])
+            differences = bank(prepare_batch(self.model, batch), x, batch["input_mask"]).difference
             return lambda n, _stream: differences[n]
 
         return student

@@ -1,6 +1,6 @@
 """The run over x with injection, with gradients to the bank.
 
-Shapes: B rows, T columns of x.
+Shapes: B rows, T columns of x, V embedding width.
 """
 
 from __future__ import annotations
@@ -36,27 +36,31 @@ def injected_logits(model: DiekaeModel, batch: Batch, prepared: KnowledgeBatch |
     return logits, batch["labels"][batch["labels"] != IGNORED]
 
 
-def prepare_batch(model: DiekaeModel, batch: Batch) -> KnowledgeBatch:
+def prepare_batch(model: DiekaeModel, batch: Batch | dict[str, Tensor]) -> KnowledgeBatch:
     """Prepare the knowledge of a batch, with gradients to the bank and none to the decoder.
 
-    The batch may hold what :meth:`Objective.keep` has computed of K already.
+    The batch may hold, or be, what :meth:`Objective.keep` has computed of K already.
     """
     fields: Any = batch
     own_anchor = model.config.anchor == "own"
     if "document_ids" in fields and model.attached.by_attention:
         states = read_apart(model.attached, fields)
         documents = make_slots(model.attached, states, fields["document_mask"], own_anchor)
-        encoder: Any = model.bank.encoder
-        return join_documents(documents, fields["document_row"], encoder.sizes.sharpness)
+        return join_documents(documents, fields["document_row"], model.bank.encoder.sizes.sharpness)
     if model.bank.encoder.reads != "embeddings":
-        read = fields if "knowledge_states" in fields else read_knowledge(model.attached, batch)
+        read = fields if "knowledge_states" in fields else read_knowledge(model.attached, fields)
         if model.attached.by_attention:
             return make_slots(model.attached, read, batch["knowledge_mask"], own_anchor)
         return model.bank.prepare(read["knowledge_states"], batch["knowledge_mask"])
-    ids = fields.get("knowledge_ids")
-    with torch.no_grad():
-        embedded = model.decoder.get_input_embeddings()(knowledge_ids(batch) if ids is None else ids)
-    return model.bank.prepare(embedded[None].to(model.bank.dtype), batch["knowledge_mask"])
+    ids = fields["knowledge_ids"] if "knowledge_ids" in fields else knowledge_ids(fields)
+    return model.bank.prepare(embedded(model, ids), batch["knowledge_mask"])
+
+
+@torch.no_grad()
+def embedded(model: DiekaeModel, ids: Tensor) -> Tensor:
+    """Return what an encoder of embeddings reads of tokens [B, T], in the bank's type: [1, B, T, V]."""
+    embeddings: Tensor = model.decoder.get_input_embeddings()(ids)[None]
+    return embeddings.to(model.bank.dtype)
 
 
 def injection_of(model: DiekaeModel, batch: Batch, prepared: KnowledgeBatch) -> Injection:
