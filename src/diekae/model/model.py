@@ -21,7 +21,7 @@ from diekae.inject.guidance import with_guidance
 from diekae.inject.injection import Injection
 from diekae.inject.slots import Watch
 from diekae.knowledge import Document, Knowledge, PreparedKnowledge, batch_knowledge, knowledge_of_rows
-from diekae.model.arguments import check_document, check_input, check_mask
+from diekae.model.arguments import check_document, check_embeddings, check_generation, check_input, check_mask
 from diekae.model.columns import add_cached_columns, replaced_anchors
 from diekae.model.preparing import KnowledgePreparer
 from diekae.prepare import read_documents
@@ -126,6 +126,7 @@ class DiekaeModel(KnowledgePreparer):
         receives = receives & has_knowledge[:, None]
         return Injection(self.attached, batch_knowledge(rows), receives, valid, later, hidden, watch)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(
         self,
         input_ids: Tensor,
@@ -142,7 +143,7 @@ class DiekaeModel(KnowledgePreparer):
             attention_mask: 0 at padding, [B, L], or over cached and new columns.
             knowledge: See :data:`diekae.knowledge.Knowledge`.
             injection_mask: Columns that receive, bool [B, L].
-            **kwargs: Arguments of the decoder.
+            **kwargs: Arguments of the decoder; ``inputs_embeds`` [B, L, V] are read in place of the tokens' own.
 
         Returns:
             The decoder's output, with ``logits`` [B, L, vocabulary].
@@ -151,14 +152,17 @@ class DiekaeModel(KnowledgePreparer):
             ValueError: x is empty or exceeds the decoder's window.
         """
         check_input(self.decoder, input_ids, kwargs)
+        check_embeddings(kwargs.get("inputs_embeds"), input_ids)
+        read = {} if kwargs.get("inputs_embeds") is not None else {"input_ids": input_ids}
         cache = kwargs.get("past_key_values")
         done = int(cache.get_seq_length()) if cache is not None else 0
         with self._edited(knowledge, input_ids, attention_mask, cache if done else None) as call:
             with self.behind(call.knowledge, input_ids, attention_mask, injection_mask, done):
-                return call.keep(self.decoder(input_ids=input_ids, attention_mask=attention_mask, **kwargs))
+                return call.keep(self.decoder(**read, attention_mask=attention_mask, **kwargs))
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def generate(self, input_ids: Tensor | None = None, *, knowledge: Knowledge = None, **kwargs: Any) -> Any:
-        """Generate with knowledge injected. This calls the decoder's own ``generate``, so all its options work.
+        """Generate with knowledge injected, by the decoder's own ``generate``.
 
         Args:
             input_ids: The prompt, int64 [B, L], padded on the left.
@@ -166,7 +170,8 @@ class DiekaeModel(KnowledgePreparer):
             **kwargs: Options of the decoder's ``generate``: ``max_new_tokens``, ``do_sample``, ``streamer``, …
 
         Raises:
-            ValueError: x is missing, empty or exceeds the decoder's window.
+            ValueError: x is missing, empty or exceeds the decoder's window; or an option is not supported with
+                knowledge (:func:`diekae.model.arguments.check_generation`).
         """
         if input_ids is None:
             raise ValueError("generate needs input_ids; tokenize the input first, as with model.tokenize(text).")
@@ -175,8 +180,9 @@ class DiekaeModel(KnowledgePreparer):
         if mask is None:
             mask = guess_mask(input_ids, self.decoder.generation_config, kwargs.get("pad_token_id"))
         with self._edited(knowledge, input_ids, mask, None) as call, self.behind(call.knowledge, input_ids, mask):
-            if call.knowledge is not None:  # compiled code would run without the injection's hooks
-                kwargs = {"disable_compile": True, **with_guidance(self.decoder, kwargs)}
+            if call.knowledge is not None:
+                check_generation(self.decoder, input_ids, mask, kwargs)
+                kwargs = with_guidance(self.decoder, kwargs)
             return self.decoder.generate(input_ids=input_ids, attention_mask=mask, **kwargs)  # type: ignore[operator]
 
     def chat(
@@ -212,6 +218,17 @@ class DiekaeModel(KnowledgePreparer):
         options = {"max_new_tokens": 256, "do_sample": False, "pad_token_id": prompter.tokenizer.pad_token_id, **kwargs}
         output = self.generate(ids, attention_mask=torch.ones_like(ids), knowledge=prepared, **options)
         return str(prompter.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)).strip()
+
+    def can_generate(self) -> bool:
+        """Refuse what Transformers asks of a model that it takes for one of its own, as ``pipeline`` does.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError(
+            "a DiekaeModel is not a model of Transformers. Give the pipeline model.decoder, and call it inside a block "
+            "that injects: with model.injected(knowledge, input_ids): pipe(text)."
+        )
 
     def _edited(self, knowledge: Knowledge, input_ids: Tensor, mask: Tensor | None, cache: Any) -> Any:
         """Return the context of one call, to whose knowledge the edits add theirs."""
