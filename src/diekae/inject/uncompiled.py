@@ -6,16 +6,16 @@ them silently.
 
 from __future__ import annotations
 
-import threading
+from contextlib import suppress
 from typing import Any
 
 import torch
 
-_LOCK = threading.RLock()
+# There is no lock: an exception such as that of Ctrl-C could leave one taken, and stop all threads.
 _OPEN: set[Any] = set()
 """Blocks of all threads whose hooks must be heard."""
-_STANCES: list[Any] = []
-"""The stance of the compiler while there are such blocks; it remembers the one before."""
+_BEFORE: list[Any] = []
+"""What brings back the stance of the compiler before there were any; at most one."""
 
 
 def run_uncompiled(block: object) -> None:
@@ -24,21 +24,27 @@ def run_uncompiled(block: object) -> None:
     Raises:
         RuntimeError: The caller itself is being compiled.
     """
-    with _LOCK:
-        _OPEN.add(block)
-        if not _STANCES:
-            try:
-                _STANCES.append(torch.compiler.set_stance("force_eager"))
-            except RuntimeError as error:
-                raise RuntimeError(
-                    "knowledge cannot be injected inside a function that is compiled; leave the function that calls "
-                    "the model uncompiled. The decoder itself may be compiled."
-                ) from error
+    _OPEN.add(block)
+    try:
+        _force_eager()
+    except RuntimeError as error:
+        raise RuntimeError(
+            "knowledge cannot be injected by a block inside a function that is compiled; leave the function "
+            "uncompiled. The decoder itself may be compiled."
+        ) from error
+
+
+def _force_eager() -> None:
+    stance: Any = torch.compiler.set_stance("force_eager")
+    if stance.prev.stance != "force_eager":
+        _BEFORE[:] = [stance]
 
 
 def allow_compiled(block: object) -> None:
     """End a block; can be called again."""
-    with _LOCK:
-        _OPEN.discard(block)
-        if not _OPEN and _STANCES:
-            _STANCES.pop().__exit__(None, None, None)
+    _OPEN.discard(block)
+    if not _OPEN:
+        with suppress(IndexError):  # another thread may have been faster
+            _BEFORE.pop().__exit__(None, None, None)
+        if _OPEN:  # another thread has begun a block in the meantime
+            _force_eager()
