@@ -42,16 +42,11 @@ def check_whole(decoder: PreTrainedModel, bank: torch.nn.Module) -> None:
     """Refuse a decoder that cannot be injected into in its present state.
 
     Raises:
-        ValueError: It is compiled, partly offloaded, or on another device than its bank.
+        ValueError: It is partly offloaded, or on another device than its bank.
     """
     stack: torch.nn.Module = decoder.get_decoder()
     module_lists = [module for module in stack.children() if isinstance(module, torch.nn.ModuleList)]
     parts = [decoder, stack, *(block for modules in module_lists for block in modules)]
-    if any(getattr(part, "_compiled_call_impl", None) is not None for part in parts):
-        raise ValueError(
-            "the decoder is compiled, and compiled code does not run the injection's hooks; load it again without "
-            "decoder.compile() or torch.compile."
-        )
     device = decoder.get_input_embeddings().weight.device
     first_parameters = (next(part.parameters(), None) for part in parts)
     if device.type != "meta" and any(first is not None and first.is_meta for first in first_parameters):

@@ -216,6 +216,16 @@ def test_smollm2_answers_as_with_the_document_in_the_prompt(smollm2) -> None:
     assert "Sava" in model.tokenizer.decode(tokens[0]) and "Sava" not in model.tokenizer.decode(write(model, ids)[0][0])
 
 
+def test_the_documentation_lists_the_decoders_that_are_tested() -> None:
+    kinds: dict[str, list[str]] = {}
+    for name, (kind, _) in VARIANTS.items():
+        kinds.setdefault(kind, []).extend(name.split(", ")[1:])
+    table = "".join(f"| `{kind}` | {', '.join(kinds[kind])} |\n" for kind in sorted(kinds))
+    page = (Path(__file__).parents[2] / "docs/concepts/exactness.md").read_text()
+    assert f"|---|---|\n{table}\n" in page, f"the page's table must be:\n{table}"
+    assert len(kinds) >= 20
+
+
 # One path
 
 

@@ -83,13 +83,6 @@ def test_longrope_is_refused_beyond_its_original_length() -> None:
         model.generate(x[:, :-2], knowledge=long, max_new_tokens=5, min_new_tokens=5)
 
 
-def test_a_compiled_decoder_is_refused() -> None:
-    model = make_exact()
-    model.decoder.compile()
-    with pytest.raises(ValueError, match="the decoder is compiled.*load it again without"):
-        ours(model, QUESTIONS[0], CASTLE)
-
-
 def test_a_partly_offloaded_decoder_is_refused() -> None:
     model = make_exact()
     prepared = model.prepare(CASTLE)

@@ -24,6 +24,10 @@ class EncoderCacheLayer(DynamicLayer):
     So beam search, cropping and repetition change it as they change the decoder's keys and values.
     """
 
+    is_compileable = True
+    """A cache is compileable if all of its layers are, and Transformers masks the free columns of such caches alone;
+    so the decoder's own layers decide."""
+
     def __init__(self, slots: KnowledgeBatch) -> None:
         """Hold the slots of x."""
         super().__init__()  # type: ignore[no-untyped-call]

@@ -14,6 +14,8 @@ from typing import Any
 
 from torch import nn
 
+from diekae.inject.uncompiled import allow_compiled, run_uncompiled
+
 _ENTERED: ContextVar[frozenset[Entry]] = ContextVar("diekae_entered", default=frozenset())
 _BARE: ContextVar[bool] = ContextVar("diekae_bare", default=False)
 
@@ -56,7 +58,8 @@ class HookContext:
     """A ``with`` block whose hooks answer only to the thread or task that entered it, and to copies of its context.
 
     An exception at any instant, such as that of Ctrl-C, leaves no hook that answers: hooks are removed by what they
-    are, so a registration that was interrupted before it returned is found too.
+    are, so a registration that was interrupted before it returned is found too. Compiled code runs uncompiled
+    meanwhile, because it would skip the hooks.
 
     Example:
         def register(context: HookContext) -> None:
@@ -102,6 +105,7 @@ class HookContext:
         try:
             self._begun = self.entry.open = True
             _ENTERED.set(frozenset(entry for entry in _ENTERED.get() if entry.open) | {self.entry})
+            run_uncompiled(self.entry)
             self._register(self)
         except BaseException:
             self._close_for_sure()
@@ -135,6 +139,7 @@ class HookContext:
                     getattr(module, f"{kind}_with_kwargs").pop(number, None)
                     getattr(module, kind).pop(number, None)
             self._added.pop()
+        allow_compiled(self.entry)
         _ENTERED.set(_ENTERED.get() - {self.entry})
         self._begun = False
 

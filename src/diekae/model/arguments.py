@@ -30,6 +30,11 @@ def check_decoder(decoder: Any) -> None:
             f"decoder is of type {type(decoder).__name__}; expected a *ForCausalLM of Transformers, as in: "
             "decoder, tokenizer = load_decoder(name); DiekaeModel(decoder, config, tokenizer)."
         )
+    if hasattr(decoder, "_orig_mod"):
+        raise TypeError(
+            "decoder is what torch.compile returned; pass the decoder itself: decoder._orig_mod. It runs uncompiled "
+            "while knowledge is injected."
+        )
 
 
 def check_input(decoder: PreTrainedModel, input_ids: Any, options: Iterable[str]) -> None:
@@ -65,6 +70,64 @@ def check_input(decoder: PreTrainedModel, input_ids: Any, options: Iterable[str]
         raise ValueError(
             f"the input has {input_ids.shape[1]} tokens, but the decoder's window is {window(decoder)}; "
             "shorten it, or give part of it as knowledge."
+        )
+
+
+def check_embeddings(embeddings: Any, input_ids: Tensor) -> None:
+    """Refuse embeddings that do not stand for the input ids, one for one.
+
+    Args:
+        embeddings: The caller's ``inputs_embeds``, or None; expected [B, L, V].
+        input_ids: The input, int64 [B, L].
+
+    Raises:
+        ValueError: They are of another number of rows or tokens.
+    """
+    shape = tuple(getattr(embeddings, "shape", ()))
+    if embeddings is not None and shape[:2] != tuple(input_ids.shape):
+        raise ValueError(
+            f"inputs_embeds has shape {shape}; expected one embedding for each of the {tuple(input_ids.shape)} "
+            "input_ids, which say where the anchor ends and what is asked. Give a token for every embedding."
+        )
+
+
+def check_generation(decoder: PreTrainedModel, input_ids: Tensor, mask: Tensor, options: Mapping[str, Any]) -> None:
+    """Refuse the ways of generating in which knowledge would be lost, or belong to other columns.
+
+    Args:
+        decoder: The decoder, whose generation settings hold where the options say nothing.
+        input_ids: The prompt, int64 [B, L].
+        mask: 0 at padding, [B, L] or over cached and new columns.
+        options: Keyword arguments of ``generate``.
+
+    Raises:
+        ValueError: The prompt is padded on the right, or an option is not supported with knowledge.
+    """
+    settings = options.get("generation_config") or decoder.generation_config
+
+    def setting(name: str) -> Any:
+        return options.get(name, getattr(settings, name, None))
+
+    check_embeddings(options.get("inputs_embeds"), input_ids)
+    if not bool(mask[:, -1].all()):
+        raise ValueError(
+            "the prompt is padded on the right, so what is generated would stand behind the padding; pad on the left, "
+            "as model.tokenize does."
+        )
+    if setting("cache_implementation") == "paged":
+        raise ValueError(
+            "cache_implementation='paged' (continuous batching, generate_batch) is not supported with knowledge: it "
+            "puts the tokens of several requests into one row, in a thread of its own. Give generate a batch instead."
+        )
+    if setting("token_healing"):
+        raise ValueError(
+            "token_healing=True is not supported with knowledge: it changes the prompt after K's place in it was "
+            "settled. Leave it out."
+        )
+    if not isinstance(options.get("assistant_model"), PreTrainedModel | None):
+        raise ValueError(
+            f"assistant_model is of type {type(options['assistant_model']).__name__}; expected a decoder of "
+            "Transformers: a smaller one, or model.decoder of another model. It drafts without knowledge."
         )
 
 

@@ -168,6 +168,20 @@ class BankedDecoder(MovesWithDecoder):
         total = trained + sum(parameter.numel() for parameter in self.decoder.parameters())
         print(f"trainable params: {trained:,} || all params: {total:,} || trainable%: {100 * trained / total:.4f}")
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what ``copy.deepcopy`` and ``pickle`` keep: everything, decoder and tokenizer included.
+
+        Raises:
+            ValueError: The model is edited.
+        """
+        if self.editor is not None:
+            raise ValueError(
+                "an edited model cannot be copied or pickled, because its edits lie in a store; copy it while "
+                "model.editor is None, and give the copy the edits: load_edits(copy, folder)."
+            )
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
+        return state
+
     @property
     def attached(self) -> Attached:
         """Return the bank with its places in the decoder."""

@@ -23,7 +23,7 @@ from diekae.inject.injection import Injection
 from diekae.inject.slots import Watch
 from diekae.knowledge import Document, Knowledge, PreparedKnowledge, batch_knowledge, knowledge_of_rows
 from diekae.model.anchor_cache import anchor_length, is_stepwise
-from diekae.model.arguments import check_document, check_input, check_mask
+from diekae.model.arguments import check_document, check_embeddings, check_generation, check_input, check_mask
 from diekae.model.columns import add_cached_columns, replaced_anchors
 from diekae.model.generation import generate_texts
 from diekae.model.preparing import KnowledgePreparer
@@ -129,6 +129,7 @@ class DiekaeModel(KnowledgePreparer):
         receives = receives & has_knowledge[:, None]
         return Injection(self.attached, batch_knowledge(rows), receives, valid, later, hidden, watch)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(
         self,
         input_ids: Tensor,
@@ -145,7 +146,7 @@ class DiekaeModel(KnowledgePreparer):
             attention_mask: 0 at padding, [B, L], or over cached and new columns.
             knowledge: See :data:`diekae.knowledge.Knowledge`.
             injection_mask: Columns that receive, bool [B, L].
-            **kwargs: Arguments of the decoder.
+            **kwargs: Arguments of the decoder; ``inputs_embeds`` [B, L, V] are read in place of the tokens' own.
 
         Returns:
             The decoder's output, with ``logits`` [B, L, vocabulary].
@@ -154,14 +155,17 @@ class DiekaeModel(KnowledgePreparer):
             ValueError: x is empty or exceeds the decoder's window.
         """
         check_input(self.decoder, input_ids, kwargs)
+        check_embeddings(kwargs.get("inputs_embeds"), input_ids)
+        read = {} if kwargs.get("inputs_embeds") is not None else {"input_ids": input_ids}
         cache = kwargs.get("past_key_values")
         done = int(cache.get_seq_length()) if cache is not None else 0
         with self._edited(knowledge, input_ids, attention_mask, cache if done else None) as call:
             with self.behind(call.knowledge, input_ids, attention_mask, injection_mask, done):
-                return call.keep(self.decoder(input_ids=input_ids, attention_mask=attention_mask, **kwargs))
+                return call.keep(self.decoder(**read, attention_mask=attention_mask, **kwargs))
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def generate(self, input_ids: Tensor | None = None, *, knowledge: Knowledge = None, **kwargs: Any) -> Any:
-        """Generate with knowledge injected. This calls the decoder's own ``generate``, so all its options work.
+        """Generate with knowledge injected, by the decoder's own ``generate``.
 
         Args:
             input_ids: The prompt, int64 [B, L], padded on the left.
@@ -169,7 +173,8 @@ class DiekaeModel(KnowledgePreparer):
             **kwargs: Options of the decoder's ``generate``: ``max_new_tokens``, ``do_sample``, ``streamer``, …
 
         Raises:
-            ValueError: x is missing, empty or exceeds the decoder's window.
+            ValueError: x is missing, empty or exceeds the decoder's window; or an option is not supported with
+                knowledge (:func:`diekae.model.arguments.check_generation`).
         """
         if input_ids is None:
             raise ValueError("generate needs input_ids; tokenize the input first, as with model.tokenize(text).")
@@ -180,10 +185,10 @@ class DiekaeModel(KnowledgePreparer):
         with self._edited(knowledge, input_ids, mask, None) as call:
             rows = None if call.knowledge is None else self.prepare_rows(call.knowledge, len(input_ids))
             if rows is not None:
+                check_generation(self.decoder, input_ids, mask, kwargs)
                 cache = self.cached_anchor(rows, input_ids, mask) if is_stepwise(self.decoder, kwargs) else None
+                kwargs = with_guidance(self.decoder, kwargs)
                 kwargs = {"past_key_values": cache, **kwargs} if cache is not None else kwargs
-                # Compiled code would run without the injection's hooks.
-                kwargs = {"disable_compile": True, **with_guidance(self.decoder, kwargs)}
             with self.behind(rows, input_ids, mask):
                 return self.decoder.generate(input_ids=input_ids, attention_mask=mask, **kwargs)  # type: ignore[operator]
 
@@ -233,6 +238,17 @@ class DiekaeModel(KnowledgePreparer):
             row = list(knowledge) if isinstance(knowledge, list | tuple) else knowledge
             prepared = knowledge_of_rows([row], 1, prepare, self.bank.fingerprint(), self.device)
         return generate_texts(self, ids, torch.ones_like(ids), prepared, **{"max_new_tokens": 256, **kwargs})[0][0]
+
+    def can_generate(self) -> bool:
+        """Refuse what Transformers asks of a model that it takes for one of its own, as ``pipeline`` does.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError(
+            "a DiekaeModel is not a model of Transformers. Give the pipeline model.decoder, and call it inside a block "
+            "that injects: with model.injected(knowledge, input_ids): pipe(text)."
+        )
 
     def _edited(self, knowledge: Knowledge, input_ids: Tensor, mask: Tensor | None, cache: Any) -> Any:
         """Return the context of one call, to whose knowledge the edits add theirs."""
