@@ -195,10 +195,13 @@ class Engine:
             "repetition_penalty": 1.0,
             "no_repeat_ngram_size": 0,
             "min_new_tokens": None,
-            "disable_compile": True,  # compiled code does not see what is injected
             "logits_processor": [RowSampler(jobs, self.tokenizer, self.ends)],
             "stopping_criteria": [RowsEnd(jobs, self._interrupt(jobs))],
         }
+        # One row alone, and rows of equal length, need not read the anchor again.
+        cache = None if known is None else self.model.cached_anchor(knowledge, ids, mask)
+        if cache is not None:
+            options["past_key_values"] = cache
         with torch.no_grad(), self.model.behind(known, ids, mask):
             self.model.decoder.generate(input_ids=ids, attention_mask=mask, **options)  # type: ignore[operator]
 
