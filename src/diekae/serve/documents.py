@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, HTTPException, Request, Response, UploadFile
 
+from diekae.readers import READERS
 from diekae.serve.access import Tenant
 from diekae.serve.engine import Busy
 from diekae.serve.intake import Intake
@@ -15,7 +16,6 @@ from diekae.serve.library import Library, StoredFile, VectorStore
 from diekae.serve.schema import VectorStoreFileRequest, VectorStoreRequest, VectorStoreSearch
 from diekae.serve.state import Asker, State, state_of
 from diekae.store import FoundPassage, KnowledgeStore
-from diekae.store.readers import READERS
 
 router = APIRouter(prefix="/v1")
 LONGEST_NAME = 255

@@ -7,10 +7,10 @@ import threading
 import time
 from collections import deque
 
+from diekae.readers import read_document
 from diekae.serve.library import Library, StoredFile
 from diekae.serve.metrics import Metrics
 from diekae.store import KnowledgeStore
-from diekae.store.readers import read_document
 
 logger = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ from diekae.knowledge import PreparedKnowledge
 from diekae.knowledge.codec import PRECISIONS
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
+from diekae.readers import printable, read_document
 from diekae.store.catalogue import Catalogue, DocumentSource, IndexedPassage, StoredDocument, document_id
 from diekae.store.intake import AddResult, check_name, expand, is_gone, settled_state, title_of
 from diekae.store.layout import CATALOGUE
 from diekae.store.prepared_folder import PreparedFolder
-from diekae.store.readers import printable, read_document
 from diekae.store.search import FoundPassage, PassageSearch
 from diekae.store.verify import Fault, find_faults
 from diekae.store.words import Embedder
