@@ -1,4 +1,4 @@
-"""Reads files in a second process, which is ended when a file takes too long, and may crash without harm.
+"""Reads files in a second process, which the system ends when a file takes too long, and which may crash without harm.
 
 The process is started for the first file, and reads one file after the other until this process ends.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -16,8 +17,8 @@ from pathlib import Path
 
 from diekae.readers.base import Unreadable
 
-SECONDS = 120.0
-"""Most time for one file."""
+SECONDS = 60
+"""Most computing time for one file: twice as much as the largest HTML page takes."""
 MEMORY = 4 * 10**9
 """Most bytes of memory of the process that reads."""
 
@@ -29,7 +30,7 @@ def read_in_process(path: Path) -> str:
         Unreadable: The file cannot be read, takes too long or too much memory, or makes the process crash.
         ModuleNotFoundError: The library that reads this kind is not installed.
     """
-    answer: dict[str, str] = json.loads(_process.ask(json.dumps(os.path.abspath(path)).encode() + b"\n"))
+    answer: dict[str, str] = json.loads(_process.ask([os.path.abspath(path), SECONDS]))
     if "missing" in answer:
         raise ModuleNotFoundError(answer["missing"])
     if "unreadable" in answer:
@@ -45,8 +46,8 @@ class _ReaderProcess:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
-    def ask(self, request: bytes) -> bytes:
-        """Return the answer to a request, both one line.
+    def ask(self, request: object) -> bytes:
+        """Return the answer to a request, a value of JSON.
 
         Raises:
             Unreadable: There was no answer.
@@ -54,34 +55,24 @@ class _ReaderProcess:
         with self._lock:
             if self._process is None or self._process.poll() is not None:
                 self._process = _start()
-            process, is_late = self._process, threading.Event()
-
-            def end() -> None:
-                is_late.set()
-                process.kill()
-
-            timer = threading.Timer(SECONDS, end)
-            timer.start()
-            answer = b""
+            process, answer = self._process, b""
             try:
                 assert process.stdin is not None and process.stdout is not None
                 with suppress(BrokenPipeError):  # it has crashed
-                    process.stdin.write(request)
+                    process.stdin.write(json.dumps(request).encode() + b"\n")
                     process.stdin.flush()
                     answer = process.stdout.readline()
-            finally:  # also after Ctrl+C: what it would still answer belongs to no request
-                timer.cancel()
-                timer.join()
-                if not answer.endswith(b"\n") or is_late.is_set():
+            finally:
+                if not answer.endswith(b"\n"):  # also after Ctrl+C: what it would still answer belongs to no request
                     self._end()
-            if answer.endswith(b"\n"):
-                return answer
-            if is_late.is_set():
-                raise Unreadable(f"takes more than {SECONDS:g} s to read; split it, or save it as plain text (.txt).")
-            raise Unreadable(
-                f"made the process that reads it crash (exit code {process.returncode}); open it in its own program "
-                "and save it again, or as plain text (.txt)."
-            )
+        if answer.endswith(b"\n"):
+            return answer
+        if process.returncode == -signal.SIGXCPU:
+            raise Unreadable(f"takes more than {SECONDS} s to read; split it, or save it as plain text (.txt).")
+        raise Unreadable(
+            f"made the process that reads it crash (exit code {process.returncode}); open it in its own program and "
+            "save it again, or as plain text (.txt)."
+        )
 
     def close(self) -> None:
         """End the process."""
