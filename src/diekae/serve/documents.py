@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from typing import Annotated, Any
 
@@ -194,13 +194,14 @@ def _member(library: Library, store: VectorStore, id: str) -> StoredFile:
     return member
 
 
-def _search(store: KnowledgeStore, query: str, k: int, documents: Container[str]) -> list[FoundPassage]:
+def _search(store: KnowledgeStore, query: str, k: int, documents: Iterable[str]) -> list[FoundPassage]:
     """Search some documents; those that were deleted meanwhile are left out."""
-    while existing := [entry.id for entry in store.documents() if entry.id in documents]:
+    named = list(documents)
+    while existing := [entry.id for entry in store.catalogue.documents.select(ids=named)]:
         try:
             return store.search(query, k, documents=existing)
         except ValueError:
-            if existing == [entry.id for entry in store.documents() if entry.id in documents]:
+            if existing == [entry.id for entry in store.catalogue.documents.select(ids=named)]:
                 raise
     return []
 

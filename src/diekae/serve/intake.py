@@ -28,7 +28,7 @@ class Intake:
             most: Most tokens of a document.
         """
         self.library, self.store, self.metrics, self.most = library, store, metrics, most
-        self._files: deque[StoredFile] = deque(library.unprepared({entry.id for entry in store.documents()}))
+        self._files: deque[StoredFile] = deque(library.unprepared({entry.id for entry in store.iter_documents()}))
         self._changed = threading.Condition()
         self._stopping = False
         self._settling = threading.Lock()

@@ -6,6 +6,7 @@ is listed can be found, and what was removed cannot, also after a kill.
 
 from __future__ import annotations
 
+import json
 import math
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -167,11 +168,11 @@ class PassageTable:
     def numbers(self, documents: Sequence[str]) -> set[int]:
         """Return the numbers of some documents' passages."""
         query = (
-            "SELECT p.number FROM passages p JOIN documents d ON d.number = p.document WHERE d.id IN "
-            f"({','.join('?' * len(documents))})"
+            "SELECT p.number FROM passages p JOIN documents d ON d.number = p.document"
+            " WHERE d.id IN (SELECT value FROM json_each(?))"
         )
         with self._database.reading() as connection:
-            return {row[0] for row in connection.execute(query, list(documents))}
+            return {row[0] for row in connection.execute(query, [json.dumps(list(documents))])}
 
     def select(self, numbers: Sequence[int], read_text: Callable[[str], str]) -> list[StoredPassage]:
         """Return passages by their numbers, in that order, without those that have been removed.
