@@ -53,7 +53,7 @@ class PreparedFolder:
     def bank(self) -> str:
         """Return the key under which the bank's files are; without a model, that of the only bank, or an empty text."""
         if self._model is not None:
-            return f"{self._model.bank.fingerprint()}-{self._settings_digest}"
+            return f"{self._model.bank.fingerprint(look=True)}-{self._settings_digest}"
         return self._catalogue.prepared_files.only_bank()
 
     @cached_property
