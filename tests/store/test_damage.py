@@ -158,3 +158,11 @@ def test_a_store_of_layout_2_is_read(store: KnowledgeStore, model: DiekaeModel) 
     assert again.catalogue.passages.match_words(["猫"]), "its words are made again"
     again.close()
     assert everything(KnowledgeStore(store.folder)) == want
+
+
+def test_a_folder_in_place_of_a_prepared_file_is_a_missing_file(store: KnowledgeStore) -> None:
+    file = next(iter(store.catalogue.prepared_files.all()))
+    (store.folder / file.file).unlink()
+    (store.folder / file.file).mkdir()
+    assert [(fault.kind, fault.document) for fault in store.verify(repair=True)] == [("missing", file.document)]
+    assert not store.verify() and len(store.prepared(file.document)) == file.slots

@@ -48,8 +48,8 @@ def find_faults(folder: Path, catalogue: Catalogue, index: Index, *, repair: boo
         if kind is not None and catalogue.prepared_files.contains(file):
             if repair:
                 catalogue.prepared_files.delete(file)
-                if kind != "link":
-                    path_in_store(folder, file.file).unlink(missing_ok=True)
+                if kind != "link" and not (path := path_in_store(folder, file.file)).is_dir():
+                    path.unlink(missing_ok=True)
             faults.append(Fault(kind, file.file, file.document, repair))
         progress("verifying", number + 1, len(files))
     faults += _orphans(folder, catalogue, repair)
