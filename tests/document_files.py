@@ -7,7 +7,7 @@ from docx import Document
 from docx.oxml import parse_xml
 from docx.oxml.ns import nsdecls
 
-from diekae.store.readers import read_document
+from diekae.readers import read_document
 
 
 def read(path: Path, content: str | bytes) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -136,7 +137,9 @@ def test_a_failing_disk_leaves_the_old_bank_whole(name: str, call: int, tmp_path
     assert torch.equal(back.bank.encoder.up.weight, old.bank.encoder.up.weight)
 
 
-def test_banks_saved_at_the_same_time_leave_one_that_readers_always_find(tmp_path: Path) -> None:
+def test_banks_saved_at_the_same_time_leave_one_that_readers_always_find(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     banks = [make_model(seed=seed) for seed in range(4)]
     banks[0].save_pretrained(tmp_path)
     ended = threading.Event()
@@ -160,6 +163,7 @@ def test_banks_saved_at_the_same_time_leave_one_that_readers_always_find(tmp_pat
         finally:
             ended.set()
         assert all(reader.result() > 10 for reader in readers)
+        record_property("tries", sum(reader.result() for reader in readers))
     assert sorted(os.listdir(tmp_path)) == [weights_of(tmp_path).name, CONFIG_NAME]
     saved = load_bank(tmp_path).tensors
     assert any(all(torch.equal(saved[n], t) for n, t in model.bank.state_by_layer().items()) for model in banks)

@@ -1,5 +1,6 @@
 """Files: written whole, private when the umask says so, on the disk before the call returns, and cleaned up later."""
 
+import errno
 import os
 import signal
 import stat
@@ -39,6 +40,17 @@ def test_a_failure_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), written_whole(tmp_path / "a") as file:
         file.write(b"half")
         raise ZeroDivisionError
+    assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_bytes() == b"old"
+
+
+def test_a_full_disk_is_reported_with_the_name_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "a").write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path / 'a'}'"):
+        write_atomically(tmp_path / "a", b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_bytes() == b"old"
 
 

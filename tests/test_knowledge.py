@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -121,7 +122,9 @@ def test_a_damaged_file_of_knowledge_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_every_flipped_bit_of_prepared_knowledge_is_noticed(precision: str, tmp_path: Path) -> None:
+def test_every_flipped_bit_of_prepared_knowledge_is_noticed(
+    precision: str, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     content = make_model("attention").prepare(CASTLE).to_bytes(precision)
     draw, path = random.Random(0), tmp_path / "prepared"
     header = 8 + int.from_bytes(content[:8], "little")
@@ -134,6 +137,7 @@ def test_every_flipped_bit_of_prepared_knowledge_is_noticed(precision: str, tmp_
             PreparedKnowledge.load(path)
         with pytest.raises(ValueError, match="no prepared knowledge, or damaged"):
             PreparedKnowledge.from_bytes(bytes(damaged))
+    record_property("tries", 2 * len(places))
     path.write_bytes(content)
     assert PreparedKnowledge.load(path).position == PreparedKnowledge.from_bytes(content).position > 0
 

@@ -32,8 +32,6 @@ from diekae.fingerprint import fingerprint
 CONFIG_NAME = "config.json"
 FORMAT = 2
 """Version of the layout of a bank's folder."""
-_NO_BANK = (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError, RecursionError)
-"""What is raised where ``config.json`` is another file than that of a bank."""
 
 
 @dataclass(frozen=True)
@@ -175,29 +173,6 @@ def load_bank(folder: Path) -> SavedBank:
                 raise
 
 
-def _describe(folder: Path, path: Path, text: bytes) -> tuple[SavedBank, Path, str]:
-    """Return a bank without its weights, and path and digest of the weights' file, from the text of ``config.json``.
-
-    Raises:
-        ValueError: The text describes no bank, or one of a format that is not supported.
-    """
-    try:
-        description = json.loads(text)
-        _check_description(description, path)
-        _check_format(folder, description)
-        saved = SavedBank(
-            folder,
-            _read_config(description["config"], path),
-            {},
-            tuple(description["anchor"]),
-            description["decoder"]["name"],
-            description["decoder"]["fingerprint"],
-        )
-        return saved, path.parent / Path(description["weights"]).name, description["sha256"]
-    except _NO_BANK as error:
-        raise ValueError(f"{str(path)!r} describes no bank ({error!r}); save it again.") from error
-
-
 @dataclass
 class _Description:
     """The keys of ``config.json``, and the types of their values."""
@@ -211,44 +186,44 @@ class _Description:
     sha256: str
 
 
-def _check_description(description: Any, path: Path) -> None:
-    """Check the types of all values, and that the configuration is valid.
+def _describe(folder: Path, path: Path, text: bytes) -> tuple[SavedBank, Path, str]:
+    """Return a bank without its weights, and path and digest of the weights' file, from the text of ``config.json``.
 
     Raises:
-        ValueError: One is not; the message names the file.
+        ValueError: The text describes no bank, or one of a format that is not supported.
     """
     try:
-        check_table(description, "the description")
-        check_types(_Description, description)
-    except ValueError as error:
-        raise ValueError(f"{str(path)!r} describes no bank ({error}); save it again.") from error
-
-
-def _read_config(values: Mapping[str, Any], path: Path) -> DiekaeConfig:
-    """Build the configuration of a bank; an error names the file.
-
-    Raises:
-        ValueError: A value is not valid.
-    """
+        values = json.loads(text)
+        check_table(values, "the description")
+        check_types(_Description, values)
+        encoder, (name, decoder) = (
+            values["config"]["encoder"],
+            (values["decoder"][key] for key in ("name", "fingerprint")),
+        )
+    except (ValueError, LookupError, RecursionError) as error:
+        raise ValueError(f"{str(path)!r} describes no bank ({error or repr(error)}); save it again.") from error
+    _check_format(folder, values["format"], encoder)
     try:
-        return DiekaeConfig.from_dict(values)
+        config = DiekaeConfig.from_dict(values["config"])
     except ValueError as error:
         raise ValueError(f"{str(path)!r}: {error}") from error
+    saved = SavedBank(folder, config, {}, tuple(values["anchor"]), name, decoder)
+    return saved, path.parent / Path(values["weights"]).name, values["sha256"]
 
 
-def _check_format(folder: Path, description: dict[str, Any]) -> None:
+def _check_format(folder: Path, format: int, encoder: object) -> None:
     """Refuse a bank of an unsupported format.
 
     Raises:
         ValueError: The format is newer than this version, or one whose banks no longer work.
     """
-    if description["format"] > FORMAT:
-        raise ValueError(f"{str(folder)!r} has format {description['format']}; update diekae to read it.")
-    if description["format"] < FORMAT and description["config"]["encoder"] == "attention":
+    if format > FORMAT:
+        raise ValueError(f"{str(folder)!r} has format {format}; update diekae to read it.")
+    if format < FORMAT and encoder == "attention":
         raise ValueError(
-            f"{str(folder)!r} is a bank of format {description['format']}, whose encoders project x themselves; "
-            f"in format {FORMAT} the decoder's attention reads K. Train it again with its recipe, or read without "
-            "training: DiekaeModel.exact(decoder, tokenizer)."
+            f"{str(folder)!r} is a bank of format {format}, whose encoders project x themselves; in format {FORMAT} "
+            "the decoder's attention reads K. Train it again with its recipe, or read without training: "
+            "DiekaeModel.exact(decoder, tokenizer)."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import functools
 import hashlib
@@ -19,6 +20,8 @@ _TEMPORARY = ".writing"
 """How the names of temporary files end."""
 ABANDONED = 3600.0
 """Seconds after which a temporary file that no process has locked is deleted."""
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Errors of a disk that is full or broken."""
 _REMEMBERED = 10_000
 """Most files whose results :func:`read_once` remembers."""
 _Result = TypeVar("_Result")
@@ -56,8 +59,10 @@ def written_whole(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
                 os.replace(temporary, path)
             else:
                 _rename_to_new(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _DISK and error.filename is None:
+            error.filename = str(path)  # the system does not say which file it could not write
         raise
     sync_folder(path.parent)
 

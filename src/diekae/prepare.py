@@ -85,6 +85,7 @@ def _read_parts(
     bank, by_attention = attached.bank, attached.by_attention
     layout: Callable[[Tensor], Tensor] = _by_head if by_attention else lambda slots: slots
     prepared: dict[int, PreparedKnowledge] = {}
+    fingerprint = bank.fingerprint(look=True)
     for numbers in _batches(parts, batch_size, step):
         rows = [parts[number] for number in numbers]
         with paused():
@@ -97,7 +98,7 @@ def _read_parts(
             prepared[number] = PreparedKnowledge(
                 tensors={name: layout(tensor[:, row, real]) for name, tensor in batch.tensors.items()},
                 position=int(batch.position[row]),
-                bank=bank.fingerprint(),
+                bank=fingerprint,
                 anchor={} if batch.anchor is None else {n: t[:, row] for n, t in batch.anchor.tensors.items()},
                 anchor_ids=tuple(anchor) if by_attention else (),
                 places=None if batch.places is None else batch.places[row, real],

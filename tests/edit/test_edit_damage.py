@@ -95,11 +95,17 @@ def flip(path: Path, draw: random.Random) -> str:
 
 @pytest.mark.parametrize("damage", [mutate, flip])
 def test_damage_gives_an_error_or_the_same_answers(
-    damage: Damage, model: DiekaeModel, trained: TrainedParts, folder: Path, tmp_path: Path
+    damage: Damage,
+    model: DiekaeModel,
+    trained: TrainedParts,
+    folder: Path,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
 ) -> None:
     draw, damaged = random.Random(0), tmp_path / "damaged"
     expected = answers(model, folder, trained)
     refused = 0
+    record_property("tries", 200)
     for number in range(200):
         shutil.rmtree(damaged, ignore_errors=True)
         damaged.mkdir()

@@ -95,7 +95,10 @@ def test_two_processes_make_and_revert_edits_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kills", KILLS)
-def test_two_processes_that_are_killed_lose_the_edit_in_hand_at_most(tmp_path: Path, kills: int) -> None:
+def test_two_processes_that_are_killed_lose_the_edit_in_hand_at_most(
+    tmp_path: Path, kills: int, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("tries", kills)
     draw, actions = random.Random(0), list[tuple[str, int]]()
     for kill in range(kills // 2):
         processes = [Process(add_and_revert(tmp_path, f"{name} {kill}", 10_000)) for name in ("a", "b")]
@@ -116,8 +119,13 @@ def model() -> DiekaeModel:
 
 @pytest.mark.parametrize("kills", KILLS)
 def test_a_kill_at_any_point_of_making_an_edit_leaves_it_whole_or_out(
-    model: DiekaeModel, trained: TrainedParts, tmp_path: Path, kills: int
+    model: DiekaeModel,
+    trained: TrainedParts,
+    tmp_path: Path,
+    kills: int,
+    record_property: Callable[[str, object], None],
 ) -> None:
+    record_property("tries", kills)
     draw, added = random.Random(0), list[int]()
     things = ("house", "tower", "bridge", "castle", "boat", "door", "garden", "wall", "book", "cat")
     make_store(model, tmp_path).close()

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,10 +26,13 @@ def weights(parts: TrainedParts) -> dict[str, torch.Tensor]:
     return {**parts.encoder.state_dict(), **parts.adapter.state_dict()}
 
 
-def test_no_flipped_bit_and_no_shorter_file_is_accepted(path: Path, model: DiekaeModel) -> None:
+def test_no_flipped_bit_and_no_shorter_file_is_accepted(
+    path: Path, model: DiekaeModel, record_property: Callable[[str, object], None]
+) -> None:
     content, draw = path.read_bytes(), random.Random(0)
     header = 8 + int.from_bytes(content[:8], "little")
     positions = [draw.randrange(header) for _ in range(100)] + [draw.randrange(len(content)) for _ in range(100)]
+    record_property("tries", len(positions))
     for position in positions:
         flipped = bytearray(content)
         flipped[position] ^= 1 << draw.randrange(8)

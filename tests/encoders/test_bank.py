@@ -82,6 +82,16 @@ def test_the_fingerprint_sees_changed_weights(change: Callable[[Tensor], None]) 
         assert bank.fingerprint() != before, name
 
 
+def test_a_look_at_the_weights_sees_changes_that_pytorch_does_not_count() -> None:
+    bank = make_bank("reader")
+    for name, tensor in (*bank.named_parameters(), *bank.named_buffers()):
+        before = bank.fingerprint()
+        tensor.data.add_(1)
+        assert bank.fingerprint() == before, "only a look sees it"
+        assert bank.fingerprint(look=True) != before, name
+        assert bank.fingerprint() == bank.fingerprint(look=True)
+
+
 def test_a_bank_made_in_inference_mode_has_a_fingerprint() -> None:
     with torch.inference_mode():
         bank = make_bank("reader")

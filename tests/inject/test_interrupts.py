@@ -68,7 +68,9 @@ def enter_and_leave(make: Callable[[], AbstractContextManager[object]], at: int 
 
 
 @pytest.mark.parametrize(("bank", "stride"), [("exact", 17), ("attention", 61), ("reader", 41), ("token", 41)])
-def test_an_interruption_at_any_instruction_leaves_the_decoder_as_it_was(bank: str, stride: int) -> None:
+def test_an_interruption_at_any_instruction_leaves_the_decoder_as_it_was(
+    bank: str, stride: int, record_property: Callable[[str, object], None]
+) -> None:
     model = make_exact(layers=[1]) if bank == "exact" else make_model(bank, layers=(1, 2))
     ids = model.tokenize(QUESTIONS[0])["input_ids"]
     castle, river = model.prepare(CASTLE), model.prepare(RIVER)
@@ -83,9 +85,8 @@ def test_an_interruption_at_any_instruction_leaves_the_decoder_as_it_was(bank: s
 
     instructions = enter_and_leave(lambda: model.injected(castle, ids)).count
     assert instructions > 500
-    for at in range(instructions):
-        if at % stride:
-            continue
+    record_property("tries", len(range(0, instructions, stride)))
+    for at in range(0, instructions, stride):
         interrupt = enter_and_leave(lambda: model.injected(castle, ids), at)
         assert interrupt.place or at > 0.9 * instructions, "with the compiler at eager there are a few less"
         check(interrupt)
@@ -95,17 +96,22 @@ def test_an_interruption_at_any_instruction_leaves_the_decoder_as_it_was(bank: s
                 assert torch.equal(model(ids, knowledge=river).logits, with_river), interrupt.place
 
 
-def test_an_interruption_at_every_instruction_of_a_block_of_hooks_leaves_none() -> None:
+def test_an_interruption_at_every_instruction_of_a_block_of_hooks_leaves_none(
+    record_property: Callable[[str, object], None],
+) -> None:
     model = make_model(layers=(1,))
     makers: list[Callable[[], AbstractContextManager[object]]] = [
         lambda: apply_hook(model.hookpoints, lambda *_: None),
         lambda: detach_blocks(model.decoder),
     ]
+    tries = 0
     for make in makers:
         instructions = enter_and_leave(make).count
+        tries += instructions
         for at in range(instructions):
             interrupt = enter_and_leave(make, at)
             assert hook_count(model.decoder) == 0, interrupt.place
+    record_property("tries", tries)
 
 
 def test_an_interruption_while_the_decoder_runs_leaves_no_hook() -> None:

@@ -3,6 +3,7 @@
 import random
 import shutil
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -36,14 +37,17 @@ def everything(store: KnowledgeStore) -> tuple:
     return documents, texts, prepared, store.search("castle", 9), store.catalogue.passages.match_words(["tower"])
 
 
-def test_a_flipped_bit_of_the_catalogue_is_noticed(store: KnowledgeStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize("flips", [pytest.param(60, id="60"), pytest.param(400, id="400", marks=pytest.mark.long)])
+def test_a_flipped_bit_of_the_catalogue_is_noticed(
+    store: KnowledgeStore, flips: int, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     """A bit that nothing uses may change; whatever is read is right, or it is refused, or `verify` reports it."""
     want = everything(store)
     store.close()
     content = store.catalogue.path.read_bytes()
     draw, noticed = random.Random(0), 0
     used = [place for place, byte in enumerate(content) if byte]
-    for number in range(60):
+    for number in range(flips):
         folder = tmp_path / str(number)
         shutil.copytree(store.folder, folder)
         damaged = bytearray(content)
@@ -60,7 +64,9 @@ def test_a_flipped_bit_of_the_catalogue_is_noticed(store: KnowledgeStore, tmp_pa
         finally:
             if copy is not None:
                 copy.close()
-    assert noticed > 25, "most bytes are of tables"
+        shutil.rmtree(folder)
+    assert noticed > 0.4 * flips, "most bytes are of tables"
+    record_property("tries", flips)
 
 
 @pytest.mark.parametrize(
@@ -152,3 +158,11 @@ def test_a_store_of_layout_2_is_read(store: KnowledgeStore, model: DiekaeModel) 
     assert again.catalogue.passages.match_words(["猫"]), "its words are made again"
     again.close()
     assert everything(KnowledgeStore(store.folder)) == want
+
+
+def test_a_folder_in_place_of_a_prepared_file_is_a_missing_file(store: KnowledgeStore) -> None:
+    file = next(iter(store.catalogue.prepared_files.all()))
+    (store.folder / file.file).unlink()
+    (store.folder / file.file).mkdir()
+    assert [(fault.kind, fault.document) for fault in store.verify(repair=True)] == [("missing", file.document)]
+    assert not store.verify() and len(store.prepared(file.document)) == file.slots

@@ -3,8 +3,7 @@
 import os
 from pathlib import Path
 
-from diekae.store.intake import AddResult, expand
-from diekae.store.readers import find_documents
+from diekae.store.intake import AddResult, expand, find_documents
 
 
 def names_of(paths: list[Path]) -> list[str]:

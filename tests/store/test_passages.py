@@ -1,11 +1,12 @@
 """Documents split into passages: random Markdown, checked against a simple reader of lines, and texts by hand."""
 
 import random
+import time
 
 import pytest
 
 from builders import WORDS, make_tokenizer
-from diekae.store.passages import CHARACTERS, LEAST, MOST, Passage, split
+from diekae.store.passages import BLOCK, CHARACTERS, LEAST, LONGEST_HEADING, MOST, Passage, split
 
 LONGEST = MOST * CHARACTERS
 
@@ -214,3 +215,29 @@ def test_a_book_is_split_in_seconds() -> None:
     start = time.process_time()
     split("# " + " " * 50_000 + "x" + " #" * 10_000 + "\n" + "#" * 50_000)
     assert time.process_time() - start < 5, "a long line of marks must not take long"
+
+
+@pytest.mark.parametrize("unit", ["x", "a\n", "# a\n", "a. ", "東", "> ", "*", "  - a\n", "| a |\n| b |\n\n"])
+def test_no_text_takes_longer_than_its_length_allows(unit: str) -> None:
+    """The splitter alone takes more than ten seconds for half a million times the same letter."""
+    text = unit * (500_000 // len(unit.encode()))
+    start = time.process_time()
+    passages = split(text)
+    assert time.process_time() - start < 8
+    check(text, passages)
+
+
+def test_a_large_text_is_cut_at_headings_and_paragraphs() -> None:
+    draw = random.Random(0)
+    text = "\n\n".join(f"# {number}\n\n{sentence(draw)} {sentence(draw)}" for number in range(1500))
+    assert len(text) > 5 * BLOCK
+    passages = split(text)
+    check(text, passages)
+    assert all(text[passage.start] == "#" for passage in passages)
+
+
+def test_a_heading_without_end_is_not_repeated_in_each_passage() -> None:
+    text = f"# {'castle ' * 50_000}\n\n" + "\n\n".join("the tower is red " * 30 for _ in range(100))
+    passages = split(text)
+    assert max(len(passage.heading) for passage in passages) == LONGEST_HEADING
+    assert sum(len(passage.heading) for passage in passages) < len(text)

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builders import make_model
+from builders import WORDS, make_model
 from diekae import DiekaeModel
+from diekae.knowledge import PreparedKnowledge
 from diekae.store import KnowledgeStore
 from diekae.store.catalogue import DocumentSource, IndexedPassage, document_id
-from diekae.store.prepared_folder import BATCH, CHARACTERS, _batch_size
+from diekae.store.prepared_folder import BATCH, CHARACTERS, batch_size
 
 CASTLE = "the castle is red"
 
@@ -63,6 +64,7 @@ def test_the_cost_of_a_call_does_not_grow_with_the_store(model: DiekaeModel, tmp
         "prepared by title": lambda: store.prepared("a.txt"),
         "a text": lambda: store.text(document),
         "the bank": lambda: KnowledgeStore(store.folder).bank,
+        "the beginning of the list": lambda: next(store.iter_documents()),
         "a new text, removed": lambda: store.remove(store.add("the tower is blue").ids[0]),
     }
     store.search("castle")
@@ -73,6 +75,58 @@ def test_the_cost_of_a_call_does_not_grow_with_the_store(model: DiekaeModel, tmp
     assert {name: count for name, count in many.items() if count > 1.5 * few[name] + 5} == {}
 
 
+def test_a_search_reads_only_the_vectors_that_are_new(model: DiekaeModel, tmp_path: Path) -> None:
+    store, reference = KnowledgeStore(tmp_path, model), KnowledgeStore(tmp_path, model)
+    store.add([f"tower {number}" for number in range(300)], prepare=False)
+    store.search("tower")
+
+    def search() -> None:
+        assert store.search("tower red", 400) == KnowledgeStore(tmp_path, model).search("tower red", 400)
+
+    def searches() -> int:
+        return steps(store, lambda: store.catalogue.passages.vectors(store._search._vectors))
+
+    unchanged = searches()
+    (castle,) = reference.add(CASTLE, prepare=False).ids
+    assert searches() < unchanged + 3
+    search()
+    reference.remove(castle)
+    reference.add([CASTLE, "the tower is blue"], prepare=False)
+    search()
+    for document in store.documents():
+        reference.remove(document.id)
+    assert store.search("tower") == []
+    reference.add(CASTLE, prepare=False)
+    search()
+
+
+def test_all_documents_are_listed_page_by_page(model: DiekaeModel, tmp_path: Path) -> None:
+    store = KnowledgeStore(tmp_path, model)
+    fill(store, 0, 1200)
+    assert list(store.iter_documents()) == store.documents() and len(store.documents()) == 1200
+    titles = []
+    for document in store.iter_documents():  # others add and remove meanwhile
+        titles.append(document.title)
+        store.remove(document.id)
+        if len(titles) == 700:
+            fill(store, 1200, 1300)
+    assert titles == [f"{number}.txt" for number in range(1300)] and not store.documents()
+
+
+def test_what_one_call_reads_is_limited(model: DiekaeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = KnowledgeStore(tmp_path, model).add([f"the tower {name} is old" for name in WORDS[:9]]).ids
+    bytes_of_one = max(KnowledgeStore(tmp_path, model).prepared(id).nbytes for id in ids)
+    store, loads = KnowledgeStore(tmp_path, model, most_bytes=3 * bytes_of_one), list[Path]()
+    load = PreparedKnowledge.load
+    monkeypatch.setattr(PreparedKnowledge, "load", lambda path, **options: loads.append(path) or load(path, **options))
+    assert len(store.prepared(*ids[:3])) and len(store.read(store.search("tower", 3)))
+    for call in (lambda: store.prepared(*ids), lambda: store.read(store.search("tower", 9))):
+        loads.clear()
+        with pytest.raises(ValueError, match=r"more than most_bytes=[\d,]+ bytes with document number 4; read fewer"):
+            call()
+        assert len(loads) == 4, "the rest is not read"
+
+
 def test_files_are_spread_over_folders(model: DiekaeModel, tmp_path: Path) -> None:
     store = KnowledgeStore(tmp_path, model)
     for id in store.add([f"tower {number}" for number in range(5)]).ids:
@@ -80,14 +134,13 @@ def test_files_are_spread_over_folders(model: DiekaeModel, tmp_path: Path) -> No
         assert file is not None and Path(file.file).parent == Path("memories", store.bank, id[:2])
 
 
-def test_long_documents_are_prepared_in_small_batches(model: DiekaeModel, tmp_path: Path) -> None:
-    store = KnowledgeStore(tmp_path, model)
-    store.add([f"tower {number} " + "old " * (number * 200) for number in range(60)], prepare=False)
-    documents, sizes = sorted(store.documents(), key=lambda document: document.characters), list[int]()
-    while documents:
-        sizes.append(_batch_size(documents))
-        assert sizes[-1] * documents[sizes[-1] - 1].characters <= CHARACTERS or sizes[-1] == 1
-        del documents[: sizes[-1]]
+def test_long_documents_are_prepared_in_small_batches() -> None:
+    lengths, sizes = [number * 800 for number in range(60)], list[int]()
+    while lengths:
+        sizes.append(batch_size(lengths[:BATCH]))
+        assert sizes[-1] * lengths[sizes[-1] - 1] <= CHARACTERS or sizes[-1] == 1
+        del lengths[: sizes[-1]]
+    assert batch_size([10 * CHARACTERS]) == 1
     assert sizes[0] == BATCH and sum(sizes) == 60 and 1 < sizes[-1] < BATCH
 
 

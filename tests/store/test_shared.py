@@ -1,8 +1,10 @@
 """Several processes on one store, kills at any moment, damaged files, and what `verify` reports and repairs."""
 
 import os
+import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -62,12 +64,16 @@ def test_two_processes_write_while_a_third_reads(model: DiekaeModel, tmp_path: P
     assert not store.verify()
 
 
-def test_a_kill_at_any_moment_leaves_a_consistent_store(model: DiekaeModel, tmp_path: Path) -> None:
-    folder = tmp_path / "store"
-    for kill in range(8):
+@pytest.mark.parametrize("kills", [pytest.param(8, id="8"), pytest.param(100, id="100", marks=pytest.mark.long)])
+def test_a_kill_at_any_moment_leaves_a_consistent_store(
+    model: DiekaeModel, kills: int, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    folder, draw = tmp_path / "store", random.Random(0)
+    record_property("tries", kills)
+    for kill in range(kills):
         writer, pipe = start(model, folder, 100 * kill, 100_000)
         os.read(pipe, 1)
-        time.sleep(0.02 + 0.003 * kill)
+        time.sleep(draw.uniform(0.0, 0.04))
         os.kill(writer, signal.SIGKILL)
         os.waitpid(writer, 0)
         os.close(pipe)

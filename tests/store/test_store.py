@@ -268,3 +268,17 @@ def test_wrong_calls_raise(store: KnowledgeStore, tmp_path: Path) -> None:
         KnowledgeStore(tmp_path, precision="int4")
     with pytest.raises(ValueError, match="no document is named"):
         store.prepared()
+
+
+def test_a_store_prepares_anew_after_the_weights_changed_through_data(tmp_path: Path) -> None:
+    """PyTorch does not count such changes; the store looks at a sample of the weights."""
+    model = make_model("reader")
+    store = KnowledgeStore(tmp_path, model)
+    (castle,) = store.add(CASTLE).ids
+    stale = store.prepared(castle)
+    for parameter in model.bank.parameters():
+        parameter.data.mul_(1.5)
+    assert store.documents()[0].slots is None
+    assert not torch.allclose(store.prepared(castle).tensors["keys"], stale.tensors["keys"])
+    with pytest.raises(ValueError, match="was prepared by bank"):
+        model(**model.tokenize("where is the castle"), knowledge=stale)

@@ -141,16 +141,13 @@ def list_(
 ) -> None:
     """List all documents: id, slots (about one a token) and size of the prepared knowledge, precision, and files."""
     check_store(store)
-    documents = KnowledgeStore(store).documents()
-    # Plain lines: to lay out a table of ten thousand rows takes many seconds.
-    if json:
-        lines = [jsonlib.dumps(dataclasses.asdict(document)) for document in documents]
-    else:
-        prepared = sum(document.slots is not None for document in documents)
-        megabytes = sum(document.bytes or 0 for document in documents) / 1e6
-        total = f"{len(documents)} documents, {prepared} prepared, {megabytes:.1f} MB of prepared knowledge"
-        lines = [*map(_line, documents), total]
-    print("".join(f"{line}\n" for line in lines), end="")
+    # Plain lines, printed one by one: a table of ten thousand rows takes many seconds, and a million fills the memory.
+    count, prepared, size = 0, 0, 0
+    for document in KnowledgeStore(store).iter_documents():
+        print(jsonlib.dumps(dataclasses.asdict(document)) if json else _line(document))
+        count, prepared, size = count + 1, prepared + (document.slots is not None), size + (document.bytes or 0)
+    if not json:
+        print(f"{count} documents, {prepared} prepared, {size / 1e6:.1f} MB of prepared knowledge")
 
 
 def _line(document: StoredDocument) -> str:

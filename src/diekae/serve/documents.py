@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Form, HTTPException, Request, Response, UploadFile
 
+from diekae.readers import READERS
 from diekae.serve.access import Tenant
 from diekae.serve.engine import Busy
 from diekae.serve.intake import Intake
@@ -16,7 +17,6 @@ from diekae.serve.library import Library, StoredFile, VectorStore
 from diekae.serve.schema import VectorStoreFileRequest, VectorStoreRequest, VectorStoreSearch
 from diekae.serve.state import Asker, ServerOptions, state_of
 from diekae.store import FoundPassage, KnowledgeStore
-from diekae.store.readers import READERS
 
 router = APIRouter(prefix="/v1")
 Value = TypeVar("Value")
@@ -191,13 +191,14 @@ def search(id: str, body: VectorStoreSearch, shelf: Documents) -> dict[str, Any]
     return {"object": "vector_store.search_results.page", **page}
 
 
-def _search(store: KnowledgeStore, query: str, k: int, documents: Sequence[str]) -> list[FoundPassage]:
+def _search(store: KnowledgeStore, query: str, k: int, documents: Iterable[str]) -> list[FoundPassage]:
     """Search some documents; those that were deleted meanwhile are left out."""
-    while existing := [entry.id for entry in store.catalogue.documents.select(ids=documents)]:
+    named = list(documents)
+    while existing := [entry.id for entry in store.catalogue.documents.select(ids=named)]:
         try:
             return store.search(query, k, documents=existing)
         except ValueError:
-            if len(existing) == len(store.catalogue.documents.select(ids=documents)):
+            if existing == [entry.id for entry in store.catalogue.documents.select(ids=named)]:
                 raise
     return []
 

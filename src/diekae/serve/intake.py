@@ -9,10 +9,10 @@ import time
 from collections import deque
 from contextlib import suppress
 
+from diekae.readers import read_document
 from diekae.serve.library import Library, StoredFile
 from diekae.serve.metrics import Metrics
 from diekae.store import KnowledgeStore
-from diekae.store.readers import read_document
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class Intake:
             most: Most tokens of a document.
         """
         self.library, self.store, self.metrics, self.most = library, store, metrics, most
-        self._files: deque[StoredFile] = deque(library.unprepared({entry.id for entry in store.documents()}))
+        self._files: deque[StoredFile] = deque(library.unprepared({entry.id for entry in store.iter_documents()}))
         self._changed = threading.Condition()
         self._stopping = False
         self._settling = threading.Lock()

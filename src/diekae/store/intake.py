@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from diekae.files import FileState, place_named
-from diekae.store.catalogue import document_id as document_id
-from diekae.store.readers import find_documents, printable
+from diekae.readers import READERS, printable
+from diekae.store.layout import CATALOGUE, PREPARED
 
 STEP = 20 * 10**6
 """Nanoseconds by which the times of files may be too early."""
 LONGEST_TITLE = 60
 """Most characters of a title that is taken from the text."""
+
+HIDDEN = (".", "~$")
+"""How the names of hidden files begin; Word marks open files with the second."""
 
 
 @dataclass
@@ -45,6 +48,15 @@ class Input(NamedTuple):
     """The text, or the file's absolute path."""
     explicit: bool
     """Whether the caller named it. A file of a folder that cannot be read is reported; one that was named raises."""
+
+
+class FolderContents(NamedTuple):
+    """The files below a folder."""
+
+    readable: list[Path]
+    """Files of the kinds in `READERS`, sorted."""
+    skipped: list[Path]
+    """Files of other kinds, links that lead out of the folder, and folders that cannot be listed; sorted."""
 
 
 def expand(
@@ -80,6 +92,33 @@ def expand(
         present = {str(file) for file in contents.readable}
         result.gone += [name for name in paths_below(path) if name not in present and is_gone(name)]
     return inputs
+
+
+def find_documents(folder: Path) -> FolderContents:
+    """Return the files below a folder: those that can be read, and those that are skipped.
+
+    Hidden files and folders (``.git``) and the files of a store are left out of both. Links to folders inside the
+    folder are not followed, because their files are found anyway.
+    """
+    contents, root = FolderContents([], []), Path(os.path.realpath(folder))
+
+    def skip_unlisted(error: OSError) -> None:
+        contents.skipped.append(Path(error.filename))
+
+    for parent, folders, files in os.walk(folder, onerror=skip_unlisted):
+        left_out = (PREPARED,) if CATALOGUE in files else ()
+        folders[:] = [name for name in folders if not name.startswith(HIDDEN) and name not in left_out]
+        links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
+        for name in (*links, *files):
+            if name.startswith((*HIDDEN, CATALOGUE)):  # SQLite's files beside the catalogue begin with its name
+                continue
+            path = Path(parent, name)
+            leads_out = path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root)
+            if os.path.isdir(path) and not leads_out:
+                continue
+            readable = not leads_out and path.suffix.lower() in READERS and os.path.isfile(path)
+            (contents.readable if readable else contents.skipped).append(path)
+    return FolderContents(sorted(contents.readable), sorted(contents.skipped))
 
 
 def title_of(text: str) -> str:

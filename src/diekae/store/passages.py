@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 LEAST, MOST = 64, 160
 """Tokens of a passage: pieces are put together until they have the first number, and never more than the second."""
+BLOCK = 16_000
+"""Most characters that are split at once: the splitter's time grows with the square of a text without good places."""
+LONGEST_HEADING = 200
+"""Most characters of a heading that are kept: each passage below it repeats them."""
 CHARACTERS = 4
 """How many characters count as a token if there is no tokenizer."""
 _HEADING = re.compile(
@@ -53,9 +57,25 @@ def split(text: str, tokenizer: PreTrainedTokenizerBase | None = None) -> list[P
     """
     starts, paths = _headings(text)
     splitter, token_count = _splitter(tokenizer)
-    spans = [(start, start + len(piece)) for start, piece in splitter.chunk_indices(text)]
+    spans = [
+        (block + start, block + start + len(piece))
+        for block, end in _blocks(text)
+        for start, piece in splitter.chunk_indices(text[block:end])
+    ]
     spans = _with_whole_tables(text, spans, lambda start, end: token_count(text[start:end]) <= MOST)
     return [Passage(start, end, paths[bisect_right(starts, start)]) for start, end in spans]
+
+
+def _blocks(text: str) -> Iterator[Span]:
+    """Yield the parts of a text that are split one by one; each begins at a heading, a paragraph, a line or a word."""
+    start = 0
+    while len(text) - start > BLOCK:
+        middle, end = start + BLOCK // 2, start + BLOCK
+        places = (text.rfind(mark, middle, end) for mark in ("\n#", "\n\n", "\n", " "))
+        cut = next((place for place in places if place >= 0), end)
+        yield start, cut
+        start = cut
+    yield start, len(text)
 
 
 def _headings(text: str) -> tuple[list[int], list[str]]:
@@ -67,6 +87,7 @@ def _headings(text: str) -> tuple[list[int], list[str]]:
             words = bare.rstrip()  # "## Title ##" is the heading "Title"
         if words:
             level = len(match["level"])
+            words = words if len(words) <= LONGEST_HEADING else words[: LONGEST_HEADING - 1] + "…"
             above = {upper: title for upper, title in above.items() if upper < level} | {level: words}
             starts.append(match.start("level"))
             paths.append(" > ".join(above.values()))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -19,24 +19,25 @@ from diekae.fingerprint import fingerprint
 from diekae.knowledge import PreparedKnowledge
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
-from diekae.store.catalogue import Catalogue, PreparedFile, StoredDocument
+from diekae.store.catalogue import Catalogue, PreparedFile
 from diekae.store.layout import path_in_store, prepared_path
 
 BATCH = 16
 """Most documents that are prepared together, and written before the next ones are begun."""
 CHARACTERS = 200_000
 """Most characters of such documents, all counted as long as the longest: so long documents are prepared one by one."""
-SELECTED = 500
-"""Documents that are looked up at once."""
 _REPAIR = "run `diekae knowledge verify --repair`, and it is prepared again."
 
 
 class PreparedFolder:
     """Prepares documents with one bank, and keeps and loads what was prepared."""
 
-    def __init__(self, folder: Path, catalogue: Catalogue, model: DiekaeModel | None, precision: str) -> None:
+    def __init__(
+        self, folder: Path, catalogue: Catalogue, model: DiekaeModel | None, precision: str, most_bytes: int
+    ) -> None:
         """Use the files of a store; the arguments are those of :class:`diekae.store.KnowledgeStore`."""
-        self._folder, self._catalogue, self._model, self._precision = folder, catalogue, model, precision
+        self._folder, self._catalogue, self._model = folder, catalogue, model
+        self._precision, self._most_bytes = precision, most_bytes
 
     def require_model(self) -> DiekaeModel:
         """Return the model.
@@ -52,7 +53,7 @@ class PreparedFolder:
     def bank(self) -> str:
         """Return the key under which the bank's files are; without a model, that of the only bank, or an empty text."""
         if self._model is not None:
-            return f"{self._model.bank.fingerprint()}-{self._settings_digest}"
+            return f"{self._model.bank.fingerprint(look=True)}-{self._settings_digest}"
         return self._catalogue.prepared_files.only_bank()
 
     @cached_property
@@ -63,34 +64,34 @@ class PreparedFolder:
         settings = (fingerprint(model.decoder), config.site, config.template, config.anchor, model.anchor)
         return hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
 
-    def prepare_missing(self, ids: Sequence[str], progress: Progress) -> list[str]:
-        """Prepare those documents that this bank has not prepared yet, in batches of similar length.
+    def prepare_missing(self, ids: Sequence[str] | None, progress: Progress) -> list[str]:
+        """Prepare the documents that this bank has not prepared yet, in batches of similar length.
+
+        Args:
+            ids: Which documents; all if None.
+            progress: Called after each batch.
 
         Returns:
             The ids of those that were missing.
         """
-        bank, done, missing = self.bank, 0, list[StoredDocument]()
-        for start in range(0, len(ids), SELECTED):
-            documents = self._catalogue.documents.select(bank, ids[start : start + SELECTED])
-            missing += [document for document in documents if document.slots is None]
-        by_length = sorted(missing, key=lambda document: document.characters)
+        bank, done = self.bank, 0
+        lengths = self._catalogue.documents.unprepared(bank, ids)
+        by_length = sorted(lengths, key=lengths.__getitem__)
         while done < len(by_length):
-            batch = by_length[done : done + _batch_size(by_length[done:])]
+            batch = by_length[done : done + batch_size([lengths[id] for id in by_length[done : done + BATCH]])]
             texts = self._texts(batch)
-            for id, prepared in zip(texts, self._prepare(list(texts.values())), strict=True):
-                self._write(id, bank, prepared)
+            if texts:
+                all_prepared = self.require_model().prepare_many(list(texts.values()), batch_size=BATCH)
+                for id, prepared in zip(texts, all_prepared, strict=True):
+                    self._write(id, bank, prepared)
             done += len(batch)
-            progress("preparing", done, len(missing))
-        return [document.id for document in missing]
+            progress("preparing", done, len(lengths))
+        return list(lengths)
 
-    def _texts(self, documents: Sequence[StoredDocument]) -> dict[str, str]:
+    def _texts(self, ids: Sequence[str]) -> dict[str, str]:
         """Return the texts of those documents that nobody has removed meanwhile, by id."""
         with self._catalogue.reading():
-            ids = [document.id for document in documents if self._catalogue.documents.contains(document.id)]
-            return {id: self._catalogue.documents.text(id) for id in ids}
-
-    def _prepare(self, texts: Sequence[str]) -> Sequence[PreparedKnowledge]:
-        return self.require_model().prepare_many(texts, batch_size=BATCH) if texts else []
+            return {id: self._catalogue.documents.text(id) for id in ids if self._catalogue.documents.contains(id)}
 
     def load(self, document: str) -> PreparedKnowledge:
         """Return a document's prepared knowledge, mapped from its file; prepare it now if it is missing.
@@ -116,6 +117,23 @@ class PreparedFolder:
                 raise ValueError(f"{error} To mend it, {_REPAIR}") from error
         self._catalogue.documents.text(document)  # raises if the document has been removed
         raise ValueError(f"the file of document {document[:12]} is missing in {str(self._folder)!r}; {_REPAIR}")
+
+    def join(self, parts: Iterable[PreparedKnowledge]) -> PreparedKnowledge:
+        """Join documents, or parts of them, which are loaded one after the other.
+
+        Raises:
+            ValueError: There is more than `most_bytes`; then the rest is not loaded.
+        """
+        loaded = list[PreparedKnowledge]()
+        for part in parts:
+            loaded.append(part)
+            if sum(prepared.nbytes for prepared in loaded) > self._most_bytes:
+                raise ValueError(
+                    f"what is to be read has more than most_bytes={self._most_bytes:,} bytes with document number "
+                    f"{len(loaded)}; read fewer documents at once, or only passages of them (search, then read), or "
+                    "open the store with a larger most_bytes."
+                )
+        return PreparedKnowledge.join(loaded)
 
     def delete(self, files: Sequence[str]) -> None:
         """Delete files whose rows are gone, given by their paths in the store's folder; nothing outside of it."""
@@ -145,7 +163,6 @@ class PreparedFolder:
             self._catalogue.prepared_files.insert(file)
 
 
-def _batch_size(documents: Sequence[StoredDocument]) -> int:
-    """Return how many of the first documents, sorted by length, are prepared together; at least one."""
-    sizes = range(1, min(BATCH, len(documents)) + 1)
-    return max((size for size in sizes if size * documents[size - 1].characters <= CHARACTERS), default=1)
+def batch_size(lengths: Sequence[int]) -> int:
+    """Return how many of the first documents, sorted by their lengths, are prepared together; at least one."""
+    return max((size for size, length in enumerate(lengths, 1) if size * length <= CHARACTERS), default=1)

@@ -9,18 +9,19 @@ What `add` and `remove` did when they return is on the disk: a power cut does no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from diekae.files import FileState
 from diekae.knowledge import PreparedKnowledge
 from diekae.knowledge.codec import PRECISIONS
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
+from diekae.readers import printable, read_document
 from diekae.store.catalogue import Catalogue, DocumentSource, IndexedPassage, StoredDocument, document_id
 from diekae.store.intake import AddResult, check_name, expand, is_gone, settled_state, title_of
 from diekae.store.layout import CATALOGUE
 from diekae.store.prepared_folder import PreparedFolder
-from diekae.store.readers import printable, read_document
 from diekae.store.search import FoundPassage, PassageSearch
 from diekae.store.verify import Fault, find_faults
 from diekae.store.words import Embedder
@@ -39,6 +40,7 @@ class KnowledgeStore:
         *,
         precision: str = "exact",
         embed: Embedder | None = None,
+        most_bytes: int = 4 * 10**9,
     ) -> None:
         """Open a store, or create it.
 
@@ -50,6 +52,8 @@ class KnowledgeStore:
                 quarter).
             embed: Turns texts into vectors of length 1, so that passages are found that share no word with the
                 question; WordLlama's static embeddings if None. Always open a store with the same embedder.
+            most_bytes: Most bytes of prepared knowledge that one call of :meth:`prepared` or :meth:`read` returns. To
+                join several documents takes about one and a half times as much memory.
 
         Raises:
             ValueError: The precision is not known, or the catalogue is damaged.
@@ -60,7 +64,7 @@ class KnowledgeStore:
         self.folder, self.model, self.precision = Path(folder), model, precision
         self.catalogue = Catalogue(self.folder / CATALOGUE)
         self._search = PassageSearch(self.catalogue, embed)
-        self._prepared_folder = PreparedFolder(self.folder, self.catalogue, model, precision)
+        self._prepared_folder = PreparedFolder(self.folder, self.catalogue, model, precision, most_bytes)
 
     def __repr__(self) -> str:
         """Return the folder and the number of documents; never raise, even if the catalogue is damaged."""
@@ -107,16 +111,15 @@ class KnowledgeStore:
         inputs = expand(given, table.paths_below, result)
         for number, (content, explicit) in enumerate(inputs):
             if isinstance(content, str):
-                id = document_id(content)
-                self._put(DocumentSource(id, id), title_of(content), content)
-                result.ids.append(id)
+                result.ids.append(self._put(None, title_of(content), content))
             else:
                 self._add_file(content, explicit, result)
             progress("reading", number + 1, len(inputs))
         result.gone = [path for path in result.gone if table.source(path) is not None]
-        if prune:
-            for path in result.gone:
-                self._remove_source(path)
+        for source in map(table.source, result.gone if prune else ()):
+            if source is not None:
+                self._prepared_folder.delete(table.delete_source(source.path))
+                self._follow_renames(source.document)
         result.ids = list(dict.fromkeys(result.ids))
         if prepare:
             result.prepared = self._prepared_folder.prepare_missing(result.ids, progress)
@@ -131,8 +134,7 @@ class KnowledgeStore:
         self._prepared_folder.require_model()
         if not text.strip():
             raise ValueError(f"the text of {title!r} is empty; give a document.")
-        id = document_id(text)
-        self._put(DocumentSource(id, id), title, text)
+        id = self._put(None, title, text)
         return AddResult([id], self._prepared_folder.prepare_missing([id], silent))
 
     def forget_text(self, id: str) -> None:
@@ -141,11 +143,18 @@ class KnowledgeStore:
 
     def prepare_missing(self, progress: Progress = silent) -> list[str]:
         """Prepare all documents that this bank has not prepared yet; returns their ids."""
-        return self._prepared_folder.prepare_missing([document.id for document in self.documents()], progress)
+        return self._prepared_folder.prepare_missing(None, progress)
 
     def documents(self) -> list[StoredDocument]:
         """Return all documents, in the order they were added."""
         return self.catalogue.documents.select(self.bank)
+
+    def iter_documents(self) -> Iterator[StoredDocument]:
+        """Yield all documents, in the order they were added, and hold only a few in memory: for large stores.
+
+        Those that are added or removed meanwhile may be among them.
+        """
+        return self.catalogue.documents.iterate(self.bank)
 
     def remove(self, name: str) -> StoredDocument:
         """Remove a document, with what all banks prepared of it.
@@ -171,13 +180,7 @@ class KnowledgeStore:
                 damaged. Documents stay, and are prepared again when they are needed.
             progress: Called for each file and each document.
         """
-        prompter = None if self.model is None else self.model.need_prompter()
-        tokenizer = None if prompter is None else prompter.tokenizer
-
-        def index(title: str, text: str) -> list[IndexedPassage]:
-            return self._search.index(title, text, tokenizer)
-
-        return find_faults(self.folder, self.catalogue, index, repair=repair, progress=progress)
+        return find_faults(self.folder, self.catalogue, self._index, repair=repair, progress=progress)
 
     def prepared(self, *names: str) -> PreparedKnowledge:
         """Return the prepared knowledge of a document, or of several together, for ``model.generate(knowledge=…)``.
@@ -189,12 +192,12 @@ class KnowledgeStore:
 
         Raises:
             ValueError: No name is given, or no document has one of them; a document is not prepared and there is no
-                model; or its file is damaged.
+                model; its file is damaged; or all together have more than `most_bytes`.
         """
         if not names:
             raise ValueError("no document is named; expected at least one id.")
         ids = [self.catalogue.documents.find(name) for name in names]
-        return PreparedKnowledge.join([self._prepared_folder.load(id) for id in ids])
+        return self._prepared_folder.join(map(self._prepared_folder.load, ids))
 
     def text(self, name: str) -> str:
         """Return a document's text; named as for :meth:`remove`."""
@@ -225,7 +228,8 @@ class KnowledgeStore:
         A document is prepared as a whole, so its passages were read with all the text before them.
 
         Raises:
-            ValueError: No passage is given, or its document is no longer in the store.
+            ValueError: No passage is given, its document is no longer in the store, or all together have more than
+                `most_bytes`.
         """
         if not passages:
             raise ValueError("no passage is given; expected at least one, as search returns them.")
@@ -235,7 +239,7 @@ class KnowledgeStore:
             spans.setdefault(passage.id, []).append((passage.start, passage.end))
         # All texts come before the first load: so the message about a removed document is that of `text`.
         columns = {id: prompter.columns(self.catalogue.documents.text(id), spans[id]) for id in spans}
-        return PreparedKnowledge.join([self._prepared_folder.load(id).take(columns[id]) for id in columns])
+        return self._prepared_folder.join(self._prepared_folder.load(id).take(columns[id]) for id in columns)
 
     def close(self) -> None:
         """Close this thread's connection to the catalogue."""
@@ -257,43 +261,39 @@ class KnowledgeStore:
                 raise
             result.failed.append((printable(path), str(error)))
             return
-        id = document_id(text)
-        self._put(DocumentSource(str(path), id, state), path.name, text)
+        id = self._put((str(path), state), path.name, text)
         self._follow_renames(id)
         result.ids.append(id)
 
-    def _put(self, source: DocumentSource, title: str, text: str) -> None:
-        """Put a text and its source into the catalogue, and delete files whose document is gone by that."""
-        table = self.catalogue.documents
+    def _put(self, file: tuple[str, FileState] | None, title: str, text: str) -> str:
+        """Put a text into the catalogue, with the file that holds it; returns its id.
+
+        Prepared files whose document is gone by that are deleted.
+        """
+        id, table = document_id(text), self.catalogue.documents
+        source = DocumentSource(id, id) if file is None else DocumentSource(file[0], id, file[1])
         # Passages are made outside the transaction, because that takes long, and only for a document that is new.
-        passages = None if table.contains(source.document) else self._index(title, text)
+        passages = None if table.contains(id) else self._index(title, text)
         unused_files = table.put(source, title, text, passages)
         if unused_files is None:  # another process removed the document between the two lines above
             unused_files = table.put(source, title, text, self._index(title, text))
         self._prepared_folder.delete(unused_files or ())
+        return id
 
     def _index(self, title: str, text: str) -> list[IndexedPassage]:
-        return self._search.index(title, text, self._prepared_folder.require_model().need_prompter().tokenizer)
-
-    def _remove_source(self, path: str) -> None:
-        """Remove a file that is gone, and its document if that has no other source."""
-        source = self.catalogue.documents.source(path)
-        self._prepared_folder.delete(self.catalogue.documents.delete_source(path))
-        if source is not None:
-            self._follow_renames(source.document)
+        tokenizer = None if self.model is None else self.model.need_prompter().tokenizer
+        return self._search.index(title, text, tokenizer)
 
     def _follow_renames(self, document: str) -> None:
         """Forget the files of a document that are gone while another holds its text, which then gives it its title."""
         table = self.catalogue.documents
         with self.catalogue.writing():
             sources = table.sources_of(document, MOST_SOURCES + 1)
-            if not 1 <= len(sources) <= MOST_SOURCES or not all(source.is_file for source in sources):
-                return
             present = [source for source in sources if not is_gone(source.path)]
-            for source in sources if present else ():
-                if source not in present:
-                    table.delete_source(source.path)
+            if not present or len(sources) > MOST_SOURCES or not all(source.is_file for source in sources):
+                return
+            for source in set(sources).difference(present):
+                table.delete_source(source.path)
             names = [Path(source.path).name for source in present]
-            (stored,) = table.select("", [document])
-            if names and stored.title not in names:
+            if table.select(ids=[document])[0].title not in names:
                 table.index_again(document, names[0], self._index(names[0], table.text(document)))

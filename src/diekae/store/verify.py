@@ -48,8 +48,8 @@ def find_faults(folder: Path, catalogue: Catalogue, index: Index, *, repair: boo
         if kind is not None and catalogue.prepared_files.contains(file):
             if repair:
                 catalogue.prepared_files.delete(file)
-                if kind != "link":
-                    path_in_store(folder, file.file).unlink(missing_ok=True)
+                if kind != "link" and not (path := path_in_store(folder, file.file)).is_dir():
+                    path.unlink(missing_ok=True)
             faults.append(Fault(kind, file.file, file.document, repair))
         progress("verifying", number + 1, len(files))
     faults += _orphans(folder, catalogue, repair)
@@ -102,9 +102,9 @@ def _catalogue_faults(catalogue: Catalogue, index: Index, repair: bool, progress
     words_are_whole = catalogue.health.words_are_whole(repair=repair)
     for step, number in enumerate(numbers):
         health = catalogue.health.check(number)
-        if health is not None and not health.text_is_whole:
+        if health is not None and health.fault == "text":
             faults.append(Fault("text", name, health.id, False))
-        elif health is not None and not (health.title_is_whole and health.index_is_whole):
+        elif health is not None and health.fault:
             if repair:
                 _index_again(catalogue, health, index)
             faults.append(Fault("index", name, health.id, repair))
@@ -117,9 +117,8 @@ def _index_again(catalogue: Catalogue, health: DocumentHealth, index: Index) -> 
     table = catalogue.documents
     with catalogue.writing():
         text = table.text(health.id)
-        if health.title_is_whole:
-            title = table.select("", [health.id])[0].title
-        else:
+        title = table.select(ids=[health.id])[0].title if health.fault == "index" else None
+        if title is None:
             names = [Path(source.path).name for source in table.sources_of(health.id, 1) if source.is_file]
             title = names[0] if names else title_of(text)
         table.index_again(health.id, title, index(title, text))

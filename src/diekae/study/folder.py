@@ -10,8 +10,9 @@ from pathlib import Path
 from diekae.data.example import Split
 from diekae.data.splits import split_of
 from diekae.progress import Progress, silent
+from diekae.readers import read_document
+from diekae.store.intake import find_documents
 from diekae.store.passages import Passage, split
-from diekae.store.readers import find_documents, read_document
 
 PARTS: tuple[Split, ...] = ("train", "validation", "test")
 FEWEST = 3

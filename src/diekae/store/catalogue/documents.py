@@ -8,7 +8,7 @@ import os
 import re
 import sqlite3
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -19,11 +19,14 @@ from diekae.store.catalogue.passages import IndexedPassage, PassageTable
 from diekae.store.catalogue.tables import insert, is_whole, write_digest
 
 _SELECT = f"""
-SELECT d.id, d.title, d.characters, m.slots, m.bytes, m.precision,
+SELECT d.number, d.id, d.title, d.characters, m.slots, m.bytes, m.precision,
     (SELECT json_group_array(place) FROM sources WHERE document = d.id AND place != d.id),
     {is_whole("documents", "d")} AND (m.document IS NULL OR {is_whole("memories", "m")})
 FROM documents d LEFT JOIN memories m ON m.document = d.id AND m.bank = ?
 """
+_AMONG = "d.id IN (SELECT value FROM json_each(?))"
+_PAGE = 100
+"""Documents that are read at once when all are listed."""
 _ID = re.compile("[0-9a-f]{4,}")
 _SOURCE = "SELECT place, document, size, changed, status, inode FROM sources"
 
@@ -86,15 +89,37 @@ class DocumentTable:
         Raises:
             ValueError: A row is damaged.
         """
-        where = "" if ids is None else f"WHERE d.id IN ({','.join('?' * len(ids))})"
+        if ids is None:
+            return list(self._select(bank, "").values())
+        return list(self._select(bank, f"WHERE {_AMONG}", json.dumps(list(ids))).values())
+
+    def iterate(self, bank: str) -> Iterator[StoredDocument]:
+        """Yield all documents, page by page; arguments and errors as for :meth:`select`."""
+        number = 0
+        while page := self._select(bank, "WHERE d.number > ?", number, most=_PAGE):
+            number = max(page)
+            yield from page.values()
+
+    def _select(self, bank: str, where: str, *values: str | int, most: int = -1) -> dict[int, StoredDocument]:
+        """Return documents by their numbers, in the order they were added."""
+        query = f"{_SELECT} {where} ORDER BY d.number LIMIT ?"
         with self._database.reading() as connection:
-            rows = connection.execute(f"{_SELECT} {where} ORDER BY d.number", (bank, *(ids or ()))).fetchall()
+            rows = connection.execute(query, (bank, *values, most)).fetchall()
         for row in rows:
-            self._database.check_rows(row[-1], f"document {row[0][:12]}")
-        return [
-            StoredDocument(id, title, length, slots, size, precision, tuple(json.loads(paths)))
-            for id, title, length, slots, size, precision, paths, _ in rows
-        ]
+            self._database.check_rows(row[-1], f"document {row[1][:12]}")
+        return {
+            number: StoredDocument(id, title, length, slots, size, precision, tuple(json.loads(paths)))
+            for number, id, title, length, slots, size, precision, paths, _ in rows
+        }
+
+    def unprepared(self, bank: str, ids: Sequence[str] | None = None) -> dict[str, int]:
+        """Return the documents that a bank has not prepared, of all or of the given ids: their lengths by their ids."""
+        query = (
+            "SELECT d.id, d.characters FROM documents d LEFT JOIN memories m ON m.document = d.id AND m.bank = ?"
+            f" WHERE m.document IS NULL {'' if ids is None else f'AND {_AMONG}'} ORDER BY d.number"
+        )
+        with self._database.reading() as connection:
+            return dict(connection.execute(query, (bank, *(() if ids is None else [json.dumps(list(ids))]))).fetchall())
 
     def count(self) -> int:
         """Return how many documents there are."""

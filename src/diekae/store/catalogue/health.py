@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from diekae.store.catalogue.database import CatalogueDatabase
 from diekae.store.catalogue.tables import is_whole
@@ -22,12 +22,8 @@ class DocumentHealth(NamedTuple):
 
     id: str
     """Id of the document."""
-    text_is_whole: bool
-    """Whether the text is the one that was added."""
-    title_is_whole: bool
-    """Whether the title is."""
-    index_is_whole: bool
-    """Whether its passages and their words are those of the title and the text."""
+    fault: Literal["text", "title", "index"] | None
+    """What is not as it was written: the text, the title, or the passages and their words; None for nothing."""
 
 
 class CatalogueHealth:
@@ -63,18 +59,20 @@ class CatalogueHealth:
             if row is None:
                 return None
             id, title, data, title_is_whole = row
-            if hashlib.sha256(data).hexdigest() != id:
-                return DocumentHealth(id, False, bool(title_is_whole), True)
             query = f"""SELECT start, end, heading, {is_whole("passages", "p")}, words
                 FROM passages p LEFT JOIN terms ON terms.rowid = p.number WHERE document = ? ORDER BY p.number"""
             passages = connection.execute(query, (number,)).fetchall()
+        if hashlib.sha256(data).hexdigest() != id:
+            return DocumentHealth(id, "text")
+        if not title_is_whole:
+            return DocumentHealth(id, "title")
         text = data.decode()
         beginning = text[passages[0][0] : passages[0][1]] if passages else ""
         index_is_whole = bool(passages) and all(
             whole and words == passage_words(title, beginning, heading, text[start:end])
             for start, end, heading, whole, words in passages
         )
-        return DocumentHealth(id, True, bool(title_is_whole), index_is_whole)
+        return DocumentHealth(id, None if index_is_whole else "index")
 
     def words_are_whole(self, *, repair: bool) -> bool:
         """Tell whether the full-text index fits its words, by SQLite's own check, and belongs to documents.

@@ -28,18 +28,13 @@ def add_layout_3(connection: sqlite3.Connection) -> None:
     for (number,) in connection.execute("SELECT number FROM documents").fetchall():
         title, text = connection.execute("SELECT title, text FROM documents WHERE number = ?", (number,)).fetchone()
         connection.execute("UPDATE documents SET characters = ? WHERE number = ?", (len(text), number))
-        write_words(connection, number, title, text)
+        query = "SELECT number, start, end, heading FROM passages WHERE document = ? ORDER BY number"
+        passages = connection.execute(query, (number,)).fetchall()
+        for passage, start, end, heading in passages:
+            beginning = text[passages[0][1] : passages[0][2]]
+            words = passage_words(title, beginning, heading, text[start:end])
+            connection.execute("UPDATE terms SET words = ? WHERE rowid = ?", (words, passage))
     for table in COLUMNS:
         write_digest(connection, table)
     for statement in MARKS:
         connection.execute(statement)
-
-
-def write_words(connection: sqlite3.Connection, document: int, title: str, text: str) -> None:
-    """Make the words of a document's passages again; the document is given by its number."""
-    query = "SELECT number, start, end, heading FROM passages WHERE document = ? ORDER BY number"
-    passages = connection.execute(query, (document,)).fetchall()
-    for number, start, end, heading in passages:
-        beginning = text[passages[0][1] : passages[0][2]]
-        words = passage_words(title, beginning, heading, text[start:end])
-        connection.execute("UPDATE terms SET words = ? WHERE rowid = ?", (words, number))

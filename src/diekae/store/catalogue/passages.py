@@ -6,6 +6,7 @@ is listed can be found, and what was removed cannot, also after a kill.
 
 from __future__ import annotations
 
+import json
 import math
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -133,35 +134,45 @@ class PassageTable:
         """Return the vectors of all passages.
 
         Args:
-            earlier: What an earlier call returned; it is returned again if the passages have not changed.
+            earlier: What an earlier call returned; only what was added since is read, unless passages were removed.
 
         Raises:
             ValueError: The vectors differ in their dimensions, or one is damaged.
         """
+        query = f"SELECT number, vector, {is_whole('passages')} FROM passages WHERE number > ? ORDER BY number"
         with self._database.reading() as connection:
-            query = "SELECT count(*), coalesce(max(number), 0) FROM passages"
-            state: tuple[int, int] = connection.execute(query).fetchone()
+            state: tuple[int, int] = connection.execute(
+                "SELECT count(*), coalesce(max(number), 0) FROM passages"
+            ).fetchone()
             if earlier is not None and earlier.state == state:
                 return earlier
-            query = f"SELECT number, vector, {is_whole('passages')} FROM passages ORDER BY number"
-            rows = connection.execute(query).fetchall()
+            rows = [] if earlier is None else connection.execute(query, (earlier.state[1],)).fetchall()
+            if earlier is None or len(rows) != state[0] - earlier.state[0]:
+                earlier, rows = None, connection.execute(query, (0,)).fetchall()
         self._database.check_rows(all(whole for _, _, whole in rows), "the vector of a passage")
+        numbers = [number for number, _, _ in rows]
         values = [np.frombuffer(vector, dtype=np.float16) for _, vector, _ in rows]
+        if earlier is not None and earlier.numbers:
+            numbers, values = earlier.numbers + numbers, [*earlier.matrix[:1], *values]
         if len({len(value) for value in values}) > 1:
             raise ValueError(
                 f"{str(self._database.path)!r} holds vectors of different embedders; add the documents to a new store."
             )
-        matrix = np.stack(values).astype(np.float32) if values else np.zeros((0, 0), np.float32)
-        return PassageVectors(state, [number for number, _, _ in rows], matrix)
+        if not values:
+            return PassageVectors(state, numbers, np.zeros((0, 0), np.float32))
+        matrix = np.stack(values).astype(np.float32)
+        if earlier is not None and earlier.numbers:
+            matrix = np.concatenate([earlier.matrix, matrix[1:]])
+        return PassageVectors(state, numbers, matrix)
 
     def numbers(self, documents: Sequence[str]) -> set[int]:
         """Return the numbers of some documents' passages."""
         query = (
-            "SELECT p.number FROM passages p JOIN documents d ON d.number = p.document WHERE d.id IN "
-            f"({','.join('?' * len(documents))})"
+            "SELECT p.number FROM passages p JOIN documents d ON d.number = p.document"
+            " WHERE d.id IN (SELECT value FROM json_each(?))"
         )
         with self._database.reading() as connection:
-            return {row[0] for row in connection.execute(query, list(documents))}
+            return {row[0] for row in connection.execute(query, [json.dumps(list(documents))])}
 
     def select(self, numbers: Sequence[int], read_text: Callable[[str], str]) -> list[StoredPassage]:
         """Return passages by their numbers, in that order, without those that have been removed.

@@ -10,8 +10,7 @@ from docx.opc.part import Part
 from docx.oxml import parse_xml
 from docx.oxml.ns import nsdecls
 
-from diekae.store.kinds import word
-from diekae.store.readers import read_document
+from diekae.readers import read_document, word
 from document_files import read, run, word_file
 
 
@@ -116,8 +115,8 @@ def test_word_files_too_large_after_unpacking_and_other_files_are_refused(
 ) -> None:
     path = word_file(tmp_path / "a.docx", ("Normal", "the tower"))
     monkeypatch.setattr(word, "UNPACKED", 1000)
-    with pytest.raises(ValueError, match="a.docx' has 1 MB after unpacking, more than 0 MB; split it"):
-        read_document(path)
+    with pytest.raises(ValueError, match="has 1 MB after unpacking, more than 0 MB; split it"):
+        word.read_word(path)
     for content in (b"PK", b"\xd0\xcf\x11\xe0" + bytes(2000)):  # the second as a file with a password begins
         with pytest.raises(ValueError, match="b.docx' is not a Word file, is damaged or has a password"):
             read(tmp_path / "b.docx", content)

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from diekae.store.kinds.base import Unreadable, one_line, read_plain
+from diekae.readers.base import Unreadable, one_line, read_plain
 
 DELIMITERS = ",;\t|"
 """Delimiters that are tried for CSV, the most likely first."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
-from diekae.store.kinds.base import Unreadable, need
-from diekae.store.kinds.hidden import hidden_elements
+from diekae.readers.base import Unreadable, need
+from diekae.readers.hidden import hidden_elements
 
 INVISIBLE = ("script", "style", "noscript", "template", "head", "svg", "iframe")
 """HTML elements whose text a browser does not show."""
@@ -15,8 +14,6 @@ LARGEST_HTML = 10 * 10**6
 """Most bytes of HTML: about a minute of work."""
 PAGES = 2000
 """Most pages of a PDF."""
-SECONDS = 60.0
-"""Most time for the pages of a PDF. It is looked at between pages."""
 
 
 def read_html(path: Path) -> str:
@@ -66,19 +63,14 @@ def read_pdf(path: Path) -> str:
     """Return the text of a PDF, with an empty line between pages.
 
     Raises:
-        Unreadable: The file is encrypted, has too many pages or takes too long, or holds no text.
+        Unreadable: The file is encrypted, has too many pages, or holds no text.
     """
     reader = need("pypdf").PdfReader(path)
     if reader.is_encrypted and not reader.decrypt(""):
         raise Unreadable("is encrypted; save it without a password.")
     if len(reader.pages) > PAGES:
         raise Unreadable(f"has {len(reader.pages):,} pages, and at most {PAGES:,} are read; split it into several.")
-    texts, end = [], time.monotonic() + SECONDS
-    for page in reader.pages:
-        if time.monotonic() > end:
-            raise Unreadable(f"takes more than {SECONDS:.0f} s to read; split it, or save it as plain text (.txt).")
-        texts.append(page.extract_text())
-    text = "\n\n".join(texts)
+    text = "\n\n".join(page.extract_text() for page in reader.pages)
     if not text.strip():
         raise Unreadable("holds no text; scanned pages must go through text recognition first.")
     return text

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diekae.store.kinds.base import Unreadable, markdown_table, need, one_line
-from diekae.store.kinds.word_elements import attribute, children, find, is_on, name_of
-from diekae.store.kinds.word_lists import ListMarks
+from diekae.readers.base import Unreadable, markdown_table, need, one_line
+from diekae.readers.word_elements import attribute, children, find, is_on, name_of
+from diekae.readers.word_lists import ListMarks
 
 UNPACKED = 200 * 10**6
 """Most bytes of a file after unpacking: a small file may unpack to any size."""

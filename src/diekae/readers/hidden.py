@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from diekae.store.kinds.base import need
+from diekae.readers.base import need
 
 WORK = 2 * 10**6
 """Most comparisons of a rule with an element: a few seconds."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from diekae.store.readers import read_document
+from diekae.readers import read_document
 from document_files import read
 
 NAMES = ("name", "born in", "height, m", 'said "so"')

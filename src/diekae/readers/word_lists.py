@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
-from diekae.store.kinds.word_elements import attribute, children, find
+from diekae.readers.word_elements import attribute, children, find
 
 
 class ListMarks:

@@ -7,8 +7,8 @@ from email.message import EmailMessage
 from email.policy import default
 from pathlib import Path
 
-from diekae.store.kinds.base import Unreadable, one_line
-from diekae.store.kinds.pages import markdown_of
+from diekae.readers.base import Unreadable, one_line
+from diekae.readers.pages import markdown_of
 
 HEADERS = ("From", "To", "Cc", "Date", "Subject")
 """Header lines that are kept."""
