@@ -51,7 +51,9 @@ def steps(store: KnowledgeStore, call: Callable[[], object]) -> int:
     return count
 
 
-def test_the_cost_of_a_call_does_not_grow_with_the_store(model: DiekaeModel, tmp_path: Path) -> None:
+def test_the_cost_of_a_call_does_not_grow_with_the_store(
+    model: DiekaeModel, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     store = KnowledgeStore(tmp_path / "store", model)
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "a.txt").write_text(CASTLE)
@@ -67,6 +69,7 @@ def test_the_cost_of_a_call_does_not_grow_with_the_store(model: DiekaeModel, tmp
         "the beginning of the list": lambda: next(store.iter_documents()),
         "a new text, removed": lambda: store.remove(store.add("the tower is blue").ids[0]),
     }
+    record_property("tries", len(calls))
     store.search("castle")
     fill(store, 0, 100)
     few = {name: steps(store, call) for name, call in calls.items()}

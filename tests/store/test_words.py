@@ -6,7 +6,7 @@ import subprocess
 import sys
 import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +109,10 @@ FOUND_BY = [
 ]
 
 
-def test_documents_of_all_scripts_are_found_by_parts_of_their_words(tmp_path: Path) -> None:
+def test_documents_of_all_scripts_are_found_by_parts_of_their_words(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("tries", len(FOUND_BY))
     store = KnowledgeStore(tmp_path / "store", make_model("reader"), embed=zeros)
     texts = list(dict.fromkeys(text for text, _ in FOUND_BY))
     ids = store.add(texts).ids
