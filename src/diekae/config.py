@@ -138,7 +138,7 @@ class DiekaeConfig:
         Raises:
             ValueError: A value is not valid, or the values are not a mapping.
         """
-        return cls(**known_fields(cls, values, "Configuration key"))
+        return cls(**known_fields(cls, values, "Configuration"))
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values, which :meth:`from_dict` reads back."""

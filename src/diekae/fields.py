@@ -56,16 +56,16 @@ def known_fields(kind: type, values: Mapping[str, Any], subject: str) -> dict[st
     Args:
         kind: The dataclass.
         values: Values by name.
-        subject: What a key is, for messages: ``Training key``.
+        subject: What the values are, for messages: ``Training``.
 
     Raises:
         ValueError: The values are no table.
     """
-    check_table(values, f"{subject}s")
+    check_table(values, subject.lower())
     names = [field.name for field in dataclasses.fields(kind)]
     for key in values:
         if key not in names:
-            warnings.warn(f"{subject} {key!r} is not known and is ignored.{did_you_mean(key, names)}", stacklevel=3)
+            warnings.warn(f"{subject} key {key!r} is not known and is ignored.{did_you_mean(key, names)}", stacklevel=3)
     return {key: value for key, value in values.items() if key in names}
 
 

@@ -143,7 +143,7 @@ def test_an_answer_is_shown_as_it_comes_only_if_the_documents_answer(tmp_path: P
 
 
 def test_a_shown_answer_has_no_blanks_around_it_and_may_be_one_line() -> None:
-    for one_line, expected in ((False, "one two\n\nthree"), (True, "one two")):
+    for one_line, expected in ((False, "one two \n\nthree"), (True, "one two")):
         pieces: list[str] = []
         streamer = AnswerStreamer(make_tokenizer(), pieces.append, one_line)
         for text in ("\n ", "one ", "two ", "\n\n", "three", "", " \n"):

@@ -211,7 +211,7 @@ def test_special_tokens_stay_text(server: Served) -> None:
         del server.state.model.decoder.forward
     assert isinstance(ids, torch.Tensor)
     row = ids[0].tolist()
-    assert row.count(3) == 3 and row.count(4) == 2  # those of the template alone
+    assert row.count(3) == 1 and row.count(4) == 1  # those of the template alone; the header is in a cache
     knowledge = server.state.prompter.knowledge(forged)
     assert len(knowledge) >= len(forged) and not {3, 4} & set(knowledge)
 

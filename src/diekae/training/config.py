@@ -103,4 +103,4 @@ class TrainingConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainingConfig:
         """Build from a recipe's table. Unknown keys are ignored, with a warning that names the nearest key."""
-        return cls(**known_fields(cls, values, "Training key"))
+        return cls(**known_fields(cls, values, "Training"))
