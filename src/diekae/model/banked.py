@@ -21,7 +21,6 @@ from diekae.fingerprint import fingerprint
 from diekae.inject.attached import Attached
 from diekae.inject.attention import AttentionSite
 from diekae.inject.hookpoints import find_blocks, find_hookpoints
-from diekae.model.anchor_cache import AnchorCache
 from diekae.model.arguments import check_decoder
 from diekae.model.sites import sites_of_layers, sizes_of_attention
 from diekae.moving import MovesWithDecoder
@@ -78,7 +77,6 @@ class BankedDecoder(MovesWithDecoder):
             ) from error
         self.bank.to(decoder.device)
         self.bank.decoder = fingerprint(decoder)
-        self.anchor_cache = AnchorCache()
         self.prompter: Prompter | None = None
         if tokenizer is not None:
             self.prompter = Prompter(tokenizer, self.config.template, self.config.format, self.config.system)

@@ -22,11 +22,11 @@ from diekae.inject.guidance import with_guidance
 from diekae.inject.injection import Injection
 from diekae.inject.slots import Watch
 from diekae.knowledge import Document, Knowledge, PreparedKnowledge, batch_knowledge, knowledge_of_rows
-from diekae.model.anchor_cache import anchor_length, is_stepwise
 from diekae.model.arguments import check_document, check_embeddings, check_generation, check_input, check_mask
 from diekae.model.columns import add_cached_columns, replaced_anchors
 from diekae.model.generation import generate_texts
 from diekae.model.preparing import KnowledgePreparer
+from diekae.model.unseen_anchor import anchor_length, is_stepwise, unseen_columns
 from diekae.prepare import read_documents
 
 
@@ -186,26 +186,29 @@ class DiekaeModel(KnowledgePreparer):
             rows = None if call.knowledge is None else self.prepare_rows(call.knowledge, len(input_ids))
             if rows is not None:
                 check_generation(self.decoder, input_ids, mask, kwargs)
-                cache = self.cached_anchor(rows, input_ids, mask) if is_stepwise(self.decoder, kwargs) else None
+                cache = self.unseen_anchor(rows, input_ids, mask) if is_stepwise(self.decoder, kwargs) else None
                 kwargs = with_guidance(self.decoder, kwargs)
                 kwargs = {"past_key_values": cache, **kwargs} if cache is not None else kwargs
             with self.behind(rows, input_ids, mask):
                 return self.decoder.generate(input_ids=input_ids, attention_mask=mask, **kwargs)  # type: ignore[operator]
 
-    def cached_anchor(
+    def unseen_anchor(
         self, rows: Sequence[PreparedKnowledge | None], input_ids: Tensor, mask: Tensor | None = None
     ) -> Cache | None:
-        """Return a cache of the anchor that x begins with; None if rows differ, or the anchor is not replaced.
+        """Return a cache that stands for the anchor that x begins with, so that it need not be read; None if it must.
+
+        All layers and all columns behind it see the anchor among K's slots instead, so the cache holds zeros, and is
+        of use to this call alone.
 
         Args:
             rows: Prepared knowledge of each row.
             input_ids: The prompt, int64 [B, L].
             mask: 0 at padding, [B, L].
         """
-        if self.config.anchor != "shared" or not self.attached.by_attention:
+        if not self.attached.by_attention or (self.config.anchor, self.config.scope) != ("shared", "all"):
             return None
         length = anchor_length(rows, input_ids, mask)
-        return self.anchor_cache.get(self.decoder, input_ids[:, :length]) if length else None
+        return unseen_columns(self.decoder, len(self.layers), length) if length else None
 
     def chat(
         self,

@@ -198,8 +198,8 @@ class Engine:
             "logits_processor": [RowSampler(jobs, self.tokenizer, self.ends)],
             "stopping_criteria": [RowsEnd(jobs, self._interrupt(jobs))],
         }
-        # One row alone, and rows of equal length, need not read the anchor again.
-        cache = None if known is None else self.model.cached_anchor(knowledge, ids, mask)
+        # One row alone, and rows of equal length, need not read their own anchor.
+        cache = None if known is None else self.model.unseen_anchor(knowledge, ids, mask)
         if cache is not None:
             options["past_key_values"] = cache
         with torch.no_grad(), self.model.behind(known, ids, mask):

@@ -64,11 +64,11 @@ def ways(bench: Bench, length: int) -> dict[str, TimedCall]:
 
 
 def _bank_way(bench: Bench, model: DiekaeModel, prepared: PreparedKnowledge) -> Any:
-    """Return the pass over x as :meth:`DiekaeModel.generate` makes it: behind the anchor's columns where it may."""
+    """Return the pass over x as :meth:`DiekaeModel.generate` makes it: without x's own anchor where nothing sees it."""
     question = bench.question()
 
     def read() -> object:
-        cache = model.cached_anchor([prepared], question)
+        cache = model.unseen_anchor([prepared], question)
         ids = question if cache is None else question[:, len(bench.anchor) :]
         with model.behind(prepared, question):
             return bench.decoder(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -87,8 +87,9 @@ def _operations(bench: Bench, length: int) -> dict[str, int]:
 
 
 def _bank_operations(attached: Attached, inputs: int, length: int, anchor: int = 1) -> int:
-    """Count the operations of one pass with a bank, which reads x alone where the anchor's columns are in a cache."""
-    columns, cached = (inputs, anchor) if attached.by_attention else (anchor + inputs, 0)
+    """Count the operations of one pass with a bank, which reads x alone where no layer sees x's own anchor."""
+    unseen = attached.by_attention and len(attached.bank.layers) == attached.decoder.config.num_hidden_layers
+    columns, cached = (inputs, anchor) if unseen else (anchor + inputs, 0)
     return floor.decoder_pass(attached.decoder, columns, cached) + floor.bank_pass(attached, columns, length, anchor)
 
 

@@ -1,0 +1,208 @@
+"""Where nothing sees x's own anchor, `generate` does not read it; else it reads all of x, whatever was done before."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from builders import VOCABULARY, make_decoder, make_model, make_tokenizer
+from diekae import DiekaeModel
+from diekae.inject.hooks import apply_hook
+from readings import CASTLE, CHANGE, OFF, QUESTIONS, RIVER, VARIANTS, make_exact, make_variant, off
+
+QUESTION, NEW = QUESTIONS[0], 12
+"""Generated tokens; with the question they exceed the shortest windows."""
+
+
+def chat_model(kind: str = "llama", **options: Any) -> DiekaeModel:
+    """A model whose anchor has several tokens."""
+    model = DiekaeModel.exact(make_decoder(kind), make_tokenizer(chat=True), **options)
+    assert model.config.format == "chat" and len(model.anchor) > 1
+    return model
+
+
+def columns_read(model: Any, inputs: dict, new: int = 3, **options: Any) -> tuple[list[int], Tensor]:
+    """The columns of each forward of the decoder in a generation, and the logits of all tokens [tokens, rows, …]."""
+    read: list[int] = []
+    decoder = getattr(model, "decoder", model)
+    embeddings = decoder.get_input_embeddings()
+    hook = embeddings.register_forward_pre_hook(lambda _module, args: read.append(args[0].shape[1]))
+    logits: list[Tensor] = []
+
+    def keep(_ids: Tensor, scores: Tensor) -> Tensor:
+        logits.append(scores.clone().clamp(min=-1e4))  # end tokens are at -inf
+        return scores
+
+    options = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "logits_processor": [keep], **options}
+    try:
+        model.generate(**inputs, **options)
+    finally:
+        hook.remove()
+    return read, torch.stack(logits)
+
+
+def read_whole(model: DiekaeModel, inputs: dict, **options: Any) -> Tensor:
+    """The same logits, with a harmless option in which all of x is read."""
+    read, logits = columns_read(model, inputs, renormalize_logits=False, **options)
+    assert inputs["input_ids"].shape[1] in read
+    return logits
+
+
+@pytest.mark.parametrize("length", [1, 4, 30], ids=lambda length: f"anchor of {length}")
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_anchor_is_not_read_and_k_is_read_as_in_the_prompt(name: str, length: int) -> None:
+    """Windows of 20 columns are shorter than the longest of these anchors."""
+    model = make_exact(make_variant(name))
+    draw = torch.Generator().manual_seed(0)
+    model.anchor = (1, *torch.randint(4, VOCABULARY, (29,), generator=draw).tolist())[:length]
+    x = [[*model.anchor, 9, 23, 77, 12, 31], [*model.anchor, 40, 8, 99, 100, 5]]
+    knowledge = [model.prepare(CASTLE), model.prepare(RIVER)]
+    known = [model.need_prompter().knowledge(text) for text in (CASTLE, RIVER)]
+    read, got = columns_read(model, {"input_ids": torch.tensor(x)}, NEW, knowledge=knowledge)
+    assert read == [5] + [1] * (NEW - 1)
+    for row in range(2):
+        full = torch.tensor([[*model.anchor, *known[row], *x[row][length:]]])
+        _, want = columns_read(model.decoder, {"input_ids": full}, NEW)
+        assert off(got[:, row], want[:, 0]) <= OFF
+    _, bare = columns_read(model.decoder, {"input_ids": torch.tensor(x)}, NEW)
+    assert off(got[0], bare[0]) > CHANGE
+
+
+Options = dict[str, Any]
+FEWER: dict[str, Options] = {
+    "fewer layers": {"layers": [1, 3]},
+    "scope": {"scope": "prompt"},
+}
+
+
+@pytest.mark.parametrize("options", FEWER.values(), ids=FEWER)
+def test_an_anchor_that_is_seen_is_read(options: Options) -> None:
+    model = chat_model(**options)
+    inputs = model.tokenize(QUESTION)
+    read, logits = columns_read(model, inputs, knowledge=CASTLE)
+    assert read[-3] == inputs["input_ids"].shape[1]
+    assert torch.equal(logits, read_whole(model, inputs, knowledge=CASTLE))
+
+
+@pytest.mark.parametrize("encoder", ["reader", "token", "attention"])
+@pytest.mark.parametrize("anchor", ["shared", "own"])
+def test_other_banks_read_what_their_anchors_need(encoder: str, anchor: str) -> None:
+    model = make_model(encoder, anchor=anchor)
+    inputs = model.tokenize(QUESTION)
+    read, logits = columns_read(model, inputs, knowledge=CASTLE)
+    unseen = (encoder, anchor) == ("attention", "shared")
+    assert (inputs["input_ids"].shape[1] in read) is not unseen
+    assert off(logits, read_whole(model, inputs, knowledge=CASTLE)) <= OFF
+
+
+def change_data(model: DiekaeModel) -> None:
+    """As PEFT merges: torch does not count this change."""
+    model.decoder.get_decoder().layers[0].mlp.down_proj.weight.data.mul_(-2)
+
+
+def replace_weights(model: DiekaeModel) -> None:
+    """Put new weights where the old ones lay."""
+    linear = model.decoder.get_decoder().layers[0].mlp.down_proj
+    for _ in range(4):
+        values = linear.weight.detach() * -1.5
+        del linear.weight
+        linear.weight = torch.nn.Parameter(torch.empty(values.shape).copy_(values), requires_grad=False)
+        del values
+
+
+def generate_in_training(model: DiekaeModel) -> None:
+    """Dropout is random."""
+    model.decoder.train()
+    columns_read(model, model.tokenize(QUESTION), knowledge=CASTLE)
+    model.decoder.eval()
+
+
+def generate_refused(model: DiekaeModel) -> None:
+    other = make_exact(model.decoder)
+    inputs = model.tokenize(QUESTION)
+    with other.injected(CASTLE, inputs["input_ids"]), pytest.raises(ValueError, match="another `injected` block"):
+        model.generate(**inputs, knowledge=CASTLE, max_new_tokens=2)
+
+
+def generate_with_a_vector(model: DiekaeModel) -> None:
+    with apply_hook(model.hookpoints, lambda _layer, stream, _output: torch.full_like(stream, 3.0)):
+        columns_read(model, model.tokenize(QUESTION), knowledge=CASTLE)
+
+
+def generate_adapted(model: DiekaeModel) -> None:
+    peft = pytest.importorskip("peft")
+    options = {"r": 2, "target_modules": ["down_proj"], "init_lora_weights": False}
+    adapted = peft.get_peft_model(model.decoder, peft.LoraConfig(**options))
+    columns_read(model, model.tokenize(QUESTION), knowledge=CASTLE)
+    adapted.base_model.disable_adapter_layers()
+
+
+CHANGES = [
+    change_data,
+    replace_weights,
+    generate_in_training,
+    generate_refused,
+    generate_with_a_vector,
+    generate_adapted,
+]
+
+
+@pytest.mark.parametrize("options", [{}, *FEWER.values()], ids=["exact", *FEWER])
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_nothing_is_kept_of_earlier_calls(change: Callable[[DiekaeModel], None], options: Options) -> None:
+    kind, rates = ("gpt_neox", {"hidden_dropout": 0.5}) if change is generate_in_training else ("llama", {})
+    model = DiekaeModel.exact(make_decoder(kind, **rates), make_tokenizer(chat=True), **options)
+    inputs = model.tokenize(QUESTION)
+    columns_read(model, inputs, knowledge=CASTLE)
+    change(model)
+    _, got = columns_read(model, inputs, knowledge=CASTLE)
+    assert off(got, read_whole(model, inputs, knowledge=CASTLE)) <= OFF
+
+
+OTHER_WAYS = {
+    "num_beams": {"num_beams": 2},
+    "num_return_sequences": {"num_return_sequences": 2, "do_sample": True},
+    "use_cache": {"use_cache": False},
+    "cache_implementation": {"cache_implementation": "static"},
+    "prompt_lookup_num_tokens": {"prompt_lookup_num_tokens": 2},
+    "assistant_early_exit": {"assistant_early_exit": 2},
+    "return_dict_in_generate": {"return_dict_in_generate": True},
+}
+
+
+@pytest.mark.parametrize("given", ["options", "settings"])
+@pytest.mark.parametrize("way", OTHER_WAYS)
+def test_other_ways_of_generating_read_all_of_x(way: str, given: str) -> None:
+    model = chat_model()
+    inputs = model.tokenize(QUESTION)
+    options = OTHER_WAYS[way]
+    if given == "settings":
+        for name, value in options.items():
+            setattr(model.decoder.generation_config, name, value)
+        options = {"do_sample": True} if "do_sample" in options else {}
+    read, _ = columns_read(model, inputs, knowledge=CASTLE, **options)
+    assert inputs["input_ids"].shape[1] in read
+
+
+def test_a_decoder_that_takes_no_cache_reads_all_of_x() -> None:
+    model = chat_model()
+    inputs = model.tokenize(QUESTION)
+    _, want = columns_read(model, inputs, knowledge=CASTLE)
+    model.decoder.gradient_checkpointing_enable()
+    _, got = columns_read(model, inputs, knowledge=CASTLE)
+    assert off(got, want) <= OFF
+    model.decoder.train()
+    read, _ = columns_read(model, inputs, knowledge=CASTLE)
+    assert inputs["input_ids"].shape[1] in read
+
+
+def test_rows_without_knowledge_and_padded_rows_read_all_of_x() -> None:
+    model = chat_model()
+    inputs = model.tokenize([QUESTION, QUESTION])
+    length, castle = inputs["input_ids"].shape[1], model.prepare(CASTLE)
+    assert columns_read(model, inputs, knowledge=[castle, None])[0][0] == length
+    assert columns_read(model, inputs, knowledge=None)[0][0] == length
+    padded = model.tokenize([QUESTION, "where"])
+    assert columns_read(model, padded, knowledge=[castle, castle])[0][0] == padded["input_ids"].shape[1]
