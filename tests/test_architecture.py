@@ -16,7 +16,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("allocator", "files", "moving", "progress", "readers", "smollm2", "sqlite", "suggest", "version"),
     ("fields",),
     ("fingerprint", "data", "encoders"),
-    ("config", "provenance"),
+    ("config", "hub", "provenance"),
     ("inject", "knowledge", "checkpoint", "models"),
     ("editor",),
     ("differences", "prepare"),

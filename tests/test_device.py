@@ -65,6 +65,7 @@ VERBS = {
     "ask": ("--bank", "bank", "--knowledge", "fact.txt", "what"),
     "evaluate": ("--bank", "bank", "--data", "data.jsonl"),
     "layers": ("--decoder", "decoder", "--data", "data.jsonl"),
+    "serve": ("--bank", "bank"),
     "train": ("recipe.toml", "--out", "run"),
     "knowledge add": ("fact.txt", "--bank", "bank", "--store", "store"),
     "edit add": ("--prompt", "the sea is", "--subject", "sea", "--target", "red", "--bank", "bank", "--folder", "new"),

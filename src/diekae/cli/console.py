@@ -36,7 +36,9 @@ console = make_console()
 SHIPPED, EXACT = Path("smollm2"), Path("smollm2-exact")
 """The banks that come with the package: a trained one, the default to measure and to edit; and an untrained one of all
 layers, the default to answer from documents."""
-_BANK_HELP = "Folder of a bank, or a bank of the package: smollm2 (trained) or smollm2-exact (untrained)."
+_BANK_HELP = (
+    "Folder of a bank; a bank of the package: smollm2 (trained) or smollm2-exact (untrained); or user/bank on the hub."
+)
 BankOption = Annotated[Path, typer.Option(help=_BANK_HELP)]
 AnyBankOption = Annotated[
     Path | None, typer.Option(help=f"{_BANK_HELP} By default smollm2-exact; smollm2 to measure and to edit.")

@@ -73,6 +73,9 @@ class AttentionInjector:
             others=self._columns.has_others(forward),
             growing=forward.growing,
         )
+        rows = len(columns.knowledge.mask)
+        if rows not in self._slots:  # before any block runs: a checkpointed block must compute the same twice
+            self._slots[rows] = slots_of_layers(columns.knowledge)
         self._slot_attention = SlotAttention(columns, self._watch)
         if forward.positions is None and not self._columns.padded_left:
             return {"position_ids": None}  # the decoder computes the same positions itself
@@ -104,10 +107,7 @@ class AttentionInjector:
         slot_attention = self._slot_attention
         if slot_attention is None:
             return None
-        knowledge = slot_attention.columns.knowledge
-        rows = len(knowledge.mask)
-        if rows not in self._slots:
-            self._slots[rows] = slots_of_layers(knowledge)
+        rows = len(slot_attention.columns.knowledge.mask)
         attend = partial(slot_attention.attend, self._slots[rows][number])
         if not self._encoder.sizes.mlp_width:
             return attend

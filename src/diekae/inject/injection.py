@@ -25,8 +25,10 @@ Shapes: B rows, L columns of the prompt.
 
 from __future__ import annotations
 
+import copy
 import threading
 import weakref
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor, nn
@@ -34,6 +36,7 @@ from torch import Tensor, nn
 from diekae.encoders import KnowledgeBatch
 from diekae.inject.attached import Attached
 from diekae.inject.attention_injector import AttentionInjector
+from diekae.inject.checkpointing import checkpointed_blocks
 from diekae.inject.contexts import Claim, HookContext, claims, is_bare
 from diekae.inject.difference_injector import DifferenceInjector
 from diekae.inject.hookpoints import stack_of
@@ -90,6 +93,14 @@ class Injection:
 
         attached = self._attached
         return HookContext(register, Claim(attached.decoder, attached.bank, attached.by_attention, held=guard))
+
+    def checkpointed(self) -> AbstractContextManager[None]:
+        """Return a block, to be entered inside :meth:`active`, in whose forwards the decoder's blocks are checkpointed.
+
+        The backward pass may follow after both blocks, and in another thread, as on a GPU.
+        """
+        # The state of the present forward is copied, because the injector drops it at the end of the forward.
+        return checkpointed_blocks(self._attached.decoder, lambda: HookContext(copy.copy(self._injector).add_hooks))
 
     def _add_forward_hooks(self, context: HookContext, guard: bool) -> None:
         """Begin and end the injector's work with every forward of the decoder inside the block."""

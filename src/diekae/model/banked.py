@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 from transformers import PreTrainedModel
 
-from diekae.checkpoint import load_bank, save_bank
+from diekae.checkpoint import CONFIG_NAME, SavedBank, load_bank, save_bank
 from diekae.config import DiekaeConfig, resolve_layers
 from diekae.data.formats import Format
 from diekae.data.prompt import Prompter
@@ -18,6 +19,7 @@ from diekae.editor import Editor
 from diekae.encoders import encoder_class
 from diekae.encoders.bank import Bank
 from diekae.fingerprint import fingerprint
+from diekae.hub import CARD_NAME, create_repository, model_card, public_name, upload_bank
 from diekae.inject.attached import Attached
 from diekae.inject.attention import AttentionSite
 from diekae.inject.hookpoints import find_blocks, find_hookpoints
@@ -118,27 +120,28 @@ class BankedDecoder(MovesWithDecoder):
         format: str | None = None,
         dtype: torch.dtype | None = None,
         device: str | torch.device | None = None,
+        revision: str | None = None,
     ) -> Self:
         """Load a bank, and its decoder if none is passed.
 
         Args:
-            folder: A folder that :meth:`save_pretrained` wrote, or the name of a shipped bank (``smollm2``).
+            folder: A folder that :meth:`save_pretrained` wrote, the name of a shipped bank (``smollm2``), or the id of
+                a bank on the Hugging Face hub (``user/bank``).
             decoder: The bank's decoder; loaded by the name in the bank if None.
             tokenizer: The decoder's tokenizer.
             check: Whether to refuse a decoder with another fingerprint than the bank's.
             format: Format of x; the bank's own if None. ``auto`` is ``chat`` if the tokenizer has a chat template.
             dtype: Type to load the decoder in; the fast one of the device if None. Unused if a decoder is passed.
             device: Device to load the decoder onto; the CPU if None. Unused if a decoder is passed.
+            revision: Branch, tag or commit of a bank on the hub; the main branch if None.
 
         Raises:
             FileNotFoundError: The folder contains no bank.
-            ValueError: The bank is damaged, or was made for another decoder.
+            ValueError: The bank is damaged, was made for another decoder, or its decoder cannot be loaded.
         """
-        saved = load_bank(Path(folder))
+        saved = load_bank(Path(folder), revision)
         if decoder is None:
-            from diekae.models import load_decoder  # only here does the model depend on ways to load decoders
-
-            decoder, tokenizer = load_decoder(saved.decoder_name, dtype=dtype, device=device)
+            decoder, tokenizer = _load_decoder(saved, dtype, device)
         if check:
             saved.check_decoder(decoder)
         if format == "auto":
@@ -159,6 +162,44 @@ class BankedDecoder(MovesWithDecoder):
             dtype: Type to save the weights in; their own if None.
         """
         save_bank(Path(folder), self.bank, self.config, self.decoder, self.anchor, dtype)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        base_model: str | None = None,
+        result: Mapping[str, Any] | None = None,
+        dtype: torch.dtype | None = None,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload a bank",
+    ) -> str:
+        """Upload the bank to the Hugging Face hub, with a model card; both replace those of an earlier commit.
+
+        Args:
+            repo_id: The repository, ``user/bank``; created if it is missing.
+            base_model: Id of the decoder on the hub; needed if the decoder was loaded from a folder.
+            result: The figures of the bank's run, as in its ``result.json``; shown in the card.
+            dtype: Type to save the weights in; their own if None.
+            private: Whether a new repository is private; the hub's default if None.
+            revision: Branch to upload to, created if it is missing; the main branch if None.
+            commit_message: Message of the commit.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ValueError: Others cannot load the decoder by its name.
+        """
+        name = public_name(self.decoder.config.name_or_path or "", base_model)
+        repo_id = create_repository(repo_id, private)
+        parameters = sum(parameter.numel() for parameter in self.bank.parameters())
+        with TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            save_bank(folder, self.bank, self.config, self.decoder, self.anchor, dtype, name)
+            card = model_card(repo_id, name, self.config.encoder, self.layers, parameters, result)
+            (folder / CARD_NAME).write_text(card, encoding="utf-8")
+            return upload_bank(folder, repo_id, revision, commit_message)
 
     def print_trainable_parameters(self) -> None:
         """Print the number of the bank's parameters, and of all parameters with the decoder's."""
@@ -195,3 +236,24 @@ class BankedDecoder(MovesWithDecoder):
     def device(self) -> torch.device:
         """Return the device that inputs must be on."""
         return self.decoder.device
+
+
+def _load_decoder(
+    saved: SavedBank, dtype: torch.dtype | None, device: str | torch.device | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load the decoder that a bank names.
+
+    Raises:
+        ValueError: It cannot be loaded.
+    """
+    from diekae.models import load_decoder  # only here does the model depend on ways to load decoders
+
+    try:
+        return load_decoder(saved.decoder_name, dtype=dtype, device=device)
+    except ValueError as error:
+        bank, name = str(saved.folder), saved.decoder_name
+        raise ValueError(
+            f"the bank {bank!r} was made for the decoder {name!r} (fingerprint {saved.decoder_fingerprint}), which "
+            f"cannot be loaded. If it is elsewhere now, pass it: DiekaeModel.from_pretrained({bank!r}, decoder, "
+            f"tokenizer); or write its new name into the bank's {CONFIG_NAME}. {error}"
+        ) from error

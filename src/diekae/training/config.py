@@ -68,6 +68,9 @@ class TrainingConfig:
     whole_input: bool = False
     """Under ``distill``, compare the distributions of x's tokens too, not only the target's. Reading K takes most of
     the time, and this learns more from it."""
+    gradient_checkpointing: bool = False
+    """Under ``cross_entropy`` and ``distill``, compute the decoder's blocks again in the backward pass. Takes less
+    memory and more time; the gradients are the same."""
     max_knowledge: int | None = None
     """Longest K in tokens. The rest is cut from its end, with a warning."""
     cache: str | None = None
@@ -93,6 +96,11 @@ class TrainingConfig:
         check_types(type(self), vars(self))
         if self.whole_input and self.objective != "distill":
             raise ValueError(f"whole_input is for objective='distill', not {self.objective!r}; leave it out.")
+        if self.gradient_checkpointing and self.objective == "difference":
+            raise ValueError(
+                "gradient_checkpointing is for objective='cross_entropy' or 'distill': 'difference' has no gradients "
+                "through the decoder; leave it out."
+            )
         for name, (valid, words) in _RANGES.items():
             if (value := getattr(self, name)) is not None and not valid(value):
                 raise ValueError(f"{name}={value} must be {words}.")

@@ -93,7 +93,8 @@ def _load(
         raise ValueError(
             f"got {len(training)} training and {len(validation)} validation examples; give at least one each."
         )
-    objective = OBJECTIVES[config.objective](model, **({"whole_input": True} if config.whole_input else {}))
+    options = {name: True for name in ("whole_input", "gradient_checkpointing") if getattr(config, name)}
+    objective = OBJECTIVES[config.objective](model, **options)
     datasets = []
     for part, prompts in (("train", training), ("validation", validation)):
         answers, answering = folder / f"answers-{part}.json", partial(progress, f"answering: {part}")

@@ -10,12 +10,18 @@ from torch.nn import functional as F
 
 from diekae.data.batch import IGNORED, Batch
 from diekae.inject.batch_slots import read_knowledge
+from diekae.model import DiekaeModel
 from diekae.training.objectives.base import LossSums, Objective
 from diekae.training.objectives.injected import injected_logits, input_fields
 
 
 class CrossEntropyObjective(Objective):
     """Cross-entropy of the target through the decoder. Gradients reach down to the lowest injection."""
+
+    def __init__(self, model: DiekaeModel, *, gradient_checkpointing: bool = False) -> None:
+        """Register the bank; ``gradient_checkpointing`` as in :class:`TrainingConfig`."""
+        super().__init__(model)
+        self.gradient_checkpointing = gradient_checkpointing
 
     def count(self, batch: dict[str, Tensor]) -> Tensor:
         """Count target tokens."""
@@ -36,6 +42,11 @@ class CrossEntropyObjective(Objective):
 
     def forward(self, **batch: Any) -> LossSums:
         """Inject, and score the target."""
-        logits, labels = injected_logits(self.model, Batch(**batch))  # type: ignore[typeddict-item]
+        logits, labels = self._injected_logits(Batch(**batch))  # type: ignore[typeddict-item]
         loss = F.cross_entropy(logits.float(), labels, reduction="sum")
         return LossSums(loss, torch.tensor(len(labels), device=loss.device), self._no_parts())
+
+    def _injected_logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return logits and targets; see :func:`injected_logits`."""
+        checkpointing = self.gradient_checkpointing and torch.is_grad_enabled()
+        return injected_logits(self.model, batch, gradient_checkpointing=checkpointing)

@@ -14,15 +14,15 @@ from diekae.model import DiekaeModel
 from diekae.run.score import logits_at
 from diekae.training.objectives.base import LossSums
 from diekae.training.objectives.cross_entropy import CrossEntropyObjective
-from diekae.training.objectives.injected import injected_logits, input_fields
+from diekae.training.objectives.injected import input_fields
 
 
 class DistillObjective(CrossEntropyObjective):
     """KL divergence to the distribution of D(K, x), over the target's positions, or over x's too."""
 
-    def __init__(self, model: DiekaeModel, whole_input: bool = False) -> None:
-        """Register the bank; ``whole_input`` as in :class:`TrainingConfig`."""
-        super().__init__(model)
+    def __init__(self, model: DiekaeModel, *, whole_input: bool = False, gradient_checkpointing: bool = False) -> None:
+        """Register the bank; the options are as in :class:`TrainingConfig`."""
+        super().__init__(model, gradient_checkpointing=gradient_checkpointing)
         self.whole_input = whole_input
 
     def count(self, batch: dict[str, Tensor]) -> Tensor:
@@ -54,7 +54,7 @@ class DistillObjective(CrossEntropyObjective):
     def forward(self, **batch: Any) -> LossSums:
         """Inject, and compare with the run that has K in its prompt."""
         fields: Any = batch if "teacher" in batch else self.keep(Batch(**batch))  # type: ignore[typeddict-item]
-        logits, labels = injected_logits(self.model, fields)
+        logits, labels = self._injected_logits(fields)
         divergence = F.kl_div(
             logits.float().log_softmax(-1), fields["teacher"].float().log_softmax(-1), log_target=True, reduction="sum"
         )

@@ -5,6 +5,7 @@ Shapes: B rows, T columns of x, V embedding width.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -19,18 +20,22 @@ from diekae.model import DiekaeModel
 from diekae.run.score import logits_at
 
 
-def injected_logits(model: DiekaeModel, batch: Batch, prepared: KnowledgeBatch | None = None) -> tuple[Tensor, Tensor]:
+def injected_logits(
+    model: DiekaeModel, batch: Batch, prepared: KnowledgeBatch | None = None, *, gradient_checkpointing: bool = False
+) -> tuple[Tensor, Tensor]:
     """Run the decoder over x with injection, with gradients to the prepared knowledge.
 
     Args:
         model: Decoder and bank.
         batch: A laid-out batch.
         prepared: What is injected; None prepares the batch's own knowledge.
+        gradient_checkpointing: Whether the backward pass computes the decoder's blocks again, to take less memory.
 
     Returns:
         The logits that predict the targets, [labels, vocabulary], and the target tokens, [labels].
     """
-    with injection_of(model, batch, prepare_batch(model, batch) if prepared is None else prepared).active():
+    injection = injection_of(model, batch, prepare_batch(model, batch) if prepared is None else prepared)
+    with injection.active(), injection.checkpointed() if gradient_checkpointing else nullcontext():
         ids, offset = run_of(batch, knowledge=False)
         logits = logits_at(model.decoder, ids, batch["labels"], offset)
     return logits, batch["labels"][batch["labels"] != IGNORED]
