@@ -3,9 +3,11 @@
 import ast
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from diekae import models
@@ -124,6 +126,15 @@ def test_code_in_a_models_folder_is_never_run_and_nobody_is_asked(saved_tiny, tm
         assert part == "tokenizer", "a tokenizer may be loaded without its code"
     assert not asked
     assert not marker.exists()
+
+
+def test_pickled_weights_are_not_opened(saved_tiny, tmp_path):
+    folder = Path(shutil.copytree(saved_tiny, tmp_path / "pickled"))
+    weights = load_file(folder / "model.safetensors")
+    torch.save(weights, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="safetensors"):
+        load_decoder(str(folder))
 
 
 def test_every_loader_says_no_to_remote_code():

@@ -29,7 +29,7 @@ _LOADING_ERRORS = (
 def load_decoder(
     name_or_path: str, *, dtype: torch.dtype | None = None, device: str | torch.device | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a causal language model and its tokenizer. Code that a model brings along is never run.
+    """Load a causal language model and its tokenizer. Code that a model brings is never run, and no pickle is opened.
 
     Args:
         name_or_path: One of `WHEEL_NAMES`, a folder written by `save_pretrained`, or an id on the Hugging Face hub.
@@ -49,7 +49,7 @@ def load_decoder(
     try:
         # Without `trust_remote_code=False`, Transformers asks on stdin whether to run code that a folder brings.
         decoder: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype or fast_dtype(device), trust_remote_code=False
+            source, dtype=dtype or fast_dtype(device), trust_remote_code=False, use_safetensors=True
         )
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except _LOADING_ERRORS as error:
