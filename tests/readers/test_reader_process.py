@@ -62,9 +62,13 @@ def test_ctrl_c_ends_the_process_and_leaves_no_answer_behind(slow_pdf: Path, tmp
     (tmp_path / "a.json").write_text("[1]")
     assert read_document(tmp_path / "a.json") == "1"
     main = threading.get_ident()
-    threading.Timer(0.5, signal.pthread_kill, [main, signal.SIGINT]).start()
-    with pytest.raises(KeyboardInterrupt):
-        read_document(slow_pdf)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        threading.Timer(0.5, signal.pthread_kill, [main, signal.SIGINT]).start()
+        with pytest.raises(KeyboardInterrupt):
+            read_document(slow_pdf)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert read_document(tmp_path / "a.json") == "1"
 
 

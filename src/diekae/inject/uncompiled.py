@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from contextlib import suppress
 from typing import Any
+from weakref import WeakSet
 
 import torch
 
 # There is no lock: an exception such as that of Ctrl-C could leave one taken, and stop all threads.
-_OPEN: set[Any] = set()
-"""Blocks of all threads whose hooks must be heard."""
+_OPEN: WeakSet[Any] = WeakSet()
+"""Blocks of all threads whose hooks must be heard. One that an exception left open counts until it is collected."""
 _BEFORE: list[Any] = []
 """What brings back the stance of the compiler before there were any; at most one."""
 
