@@ -38,8 +38,15 @@ def run_two(folder: Path, **options: Any) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("objective", ["difference", "cross_entropy"])
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize(
+    ("objective", "accumulation"),
+    [
+        ("difference", 1),
+        ("cross_entropy", 2),
+        pytest.param("difference", 2, marks=pytest.mark.long),
+        pytest.param("cross_entropy", 1, marks=pytest.mark.long),
+    ],
+)
 def test_two_processes_of_batch_size_four_equal_one_of_eight(tmp_path: Path, objective: str, accumulation: int) -> None:
     training = {"objective": objective, "max_steps": 6, "gradient_accumulation": accumulation, "evaluations": 2}
     # Not from the identity, see test_accumulation_equals_one_large_batch.
@@ -76,7 +83,7 @@ def test_early_stopping_stops_both_processes(tmp_path: Path) -> None:
     assert (tmp_path / "bank").is_dir()
 
 
-@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("grouped", [pytest.param(False, marks=pytest.mark.long), True])
 def test_two_processes_resume_in_the_middle_of_an_epoch_bit_for_bit(tmp_path: Path, grouped: bool) -> None:
     training = {"max_steps": 9, "evaluations": 3, "batch_size": 4, "group_by_length": grouped}
     run_two(tmp_path / "alone", training=training, prompts=44)
