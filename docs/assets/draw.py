@@ -26,6 +26,7 @@ FROZEN, SLOTS, KNOWLEDGE, INPUT, INK = "#e8edf3", "#ffe2b8", "#ffc46b", "#a9d3c0
 SETS = {"documents": "documents", "sentences": "sentences", "natural_questions": "Natural\nQuestions", "facts": "facts"}
 ROOMS = (
     (("cli/", "the command line"),),
+    (("serve/", "server and page"), ("study/", "a bank from documents")),
     (("evaluation/", "measures a bank"), ("edit/", "facts and gates")),
     (("training/", "objectives, trainer"), ("answering/", "question to answer")),
     (("run/", "prompts to losses"), ("store/", "documents on disk")),
@@ -33,6 +34,7 @@ ROOMS = (
     (("inject/", "how a decoder takes K"), ("knowledge/", "what is prepared of K")),
     (("config.py", "every choice that makes a bank"),),
     (("encoders/", "read K"), ("data/", "texts to tokens")),
+    (("readers/", "files to texts"),),
 )
 """Rooms of the library, the highest first: a room imports only from rooms below it."""
 LENGTHS = (128, 1024, 4096)
@@ -92,8 +94,9 @@ def draw_method() -> Figure:
 
 def draw_rooms() -> Figure:
     """Draw the rooms of the library, one floor above the other, and the research package above them."""
-    figure, axes = plt.subplots(figsize=(8, 5.6), layout="constrained")
-    axes.set(xlim=(0, 80), ylim=(-6, 52))
+    bottom = 42 - 6 * len(ROOMS)
+    figure, axes = plt.subplots(figsize=(8, (52 - bottom) / 10), layout="constrained")
+    axes.set(xlim=(0, 80), ylim=(bottom, 52))
     axes.axis("off")
     box(axes, 4, 46.5, 72, 4.5, "research/: data sets, baselines, the paper's tables, benchmarks, results", INPUT)
     axes.text(40, 44.3, "imports point down", ha="center", va="center", fontsize=9)
