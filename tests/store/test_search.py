@@ -1,6 +1,7 @@
 """Search: which passages a question finds, and in which order."""
 
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 from builders import make_model
 from diekae import DiekaeModel
 from diekae.store import KnowledgeStore
-from diekae.store.catalogue import DocumentSource, IndexedPassage, document_id
+from diekae.store.catalogue import Catalogue, DocumentSource, IndexedPassage, document_id
+from diekae.store.catalogue.passages import PassageVectors
+from diekae.store.search import PassageSearch
 
 CASTLE = "the castle was built by king four in the north and two towers are red"
 RIVER = "a river has seven dogs"
@@ -95,3 +98,19 @@ def test_passages_are_ranked_by_words_and_likeness_together(model: DiekaeModel, 
     for passage in passages:
         assert passage.likeness == pytest.approx(likeness[passage.text], abs=2e-3), "vectors are stored in fp16"
         assert passage.score == pytest.approx(share[passage.text] + passage.likeness, rel=1e-4)
+
+
+def test_no_thread_waits_busily_after_a_search(tmp_path: Path) -> None:
+    """Such threads would take the cores from the decoder, which reads the question next."""
+    search = PassageSearch(Catalogue(tmp_path / "catalogue.sqlite"), None)
+    generator = np.random.default_rng(0)
+    matrix = generator.random((6000, 256), dtype=np.float32)
+    vectors = PassageVectors((0, 0), list(range(6000)), matrix)
+    for _ in range(3):
+        likeness = search._likeness(matrix[7], vectors)
+    assert likeness.argmax() == (matrix @ matrix[7]).argmax()
+    time.sleep(0.3)  # numpy's threads, which the line above started, have gone to sleep
+    search._likeness(matrix[7], vectors)
+    began = time.process_time()
+    time.sleep(0.05)
+    assert time.process_time() - began < 0.02
