@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch._dynamo import decorators
+from torch._dynamo import eval_frame
 
 from builders import hook_count, make_model
 from diekae.inject.contexts import claims
@@ -31,14 +31,14 @@ class Interrupt:
     """Raises KeyboardInterrupt at one instruction of the Python code that runs inside the block; counts them all.
 
     `threading` is left out: Python delivers Ctrl-C at fewer places than these, never between taking a lock and the
-    `with` block that gives it back. So is PyTorch's compiler, whose stance an interruption may leave at eager.
+    `with` block that gives it back.
     """
 
     def __init__(self, at: int = -1) -> None:
         self.at, self.count, self.place = at, 0, ""
 
     def trace(self, frame: FrameType, event: str, _argument: Any) -> Any:
-        if frame.f_code.co_filename in (threading.__file__, torch.compiler.__file__, decorators.__file__):
+        if frame.f_code.co_filename == threading.__file__:
             return None
         frame.f_trace_opcodes = True
         self.count += 1
@@ -90,6 +90,9 @@ def test_an_interruption_at_any_instruction_leaves_the_decoder_as_it_was(
         interrupt = enter_and_leave(lambda: model.injected(castle, ids), at)
         assert interrupt.place or at > 0.9 * instructions, "with the compiler at eager there are a few less"
         check(interrupt)
+        with model.injected(castle, ids):
+            assert eval_frame._stance.stance == "force_eager", interrupt.place
+        assert eval_frame._stance.stance == "default", interrupt.place
         if at % (stride * 20) == 0:
             with torch.no_grad():
                 assert torch.equal(model.decoder(ids).logits, bare), interrupt.place
@@ -134,4 +137,5 @@ def test_an_interruption_while_the_decoder_runs_leaves_no_hook() -> None:
             assert hook_count(model.decoder) == 0
             assert torch.equal(model.decoder(ids).logits, bare)
             assert torch.equal(model(ids, knowledge=castle).logits, want)
+            assert eval_frame._stance.stance == "default", interrupt.place
         assert raised > 30

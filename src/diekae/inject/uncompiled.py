@@ -6,17 +6,15 @@ them silently.
 
 from __future__ import annotations
 
-from contextlib import suppress
+from functools import cache
 from typing import Any
 from weakref import WeakSet
-
-import torch
 
 # There is no lock: an exception such as that of Ctrl-C could leave one taken, and stop all threads.
 _OPEN: WeakSet[Any] = WeakSet()
 """Blocks of all threads whose hooks must be heard. One that an exception left open counts until it is collected."""
 _BEFORE: list[Any] = []
-"""What brings back the stance of the compiler before there were any; at most one."""
+"""The last stance of the compiler that was not ours; at most one. It is kept, so that no thread can lose it."""
 
 
 def run_uncompiled(block: object) -> None:
@@ -35,17 +33,30 @@ def run_uncompiled(block: object) -> None:
         ) from error
 
 
-def _force_eager() -> None:
-    stance: Any = torch.compiler.set_stance("force_eager")
-    if stance.prev.stance != "force_eager":
-        _BEFORE[:] = [stance]
-
-
 def allow_compiled(block: object) -> None:
     """End a block; can be called again."""
     _OPEN.discard(block)
-    if not _OPEN:
-        with suppress(IndexError):  # another thread may have been faster
-            _BEFORE.pop().__exit__(None, None, None)
+    compiler, eager = _compiler()
+    if not _OPEN and compiler._stance is eager:
+        compiler._set_stance(_BEFORE[0])
         if _OPEN:  # another thread has begun a block in the meantime
             _force_eager()
+
+
+def _force_eager() -> None:
+    compiler, eager = _compiler()
+    if compiler._stance is not eager:
+        _BEFORE[:] = [compiler._stance]
+    compiler._set_stance(eager)
+
+
+@cache
+def _compiler() -> tuple[Any, Any]:
+    """Return PyTorch's compiler and our own stance of it.
+
+    ``torch.compiler.set_stance`` shows the stance before only after it has set the new one, and an exception between
+    the two would lose it. So the stance is read first.
+    """
+    from torch._dynamo import eval_frame  # takes seconds
+
+    return eval_frame, eval_frame.DynamoStance("force_eager")
