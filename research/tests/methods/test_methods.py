@@ -18,8 +18,10 @@ from diekae import DiekaeConfig
 from diekae.data.prompt import Prompt
 from diekae.inject.cache import forked
 from diekae.inject.hooks import frozen
+from diekae.training import run
 from diekae.training.config import TrainingConfig
-from diekae_research.methods import Fitted, Task, fit, ours
+from diekae.training.greedy_targets import use_greedy_targets
+from diekae_research.methods import Fitted, Task, fit
 from diekae_research.methods.base import without_knowledge
 from diekae_research.methods.cartridge import CartridgeOptions
 from diekae_research.methods.decoders import Plain, twin
@@ -212,17 +214,15 @@ def test_ours_learns_edits_without_knowledge(tmp_path: Path) -> None:
 
 
 def test_time_before_the_first_step_is_part_of_the_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = ours.train
-
     task = make_task(tmp_path, steps=1)
     fast = fit("ours", task).cost.seconds
 
     def slow(*arguments: Any, **options: Any) -> Any:
-        time.sleep(fast + 0.1)  # as collecting differences takes
-        return original(*arguments, **options)
+        time.sleep(fast + 0.1)  # as answering and collecting take
+        return use_greedy_targets(*arguments, **options)
 
-    monkeypatch.setattr(ours, "train", slow)
-    assert fit("ours", dataclasses.replace(task, folder=tmp_path / "slow")).cost.seconds > fast + 0.1
+    monkeypatch.setattr(run, "use_greedy_targets", slow)
+    assert fit("ours", dataclasses.replace(task, folder=tmp_path / "slow")).cost.seconds > 2 * (fast + 0.1)
 
 
 @pytest.mark.parametrize("name", ["lora", "sft", "ours"])
