@@ -88,13 +88,6 @@ def test_ask_writes_the_answer_as_json(trained: tuple[Path, str], workspace: Pat
     assert source["title"] == "ship.md" and source["heading"] == "The ship" and source["share"] is None
 
 
-def test_ask_lists_its_formats(workspace: Path) -> None:
-    text = error_of(
-        "ask", "--bank", workspace / "nowhere", "--knowledge", workspace / "fact.txt", "--format", "xml", "what"
-    )
-    assert "--format 'xml' is not known; choose one of plain, qa, chat" in text
-
-
 def test_ask_needs_knowledge(workspace: Path) -> None:
     assert "no knowledge at" in error_of("ask", "--knowledge", workspace / "none.txt", "what")
     bank = ("--bank", workspace / "data", "--knowledge", workspace / "fact.txt")

@@ -67,7 +67,7 @@ def test_debug_raises_every_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_control_characters_become_visible() -> None:
-    assert printable("a\x1b[2J\x07\tb\r\nc\x9b\udcff é") == "a\\x1b[2J\\x07\tb\nc\\x9b\\udcff é"
+    assert printable("a\x1b[2J\x07\tb\r\nc\x9b\udcff\u202e é") == "a\\x1b[2J\\x07\tb\nc\\x9b\\udcff\\u202e é"
     assert printable_name("a\nb") == "a\\nb"
 
 
@@ -124,6 +124,7 @@ def test_an_ascii_terminal_gets_escapes(trained: tuple[Path, str], tmp_path: Pat
     [
         ("ask", "--knowledge", "x", "what \udcff"),
         ("ask", "--knowledge", "x", " "),
+        ("edit", "ask", " "),
         ("knowledge", "search", "\udcff"),
         ("knowledge", "add", "--text", "a", "--text", "\udcff"),
     ],
@@ -206,6 +207,24 @@ def test_numbers_out_of_range_are_refused(arguments: tuple[str, ...]) -> None:
     option = next(argument for argument in arguments[1:] if argument.startswith("--") and argument not in GIVEN)
     assert ended.code == 2 and option in ended.errors and not ended.output
     assert any(words in plain(ended.errors) for words in ("greater than", "less than", "--steps is 0"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "choices"),
+    [
+        (("ask", "--knowledge", "x", "what", "--format", "xml"), "'auto', 'plain', 'qa', 'chat'"),
+        (("evaluate", "--data", "x", "--format", "auto"), "'plain', 'qa', 'chat'"),
+        (("evaluate", "--data", "x", "--scope", "every"), "'all', 'prompt'"),
+        (("evaluate", "--data", "x", "--dtype", "int4"), "auto, fp32"),
+        (("layers", "--data", "x", "--format", "prose"), "'plain', 'qa', 'chat'"),
+        (("layers", "--source", "facts", "--split", "dev"), "'train', 'validation', 'test'"),
+        (("knowledge", "add", "x", "--precision", "int4"), "'exact', 'bf16', 'int8'"),
+        (("edit", "add", "x", "--gate", "open"), "'learned', 'mention'"),
+    ],
+)
+def test_an_unknown_choice_is_refused_with_the_known_ones(arguments: tuple[str, ...], choices: str) -> None:
+    ended = run(*arguments)
+    assert ended.code == 2 and choices in plain(ended.errors) and arguments[-2] in ended.errors and not ended.output
 
 
 def test_huge_numbers_mean_as_much_as_there_is(trained: tuple[Path, str], workspace: Path, tmp_path: Path) -> None:

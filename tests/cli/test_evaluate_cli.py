@@ -35,13 +35,6 @@ def test_a_missing_bank_or_file_raises(trained: tuple[Path, str], workspace: Pat
     assert "no such file" in error_of("evaluate", "--bank", trained[0] / "bank", "--data", workspace / "none.jsonl")
 
 
-@pytest.mark.parametrize("option", ["scope", "format", "dtype"])
-def test_an_unknown_choice_raises_before_anything_is_loaded(workspace: Path, option: str) -> None:
-    data = workspace / "data" / "test.jsonl"
-    text = error_of("evaluate", "--bank", workspace / "nowhere", "--data", data, f"--{option}", "every")
-    assert f"--{option} 'every' is not known; choose one of" in text
-
-
 def test_an_incomplete_example_raises_with_its_line(workspace: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"knowledge": "k", "input": "x", "target": "y"}\n{"knowledge": "k", "input": "x"}\n')

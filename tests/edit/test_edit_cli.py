@@ -61,8 +61,6 @@ def test_add_list_ask_supersede_and_revert(files: Path, tmp_path: Path) -> None:
         (("list",), "holds no edits; make some"),
         (("revert", "1"), "holds no edits; make some"),
         (("ask", "the sea is"), "holds no edits; make some"),
-        (("ask", " "), "the question is ' '"),
-        (("ask", "the \udcff"), "ask one in Unicode text"),
         (("add", "--prompt", "the \udcff is", "--subject", "the", "--target", "deep"), "not Unicode"),
     ],
 )

@@ -122,7 +122,6 @@ def test_wrong_calls_fail_before_anything_is_loaded(tmp_path: Path) -> None:
         assert "no store at" in error_of("knowledge", verb, "--store", tmp_path / "none")
     assert not (tmp_path / "none").exists()
     assert "nothing at" in error_of("knowledge", "add", tmp_path / "none.txt", "--store", tmp_path / "none")
-    assert "precision='int4'" in error_of("knowledge", "add", "--precision", "int4", "--store", tmp_path / "none")
     assert "either --knowledge FILE, or --store" in error_of("ask", "what")
     both = error_of("ask", "--store", tmp_path, "--knowledge", tmp_path / "fact.txt", "what")
     assert "either --knowledge FILE, or --store" in both

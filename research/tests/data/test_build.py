@@ -192,7 +192,6 @@ def test_show_prints_examples_and_shortens_documents(tmp_path: Path) -> None:
         assert "[bold]long" in result.output and "of 2005 characters" in " ".join(result.output.split())
         assert "C." in result.output and "label" in result.output
     assert "no such file" in said_by("show", tmp_path / "none.jsonl")
-    assert "unknown split 'dev'" in said_by("show", "folio", "--raw", raw, "--split", "dev")
 
 
 # --- download

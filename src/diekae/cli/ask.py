@@ -23,7 +23,6 @@ from diekae.cli.console import (
     DeviceOption,
     DtypeOption,
     FormatOption,
-    check_choice,
     chosen_bank,
     console,
     load_model,
@@ -77,7 +76,6 @@ def command(
 
     Example: diekae ask --knowledge manual.pdf "How long is the guarantee?"
     """
-    check_choice("format", None if format == "auto" else format)
     bank = chosen_bank(bank, decoder, EXACT)
     _check_knowledge(knowledge, store, document)
     model = load_model(bank, device, dtype, format, decoder=decoder)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
@@ -24,7 +24,7 @@ from rich.table import Table
 from transformers import TrainerCallback
 
 from diekae.cli.output import make_console, output_file, printable_name
-from diekae.config import CHOICES
+from diekae.data.formats import Format
 from diekae.evaluation.evaluate import PASSES
 from diekae.model import DiekaeModel
 from diekae.models import DTYPES, load_decoder, resolve_device
@@ -47,22 +47,6 @@ DecoderOption = Annotated[
     str | None,
     typer.Option(help="In place of --bank: a decoder's folder or name, which then reads exactly, without training."),
 ]
-FormatOption = Annotated[
-    str, typer.Option(help="Format of the prompt: plain, qa, chat, or auto (chat if the decoder has a chat template).")
-]
-DtypeOption = Annotated[
-    str, typer.Option(help="Number format of the decoder: fp32, bf16, fp16, or auto (the fastest on this machine).")
-]
-MaxKnowledgeOption = Annotated[int | None, typer.Option(min=1, help="Cut K to this many tokens.")]
-JsonOption = Annotated[Path | None, typer.Option(callback=output_file, help="File for the figures.")]
-PlotOption = Annotated[Path | None, typer.Option(callback=output_file, help="File for the plot (.png, .svg or .pdf).")]
-SeedOption = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Decides what is drawn at random.")]
-DeviceOption = Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:N, or auto (a GPU if there is one).")]
-
-
-def print_text(text: str) -> None:
-    """Print a text as it is: without markup, colours or line breaks of the console."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def device_of(name: str) -> torch.device:
@@ -75,6 +59,51 @@ def device_of(name: str) -> torch.device:
         return resolve_device(name)
     except ValueError as error:
         raise ValueError(f"--device: {error}") from error
+
+
+def checked_device(name: str | None) -> str | None:
+    """Return the value of ``--device``, checked before anything is loaded: the option's callback."""
+    if name is not None:
+        device_of(name)
+    return name
+
+
+def _checked_dtype(name: str) -> str:
+    """Return the value of ``--dtype``, checked: the option's callback.
+
+    Raises:
+        ValueError: The name is not known.
+    """
+    if name not in DTYPES:
+        raise ValueError(f"--dtype {name!r} is not known; choose one of {', '.join(DTYPES)}.")
+    return name
+
+
+FormatOption = Annotated[
+    Literal["auto", Format],
+    typer.Option(help="Format of the prompt: plain, qa, chat, or auto (chat if the decoder has a chat template)."),
+]
+OwnFormatOption = Annotated[Format | None, typer.Option(help="plain, qa or chat; the bank's own by default.")]
+DtypeOption = Annotated[
+    str,
+    typer.Option(
+        callback=_checked_dtype,
+        help="Number format of the decoder: fp32, bf16, fp16, or auto (the fastest on this machine).",
+    ),
+]
+MaxKnowledgeOption = Annotated[int | None, typer.Option(min=1, help="Cut K to this many tokens.")]
+JsonOption = Annotated[Path | None, typer.Option(callback=output_file, help="File for the figures.")]
+PlotOption = Annotated[Path | None, typer.Option(callback=output_file, help="File for the plot (.png, .svg or .pdf).")]
+SeedOption = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Decides what is drawn at random.")]
+DeviceOption = Annotated[
+    str,
+    typer.Option(callback=checked_device, help="Where to run: cpu, cuda, cuda:N, or auto (a GPU if there is one)."),
+]
+
+
+def print_text(text: str) -> None:
+    """Print a text as it is: without markup, colours or line breaks of the console."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def load_model(
@@ -93,7 +122,7 @@ def load_model(
         FileNotFoundError: There is no such bank.
         ValueError: A name is not known, the bank is damaged, or the decoder cannot read exactly.
     """
-    torch_device, torch_dtype = device_of(device), dtype_of(dtype)
+    torch_device, torch_dtype = device_of(device), DTYPES[dtype]
     if decoder is None:
         with console.status("loading the bank and its decoder"):
             return DiekaeModel.from_pretrained(bank, format=format, dtype=torch_dtype, device=torch_device)
@@ -113,25 +142,17 @@ def chosen_bank(bank: Path | None, decoder: str | None, default: Path) -> Path:
     return default if bank is None else bank
 
 
-def dtype_of(name: str) -> torch.dtype | None:
-    """Return the type that ``--dtype`` names; None for the fastest on this machine.
+def write_figures(path: Path | None, values: dict[str, Any], write: Callable[[Path, dict[str, Any]], None]) -> None:
+    """Write the figures of a verb and say where, before other output, which may fail.
 
-    Raises:
-        ValueError: The name is not known.
+    Args:
+        path: The value of ``--json``; None writes nothing.
+        values: The figures, as JSON values.
+        write: ``write_json`` of the package that measured them.
     """
-    if name not in DTYPES:
-        raise ValueError(f"--dtype {name!r} is not known; choose one of {', '.join(DTYPES)}.")
-    return DTYPES[name]
-
-
-def check_choice(option: str, value: str | None) -> None:
-    """Check an option that overrides the bank's configuration; None keeps the bank's own value.
-
-    Raises:
-        ValueError: The value is not known.
-    """
-    if value is not None and value not in CHOICES[option]:
-        raise ValueError(f"--{option} {value!r} is not known; choose one of {', '.join(CHOICES[option])}.")
+    if path is not None:
+        write(path, values)
+        print_text(f"figures: {printable_name(path)}")
 
 
 @contextmanager

@@ -21,7 +21,6 @@ from diekae.cli.console import (
     EXACT,
     DeviceOption,
     console,
-    device_of,
     figures,
     load_model,
     print_text,
@@ -69,7 +68,6 @@ def command(
     """
     if not steps:
         raise ValueError("--steps is 0; give a positive number, or -1 for the demo's own number.")
-    device_of(device)
     document = DATA.joinpath("document.txt").read_text(encoding="utf-8").strip()
     console.print(Panel(INTRODUCTION, title="diekae demo"))
     if out.exists():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -12,9 +11,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from diekae.answering import reply
-from diekae.cli.console import SHIPPED, BankOption, DeviceOption, check_choice, console, load_model, progress_bars
+from diekae.cli.console import (
+    SHIPPED,
+    BankOption,
+    DeviceOption,
+    OwnFormatOption,
+    console,
+    load_model,
+    progress_bars,
+)
+from diekae.cli.output import printable, question_text
 from diekae.edit import Edit, Edits, load_edits, read_edits
-from diekae.edit.attach import GATES, open_edits
+from diekae.edit.attach import GateName, open_edits
 from diekae.edit.database import FILE
 from diekae.edit.store import Record
 from diekae.edit.trained_parts import TrainedParts, load_trained
@@ -24,14 +32,13 @@ group = typer.Typer(
 )
 FolderOption = Annotated[Path, typer.Option(help="Folder of the edits.")]
 GateOption = Annotated[
-    str | None, typer.Option(help="learned or mention; the default is learned, where one was trained for the bank.")
+    GateName | None,
+    typer.Option(help="learned or mention; the default is learned, where one was trained for the bank."),
 ]
 TrainedOption = Annotated[
     Path | None, typer.Option(help="File that `diekae-research edit train` wrote; the bank's own by default.")
 ]
 EDITS = Path("edits")
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters except tab and line break, marks that turn the direction of writing, and lone surrogates."""
 
 
 @group.command()
@@ -116,19 +123,16 @@ def revert(
 
 @group.command()
 def ask(
-    question: Annotated[str, typer.Argument(help="The question.")],
+    question: Annotated[str, typer.Argument(callback=question_text, help="The question.")],
     folder: FolderOption = EDITS,
     bank: BankOption = SHIPPED,
     gate: GateOption = None,
     trained: TrainedOption = None,
-    format: Annotated[str | None, typer.Option(help="plain, qa or chat; the bank's own by default.")] = None,
+    format: OwnFormatOption = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 24,
     device: DeviceOption = "auto",
 ) -> None:
     """Ask with and without the edits, and show which of them applied."""
-    if not question.strip() or re.search("[\ud800-\udfff]", question):
-        raise ValueError(f"the question is {question!r}; ask one in Unicode text that is not blank.")
-    check_choice("format", format)
     _check_folder(folder)
     edits = _open(folder, bank, gate, trained, device)
     model = edits.model
@@ -142,9 +146,7 @@ def ask(
     console.print(_table(applied, "edits that applied") if applied else "no edit applied")
 
 
-def _open(folder: Path, bank: Path, gate: str | None, trained: Path | None, device: str) -> Edits:
-    if gate is not None and gate not in GATES:
-        raise ValueError(f"--gate {gate!r} is not known; choose one of {', '.join(GATES)}.")
+def _open(folder: Path, bank: Path, gate: GateName | None, trained: Path | None, device: str) -> Edits:
     model = load_model(bank, device)
     return open_edits(model, folder, gate, None if trained is None else load_trained(trained, model))
 
@@ -172,5 +174,5 @@ def _table(records: Sequence[Record], title: str) -> Table:
 
 
 def _printable(text: str) -> str:
-    r"""Return a text that neither steers a terminal nor is markup: ``\x1b`` is written as four characters."""
-    return escape(_CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text))
+    """Return a text that is no markup; it is made printable here already, so that a table's columns fit."""
+    return escape(printable(text))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -19,16 +19,14 @@ from diekae.cli.console import (
     DtypeOption,
     JsonOption,
     MaxKnowledgeOption,
-    check_choice,
+    OwnFormatOption,
     chosen_bank,
     console,
-    device_of,
-    dtype_of,
     figures,
     load_model,
-    print_text,
     progress_bars,
     times,
+    write_figures,
 )
 from diekae.cli.output import printable_name
 from diekae.config import Scope
@@ -44,8 +42,8 @@ def command(
     data: Annotated[list[Path], typer.Option(help="Examples (JSONL); may be repeated.")],
     decoder: DecoderOption = None,
     bank: AnyBankOption = None,
-    scope: Annotated[str | None, typer.Option(help="prompt or all; the bank's own by default.")] = None,
-    format: Annotated[str | None, typer.Option(help="plain, qa or chat; the bank's own by default.")] = None,
+    scope: Annotated[Scope | None, typer.Option(help="prompt or all; the bank's own by default.")] = None,
+    format: OwnFormatOption = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first examples of each file.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples of one pass.")] = 16,
     max_knowledge: MaxKnowledgeOption = None,
@@ -56,14 +54,10 @@ def command(
 ) -> None:
     """Measure D(x), D(K,x) and ours on held-out examples: NLL, recovered, grounded, answers, and seconds of a pass."""
     bank = chosen_bank(bank, decoder, SHIPPED)
-    check_choice("scope", scope)
-    dtype_of(dtype)
-    device_of(device)
-    check_choice("format", format)
     files = {path: read_examples(path, limit) for path in data}
     model = load_model(bank, device, dtype, decoder=decoder)
     if scope is not None:
-        model.config = dataclasses.replace(model.config, scope=cast(Scope, scope))
+        model.config = dataclasses.replace(model.config, scope=scope)
     prompter, sets = model.need_prompter(), dict[str, dict[str, Any]]()
     with progress_bars() as (show, _):
         for path, examples in files.items():
@@ -77,17 +71,14 @@ def command(
             if answers:
                 prompts = truncate_knowledge(prompts, max_knowledge, window(model.decoder))
                 sets[name]["answers"] = score_answers(model, prompts, batch_size, progress)
-    if json is not None:  # before anything is printed, because printing may fail
-        settings = {"scope": model.config.scope, "format": format or model.config.format}
-        settings["dtype"] = name_of(model.decoder.dtype)
-        write_json(json, {"config": model.config.to_dict(), **settings, "limit": limit, "sets": sets})
+    settings: dict[str, str] = {"scope": model.config.scope, "format": format or model.config.format}
+    settings["dtype"] = name_of(model.decoder.dtype)
+    write_figures(json, {"config": model.config.to_dict(), **settings, "limit": limit, "sets": sets}, write_json)
     console.print(figures(sets, decoder or str(bank)))
     if answers:
         console.print(_answer_table(sets))
     for measured in sets.values():
         console.print(times(measured["seconds"]))
-    if json is not None:
-        print_text(f"figures: {printable_name(json)}")
 
 
 def _answer_table(sets: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -18,17 +18,15 @@ from diekae.cli.console import (
     DeviceOption,
     DtypeOption,
     FormatOption,
-    check_choice,
     chosen_bank,
     console,
-    device_of,
-    dtype_of,
     load_model,
     print_text,
     progress_bars,
 )
 from diekae.cli.output import one_line, printable_name, question_text, unicode_texts
 from diekae.cli.preparing import layers_shown
+from diekae.knowledge.codec import Precision
 from diekae.store import AddResult, FoundPassage, KnowledgeStore, StoredDocument
 from diekae.store.layout import CATALOGUE
 from diekae.store.words import normalized_words, query_words
@@ -72,7 +70,7 @@ def add(
         list[str], typer.Option(callback=unicode_texts, help="A text to add as a document. May be repeated.")
     ] = [],  # noqa: B006
     precision: Annotated[
-        str,
+        Precision,
         typer.Option(help="How prepared knowledge is kept: exact, bf16 (half the size) or int8 (a quarter)."),
     ] = "exact",
     prune: Annotated[
@@ -91,9 +89,6 @@ def add(
     Documents are prepared for one bank or decoder, and one format: use the same ones in `diekae ask`.
     """
     bank = chosen_bank(bank, decoder, EXACT)
-    dtype_of(dtype)
-    device_of(device)
-    check_choice("format", None if format == "auto" else format)
     for path in paths or ():
         if not path.exists():
             raise FileNotFoundError(f"nothing at {str(path)!r}; expected a file or a folder of documents.")

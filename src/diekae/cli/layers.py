@@ -17,22 +17,22 @@ from diekae.cli.console import (
     MaxKnowledgeOption,
     PlotOption,
     SeedOption,
-    check_choice,
     console,
     device_of,
-    dtype_of,
     print_text,
     progress_bars,
     share,
+    write_figures,
 )
 from diekae.cli.output import printable_name
 from diekae.config import DiekaeConfig
 from diekae.data import Example, load_source, read_examples
-from diekae.data.example import check_split
+from diekae.data.example import Split
+from diekae.data.formats import Format
 from diekae.data.prompt import Prompter
 from diekae.evaluation.layers import measure_layers
 from diekae.evaluation.plots import check_kind, draw_layers, save_figure
-from diekae.models import load_decoder
+from diekae.models import DTYPES, load_decoder
 from diekae.provenance import write_json
 
 
@@ -42,10 +42,10 @@ def command(
     source: Annotated[str | None, typer.Option(help="Or a data set, see `diekae-research data list`.")] = None,
     raw: Annotated[Path | None, typer.Option(help="Folder of the data set's upstream files.")] = None,
     split: Annotated[
-        str, typer.Option(help="The data set's part; not test, because layers are chosen.")
+        Split, typer.Option(help="The data set's part; not test, because layers are chosen.")
     ] = "validation",
     limit: Annotated[int, typer.Option(min=2, help="Examples; one half chooses, the other is reported.")] = 48,
-    format: Annotated[str, typer.Option(help="plain, qa or chat.")] = "qa",
+    format: Annotated[Format, typer.Option(help="plain, qa or chat.")] = "qa",
     choose: Annotated[int, typer.Option(min=1, help="Layers to choose.")] = 8,
     width: Annotated[
         int | None, typer.Option(min=1, help="Layers of a window; a fifth of the decoder by default.")
@@ -58,34 +58,29 @@ def command(
     plot: PlotOption = None,
 ) -> None:
     """Measure in which layers a decoder reads its context, and choose the layers of a bank."""
-    check_choice("format", format)
-    torch_dtype, torch_device = dtype_of(dtype), device_of(device)
     if plot is not None:
         check_kind(plot)
     examples = _examples(data, source, raw, split, limit, seed)
     with console.status("loading the decoder"):
-        model, tokenizer = load_decoder(decoder, dtype=torch_dtype, device=torch_device)
+        model, tokenizer = load_decoder(decoder, dtype=DTYPES[dtype], device=device_of(device))
     prompter = Prompter(tokenizer, DiekaeConfig().template, format)
     prompts = [prompter.prompt(example) for example in examples]
     with progress_bars() as (show, _):
         measured = measure_layers(
             model, prompts, choose=choose, width=width, max_knowledge=max_knowledge, progress=show
         )
-    if json is not None:  # before anything is printed, because printing may fail
-        settings: dict[str, Any] = {"decoder": Path(decoder).name, "data": source or (data.name if data else None)}
-        settings |= {"split": split if source else None, "limit": limit, "seed": seed if source else None}
-        settings |= {"format": format, "max_knowledge": max_knowledge}
-        write_json(json, {**settings, **measured})
+    settings: dict[str, Any] = {"decoder": Path(decoder).name, "data": source or (data.name if data else None)}
+    settings |= {"split": split if source else None, "limit": limit, "seed": seed if source else None}
+    settings |= {"format": format, "max_knowledge": max_knowledge}
+    write_figures(json, {**settings, **measured}, write_json)
     if plot is not None:
         save_figure(draw_layers(measured), plot)
+        print_text(f"plot: {printable_name(plot)}")
     _print(measured, decoder)
-    for kind, path in (("figures", json), ("plot", plot)):
-        if path is not None:
-            print_text(f"{kind}: {printable_name(path)}")
 
 
 def _examples(
-    data: Path | None, source: str | None, raw: Path | None, split: str, limit: int, seed: int
+    data: Path | None, source: str | None, raw: Path | None, split: Split, limit: int, seed: int
 ) -> list[Example]:
     """Read the examples of a file, or some of a data set.
 
@@ -97,7 +92,7 @@ def _examples(
     if data is not None:
         return read_examples(data, limit)
     assert source is not None, "data or source is named"
-    return load_source(source, folder=raw, split=check_split(split), limit=limit, seed=seed)
+    return load_source(source, folder=raw, split=split, limit=limit, seed=seed)
 
 
 def _print(measured: dict[str, Any], decoder: str) -> None:

@@ -13,8 +13,9 @@ import typer
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
 from rich.segment import Segment
 
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-"""Control characters except tab and line break, and lone surrogates, which stand for bytes that are not UTF-8."""
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters except tab and line break, marks that turn the direction of writing, and lone surrogates, which
+stand for bytes that are not UTF-8."""
 
 
 def printable(text: str) -> str:

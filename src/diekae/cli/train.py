@@ -12,16 +12,16 @@ from rich.table import Table
 from diekae.cli.console import (
     DtypeOption,
     SeedOption,
+    checked_device,
     console,
     device_of,
-    dtype_of,
     figures,
     print_text,
     progress_bars,
     share,
 )
 from diekae.cli.output import output_file, printable_name
-from diekae.models import load_decoder
+from diekae.models import DTYPES, load_decoder
 from diekae.provenance import write_json
 from diekae.recipe import read_recipe, run_recipe
 from diekae.report import write_report
@@ -51,7 +51,10 @@ def command(
     out: Annotated[Path | None, typer.Option(help="Folder for the run; runs/NAME by default.")] = None,
     dtype: DtypeOption = "auto",
     device: Annotated[
-        str | None, typer.Option(help="Where it runs: cpu, cuda, cuda:N, or auto; the recipe's by default.")
+        str | None,
+        typer.Option(
+            callback=checked_device, help="Where it runs: cpu, cuda, cuda:N, or auto; the recipe's by default."
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option(help="Continue from the last checkpoint.")] = False,
     json: Annotated[
@@ -132,11 +135,10 @@ def _by_study(
     device: str,
     resume: bool,
 ) -> tuple[Path, dict[str, Any]]:
-    place, kind = device_of(device), dtype_of(dtype)
     folder = out or Path("runs") / Path(decoder).name
     _check_empty(folder, resume)
     with console.status("loading the decoder"):
-        loaded = load_decoder(decoder, dtype=kind, device=place)
+        loaded = load_decoder(decoder, dtype=DTYPES[dtype], device=device_of(device))
     with progress_bars() as (show, bar):
         _, result = run_study(
             *loaded,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from diekae.edit.database import FILE
 from diekae.edit.edit import Edit
@@ -17,7 +17,7 @@ from diekae.fields import check_choice
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
 
-GATES = ("learned", "mention")
+GateName = Literal["learned", "mention"]
 
 
 def edit_model(
@@ -99,7 +99,7 @@ def make_gate(model: DiekaeModel, gate: str | Gate | None, trained: TrainedParts
     if isinstance(gate, Gate):
         return gate
     name = gate or ("mention" if trained.encoder is None else "learned")
-    check_choice(f"gate={name!r}", name, GATES)
+    check_choice(f"gate={name!r}", name, get_args(GateName))
     if name == "mention":
         return MentionGate()
     if trained.encoder is None:

@@ -61,7 +61,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        state = _open(model, name, store, edits, allowed, engine_options, limits, metrics)
+        state = _open(model, name, store, edits, engine_options, limits, metrics)
         app.state.diekae = state
         yield
         await run_in_threadpool(_close, state)
@@ -81,7 +81,6 @@ def _open(
     name: str,
     store: str | Path | None,
     edits: str | Path | None,
-    keys: Keys,
     engine_options: EngineOptions | None,
     options: ServerOptions,
     metrics: Metrics,
@@ -104,7 +103,6 @@ def _open(
     return State(
         model=model,
         name=name,
-        keys=keys,
         engine=engine,
         reader=KnowledgeReader(model, documents, library, options.most_knowledge, metrics.prepared.inc),
         metrics=metrics,

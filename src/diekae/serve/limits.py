@@ -8,13 +8,15 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from diekae.serve.access import Keys, is_loopback
+from diekae.serve.access import Keys, Tenant, is_loopback
 from diekae.serve.errors import error_response
 from diekae.serve.metrics import Metrics
 from diekae.serve.state import ServerOptions
 
 AROUND_FILE = 65_536
 """Bytes that may stand around the file in an upload."""
+OPEN_PATHS = frozenset({"/", "/page.js", "/page.css", "/favicon.ico", "/health", "/openapi.json"})
+"""Paths that need no key."""
 LEFT = 499
 """Status, in the metrics alone, of a request whose client left before the response began."""
 
@@ -40,7 +42,9 @@ class Limits:
 
         headers = Headers(scope=scope)
         app: ASGIApp = self.app
-        if (refusal := self._refusal(scope["path"], headers)) is not None:
+        tenant = self.keys.tenant(headers.get("authorization"))
+        scope.setdefault("state", {})["tenant"] = tenant
+        if (refusal := self._refusal(scope["path"], headers, tenant)) is not None:
             app = error_response(*refusal)
         else:
             receive = self._limited(scope["path"], headers, receive)
@@ -53,11 +57,11 @@ class Limits:
             path = getattr(scope.get("route"), "path", "other")
             self.metrics.requests.labels(path, str(status)).inc()
 
-    def _refusal(self, path: str, headers: Headers) -> tuple[int, str] | None:
+    def _refusal(self, path: str, headers: Headers, tenant: Tenant | None) -> tuple[int, str] | None:
         """Return status and text if a request is refused by its headers."""
+        if tenant is None and path not in OPEN_PATHS:
+            return 401, "the API key is missing or wrong; send it as `Authorization: Bearer KEY`"
         if self.keys:
-            if path.startswith("/v1/") and self.keys.tenant(headers.get("authorization")) is None:
-                return 401, "the API key is missing or wrong; send it as `Authorization: Bearer KEY`"
             return None
         # Without keys, pages of other sites must not use the server through a browser of this machine: neither under
         # a name of theirs that leads here, nor by a form that is sent here.

@@ -11,7 +11,7 @@ from fastapi import Depends, HTTPException, Request
 from diekae.data.prompt import Prompter
 from diekae.edit.edits import Edits
 from diekae.model import DiekaeModel
-from diekae.serve.access import Keys, Tenant
+from diekae.serve.access import Tenant
 from diekae.serve.engine import Engine
 from diekae.serve.intake import Intake
 from diekae.serve.metrics import Metrics
@@ -44,7 +44,6 @@ class State:
     model: DiekaeModel
     name: str
     """The model's name in responses."""
-    keys: Keys
     engine: Engine
     reader: KnowledgeReader
     metrics: Metrics
@@ -72,14 +71,8 @@ def state_of(request: Request) -> State:
 
 
 async def tenant_of(request: Request) -> Tenant:
-    """Return who asks; asynchronous, because FastAPI gives every other dependency a thread.
-
-    Raises:
-        HTTPException: The key is missing or wrong (401).
-    """
-    tenant = state_of(request).keys.tenant(request.headers.get("authorization"))
-    if tenant is None:
-        raise HTTPException(401, "the API key is missing or wrong; send it as `Authorization: Bearer KEY`")
+    """Return who asks, as :class:`~diekae.serve.limits.Limits` found; asynchronous, to need no thread."""
+    tenant: Tenant = request.state.tenant
     return tenant
 
 
@@ -87,7 +80,7 @@ async def owner_of(request: Request) -> Tenant:
     """Return who asks, if the tenant may do everything.
 
     Raises:
-        HTTPException: The key is missing or wrong (401), or not enough (403).
+        HTTPException: The key is not enough (403).
     """
     tenant = await tenant_of(request)
     if not tenant.everything:

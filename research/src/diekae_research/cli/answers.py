@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -13,11 +13,11 @@ from diekae.cli.console import (
     JsonOption,
     SeedOption,
     device_of,
-    dtype_of,
     print_text,
     progress_bars,
+    write_figures,
 )
-from diekae.cli.output import printable_name
+from diekae.data.formats import Format
 from diekae.models import resolve_dtype
 from diekae.run.score import Way
 from diekae_research.cli.choices import chosen
@@ -42,7 +42,7 @@ def command(
     ways: Annotated[
         list[str] | None, typer.Option(help=f"{', '.join(get_args(Way))}; all by default; may be repeated.")
     ] = None,
-    format: Annotated[Literal["qa", "chat", "plain"], typer.Option(help="Text around a question.")] = "qa",
+    format: Annotated[Format, typer.Option(help="Text around a question.")] = "qa",
     limit: Annotated[int, typer.Option(min=1, help="Questions of each set, at most.")] = 200,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
@@ -54,24 +54,19 @@ def command(
     An answer is right if its first line holds the target (SQuAD's normalisation). Exact match, F1 and the share of
     D(K,x)'s right answers that ours gives too are measured beside it.
     """
-    dtype_of(dtype)
     chosen_sets, chosen_ways = chosen("sets", sets, QuestionSet), chosen("ways", ways, Way)
-    place = device_of(device)
     model = load_answerer(decoder, bank, dtype=dtype, device=device, layers=_layers(layers))
     figures = {}
     with progress_bars() as (show, _):
         for name in chosen_sets:
             prompts = load_prompts(model, name, data=data, limit=limit, seed=seed, format=format)
             figures[name] = measure_answers(model, prompts, chosen_ways, show)
-    if json is not None:  # before anything is printed, because printing may fail
-        settings = {**context.params, "data": None, "json": None}
-        settings |= {"bank": Path(bank).name if bank else None, "layers": list(model.layers)}
-        settings |= {"sets": chosen_sets, "ways": chosen_ways}
-        settings |= {"dtype": resolve_dtype(dtype, place), "device": place.type}
-        write_json(json, {"settings": settings, "sets": figures})
+    settings = {**context.params, "data": None, "json": None}
+    settings |= {"bank": Path(bank).name if bank else None, "layers": list(model.layers)}
+    settings |= {"sets": chosen_sets, "ways": chosen_ways}
+    settings |= {"dtype": resolve_dtype(dtype, model.device), "device": device_of(device).type}
+    write_figures(json, {"settings": settings, "sets": figures}, write_json)
     _print(figures)
-    if json is not None:
-        print_text(f"figures: {printable_name(json)}")
 
 
 def _layers(text: str) -> list[int] | str:

@@ -15,12 +15,11 @@ from diekae.cli.console import (
     SeedOption,
     console,
     device_of,
-    dtype_of,
     print_text,
     progress_bars,
+    write_figures,
 )
-from diekae.cli.output import printable_name
-from diekae.models import load_decoder
+from diekae.models import DTYPES, load_decoder
 from diekae_research.bench import Bench, run_benchmark
 from diekae_research.cli.summary import speed_table
 from diekae_research.provenance import write_json
@@ -48,14 +47,11 @@ def command(
     json: JsonOption = None,
 ) -> None:
     """Measure a benchmark: with knowledge against without, against K in the prompt, and against a cached prefix."""
-    kind, place = dtype_of(dtype), device_of(device)
     torch.set_num_threads(threads)
     with console.status("loading the decoder"):
-        model, _ = load_decoder(decoder, dtype=kind, device=place)
+        model, _ = load_decoder(decoder, dtype=DTYPES[dtype], device=device_of(device))
     with progress_bars() as (show, _):
         bench = Bench(model, {}, sorted(lengths), inputs, rounds, seed, show, bank)
         figures = run_benchmark(name, bench)
-    if json is not None:  # before anything is printed, because printing may fail
-        write_json(json, figures)
-        print_text(f"figures: {printable_name(json)}")
+    write_figures(json, figures, write_json)
     print_text(f"{figures['benchmark']}, {figures['decoder']} in {figures['dtype']}\n\n{speed_table(figures['rows'])}")

@@ -15,12 +15,11 @@ from diekae.cli.console import (
     DtypeOption,
     JsonOption,
     PlotOption,
-    device_of,
-    dtype_of,
     load_model,
     print_text,
     progress_bars,
     share,
+    write_figures,
 )
 from diekae.cli.output import printable_name
 from diekae.data import read_examples
@@ -44,26 +43,16 @@ def command(
     plot: PlotOption = None,
 ) -> None:
     """Measure a bank by number of documents, length of knowledge, target position and copying, and its harm."""
-    dtype_of(dtype)
-    device_of(device)
     if plot is not None:
         check_kind(plot)
     examples = read_examples(data, limit)
     model = load_model(bank, device, dtype)
     with progress_bars() as (show, _):
         figures = measure_curves(
-            model,
-            examples,
-            documents=documents,
-            lengths=lengths,
-            batch_size=batch_size,
-            progress=show,
+            model, examples, documents=documents, lengths=lengths, batch_size=batch_size, progress=show
         )
-    if json is not None:  # before anything is printed, because printing may fail
-        settings = {"config": model.config.to_dict(), "data": data.name, "format": model.config.format}
-        settings["dtype"] = name_of(model.decoder.dtype)
-        write_json(json, {**settings, **figures})
-        print_text(f"figures: {printable_name(json)}")
+    settings = {"config": model.config.to_dict(), "data": data.name, "format": model.config.format}
+    write_figures(json, {**settings, "dtype": name_of(model.decoder.dtype), **figures}, write_json)
     if plot is not None:
         save_figure(draw_curves(figures), plot)
         print_text(f"plots: {printable_name(plot)}")

@@ -17,7 +17,7 @@ from rich.text import Text
 from diekae.cli.console import SeedOption, console, print_text, progress_bars
 from diekae.cli.output import one_line, printable, printable_name
 from diekae.data import DataError, Example, load_source, read_examples
-from diekae.data.example import check_split
+from diekae.data.example import Split
 from diekae_research.data.build import MANIFEST, build_source
 from diekae_research.data.card import COMMON
 from diekae_research.data.download import download_source
@@ -90,7 +90,7 @@ def build(
 def show(
     name: Annotated[str, typer.Argument(help="A data set, or a file of examples (JSONL).")],
     raw: Raw = None,
-    split: Annotated[str, typer.Option(help="train, validation or test; for a data set.")] = "train",
+    split: Annotated[Split, typer.Option(help="train, validation or test; for a data set.")] = "train",
     option: Options = None,
     number: Annotated[int, typer.Option(min=1, help="How many examples.")] = 3,
     seed: SeedOption = 0,
@@ -101,9 +101,7 @@ def show(
         chosen = sorted(random.Random(seed).sample(range(len(examples)), min(number, len(examples))))
         examples = [examples[index] for index in chosen]
     else:
-        examples = load_source(
-            name, folder=raw, split=check_split(split), limit=number, seed=seed, options=_options(option)
-        )
+        examples = load_source(name, folder=raw, split=split, limit=number, seed=seed, options=_options(option))
     for position, example in enumerate(examples, start=1):
         console.print(_panel(example, f"{position} of {len(examples)}"))
 

@@ -11,8 +11,7 @@ import typer
 
 from diekae.answering.answer import PASSAGES
 from diekae.answering.confidence import THRESHOLD
-from diekae.cli.console import DeviceOption, DtypeOption, JsonOption, device_of, dtype_of, print_text, progress_bars
-from diekae.cli.output import printable_name
+from diekae.cli.console import DeviceOption, DtypeOption, JsonOption, print_text, progress_bars, write_figures
 from diekae.data import read_examples
 from diekae.model import DiekaeModel
 from diekae.models import resolve_dtype
@@ -55,19 +54,15 @@ def command(
     `ours` finds and reads passages as `diekae ask` does; `bare` knows nothing; `prompt` has the same passages in its
     prompt; `whole` and `prompt_whole` read all of the right document, injected and in the prompt.
     """
-    dtype_of(dtype)
-    device_of(device)
     chosen_ways = chosen("ways", ways, StoreWay)
     examples = [] if more is None else read_examples(more)
     texts = list(dict.fromkeys("\n".join(example.knowledge) for example in examples if example.knowledge))
     model = load_answerer(decoder, bank, dtype=dtype, device=device, format=format)
     figures = _measure(model, texts, calibrate, split=split, ways=chosen_ways, passages=passages, limit=limit)
-    if json is not None:
-        settings = {name: value for name, value in context.params.items() if name not in ("json", "more")}
-        settings |= {"decoder": Path(decoder).name, "bank": Path(bank).name if bank else None, "ways": chosen_ways}
-        settings |= {"dtype": resolve_dtype(dtype, model.device), "threshold": THRESHOLD}
-        write_json(json, {"settings": settings, **figures})
-        print_text(f"figures: {printable_name(json)}")
+    settings = {name: value for name, value in context.params.items() if name not in ("json", "more")}
+    settings |= {"decoder": Path(decoder).name, "bank": Path(bank).name if bank else None, "ways": chosen_ways}
+    settings |= {"dtype": resolve_dtype(dtype, model.device), "threshold": THRESHOLD}
+    write_figures(json, {"settings": settings, **figures}, write_json)
     for line in [str(figures)] if calibrate else _lines(figures):
         print_text(line)
 

@@ -17,6 +17,7 @@ from diekae.cli.console import (
     load_model,
     print_text,
     progress_bars,
+    write_figures,
 )
 from diekae.cli.edit import TrainedOption
 from diekae.cli.output import printable_name
@@ -54,9 +55,7 @@ def evaluate(
     loaded = find_trained(model) if trained is None else load_trained(trained, model)
     with progress_bars() as (show, _):
         figures = evaluate_edits(model, loaded, plan, part or PARTS, show)
-    if json is not None:  # before anything is printed, because printing may fail
-        write_json(json, {"dtype": name_of(model.decoder.dtype), **figures})
-        print_text(f"figures: {printable_name(json)}")
+    write_figures(json, {"dtype": name_of(model.decoder.dtype), **figures}, write_json)
     for table in summary.editing_tables("CounterFact", figures):
         print_text(table)
 
@@ -75,6 +74,5 @@ def train(
     model = load_model(bank, device, dtype)
     with progress_bars() as (show, _):
         path, log = train_editing(model, data, out, TrainingSizes(), seed=seed, progress=show)
-    if json is not None:
-        write_json(json, {"dtype": name_of(model.decoder.dtype), **log})
+    write_figures(json, {"dtype": name_of(model.decoder.dtype), **log}, write_json)
     print_text(f"trained: {printable_name(path)}; --trained {printable_name(path)} uses it")

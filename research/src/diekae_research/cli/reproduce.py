@@ -43,7 +43,6 @@ def command(
 ) -> None:
     """Measure a table of the paper; measurements of earlier calls are reused."""
     table_names(table)  # checks the name before anything is loaded
-    place = device_of(device)
     plan = Plan(
         data=data,
         model=model,
@@ -61,7 +60,7 @@ def command(
         seed=seed,
     )
     with progress_bars() as (show, _):
-        lab = Lab(plan, out, show, device=str(place))
+        lab = Lab(plan, out, show, device=str(device_of(device)))
         reports = reproduce(table, lab, json, tell=print_text)
     print_text("\n".join(markdown(name, report.sheets) for name, report in reports.items()))
     print_text(f"figures: {printable_name(json or out / f'{table}.json')}")
