@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from builders import make_decoder, make_model, make_trained_parts
-from diekae import DiekaeModel, provenance
+from diekae import DiekaeModel
 from diekae.data.prompt import Prompt
 from diekae.edit.trained_parts import TrainedParts
 from diekae_research.editing import measure
 from diekae_research.editing.evaluate import EditingPlan, Evaluation, evaluate_edits, identity
 from diekae_research.evaluation.scoring import nll
+from diekae_research.provenance import digest
 
 THINGS = ("house", "tower", "bridge", "castle", "boat", "door", "garden", "wall")
 
@@ -71,18 +72,23 @@ def test_an_interrupted_measurement_goes_on(
     plan: EditingPlan, model: DiekaeModel, gated: TrainedParts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = evaluate_edits(model, gated, plan, ["methods"])
-    lines = (plan.out / "kept.jsonl").read_text().splitlines()
-    (plan.out / "kept.jsonl").write_text("\n".join(lines[: len(lines) // 2]) + "\n")
+    cells = sorted((plan.out / "cells").iterdir())
+    assert len(cells) == 7, "four methods on few cases, three on many"
+    cells[0].unlink()
     calls: list[int] = []
     monkeypatch.setattr(measure, "nll", lambda m, rows, size: calls.append(len(rows)) or nll(m, rows, size))
-    assert evaluate_edits(model, gated, plan, ["methods"]) == found
+    assert evaluate_edits(model, gated, plan, ["methods"]) == found and calls
     calls.clear()
     assert evaluate_edits(model, gated, plan, ["methods"]) == found and not calls, "what was measured is read back"
+    evaluate_edits(
+        model, dataclasses.replace(gated, gate=dataclasses.replace(gated.gate, mentioned=2.0)), plan, ["methods"]
+    )
+    assert calls, "other thresholds open other edits"
 
 
-def test_measurements_are_identified_by_everything_they_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measurements_are_identified_by_everything_they_depend_on() -> None:
     def tag(model: DiekaeModel | None = None, trained: TrainedParts | None = None) -> str:
-        return identity(model or make_model("reader"), trained or TrainedParts())
+        return digest(identity(model or make_model("reader"), trained or TrainedParts()))
 
     first, model = tag(), make_model("reader")
     assert tag() == first
@@ -91,6 +97,4 @@ def test_measurements_are_identified_by_everything_they_depend_on(monkeypatch: p
     changed = make_trained_parts(model)
     next(changed.adapter.parameters()).data += 1  # type: ignore[union-attr]
     others.append(tag(trained=changed))
-    monkeypatch.setattr(provenance, "code_digest", lambda *_: "another")
-    others.append(tag())
     assert len({first, *others}) == 1 + len(others)

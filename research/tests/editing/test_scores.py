@@ -1,7 +1,5 @@
 """What edits are scored with, against values worked out by hand."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -14,7 +12,7 @@ from diekae.edit.trained_parts import TrainedParts
 from diekae_research.data.case import Case
 from diekae_research.editing.cases import choose, divide
 from diekae_research.editing.edited import edited_method, gate_shares
-from diekae_research.editing.measure import EditBench, MeasurementStore
+from diekae_research.editing.measure import EditBench
 from diekae_research.editing.scores import ANSWER, answer, matches, prompt_of, successes, summary
 from diekae_research.evaluation.intervals import harmonic
 from diekae_research.methods.ours import as_methods
@@ -65,25 +63,11 @@ def test_an_answer_ends_with_its_line_or_mark() -> None:
     assert answer(" New York, in the east") == "New York" and answer("x\ny") == "x" and answer("") == ""
 
 
-def test_measurements_are_stored_between_runs_and_read_behind_a_cut_line(tmp_path: Path) -> None:
-    asked: list[list[int]] = []
-
-    def measure(places: list[int]) -> list[int]:
-        asked.append(places)
-        return [10 * place for place in places]
-
-    path = tmp_path / "kept.jsonl"
-    assert MeasurementStore(path).find(["a", "b", "a"], measure) == [20, 10, 20], "equal keys are measured once"
-    with path.open("a") as file:
-        file.write('["cut')
-    assert MeasurementStore(path).find(["b", "a"], measure) == [10, 20] and len(asked) == 1
-
-
-def test_an_edited_model_is_scored_as_it_answers(tmp_path: Path) -> None:
+def test_an_edited_model_is_scored_as_it_answers() -> None:
     model = make_model("reader")
     method = edited_method("memory", model, MentionGate(), TrainedParts(), [case.edit for case in CASES])
     bare, prompted, _ = as_methods(model)
-    bench = EditBench(model.need_prompter(), bare, MeasurementStore(tmp_path / "kept.jsonl"), "tag")
+    bench = EditBench(model.need_prompter(), bare)
     unrelated = [Prompt(model.anchor, (), (20, 21, 22), (23, 24))]
     found = bench.method(method, CASES, unrelated)
     assert found["n"] == 2 and found["drift"] == 0 and found["perplexity"] == found["perplexity_bare"]

@@ -14,16 +14,17 @@ from diekae.edit.trained_parts import TrainedParts
 from diekae.fingerprint import fingerprint
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
+from diekae_research.cells import Cell, Cells, Result, digest_prompts
 from diekae_research.data.case import Case
 from diekae_research.editing.cases import choose, divide, read_counterfact
 from diekae_research.editing.edited import EditedMethod, edited_method, gate_shares
 from diekae_research.editing.inputs import Inputs, make_inputs, shared_subjects
-from diekae_research.editing.measure import EditBench, MeasurementStore
+from diekae_research.editing.measure import EditBench
 from diekae_research.editing.phrasings import Phrasings
 from diekae_research.editing.scores import prompt_of
 from diekae_research.methods import Fitted
 from diekae_research.methods.ours import as_methods
-from diekae_research.provenance import key_of
+from diekae_research.provenance import digest
 from diekae_research.sources import load_source
 
 PARTS = ("methods", "gates", "sample")
@@ -58,7 +59,7 @@ class EditingPlan:
 
 
 class Evaluation:
-    """Measures the parts of a plan. Scores and texts are kept, so an interrupted run continues."""
+    """Measures the parts of a plan. Each method's figures are a cell, so an interrupted run continues."""
 
     def __init__(self, model: DiekaeModel, trained: TrainedParts, plan: EditingPlan, progress: Progress) -> None:
         """Read the data.
@@ -73,8 +74,8 @@ class Evaluation:
         self.prompter = model.need_prompter()
         self.unrelated = self._unrelated()
         self.bare, self.prompted, _ = as_methods(model)
-        store = MeasurementStore(plan.out / "kept.jsonl")
-        self.bench = EditBench(self.prompter, self.bare, store, identity(model, trained), progress)
+        self.bench = EditBench(self.prompter, self.bare, progress)
+        self.identity, self.cells = identity(model, trained), Cells(plan.out / "cells")
 
     def _unrelated(self) -> list[Prompt]:
         """Return passages of Natural Questions, cut in the middle."""
@@ -93,6 +94,21 @@ class Evaluation:
             for gate in GATES
         }
 
+    def _measured(self, fitted: Fitted, cases: Sequence[Case], neighbours: int | None = None) -> Result:
+        """Return what :meth:`EditBench.method` measures, from its cell if it was measured before."""
+        settings: dict[str, Any] = {
+            "identity": self.identity,
+            "method": fitted.name,
+            "cases": digest([asdict(case) for case in cases]),
+            "unrelated": digest_prompts(self.unrelated),
+            "neighbours": neighbours,
+        }
+        if isinstance(fitted, EditedMethod):
+            statements = [record.edit.statement for record in fitted.edits.list()]
+            settings |= {"edits": digest(statements), "gate": fitted.edits.gate.fingerprint}
+        cell = Cell("edits", settings, lambda: self.bench.method(fitted, cases, self.unrelated, neighbours))
+        return self.cells.get(cell)
+
     def methods(self) -> dict[str, Any]:
         """Measure the methods with all edits at once: ``few`` on the first cases, ``many`` on all."""
         few, edited = self.cases[: self.plan.few], list(self._edited(self.cases).values())
@@ -101,7 +117,7 @@ class Evaluation:
             "many": (self.cases, [self.bare, *edited]),
         }
         return {
-            name: {m.name: self.bench.method(m, cases, self.unrelated, self.plan.neighbours) for m in methods}
+            name: {method.name: self._measured(method, cases, self.plan.neighbours) for method in methods}
             for name, (cases, methods) in measured.items()
         }
 
@@ -120,25 +136,24 @@ class Evaluation:
         """Measure cases of the original layout, which has two paraphrases and ten neighbours a case."""
         cases = read_counterfact(self.plan.data / "counterfact", SAMPLE)
         methods = [self.bare, *self._edited(cases).values()]
-        return {method.name: self.bench.method(method, cases, self.unrelated) for method in methods}
+        return {method.name: self._measured(method, cases) for method in methods}
 
 
-def identity(model: DiekaeModel, trained: TrainedParts) -> str:
-    """Return a digest of what every measurement depends on: decoder, bank, adapter, code and machine."""
+def identity(model: DiekaeModel, trained: TrainedParts) -> dict[str, Any]:
+    """Return what every measurement depends on besides code and machine: decoder, bank, thresholds and adapter."""
     adapter = hashlib.sha256(b"" if trained.adapter is None else repr(trained.adapter.options).encode())
     for tensor in trained.adapter.state_dict().values() if trained.adapter is not None else ():
         adapter.update(tensor.cpu().numpy().tobytes())
-    return key_of(
-        {
-            "decoder": fingerprint(model.decoder),
-            "dtype": str(model.decoder.dtype),
-            "device": model.decoder.device.type,
-            "bank": [model.bank.fingerprint(), str(model.bank.dtype)],
-            "config": model.config.to_dict(),
-            "anchor": model.anchor,
-            "adapter": adapter.hexdigest(),
-        }
-    )
+    return {
+        "decoder": fingerprint(model.decoder),
+        "dtype": str(model.decoder.dtype),
+        "device": model.decoder.device.type,
+        "bank": [model.bank.fingerprint(), str(model.bank.dtype)],
+        "config": model.config.to_dict(),
+        "anchor": model.anchor,
+        "thresholds": asdict(trained.gate),
+        "adapter": adapter.hexdigest(),
+    }
 
 
 def evaluate_edits(

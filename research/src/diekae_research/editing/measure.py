@@ -1,16 +1,12 @@
-"""Measurements of edits, stored on disk, so that an interrupted run continues and no prompt is scored twice.
+"""Measurements of edits: what a method scores and generates on cases, each prompt once.
 
 A prompt for which no edit opens gets the bare decoder's output bit for bit (tests check this), so it is scored once for
-all methods; and a prompt for which the same edits open is scored once for all stores that hold them.
+all methods; and a prompt for which the same edits open is scored once for all methods that hold them.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,53 +21,24 @@ from diekae_research.methods import Fitted
 
 BATCH = 12
 CHUNK = 4 * BATCH
-"""Prompts that are measured before their values are written."""
+"""Prompts between two reports of progress; those of one chunk are sorted by length."""
 GENERATED = {"generated": "n_es", "begins": "n_es", "generated_ps": "n_ps", "begins_ps": "n_ps", "unchanged": "n_near"}
 """Figures of generated texts, and the column that says which cases count."""
 
 
-class MeasurementStore:
-    """Measured numbers and texts, by a digest of what they depend on."""
-
-    def __init__(self, path: Path) -> None:
-        """Read the measurements of earlier runs."""
-        self.path, self.values = path, dict[str, Any]()
-        for line in path.read_text().splitlines() if path.is_file() else ():
-            with suppress(ValueError):  # a crash cut the line off
-                key, value = json.loads(line)
-                self.values[key] = value
-
-    def find(self, keys: Sequence[object], measure: Callable[[list[int]], Sequence[Any]]) -> list[Any]:
-        """Return the value of each key; ``measure`` gets the positions of missing ones, some at a time."""
-        names = [hashlib.sha256(repr(key).encode()).hexdigest()[:24] for key in keys]
-        positions = {name: position for position, name in enumerate(names)}
-        missing = [position for name, position in positions.items() if name not in self.values]
-        for start in range(0, len(missing), CHUNK):
-            chunk = missing[start : start + CHUNK]
-            measured = {names[position]: value for position, value in zip(chunk, measure(chunk), strict=True)}
-            self.values |= measured
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a") as file:
-                file.writelines(json.dumps([key, value]) + "\n" for key, value in measured.items())
-        return [self.values[name] for name in names]
-
-
 class EditBench:
-    """Scores methods on cases, and stores what it measures."""
+    """Scores methods on cases, and keeps what it measures in RAM."""
 
-    def __init__(
-        self, prompter: Prompter, bare: Fitted, store: MeasurementStore, tag: str, progress: Progress = silent
-    ) -> None:
+    def __init__(self, prompter: Prompter, bare: Fitted, progress: Progress = silent) -> None:
         """Begin.
 
         Args:
             prompter: Lays prompts out.
             bare: D(x).
-            store: Measurements of earlier runs.
-            tag: Digest of what every value depends on.
             progress: Called as the work goes on.
         """
-        self.prompter, self.bare, self.store, self.tag, self.progress = prompter, bare, store, tag, progress
+        self.prompter, self.bare, self.progress = prompter, bare, progress
+        self._values: dict[tuple[Any, ...], Any] = {}
 
     def _sources(self, fitted: Fitted, prompts: Sequence[Prompt]) -> list[tuple[Any, ...]]:
         """Return what each value depends on besides the prompt; nothing where it is the bare decoder's."""
@@ -83,7 +50,6 @@ class EditBench:
         """Return the NLL of each prompt's target; see :func:`diekae_research.evaluation.scoring.nll`."""
 
         def score(method: Fitted, chosen: list[Prompt]) -> Sequence[float]:
-            self.progress(f"scoring {fitted.name}", len(self.store.values), len(self.store.values))
             return [float(value) for value in nll(method, chosen, BATCH)]
 
         return np.array(self._measure(fitted, prompts, "nll", score))
@@ -116,20 +82,20 @@ class EditBench:
     ) -> list[Any]:
         """Return a value for each prompt; missing ones are measured, by the bare decoder where no edit opens."""
         sources = self._sources(fitted, prompts)
-
-        def measure(positions: list[int]) -> list[Any]:
-            values: dict[int, Any] = {}
-            for method, is_bare in ((self.bare, True), (fitted, False)):
-                rows = [position for position in positions if (not sources[position]) is is_bare]
-                if rows:
-                    values |= dict(zip(rows, run(method, [prompts[row] for row in rows]), strict=True))
-            return [values[position] for position in positions]
-
         keys = [
-            (self.tag, kind, source, p.anchor, p.input, () if kind == "text" else p.target)
+            (kind, source, p.anchor, p.input, () if kind == "text" else p.target)
             for p, source in zip(prompts, sources, strict=True)
         ]
-        return self.store.find(keys, measure)
+        missing = list({key: row for row, key in enumerate(keys) if key not in self._values}.values())
+        for start in range(0, len(missing), CHUNK):
+            chunk = missing[start : start + CHUNK]
+            for method, is_bare in ((self.bare, True), (fitted, False)):
+                rows = [row for row in chunk if (not sources[row]) is is_bare]
+                if rows:
+                    values = run(method, [prompts[row] for row in rows])
+                    self._values |= zip((keys[row] for row in rows), values, strict=True)
+            self.progress(f"{kind} of {fitted.name}", start + len(chunk), len(missing))
+        return [self._values[key] for key in keys]
 
     def method(
         self, fitted: Fitted, cases: Sequence[Case], unrelated: Sequence[Prompt] = (), neighbours: int | None = None

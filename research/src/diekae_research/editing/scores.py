@@ -18,7 +18,7 @@ from diekae.data.example import Example
 from diekae.data.prompt import Prompt, Prompter
 from diekae.evaluation.answers import normalize
 from diekae_research.data.case import Case
-from diekae_research.evaluation.intervals import bootstrap, harmonic
+from diekae_research.evaluation.intervals import Columns, Interval, bootstrap, harmonic
 from diekae_research.evaluation.scoring import Numbers, count_tokens
 
 KINDS = ("es", "ps", "ns")
@@ -100,17 +100,32 @@ def matches(text: str, target: str) -> tuple[float, float]:
     return float(normalize(answer(text)) == expected), float(f"{normalize(text)} ".startswith(f"{expected} "))
 
 
-def share(columns: Mapping[str, Sequence[float]], name: str, count: str) -> dict[str, float] | None:
-    """Return the mean over the cases that count, in per cent, with its 95 % interval; None if no case counts."""
-    if not sum(columns[count]):
+def success(columns: Columns, counts: Mapping[str, str], seed: int = 0) -> Interval | None:
+    """Return the mean of a column over the cases that count; of several columns, the harmonic mean of their means.
+
+    Args:
+        columns: Numbers of each case, 0 where a case does not count.
+        counts: For each column, the one that says which cases count.
+        seed: Seed of the resamples.
+    """
+    if not all(sum(columns[count]) for count in counts.values()):
         return None
-    counted = {"hits": np.array(columns[name]) * np.array(columns[count]), "n": columns[count]}
-    figure = bootstrap([counted], lambda sums: 100 * sums["hits"] / np.maximum(sums["n"], 1))
-    assert figure is not None, "there is one set"
-    return figure._asdict()
+    used = {name: columns[name] for name in (*counts, *counts.values())}
+
+    def figure(sums: Mapping[str, Any]) -> Any:
+        shares = [sums[name] / np.maximum(sums[count], 1) for name, count in counts.items()]
+        return shares[0] if len(shares) == 1 else harmonic(shares)
+
+    return bootstrap([used], figure, seed)
 
 
-def summary(columns: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+def share(columns: Columns, name: str, count: str) -> dict[str, float] | None:
+    """Return :func:`success` of one column in per cent, with its interval."""
+    figure = success(columns, {name: count})
+    return None if figure is None else {key: 100 * value for key, value in figure._asdict().items()}
+
+
+def summary(columns: Columns) -> dict[str, Any]:
     """Return ES, PS, NS and S in per cent, plain and by length; None where there are no such prompts."""
     figures: dict[str, Any] = {}
     for suffix in ("", "_by_length"):

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diekae.config import DiekaeConfig
+from diekae_research.cells import Cell, Result, digest_prompts, read_log
 from diekae_research.methods import Task, fit
-from diekae_research.tables.cells import Cell, Result, digest_prompts, read_log
 from diekae_research.tables.lab import Lab
 from diekae_research.tables.plan import QUESTION_SETS
 from diekae_research.tables.score import Columns, score_texts, time_passes

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from diekae_research.cells import Cell, Result
 from diekae_research.tables.augment import SETS, augmentation
-from diekae_research.tables.cells import Cell, Result
 from diekae_research.tables.lab import Lab
 from diekae_research.tables.sheet import Curve, Panel, Report, Sheet, number
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from diekae.config import Anchor, DiekaeConfig
 from diekae.encoders import encoder_class
+from diekae_research.cells import Cell, Result
 from diekae_research.tables.augment import SETS
-from diekae_research.tables.cells import Cell, Result
 from diekae_research.tables.lab import Lab
 from diekae_research.tables.pretraining import pretraining, shares
 from diekae_research.tables.sheet import Curve, Panel, Report, Sheet, number

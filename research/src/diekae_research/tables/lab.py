@@ -21,10 +21,10 @@ from diekae.inject.hookpoints import find_blocks
 from diekae.models import DTYPES, load_decoder
 from diekae.progress import Progress, silent
 from diekae.training.config import Precision, TrainingConfig
+from diekae_research.cells import Cells, digest_prompts
 from diekae_research.methods import Task, constants_of
 from diekae_research.methods.base import without_knowledge
 from diekae_research.provenance import key_of
-from diekae_research.tables.cells import Cells, digest_prompts
 from diekae_research.tables.plan import EVALUATIONS, QUESTION_SETS, Plan
 
 UNTRAINED = ("bare", "prompted", "prompted_cached")

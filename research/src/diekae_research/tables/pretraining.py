@@ -16,8 +16,8 @@ from diekae.data.prompt import Prompt
 from diekae.differences import collect
 from diekae.inject.hookpoints import find_blocks, find_hookpoints
 from diekae.inject.hooks import frozen
+from diekae_research.cells import Cell, Result, read_log
 from diekae_research.methods import fit
-from diekae_research.tables.cells import Cell, Result, read_log
 from diekae_research.tables.lab import Lab
 
 PREFIX = "eval_unexplained/layer_"

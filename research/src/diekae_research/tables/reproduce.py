@@ -11,9 +11,9 @@ from typing import Any
 from diekae.data.example import DataError
 from diekae.files import alone, write_atomically
 from diekae.suggest import did_you_mean
+from diekae_research.cells import Cell, Result
 from diekae_research.provenance import write_json
 from diekae_research.tables import figure3, figure4, table1, table2, table3, table4, table5
-from diekae_research.tables.cells import Cell, Result
 from diekae_research.tables.draw import draw
 from diekae_research.tables.lab import Lab
 from diekae_research.tables.sheet import Report, markdown

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diekae.evaluation.metrics import perplexity
+from diekae_research.cells import Cell, Result
 from diekae_research.evaluation import intervals
 from diekae_research.evaluation.intervals import Columns, Interval
 from diekae_research.evaluation.scoring import paper_perplexity
 from diekae_research.tables.augment import SETS, augmentation
-from diekae_research.tables.cells import Cell, Result
 from diekae_research.tables.lab import Lab
 from diekae_research.tables.sheet import NOTHING, Report, Sheet, interval, number
 

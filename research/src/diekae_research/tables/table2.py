@@ -12,12 +12,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from diekae_research.cells import Cell, Result, digest_prompts
 from diekae_research.evaluation import intervals
 from diekae_research.evaluation.head import collect_states, train_head
 from diekae_research.evaluation.scoring import label_targets, score_labels
 from diekae_research.methods import Fitted, fit
 from diekae_research.sources import source_card
-from diekae_research.tables.cells import Cell, Result, digest_prompts
 from diekae_research.tables.lab import UNTRAINED, Lab
 from diekae_research.tables.sheet import NOTHING, Report, Sheet, interval, number
 

@@ -12,21 +12,20 @@ cross-entropy. They start untrained, where the paper's were trained on differenc
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from diekae.data.example import DataError
+from diekae_research.cells import Cell, Result
 from diekae_research.data.case import Case
 from diekae_research.editing.cases import load_cases
-from diekae_research.editing.scores import KINDS, matches, prompt_of, successes
+from diekae_research.editing.scores import KINDS, matches, prompt_of, success, successes
 from diekae_research.evaluation import intervals
 from diekae_research.evaluation.intervals import Columns, Interval
 from diekae_research.evaluation.scoring import count_tokens, harm, nll
 from diekae_research.methods import Fitted, Task, fit
 from diekae_research.provenance import digest
-from diekae_research.tables.cells import Cell, Result
 from diekae_research.tables.lab import Lab
 from diekae_research.tables.sheet import NOTHING, Report, Sheet, interval, number
 
@@ -133,16 +132,8 @@ def report(lab: Lab, results: Sequence[Result]) -> Report:
 
 
 def _success(columns: Columns, kinds: Sequence[str], suffix: str, seed: int) -> Interval | None:
-    """Return the harmonic mean over some kinds of the share of successes, over the cases that have such prompts."""
-    if not all(sum(columns[f"n_{kind}"]) for kind in kinds):
-        return None
-    used = {name: columns[name] for kind in kinds for name in (kind + suffix, f"n_{kind}")}
-
-    def figure(sums: Mapping[str, Any]) -> Any:
-        shares = [sums[kind + suffix] / np.maximum(sums[f"n_{kind}"], 1) for kind in kinds]
-        return shares[0] if len(shares) == 1 else intervals.harmonic(shares)
-
-    return intervals.bootstrap([used], figure, seed)
+    """Return the share of successes of a kind; of several kinds, the harmonic mean."""
+    return success(columns, {kind + suffix: f"n_{kind}" for kind in kinds}, seed)
 
 
 def _drift(columns: Columns, seed: int) -> Interval | None:

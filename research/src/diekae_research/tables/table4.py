@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diekae_research.tables.cells import Cell, Result
+from diekae_research.cells import Cell, Result
 from diekae_research.tables.lab import Lab
 from diekae_research.tables.probe import INPUT_TOKENS, PeakRequest, probe
 from diekae_research.tables.sheet import NOTHING, Report, Sheet

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 
 from diekae.config import resolve_layers
 from diekae.inject.hookpoints import find_blocks
+from diekae_research.cells import Cell, Result, digest_prompts
 from diekae_research.tables.augment import SETS, augmentation
-from diekae_research.tables.cells import Cell, Result, digest_prompts
 from diekae_research.tables.lab import Lab
 from diekae_research.tables.pretraining import last_shares, pretraining
 from diekae_research.tables.sheet import NOTHING, Report, Sheet, number

@@ -9,7 +9,7 @@ import pytest
 import diekae.provenance
 from diekae.data.prompt import Prompt
 from diekae_research import provenance
-from diekae_research.tables.cells import Cell, Cells, digest_prompts
+from diekae_research.cells import Cell, Cells, digest_prompts
 
 
 def make_cell(calls: list[int], **settings: Any) -> Cell:
