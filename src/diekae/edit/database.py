@@ -49,7 +49,8 @@ class EditDatabase:
         self.folder = None if folder is None else Path(folder)
         self.identity = {"format": str(FORMAT), "decoder": decoder, "bank": bank}
         self._lock = threading.RLock()
-        self._changes = 0
+        self.changes = 0
+        """How often this process has changed an edit."""
         with self._plain_errors():
             self._connection = self._connect()
         # Text that is not UTF-8 any more is read too, so that its digest shows the damage.
@@ -57,8 +58,8 @@ class EditDatabase:
         try:
             self._create_tables()
             if self._check_identity() == UPGRADED_FORMAT:
-                with self._writing():
-                    upgrade(self._connection)
+                with self.writing() as connection:
+                    upgrade(connection)
         except BaseException:
             self._connection.close()
             raise
@@ -72,18 +73,22 @@ class EditDatabase:
         """Return where the edits are, for messages."""
         return "the edits in memory" if self.folder is None else repr(str(self.folder / FILE))
 
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Keep other threads out, and see one state of the database in the whole block."""
+        with self._lock, self._plain_errors(), transaction(self._connection, write=False):
+            yield self._connection
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Write everything in the block or nothing; keep other threads and processes out."""
+        with self._lock, self._plain_errors(), transaction(self._connection, write=True):
+            yield self._connection
+
     def version(self) -> tuple[int, int]:
         """Return a value that changes whenever this process changes an edit, or another process the database."""
-        with self._reading():
-            return int(self._connection.execute("PRAGMA data_version").fetchone()[0]), self._changes
-
-    def nbytes(self) -> int:
-        """Return the size of the database in bytes."""
-        with self._reading():
-            pages, size = (
-                int(self._connection.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("page_count", "page_size")
-            )
-        return pages * size
+        with self.reading() as connection:
+            return int(connection.execute("PRAGMA data_version").fetchone()[0]), self.changes
 
     def copy_to(self, folder: str | Path) -> None:
         """Write a copy into another folder, whole or not at all.
@@ -129,19 +134,19 @@ class EditDatabase:
     def _create_tables(self) -> None:
         """Create the tables if the file is empty."""
         query = "SELECT 1 FROM sqlite_master WHERE name = 'meta'"
-        with self._reading():
-            if self._connection.execute(query).fetchone():
+        with self.reading() as connection:
+            if connection.execute(query).fetchone():
                 return
-        with self._writing():
-            if not self._connection.execute(query).fetchone():  # another process may have been faster
+        with self.writing() as connection:
+            if not connection.execute(query).fetchone():  # another process may have been faster
                 for statement in _TABLES.split(";"):
-                    self._connection.execute(statement)
-                self._connection.executemany("INSERT INTO meta VALUES (?, ?)", self.identity.items())
+                    connection.execute(statement)
+                connection.executemany("INSERT INTO meta VALUES (?, ?)", self.identity.items())
 
     def _check_identity(self) -> str | None:
         """Refuse a file of another decoder, bank or format, and return its format."""
-        with self._reading():
-            stored = dict(self._connection.execute("SELECT name, value FROM meta"))
+        with self.reading() as connection:
+            stored = dict(connection.execute("SELECT name, value FROM meta"))
         for name, value in self.identity.items():
             if stored.get(name) == value or (name == "format" and stored.get(name) == UPGRADED_FORMAT):
                 continue
@@ -152,18 +157,6 @@ class EditDatabase:
                 f"{name}, or make the edits again from their list."
             )
         return stored.get("format")
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[None]:
-        """Keep other threads out, and see one state of the database in the whole block."""
-        with self._lock, self._plain_errors(), transaction(self._connection, write=False):
-            yield
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Write everything in the block or nothing; keep other threads and processes out."""
-        with self._lock, self._plain_errors(), transaction(self._connection, write=True):
-            yield
 
     @contextlib.contextmanager
     def _plain_errors(self) -> Iterator[None]:

@@ -61,9 +61,6 @@ class Gate(ABC):
     def open(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of the edits that apply to each text, the best match first; empty where none applies."""
 
-    def clear_cache(self) -> None:  # noqa: B027 - most gates cache nothing
-        """Drop what the gate cached about inputs; for measurements of time."""
-
     def to(self, device: torch.device) -> None:  # noqa: B027 - most gates have no tensors
         """Move the gate to another device."""
 

@@ -131,10 +131,6 @@ class LearnedGate(Gate):
             matches[number] = row[:1]
         return [list(dict.fromkeys(number for _, number in row))[:MAX_EDITS] for row in matches]
 
-    def clear_cache(self) -> None:
-        """See :meth:`Gate.clear_cache`."""
-        self._cache.clear()
-
     def to(self, device: torch.device) -> None:
         """See :meth:`Gate.to`."""
         self.encoder.to(device)

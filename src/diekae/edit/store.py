@@ -65,7 +65,7 @@ class EditStore(EditDatabase):
             ValueError: The same edit is live already.
         """
         created = datetime.now(UTC).isoformat(timespec="seconds")
-        with self._writing():
+        with self.writing() as connection:
             if (same := self.duplicate(edit)) is not None:
                 raise ValueError(
                     f"this is edit {same} already: {edit.prompt!r} → {edit.target!r}; revert {same} first, or leave "
@@ -73,17 +73,18 @@ class EditStore(EditDatabase):
                 )
             row = StoredEdit.of(edit, 0, created)
             query = "INSERT INTO edits (fact, edit, digest, created, reverted) VALUES (?, ?, '', ?, 0)"
-            number = self._connection.execute(query, (row.fact, row.text, created)).lastrowid
+            number = connection.execute(query, (row.fact, row.text, created)).lastrowid
             assert number is not None
-            self._set_digest(row._replace(id=number).seal(), number)
-            self._changes += 1
+            seal = row._replace(id=number).seal()
+            connection.execute("UPDATE edits SET digest = ? WHERE id = ?", (seal, number))
+            self.changes += 1
         return Record(number, edit, "live", created)
 
     def duplicate(self, edit: Edit) -> int | None:
         """Return the id of the live edit with the same fact and target, or None."""
         query = f"SELECT {COLUMNS} FROM edits WHERE fact = ? AND NOT reverted ORDER BY id DESC LIMIT 1"
-        with self._reading():
-            columns = self._connection.execute(query, (fact_key(edit),)).fetchone()
+        with self.reading() as connection:
+            columns = connection.execute(query, (fact_key(edit),)).fetchone()
         if columns is None:
             return None
         row = StoredEdit(*columns)
@@ -97,8 +98,8 @@ class EditStore(EditDatabase):
         Raises:
             ValueError: One is damaged.
         """
-        with self._reading():
-            rows = [StoredEdit(*row) for row in self._connection.execute(f"SELECT {COLUMNS} FROM edits ORDER BY id")]
+        with self.reading() as connection:
+            rows = [StoredEdit(*row) for row in connection.execute(f"SELECT {COLUMNS} FROM edits ORDER BY id")]
         newest = {row.fact: row.id for row in rows if not row.reverted}
         # All are checked, because damage to one may hide or revive another of the same fact.
         records = [self._record(row, newest.get(row.fact)) for row in rows if not row.was_damaged]
@@ -110,7 +111,7 @@ class EditStore(EditDatabase):
         Raises:
             ValueError: An edit is damaged.
         """
-        with self._reading():
+        with self.reading():
             return Snapshot(self.version(), self.records(), self.vectors(gate))
 
     def record(self, number: int) -> Record:
@@ -120,9 +121,9 @@ class EditStore(EditDatabase):
             ValueError: There is no such edit, or it is damaged.
         """
         query = "SELECT MAX(id) FROM edits WHERE fact = ? AND NOT reverted"
-        with self._reading():
+        with self.reading() as connection:
             row = self._row(number)
-            newest = self._connection.execute(query, (row.fact,)).fetchone()[0]
+            newest = connection.execute(query, (row.fact,)).fetchone()[0]
         return self._record(row, newest)
 
     def revert(self, number: int) -> Record | None:
@@ -132,15 +133,15 @@ class EditStore(EditDatabase):
             OSError: The reversion cannot be written.
             ValueError: There is no such edit, or it was reverted before.
         """
-        with self._writing():
+        with self.writing() as connection:
             row = self._row(number)
             if row.was_damaged or (row.is_whole and row.reverted):
                 raise ValueError(
                     f"edit {number} was reverted before in {self.name}; `list` shows the edits that can be reverted."
                 )
-            self._connection.execute("UPDATE edits SET reverted = 1 WHERE id = ?", (number,))
-            self._set_digest(row._replace(reverted=1).seal() if row.is_whole else DAMAGED, number)
-            self._changes += 1
+            seal = row._replace(reverted=1).seal() if row.is_whole else DAMAGED
+            connection.execute("UPDATE edits SET reverted = 1, digest = ? WHERE id = ?", (seal, number))
+            self.changes += 1
         try:
             return self.record(number)
         except ValueError:
@@ -152,16 +153,16 @@ class EditStore(EditDatabase):
         Raises:
             OSError: It cannot be written.
         """
-        with self._writing():
+        with self.writing() as connection:
             values = (number, data, digest(self._row(number).digest, data))
-            self._connection.execute("INSERT OR REPLACE INTO memories VALUES (?, ?, ?)", values)
+            connection.execute("INSERT OR REPLACE INTO memories VALUES (?, ?, ?)", values)
 
     def prepared(self, number: int) -> bytes | None:
         """Return the prepared knowledge of an edit; None if there is none yet, or it is damaged or another edit's."""
         query = """SELECT memories.data, memories.digest, edits.digest FROM memories JOIN edits USING (id)
             WHERE id = ?"""
-        with self._reading():
-            row = self._connection.execute(query, (number,)).fetchone()
+        with self.reading() as connection:
+            row = connection.execute(query, (number,)).fetchone()
         if row is None:
             return None
         data, stored_digest, edit_digest = row
@@ -169,8 +170,8 @@ class EditStore(EditDatabase):
 
     def without_prepared(self) -> list[int]:
         """Return the live edits that have no prepared knowledge yet."""
-        with self._reading():
-            prepared = {row[0] for row in self._connection.execute("SELECT id FROM memories")}
+        with self.reading() as connection:
+            prepared = {row[0] for row in connection.execute("SELECT id FROM memories")}
             return [record.id for record in self.records() if record.id not in prepared]
 
     def put_vectors(self, gate: str, rows: Sequence[tuple[int, bytes]]) -> None:
@@ -179,16 +180,16 @@ class EditStore(EditDatabase):
         Raises:
             OSError: They cannot be written.
         """
-        with self._writing():
+        with self.writing() as connection:
             values = [(number, gate, data, digest(self._row(number).digest, gate, data)) for number, data in rows]
-            self._connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?, ?)", values)
+            connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?, ?)", values)
 
     def vectors(self, gate: str) -> dict[int, bytes]:
         """Return the vectors of a gate, named by its fingerprint, by edit, without those that are damaged."""
         query = """SELECT id, vectors.data, vectors.digest, edits.digest FROM vectors JOIN edits USING (id)
             WHERE gate = ?"""
-        with self._reading():
-            rows = self._connection.execute(query, (gate,)).fetchall()
+        with self.reading() as connection:
+            rows = connection.execute(query, (gate,)).fetchall()
         return {
             number: data
             for number, data, stored_digest, edit_digest in rows
@@ -202,14 +203,12 @@ class EditStore(EditDatabase):
             ValueError: There is no such edit.
         """
         query = f"SELECT {COLUMNS} FROM edits WHERE id = ?"
-        # SQLite refuses numbers that do not fit into 64 bits.
-        columns = self._connection.execute(query, (number,)).fetchone() if abs(number) < 2**63 else None
+        with self.reading() as connection:
+            # SQLite refuses numbers that do not fit into 64 bits.
+            columns = connection.execute(query, (number,)).fetchone() if abs(number) < 2**63 else None
         if columns is None:
             raise ValueError(f"no edit {number} in {self.name}; `list` shows the edits.")
         return StoredEdit(*columns)
-
-    def _set_digest(self, value: str, number: int) -> None:
-        self._connection.execute("UPDATE edits SET digest = ? WHERE id = ?", (value, number))
 
     def _record(self, row: StoredEdit, newest: int | None) -> Record:
         """Return the record of a row; ``newest`` is the newest edit of its fact that is not reverted.
