@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Annotated, Any, TypeVar
@@ -14,6 +14,7 @@ from diekae.serve.access import Tenant
 from diekae.serve.engine import Busy
 from diekae.serve.intake import Intake
 from diekae.serve.library import Library, StoredFile, VectorStore
+from diekae.serve.reading import while_documents_change
 from diekae.serve.schema import VectorStoreFileRequest, VectorStoreRequest, VectorStoreSearch
 from diekae.serve.state import Asker, ServerOptions, state_of
 from diekae.store import FoundPassage, KnowledgeStore
@@ -191,16 +192,14 @@ def search(id: str, body: VectorStoreSearch, shelf: Documents) -> dict[str, Any]
     return {"object": "vector_store.search_results.page", **page}
 
 
-def _search(store: KnowledgeStore, query: str, k: int, documents: Iterable[str]) -> list[FoundPassage]:
+def _search(store: KnowledgeStore, query: str, k: int, documents: Sequence[str]) -> list[FoundPassage]:
     """Search some documents; those that were deleted meanwhile are left out."""
-    named = list(documents)
-    while existing := [entry.id for entry in store.catalogue.documents.select(ids=named)]:
-        try:
-            return store.search(query, k, documents=existing)
-        except ValueError:
-            if existing == [entry.id for entry in store.catalogue.documents.select(ids=named)]:
-                raise
-    return []
+
+    def search_existing() -> list[FoundPassage]:
+        existing = [entry.id for entry in store.catalogue.documents.select(ids=documents)]
+        return store.search(query, k, documents=existing) if existing else []
+
+    return while_documents_change(store, search_existing)
 
 
 def _name(given: str) -> str:

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from diekae.answering.answer import pick, search_text
 from diekae.answering.confidence import confidence_of
@@ -22,6 +22,7 @@ from diekae.store import FoundPassage, KnowledgeStore
 
 KEPT_BYTES = 256_000_000
 """Prepared knowledge of texts in requests, and of documents behind other system prompts, that is kept for later."""
+Result = TypeVar("Result")
 Key = tuple[str, tuple[int, ...], str]
 """A tenant's name, an anchor and a text. The tenant is part of it, so that the time to prepare a text does not show
 what other tenants read."""
@@ -110,16 +111,8 @@ class KnowledgeReader:
             return Reading(self._behind(tenant, anchor, request.text))
         if self.store is None:
             raise Refused("this server has no documents; start it with --store FOLDER, or give knowledge.text")
-        while True:
-            state = self.store.catalogue.documents.state()
-            try:
-                return self._read(self.store, request, tenant, anchor, search_text(question, history))
-            except Refused:
-                raise
-            except ValueError:
-                # A document may have been deleted since it was named or found.
-                if self.store.catalogue.documents.state() == state:
-                    raise
+        arguments = self.store, request, tenant, anchor, search_text(question, history)
+        return while_documents_change(self.store, lambda: self._read(*arguments))
 
     def _read(
         self,
@@ -218,6 +211,19 @@ class KnowledgeReader:
                 if total > KEPT_BYTES:
                     total -= size
                     del self._kept[key]
+
+
+def while_documents_change(store: KnowledgeStore, call: Callable[[], Result]) -> Result:
+    """Return what a call returns; make it again if it fails because a document was deleted meanwhile."""
+    while True:
+        state = store.catalogue.documents.state()
+        try:
+            return call()
+        except Refused:
+            raise
+        except ValueError:
+            if store.catalogue.documents.state() == state:
+                raise
 
 
 def _ready(future: Future[PreparedKnowledge]) -> bool:
