@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import diekae.cli
 import diekae_research.cli
+from diekae.cli import load_verb
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -55,3 +56,15 @@ def commands_of(page: Path) -> list[list[str]]:
     lines = [line.removeprefix("$ ") for block in blocks for line in block.parsed.splitlines()]
     commands = [shlex.split(line, comments=True) for line in lines]
     return [command for command in commands if command and command[0] in APPS]
+
+
+def parse_command(program: str, *arguments: str) -> None:
+    """Parse a command line without running it: its verb, its options and how many arguments there are."""
+    if arguments[0].startswith("-"):
+        return
+    verb, *rest = arguments
+    command = load_verb(f"{program.replace('-', '_')}.cli.{verb}")
+    if commands := getattr(command, "commands", None):
+        name, *rest = rest
+        command = commands[name]
+    command.make_context(command.name, [word for word in rest if word != "--help"])

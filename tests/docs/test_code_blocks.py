@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from code_blocks import PAGES, ROOT, blocks_of, commands_of, needs_of
-from diekae.cli import load_verb
+from code_blocks import PAGES, ROOT, blocks_of, commands_of, needs_of, parse_command
 from diekae.recipe import make_recipe
 
 
@@ -63,19 +62,7 @@ def test_cheap_commands_succeed(page: Path, place: Path) -> None:
 @pytest.mark.parametrize("page", [page for page in PAGES if commands_of(page)], ids=name_of)
 def test_every_command_line_is_understood(page: Path) -> None:
     for command in commands_of(page):
-        parse(*command)
-
-
-def parse(program: str, *arguments: str) -> None:
-    """Parse a command line without running it: its verb, its options and how many arguments there are."""
-    if arguments[0].startswith("-"):
-        return
-    verb, *rest = arguments
-    command = load_verb(f"{program.replace('-', '_')}.cli.{verb}")
-    if commands := getattr(command, "commands", None):
-        name, *rest = rest
-        command = commands[name]
-    command.make_context(command.name, [word for word in rest if word != "--help"])
+        parse_command(*command)
 
 
 def test_recipes_are_understood() -> None:
@@ -87,9 +74,9 @@ def test_recipes_are_understood() -> None:
 
 def test_a_wrong_option_is_seen() -> None:
     with pytest.raises(Exception, match="No such option: --knowlege"):
-        parse("diekae", "ask", "--knowlege", "a.txt", "How tall?")
+        parse_command("diekae", "ask", "--knowlege", "a.txt", "How tall?")
     with pytest.raises(ModuleNotFoundError):
-        parse("diekae", "aks", "How tall?")
+        parse_command("diekae", "aks", "How tall?")
 
 
 def test_pages_are_found() -> None:
