@@ -19,6 +19,8 @@ from diekae.cli.console import (
     load_model,
     print_text,
 )
+from diekae.serve.access import Keys, check_host
+from diekae.serve.options import EngineOptions, ServerOptions
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -37,21 +39,26 @@ def command(
         Path | None, typer.Option(help="A tenant's name and a key on each line; the tenant * may do everything.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="The model's name for clients; the decoder's by default.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Most answers that are generated at once.")] = 8,
-    queue_size: Annotated[int, typer.Option(min=1, help="Most answers that wait; others are refused with 429.")] = 64,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 1024,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Most answers that are generated at once.")
+    ] = EngineOptions.batch_size,
+    queue_size: Annotated[
+        int, typer.Option(min=1, help="Most answers that wait; others are refused with 429.")
+    ] = EngineOptions.queue_size,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = ServerOptions.most_tokens,
     max_knowledge: Annotated[
         int, typer.Option(min=1, help="Most tokens of one document, and of what one request reads.")
-    ] = 32_768,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds after which a request is given up.")] = 300.0,
+    ] = ServerOptions.most_knowledge,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds after which a request is given up.")
+    ] = ServerOptions.timeout,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
 ) -> None:
     """Serve decoder, documents and edits over HTTP: /v1/chat/completions, /v1/files, /v1/edits, … and a page at /."""
     if importlib.util.find_spec("fastapi") is None or importlib.util.find_spec("uvicorn") is None:
         raise ModuleNotFoundError("serving needs FastAPI and uvicorn: run `pip install 'diekae[serve]'`.")
-    from diekae.serve import EngineOptions, Keys, ServerOptions, create_app
-    from diekae.serve.access import check_host
+    from diekae.serve.app import create_app
 
     # An edit needs what was trained for it, which comes with the trained bank.
     bank = chosen_bank(bank, decoder, EXACT if edits is None else SHIPPED)

@@ -14,14 +14,15 @@ from diekae.edit.attach import open_edits
 from diekae.model import DiekaeModel
 from diekae.serve import completions, documents, facts, status
 from diekae.serve.access import Keys
-from diekae.serve.engine import Engine, EngineOptions
+from diekae.serve.engine import Engine
 from diekae.serve.errors import add_errors
 from diekae.serve.intake import Intake
 from diekae.serve.library import Library
 from diekae.serve.limits import Limits
 from diekae.serve.metrics import Metrics
+from diekae.serve.options import EngineOptions, ServerOptions
 from diekae.serve.reading import KnowledgeReader
-from diekae.serve.state import ServerOptions, State
+from diekae.serve.state import State
 from diekae.serve.threads import Workers
 from diekae.store import KnowledgeStore
 from diekae.version import __version__

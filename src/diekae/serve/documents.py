@@ -14,9 +14,10 @@ from diekae.serve.access import Tenant
 from diekae.serve.engine import Busy
 from diekae.serve.intake import Intake
 from diekae.serve.library import Library, StoredFile, VectorStore
+from diekae.serve.options import ServerOptions
 from diekae.serve.reading import while_documents_change
 from diekae.serve.schema import VectorStoreFileRequest, VectorStoreRequest, VectorStoreSearch
-from diekae.serve.state import Asker, ServerOptions, state_of
+from diekae.serve.state import Asker, state_of
 from diekae.store import FoundPassage, KnowledgeStore
 
 router = APIRouter(prefix="/v1")

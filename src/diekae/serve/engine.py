@@ -11,7 +11,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from diekae.knowledge import PreparedKnowledge
 from diekae.model import DiekaeModel
 from diekae.model.generation import end_tokens, greedy_options
 from diekae.serve.job import Job, Refused
+from diekae.serve.options import EngineOptions
 from diekae.serve.sampling import RowSampler, RowsEnd
 
 logger = logging.getLogger(__name__)
@@ -30,20 +30,6 @@ FEWEST_STEPS = 8
 
 class Busy(RuntimeError):
     """The queue is full."""
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """How requests share the decoder."""
-
-    batch_size: int = 8
-    """Most answers that are generated at once."""
-    queue_size: int = 64
-    """Most answers that wait; more are refused."""
-    batch_tokens: int = 131_072
-    """Most tokens of a batch: its rows times the longest row, with knowledge and the answer. One row always runs."""
-    wait: float = 0.005
-    """Seconds that the first request of a batch waits for others."""
 
 
 class Engine:

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from diekae.serve.access import Keys, Tenant, is_loopback
 from diekae.serve.errors import error_response
 from diekae.serve.metrics import Metrics
-from diekae.serve.state import ServerOptions
+from diekae.serve.options import ServerOptions
 
 AROUND_FILE = 65_536
 """Bytes that may stand around the file in an upload."""

@@ -15,26 +15,9 @@ from diekae.serve.access import Tenant
 from diekae.serve.engine import Engine
 from diekae.serve.intake import Intake
 from diekae.serve.metrics import Metrics
+from diekae.serve.options import ServerOptions
 from diekae.serve.reading import KnowledgeReader
 from diekae.serve.threads import Workers
-
-
-@dataclass(frozen=True)
-class ServerOptions:
-    """Limits of a server."""
-
-    most_tokens: int = 1024
-    """Longest answer, in tokens."""
-    most_body: int = 2_000_000
-    """Most bytes of a request; an upload has a limit of its own."""
-    most_file: int = 20_000_000
-    """Most bytes of an uploaded file."""
-    most_waiting_files: int = 1000
-    """Most uploaded files that wait to be prepared."""
-    most_knowledge: int = 32_768
-    """Most tokens of one document, and of what one request reads."""
-    timeout: float = 300.0
-    """Seconds after which a request is given up."""
 
 
 @dataclass
