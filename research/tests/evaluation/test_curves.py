@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
@@ -14,11 +13,8 @@ from builders import hook_count, make_decoder, make_model, make_tokenizer
 from diekae import DiekaeModel
 from diekae.data import Example
 from diekae.data.example import write_examples
-from diekae.differences import collect
 from diekae.knowledge import Knowledge
 from diekae.models import load_decoder
-from diekae.run.score import lay_out
-from diekae.training.objectives import prepare_batch
 from diekae_research.cli import typer_app
 from diekae_research.evaluation.curves import measure_curves
 from diekae_research.evaluation.document_pool import DocumentPool
@@ -110,113 +106,12 @@ def test_long_knowledge_is_one_text_of_several_documents(
     assert point["nll"]["ours"] != pytest.approx(found["documents"][0]["nll"]["ours"], rel=1e-4)
 
 
-def test_tokens_are_grouped_by_position_and_examples_by_copying(
-    measured: tuple[DiekaeModel, dict[str, Any]],
-) -> None:
-    model, found = measured
-    rows = [row_nll(model, example, text(row)) for row, example in enumerate(EXAMPLES)]
-    first, second, third = found["positions"]
-    assert [(p["from"], p["to"], p["n"]) for p in (first, second, third)] == [(0, 1, 12), (1, 2, 9), (2, 4, 6)]
-    assert first["nll"]["ours"] == pytest.approx(mean([row[:1] for row in rows]), rel=1e-4)
-    assert third["nll"]["ours"] == pytest.approx(mean([row[2:4] for row in rows if len(row) > 2]), rel=1e-4)
-    assert sum(point["tokens"] for point in found["positions"]) == found["documents"][0]["tokens"]
-    copied, other = found["copies"]
-    stands = [example.target in example.knowledge[0] for example in EXAMPLES]
-    assert (copied["copied"], copied["n"], other["n"]) == (True, sum(stands), 12 - sum(stands))
-    assert 0 < sum(stands) < 12
-    chosen = [row for row, there in zip(rows, stands, strict=True) if there]
-    assert copied["nll"]["ours"] == pytest.approx(mean(chosen), rel=1e-4)
-
-
-def of_variance(errors: list[Tensor], targets: list[Tensor]) -> float:
-    """Squared errors [N] of each example, as a share of the variance of targets [N, places, W]; mean over layers."""
-    wide = torch.cat(targets, dim=1).double().numpy()
-    spread = ((wide - wide.mean(1, keepdims=True)) ** 2).sum((1, 2))
-    return float((torch.stack(errors).sum(0).double().numpy() / spread).mean())
-
-
-@torch.no_grad()
-def errors_of(model: DiekaeModel, batch: Any) -> tuple[Tensor, Tensor]:
-    """What is left of the differences, and these, [N, columns, W] each: one example, read with nothing of ours between.
-
-    What the slots leave to the MLP of encoder ``attention``, in all layers, is nothing: all that it says is an error.
-    """
-    targets = collect(model.decoder, model.hookpoints, batch).targets[:, 0]
-    if not model.attached.by_attention:
-        known = collect(model.decoder, model.hookpoints, batch)
-        seen = known.states
-        if model.bank.encoder.reads == "embeddings":
-            seen = model.decoder.get_input_embeddings()(batch["input_ids"])[None]
-        return targets - model.bank(prepare_batch(model, batch), seen, batch["input_mask"]).difference[:, 0], targets
-    read, heard, encoder = [], [], model.bank.encoder
-    handles = []
-    for site in model.attached.sites.values():
-        module: Any = site.module
-        handles.append(
-            module.register_forward_pre_hook(lambda _m, a, k: read.append(k["hidden_states"]), with_kwargs=True)
-        )
-        handles.append(module.o_proj.register_forward_pre_hook(lambda _m, args: heard.append(args[0])))
-    model.decoder(input_ids=batch["full_ids"])
-    for handle in handles:
-        handle.remove()
-    offset = int(batch["offset"])
-    thoughts = [encoder.mlp_output(n, read[n][:, offset:], heard[n][:, offset:])[0] for n in range(len(read))]
-    return torch.stack(thoughts), targets
-
-
-@pytest.mark.parametrize("encoder", ["reader", "token", "attention"])
-def test_the_unexplained_share_is_of_the_positions_that_predict(encoder: str) -> None:
-    model = make_model(encoder, scope="all")
-    found = measure_curves(model, EXAMPLES, documents=(1,), lengths=(12,), batch_size=5)["positions"]
-    for point, (first, end) in zip(found, ((0, 1), (1, 2), (2, 4)), strict=True):
-        errors, targets = [], []
-        for example in EXAMPLES:
-            prompt = model.need_prompter().prompt(example)
-            batch = lay_out(model, [prompt])
-            start = batch["input_ids"].shape[1] - len(prompt.target) - 1
-            places = slice(start + first, start + min(end, len(prompt.target)))
-            left, whole = errors_of(model, batch)
-            errors.append(left[:, places].square().sum((1, 2)))
-            targets.append(whole[:, places])
-        assert point["unexplained"] == pytest.approx(of_variance(errors, targets), rel=1e-4)
-    assert found[0]["unexplained"] != pytest.approx(found[1]["unexplained"], rel=1e-3)
-
-
-def test_an_untrained_reader_explains_nothing_and_injects_nothing_behind_the_prompt() -> None:
-    found = measure_curves(make_model(effect=0.0, scope="prompt"), EXAMPLES, documents=(1,), lengths=(12,))
-    shares = [point["unexplained"] for point in found["positions"]]
-    assert shares[0] >= 1.0, "the differences have a mean, which an untrained bank does not know"
-    assert shares[1:] == [None, None]
-
-
 @pytest.mark.parametrize("scope", ["all", "prompt"])
-def test_an_untrained_bank_in_all_layers_leaves_nothing_unexplained(scope: str) -> None:
+def test_an_untrained_bank_in_all_layers_reads_one_document_as_the_prompt_does(scope: str) -> None:
     model = make_model("attention", decoder=make_decoder(seed=2), effect=0.0, scope=scope)
-    found = measure_curves(model, EXAMPLES, documents=(1, 3), lengths=(30,))
-    first, *others = found["positions"]
-    assert first["unexplained"] < 1e-8
-    assert first["nll"]["ours"] == pytest.approx(first["nll"]["prompted"], rel=1e-5)
-    alone, three = found["documents"]
-    assert scope == "prompt" or alone["recovered"] == pytest.approx(1.0, abs=1e-4)
-    assert all((point["unexplained"] is None) is (scope == "prompt") for point in others)
+    alone, three = measure_curves(model, EXAMPLES, documents=(1, 3), lengths=(30,))["documents"]
+    assert (alone["recovered"] == pytest.approx(1.0, abs=1e-4)) is (scope == "all")
     assert three["recovered"] != pytest.approx(three["recovered_prompted"], abs=1e-3), "documents apart are not joined"
-
-
-def test_one_position_has_no_variance() -> None:
-    found = measure_curves(make_model(), EXAMPLES[:1], documents=(1,), lengths=(12,))["positions"]
-    assert (found[0]["n"], found[0]["unexplained"]) == (1, None)
-
-
-def test_unrelated_knowledge_is_measured_by_harm_and_kl(measured: tuple[DiekaeModel, dict[str, Any]]) -> None:
-    model, found = measured
-    ours = mean([row_nll(model, example, text(row + 1)) for row, example in enumerate(EXAMPLES)])
-    bare = mean([row_nll(model, example) for example in EXAMPLES])
-    assert found["unrelated"]["harm"] == pytest.approx(ours - bare, abs=1e-4)
-    assert found["unrelated"]["kl"] > 0.01
-    quiet = measure_curves(make_model(effect=0.0), EXAMPLES, documents=(1,), lengths=(30,))["unrelated"]
-    assert (quiet["harm"], quiet["kl"]) == pytest.approx((0.0, 0.0), abs=1e-6)
-    same = [Example(("the tower is blue",), "what is the tower", "blue")] * 2
-    assert measure_curves(make_model(), same, documents=(1,), lengths=(30,))["unrelated"] is None
 
 
 def test_a_prompt_holds_as_many_documents_as_fit_and_ours_all() -> None:
@@ -260,12 +155,11 @@ def test_the_command_prints_and_writes_figures(tmp_path: Path) -> None:
     decoder, tokenizer = load_decoder(str(tmp_path / "decoder"), dtype=torch.float32)
     make_model(decoder=decoder, tokenizer=tokenizer).save_pretrained(tmp_path / "bank")
     write_examples(tmp_path / "test.jsonl", EXAMPLES)
-    figures, plot = tmp_path / "curves.json", tmp_path / "curves.png"
+    figures = tmp_path / "curves.json"
     arguments = ["curves", "--bank", tmp_path / "bank", "--data", tmp_path / "test.jsonl", "--documents", "2"]
-    arguments += ["--documents", "50", "--lengths", "30", "--json", figures, "--plot", plot]
+    arguments += ["--documents", "50", "--lengths", "30", "--json", figures]
     result = CliRunner(env={"COLUMNS": "200"}).invoke(typer_app, [str(argument) for argument in arguments])
     assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
     found = json.loads(figures.read_text())
     assert found["n"] == 12 and [point["documents"] for point in found["documents"]] == [2]
     assert "2 documents" in result.output and "too few or too long documents for documents [50]" in result.output
-    assert "another's knowledge: harm" in result.output and plot.read_bytes().startswith(b"\x89PNG")

@@ -8,7 +8,7 @@ VERBS = {
     "data": "Fetch data sets, turn them into examples, and look at them.",
     "reproduce": "Measure a table or figure of the paper; earlier measurements are reused.",
     "bench": "Measure cost: with knowledge against without, against K in the prompt, and against a cached prefix.",
-    "curves": "Measure a bank by number of documents, length of knowledge, target position and copying, and its harm.",
+    "curves": "Measure a bank by number of documents and by length of knowledge.",
     "answers": "Count right answers to single questions: a bank's as a share of those with K in the prompt.",
     "documents": "Answer questions from a store of ordinary documents, and count right answers.",
     "edit": "Train for editing, and measure edits against other methods.",

@@ -1,8 +1,7 @@
-"""`diekae-research curves`: a bank with many documents, long ones, and irrelevant ones."""
+"""`diekae-research curves`: a bank with many documents, and with long ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,18 +13,14 @@ from diekae.cli.console import (
     DeviceOption,
     DtypeOption,
     JsonOption,
-    PlotOption,
     load_model,
     print_text,
     progress_bars,
     share,
     write_figures,
 )
-from diekae.cli.output import printable_name
 from diekae.data import read_examples
-from diekae.evaluation.plots import check_kind, save_figure
 from diekae_research.evaluation.curves import DOCUMENTS, LENGTHS, measure_curves
-from diekae_research.evaluation.curves_plot import draw_curves
 from diekae_research.provenance import name_of, write_json
 from diekae_research.tables.sheet import grid
 
@@ -40,11 +35,8 @@ def command(
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
     json: JsonOption = None,
-    plot: PlotOption = None,
 ) -> None:
-    """Measure a bank by number of documents, length of knowledge, target position and copying, and its harm."""
-    if plot is not None:
-        check_kind(plot)
+    """Measure a bank by number of documents and by length of knowledge."""
     examples = read_examples(data, limit)
     model = load_model(bank, device, dtype)
     with progress_bars() as (show, _):
@@ -53,9 +45,6 @@ def command(
         )
     settings = {"config": model.config.to_dict(), "data": data.name, "format": model.config.format}
     write_figures(json, {**settings, "dtype": name_of(model.decoder.dtype), **figures}, write_json)
-    if plot is not None:
-        save_figure(draw_curves(figures), plot)
-        print_text(f"plots: {printable_name(plot)}")
     print_text(_table(figures))
     for name, numbers in (("documents", documents), ("lengths", lengths)):
         if missing := sorted(set(numbers) - {point[name] for point in figures[name]}):
@@ -64,20 +53,12 @@ def command(
 
 def _table(figures: dict[str, Any]) -> str:
     """Return all points as a table, one curve after the other."""
-    named: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
-        ("documents", lambda point: f"{point['documents']} documents"),
-        ("lengths", lambda point: f"about {point['lengths']} tokens of K"),
-        ("positions", lambda point: f"target tokens {point['from'] + 1} to {point['to'] or 'end'}"),
-        ("copies", lambda point: "target in K" if point["copied"] else "target not in K"),
-    )
+    labels = {"documents": "{} documents", "lengths": "about {} tokens of K"}
     rows = []
-    for name, label in named:
+    for name, label in labels.items():
         for point in figures[name]:
             losses = [f"{point['nll'][how]:.3f}" for how in ("bare", "prompted", "ours")]
             shares = [share(point["recovered_prompted"]), share(point["recovered"])]
-            rows.append([label(point), point["n"], *losses, *shares])
-    harm = figures["unrelated"]
-    notes = "nats a target token; recovered: share of the gap with the relevant document alone" + (
-        f"\nanother's knowledge: harm {harm['harm']:+.4f} nats, KL to D(x) {harm['kl']:.4f}" if harm else ""
-    )
-    return f"{grid(('', 'n', 'D(x)', 'D(K,x)', 'ours', 'recovered, D(K,x)', 'recovered, ours'), rows)}\n\n{notes}"
+            rows.append([label.format(point[name]), point["n"], *losses, *shares])
+    heads = ("", "n", "D(x)", "D(K,x)", "ours", "recovered, D(K,x)", "recovered, ours")
+    return f"{grid(heads, rows)}\n\nnats a target token; recovered: share of the gap with the relevant document alone"
