@@ -1,4 +1,4 @@
-"""The file of what is trained for editing: damage anywhere in it is noticed."""
+"""The file of what is trained for editing: it is read as it was written, and damage anywhere in it is noticed."""
 
 import json
 import random
@@ -10,9 +10,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from builders import make_model
 from diekae import DiekaeModel
 from diekae.checkpoint import shipped_banks
-from diekae.edit.trained_parts import FILE, TrainedParts, load_trained
+from diekae.edit.trained_parts import FILE, TrainedParts, find_trained, load_trained
 
 
 @pytest.fixture
@@ -24,6 +25,32 @@ def path(tmp_path: Path, model: DiekaeModel, trained: TrainedParts) -> Path:
 def weights(parts: TrainedParts) -> dict[str, torch.Tensor]:
     assert parts.encoder is not None and parts.adapter is not None
     return {**parts.encoder.state_dict(), **parts.adapter.state_dict()}
+
+
+def test_parts_are_saved_and_loaded(path: Path, model: DiekaeModel, trained: TrainedParts, tmp_path: Path) -> None:
+    parts = load_trained(path, model)
+    assert trained.adapter is not None and parts.adapter is not None
+    assert parts.gate == trained.gate and parts.adapter.options == trained.adapter.options
+    with pytest.raises(ValueError, match="trained for bank"):
+        load_trained(path, make_model(model.config.encoder, seed=1))
+    with pytest.raises(FileNotFoundError, match="edit train"):
+        load_trained(tmp_path / "none", model)
+    assert find_trained(model) == TrainedParts(), "nothing comes with the package for a random bank"
+
+
+def test_another_bank_gets_the_shipped_gate_and_a_warning_about_the_adapter(
+    path: Path,
+    model: DiekaeModel,
+    trained: TrainedParts,
+    monkeypatch: pytest.MonkeyPatch,
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    monkeypatch.setattr("diekae.edit.trained_parts.shipped_banks", lambda: {"tiny": path.parent})
+    own = find_trained(model)
+    assert own.encoder is not None and own.adapter is not None and not recwarn
+    with pytest.warns(UserWarning, match="adapter that came with the package is for another bank"):
+        other = find_trained(make_model(model.config.encoder, seed=1))
+    assert other.encoder is not None and other.gate == trained.gate and other.adapter is None
 
 
 def test_no_flipped_bit_and_no_shorter_file_is_accepted(

@@ -88,7 +88,7 @@ def test_answers_of_a_bank_and_of_chosen_layers(place: Path) -> None:
         written = json.loads((place / "answers.json").read_text())
         assert written["settings"]["layers"] == layers and list(written["sets"]["sentences"]["ways"]) == ["ours"]
     wrong = CliRunner().invoke(typer_app, ["answers", "--sets", "sentence"])
-    assert "--sets 'sentence' is not known; choose some of documents" in str(wrong.exception)
+    assert "--sets 'sentence' is not known; choose one of documents" in str(wrong.exception)
 
 
 def test_documents_are_searched_and_answered_in_every_way(place: Path) -> None:

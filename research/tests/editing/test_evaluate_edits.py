@@ -1,11 +1,11 @@
 """The measurement of editing, whole parts of it, on a tiny model and cases in the original layout."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
 import torch
+from edit_data import write_facts
 
 from builders import make_decoder, make_model, make_trained_parts
 from diekae import DiekaeModel
@@ -16,27 +16,10 @@ from diekae_research.editing.evaluate import EditingPlan, Evaluation, evaluate_e
 from diekae_research.evaluation.scoring import nll
 from diekae_research.provenance import digest
 
-THINGS = ("house", "tower", "bridge", "castle", "boat", "door", "garden", "wall")
-
 
 @pytest.fixture
 def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EditingPlan:
-    records = [
-        {
-            "case_id": number,
-            "requested_rewrite": {
-                "prompt": "the {} is" if number % 2 else "by the sea the {} is",
-                "subject": f"{'old ' * (number // 8)}{THINGS[number % 8]}",
-                "target_new": {"str": "red"},
-                "target_true": {"str": "blue"},
-            },
-            "paraphrase_prompts": [f"in the snow the {'old ' * (number // 8)}{THINGS[number % 8]} is"],
-            "neighborhood_prompts": ["the ship is", "the lake is"],
-        }
-        for number in range(40)
-    ]
-    (tmp_path / "counterfact").mkdir()
-    (tmp_path / "counterfact" / "counterfact.json").write_text(json.dumps(records))
+    write_facts(tmp_path)
     unrelated = [Prompt((1,), (), (20, 21, 22), (23, 24))]
     monkeypatch.setattr(Evaluation, "_unrelated", lambda _self: unrelated)
     return EditingPlan(tmp_path, tmp_path / "out", cases=2, few=1)
@@ -64,7 +47,7 @@ def test_methods_and_gates_are_measured_with_all_edits_at_once(
     assert found["gates"]["mention"]["unrelated text"]["opened"] == 0
     assert "shared subject" not in found["gates"]["mention"], "no subject has two facts"
     assert found["plan"] == plan.settings() and "out" not in found["plan"]
-    with pytest.raises(ValueError, match="parts grwth are not known"):
+    with pytest.raises(ValueError, match="part 'grwth' is not known; choose one of methods"):
         evaluate_edits(model, gated, plan, ["grwth"])
 
 

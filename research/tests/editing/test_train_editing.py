@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from edit_data import SUBJECTS, write_facts
 
 from builders import make_model
 from diekae.edit.prompt_encoder import GateOptions
@@ -11,42 +12,25 @@ from diekae.edit.trained_parts import load_trained
 from diekae_research.editing import training
 from diekae_research.editing.training import TrainingSizes, train_editing
 
-THINGS = ("house", "tower", "bridge", "castle", "boat", "door", "garden", "wall")
 SIZES = TrainingSizes(gate_facts=20, gate_steps=3, adapter_facts=6, adapter_steps=2)
 
 
 def write_data(folder: Path) -> Path:
-    facts, questions = [], []
-    for number in range(40):
-        subject = f"{'old ' * (number // 8)}{THINGS[number % 8]}"
-        prompt = "the {} is" if number % 2 else "by the sea the {} is"
-        facts.append(
-            {
-                "case_id": number,
-                "requested_rewrite": {
-                    "prompt": prompt,
-                    "subject": subject,
-                    "target_new": {"str": "red"},
-                    "target_true": {"str": "blue"},
-                },
-                "paraphrase_prompts": [f"one two. {prompt.replace('{}', subject)}"],
-                "neighborhood_prompts": ["the ship is"],
-            }
-        )
-        questions.append(
-            {
-                "src": f"what is the {subject}",
-                "subject": subject,
-                "rephrase": f"who has the {subject}",
-                "alt": "red",
-                "answers": ["blue"],
-                "loc": "nq question: where is the king",
-                "loc_ans": "gold",
-            }
-        )
-    for name, rows in (("counterfact/counterfact.json", facts), ("zsre/zsre_mend_tiny.json", questions)):
-        (folder / name).parent.mkdir()
-        (folder / name).write_text(json.dumps(rows))
+    questions = [
+        {
+            "src": f"what is the {subject}",
+            "subject": subject,
+            "rephrase": f"who has the {subject}",
+            "alt": "red",
+            "answers": ["blue"],
+            "loc": "nq question: where is the king",
+            "loc_ans": "gold",
+        }
+        for subject in SUBJECTS
+    ]
+    write_facts(folder)
+    (folder / "zsre").mkdir()
+    (folder / "zsre" / "zsre_mend_tiny.json").write_text(json.dumps(questions))
     return folder
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 from pathlib import Path
 
-import pytest
 import torch
 
 from builders import make_model
@@ -12,7 +11,6 @@ from diekae.data.batch import IGNORED
 from diekae.data.example import Example
 from diekae.data.prompt import Prompt
 from diekae.edit.adapter import AdapterOptions, EditAdapter
-from diekae.edit.trained_parts import TrainedParts, find_trained, load_trained
 from diekae_research.editing.adapter_training import SETTINGS, train_adapter
 from diekae_research.editing.objective import EditObjective, EditRow, EditRows, learned_row, locality_row
 
@@ -106,36 +104,3 @@ def test_training_an_adapter_lowers_its_loss_and_touches_nothing_else(model: Die
     again, _ = train_adapter(model, items, items, tmp_path, settings=settings, locality=0.1)  # found finished
     for one, other in zip(adapter.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other)
-
-
-def test_trained_parts_are_saved_and_loaded(tmp_path: Path, model: DiekaeModel, trained: TrainedParts) -> None:
-    path = tmp_path / "editing.safetensors"
-    trained.save(path, model)
-    found = load_trained(path, model)
-    assert found.gate == trained.gate and found.adapter is not None and found.encoder is not None
-    assert found.adapter.options == trained.adapter.options  # type: ignore[union-attr]
-    other = make_model(model.config.encoder, seed=1)
-    with pytest.raises(ValueError, match="trained for bank"):
-        load_trained(path, other)
-    path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(ValueError, match="damaged"):
-        load_trained(path, model)
-    with pytest.raises(FileNotFoundError, match="edit train"):
-        load_trained(tmp_path / "none", model)
-    assert find_trained(model) == TrainedParts(), "nothing comes with the package for a random bank"
-
-
-def test_another_bank_gets_the_shipped_gate_and_a_warning_about_the_adapter(
-    tmp_path: Path,
-    model: DiekaeModel,
-    trained: TrainedParts,
-    monkeypatch: pytest.MonkeyPatch,
-    recwarn: pytest.WarningsRecorder,
-) -> None:
-    trained.save(tmp_path / "editing.safetensors", model)
-    monkeypatch.setattr("diekae.edit.trained_parts.shipped_banks", lambda: {"tiny": tmp_path})
-    own = find_trained(model)
-    assert own.encoder is not None and own.adapter is not None and not recwarn
-    with pytest.warns(UserWarning, match="adapter that came with the package is for another bank"):
-        other = find_trained(make_model(model.config.encoder, seed=1))
-    assert other.encoder is not None and other.gate == trained.gate and other.adapter is None

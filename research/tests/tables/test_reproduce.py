@@ -82,35 +82,34 @@ def test_an_interrupted_run_continues(source: Path, tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("options", "is_measured"),
+    ("changes", "trained", "untrained"),
     [
-        (("--seed", "1"), True),
-        (("--limit", "5"), True),
-        (("--train-examples", "10"), True),
-        (("--epochs", "2"), True),
-        (("--preset", "paper"), True),
-        (("--template", r"{knowledge}\nso"), True),
-        (("--rates", "ours=0.01"), True),
-        (("--rates", "lora=0.01"), True),  # a bank's training might depend on it
-        (("--longest", "200"), False),  # no example is longer, so no measurement changes
+        ({"seed": 1}, True, True),
+        ({"limit": 5}, True, True),
+        ({"train_examples": 10}, True, False),
+        ({"epochs": 2.0}, True, False),
+        ({"preset": "paper"}, True, True),
+        ({"template": "{knowledge}\nso"}, True, True),
+        ({"learning_rates": {"ours": 0.01}}, True, False),
+        ({"learning_rates": {"lora": 0.01}}, True, False),  # a bank's training might depend on it
+        ({"longest": 200}, False, False),  # no example is longer, so no measurement changes
     ],
 )
-def test_changed_settings_are_measured_again(
-    options: tuple[str, str],
-    is_measured: bool,
-    source: Path,
-    table1_run: tuple[Path, dict[str, Any]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_changed_settings_are_other_cells(
+    changes: dict[str, Any], trained: bool, untrained: bool, source: Path
 ) -> None:
-    shutil.copytree(table1_run[0] / "cells", tmp_path / "cells")
-    calls = record_fits(monkeypatch, augment)
-    run_table(source, "table1", tmp_path, *FEW, *options)
-    assert ("ours" in calls) is is_measured
-    # Untrained methods do not depend on training. The third call of a cell is its method.
-    assert (calls[:3] == ["bare", "prompted", "bare"]) is (
-        options[0] in ("--seed", "--limit", "--preset", "--template")
+    """Untrained methods do not depend on training."""
+    methods = ("bare", "prompted", "ours")
+    before, after = (
+        [cell.key for cell in table1.cells(make_lab(source, methods=methods, **options))] for options in ({}, changes)
     )
+    assert [a != b for a, b in zip(before, after, strict=True)] == [untrained, untrained, trained]
+
+
+def test_rates_and_template_reach_the_plan(source: Path, tmp_path: Path) -> None:
+    options = ("--methods", "bare", "--rates", "lora=0.01,sft=1e-4", "--template", r"{knowledge}\nso")
+    plan = run_table(source, "table1", tmp_path, *options)["plan"]
+    assert plan["learning_rates"] == {"lora": 0.01, "sft": 1e-4} and plan["template"] == "{knowledge}\nso"
 
 
 def test_question_sets_use_the_qa_format(source: Path) -> None:

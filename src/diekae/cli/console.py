@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -107,7 +107,13 @@ def print_text(text: str) -> None:
 
 
 def load_model(
-    bank: Path, device: str, dtype: str = "auto", format: str | None = None, *, decoder: str | None = None
+    bank: Path,
+    device: str,
+    dtype: str = "auto",
+    format: str | None = None,
+    *,
+    decoder: str | None = None,
+    layers: str | Sequence[int] = "all",
 ) -> DiekaeModel:
     """Load a bank and its decoder, or a decoder that reads exactly.
 
@@ -117,6 +123,7 @@ def load_model(
         dtype: The value of ``--dtype``.
         format: See :meth:`DiekaeModel.from_pretrained`.
         decoder: The value of ``--decoder``; with it, no bank is loaded.
+        layers: Layers in which a decoder without a bank reads K.
 
     Raises:
         FileNotFoundError: There is no such bank.
@@ -128,7 +135,8 @@ def load_model(
             return DiekaeModel.from_pretrained(bank, format=format, dtype=torch_dtype, device=torch_device)
     options: dict[str, Any] = {} if format in (None, "auto") else {"format": format}
     with console.status("loading the decoder"):
-        return DiekaeModel.exact(*load_decoder(decoder, dtype=torch_dtype, device=torch_device), **options)
+        loaded = load_decoder(decoder, dtype=torch_dtype, device=torch_device)
+        return DiekaeModel.exact(*loaded, layers=layers, **options)
 
 
 def chosen_bank(bank: Path | None, decoder: str | None, default: Path) -> Path:

@@ -12,7 +12,7 @@ from diekae.cli.console import (
     DtypeOption,
     JsonOption,
     SeedOption,
-    device_of,
+    load_model,
     print_text,
     progress_bars,
     write_figures,
@@ -22,7 +22,6 @@ from diekae.models import resolve_dtype
 from diekae.run.score import Way
 from diekae_research.cli.choices import chosen
 from diekae_research.documents.answers import QuestionSet, load_prompts, measure_answers
-from diekae_research.documents.questions import load_answerer
 from diekae_research.provenance import write_json
 
 
@@ -55,7 +54,8 @@ def command(
     D(K,x)'s right answers that ours gives too are measured beside it.
     """
     chosen_sets, chosen_ways = chosen("sets", sets, QuestionSet), chosen("ways", ways, Way)
-    model = load_answerer(decoder, bank, dtype=dtype, device=device, layers=_layers(layers))
+    named = None if bank else decoder
+    model = load_model(Path(bank or ""), device, dtype, decoder=named, layers=_layers(layers))
     figures = {}
     with progress_bars() as (show, _):
         for name in chosen_sets:
@@ -64,7 +64,7 @@ def command(
     settings = {**context.params, "data": None, "json": None}
     settings |= {"bank": Path(bank).name if bank else None, "layers": list(model.layers)}
     settings |= {"sets": chosen_sets, "ways": chosen_ways}
-    settings |= {"dtype": resolve_dtype(dtype, model.device), "device": device_of(device).type}
+    settings |= {"dtype": resolve_dtype(dtype, model.device), "device": model.device.type}
     write_figures(json, {"settings": settings, "sets": figures}, write_json)
     _print(figures)
 

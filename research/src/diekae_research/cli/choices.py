@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, get_args
 
+from diekae.fields import check_choice
+
 
 def chosen(option: str, names: Sequence[str] | None, choices: Any) -> list[Any]:
     """Return the names of a repeated option, all choices where there is none.
@@ -19,6 +21,5 @@ def chosen(option: str, names: Sequence[str] | None, choices: Any) -> list[Any]:
     """
     known = get_args(choices)
     for name in names or ():
-        if name not in known:
-            raise ValueError(f"--{option} {name!r} is not known; choose some of {', '.join(known)}.")
+        check_choice(f"--{option} {name!r}", name, known)
     return list(names or known)

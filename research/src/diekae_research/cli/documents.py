@@ -11,7 +11,15 @@ import typer
 
 from diekae.answering.answer import PASSAGES
 from diekae.answering.confidence import THRESHOLD
-from diekae.cli.console import DeviceOption, DtypeOption, JsonOption, print_text, progress_bars, write_figures
+from diekae.cli.console import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    load_model,
+    print_text,
+    progress_bars,
+    write_figures,
+)
 from diekae.data import read_examples
 from diekae.model import DiekaeModel
 from diekae.models import resolve_dtype
@@ -19,7 +27,6 @@ from diekae.store import KnowledgeStore
 from diekae_research.cli.choices import chosen
 from diekae_research.documents.figures import calibrate as calibrate_confidence
 from diekae_research.documents.measure import StoreWay, fill_store, measure_documents
-from diekae_research.documents.questions import load_answerer
 from diekae_research.provenance import write_json
 
 
@@ -57,7 +64,7 @@ def command(
     chosen_ways = chosen("ways", ways, StoreWay)
     examples = [] if more is None else read_examples(more)
     texts = list(dict.fromkeys("\n".join(example.knowledge) for example in examples if example.knowledge))
-    model = load_answerer(decoder, bank, dtype=dtype, device=device, format=format)
+    model = load_model(Path(bank or ""), device, dtype, format, decoder=None if bank else decoder)
     figures = _measure(model, texts, calibrate, split=split, ways=chosen_ways, passages=passages, limit=limit)
     settings = {name: value for name, value in context.params.items() if name not in ("json", "more")}
     settings |= {"decoder": Path(decoder).name, "bank": Path(bank).name if bank else None, "ways": chosen_ways}

@@ -1,16 +1,13 @@
-"""The documents and their questions, the model that answers them, and when an answer is right."""
+"""The documents and their questions, and when an answer is right."""
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from diekae.evaluation import answers
-from diekae.model import DiekaeModel
-from diekae.models import DTYPES, load_decoder, resolve_device
 
 PLAIN_KINDS = ("name", "number", "phrase")
 """Kinds of questions that ask for a few words of the document."""
@@ -20,36 +17,6 @@ def read_rows(name: str) -> list[dict[str, Any]]:
     """Read one of this folder's files: ``documents``, ``languages`` or ``sentences``."""
     rows: list[dict[str, Any]] = json.loads((Path(__file__).parent / f"{name}.json").read_text(encoding="utf-8"))
     return rows
-
-
-def load_answerer(
-    decoder: str,
-    bank: str | None,
-    *,
-    dtype: str = "auto",
-    device: str = "auto",
-    layers: str | Sequence[int] = "all",
-    format: str | None = None,
-) -> DiekaeModel:
-    """Load the model that answers.
-
-    Args:
-        decoder: A decoder's name or folder.
-        bank: A bank's folder or a shipped one's name; None reads K exactly, without a trained bank.
-        dtype: Type of the decoder's weights.
-        device: Where it runs.
-        layers: Layers in which K is read where there is no bank.
-        format: Text around questions; the model's own if None.
-
-    Raises:
-        ValueError: A name is not known, or the decoder cannot be read exactly.
-        FileNotFoundError: There is no such bank.
-    """
-    model, tokenizer = load_decoder(decoder, dtype=DTYPES[dtype], device=resolve_device(device))
-    if bank is not None:
-        return DiekaeModel.from_pretrained(bank, model, tokenizer, format=format)
-    options = {} if format is None else {"format": format}
-    return DiekaeModel.exact(model, tokenizer, layers=layers, **options)
 
 
 def questions_of(split: str, limit: int | None = None) -> list[tuple[dict[str, Any], dict[str, Any]]]:

@@ -11,6 +11,7 @@ from typing import Any
 from diekae.data.prompt import Prompt
 from diekae.edit.attach import make_gate
 from diekae.edit.trained_parts import TrainedParts
+from diekae.fields import check_choice
 from diekae.fingerprint import fingerprint
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
@@ -176,8 +177,8 @@ def evaluate_edits(
         ValueError: A part is not known.
         DataError: A data set is missing.
     """
-    if unknown := set(parts) - set(PARTS):
-        raise ValueError(f"parts {', '.join(sorted(unknown))} are not known; choose among {', '.join(PARTS)}.")
+    for part in parts:
+        check_choice(f"part {part!r}", part, PARTS)
     evaluation = Evaluation(model, trained, plan, progress)
     figures = {name: getattr(evaluation, name)() for name in PARTS if name in parts}
     return {"plan": plan.settings(), "gate": asdict(trained.gate), **figures}

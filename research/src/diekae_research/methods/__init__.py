@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from diekae.suggest import did_you_mean
+from diekae.fields import check_choice
 from diekae_research.methods import cartridge, lora, ours, prompted, sft
 from diekae_research.methods.base import Cost, Fitted, Scored, Task
 
@@ -31,9 +31,7 @@ def fit(name: str, task: Task) -> Fitted:
     Raises:
         ValueError: No method has that name, or the task does not suit it.
     """
-    if name not in METHODS:
-        names = list(METHODS)
-        raise ValueError(f"method {name!r} is not known; choose one of {', '.join(names)}.{did_you_mean(name, names)}")
+    check_choice(f"method {name!r}", name, METHODS)
     return METHODS[name](task)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from diekae.config import DiekaeConfig
+from diekae.fields import check_choice
 from diekae.models import resolve_dtype
-from diekae.suggest import did_you_mean
 from diekae.training.config import PRECISIONS
 from diekae_research.methods import METHODS
 from diekae_research.sources import source_card
@@ -77,13 +77,13 @@ class Plan:
                 "`diekae-research data download` fetches it."
             )
         for method in (*self.methods, *self.learning_rates):
-            _check_name("method", method, list(METHODS))
+            check_choice(f"method {method!r}", method, METHODS)
         for method, rate in self.learning_rates.items():
             if rate <= 0:
                 raise ValueError(f"learning_rates[{method!r}]={rate} must be positive.")
         for name in self.sets:
             source_card(name)
-        _check_name("dtype", self.dtype, PRECISIONS)  # what is trained computes in the decoder's type
+        check_choice(f"dtype={self.dtype!r}", self.dtype, PRECISIONS)  # what is trained computes in the decoder's type
         assert self.config, "building the configuration checks preset and template"
 
     @property
@@ -111,8 +111,3 @@ class Plan:
         del values["data"]
         values["model"] = Path(self.model).name
         return values
-
-
-def _check_name(kind: str, name: str, names: Sequence[str]) -> None:
-    if name not in names:
-        raise ValueError(f"unknown {kind} {name!r}; there are {', '.join(names)}.{did_you_mean(name, names)}")

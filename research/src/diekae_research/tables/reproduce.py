@@ -9,8 +9,8 @@ from types import ModuleType
 from typing import Any
 
 from diekae.data.example import DataError
+from diekae.fields import check_choice
 from diekae.files import alone, write_atomically
-from diekae.suggest import did_you_mean
 from diekae_research.cells import Cell, Result
 from diekae_research.provenance import write_json
 from diekae_research.tables import figure3, figure4, table1, table2, table3, table4, table5
@@ -32,13 +32,8 @@ def table_names(name: str) -> list[str]:
     Raises:
         ValueError: No table has that name.
     """
-    if name == "all":
-        return list(TABLES)
-    if name not in TABLES:
-        raise ValueError(
-            f"unknown table {name!r}; there are {', '.join(TABLES)}, all.{did_you_mean(name, [*TABLES, 'all'])}"
-        )
-    return [name]
+    check_choice(f"table {name!r}", name, [*TABLES, "all"])
+    return list(TABLES) if name == "all" else [name]
 
 
 def reproduce(
