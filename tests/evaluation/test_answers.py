@@ -1,4 +1,4 @@
-"""Scores of greedy answers, on a tiny model whose answers are known."""
+"""Scores of greedy answers, on a tiny model whose answers are known, and by SQuAD's definitions."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import torch
 
 from builders import make_model, make_prompts
 from diekae.data.prompt import Prompt
-from diekae.evaluation.answers import score_answers
+from diekae.evaluation.answers import exact_match, f1, first_line, normalize, score_answers
 from diekae.model import DiekaeModel
 
 
@@ -49,3 +49,34 @@ def test_scores_are_means_over_the_examples(monkeypatch: pytest.MonkeyPatch) -> 
 def test_no_prompt_is_refused() -> None:
     with pytest.raises(ValueError, match="got 0 prompts"):
         score_answers(make_model(), [])
+
+
+# The right column is what the official evaluate-v1.1.py gives, worked out by hand from its text.
+ANSWERS = [
+    ("The  Bridge.", ["bridge"], 1.0, 1.0),
+    ("the old stone bridge", ["stone bridge"], 0.0, 0.8),
+    ("a an the", ["an"], 1.0, 0.0),  # nothing is left of either: equal, but no word in common
+    ("in 1932", ["1932", "the year 1932"], 0.0, 2 / 3),
+    ("red red blue", ["red blue blue"], 0.0, 2 / 3),  # words count as often as they stand in both
+    ("U.S.A.", ["usa"], 1.0, 1.0),  # punctuation goes before words are cut
+    ("well-known", ["well known"], 0.0, 0.0),
+    ("Theatre", ["theatre"], 1.0, 1.0),  # no article is taken from inside a word
+    ("cat", ["dog"], 0.0, 0.0),
+    ("", ["dog"], 0.0, 0.0),
+]
+
+
+@pytest.mark.parametrize(("answer", "references", "exact", "overlap"), ANSWERS)
+def test_answers_are_scored_as_squad_does(answer: str, references: list[str], exact: float, overlap: float) -> None:
+    assert exact_match(answer, references) == exact
+    assert f1(answer, references) == pytest.approx(overlap)
+
+
+def test_answers_need_references() -> None:
+    assert normalize(" An  apple, a day ") == "apple day"
+    assert first_line("\n 1932 \nQuestion: no") == "1932"
+    for score in (exact_match, f1):
+        with pytest.raises(ValueError, match=r"references=\[\] must be a list"):
+            score("x", [])
+        with pytest.raises(ValueError, match="references='x'"):
+            score("x", "x")

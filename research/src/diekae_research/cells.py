@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from diekae.data.prompt import Prompt
+from diekae.fingerprint import fingerprint
 from diekae.training.checkpoints import last_whole_checkpoint
 from diekae_research.provenance import key_of, write_json
 
@@ -67,6 +70,11 @@ class Cells:
             result = cell.measure()
             write_json(self.path(cell), {"name": cell.name, "settings": dict(cell.settings), "result": result})
         return result
+
+
+def decoder_settings(decoder: PreTrainedModel) -> dict[str, Any]:
+    """Return what every measurement of a decoder depends on."""
+    return {"decoder": fingerprint(decoder), "dtype": str(decoder.dtype), "device": decoder.device.type}
 
 
 def digest_prompts(prompts: Sequence[Prompt]) -> str:

@@ -51,6 +51,7 @@ def test_methods_and_gates_are_measured_with_all_edits_at_once(
         evaluate_edits(model, gated, plan, ["grwth"])
 
 
+@pytest.mark.parametrize("model", ["reader"], indirect=True)
 def test_an_interrupted_measurement_goes_on(
     plan: EditingPlan, model: DiekaeModel, gated: TrainedParts, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from builders import make_decoder, make_model, make_prompts, make_tokenizer
 from diekae.data.prompt import Prompt, Prompter
-from diekae.evaluation.answers import exact_match, f1, first_line, normalize
+from diekae.evaluation.answers import first_line
 from diekae.evaluation.evaluate import evaluate, swap_knowledge
 from diekae_research.evaluation.head import collect_states, fit_head, train_head
 from diekae_research.evaluation.intervals import bootstrap, resample
@@ -117,27 +117,6 @@ def test_labels_are_tokenized_as_targets() -> None:
         score_answers(make_fitted("bare"), [])
 
 
-# The right column is what the official evaluate-v1.1.py gives, worked out by hand from its text.
-ANSWERS = [
-    ("The  Bridge.", ["bridge"], 1.0, 1.0),
-    ("the old stone bridge", ["stone bridge"], 0.0, 0.8),
-    ("a an the", ["an"], 1.0, 0.0),  # nothing is left of either: equal, but no word in common
-    ("in 1932", ["1932", "the year 1932"], 0.0, 2 / 3),
-    ("red red blue", ["red blue blue"], 0.0, 2 / 3),  # words count as often as they stand in both
-    ("U.S.A.", ["usa"], 1.0, 1.0),  # punctuation goes before words are cut
-    ("well-known", ["well known"], 0.0, 0.0),
-    ("Theatre", ["theatre"], 1.0, 1.0),  # no article is taken from inside a word
-    ("cat", ["dog"], 0.0, 0.0),
-    ("", ["dog"], 0.0, 0.0),
-]
-
-
-@pytest.mark.parametrize(("answer", "references", "exact", "overlap"), ANSWERS)
-def test_answers_are_scored_as_squad_does(answer: str, references: list[str], exact: float, overlap: float) -> None:
-    assert exact_match(answer, references) == exact
-    assert f1(answer, references) == pytest.approx(overlap)
-
-
 def test_answers_are_compared_with_their_own_targets() -> None:
     scores = compare_answers(["the red house", "blue", "sea"], ["red", "Blue.", "lake"])
     assert scores["exact"].tolist() == [0, 1, 0] and scores["right"].tolist() == [1, 1, 0]
@@ -146,16 +125,6 @@ def test_answers_are_compared_with_their_own_targets() -> None:
     texts = fitted.generate(prompts, 24)
     expected = compare_answers([first_line(text) for text in texts], target_texts(fitted.tokenizer, prompts))
     np.testing.assert_array_equal(score_answers(fitted, prompts, batch_size=5)["f1"], expected["f1"])
-
-
-def test_answers_need_references() -> None:
-    assert normalize(" An  apple, a day ") == "apple day"
-    assert first_line("\n 1932 \nQuestion: no") == "1932"
-    for score in (exact_match, f1):
-        with pytest.raises(ValueError, match=r"references=\[\] must be a list"):
-            score("x", [])
-        with pytest.raises(ValueError, match="references='x'"):
-            score("x", "x")
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:

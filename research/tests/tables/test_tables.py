@@ -1,7 +1,7 @@
 """Tables 2 to 5 and the figures, from the command line: figures agree with single examples."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -13,13 +13,39 @@ from diekae_research.editing.cases import load_cases
 from diekae_research.editing.scores import prompt_of
 from diekae_research.evaluation.scoring import paper_perplexity
 from diekae_research.methods import Task
-from diekae_research.tables import augment, table2, table4, table5
+from diekae_research.tables import augment, figure4, table2, table4, table5
 from diekae_research.tables.probe import PeakRequest, probe
 
 
-def test_table2_agrees_with_single_examples(source: Path, tmp_path: Path) -> None:
-    values = run_table(source, "table2", tmp_path, *FEW)
-    lab = make_lab(source)
+class Table2Run(NamedTuple):
+    """A run of table 2."""
+
+    values: dict[str, Any]
+    page: str
+    tasks: list[Task]
+    """What the methods were fitted to."""
+    heads: list[tuple[int, int]]
+    """Numbers of examples that each head was trained on and chosen by."""
+
+
+@pytest.fixture(scope="module")
+def table2_run(source: Path) -> Table2Run:
+    out, tasks, heads = source / "second", list[Task](), list[tuple[int, int]]()
+    fit, train_head = table2.fit, table2.train_head
+
+    def recording(train: Any, validation: Any) -> Any:
+        heads.append((len(train[0]), len(validation[0])))
+        return train_head(train, validation)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(table2, "fit", lambda name, task: tasks.append(task) or fit(name, task))
+        patch.setattr(table2, "train_head", recording)
+        values = run_table(source, "table2", out, *FEW)
+    return Table2Run(values, (out / "table2.md").read_text(), tasks, heads)
+
+
+def test_table2_agrees_with_single_examples(source: Path, table2_run: Table2Run) -> None:
+    values, lab = table2_run.values, make_lab(source)
     labels = [tuple(lab.tokenizer(f" {name}", add_special_tokens=False).input_ids) for name in LABELS]
     bare, _, ours = (cell["result"]["sets"] for cell in values["table2"]["cells"])
     for name in ("proofwriter", "folio"):
@@ -31,32 +57,22 @@ def test_table2_agrees_with_single_examples(source: Path, tmp_path: Path) -> Non
         assert "head" not in bare[name] and len(ours[name]["head"]) == len(rights)
     rows = rows_of(values["table2"]["sheets"][0])
     assert len(rows) == 6 and rows[0]["head, %"] == "–" and rows[-1]["head, %"] != "–"
-    assert "| ours | folio |" in (tmp_path / "table2.md").read_text()
+    assert "| ours | folio |" in table2_run.page
 
 
-def test_reported_examples_choose_nothing(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reported_examples_choose_nothing(source: Path, table2_run: Table2Run) -> None:
     """The parts of a set share nothing, and only train and validation reach heads and checkpoints."""
-    lab, seen = make_lab(source), list[tuple[int, int]]()
-    original = table2.train_head
-
-    def train_head(train: Any, validation: Any) -> Any:
-        seen.append((len(train[0]), len(validation[0])))
-        return original(train, validation)
-
-    tasks: list[Task] = []
-    fit = table2.fit
-    monkeypatch.setattr(table2, "fit", lambda name, task: tasks.append(task) or fit(name, task))
-    monkeypatch.setattr(table2, "train_head", train_head)
-    run_table(source, "table2", tmp_path, "--methods", "ours")
+    lab = make_lab(source)
     reported = {(p.knowledge, p.input) for name in table2.SETS for p in lab.parts(name).test}
-    (task,) = tasks
     folio = {(p.knowledge, p.input) for p in lab.load("folio", "validation", None)}
     assert reported & folio, "FOLIO reports half of its validation part"
     assert {(p.knowledge, p.input) for p in lab.parts("folio").validation}.isdisjoint(
         (p.knowledge, p.input) for p in lab.parts("folio").test
     )
-    assert all((p.knowledge, p.input) not in reported for p in (*task.train, *task.validation))
-    assert seen == [(len(lab.parts(name).train), len(lab.parts(name).validation)) for name in table2.SETS]
+    assert len(table2_run.tasks) == 3
+    for task in table2_run.tasks:
+        assert all((p.knowledge, p.input) not in reported for p in (*task.train, *task.validation))
+    assert table2_run.heads == [(len(lab.parts(name).train), len(lab.parts(name).validation)) for name in table2.SETS]
 
 
 def test_table3_agrees_with_single_examples(source: Path, tmp_path: Path) -> None:
@@ -164,9 +180,13 @@ def test_figure3_draws_the_logs(source: Path, tmp_path: Path) -> None:
     assert (tmp_path / "figure3.svg").stat().st_size > 2000
 
 
-@pytest.mark.parametrize("preset", ["default", "attention"])
-def test_figure4_lists_every_layer_under_both_anchors(preset: str, source: Path, tmp_path: Path) -> None:
-    values = run_table(source, "figure4", tmp_path, "--preset", preset)["figure4"]
+def test_figure4_has_independent_differences_whatever_the_preset(source: Path) -> None:
+    configs = [figure4.configuration(make_lab(source, preset=preset), "own") for preset in ("default", "attention")]
+    assert configs[0] == configs[1] and configs[0].difference == "independent"
+
+
+def test_figure4_lists_every_layer_under_both_anchors(source: Path, tmp_path: Path) -> None:
+    values = run_table(source, "figure4", tmp_path)["figure4"]
     assert [cell["settings"]["diekae"]["anchor"] for cell in values["cells"]] == ["own", "shared"]
     assert all(cell["settings"]["diekae"]["difference"] == "independent" for cell in values["cells"])
     rows = rows_of(values["sheets"][0])

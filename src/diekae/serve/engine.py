@@ -79,7 +79,7 @@ class Engine:
         with self._changed:
             if not self.alive:
                 raise Busy("the server is stopping")
-            self._waiting = deque(job for job in self._waiting if not _left(job))
+            self._waiting = deque(job for job in self._waiting if not _end_if_cancelled(job))
             if len(self._waiting) + len(jobs) > self.options.queue_size:
                 raise Busy(f"{len(self._waiting)} answers wait already, of at most {self.options.queue_size}")
             self._waiting.extend(jobs)
@@ -109,7 +109,7 @@ class Engine:
 
         An idle engine waits for the first job, and then a moment for others.
         """
-        self._live = [job for job in self._live if not _left(job)]
+        self._live = [job for job in self._live if not _end_if_cancelled(job)]
         with self._changed:
             if not self._live:
                 self._changed.wait_for(lambda: self._waiting or self._stopping)
@@ -117,7 +117,7 @@ class Engine:
                 self._changed.wait_for(lambda: len(self._waiting) >= full or self._stopping, self.options.wait)
             while self._waiting and self._fits(self._waiting[0], self._live):
                 job = self._waiting.popleft()
-                if not _left(job):
+                if not _end_if_cancelled(job):
                     self._live.append(job)
             goes_on = bool(self._live or self._waiting or not self._stopping)
         self._live = [job for job in self._live if job.started or self._start(job)]
@@ -206,8 +206,8 @@ class Engine:
         return due
 
 
-def _left(job: Job) -> bool:
-    """Tell whether a job is over; one whose client has left is ended."""
+def _end_if_cancelled(job: Job) -> bool:
+    """End a job whose client has left; tell whether the job is finished."""
     if job.cancelled:
         job.end("cancelled")
     return job.finished

@@ -12,10 +12,9 @@ from diekae.data.prompt import Prompt
 from diekae.edit.attach import make_gate
 from diekae.edit.trained_parts import TrainedParts
 from diekae.fields import check_choice
-from diekae.fingerprint import fingerprint
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
-from diekae_research.cells import Cell, Cells, Result, digest_prompts
+from diekae_research.cells import Cell, Cells, Result, decoder_settings, digest_prompts
 from diekae_research.data.case import Case
 from diekae_research.editing.cases import choose, divide, read_counterfact
 from diekae_research.editing.edited import EditedMethod, edited_method, gate_shares
@@ -146,9 +145,7 @@ def identity(model: DiekaeModel, trained: TrainedParts) -> dict[str, Any]:
     for tensor in trained.adapter.state_dict().values() if trained.adapter is not None else ():
         adapter.update(tensor.cpu().numpy().tobytes())
     return {
-        "decoder": fingerprint(model.decoder),
-        "dtype": str(model.decoder.dtype),
-        "device": model.decoder.device.type,
+        **decoder_settings(model.decoder),
         "bank": [model.bank.fingerprint(), str(model.bank.dtype)],
         "config": model.config.to_dict(),
         "anchor": model.anchor,

@@ -16,9 +16,9 @@ from diekae.edit.learned_gate import LearnedGate
 from diekae.edit.prompt_encoder import GateOptions, PromptEncoder, StateReader
 from diekae.edit.trained_parts import FILE, TrainedParts
 from diekae.files import write_atomically
-from diekae.fingerprint import fingerprint
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
+from diekae_research.cells import decoder_settings
 from diekae_research.data.case import Case
 from diekae_research.editing.adapter_training import SETTINGS, make_rows, train_adapter
 from diekae_research.editing.cases import CaseParts, divide, read_counterfact, read_zsre
@@ -86,10 +86,10 @@ class _Setup(NamedTuple):
     seed: int
     progress: Progress
 
-    def identity(self) -> list[str]:
+    def identity(self) -> list[Any]:
         """Return what identifies decoder and bank."""
-        decoder, bank = self.model.decoder, self.model.bank
-        return [fingerprint(decoder), str(decoder.dtype), decoder.device.type, bank.fingerprint(), str(bank.dtype)]
+        bank = self.model.bank
+        return [decoder_settings(self.model.decoder), bank.fingerprint(), str(bank.dtype)]
 
 
 def choose_facts(facts: CaseParts, questions: CaseParts, number: int, seed: int) -> list[Case]:

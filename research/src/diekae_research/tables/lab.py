@@ -16,12 +16,12 @@ from diekae.data.example import DataError
 from diekae.data.mixture import DataSpec, choose_prompts
 from diekae.data.prompt import Prompt, Prompter, truncate_knowledge
 from diekae.data.splits import halves
-from diekae.fingerprint import fingerprint, window
+from diekae.fingerprint import window
 from diekae.inject.hookpoints import find_blocks
 from diekae.models import DTYPES, load_decoder
 from diekae.progress import Progress, silent
 from diekae.training.config import Precision, TrainingConfig
-from diekae_research.cells import Cells, digest_prompts
+from diekae_research.cells import Cells, decoder_settings, digest_prompts
 from diekae_research.methods import Task, constants_of
 from diekae_research.methods.base import without_knowledge
 from diekae_research.provenance import key_of
@@ -78,13 +78,7 @@ class Lab:
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
         """Return the settings that every result depends on."""
-        return {
-            "decoder": fingerprint(self.decoder),
-            "dtype": str(self.decoder.dtype),
-            "device": self.decoder.device.type,
-            "seed": self.plan.seed,
-            "batch_size": self.plan.batch_size,
-        }
+        return {**decoder_settings(self.decoder), "seed": self.plan.seed, "batch_size": self.plan.batch_size}
 
     @property
     def window(self) -> int:
