@@ -51,8 +51,8 @@ def test_training_brings_inputs_nearer_to_what_they_ask(states: StateReader) -> 
     ]
     gate = LearnedGate(states, encoder, OPTIONS)
     options, likeness = choose_thresholds(gate, checks)
-    assert np.mean(likeness["told"]) > np.mean(likeness["other"]) and likeness["wrong"] == [-1.0] * 4
-    assert options.mentioned == options.nearly == pytest.approx(min(likeness["told"]), abs=0.02)
+    assert np.mean(likeness["reworded"]) > np.mean(likeness["other"]) and likeness["wrong"] == [-1.0] * 4
+    assert options.mentioned == options.nearly == pytest.approx(min(likeness["reworded"]), abs=0.02)
 
 
 def test_what_is_drawn_has_as_much_of_each_source() -> None:
@@ -83,7 +83,9 @@ def test_phrasings_are_found_in_the_cases() -> None:
     made = {relation.keys[0]: relation.inputs for relation in make_relations(cases[:4], found, 0)}
     assert set(made) == {"X is native to", "X plays the"} and "Rain. X is native to" in made["X is native to"]
     (check,) = make_checks(cases[:1], found, 0)
-    assert check.told == "Rain. P0 is native to" and check.other == "P0 plays the" and check.unsure != check.told
+    assert (
+        check.reworded == "Rain. P0 is native to" and check.other == "P0 plays the" and check.inexact != check.reworded
+    )
 
 
 def test_a_paraphrase_joins_templates_of_questions() -> None:

@@ -42,7 +42,7 @@ def test_both_parts_are_trained_into_one_file_and_kept_by_later_runs(
     path, log = train_editing(model, data, out, SIZES)
     trained = load_trained(path, model)
     assert trained.encoder is not None and trained.adapter is not None and trained.gate.layers == (1, 2)
-    assert len(log["gate"]["losses"]) == 3 and set(log["gate"]["likeness"]) == {"told", "other", "wrong"}
+    assert len(log["gate"]["losses"]) == 3 and set(log["gate"]["likeness"]) == {"reworded", "other", "wrong"}
     assert log["sizes"]["gate_steps"] == 3 and log["adapter"]
     again, _ = train_editing(model, data, out, SIZES, seed=1)
     assert again == path and len(list(out.glob("states-*.safetensors"))) == 1, "the decoder's states are stored once"

@@ -154,8 +154,8 @@ class KnowledgeReader:
             return {}
         names = self.library.names(tenant, ids) if self.library else {}
         wanted = ids if tenant.everything else list(names)
-        found = {entry.id: entry.title for entry in self.store.catalogue.documents.select(ids=wanted)}
-        return {id: names.get(id, found[id]) for id in (ids or found) if id in found}
+        stored = {entry.id: entry.title for entry in self.store.catalogue.documents.select(ids=wanted)}
+        return {id: names.get(id, stored[id]) for id in (ids or stored) if id in stored}
 
     def _document(self, name: str, tenant: Tenant) -> str:
         """Return the document that a file's id or a document's id names."""

@@ -50,9 +50,9 @@ class Check(NamedTuple):
     """The subject."""
     key: str
     """The edit's prompt."""
-    told: str
+    reworded: str
     """The prompt in other words."""
-    unsure: str
+    inexact: str
     """The same with the subject misspelt or shortened."""
     other: str | None
     """Another question about the subject."""
@@ -75,12 +75,12 @@ def make_checks(cases: Sequence[Case], phrasings: Phrasings, seed: int) -> list[
     """Return the facts that choose thresholds; a seed gives the same ones."""
     draw, checks = random.Random(seed), []
     for case in cases:
-        told = case.paraphrases[0] if case.paraphrases else phrasings.behind(phrasings.reworded(case, draw), draw)
+        reworded = case.paraphrases[0] if case.paraphrases else phrasings.behind(phrasings.reworded(case, draw), draw)
         name = misspelt(case.subject, draw)
         if draw.random() < 0.4:
             name = shortened(case.subject, draw) or name
-        unsure = told.replace(case.subject, name)
-        checks.append(Check(case.subject, case.prompt, told, unsure, phrasings.elsewhere(case, draw)))
+        inexact = reworded.replace(case.subject, name)
+        checks.append(Check(case.subject, case.prompt, reworded, inexact, phrasings.elsewhere(case, draw)))
     return checks
 
 
@@ -180,14 +180,14 @@ def choose_thresholds(gate: LearnedGate, checks: Sequence[Check]) -> tuple[GateO
         The options with the thresholds, and the likenesses behind them.
     """
     names = NearNames([check.subject for check in checks])
-    pairs: dict[str, list[tuple[str, str]]] = {"told": [], "other": []}
+    pairs: dict[str, list[tuple[str, str]]] = {"reworded": [], "other": []}
     wrong: list[list[tuple[str, str]]] = []
     for check in checks:
         key = check.key.replace(check.subject, STAND_IN)
-        pairs["told"].append((check.told.replace(check.subject, STAND_IN), key))
+        pairs["reworded"].append((check.reworded.replace(check.subject, STAND_IN), key))
         if check.other:
             pairs["other"].append((check.other.replace(check.subject, STAND_IN), key))
-        for text in (check.told, check.unsure):
+        for text in (check.reworded, check.inexact):
             near = [(match, checks[match.number]) for match in names.find(text)]
             wrong.append(
                 [
@@ -198,7 +198,7 @@ def choose_thresholds(gate: LearnedGate, checks: Sequence[Check]) -> tuple[GateO
             )
     likeness = {name: _likeness(gate, texts) for name, texts in pairs.items()}
     likeness["wrong"] = [max(_likeness(gate, texts), default=-1.0) for texts in wrong]
-    mentioned = round(float(np.quantile(likeness["told"], LOST)), 4)
+    mentioned = round(float(np.quantile(likeness["reworded"], LOST)), 4)
     nearly = max(mentioned, round(float(np.quantile(likeness["wrong"], 1 - FALSE)) + 1e-3, 4))
     return dataclasses.replace(gate.options, mentioned=mentioned, nearly=nearly), likeness
 

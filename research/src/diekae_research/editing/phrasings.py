@@ -56,9 +56,9 @@ class Phrasings:
 
     def reworded(self, case: Case, draw: random.Random) -> str:
         """Return the case's question by another template of its relation, if there is one."""
-        own = case.template
-        others = [name for name in self.templates.get(self.relations.get(own, ""), []) if name != own]
-        return (draw.choice(others) if others else own).replace("{}", case.subject)
+        template = case.template
+        others = [name for name in self.templates.get(self.relations.get(template, ""), []) if name != template]
+        return (draw.choice(others) if others else template).replace("{}", case.subject)
 
     def elsewhere(self, case: Case, draw: random.Random) -> str | None:
         """Return another question about the case's subject: of a partner relation, if there is one."""
@@ -85,12 +85,12 @@ def _votes(cases: Sequence[Case], ordered: Sequence[str]) -> tuple[Votes, Votes,
     by_paraphrase: Votes = defaultdict(Counter)
     prefixes: list[str] = []
     for case in cases:
-        own = case.template
+        template = case.template
         if case.format == "plain":
-            by_neighbour[own].update([name for n in case.neighbours[:1] for name in ordered if fits(name, n)][:1])
+            by_neighbour[template].update([name for n in case.neighbours[:1] for name in ordered if fits(name, n)][:1])
         for text in case.paraphrases:
             other, before = split_off(case, text, ordered)
-            by_paraphrase[own].update([other] if other else [])
+            by_paraphrase[template].update([other] if other else [])
             prefixes += [before] if before else []
     return by_neighbour, by_paraphrase, prefixes
 

@@ -22,8 +22,8 @@ class DocumentPool:
 
     def others(self, example: int) -> Iterator[int]:
         """Yield all documents but the example's own; the first one differs from example to example."""
-        own, count = self.document_of[example], len(self.texts)
-        return ((own + step) % count for step in range(1, count))
+        document, count = self.document_of[example], len(self.texts)
+        return ((document + step) % count for step in range(1, count))
 
     def several(self, example: int, number: int) -> list[int] | None:
         """Return some documents, the example's own at a position that differs between examples; None if too few."""
