@@ -147,7 +147,7 @@ def fit_steps(
 ) -> int:
     """Return how many steps fit the time that is left.
 
-    The time of the validations is set aside: one before the first step, and `VALIDATIONS` during training.
+    The time of `VALIDATIONS` is set aside, and once more as much: before the first, D(x) and D(K, x) are measured.
 
     Args:
         minutes_left: Time for training.
