@@ -73,18 +73,18 @@ def test_the_cost_of_a_call_does_not_grow_with_the_store(
     store.search("castle")
     fill(store, 0, 100)
     few = {name: steps(store, call) for name, call in calls.items()}
-    fill(store, 100, 3000)
+    fill(store, 100, 1000)
     many = {name: steps(store, call) for name, call in calls.items()}
     assert {name: count for name, count in many.items() if count > 1.5 * few[name] + 5} == {}
 
 
 def test_a_search_reads_only_the_vectors_that_are_new(model: DiekaeModel, tmp_path: Path) -> None:
     store, reference = KnowledgeStore(tmp_path, model), KnowledgeStore(tmp_path, model)
-    store.add([f"tower {number}" for number in range(300)], prepare=False)
+    fill(store, 0, 300)
     store.search("tower")
 
     def search() -> None:
-        assert store.search("tower red", 400) == KnowledgeStore(tmp_path, model).search("tower red", 400)
+        assert store.search("document red", 400) == KnowledgeStore(tmp_path, model).search("document red", 400)
 
     def searches() -> int:
         return steps(store, lambda: store.catalogue.passages.vectors(store._search._vectors))
@@ -96,24 +96,28 @@ def test_a_search_reads_only_the_vectors_that_are_new(model: DiekaeModel, tmp_pa
     reference.remove(castle)
     reference.add([CASTLE, "the tower is blue"], prepare=False)
     search()
-    for document in store.documents():
-        reference.remove(document.id)
+    with reference.catalogue.writing():
+        for document in store.documents():
+            reference.remove(document.id)
     assert store.search("tower") == []
     reference.add(CASTLE, prepare=False)
     search()
 
 
-def test_all_documents_are_listed_page_by_page(model: DiekaeModel, tmp_path: Path) -> None:
+def test_all_documents_are_listed_page_by_page(
+    model: DiekaeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diekae.store.catalogue.documents._PAGE", 10)
     store = KnowledgeStore(tmp_path, model)
-    fill(store, 0, 1200)
-    assert list(store.iter_documents()) == store.documents() and len(store.documents()) == 1200
+    fill(store, 0, 120)
+    assert list(store.iter_documents()) == store.documents() and len(store.documents()) == 120
     titles = []
     for document in store.iter_documents():  # others add and remove meanwhile
         titles.append(document.title)
         store.remove(document.id)
-        if len(titles) == 700:
-            fill(store, 1200, 1300)
-    assert titles == [f"{number}.txt" for number in range(1300)] and not store.documents()
+        if len(titles) == 70:
+            fill(store, 120, 130)
+    assert titles == [f"{number}.txt" for number in range(130)] and not store.documents()
 
 
 def test_what_one_call_reads_is_limited(model: DiekaeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,6 +166,7 @@ def test_a_private_store_is_private(model: DiekaeModel, tmp_path: Path) -> None:
         assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
 
 
+@pytest.mark.usefixtures("synced")
 def test_transactions_are_on_the_disk_when_a_call_returns(model: DiekaeModel, tmp_path: Path) -> None:
     with KnowledgeStore(tmp_path, model).catalogue.writing() as connection:
         assert connection.execute("PRAGMA synchronous").fetchone() == (2,), "FULL"

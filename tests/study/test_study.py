@@ -1,4 +1,4 @@
-"""A bank of one's own: documents become windows and questions, the time becomes steps, and the result a recipe."""
+"""A study: documents become windows and questions, time becomes steps, and the decisions become a recipe."""
 
 import json
 import time
@@ -17,7 +17,7 @@ from diekae.recipe import read_recipe
 from diekae.study import StudyOptions, questions, run, run_study
 from diekae.study.folder import PARTS, TOKENS, Window, cut, read_folder, shipped_documents
 from diekae.study.plan import VALIDATION, VALIDATIONS, Pace, count_layers, fit_steps, measure_pace
-from diekae.study.questions import Studied, find_pair, follows, is_about, sentences
+from diekae.study.questions import find_pair, follows, is_about, sentences
 
 TEXT = "The ferry to Skerrow leaves at nine. A ticket costs twelve crowns. Dogs travel free of charge on weekdays."
 TINY = StudyOptions(minutes=5.0, layers=2, questions=12, batch_size=4)
@@ -33,11 +33,11 @@ def write_documents(folder: Path, count: int = 6) -> Path:
 
 
 def test_a_folder_is_divided_by_document(tmp_path: Path) -> None:
-    found = read_folder(write_documents(tmp_path / "documents"), None)
-    names = [{window.document for window in found.windows[part]} for part in PARTS]
-    assert found.documents == 6 and all(names) and sum(map(len, names)) == 6, "no document is in two parts"
-    assert [Path(file).name for file in found.skipped] == ["picture.png"]
-    assert [Path(file).name for file, _ in found.failed] == ["broken.json"]
+    folder = read_folder(write_documents(tmp_path / "documents"), None)
+    names = [{window.document for window in folder.windows[part]} for part in PARTS]
+    assert folder.documents == 6 and all(names) and sum(map(len, names)) == 6, "no document is in two parts"
+    assert [Path(file).name for file in folder.skipped] == ["picture.png"]
+    assert [Path(file).name for file, _ in folder.failed] == ["broken.json"]
 
 
 def test_few_documents_and_a_wrong_folder_are_named(tmp_path: Path) -> None:
@@ -95,15 +95,18 @@ def test_the_decoders_own_questions_are_kept_if_the_text_makes_the_answer_likeli
         "Dogs travel free of charge on weekdays.": " When do dogs travel free?\nAnswer: on Sundays\n\n",
         "The ferry to Skerrow leaves at nine.": " When does the ferry leave?\nAnswer: at nine\n\n",
     }
-    monkeypatch.setattr(questions, "continue_sentences", lambda _m, texts, draw: [replies[text] for text in texts])
+    drawn: list[bool] = []
+    monkeypatch.setattr(
+        questions, "continue_sentences", lambda _m, texts, draw: drawn.append(draw) or [replies[text] for text in texts]
+    )
     monkeypatch.setattr(questions, "likelier", lambda _m, examples: [e for e in examples if "cost" in e.input])
-    studied = questions.study(make_model("attention"), [Window("a", TEXT)], 9, 0, "asking")
-    assert studied.examples == [Example((TEXT,), "What does a ticket cost?", "twelve crowns")], "each once"
-    assert studied.asked == 3 * questions.ROUNDS
+    kept = questions.study(make_model("attention"), [Window("a", TEXT)], 9, 0, "asking")
+    assert kept == [Example((TEXT,), "What does a ticket cost?", "twelve crowns")], "each once"
+    assert drawn == [False] + [True] * (questions.ROUNDS - 1), "the likeliest questions first"
     # A few are wanted even if the time is over, and no more than a few.
     windows = [Window("a", f"{TEXT} {number}") for number in range(40)]
     late = questions.study(make_model("attention"), windows, 99, 0, "asking", until=time.monotonic() - 1)
-    assert questions.FEWEST <= len(late.examples) < 20
+    assert questions.FEWEST <= len(late) < 20
 
 
 def test_layers_are_counted_from_what_is_named() -> None:
@@ -140,10 +143,10 @@ def test_a_batch_is_halved_until_it_fits(monkeypatch: pytest.MonkeyPatch) -> Non
         measure_pace(make_model("attention"), [], 8)
 
 
-def given_questions(_model: Any, windows: Any, questions: int, *_: Any, **__: Any) -> Studied:
+def given_questions(_model: Any, windows: Any, questions: int, *_: Any, **__: Any) -> list[Example]:
     """Questions in place of the tiny decoder's, which asks none."""
     rows = [Example((w.text,), "what is the house", w.text.split()[-1]) for w in windows for _ in range(6)]
-    return Studied(rows[:questions], len(rows))
+    return rows[:questions]
 
 
 def test_a_bank_is_trained_from_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,14 +56,19 @@ def split(text: str, tokenizer: PreTrainedTokenizerBase | None = None) -> list[P
         tokenizer: Counts tokens; without one, four characters count as a token.
     """
     starts, paths = _headings(text)
-    splitter, token_count = _splitter(tokenizer)
+    splitter, count_tokens = _splitter(tokenizer)
     spans = [
         (block + start, block + start + len(piece))
         for block, end in _blocks(text)
         for start, piece in splitter.chunk_indices(text[block:end])
     ]
-    spans = _with_whole_tables(text, spans, lambda start, end: token_count(text[start:end]) <= MOST)
+    spans = _with_whole_tables(text, spans, lambda start, end: count_tokens(text[start:end]) <= MOST)
     return [Passage(start, end, paths[bisect_right(starts, start)]) for start, end in spans]
+
+
+def token_counter(tokenizer: PreTrainedTokenizerBase | None) -> Callable[[str], float]:
+    """Return a function that counts the tokens of a text as :func:`split` does."""
+    return _splitter(tokenizer)[1]
 
 
 def _blocks(text: str) -> Iterator[Span]:

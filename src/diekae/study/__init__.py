@@ -1,4 +1,4 @@
-"""A bank of one's own: from a decoder and a folder of documents, without any data set."""
+"""Trains a bank for any decoder on a folder of documents, without a data set."""
 
 from diekae.study.run import StudyOptions, run_study
 

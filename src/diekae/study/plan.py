@@ -1,11 +1,10 @@
-"""What a bank of one's own costs before it is trained: which layers read, how many steps fit the time, how much memory.
+"""Decisions before a bank is trained: which layers read K, which batch fits into memory, how many steps fit the time.
 
-Everything is measured on the decoder at hand, on the machine that trains.
+They rest on measurements of the user's decoder on the user's machine.
 """
 
 from __future__ import annotations
 
-import gc
 import shutil
 import time
 from collections.abc import Sequence
@@ -13,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import TrainerCallback
+from accelerate.utils.memory import clear_device_cache
+from transformers import PreTrainedModel, TrainerCallback
 
 from diekae.config import DiekaeConfig
 from diekae.data.prompt import Prompt
@@ -27,15 +26,16 @@ from diekae.run.score import lay_out
 from diekae.training.objectives import DistillObjective
 
 SHARE = 0.8
-"""Share of the layers that read unless told otherwise: with fewer, a decoder of 135M answers worse."""
+"""Share of the layers that read K if the user names none: with fewer, a decoder of 135M answers worse."""
 RANK, WIDTH = 64, 64
 """Rank of the change of keys and values, and width of the MLPs."""
 FEWEST_STEPS, MOST_STEPS = 10, 2000
 VALIDATION = 16
-"""Questions on which training is validated."""
+"""Questions that a validation scores."""
 VALIDATIONS = 2
+"""Validations during training."""
 SPARE = 2.0
-"""Disk that is needed, as a multiple of the checkpoints' size."""
+"""Disk space that is needed, as a multiple of the size of a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -45,46 +45,46 @@ class Pace:
     batch_size: int
     """Examples at once; halved until they fit into memory."""
     accumulation: int
-    """Batches a step, so that a step has as many examples as was wanted."""
+    """Batches a step, so that a step has the number of examples that the user wants."""
     seconds: float
     """Seconds a step."""
 
 
 def choose_layers(
-    decoder: torch.nn.Module, prompts: Sequence[Prompt], count: int, progress: Progress = silent
+    decoder: PreTrainedModel, prompts: Sequence[Prompt], count: int, progress: Progress = silent
 ) -> tuple[int, ...]:
-    """Return the layers in which K matters most, in order: those whose loss alone costs most nats.
+    """Return the layers in which K matters most, in order: the NLL rises most if K is hidden from that layer alone.
 
     Args:
-        decoder: Any causal decoder in which tokens meet in attention alone.
-        prompts: Examples with knowledge, which report nothing afterwards.
+        decoder: A causal decoder in which tokens exchange information by attention alone.
+        prompts: Examples with knowledge. Do not use them to report results.
         count: Layers to choose.
-        progress: Called as the work goes on.
+        progress: Called after each layer.
     """
-    depth = len(find_blocks(decoder))  # type: ignore[arg-type]
+    depth = len(find_blocks(decoder))
     if count >= depth:
         return tuple(range(depth))
     without = [tuple(layer for layer in range(depth) if layer != missing) for missing in range(depth)]
-    with frozen(decoder):  # type: ignore[arg-type]
-        losses = visible_nll(decoder, prompts, without, progress=progress)  # type: ignore[arg-type]
+    with frozen(decoder):
+        losses = visible_nll(decoder, prompts, without, progress=progress)
     ranked = sorted(range(depth), key=lambda layer: losses[layer], reverse=True)
     return tuple(sorted(ranked[:count]))
 
 
 def count_layers(depth: int, layers: int | None, bytes_per_token: int | None, bytes_per_layer: int) -> int:
-    """Return how many layers are to read.
+    """Return how many layers are to read K.
 
     Args:
-        depth: The decoder's layers.
-        layers: What the user named, if anything.
-        bytes_per_token: Most bytes that a token of K may take in prepared knowledge, if named.
-        bytes_per_layer: Bytes that it takes in one layer.
+        depth: Layers of the decoder.
+        layers: The number that the user wants, if any.
+        bytes_per_token: Most bytes of prepared knowledge for a token of K that the user wants, if any.
+        bytes_per_layer: Bytes of prepared knowledge for a token of K in one layer.
 
     Raises:
-        ValueError: Both are named, there are not so many layers, or not one layer fits.
+        ValueError: Both are given, the decoder has fewer layers, or the bytes do not suffice for one layer.
     """
     if layers is not None and bytes_per_token is not None:
-        raise ValueError("--layers and --bytes-per-token both say how many layers read; give one of them.")
+        raise ValueError("--layers and --bytes-per-token both say how many layers read K; give one of them.")
     if layers is not None:
         if not 1 <= layers <= depth:
             raise ValueError(f"--layers {layers} must be from 1 to the decoder's {depth}.")
@@ -114,15 +114,13 @@ def measure_pace(model: DiekaeModel, prompts: Sequence[Prompt], batch_size: int)
         try:
             seconds = _step_seconds(model, prompts, size)
             break
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        except (MemoryError, RuntimeError) as error:  # PyTorch's OutOfMemoryError is a RuntimeError
             if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
                 raise
             if size == 1:
                 raise MemoryError("not even one example fits into memory; choose a smaller decoder.") from error
             size //= 2
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            clear_device_cache(garbage_collection=True)
     accumulation = max(1, batch_size // size)
     return Pace(size, accumulation, seconds * accumulation)
 
@@ -147,9 +145,17 @@ def _step_seconds(model: DiekaeModel, prompts: Sequence[Prompt], size: int) -> f
 def fit_steps(
     minutes_left: float, seconds_a_step: float, examples: int, validation: int, step_size: int, most_epochs: float
 ) -> int:
-    """Return how many steps fit the time, at most so many epochs.
+    """Return how many steps fit the time that is left.
 
-    A validation counts as steps over its questions, and so does the loss that it is compared with.
+    The time of `VALIDATIONS` is set aside, and once more as much: before the first, D(x) and D(K, x) are measured.
+
+    Args:
+        minutes_left: Time for training.
+        seconds_a_step: From :func:`measure_pace`.
+        examples: Questions to train on.
+        validation: Questions to validate on.
+        step_size: Questions of a step.
+        most_epochs: Most passes over the questions.
 
     Raises:
         ValueError: Not even a few steps fit.
@@ -166,10 +172,10 @@ def fit_steps(
 
 
 class Deadline(TrainerCallback):
-    """Ends training when its time is over, however slow the machine has become since it was timed."""
+    """Ends training when its time is over: the machine may have become slower since it was measured."""
 
     def __init__(self, time: float) -> None:
-        """End at this time, by ``time.monotonic``."""
+        """End training at this time, by ``time.monotonic``."""
         self.time = time
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
@@ -179,7 +185,7 @@ class Deadline(TrainerCallback):
 
 
 def check_disk(folder: Path, parameters: int) -> None:
-    """Check that checkpoints fit on the disk: bank and two moments of AdamW, each in fp32, a few times.
+    """Check that the disk has room for checkpoints: the bank and AdamW's two moments, each in fp32.
 
     Raises:
         OSError: They do not.
@@ -191,7 +197,7 @@ def check_disk(folder: Path, parameters: int) -> None:
 
 
 def bank_config(layers: Sequence[int], chat: bool, template: str) -> DiekaeConfig:
-    """Return the bank's configuration."""
+    """Return the configuration of the bank that is trained."""
     return DiekaeConfig(
         layers=tuple(layers),
         encoder="attention",

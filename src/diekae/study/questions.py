@@ -1,8 +1,8 @@
 """Self-study: the decoder asks questions about a text and answers them.
 
-It is shown one sentence at a time, which small decoders need. A question is kept only if it is about the sentence, its
-answer follows from it, and the whole text makes the answer likelier. The idea is that of Cartridges (Eyuboglu et al.,
-2025, arXiv 2506.06266), which trains on conversations about a corpus.
+It sees one sentence at a time, because small decoders ask poor questions about longer texts. A question is kept only
+if it is about the sentence, its answer follows from the sentence, and the whole text makes the answer likelier. The
+idea is that of Cartridges (Eyuboglu et al., 2025, arXiv 2506.06266), which trains on conversations about a corpus.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import random
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -43,31 +42,21 @@ Answer: every ten days
 
 Text: {sentence}
 Question:"""
-"""What the decoder continues with a question and its answer. The three examples are invented."""
+"""The prompt, which the decoder continues with a question and its answer. The three examples are invented."""
 FEWEST = 4
-"""Questions that are wanted even if the time is over."""
+"""Questions that are asked even if the time is over."""
 ROUNDS = 3
-"""How often every sentence is asked about at most; rounds after the first draw other questions."""
+"""Most questions about one sentence. The first is the likeliest; the others are sampled."""
 TOKENS = 48
-"""Longest question and answer, together."""
+"""Most tokens of a question with its answer."""
 GAIN = 0.3
-"""Least nats a token by which the text must make an answer likelier."""
+"""Least nats per token by which the text must make an answer likelier."""
 ABOUT, SUPPORT = 0.5, 0.6
-"""Least share of the words of a question, and of an answer, that must stand in the sentence."""
+"""Least share of the words of a question, and of an answer, that must be in the sentence."""
 STEM = 4
-"""Letters by which words are compared, so that *costs* and *cost* are the same."""
+"""Words are equal if their first letters are, this many: *costs* and *cost*."""
 BATCH = 16
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
-
-
-@dataclass
-class Studied:
-    """What self-study brought."""
-
-    examples: list[Example]
-    """Questions that were kept, each with its window as knowledge."""
-    asked: int = 0
-    """Questions that were generated."""
 
 
 def study(
@@ -78,40 +67,41 @@ def study(
     what: str,
     progress: Progress = silent,
     until: float = math.inf,
-) -> Studied:
-    """Ask and answer questions about windows until so many are kept, or every sentence was asked about.
+) -> list[Example]:
+    """Ask and answer questions about windows, until enough are kept or each sentence was asked about `ROUNDS` times.
 
     Args:
-        model: A decoder with a tokenizer, and the format of the bank that is to be trained.
+        model: Decoder and tokenizer, with the format of the bank that is to be trained.
         windows: The texts.
-        questions: Questions wanted.
-        seed: Decides the order of the sentences, and what is drawn.
-        what: Name of the work, for progress.
-        progress: Called as the work goes on.
-        until: When to stop with what there is, if those are a few, by ``time.monotonic``.
+        questions: Most questions to keep.
+        seed: Seed of the order of the sentences and of the sampled questions.
+        what: Description of the work for ``progress``.
+        progress: Called after each batch.
+        until: Time by ``time.monotonic`` after which to stop, once `FEWEST` questions are kept.
+
+    Returns:
+        The questions that were kept, each with its window as knowledge.
     """
-    studied, seen = Studied([]), set[tuple[str, str]]()
+    kept, seen = list[Example](), set[tuple[str, str]]()
     torch.manual_seed(seed)
     for round_number, batch in _batches(windows, seed):
-        late = time.monotonic() > until and len(studied.examples) >= FEWEST
-        if late or len(studied.examples) >= questions:
+        late = time.monotonic() > until and len(kept) >= FEWEST
+        if late or len(kept) >= questions:
             break
         texts = continue_sentences(model, [sentence for _, sentence in batch], draw=round_number > 0)
-        studied.asked += len(batch)
         drafts = []
         for (window, sentence), (question, answer) in zip(batch, map(find_pair, texts), strict=True):
             new = (window.text, question) not in seen
             if new and is_about(question, sentence) and follows(answer, sentence, question):
                 seen.add((window.text, question))
                 drafts.append(Example((window.text,), question, answer))
-        studied.examples += likelier(model, drafts)
-        progress(what, min(len(studied.examples), questions), questions)
-    studied.examples = studied.examples[:questions]
-    return studied
+        kept += likelier(model, drafts)
+        progress(what, min(len(kept), questions), questions)
+    return kept[:questions]
 
 
 def _batches(windows: Sequence[Window], seed: int) -> Iterator[tuple[int, list[tuple[Window, str]]]]:
-    """Yield batches of sentences with their windows and the number of the round, in a random order."""
+    """Yield the number of the round and a batch of sentences with their windows, in random order."""
     pairs = [(window, sentence) for window in windows for sentence in sentences(window.text)]
     for round_number in range(ROUNDS):
         random.Random(seed + round_number).shuffle(pairs)
@@ -120,19 +110,19 @@ def _batches(windows: Sequence[Window], seed: int) -> Iterator[tuple[int, list[t
 
 
 def sentences(text: str) -> list[str]:
-    """Return the sentences of a text that can be asked about."""
+    """Return the sentences of a text that are neither too short nor too long to ask about."""
     pieces = [piece.strip(" \t#>*-") for piece in _SENTENCE.split(text)]
     return [piece for piece in pieces if 5 <= len(piece.split()) <= 45]
 
 
 @torch.no_grad()
 def continue_sentences(model: DiekaeModel, texts: Sequence[str], draw: bool) -> list[str]:
-    """Return what the decoder writes below each sentence: a question and its answer.
+    """Return the decoder's continuation of the prompt for each sentence: a question and its answer.
 
     Args:
         model: Decoder and tokenizer.
         texts: Sentences.
-        draw: Draw the questions; otherwise take the likeliest.
+        draw: Sample; otherwise decode greedily.
     """
     prompter = model.need_prompter()
     tokenizer, anchor = prompter.tokenizer, prompter.anchor("plain")
@@ -161,7 +151,7 @@ class _TwoLines(StoppingCriteria):
 
 
 def find_pair(text: str) -> tuple[str, str]:
-    """Return the question on the first line of a text, and the answer on the next; both empty where one is missing."""
+    """Return the question in a text's first line and the answer in its second; two empty texts if one is missing."""
     first, second, *_ = [*text.strip(" ").split("\n"), ""]
     question, mark, _ = first.partition("?")
     complete = text.count("\n") > 1  # otherwise the answer may have been cut off
@@ -171,24 +161,24 @@ def find_pair(text: str) -> tuple[str, str]:
 
 
 def is_about(question: str, sentence: str) -> bool:
-    """Tell whether enough words of a question stand in a sentence."""
+    """Tell whether enough words of a question are in a sentence."""
     return _share(_stems(query_words(question)), sentence) >= ABOUT
 
 
 def follows(answer: str, sentence: str, question: str) -> bool:
-    """Tell whether an answer says something that the question does not, in words and numbers of the sentence."""
+    """Tell whether an answer adds to the question, and enough of its words and all its numbers are in the sentence."""
     new = _stems(query_words(answer)) - _stems(normalized_words(question))
     numbers = {word for word in new if any(map(str.isdigit, word))}
     return _share(new, sentence) >= SUPPORT and numbers <= _stems(normalized_words(sentence))
 
 
 def _stems(words: Iterable[str]) -> set[str]:
-    """Return the beginnings of words; numbers stay whole."""
+    """Return the first letters of words, and numbers whole."""
     return {word if any(map(str.isdigit, word)) else word[:STEM] for word in words}
 
 
 def _share(stems: set[str], sentence: str) -> float:
-    """Return the share of some words that stand in a sentence; 0 for no words."""
+    """Return the share of stems that are in a sentence; 0 if there are none."""
     return len(stems & _stems(normalized_words(sentence))) / max(1, len(stems))
 
 

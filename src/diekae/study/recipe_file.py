@@ -1,4 +1,4 @@
-"""The recipe of a study's training, so that it can be repeated and changed."""
+"""The training of a study as a recipe, which users can repeat and change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from diekae.files import write_atomically
 from diekae.study.plan import VALIDATION, VALIDATIONS
 
 UNRELATED = 0.15
-"""Share of the questions that are given another's text in training."""
+"""Share of the training questions that are given the text of another question."""
 RECIPE = """# Written by `diekae train --decoder`; `diekae train` with this file repeats the training.
 name = {name}
 decoder = {decoder}
@@ -53,9 +53,9 @@ limit = {validation}
 source = "jsonl"
 folder = "data"
 """
-"""The recipe of a run, to be filled in."""
+"""Template of the recipe."""
 OTHER_LIMIT = 100
-"""Questions in a second format."""
+"""Most questions that are also trained in the format ``qa``."""
 OTHER_FORMAT = f"""
 [[data.train]]
 source = "jsonl"
@@ -63,7 +63,7 @@ folder = "data"
 format = "qa"
 limit = {OTHER_LIMIT}
 """
-"""Data of a second format, so that the bank can be asked without the chat template too."""
+"""Data in a second format, so that the bank also answers without the chat template."""
 
 
 def write_recipe(out: Path, decoder: str, decided: Mapping[str, Any], seed: int) -> None:
@@ -72,8 +72,8 @@ def write_recipe(out: Path, decoder: str, decided: Mapping[str, Any], seed: int)
     Args:
         out: The folder, with the questions in ``data``.
         decoder: Name or folder of the decoder.
-        decided: What was decided, as ``study.json`` has it.
-        seed: Decides start and order of the training.
+        decided: The content of ``study.json``.
+        seed: Seed of the initial weights and the order of training.
     """
     config = decided["config"]
     sizes = ", ".join(f"{name} = {config['encoder_options'][name]}" for name in ("rank", "mlp_width"))
@@ -91,7 +91,7 @@ def write_recipe(out: Path, decoder: str, decided: Mapping[str, Any], seed: int)
         evaluations=VALIDATIONS,
         validation=VALIDATION,
         seed=seed,
-        # Knowledge that says nothing about the question must change nothing.
+        # The bank learns that irrelevant knowledge changes almost nothing.
         unrelated=f"unrelated = {UNRELATED}\n" if decided["windows"] > 1 else "",
         other_format=OTHER_FORMAT if config["format"] != "qa" else "",
     )

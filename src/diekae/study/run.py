@@ -1,10 +1,11 @@
 """From a decoder and a folder of documents to a bank: read, ask, choose layers, train, measure.
 
-What is made on the way lies in the run's folder, so that a run that was cut off goes on and can be repeated or changed:
+The run's folder holds all intermediate results. So an interrupted run can be resumed, and a run can be repeated with
+changes:
 
     data/{train,validation,test}.jsonl   the questions
     recipe.toml                          how the bank is trained; `diekae train runs/NAME/recipe.toml` repeats it
-    study.json                           what was decided, and from which figures
+    study.json                           the decisions, and the measurements that they rest on
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -45,7 +46,7 @@ from diekae.study.questions import study
 from diekae.study.recipe_file import OTHER_LIMIT, write_recipe
 
 ASKED: dict[Split, float] = {"test": 0.1, "validation": 0.15, "train": 0.4}
-"""Shares of the time after which no more questions are asked about each part; the first parts have theirs for sure."""
+"""Share of the time after which no more questions are asked about each part, in the order in which they are asked."""
 EPOCHS = 4.0
 """Most passes over the questions."""
 ANSWERED = 48
@@ -56,20 +57,20 @@ LAYER_EXAMPLES = 16
 
 @dataclass(frozen=True)
 class StudyOptions:
-    """What a user may decide."""
+    """The user's choices for a study."""
 
     minutes: float = 30.0
-    """Wall-clock time of the whole run, about."""
+    """Approximate wall-clock time of the whole run."""
     layers: int | None = None
-    """Layers that read; four fifths if neither this nor ``bytes_per_token`` is given."""
+    """Number of layers that read K; four fifths if neither this nor ``bytes_per_token`` is given."""
     bytes_per_token: int | None = None
-    """Most bytes of prepared knowledge a token of K."""
+    """Most bytes of prepared knowledge for a token of K."""
     questions: int = 600
     """Most questions to train on."""
     batch_size: int = 8
-    """Examples a step; fewer at once where memory is short."""
+    """Examples of a step. If memory is short, they are read in several smaller batches."""
     seed: int = 0
-    """Decides questions, start and order."""
+    """Seed of the questions, the initial weights and the order of training."""
 
 
 def run_study(
@@ -83,24 +84,25 @@ def run_study(
     resume: bool = False,
     progress: Progress = silent,
     callbacks: Sequence[Any] = (),
-    report: Any = lambda _line: None,
+    report: Callable[[str], None] = lambda _line: None,
 ) -> tuple[DiekaeModel, dict[str, Any]]:
     """Train a bank for a decoder on a folder of documents; returns the model, and the result as JSON values.
 
     Args:
         decoder: Any ``*ForCausalLM`` that can be read exactly.
         tokenizer: Its tokenizer.
-        name: Name or folder of the decoder, for the recipe.
+        name: Name or folder of the decoder; written into the recipe.
         documents: A folder; None takes the documents that come with the package.
         out: The run's folder.
         options: Time and sizes.
-        resume: Go on with an earlier run in the folder.
-        progress: Called as the work goes on.
-        callbacks: For the Trainer.
-        report: Called with each decision, a line of text.
+        resume: Continue an earlier run in the folder.
+        progress: Called with the progress of each part of the work.
+        callbacks: Passed to the Trainer.
+        report: Called with a line of text for each decision.
 
     Raises:
-        ValueError: The decoder cannot be read exactly, too few documents or questions, or the time is too short.
+        ValueError: The decoder cannot read K exactly, there are too few documents or questions, or the time is too
+            short.
     """
     begun = time.monotonic()
     exact = DiekaeModel.exact(decoder, tokenizer, template="Context: {knowledge}\n\n")
@@ -139,7 +141,7 @@ def _ask(
     resume: bool,
     progress: Progress,
 ) -> dict[Split, list[Example]]:
-    """Ask questions about every part, the held-out parts first, so that they have theirs whatever the time."""
+    """Return questions about each part. The held-out parts come first, so that a short time does not leave them out."""
     wanted = {"test": max(24, options.questions // 8), "validation": max(16, options.questions // 12)}
     examples: dict[Split, list[Example]] = {}
     for part, share in ASKED.items():
@@ -155,7 +157,7 @@ def _ask(
             f"asking questions to {part}",
             progress,
             until=begun + 60 * options.minutes * share,
-        ).examples
+        )
         if len(examples[part]) < 2:
             raise ValueError(
                 f"only {len(examples[part])} questions about the documents to {part} have an answer that follows from "
@@ -173,7 +175,7 @@ def _decide(
     begun: float,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Choose layers, batch and steps by measuring."""
+    """Measure, and return the decisions as ``study.json`` holds them."""
     decoder, prompter = exact.decoder, exact.need_prompter()
     prompts = [prompter.prompt(example) for example in examples["train"]]
     depth = len(find_blocks(decoder))
@@ -188,7 +190,7 @@ def _decide(
     )
     parameters = sum(parameter.numel() for parameter in bank.bank.parameters())
     check_disk(out, parameters)
-    # The trained bank will be measured in the same time.
+    # To measure the trained bank will take as long.
     measured = time.monotonic()
     untrained = _untrained(bank, examples["test"], out, progress)
     measuring = time.monotonic() - measured
@@ -208,7 +210,7 @@ def _decide(
         "batch_size": pace.batch_size,
         "gradient_accumulation": pace.accumulation,
         "windows": len({example.knowledge for example in examples["train"]}),
-        "questions": {part: len(found) for part, found in examples.items()},
+        "questions": {part: len(asked) for part, asked in examples.items()},
         "config": bank.config.to_dict(),
         "decoder": fingerprint(decoder),
         "untrained": untrained,
@@ -227,14 +229,14 @@ def _summary(decided: dict[str, Any]) -> str:
 
 
 def _untrained(bank: DiekaeModel, test: Sequence[Example], out: Path, progress: Progress) -> dict[str, Any]:
-    """Measure the chosen layers before training, as the trained bank will be measured."""
+    """Measure the bank before training, as the trained bank will be measured."""
     prompts: list[Prompt] = [bank.need_prompter().prompt(example) for example in test]
     figures = evaluate(bank, prompts, progress=lambda how, done, of: progress(f"untrained: {how}", done, of))
     return {**figures, "answers_right": _answers(bank, out, progress, get_args(Way))}
 
 
 def _answers(model: DiekaeModel, out: Path, progress: Progress, ways: Sequence[Way]) -> dict[str, float]:
-    """Answer held-out questions; return the share of right answers of each way."""
+    """Answer test questions; return the share of right answers by way."""
     examples = read_examples(out / "data" / "test.jsonl", ANSWERED)
     prompts = [model.need_prompter().prompt(example) for example in examples]
     with frozen(model.decoder):
