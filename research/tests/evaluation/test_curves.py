@@ -14,10 +14,10 @@ from builders import hook_count, make_decoder, make_model, make_tokenizer
 from diekae import DiekaeModel
 from diekae.data import Example
 from diekae.data.example import write_examples
-from diekae.differences import collect
 from diekae.knowledge import Knowledge
 from diekae.models import load_decoder
 from diekae.run.score import lay_out
+from diekae.training.differences import collect
 from diekae.training.objectives import prepare_batch
 from diekae_research.cli import typer_app
 from diekae_research.evaluation.curves import measure_curves

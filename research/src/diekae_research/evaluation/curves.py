@@ -24,7 +24,7 @@ from diekae.knowledge import PreparedKnowledge
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
 from diekae.run.score import Way, batches, lay_out, score, target_logits
-from diekae.training.objectives import DifferenceObjective, unexplained
+from diekae.training.objectives import difference_objective, unexplained
 from diekae_research.evaluation.document_pool import DocumentPool
 
 DOCUMENTS = (1, 2, 8, 32)
@@ -186,7 +186,7 @@ class _CurveBench:
 
     def _unexplained(self) -> list[float | None]:
         """Return the unexplained share of the differences' variance, mean over layers; None where none is injected."""
-        objective = DifferenceObjective(self.model)
+        objective = difference_objective(self.model)
         count, width = self.model.bank.bias.shape
         parts = torch.zeros(len(POSITIONS), count, 2 + width, dtype=torch.float64)
         positions = [0] * len(POSITIONS)
@@ -199,7 +199,7 @@ class _CurveBench:
             for group, (first, end) in enumerate(POSITIONS):
                 counted = batch["receives"] & predicts & (token >= first) & (token < (end or self.window))
                 if counted.any():
-                    sums = objective(**{**inputs, "counted" if by_attention else "receives": counted})
+                    sums = objective(**inputs, counted=counted)
                     parts[group] += sums.parts.cpu()
                     positions[group] += int(sums.positions)
         shares = [unexplained(part, max(1, number)) for part, number in zip(parts, positions, strict=True)]
