@@ -19,7 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("config", "hub", "provenance"),
     ("inject", "knowledge", "checkpoint", "models"),
     ("editor",),
-    ("differences", "prepare"),
+    ("prepare",),
     ("model",),
     ("run", "store"),
     ("training", "answering"),

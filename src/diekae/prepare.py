@@ -6,7 +6,8 @@ Shapes: N encoders, B documents, K knowledge tokens, a tokens of the anchor, D w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from diekae.fingerprint import window
 from diekae.inject.attached import Attached
 from diekae.inject.contexts import paused
 from diekae.inject.hooks import run
-from diekae.knowledge import PreparedKnowledge
+from diekae.knowledge import PreparedKnowledge, split_batch
 
 PART = 0.75
 """Share of the decoder's window that one part of a longer document takes at most; x needs the rest."""
@@ -31,7 +32,6 @@ def read_documents(
     anchor: Sequence[int],
     documents: Sequence[Sequence[int]],
     *,
-    own_anchor: bool = False,
     batch_size: int = 1,
     chunk_size: int | None = None,
 ) -> list[PreparedKnowledge]:
@@ -41,7 +41,6 @@ def read_documents(
         attached: The bank in its decoder.
         anchor: Tokens before each document.
         documents: Tokens of each document; an empty document leaves the anchor alone.
-        own_anchor: Whether x keeps its own anchor after K.
         batch_size: Documents to read at once; documents of similar length are read together.
         chunk_size: Most tokens of a document to read at once; later chunks follow with a cache. None for all.
     """
@@ -53,63 +52,45 @@ def read_documents(
         size = max(1, math.ceil(len(ids) / count))
         parts += [ids[start : start + size] for start in range(0, max(1, len(ids)), size)]
         owners += [number] * (len(parts) - len(owners))
-    prepared_parts = _read_parts(attached, anchor, parts, own_anchor, batch_size, min(chunk_size or room, room))
+    prepared_parts = _read_parts(attached, anchor, parts, batch_size, min(chunk_size or room, room))
     by_document: list[list[PreparedKnowledge]] = [[] for _ in documents]
     for number, prepared in zip(owners, prepared_parts, strict=True):
         by_document[number].append(prepared)
     return [PreparedKnowledge.join(parts) for parts in by_document]
 
 
-def read_prompts(
-    attached: Attached, prompts: Sequence[Prompt], *, own_anchor: bool = False, batch_size: int = 1
-) -> list[PreparedKnowledge]:
+def read_prompts(attached: Attached, prompts: Sequence[Prompt], *, batch_size: int = 1) -> list[PreparedKnowledge]:
     """Read the knowledge of prompts, each distinct one once; arguments as for :func:`read_documents`."""
     distinct = list(dict.fromkeys((prompt.anchor, prompt.knowledge) for prompt in prompts))
     ready: dict[Any, PreparedKnowledge] = {}
     for anchor in dict.fromkeys(anchor for anchor, _ in distinct):
         documents = [knowledge for other, knowledge in distinct if other == anchor]
-        prepared = read_documents(attached, anchor, documents, own_anchor=own_anchor, batch_size=batch_size)
+        prepared = read_documents(attached, anchor, documents, batch_size=batch_size)
         ready |= dict(zip(((anchor, document) for document in documents), prepared, strict=True))
     return [ready[prompt.anchor, prompt.knowledge] for prompt in prompts]
 
 
 def _read_parts(
-    attached: Attached,
-    anchor: Sequence[int],
-    parts: Sequence[Sequence[int]],
-    own_anchor: bool,
-    batch_size: int,
-    step: int,
+    attached: Attached, anchor: Sequence[int], parts: Sequence[Sequence[int]], batch_size: int, step: int
 ) -> list[PreparedKnowledge]:
     """Read parts of documents, each at most a window long, at most ``step`` tokens at once."""
     bank, by_attention = attached.bank, attached.by_attention
-    layout: Callable[[Tensor], Tensor] = _by_head if by_attention else lambda slots: slots
-    prepared: dict[int, PreparedKnowledge] = {}
+    read = _read_slots if by_attention else _read_states
+    sharpness = bank.encoder.sizes.sharpness if by_attention else 1.0
     fingerprint = bank.fingerprint(look=True)
+    prepared: dict[int, PreparedKnowledge] = {}
     for numbers in _batches(parts, batch_size, step):
-        rows = [parts[number] for number in numbers]
         with paused():
-            if by_attention:
-                batch = _read_slots(attached, anchor, rows, own_anchor, step)
-            else:
-                batch = _read_states(attached, anchor, rows, step)
-        for row, number in enumerate(numbers):
-            real = batch.mask[row]
-            prepared[number] = PreparedKnowledge(
-                tensors={name: layout(tensor[:, row, real]) for name, tensor in batch.tensors.items()},
-                position=int(batch.position[row]),
-                bank=fingerprint,
-                anchor={} if batch.anchor is None else {n: t[:, row] for n, t in batch.anchor.tensors.items()},
-                anchor_ids=tuple(anchor) if by_attention else (),
-                places=None if batch.places is None else batch.places[row, real],
-                sharpness=bank.encoder.sizes.sharpness if by_attention else 1.0,
-            )
+            batch = read(attached, anchor, [parts[number] for number in numbers], step)
+        rows = split_batch(batch, [anchor] * len(numbers), fingerprint, sharpness)
+        prepared |= zip(numbers, map(_by_head, rows) if by_attention else rows, strict=True)
     return [prepared[number] for number in range(len(parts))]
 
 
-def _by_head(slots: Tensor) -> Tensor:
-    """Return slots [N, S, G, d] laid out in RAM so that each head's slots are contiguous, as attention reads them."""
-    return slots.transpose(1, 2).contiguous().transpose(1, 2)
+def _by_head(prepared: PreparedKnowledge) -> PreparedKnowledge:
+    """Lay slots [N, S, G, d] out in RAM so that each head's slots are contiguous, as attention reads them."""
+    tensors = {n: t.transpose(1, 2).contiguous().transpose(1, 2) for n, t in prepared.tensors.items()}
+    return replace(prepared, tensors=tensors)
 
 
 def _read_states(attached: Attached, anchor: Sequence[int], rows: Sequence[Sequence[int]], step: int) -> KnowledgeBatch:
@@ -131,29 +112,25 @@ def _read_states(attached: Attached, anchor: Sequence[int], rows: Sequence[Seque
     return batch
 
 
-def _read_slots(
-    attached: Attached, anchor: Sequence[int], rows: Sequence[Sequence[int]], own_anchor: bool, step: int
-) -> KnowledgeBatch:
+def _read_slots(attached: Attached, anchor: Sequence[int], rows: Sequence[Sequence[int]], step: int) -> KnowledgeBatch:
     """Make slots of documents, whose positions end where x begins, chunk by chunk."""
     decoder, a = attached.decoder, len(anchor)
     ids, mask = pad_right(rows, decoder.device)
-    lengths = mask.sum(1)
     input_ids = _prepend(anchor, ids)
     columns = torch.arange(input_ids.shape[1], device=ids.device)[None]
-    places = columns - lengths[:, None] - (a if own_anchor else 0)
+    positions = columns - mask.sum(1)[:, None] - (a if attached.own_anchor else 0)
     cache = DynamicCache(config=decoder.config) if input_ids.shape[1] > step + a else None
     options: dict[str, Any] = {} if cache is None else {"past_key_values": cache, "use_cache": True}
     chunks, start = [], 0
     while start < input_ids.shape[1]:
         end = min(input_ids.shape[1], start + step + (0 if start else a))
         with attached.keeping() as kept:
-            run(decoder, input_ids[:, start:end], attached.hookpoints, position_ids=places[:, start:end], **options)
+            run(decoder, input_ids[:, start:end], attached.hookpoints, position_ids=positions[:, start:end], **options)
         chunks.append(torch.stack(kept))
         start = end
     states = torch.cat(chunks, dim=2)
     anchor_mask = torch.ones(len(rows), a, dtype=torch.bool, device=ids.device)
-    anchor_slots = attached.slots(states[:, :, :a], anchor_mask, places[:, :a], lengths)
-    return attached.slots(states[:, :, a:], mask, places[:, a:], lengths, anchor_slots)
+    return attached.slots(states[:, :, a:], mask, states[:, :, :a], anchor_mask)
 
 
 def _prepend(anchor: Sequence[int], ids: Tensor) -> Tensor:

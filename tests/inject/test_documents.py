@@ -4,6 +4,7 @@ The mask says who sees whom, so that one run of the decoder holds documents that
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -173,7 +174,8 @@ def test_no_slot_is_farther_away_than_the_window(length: int, chunk_size: int | 
     model, window = make_exact(make_variant("llama", max_position_embeddings=64)), 64
     anchor = (1, 17, 5)
     known = [4 + n % 100 for n in range(length)]
-    (prepared,) = read_documents(model.attached, anchor, [known], own_anchor=own_anchor, chunk_size=chunk_size)
+    attached = replace(model.attached, own_anchor=own_anchor)
+    (prepared,) = read_documents(attached, anchor, [known], chunk_size=chunk_size)
     assert prepared.places is not None and len(prepared) == length
     assert prepared.places.max() == (-1 if own_anchor else 2), "it ends where x begins"
     assert prepared.position + len(anchor) <= window

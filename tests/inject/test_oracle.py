@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from builders import make_prompts
 from decoders import EVERY_SITE, EVERYWHERE, LAYERS, MODULES, SITES, decoder_of, injecting, logits_of
 from diekae.data.batch import Batch, collate
-from diekae.differences import collect
 from diekae.inject.hookpoints import find_blocks, find_hookpoints, first_tensor
+from diekae.training.differences import collect
 
 
 def receiving(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,14 +11,14 @@ from torch import Tensor
 from builders import make_decoder, make_model, make_prompts
 from diekae.data.batch import Batch
 from diekae.data.prompt import Prompt
-from diekae.differences import Differences
 from diekae.fingerprint import fingerprint
 from diekae.model import DiekaeModel
 from diekae.training import run as training_run
 from diekae.training.cache import SHARD, CachedDataset, collect_to_disk
 from diekae.training.config import TrainingConfig
 from diekae.training.dataset import PromptDataset
-from diekae.training.objectives import OBJECTIVES, DifferenceObjective
+from diekae.training.differences import Differences
+from diekae.training.objectives import OBJECTIVES, DifferenceObjective, difference_objective
 
 COUNT = 2 * SHARD + 8
 """Examples of three shards, the last one short."""
@@ -32,7 +32,7 @@ class Gather:
     """Collects, and counts its calls."""
 
     def __init__(self, model: DiekaeModel, dies_at: int = -1) -> None:
-        self.objective, self.calls, self.dies_at = DifferenceObjective(model), 0, dies_at
+        self.objective, self.calls, self.dies_at = difference_objective(model), 0, dies_at
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         if self.calls == self.dies_at:
@@ -121,7 +121,7 @@ def test_a_loss_through_the_decoder_is_the_same_from_the_cache_without_reading_k
     hook = model.decoder.register_forward_pre_hook(
         lambda _module, _args, kwargs: widths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
     )
-    for module in ("cross_entropy", "injected"):
+    for module in ("cross_entropy", "reading"):
         monkeypatch.setattr(f"diekae.training.objectives.{module}.read_knowledge", None)
     found = objective(**kept)
     hook.remove()

@@ -1,6 +1,6 @@
 """The objective `difference`: its loss, its rollouts and its calibration."""
 
-from typing import Any
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -10,9 +10,11 @@ from torch import Tensor
 
 from builders import DEPTH, SMALL, make_decoder, make_model, make_prompts
 from diekae.data.prompt import Prompt
-from diekae.differences import collect
+from diekae.inject.contexts import HookContext
 from diekae.inject.hookpoints import find_blocks
-from diekae.training.objectives import DifferenceObjective, parts_of, unexplained
+from diekae.inject.hooks import apply_hook
+from diekae.training.differences import collect
+from diekae.training.objectives import DifferenceObjective, difference_objective, parts_of, unexplained
 
 
 @ENCODERS
@@ -92,7 +94,7 @@ def test_slots_in_all_layers_leave_no_error_and_slots_in_some_leave_an_error(
         found = collect(model.decoder, model.hookpoints, batch)
         model.bank.calibrate(found.targets, found.receives)
         with torch.no_grad():
-            sums.append(DifferenceObjective(model)(**batch))
+            sums.append(difference_objective(model)(**batch))
     every, some = sums
     assert every.loss.item() / int(every.positions) < 1e-9
     assert unexplained(every.parts, float(every.positions)).max() < 1e-9
@@ -116,7 +118,7 @@ def test_the_error_of_slots_is_that_of_the_streams_after_the_attention(rollout: 
     columns = batch["receives"][0].nonzero()[:, 0]
     model.bank.scale.fill_(1.5)
     missing = (whole[0, columns + batch["offset"]] - own[0, columns]) / 1.5
-    sums = DifferenceObjective(model)(**batch)
+    sums = difference_objective(model)(**batch)
     assert missing.abs().max() > 0.1
     torch.testing.assert_close(sums.loss, missing.square().mean(-1).sum(), rtol=1e-4, atol=1e-5)
 
@@ -144,7 +146,7 @@ def test_the_unexplained_share_is_a_share_of_the_variance() -> None:
 def test_differences_of_exactly_zero_give_a_loss_of_zero(encoder: str) -> None:
     model = make_model(encoder, effect=0.0, rollout="student")
     prompts = [Prompt(p.anchor, (), p.input, p.target) for p in make_prompts()]
-    objective, batch = DifferenceObjective(model), layout(model, prompts)
+    objective, batch = difference_objective(model), layout(model, prompts)
     found = collect(model.decoder, model.hookpoints, batch) if encoder == "attention" else objective.collect(batch)
     assert torch.equal(found.targets, torch.zeros_like(found.targets))
     model.bank.calibrate(found.targets, found.receives)
@@ -160,10 +162,7 @@ def test_a_student_that_injects_nothing_sees_independent_differences() -> None:
     model = make_model(effect=0.0)
     batch = layout(model, make_prompts())
 
-    def nothing(known: Tensor) -> Any:
-        return lambda number, stream: torch.zeros_like(stream)
-
-    student = collect(model.decoder, model.hookpoints, batch, student=nothing)
+    student = collect(model.decoder, model.hookpoints, batch, student=lambda _states: nullcontext())
     apart = collect(model.decoder, model.hookpoints, batch, kind="independent")
     teacher = collect(model.decoder, model.hookpoints, batch)
     where = batch["receives"]
@@ -175,9 +174,12 @@ def test_a_student_that_injects_the_targets_sees_the_teachers_states() -> None:
     model = make_model()
     batch = layout(model, make_prompts())
     teacher = collect(model.decoder, model.hookpoints, batch)
-    student = collect(
-        model.decoder, model.hookpoints, batch, student=lambda known: lambda number, stream: teacher.targets[number]
-    )
+
+    def inject(_states: Tensor) -> HookContext:
+        received = torch.where(batch["receives"][..., None], teacher.targets, 0.0)
+        return apply_hook(model.hookpoints, lambda layer, _stream, _output: received[model.layers.index(layer)])
+
+    student = collect(model.decoder, model.hookpoints, batch, student=inject)
     where = batch["input_mask"]
     torch.testing.assert_close(student.states[:, where], teacher.states[:, where], rtol=1e-4, atol=1e-4)
     other = DifferenceObjective(make_model(rollout="student")).collect(batch)

@@ -2,13 +2,12 @@
 
 import dataclasses
 
+import pytest
 import torch
 
 from builders import make_decoder, make_model
 from diekae import PreparedKnowledge
 from diekae.data.prompt import Prompt
-from diekae.inject.batch_slots import join_documents
-from diekae.knowledge import batch_knowledge
 from diekae.model import DiekaeModel
 from diekae.run.score import lay_out, target_logits
 from diekae.training.objectives import DistillObjective, injected_logits
@@ -20,9 +19,10 @@ DOCUMENTS = (
 )
 
 
-def trained() -> DiekaeModel:
+def trained(anchor: str = "shared") -> DiekaeModel:
     """A bank whose change of keys and values is not zero."""
-    model = make_model("attention", decoder=make_decoder(max_position_embeddings=256), layers=(1, 2))
+    decoder = make_decoder(max_position_embeddings=256)
+    model = make_model("attention", decoder=decoder, layers=(1, 2), anchor=anchor)
     with torch.no_grad():
         for name in ("keys", "values"):
             getattr(model.bank.encoder, name).weight.normal_(0, 0.1)
@@ -36,8 +36,9 @@ def apart(model: DiekaeModel, documents: tuple[str, ...]) -> Prompt:
     return Prompt((1,), whole, prompter.input("who built the castle"), (7, 8), pieces if len(pieces) > 1 else ())
 
 
-def test_documents_apart_are_read_in_training_as_they_serve() -> None:
-    model = trained()
+@pytest.mark.parametrize("anchor", ["shared", "own"])
+def test_documents_apart_are_read_in_training_as_they_serve(anchor: str) -> None:
+    model = trained(anchor)
     rows = (DOCUMENTS, DOCUMENTS[:1], DOCUMENTS[1:])
     prompts = [apart(model, row) for row in rows]
     logits, _ = injected_logits(model, lay_out(model, prompts))
@@ -46,18 +47,6 @@ def test_documents_apart_are_read_in_training_as_they_serve() -> None:
     torch.testing.assert_close(logits, served, atol=1e-5, rtol=1e-5)
     together = target_logits(model, [dataclasses.replace(p, apart=()) for p in prompts], "ours")
     assert (together - served).abs().max() > 1e-3, "apart and together must not be the same"
-
-
-def test_joining_documents_is_joining_what_was_prepared() -> None:
-    model = trained()
-    all_prepared = [model.prepare(text) for text in DOCUMENTS]
-    joined = join_documents(batch_knowledge(all_prepared), torch.tensor([0, 0, 1]), 1.2)
-    expected = batch_knowledge([PreparedKnowledge.join(all_prepared[:2]), all_prepared[2]])
-    assert torch.equal(joined.mask, expected.mask) and torch.equal(joined.position, expected.position)
-    for name, tensor in expected.tensors.items():
-        assert torch.equal(joined.tensors[name] * expected.mask[None, :, :, None, None], tensor)
-    assert torch.equal(joined.places * expected.mask, expected.places * expected.mask)
-    assert torch.equal(joined.anchor.tensors["keys"], expected.anchor.tensors["keys"])
 
 
 def test_distilling_documents_apart_reaches_every_parameter() -> None:

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from builders import make_decoder
 from diekae.prepare import read_documents
-from diekae.training.objectives import DifferenceObjective
+from diekae.training.objectives import difference_objective
 from diekae_research.bench import Bench, counters
 from diekae_research.bench.steps import random_batch
 
@@ -60,7 +60,7 @@ def passes() -> dict[str, tuple[Callable[[], object], bool]]:
         )
         if name == "exact":  # nothing to train
             continue
-        objective = DifferenceObjective(model)
+        objective = difference_objective(model)
         batch = random_batch(bench, model, {"rows": 2, "knowledge": 64, "target": 3})
         calls_by_name[f"{name} training step"] = (
             lambda objective=objective, batch=batch: objective(**batch).loss.backward(),

@@ -3,7 +3,8 @@
     run with K     anchor  K  x  y        (anchor "own": anchor  K  anchor  x  y)
     run over x     anchor     x  y
 
-Shapes: B rows, F columns of the run with K, T columns of the run over x, K knowledge tokens.
+Shapes: B rows, F columns of the run with K, T columns of the run over x, K knowledge tokens, W decoder
+width.
 """
 
 from __future__ import annotations
@@ -115,6 +116,36 @@ def run_of(batch: Batch, knowledge: bool) -> tuple[Tensor, Tensor]:
     if knowledge:
         return batch["full_ids"], batch["offset"]
     return batch["input_ids"], batch["input_ids"].new_zeros(len(batch["input_ids"]))
+
+
+def knowledge_columns(batch: Batch, length: int) -> Tensor:
+    """Return the columns of K's tokens in a run of ``length`` columns, int64 [B, K]; those of padding lie inside it."""
+    tokens = torch.arange(batch["knowledge_mask"].shape[1], device=batch["full_ids"].device)
+    return (batch["knowledge_start"][:, None] + tokens).clamp(max=length - 1)
+
+
+def knowledge_ids(batch: Batch) -> Tensor:
+    """Return K's tokens, int64 [B, K]."""
+    return torch.gather(batch["full_ids"], 1, knowledge_columns(batch, batch["full_ids"].shape[1]))
+
+
+def columns_with_knowledge(batch: Batch) -> Tensor:
+    """Return, for each column of the run over x, its column in the run with K; int64 [B, T]."""
+    columns = torch.arange(batch["input_ids"].shape[1], device=batch["input_ids"].device)[None]
+    after_anchor = columns >= batch["knowledge_start"][:, None]
+    shifted = columns + torch.where(after_anchor | batch["receives"], batch["offset"][:, None], 0)
+    return shifted.clamp(max=batch["full_ids"].shape[1] - 1)
+
+
+def positions_with_knowledge(batch: Batch) -> Tensor:
+    """Return ``position_ids`` for the run with K, int64 [B, F], where x has the positions that it has without K."""
+    columns = torch.arange(batch["full_ids"].shape[1], device=batch["full_ids"].device)
+    return columns[None] - batch["offset"][:, None]
+
+
+def take_columns(states: Tensor, columns: Tensor) -> Tensor:
+    """Take columns [B, C] of states [B, F, W]; returns [B, C, W]."""
+    return torch.gather(states, 1, columns[..., None].expand(-1, -1, states.shape[-1]))
 
 
 def pad_left(rows: Sequence[Sequence[int]], padding: int | None, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """A bank at its hookpoints in a decoder, and what its encoders read there.
 
-Shapes: N encoders, B rows, T columns of a run, S slots, D what an encoder reads of one column.
+Shapes: N encoders, B rows, T columns of a run, K knowledge tokens, a tokens of the anchor, S of either, D what an
+encoder reads of one column.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class Attached:
     """Where differences are added, by layer."""
     sites: Mapping[int, AttentionSite]
     """The attention that reads slots, by layer; empty for encoders that compute differences themselves."""
+    own_anchor: bool = False
+    """Whether x keeps its own anchor after K."""
 
     @property
     def by_attention(self) -> bool:
@@ -89,19 +92,28 @@ class Attached:
 
         return attend
 
-    def slots(
-        self, states: Tensor, mask: Tensor, positions: Tensor, lengths: Tensor, anchor: KnowledgeBatch | None = None
-    ) -> KnowledgeBatch:
-        """Make slots of K, or of the anchor, from what :meth:`keeping` stored.
+    def slots(self, states: Tensor, mask: Tensor, anchor_states: Tensor, anchor_mask: Tensor) -> KnowledgeBatch:
+        """Make slots of K and of its anchor from what :meth:`keeping` stored, with gradients to the bank.
+
+        K ends where x begins: anchor and K have the positions from −|K| on, or from −|K| − a if x keeps its own anchor.
 
         Args:
-            states: [N, B, S, D].
-            mask: Which columns are real, bool [B, S].
-            positions: Positions at which the columns were read, int64 [B, S].
-            lengths: Number of tokens of K, int64 [B].
-            anchor: Slots of the anchor, if these are K's.
+            states: What the encoders read of K, [N, B, K, D].
+            mask: Real tokens of K, bool [B, K].
+            anchor_states: What they read of the anchor, [N, B, a, D].
+            anchor_mask: Real tokens of the anchor, bool [B, a].
         """
+        lengths, anchor_lengths = mask.sum(1), anchor_mask.sum(1)
+        first = -lengths - (anchor_lengths if self.own_anchor else 0)
+        anchor = self._slots(anchor_states, anchor_mask, first, lengths)
+        return self._slots(states, mask, first + anchor_lengths, lengths, anchor)
+
+    def _slots(
+        self, states: Tensor, mask: Tensor, first: Tensor, lengths: Tensor, anchor: KnowledgeBatch | None = None
+    ) -> KnowledgeBatch:
+        """Make slots of columns [N, B, S, D] whose positions begin at ``first`` [B]; ``lengths`` [B] are K's tokens."""
         encoder: Any = self.bank.encoder
+        positions = first[:, None] + torch.arange(mask.shape[1], device=mask.device)
         rotation = KeyRotation(self.decoder, self.sites, positions)
         tensors = encoder.slots(states, lambda number, keys: rotation(self.bank.layers[number], keys))
-        return KnowledgeBatch(tensors, mask, lengths, False, positions, anchor)
+        return KnowledgeBatch(tensors, mask, lengths, places=positions, anchor=anchor)

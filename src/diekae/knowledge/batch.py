@@ -1,4 +1,4 @@
-"""Prepared knowledge of a batch's rows, padded to one length.
+"""Prepared knowledge of a batch's rows: padded to one length, and split into rows again.
 
 Shapes: N encoders, B rows, S slots.
 """
@@ -35,6 +35,36 @@ def batch_knowledge(rows: Sequence[PreparedKnowledge | None]) -> KnowledgeBatch:
     )
     assert batch is not None, "prepared knowledge has tensors"
     return batch
+
+
+def split_batch(
+    batch: KnowledgeBatch, anchors: Sequence[Sequence[int]], bank: str = "", sharpness: float = 1.0
+) -> list[PreparedKnowledge]:
+    """Return each row of a batch without padding; gradients are kept.
+
+    Args:
+        batch: Slots of B rows.
+        anchors: Tokens of each row's anchor.
+        bank: Fingerprint of the bank.
+        sharpness: As :attr:`PreparedKnowledge.sharpness`.
+    """
+    return [
+        PreparedKnowledge(
+            tensors=_row(batch, row),
+            position=position,
+            bank=bank,
+            anchor={} if batch.anchor is None else _row(batch.anchor, row),
+            anchor_ids=() if batch.anchor is None else tuple(anchors[row]),
+            places=None if batch.places is None else batch.places[row, batch.mask[row]],
+            sharpness=sharpness,
+        )
+        for row, position in enumerate(batch.position.tolist())
+    ]
+
+
+def _row(batch: KnowledgeBatch, row: int) -> dict[str, Tensor]:
+    """Return the slots of one row, [N, S, …] by name."""
+    return {name: tensor[:, row, batch.mask[row]] for name, tensor in batch.tensors.items()}
 
 
 def _pad(

@@ -223,8 +223,8 @@ class BankedDecoder(MovesWithDecoder):
 
     @property
     def attached(self) -> Attached:
-        """Return the bank with its places in the decoder."""
-        return Attached(self.decoder, self.bank, self.hookpoints, self._outside["sites"])
+        """Return the bank at its hookpoints in the decoder."""
+        return Attached(self.decoder, self.bank, self.hookpoints, self._outside["sites"], self.config.anchor == "own")
 
     @property
     def decoder(self) -> PreTrainedModel:

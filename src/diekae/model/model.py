@@ -234,7 +234,7 @@ class DiekaeModel(KnowledgePreparer):
 
         def prepare(text: str) -> PreparedKnowledge:
             tokens = prompter.knowledge(check_document(text))
-            return read_documents(self.attached, anchor, [tokens], own_anchor=self.config.anchor == "own")[0]
+            return read_documents(self.attached, anchor, [tokens])[0]
 
         prepared = None
         if knowledge is not None:

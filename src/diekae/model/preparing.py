@@ -100,17 +100,14 @@ class KnowledgePreparer(BankedDecoder):
                 raise ValueError(f"{name}={size} must be at least 1.")
         prompter = self.need_prompter()
         ids = [prompter.knowledge(text) for text in documents]
-        anchor, own_anchor = self._anchor_of(format), self.config.anchor == "own"
-        return read_documents(
-            self.attached, anchor, ids, own_anchor=own_anchor, batch_size=batch_size, chunk_size=chunk_size
-        )
+        return read_documents(self.attached, self._anchor_of(format), ids, batch_size=batch_size, chunk_size=chunk_size)
 
     def prepare_prompts(self, prompts: Sequence[Prompt], *, batch_size: int = 16) -> list[PreparedKnowledge]:
         """Prepare the knowledge of tokenized examples, each distinct one once.
 
         Examples without knowledge are prepared too: what the bank makes of them is E(∅, x).
         """
-        return read_prompts(self.attached, prompts, own_anchor=self.config.anchor == "own", batch_size=batch_size)
+        return read_prompts(self.attached, prompts, batch_size=batch_size)
 
     def prepare_rows(self, knowledge: Knowledge, rows: int) -> list[PreparedKnowledge | None]:
         """Return prepared knowledge, or None, for each row of a batch; texts are prepared.

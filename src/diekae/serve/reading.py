@@ -196,9 +196,8 @@ class KnowledgeReader:
         """Run the decoder over a text, one text at a time."""
         ids = self.model.need_prompter().knowledge(text)
         self._check(len(ids))
-        own_anchor = self.model.config.anchor == "own"
         with self._preparing:
-            prepared = read_documents(self.model.attached, anchor, [ids], own_anchor=own_anchor)[0]
+            prepared = read_documents(self.model.attached, anchor, [ids])[0]
         self.count(len(prepared))
         return prepared
 

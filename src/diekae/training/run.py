@@ -16,7 +16,6 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from diekae.data.batch import to_device
 from diekae.data.prompt import Prompt, truncate_knowledge
-from diekae.differences import collect
 from diekae.fingerprint import window
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
@@ -27,6 +26,7 @@ from diekae.training.callbacks import LastStep, Patience, Stopwatch
 from diekae.training.checkpoints import last_whole_checkpoint
 from diekae.training.config import TrainingConfig
 from diekae.training.dataset import PromptDataset
+from diekae.training.differences import collect
 from diekae.training.greedy_targets import use_greedy_targets
 from diekae.training.objectives import OBJECTIVES, DifferenceObjective, Objective
 from diekae.training.trainer import BankTrainer, Monitor, arguments

@@ -10,7 +10,7 @@ from typing import Any
 from diekae.inject.attached import Attached
 from diekae.inject.hooks import frozen
 from diekae.run.timing import TimedCall, Times, time_in_turn
-from diekae.training.objectives import CrossEntropyObjective, DifferenceObjective
+from diekae.training.objectives import CrossEntropyObjective, difference_objective
 from diekae_research.bench import counters, floor
 from diekae_research.bench.llama import llama2_7b, llama2_7b_bank
 from diekae_research.bench.setting import Bench, Comparison
@@ -43,7 +43,7 @@ def _steps(bench: Bench, seconds: dict[str, Times]) -> list[Comparison]:
     for name, aim in (("token", 0.40), ("reader", None)):
         model = bench.model(name)
         batch = random_batch(bench, model, STEP)
-        ways = {"plain": plain_step(model, batch), "ours": bank_step(DifferenceObjective(model), batch)}
+        ways = {"plain": plain_step(model, batch), "ours": bank_step(difference_objective(model), batch)}
         counts = _count(ways)
         times = seconds[f"step_{name}"] = _time(bench, f"step, {name}", ways)
         layers = f"layers {model.layers[0]}–{model.layers[-1]}"

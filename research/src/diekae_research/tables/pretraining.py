@@ -13,9 +13,9 @@ import torch
 from diekae.config import DiekaeConfig, resolve_layers
 from diekae.data.batch import collate, to_device
 from diekae.data.prompt import Prompt
-from diekae.differences import collect
 from diekae.inject.hookpoints import find_blocks, find_hookpoints
 from diekae.inject.hooks import frozen
+from diekae.training.differences import collect
 from diekae_research.cells import Cell, Result, read_log
 from diekae_research.methods import fit
 from diekae_research.tables.lab import Lab

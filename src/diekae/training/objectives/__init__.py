@@ -4,12 +4,13 @@ from collections.abc import Callable
 
 from diekae.training.objectives.base import LossSums, Objective, parts_of, unexplained
 from diekae.training.objectives.cross_entropy import CrossEntropyObjective
-from diekae.training.objectives.difference import DifferenceObjective
+from diekae.training.objectives.difference import DifferenceObjective, difference_objective
 from diekae.training.objectives.distill import DistillObjective
-from diekae.training.objectives.injected import injected_logits, injection_of, prepare_batch
+from diekae.training.objectives.injected import injected_logits
+from diekae.training.objectives.reading import prepare_batch
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
-    "difference": DifferenceObjective,
+    "difference": difference_objective,
     "cross_entropy": CrossEntropyObjective,
     "distill": DistillObjective,
 }
@@ -21,8 +22,8 @@ __all__ = [
     "DistillObjective",
     "LossSums",
     "Objective",
+    "difference_objective",
     "injected_logits",
-    "injection_of",
     "parts_of",
     "prepare_batch",
     "unexplained",

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diekae.data.batch import IGNORED, Batch
-from diekae.inject.batch_slots import read_knowledge
 from diekae.model import DiekaeModel
 from diekae.training.objectives.base import LossSums, Objective
 from diekae.training.objectives.injected import injected_logits, input_fields
+from diekae.training.objectives.reading import read_knowledge
 
 
 class CrossEntropyObjective(Objective):

@@ -5,84 +5,55 @@ Shapes: N encoders, B rows, T columns of x, W decoder width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diekae.data.batch import Batch
-from diekae.differences import Differences, Student, collect
+from diekae.data.batch import Batch, columns_with_knowledge, take_columns
 from diekae.encoders import KnowledgeBatch
-from diekae.inject.batch_columns import run_columns, take_columns
-from diekae.inject.batch_slots import make_slots, read_in_run, run_places
+from diekae.inject.contexts import HookContext
 from diekae.inject.hooks import detach_blocks, run
+from diekae.model import DiekaeModel
+from diekae.training.differences import Differences, collect
 from diekae.training.objectives.base import LossSums, Objective, parts_of
-from diekae.training.objectives.injected import embedded, injection_of, prepare_batch
+from diekae.training.objectives.injected import injection_of
+from diekae.training.objectives.reading import embedded, make_slots, position_ids, prepare_batch, read_in_run
+
+
+def difference_objective(model: DiekaeModel) -> DifferenceObjective:
+    """Return the objective that suits the model's encoder."""
+    return SlotDifferenceObjective(model) if model.attached.by_attention else DifferenceObjective(model)
 
 
 class DifferenceObjective(Objective):
-    """Mean squared error of each encoder on its differences, without a graph through the decoder."""
+    """Mean squared error of each encoder on its differences, without a graph through the decoder.
+
+    This class is for encoders that compute the difference themselves (``reader``, ``token``).
+    """
 
     def count(self, batch: dict[str, Tensor]) -> Tensor:
         """Count receiving positions."""
         return batch["receives"].sum()
 
-    def forward(self, **batch: Any) -> LossSums:
-        """Collect the differences, or take them from a cached batch, and regress on them."""
-        if self.model.attached.by_attention:
-            return self._by_attention(Batch(**batch))  # type: ignore[typeddict-item]
+    def forward(self, counted: Tensor | None = None, **batch: Any) -> LossSums:
+        """Regress on the differences, which are collected first unless the batch has them from a cache.
+
+        Args:
+            counted: Positions whose errors count, bool [B, T]; all that receive if None.
+            **batch: The fields of :class:`Batch` or of :class:`Differences`.
+        """
         cached = "targets" in batch
         differences = Differences(**batch) if cached else self.collect(Batch(**batch))  # type: ignore[typeddict-item]
-        bank, receives = self.bank, differences.receives
+        counted = differences.receives if counted is None else counted
         prepared = prepare_batch(self.model, vars(differences))
-        by_token = bank.encoder.reads == "embeddings"
+        by_token = self.bank.encoder.reads == "embeddings"
         x = embedded(self.model, differences.input_ids) if by_token else differences.states
-        encoded = bank.encode(prepared, x, differences.input_mask)
-        goal = bank.goal(differences.targets)[:, receives]
-        errors = (encoded.difference.float()[:, receives] - goal).square().mean(-1).sum(1)
-        return LossSums(errors.sum(), receives.sum(), parts_of(errors, goal))
-
-    def _by_attention(self, batch: Batch) -> LossSums:
-        """Run D(K, x), then x with K's slots, and compare the streams after the attention of each layer.
-
-        Under rollout ``teacher`` each layer starts from the stream of D(K, x), else from its own.
-        """
-        model = self.model
-        expected, prepared = self._read(batch)
-        receives, numbers = batch["receives"], {layer: number for number, layer in enumerate(model.layers)}
-        fields: Any = batch
-        counted: Tensor = fields.get("counted", receives)  # fewer where some positions are reported separately
-        receiving, teacher = receives[..., None], model.config.rollout == "teacher"
-        errors = [torch.empty(0)] * len(numbers)
-
-        def compare(layer: int, stream: Tensor, _output: Tensor) -> Tensor | None:
-            missing = expected[layer] - stream
-            scaled = missing[counted].float() / self.bank.scale[numbers[layer]]
-            errors[numbers[layer]] = scaled.square().mean(-1).sum()
-            return torch.where(receiving, missing.detach(), 0.0) if teacher else None
-
-        with injection_of(model, batch, prepared).active(), detach_blocks(model.decoder):
-            run(model.decoder, batch["input_ids"], model.hookpoints, compare, gradients=True)
-        loss = torch.stack(errors)
-        if torch.is_grad_enabled():  # the shares need one more run, so only validation measures them
-            return LossSums(loss.sum(), counted.sum(), self._no_parts())
-        targets = collect(model.decoder, model.hookpoints, batch).targets[:, counted].float()
-        return LossSums(loss.sum(), counted.sum(), parts_of(loss, targets / self.bank.scale[:, None, None]))
-
-    def _read(self, batch: Batch) -> tuple[dict[int, Tensor], KnowledgeBatch]:
-        """Run D(K, x). Return each layer's stream at x's columns, and K's slots, with gradients to the bank."""
-        model, attached = self.model, self.model.attached
-        streams: dict[int, Tensor] = {}
-        columns = run_columns(batch)
-
-        def take(layer: int, stream: Tensor, _output: Tensor) -> None:
-            streams[layer] = take_columns(stream, columns)
-
-        with attached.keeping() as kept:
-            run(model.decoder, batch["full_ids"], model.hookpoints, take, position_ids=run_places(attached, batch))
-        read = read_in_run(attached, batch, kept)
-        return streams, make_slots(attached, read, batch["knowledge_mask"], model.config.anchor == "own")
+        encoded = self.bank.encode(prepared, x, differences.input_mask)
+        goal = self.bank.goal(differences.targets)[:, counted]
+        errors = (encoded.difference.float()[:, counted] - goal).square().mean(-1).sum(1)
+        return LossSums(errors.sum(), counted.sum(), parts_of(errors, goal))
 
     def keep(self, batch: Batch) -> dict[str, Tensor]:
         """Return the differences.
@@ -90,11 +61,6 @@ class DifferenceObjective(Objective):
         Raises:
             ValueError: They cannot be cached.
         """
-        if self.model.attached.by_attention:
-            raise ValueError(
-                "encoder='attention' is read by the decoder as it runs, so that a cache of differences saves nothing; "
-                "leave cache out."
-            )
         if self.model.config.rollout == "student":
             raise ValueError("rollout='student' changes with the bank and cannot be cached; leave cache out.")
         return vars(self.collect(batch))
@@ -102,20 +68,64 @@ class DifferenceObjective(Objective):
     def collect(self, batch: Batch) -> Differences:
         """Run the decoder on a batch and return the differences."""
         model = self.model
-        student = self._student(batch) if model.config.rollout == "student" else None
+        student = partial(self._injecting, batch) if model.config.rollout == "student" else None
         return collect(model.decoder, model.hookpoints, batch, kind=model.config.difference, student=student)
 
-    def _student(self, batch: Batch) -> Student:
-        """Return a function of what the encoders inject at present."""
-        bank, mask = self.bank, batch["knowledge_mask"]
+    def _injecting(self, batch: Batch, knowledge_states: Tensor) -> HookContext:
+        """Return a block in which the bank injects what it computes at present."""
+        prepared = prepare_batch(self.model, {**batch, "knowledge_states": knowledge_states})
+        return injection_of(self.model, batch, prepared).active()
 
-        def student(states: Tensor) -> Callable[[int, Tensor], Tensor]:
-            if bank.encoder.reads != "embeddings":
-                prepared = bank.prepare(states, mask)
-                every_column = batch["input_mask"]
-                return lambda n, read: bank(prepared, read[None], every_column, slice(n, n + 1)).difference[0]
-            x = embedded(self.model, batch["input_ids"])
-            differences = bank(prepare_batch(self.model, batch), x, batch["input_mask"]).difference
-            return lambda n, _stream: differences[n]
 
-        return student
+class SlotDifferenceObjective(DifferenceObjective):
+    """The same for the encoder ``attention``, whose slots the decoder reads as it runs.
+
+    D(K, x) runs, then x with K's slots. The error of a layer is what the stream after its attention still misses of
+    that of D(K, x). Under rollout ``teacher`` each layer starts from the stream of D(K, x), else from its own.
+    """
+
+    def forward(self, counted: Tensor | None = None, **batch: Any) -> LossSums:
+        """Compare the streams of both runs; arguments as for :class:`DifferenceObjective`."""
+        model, fields = self.model, Batch(**batch)  # type: ignore[typeddict-item]
+        counted = fields["receives"] if counted is None else counted
+        expected, prepared = self._run_with_knowledge(fields)
+        receives, teacher = fields["receives"][..., None], model.config.rollout == "teacher"
+        scales = dict(zip(model.layers, self.bank.scale, strict=True))
+        errors: dict[int, Tensor] = {}
+
+        def compare(layer: int, stream: Tensor, _output: Tensor) -> Tensor | None:
+            missing = expected[layer] - stream
+            errors[layer] = (missing[counted].float() / scales[layer]).square().mean(-1).sum()
+            return torch.where(receives, missing.detach(), 0.0) if teacher else None
+
+        with injection_of(model, fields, prepared).active(), detach_blocks(model.decoder):
+            run(model.decoder, fields["input_ids"], model.hookpoints, compare, gradients=True)
+        loss = torch.stack([errors[layer] for layer in model.layers])
+        if torch.is_grad_enabled():  # the shares need one more run, so only validation measures them
+            return LossSums(loss.sum(), counted.sum(), self._no_parts())
+        targets = collect(model.decoder, model.hookpoints, fields).targets[:, counted].float()
+        return LossSums(loss.sum(), counted.sum(), parts_of(loss, targets / self.bank.scale[:, None, None]))
+
+    def _run_with_knowledge(self, batch: Batch) -> tuple[dict[int, Tensor], KnowledgeBatch]:
+        """Run D(K, x). Return each layer's stream at x's columns, and K's slots, with gradients to the bank."""
+        model, attached = self.model, self.model.attached
+        streams: dict[int, Tensor] = {}
+        columns = columns_with_knowledge(batch)
+
+        def take(layer: int, stream: Tensor, _output: Tensor) -> None:
+            streams[layer] = take_columns(stream, columns)
+
+        with attached.keeping() as kept:
+            run(model.decoder, batch["full_ids"], model.hookpoints, take, position_ids=position_ids(attached, batch))
+        return streams, make_slots(attached, read_in_run(attached, batch, kept), batch["knowledge_mask"])
+
+    def keep(self, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
+        """Refuse a cache.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(
+            "encoder='attention' is read by the decoder as it runs, so that a cache of differences saves nothing; "
+            "leave cache out."
+        )

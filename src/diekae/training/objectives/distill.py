@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diekae.data.batch import Batch, run_of
-from diekae.inject.batch_slots import read_in_run, run_places
 from diekae.model import DiekaeModel
 from diekae.run.score import logits_at
 from diekae.training.objectives.base import LossSums
 from diekae.training.objectives.cross_entropy import CrossEntropyObjective
 from diekae.training.objectives.injected import input_fields
+from diekae.training.objectives.reading import position_ids, read_in_run
 
 
 class DistillObjective(CrossEntropyObjective):
@@ -43,13 +43,10 @@ class DistillObjective(CrossEntropyObjective):
         batch = self._labelled(batch)
         model, attached = self.model, self.model.attached
         ids, offset = run_of(batch, knowledge=True)
-        positions = run_places(attached, batch)
-        if model.bank.encoder.reads == "embeddings":
-            return {**input_fields(batch), "teacher": logits_at(model.decoder, ids, batch["labels"], offset)}
-        options: dict[str, Any] = {} if positions is None else {"position_ids": positions}
         with attached.keeping() as kept:
-            teacher = logits_at(model.decoder, ids, batch["labels"], offset, **options)
-        return {**input_fields(batch), **read_in_run(attached, batch, kept), "teacher": teacher}
+            teacher = logits_at(model.decoder, ids, batch["labels"], offset, position_ids=position_ids(attached, batch))
+        read = {} if model.bank.encoder.reads == "embeddings" else read_in_run(attached, batch, kept)
+        return {**input_fields(batch), **read, "teacher": teacher}
 
     def forward(self, **batch: Any) -> LossSums:
         """Inject, and compare with the run that has K in its prompt."""

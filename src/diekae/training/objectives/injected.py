@@ -1,23 +1,21 @@
 """The run over x with injection, with gradients to the bank.
 
-Shapes: B rows, T columns of x, V embedding width.
+Shapes: B rows, T columns of x.
 """
 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from diekae.data.batch import IGNORED, Batch, run_of
+from diekae.data.batch import IGNORED, Batch, knowledge_ids, run_of
 from diekae.encoders import KnowledgeBatch
-from diekae.inject.batch_columns import knowledge_columns
-from diekae.inject.batch_slots import join_documents, make_slots, read_apart, read_knowledge
 from diekae.inject.injection import Injection
 from diekae.model import DiekaeModel
 from diekae.run.score import logits_at
+from diekae.training.objectives.reading import prepare_batch
 
 
 def injected_logits(
@@ -41,33 +39,6 @@ def injected_logits(
     return logits, batch["labels"][batch["labels"] != IGNORED]
 
 
-def prepare_batch(model: DiekaeModel, batch: Batch | dict[str, Tensor]) -> KnowledgeBatch:
-    """Prepare the knowledge of a batch, with gradients to the bank and none to the decoder.
-
-    The batch may hold, or be, what :meth:`Objective.keep` has computed of K already.
-    """
-    fields: Any = batch
-    own_anchor = model.config.anchor == "own"
-    if "document_ids" in fields and model.attached.by_attention:
-        states = read_apart(model.attached, fields)
-        documents = make_slots(model.attached, states, fields["document_mask"], own_anchor)
-        return join_documents(documents, fields["document_row"], model.bank.encoder.sizes.sharpness)
-    if model.bank.encoder.reads != "embeddings":
-        read = fields if "knowledge_states" in fields else read_knowledge(model.attached, fields)
-        if model.attached.by_attention:
-            return make_slots(model.attached, read, batch["knowledge_mask"], own_anchor)
-        return model.bank.prepare(read["knowledge_states"], batch["knowledge_mask"])
-    ids = fields["knowledge_ids"] if "knowledge_ids" in fields else knowledge_ids(fields)
-    return model.bank.prepare(embedded(model, ids), batch["knowledge_mask"])
-
-
-@torch.no_grad()
-def embedded(model: DiekaeModel, ids: Tensor) -> Tensor:
-    """Return what an encoder of embeddings reads of tokens [B, T], in the bank's type: [1, B, T, V]."""
-    embeddings: Tensor = model.decoder.get_input_embeddings()(ids)[None]
-    return embeddings.to(model.bank.dtype)
-
-
 def injection_of(model: DiekaeModel, batch: Batch, prepared: KnowledgeBatch) -> Injection:
     """Return the injection for one run over all columns of x of a laid-out batch."""
     receives, valid = batch["receives"], batch["input_mask"]
@@ -82,8 +53,3 @@ def input_fields(batch: Batch) -> dict[str, Tensor]:
     names = ["knowledge_mask", "input_ids", "input_mask", "receives", "labels"]
     names += [name for name in batch if name.startswith("document_")]
     return {**{name: batch[name] for name in names}, "knowledge_ids": knowledge_ids(batch)}  # type: ignore[literal-required]
-
-
-def knowledge_ids(batch: Batch) -> Tensor:
-    """Return K's tokens, [B, K]."""
-    return torch.gather(batch["full_ids"], 1, knowledge_columns(batch, batch["full_ids"].shape[1]))

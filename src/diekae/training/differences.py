@@ -9,20 +9,19 @@ Shapes: N encoders, B rows, K knowledge tokens, T columns of the run over x, W d
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from diekae.data.batch import Batch
-from diekae.inject.batch_columns import knowledge_columns, run_columns, take_columns
+from diekae.data.batch import Batch, columns_with_knowledge, knowledge_columns, knowledge_ids, take_columns
 from diekae.inject.hookpoints import Hookpoint
-from diekae.inject.hooks import run
+from diekae.inject.hooks import apply_hook, run
 
-Student = Callable[[Tensor], Callable[[int, Tensor], Tensor]]
-"""Called with the states of K [N, B, K, W]. Returns ``predict(number, states)``, the difference [B, T, W] that encoder
-``number`` computes for the states of x [B, T, W]."""
+Student = Callable[[Tensor], AbstractContextManager[object]]
+"""Called with what encoders read of K, [N, B, K, W]. Returns a block in which the bank injects into runs over x."""
 
 
 @dataclass(frozen=True)
@@ -63,51 +62,47 @@ def collect(
         hookpoints: Hookpoints by layer, N of them.
         batch: From :func:`diekae.data.prompt.collate`.
         kind: ``sequential`` or ``independent``.
-        student: If given, the run over x carries the differences that the encoders predict (rollout ``student``).
-            Otherwise it carries the states of the run with knowledge (``teacher``).
+        student: If given, the run over x has what the bank injects (rollout ``student``). Otherwise each layer starts
+            from the states of the run with knowledge (``teacher``).
     """
-    numbers = {layer: number for number, layer in enumerate(sorted(hookpoints))}
+    layers = sorted(hookpoints)
     with_knowledge, knowledge_states = _run_with_knowledge(decoder, hookpoints, batch, kind)
-    predict = None if student is None else student(knowledge_states)
-    states = [torch.empty(0)] * len(numbers)
-    targets = [torch.empty(0)] * len(numbers)
+    states: dict[int, Tensor] = {}
+    targets: dict[int, Tensor] = {}
     receives = batch["receives"][..., None]
 
     def compare(layer: int, stream: Tensor, output: Tensor) -> Tensor | None:
-        number = numbers[layer]
-        states[number] = stream
-        if kind == "independent":
-            targets[number] = with_knowledge[number] - output
-            return None
-        targets[number] = missing = with_knowledge[number] - stream
-        difference = missing if predict is None else predict(number, stream).to(missing.dtype)
-        return torch.where(receives, difference, torch.zeros_like(missing))
+        states[layer] = stream
+        targets[layer] = missing = with_knowledge[layer] - (output if kind == "independent" else stream)
+        teacher = kind == "sequential" and student is None
+        return torch.where(receives, missing, torch.zeros_like(missing)) if teacher else None
 
-    run(decoder, batch["input_ids"], hookpoints, compare)
+    # The student's block is the inner one, so that each layer is read before anything is injected there.
+    with apply_hook(hookpoints, compare), student(knowledge_states) if student else nullcontext():
+        run(decoder, batch["input_ids"], hookpoints)
     return Differences(
-        torch.gather(batch["full_ids"], 1, knowledge_columns(batch, batch["full_ids"].shape[1])),
+        knowledge_ids(batch),
         batch["knowledge_mask"],
         knowledge_states,
         batch["input_ids"],
         batch["input_mask"],
-        torch.stack(states),
-        torch.stack(targets),
+        torch.stack([states[layer] for layer in layers]),
+        torch.stack([targets[layer] for layer in layers]),
         batch["receives"],
     )
 
 
 def _run_with_knowledge(
     decoder: PreTrainedModel, hookpoints: Mapping[int, Hookpoint], batch: Batch, kind: str
-) -> tuple[list[Tensor], Tensor]:
-    """Return what differences are taken from at x's columns, N times [B, T, W], and K's states [N, B, K, W]."""
+) -> tuple[dict[int, Tensor], Tensor]:
+    """Return by layer what differences are taken from at x's columns, [B, T, W], and K's states [N, B, K, W]."""
     of_x: dict[int, Tensor] = {}
     of_knowledge: dict[int, Tensor] = {}
-    input_columns, k_columns = run_columns(batch), knowledge_columns(batch, batch["full_ids"].shape[1])
+    x_columns, k_columns = columns_with_knowledge(batch), knowledge_columns(batch, batch["full_ids"].shape[1])
 
     def read(layer: int, stream: Tensor, output: Tensor) -> None:
-        of_x[layer] = take_columns(stream if kind == "sequential" else output, input_columns)
+        of_x[layer] = take_columns(stream if kind == "sequential" else output, x_columns)
         of_knowledge[layer] = take_columns(stream, k_columns)
 
     run(decoder, batch["full_ids"], hookpoints, read)
-    layers = sorted(hookpoints)
-    return [of_x[layer] for layer in layers], torch.stack([of_knowledge[layer] for layer in layers])
+    return of_x, torch.stack([of_knowledge[layer] for layer in sorted(hookpoints)])

@@ -1,0 +1,105 @@
+"""What encoders read of K in a training batch, and knowledge prepared from it with gradients to the bank.
+
+Shapes: N encoders, B rows, K knowledge tokens, F columns of the run with K, a columns of the longest anchor, T columns
+of x, V embedding width, D what an encoder reads of one token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diekae.data.batch import Batch, knowledge_columns, knowledge_ids, positions_with_knowledge, take_columns
+from diekae.encoders import KnowledgeBatch
+from diekae.inject.attached import Attached
+from diekae.inject.hooks import run
+from diekae.knowledge import PreparedKnowledge, batch_knowledge, split_batch
+from diekae.model import DiekaeModel
+
+
+def prepare_batch(model: DiekaeModel, batch: Batch | Mapping[str, Tensor]) -> KnowledgeBatch:
+    """Prepare the knowledge of a batch, with gradients to the bank and none to the decoder.
+
+    The batch may hold what was read of K already; see :meth:`Objective.keep`.
+    """
+    fields: Any = batch
+    attached, bank = model.attached, model.bank
+    if bank.encoder.reads == "embeddings":
+        ids = fields["knowledge_ids"] if "knowledge_ids" in fields else knowledge_ids(fields)
+        return bank.prepare(embedded(model, ids), fields["knowledge_mask"])
+    if attached.by_attention and "document_ids" in fields:
+        return _prepare_apart(attached, fields)
+    read = fields if "knowledge_states" in fields else read_knowledge(attached, fields)
+    if attached.by_attention:
+        return make_slots(attached, read, fields["knowledge_mask"])
+    return bank.prepare(read["knowledge_states"], fields["knowledge_mask"])
+
+
+@torch.no_grad()
+def embedded(model: DiekaeModel, ids: Tensor) -> Tensor:
+    """Return what an encoder of embeddings reads of tokens [B, T], in the bank's type: [1, B, T, V]."""
+    embeddings: Tensor = model.decoder.get_input_embeddings()(ids)[None]
+    return embeddings.to(model.bank.dtype)
+
+
+@torch.no_grad()
+def read_knowledge(attached: Attached, batch: Batch) -> dict[str, Tensor]:
+    """Return what encoders read of K, by a run over anchor and K alone; see :func:`read_in_run`."""
+    length = int((batch["knowledge_start"] + batch["knowledge_mask"].sum(1)).max())
+    positions = position_ids(attached, batch)
+    positions = None if positions is None else positions[:, :length]
+    with attached.keeping() as states:
+        run(attached.decoder, batch["full_ids"][:, :length], attached.hookpoints, position_ids=positions)
+    return read_in_run(attached, batch, states)
+
+
+def position_ids(attached: Attached, batch: Batch) -> Tensor | None:
+    """Return ``position_ids`` for the run with K, int64 [B, F].
+
+    None, the decoder's own positions, where the decoder's attention does not read slots.
+    """
+    return positions_with_knowledge(batch) if attached.by_attention else None
+
+
+def read_in_run(attached: Attached, batch: Batch, states: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return what encoders read of K in a run that begins with anchor and K.
+
+    Args:
+        attached: The bank.
+        batch: What was run.
+        states: What encoders read of every column, [B, F, D] each, from :meth:`Attached.keeping`.
+
+    Returns:
+        ``knowledge_states`` [N, B, K, D]. Where the decoder's attention reads slots, also ``anchor_states``
+        [N, B, a, D], and ``anchor_mask``, which of them are real, bool [B, a].
+    """
+    columns = knowledge_columns(batch, states[0].shape[1])
+    read = {"knowledge_states": torch.stack([take_columns(of_layer, columns) for of_layer in states])}
+    if attached.by_attention:
+        start = batch["knowledge_start"]
+        longest = int(start.max())
+        read["anchor_states"] = torch.stack([of_layer[:, :longest] for of_layer in states])
+        read["anchor_mask"] = torch.arange(longest, device=start.device)[None] < start[:, None]
+    return read
+
+
+def make_slots(attached: Attached, read: Mapping[str, Tensor], mask: Tensor) -> KnowledgeBatch:
+    """Make slots from what :func:`read_in_run` returned; ``mask`` has the real tokens of K, bool [B, K]."""
+    return attached.slots(read["knowledge_states"], mask, read["anchor_states"], read["anchor_mask"])
+
+
+def _prepare_apart(attached: Attached, fields: Any) -> KnowledgeBatch:
+    """Prepare documents apart, then join those of each row, as the model does when it serves."""
+    ids, mask, start = fields["document_ids"], fields["document_mask"], fields["document_start"]
+    offset = mask.sum(1) + (start if attached.own_anchor else 0)
+    batch: Any = {"full_ids": ids, "knowledge_mask": mask, "knowledge_start": start, "offset": offset}
+    slots = make_slots(attached, read_knowledge(attached, batch), mask)
+    anchors = [row[:length] for row, length in zip(ids.tolist(), start.tolist(), strict=True)]
+    rows: dict[int, list[PreparedKnowledge]] = {}
+    documents = split_batch(slots, anchors, sharpness=attached.bank.encoder.sizes.sharpness)
+    for row, document in zip(fields["document_row"].tolist(), documents, strict=True):
+        rows.setdefault(row, []).append(document)
+    return batch_knowledge([PreparedKnowledge.join(of_row) for of_row in rows.values()])
