@@ -203,3 +203,27 @@ def test_what_is_being_removed_is_no_orphan(
     stray.write_text("left behind")
     assert [(fault.kind, fault.file) for fault in store.verify()] == [("orphan", "memories/stray.safetensors")]
     assert store.verify(repair=True) and not stray.exists()
+
+
+def test_a_document_too_long_for_memory_is_left_out_and_nothing_of_it_is_kept(
+    store: KnowledgeStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = "the river and the sea " * 30
+    (folder / "long.txt").write_text(long)
+    monkeypatch.setattr("diekae.store.prepared_folder.LONG", 100)
+    monkeypatch.setattr("diekae.prepare.free_memory", lambda _device: 1000)
+    result = store.add(folder)
+    ((path, reason),) = result.failed
+    assert path == str(folder / "long.txt") and "GB of memory are free" in reason
+    assert result.prepared == result.ids and [document.title for document in store.documents()] == ["castle.txt"]
+    calls: list[Callable[[], object]] = [
+        lambda: store.add(folder / "long.txt"),
+        lambda: store.add(long),
+        lambda: store.add_text(long, title="long"),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="GB of memory are free"):
+            call()
+    assert len(store.documents()) == 1
+    monkeypatch.undo()
+    assert len(store.add(folder).prepared) == 1
