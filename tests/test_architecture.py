@@ -13,7 +13,7 @@ import diekae
 SOURCE = Path(diekae.__file__).parent
 RESEARCH = Path(__file__).parents[1] / "research" / "src" / "diekae_research"
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("allocator", "files", "moving", "progress", "readers", "smollm2", "sqlite", "suggest", "version"),
+    ("allocator", "files", "memory", "moving", "progress", "readers", "smollm2", "sqlite", "suggest", "version"),
     ("fields",),
     ("fingerprint", "data", "encoders"),
     ("config", "hub", "provenance"),

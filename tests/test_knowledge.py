@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 import builders
 from builders import WINDOW, WORDS, bare_logits, largest_change, logits_of, make_decoder, make_model
-from diekae import PreparedKnowledge
+from diekae import DiekaeModel, PreparedKnowledge, prepare
 from diekae.knowledge.codec import PRECISIONS, quantize, restore
 
 CASTLE = "the castle was built by king four in the north and two towers are red"
@@ -57,6 +57,50 @@ def test_reading_in_chunks_equals_reading_at_once(encoder: str, kind: str, chunk
     for name, tensor in whole.tensors.items():
         assert tensor.abs().max() > 0.1
         torch.testing.assert_close(parts.tensors[name], tensor, atol=2e-5, rtol=1e-4)
+
+
+def columns_read(model: DiekaeModel) -> list[int]:
+    """Return a list that from now on gets the number of columns of each run of the decoder."""
+    columns: list[int] = []
+    model.decoder.get_input_embeddings().register_forward_pre_hook(lambda _, ids: columns.append(ids[0].shape[1]))
+    return columns
+
+
+@BOTH
+def test_a_long_document_is_read_in_chunks(encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(encoder)
+    whole = model.prepare(CASTLE)
+    monkeypatch.setattr(prepare, "CHUNK", 6)
+    columns, calls = columns_read(model), list[tuple[str, int, int]]()
+    chunked = model.prepare(CASTLE, progress=lambda *call: calls.append(call))
+    assert len(columns) >= len(calls) > 2 and max(columns) <= 6 + len(model.anchor)
+    assert calls[-1] == ("reading long documents", len(whole), len(whole))
+    for name, tensor in whole.tensors.items():
+        torch.testing.assert_close(chunked.tensors[name], tensor, atol=2e-5, rtol=1e-4)
+    calls.clear()
+    model.prepare_many(["the sea", "a dog"], progress=lambda *call: calls.append(call))
+    assert not calls, "short ones are too fast to show"
+
+
+@BOTH
+def test_knowledge_that_memory_cannot_hold_is_refused_before_it_is_read(
+    encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(encoder)
+    long = " ".join(WORDS * 20)
+    size, tokens = model.prepare(long).nbytes, len(model.prompter.knowledge(long))
+    monkeypatch.setattr(prepare, "free_memory", lambda _device: 3 * size)
+    columns = columns_read(model)
+    refusal = rf"the knowledge has {tokens:,} tokens; .* GB while it is read, but .* GB of memory are free\. Divide it"
+    for call in (model.prepare, model.check_memory):
+        with pytest.raises(ValueError, match=refusal):
+            call(long)
+    with pytest.raises(ValueError, match="the knowledge has"):
+        model.prepare_many([CASTLE] * 500)
+    assert sum(columns) < 10, "it was not read"
+    model.prepare(CASTLE)
+    monkeypatch.setattr(prepare, "free_memory", lambda _device: 5 * size)
+    assert len(model.prepare(long)) == tokens
 
 
 @pytest.mark.parametrize(("encoder", "kind"), builders.of_encoders("llama", "opt", "gpt_neox", "gemma2"))

@@ -17,6 +17,7 @@ from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, Rep
 from transformers.cache_utils import Cache, QuantizedLayer
 from transformers.generation import (
     CompileConfig,
+    GenerationConfig,
     MaxLengthCriteria,
     StoppingCriteriaList,
     TextStreamer,
@@ -410,6 +411,42 @@ def test_ways_that_would_lose_k_are_refused_by_name() -> None:
         embeddings = model.decoder.get_input_embeddings()(ids)
         got = model(ids, knowledge=CASTLE, inputs_embeds=embeddings).logits
         assert torch.equal(got, model(ids, knowledge=CASTLE).logits)
+
+
+@pytest.mark.parametrize("edited", [False, True])
+@pytest.mark.parametrize("listed", [False, True])
+def test_without_knowledge_in_any_row_every_option_is_the_decoders_own(listed: bool, edited: bool) -> None:
+    model = make_exact()
+    decoder = model.decoder.requires_grad_(False)
+    inputs, padded = model.tokenize(QUESTIONS), right_padded(model, QUESTIONS)
+    one = inputs["input_ids"][:1]
+    if edited:  # its gate stays shut for all questions
+        edit_model(model, [{"prompt": "the silver ship is", "subject": "silver ship", "target": "blue"}])
+    calls: list[dict[str, Any]] = [
+        inputs,
+        padded,
+        {"input_ids": padded["input_ids"]},
+        {**inputs, "do_sample": True, "top_k": 9},
+        {**inputs, "guidance_scale": 1.5},
+        {**inputs, "generation_config": GenerationConfig(pad_token_id=int(one[0, 3]))},
+        {"input_ids": one, "assistant_model": make_variant("llama", seed=1)},
+        {"input_ids": one, "inputs_embeds": decoder.get_input_embeddings()(one[:, :4])},
+        {"input_ids": one, "past_key_values": DynamicCache(config=decoder.config)},
+    ]
+    for number, call in enumerate(calls):
+        given = {"max_new_tokens": 5, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+        torch.manual_seed(0)
+        want = decoder.generate(**{**given, **copy.deepcopy(call)})
+        torch.manual_seed(0)
+        got = model.generate(**{**given, **call}, knowledge=[None] * len(call["input_ids"]) if listed else None)
+        assert torch.equal(got.sequences, want.sequences), number
+        assert all(map(torch.equal, got.logits, want.logits)), number
+    embeddings = {"inputs_embeds": decoder.get_input_embeddings()(one), "max_new_tokens": 5}
+    if listed or edited:
+        with pytest.raises(ValueError, match="generate needs input_ids"):
+            model.generate(**embeddings, knowledge=[None] if listed else None)
+    else:
+        assert torch.equal(model.generate(**embeddings), decoder.generate(**embeddings))
 
 
 def test_continuous_batching_of_the_decoder_is_refused() -> None:

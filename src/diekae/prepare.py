@@ -6,7 +6,7 @@ Shapes: N encoders, B documents, K knowledge tokens, a tokens of the anchor, D w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,13 @@ from diekae.inject.attached import Attached
 from diekae.inject.contexts import paused
 from diekae.inject.hooks import run
 from diekae.knowledge import PreparedKnowledge, split_batch
+from diekae.memory import free_memory
+from diekae.progress import Progress, silent
 
+CHUNK = 2048
+"""Most tokens of a document that the decoder reads at once, so that memory is bounded in any window."""
+PEAK = 4
+"""How many times the bytes of the result are needed at most while it is made: the decoder's cache, slots, copies."""
 PART = 0.75
 """Share of the decoder's window that one part of a longer document takes at most; x needs the rest."""
 
@@ -34,6 +40,7 @@ def read_documents(
     *,
     batch_size: int = 1,
     chunk_size: int | None = None,
+    progress: Progress = silent,
 ) -> list[PreparedKnowledge]:
     """Read documents, several at once. A document longer than the decoder's window is read in parts.
 
@@ -42,9 +49,24 @@ def read_documents(
         anchor: Tokens before each document.
         documents: Tokens of each document; an empty document leaves the anchor alone.
         batch_size: Documents to read at once; documents of similar length are read together.
-        chunk_size: Most tokens of a document to read at once; later chunks follow with a cache. None for all.
+        chunk_size: Most tokens of a document to read at once; later chunks follow with a cache. `CHUNK` if None.
+        progress: Called with the tokens that are read, if a document is read in chunks.
+
+    Raises:
+        ValueError: There is not enough memory for what would be made.
     """
     room = window(attached.decoder) - len(anchor)
+    step = min(chunk_size or CHUNK, room)
+    is_long, total, done = any(len(ids) > step for ids in documents), sum(map(len, documents)), 0
+    if total > step:
+        check_memory(attached, anchor, total)
+
+    def advance(tokens: int) -> None:
+        nonlocal done
+        done += tokens
+        if is_long:
+            progress("reading long documents", done, total)
+
     parts: list[Sequence[int]] = []
     owners: list[int] = []  # the document of each part
     for number, ids in enumerate(documents):
@@ -52,11 +74,35 @@ def read_documents(
         size = max(1, math.ceil(len(ids) / count))
         parts += [ids[start : start + size] for start in range(0, max(1, len(ids)), size)]
         owners += [number] * (len(parts) - len(owners))
-    prepared_parts = _read_parts(attached, anchor, parts, batch_size, min(chunk_size or room, room))
+    prepared_parts = _read_parts(attached, anchor, parts, batch_size, step, advance)
     by_document: list[list[PreparedKnowledge]] = [[] for _ in documents]
     for number, prepared in zip(owners, prepared_parts, strict=True):
         by_document[number].append(prepared)
     return [PreparedKnowledge.join(parts) for parts in by_document]
+
+
+@torch.no_grad()
+def check_memory(attached: Attached, anchor: Sequence[int], tokens: int) -> None:
+    """Check that what is prepared of K fits into the memory that is free, before K is read.
+
+    Args:
+        attached: The bank in its decoder.
+        anchor: Tokens before each document.
+        tokens: Number of tokens of K, in all documents.
+
+    Raises:
+        ValueError: It does not.
+    """
+    (slot,) = _read_parts(attached, anchor, [(0,)], 1, 1, silent)
+    size = tokens * sum(tensor.nbytes for tensor in slot.tensors.values())
+    free = free_memory(attached.decoder.device)
+    if PEAK * size > free:
+        raise ValueError(
+            f"the knowledge has {tokens:,} tokens; what is prepared of it takes {size / 1e9:.1f} GB, and about "
+            f"{PEAK * size / 1e9:.1f} GB while it is read, but {free / 1e9:.1f} GB of memory are free. Divide it into "
+            "several documents and add them to a KnowledgeStore, which prepares one after the other; or take a bank of "
+            "fewer layers, or a decoder in bf16."
+        )
 
 
 def read_prompts(attached: Attached, prompts: Sequence[Prompt], *, batch_size: int = 1) -> list[PreparedKnowledge]:
@@ -71,9 +117,14 @@ def read_prompts(attached: Attached, prompts: Sequence[Prompt], *, batch_size: i
 
 
 def _read_parts(
-    attached: Attached, anchor: Sequence[int], parts: Sequence[Sequence[int]], batch_size: int, step: int
+    attached: Attached,
+    anchor: Sequence[int],
+    parts: Sequence[Sequence[int]],
+    batch_size: int,
+    step: int,
+    advance: Callable[[int], None],
 ) -> list[PreparedKnowledge]:
-    """Read parts of documents, each at most a window long, at most ``step`` tokens at once."""
+    """Read parts of documents, each at most a window long, at most ``step`` tokens at once; ``advance`` counts them."""
     bank, by_attention = attached.bank, attached.by_attention
     read = _read_slots if by_attention else _read_states
     sharpness = bank.encoder.sizes.sharpness if by_attention else 1.0
@@ -81,7 +132,7 @@ def _read_parts(
     prepared: dict[int, PreparedKnowledge] = {}
     for numbers in _batches(parts, batch_size, step):
         with paused():
-            batch = read(attached, anchor, [parts[number] for number in numbers], step)
+            batch = read(attached, anchor, [parts[number] for number in numbers], step, advance)
         rows = split_batch(batch, [anchor] * len(numbers), fingerprint, sharpness)
         prepared |= zip(numbers, map(_by_head, rows) if by_attention else rows, strict=True)
     return [prepared[number] for number in range(len(parts))]
@@ -93,13 +144,20 @@ def _by_head(prepared: PreparedKnowledge) -> PreparedKnowledge:
     return replace(prepared, tensors=tensors)
 
 
-def _read_states(attached: Attached, anchor: Sequence[int], rows: Sequence[Sequence[int]], step: int) -> KnowledgeBatch:
+def _read_states(
+    attached: Attached,
+    anchor: Sequence[int],
+    rows: Sequence[Sequence[int]],
+    step: int,
+    advance: Callable[[int], None],
+) -> KnowledgeBatch:
     """Read documents with an encoder of hidden states or embeddings, chunk by chunk."""
     decoder, bank = attached.decoder, attached.bank
     batch: KnowledgeBatch | None = None
     cache = DynamicCache(config=decoder.config)
     for start in range(0, max(1, *map(len, rows)), step):
-        ids, mask = pad_right([row[start : start + step] for row in rows], decoder.device)
+        chunk = [row[start : start + step] for row in rows]
+        ids, mask = pad_right(chunk, decoder.device)
         if bank.encoder.reads == "embeddings":
             states = decoder.get_input_embeddings()(ids)[None].to(bank.dtype)
         else:
@@ -108,29 +166,45 @@ def _read_states(attached: Attached, anchor: Sequence[int], rows: Sequence[Seque
                 run(decoder, input_ids, attached.hookpoints, past_key_values=cache, use_cache=True)
             states = torch.stack(kept)[:, :, input_ids.shape[1] - ids.shape[1] :]
         batch = bank.prepare(states, mask, batch)
+        advance(sum(map(len, chunk)))
     assert batch is not None
     return batch
 
 
-def _read_slots(attached: Attached, anchor: Sequence[int], rows: Sequence[Sequence[int]], step: int) -> KnowledgeBatch:
+def _read_slots(
+    attached: Attached,
+    anchor: Sequence[int],
+    rows: Sequence[Sequence[int]],
+    step: int,
+    advance: Callable[[int], None],
+) -> KnowledgeBatch:
     """Make slots of documents, whose positions end where x begins, chunk by chunk."""
     decoder, a = attached.decoder, len(anchor)
     ids, mask = pad_right(rows, decoder.device)
     input_ids = _prepend(anchor, ids)
-    columns = torch.arange(input_ids.shape[1], device=ids.device)[None]
-    positions = columns - mask.sum(1)[:, None] - (a if attached.own_anchor else 0)
+    lengths, columns = mask.sum(1), torch.arange(input_ids.shape[1], device=ids.device)
+    first = -lengths - (a if attached.own_anchor else 0)
+    positions = columns[None] + first[:, None]
     cache = DynamicCache(config=decoder.config) if input_ids.shape[1] > step + a else None
     options: dict[str, Any] = {} if cache is None else {"past_key_values": cache, "use_cache": True}
-    chunks, start = [], 0
+    anchor_slots: KnowledgeBatch | None = None
+    chunks: list[dict[str, Tensor]] = []
+    start = 0
     while start < input_ids.shape[1]:
-        end = min(input_ids.shape[1], start + step + (0 if start else a))
+        begin = start or a  # the first column of K
+        end = min(input_ids.shape[1], begin + step)
         with attached.keeping() as kept:
             run(decoder, input_ids[:, start:end], attached.hookpoints, position_ids=positions[:, start:end], **options)
-        chunks.append(torch.stack(kept))
+        states = torch.stack(kept)
+        if anchor_slots is None:
+            anchor_mask = torch.ones(len(rows), a, dtype=torch.bool, device=ids.device)
+            anchor_slots = attached.slots_from(states[:, :, :a], anchor_mask, first, lengths)
+        of_chunk = mask[:, begin - a : end - a]
+        chunks.append(attached.slots_from(states[:, :, begin - start :], of_chunk, first + begin, lengths).tensors)
+        advance(sum(len(row[begin - a : end - a]) for row in rows))
         start = end
-    states = torch.cat(chunks, dim=2)
-    anchor_mask = torch.ones(len(rows), a, dtype=torch.bool, device=ids.device)
-    return attached.slots(states[:, :, a:], mask, states[:, :, :a], anchor_mask)
+    tensors = chunks[0] if len(chunks) == 1 else {name: torch.cat([c[name] for c in chunks], 2) for name in chunks[0]}
+    return KnowledgeBatch(tensors, mask, lengths, places=positions[:, a:], anchor=anchor_slots)
 
 
 def _prepend(anchor: Sequence[int], ids: Tensor) -> Tensor:

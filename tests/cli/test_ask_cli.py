@@ -8,11 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from builders import hook_count, make_decoder, make_tokenizer
 from cli_runs import error_of, invoke, read_json, succeed
 from diekae import DiekaeModel, KnowledgeStore, load_decoder
 from diekae.answering import Answer, Source, ask
-from diekae.cli import preparing
 from diekae.cli.console import console
 
 
@@ -98,16 +96,3 @@ def test_ask_refuses_a_file_without_text(trained: tuple[Path, str], workspace: P
     (workspace / "blank.txt").write_text(" \n")
     knowledge = ("--knowledge", workspace / "blank.txt")
     assert "holds no text" in error_of("ask", "--bank", trained[0] / "bank", *knowledge, "what")
-
-
-def test_a_long_document_shows_the_layer_that_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preparing, "LONG", 30)
-    model = DiekaeModel.exact(make_decoder(), make_tokenizer())
-    calls: list[tuple[int, int]] = []
-    with preparing.layers_shown(model, lambda _what, done, total: calls.append((done, total))):
-        model.prepare("the tower is red")
-        assert not calls, "short ones are too fast to show"
-        model.prepare("the tower is red and old " * 6)
-    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    model.prepare("the tower is red and old " * 6)
-    assert len(calls) == 4 and hook_count(model.decoder) == 0

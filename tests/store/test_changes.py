@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -178,3 +179,51 @@ def test_removal_beside_every_other_call_raises_plain_errors_only(store: Knowled
     assert not errors
     store.verify(repair=True)
     assert not store.verify()
+
+
+def test_what_is_being_removed_is_no_orphan(
+    model: DiekaeModel, store: KnowledgeStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (id,) = store.add(folder).ids
+    rows_are_gone, unlink = threading.Event(), Path.unlink
+
+    def unlink_slowly(path: Path, missing_ok: bool = False) -> None:
+        if threading.current_thread() is remover:
+            rows_are_gone.set()
+            time.sleep(0.3)
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink_slowly)
+    remover = threading.Thread(target=lambda: KnowledgeStore(store.folder, model).remove(id))
+    remover.start()
+    assert rows_are_gone.wait(10) and list(store.folder.glob("memories/**/*.safetensors"))
+    assert store.verify() == []
+    remover.join()
+    stray = store.folder / "memories" / "stray.safetensors"
+    stray.write_text("left behind")
+    assert [(fault.kind, fault.file) for fault in store.verify()] == [("orphan", "memories/stray.safetensors")]
+    assert store.verify(repair=True) and not stray.exists()
+
+
+def test_a_document_too_long_for_memory_is_left_out_and_nothing_of_it_is_kept(
+    store: KnowledgeStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = "the river and the sea " * 30
+    (folder / "long.txt").write_text(long)
+    monkeypatch.setattr("diekae.store.prepared_folder.LONG", 100)
+    monkeypatch.setattr("diekae.prepare.free_memory", lambda _device: 1000)
+    result = store.add(folder)
+    ((path, reason),) = result.failed
+    assert path == str(folder / "long.txt") and "GB of memory are free" in reason
+    assert result.prepared == result.ids and [document.title for document in store.documents()] == ["castle.txt"]
+    calls: list[Callable[[], object]] = [
+        lambda: store.add(folder / "long.txt"),
+        lambda: store.add(long),
+        lambda: store.add_text(long, title="long"),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="GB of memory are free"):
+            call()
+    assert len(store.documents()) == 1
+    monkeypatch.undo()
+    assert len(store.add(folder).prepared) == 1

@@ -31,7 +31,6 @@ from diekae.cli.console import (
 )
 from diekae.cli.knowledge import check_store, print_unread
 from diekae.cli.output import output_file, printable, printable_name, question_text
-from diekae.cli.preparing import layers_shown
 from diekae.model import DiekaeModel
 from diekae.provenance import write_json
 from diekae.store import KnowledgeStore
@@ -130,7 +129,7 @@ def _open_store(model: DiekaeModel, knowledge: list[Path], folder: Path | None) 
         return
     with tempfile.TemporaryDirectory() as temporary:
         store = KnowledgeStore(temporary, model)
-        with progress_bars() as (show, _), layers_shown(model, show):
+        with progress_bars() as (show, _):
             result = store.add(list(knowledge), progress=show)
         print_unread(result)
         yield store

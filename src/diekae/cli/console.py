@@ -210,6 +210,8 @@ class ProgressLines:
         self._last_print, seconds = now, now - start_time
         left = f", about {_clock(seconds / done * (total - done))} left" if 0 < done < total else ""
         print_text(f"{what}: {done} of {total}, {_clock(seconds)}{left}")
+        if done >= total:  # the same work may begin again, for another document
+            del self._start_times[what]
 
 
 def _clock(seconds: float) -> str:

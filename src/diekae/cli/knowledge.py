@@ -25,7 +25,6 @@ from diekae.cli.console import (
     progress_bars,
 )
 from diekae.cli.output import one_line, printable_name, question_text, unicode_texts
-from diekae.cli.preparing import layers_shown
 from diekae.knowledge.codec import Precision
 from diekae.store import AddResult, FoundPassage, KnowledgeStore, StoredDocument
 from diekae.store.layout import CATALOGUE
@@ -95,7 +94,7 @@ def add(
     KnowledgeStore(store, precision=precision).close()  # report what is wrong with it before a model is loaded
     model = load_model(bank, device, dtype, format, decoder=decoder)
     opened_store = KnowledgeStore(store, model, precision=precision)
-    with progress_bars() as (show, _), layers_shown(model, show):
+    with progress_bars() as (show, _):
         if paths or text:
             result = opened_store.add([*(paths or ()), *text], prune=prune, progress=show)
         else:

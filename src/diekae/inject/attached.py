@@ -105,13 +105,21 @@ class Attached:
         """
         lengths, anchor_lengths = mask.sum(1), anchor_mask.sum(1)
         first = -lengths - (anchor_lengths if self.own_anchor else 0)
-        anchor = self._slots(anchor_states, anchor_mask, first, lengths)
-        return self._slots(states, mask, first + anchor_lengths, lengths, anchor)
+        anchor = self.slots_from(anchor_states, anchor_mask, first, lengths)
+        return self.slots_from(states, mask, first + anchor_lengths, lengths, anchor)
 
-    def _slots(
+    def slots_from(
         self, states: Tensor, mask: Tensor, first: Tensor, lengths: Tensor, anchor: KnowledgeBatch | None = None
     ) -> KnowledgeBatch:
-        """Make slots of columns [N, B, S, D] whose positions begin at ``first`` [B]; ``lengths`` [B] are K's tokens."""
+        """Make slots of some columns, as :meth:`slots` of all.
+
+        Args:
+            states: [N, B, S, D].
+            mask: Real columns, bool [B, S].
+            first: Position of each row's first column, int64 [B].
+            lengths: Number of tokens of K, int64 [B].
+            anchor: Slots of the anchor, if these are K's.
+        """
         encoder: Any = self.bank.encoder
         positions = first[:, None] + torch.arange(mask.shape[1], device=mask.device)
         rotation = KeyRotation(self.decoder, self.sites, positions)

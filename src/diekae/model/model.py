@@ -173,22 +173,29 @@ class DiekaeModel(KnowledgePreparer):
             **kwargs: Options of the decoder's ``generate``: ``max_new_tokens``, ``do_sample``, ``streamer``, …
 
         Raises:
-            ValueError: x is missing, empty or exceeds the decoder's window; or an option is not supported with
-                knowledge (:func:`diekae.model.arguments.check_generation`).
+            ValueError: x is empty or exceeds the decoder's window; or an option is not supported with knowledge, and a
+                row has some (:func:`diekae.model.arguments.check_generation`).
         """
         if input_ids is None:
-            raise ValueError("generate needs input_ids; tokenize the input first, as with model.tokenize(text).")
+            if knowledge is not None or self.editor is not None:
+                raise ValueError("generate needs input_ids; tokenize the input first, as with model.tokenize(text).")
+            check_claim(Claim(self.decoder))
+            with bare():
+                return self.decoder.generate(**kwargs)  # type: ignore[operator]
         check_input(self.decoder, input_ids, kwargs)
-        mask = kwargs.pop("attention_mask", None)
+        given_mask = kwargs.pop("attention_mask", None)
+        mask = given_mask
         if mask is None:
             mask = guess_mask(input_ids, self.decoder.generation_config, kwargs.get("pad_token_id"))
         with self._edited(knowledge, input_ids, mask, None) as call:
-            rows = None if call.knowledge is None else self.prepare_rows(call.knowledge, len(input_ids))
-            if rows is not None:
-                check_generation(self.decoder, input_ids, mask, kwargs)
-                cache = self.unseen_anchor(rows, input_ids, mask) if is_stepwise(self.decoder, kwargs) else None
-                kwargs = with_guidance(self.decoder, kwargs)
-                kwargs = {"past_key_values": cache, **kwargs} if cache is not None else kwargs
+            rows = [] if call.knowledge is None else self.prepare_rows(call.knowledge, len(input_ids))
+            if all(row is None for row in rows):  # the options are the decoder's own
+                with self.behind(None, input_ids):
+                    return self.decoder.generate(input_ids=input_ids, attention_mask=given_mask, **kwargs)  # type: ignore[operator]
+            check_generation(self.decoder, input_ids, mask, kwargs)
+            cache = self.unseen_anchor(rows, input_ids, mask) if is_stepwise(self.decoder, kwargs) else None
+            kwargs = with_guidance(self.decoder, kwargs)
+            kwargs = {"past_key_values": cache, **kwargs} if cache is not None else kwargs
             with self.behind(rows, input_ids, mask):
                 return self.decoder.generate(input_ids=input_ids, attention_mask=mask, **kwargs)  # type: ignore[operator]
 

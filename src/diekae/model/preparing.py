@@ -14,7 +14,8 @@ from diekae.data.prompt import Prompt, Prompter
 from diekae.knowledge import Knowledge, PreparedKnowledge, knowledge_of_rows
 from diekae.model.arguments import as_texts, check_document
 from diekae.model.banked import BankedDecoder
-from diekae.prepare import read_documents, read_prompts
+from diekae.prepare import check_memory, read_documents, read_prompts
+from diekae.progress import Progress, silent
 
 
 class KnowledgePreparer(BankedDecoder):
@@ -51,7 +52,12 @@ class KnowledgePreparer(BankedDecoder):
         return {"input_ids": ids, "attention_mask": mask}
 
     def prepare(
-        self, knowledge: str | Sequence[str], *, format: str | None = None, chunk_size: int | None = None
+        self,
+        knowledge: str | Sequence[str],
+        *,
+        format: str | None = None,
+        chunk_size: int | None = None,
+        progress: Progress = silent,
     ) -> PreparedKnowledge:
         """Prepare knowledge once, for any number of inputs.
 
@@ -59,12 +65,13 @@ class KnowledgePreparer(BankedDecoder):
             knowledge: A document; or several, which are read separately and used together.
             format: Format of the inputs it is for, whose anchor it is read behind; the configuration's if None.
                 Knowledge for another format can be used in chats too, but then stands before the system prompt.
-            chunk_size: Most tokens of K to read at once, to bound RAM. It does not change the result, except that a
+            chunk_size: Most tokens of K to read at once, to bound RAM; 2,048 if None. It does not change the result. A
                 document longer than the decoder's window is divided into windows, each read after the anchor.
+            progress: Called with the tokens that are read, if a document is read in chunks.
 
         Raises:
-            ValueError: A document is blank or the name of a file, the chunk size is not positive, or the model has no
-                tokenizer.
+            ValueError: A document is blank or the name of a file, the chunk size is not positive, the memory is too
+                small for what would be prepared, or the model has no tokenizer.
             TypeError: A document is not a text.
         """
         documents = as_texts(knowledge, "knowledge", "a document, or a list of documents")
@@ -72,7 +79,9 @@ class KnowledgePreparer(BankedDecoder):
             raise ValueError("knowledge is an empty list; give at least one document, or None for no knowledge.")
         for text in documents:
             check_document(text)
-        return PreparedKnowledge.join(self.prepare_many(documents, batch_size=1, format=format, chunk_size=chunk_size))
+        return PreparedKnowledge.join(
+            self.prepare_many(documents, batch_size=1, format=format, chunk_size=chunk_size, progress=progress)
+        )
 
     def prepare_many(
         self,
@@ -81,6 +90,7 @@ class KnowledgePreparer(BankedDecoder):
         batch_size: int = 16,
         format: str | None = None,
         chunk_size: int | None = None,
+        progress: Progress = silent,
     ) -> list[PreparedKnowledge]:
         """Prepare documents separately, reading several at once.
 
@@ -89,9 +99,11 @@ class KnowledgePreparer(BankedDecoder):
             batch_size: Documents to read at once; documents of similar length are read together.
             format: As for :meth:`prepare`.
             chunk_size: As for :meth:`prepare`.
+            progress: As for :meth:`prepare`.
 
         Raises:
-            ValueError: A document is blank, a size is not positive, or the model has no tokenizer.
+            ValueError: A document is blank, a size is not positive, the memory is too small for what would be prepared,
+                or the model has no tokenizer.
             TypeError: A document is not a text.
         """
         documents = as_texts(documents, "documents", "a list of documents")
@@ -100,7 +112,22 @@ class KnowledgePreparer(BankedDecoder):
                 raise ValueError(f"{name}={size} must be at least 1.")
         prompter = self.need_prompter()
         ids = [prompter.knowledge(text) for text in documents]
-        return read_documents(self.attached, self._anchor_of(format), ids, batch_size=batch_size, chunk_size=chunk_size)
+        return read_documents(
+            self.attached,
+            self._anchor_of(format),
+            ids,
+            batch_size=batch_size,
+            chunk_size=chunk_size,
+            progress=progress,
+        )
+
+    def check_memory(self, document: str) -> None:
+        """Check that a document can be prepared in the memory that is free, before the decoder reads it.
+
+        Raises:
+            ValueError: It cannot; the message names its tokens, the bytes that they take, and those that are free.
+        """
+        check_memory(self.attached, self.anchor, len(self.need_prompter().knowledge(document)))
 
     def prepare_prompts(self, prompts: Sequence[Prompt], *, batch_size: int = 16) -> list[PreparedKnowledge]:
         """Prepare the knowledge of tokenized examples, each distinct one once.

@@ -26,6 +26,8 @@ BATCH = 16
 """Most documents that are prepared together, and written before the next ones are begun."""
 CHARACTERS = 200_000
 """Most characters of such documents, all counted as long as the longest: so long documents are prepared one by one."""
+LONG = 100_000
+"""Characters from which on a text is checked for its size before it is kept."""
 _REPAIR = "run `diekae knowledge verify --repair`, and it is prepared again."
 
 
@@ -64,12 +66,22 @@ class PreparedFolder:
         settings = (fingerprint(model.decoder), config.site, config.template, config.anchor, model.anchor)
         return hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
 
+    def check_size(self, text: str) -> str:
+        """Return a text, unless it is too long to be prepared; checked before it is kept.
+
+        Raises:
+            ValueError: There is not enough memory.
+        """
+        if len(text) >= LONG:
+            self.require_model().check_memory(text)
+        return text
+
     def prepare_missing(self, ids: Sequence[str] | None, progress: Progress) -> list[str]:
         """Prepare the documents that this bank has not prepared yet, in batches of similar length.
 
         Args:
             ids: Which documents; all if None.
-            progress: Called after each batch.
+            progress: Called after each batch, and for parts of long documents.
 
         Returns:
             The ids of those that were missing.
@@ -81,7 +93,9 @@ class PreparedFolder:
             batch = by_length[done : done + batch_size([lengths[id] for id in by_length[done : done + BATCH]])]
             texts = self._texts(batch)
             if texts:
-                all_prepared = self.require_model().prepare_many(list(texts.values()), batch_size=BATCH)
+                all_prepared = self.require_model().prepare_many(
+                    list(texts.values()), batch_size=BATCH, progress=progress
+                )
                 for id, prepared in zip(texts, all_prepared, strict=True):
                     self._write(id, bank, prepared)
             done += len(batch)

@@ -101,8 +101,8 @@ class KnowledgeStore:
 
         Raises:
             FileNotFoundError: A given file or folder does not exist.
-            ValueError: A text is blank, names a file or holds a lone surrogate, a given file cannot be read, or there
-                is no model.
+            ValueError: A text is blank, names a file or holds a lone surrogate, a given file cannot be read, the memory
+                is too small to prepare a document, or there is no model.
             OSError: The store cannot be written.
         """
         self._prepared_folder.require_model()
@@ -111,7 +111,8 @@ class KnowledgeStore:
         inputs = expand(given, table.paths_below, result)
         for number, (content, explicit) in enumerate(inputs):
             if isinstance(content, str):
-                result.ids.append(self._put(None, title_of(content), content))
+                text = self._prepared_folder.check_size(content)
+                result.ids.append(self._put(None, title_of(text), text))
             else:
                 self._add_file(content, explicit, result)
             progress("reading", number + 1, len(inputs))
@@ -134,7 +135,7 @@ class KnowledgeStore:
         self._prepared_folder.require_model()
         if not text.strip():
             raise ValueError(f"the text of {title!r} is empty; give a document.")
-        id = self._put(None, title, text)
+        id = self._put(None, title, self._prepared_folder.check_size(text))
         return AddResult([id], self._prepared_folder.prepare_missing([id], silent))
 
     def forget_text(self, id: str) -> None:
@@ -255,7 +256,7 @@ class KnowledgeStore:
                 result.unchanged += 1
                 result.ids.append(source.document)
                 return
-            text = read_document(path, any_kind=explicit)
+            text = self._prepared_folder.check_size(read_document(path, any_kind=explicit))
         except (ValueError, OSError, ModuleNotFoundError) as error:
             if explicit:
                 raise

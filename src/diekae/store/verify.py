@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from diekae.store.catalogue import Catalogue, DocumentHealth, IndexedPassage, Pr
 from diekae.store.intake import title_of
 from diekae.store.layout import PREPARED, path_in_store
 
+PATIENCE = 1.0
+"""Seconds after which a file without a row counts as left behind, and not as one that is being removed."""
 Index = Callable[[str, str], list[IndexedPassage]]
 """Makes what a document is found by, from its title and its text."""
 
@@ -88,9 +91,14 @@ def _orphans(folder: Path, catalogue: Catalogue, repair: bool) -> list[Fault]:
                     kinds[path.relative_to(folder).as_posix()] = "link"
                 elif name in files and (file := path.relative_to(folder).as_posix()) not in listed:
                     kinds[file] = "orphan"
-        for file in sorted(kinds) if repair else ():
-            (folder / file).unlink(missing_ok=True)  # of a link, only the link itself
-    return [Fault(kinds[file], file, None, repair) for file in sorted(kinds)]
+    # A process that removes a document deletes its row, then its files. Names are never used twice, so a file that is
+    # still there afterwards stays without a row.
+    end = time.monotonic() + PATIENCE
+    while (there := sorted(file for file in kinds if os.path.lexists(folder / file))) and time.monotonic() < end:
+        time.sleep(PATIENCE / 20)
+    for file in there if repair else ():
+        (folder / file).unlink(missing_ok=True)  # of a link, only the link itself
+    return [Fault(kinds[file], file, None, repair) for file in there]
 
 
 def _catalogue_faults(catalogue: Catalogue, index: Index, repair: bool, progress: Progress) -> list[Fault]:
