@@ -9,6 +9,7 @@ from typing import Any
 
 from huggingface_hub import HfApi, ModelCardData, snapshot_download
 
+from diekae.files import write_atomically
 from diekae.smollm2 import HUB_ID, WHEEL_NAMES
 
 BANK_FILES = ("config.json", "bank-*.safetensors")
@@ -26,13 +27,18 @@ prompt. {parameters:,} parameters: `{encoder}` encoders at layers {layers}. The 
 ```python
 import diekae
 
-model = diekae.DiekaeModel.from_pretrained("{name}")
+{loading}
 store = diekae.KnowledgeStore("knowledge", model)
 store.add("The Zorblax Tower is 84 metres tall.")  # or a Path: a file or a folder
 print(diekae.ask(model, "How tall is the Zorblax Tower?", store))
 ```
 """
 """The card of a bank."""
+BY_NAME = """model = diekae.DiekaeModel.from_pretrained("{name}")"""
+"""How a bank is loaded whose decoder everyone can load."""
+BY_FOLDER = """decoder, tokenizer = diekae.load_decoder("{decoder}")  # the folder of the decoder
+model = diekae.DiekaeModel.from_pretrained("{name}", decoder, tokenizer)"""
+"""How a bank is loaded whose decoder was in a folder."""
 FIGURES = """
 ## Training
 
@@ -48,6 +54,14 @@ Nats per target token. D(x): without knowledge. D(K, x): with the knowledge in t
 gap between them that is closed. Grounded: the same for what the knowledge says.
 """
 """What a card says of a run."""
+STUDY = """
+The examples are questions that the decoder itself asked about documents. On the held-out documents:
+
+| | recovered | grounded | right answers | bytes a token of K |
+|---|---|---|---|---|
+{rows}
+"""
+"""What a card says of a bank that was trained on documents."""
 
 
 def is_hub_id(name: str) -> bool:
@@ -76,6 +90,11 @@ def download_bank(name: str, revision: str | None = None) -> Path:
         ) from error
 
 
+def is_public(decoder: str) -> bool:
+    """Tell whether others can load a decoder by this name."""
+    return decoder.lower() in WHEEL_NAMES or is_hub_id(decoder)
+
+
 def public_name(name: str, base_model: str | None) -> str:
     """Return the name of a decoder under which others can load it.
 
@@ -87,7 +106,7 @@ def public_name(name: str, base_model: str | None) -> str:
         ValueError: The decoder is in a folder, and no id was passed; or what was passed is none.
     """
     public = base_model or name
-    if public.lower() in WHEEL_NAMES or is_hub_id(public):
+    if is_public(public):
         return public
     raise ValueError(
         f"the bank must name a decoder that others can load, and {public!r} is none; pass the decoder's id on the hub: "
@@ -115,6 +134,20 @@ def create_repository(repo_id: str, private: bool | None) -> str:
     return HfApi(library_name="diekae").create_repo(repo_id, private=private, exist_ok=True).repo_id
 
 
+def write_card(folder: Path, result: Mapping[str, Any], decoder: str) -> Path:
+    """Write the card of the bank of a run into the bank's folder; return the card's path.
+
+    Args:
+        folder: The bank's folder.
+        result: What :func:`diekae.recipe.run_recipe` or :func:`diekae.study.run_study` returned.
+        decoder: Name or folder of the decoder. Of a folder only the last name is written.
+    """
+    encoder, layers, parameters = result["recipe"]["diekae"]["encoder"], result["layers"], result["parameters"]
+    card = model_card(folder.name, decoder, encoder, layers, parameters, result)
+    write_atomically(folder / CARD_NAME, card)
+    return folder / CARD_NAME
+
+
 def model_card(
     name: str,
     decoder: str,
@@ -126,24 +159,28 @@ def model_card(
     """Return the text of a bank's card.
 
     Args:
-        name: The bank's id on the hub.
-        decoder: The decoder's name, see :func:`public_name`.
+        name: The bank's id on the hub, or its folder's name.
+        decoder: The decoder's name, see :func:`public_name`; or its folder.
         encoder: The encoders' name.
         layers: Their layers.
         parameters: The bank's parameters.
-        result: What :func:`diekae.recipe.run_recipe` returned; its figures are shown.
+        result: The result of the bank's run; its figures are shown.
     """
-    base_model = HUB_ID if decoder.lower() in WHEEL_NAMES else decoder
-    data = ModelCardData(
-        base_model=base_model, library_name="diekae", pipeline_tag="text-generation", tags=["diekae", "knowledge"]
-    )
+    data = ModelCardData(library_name="diekae", pipeline_tag="text-generation", tags=["diekae", "knowledge"])
+    if is_public(decoder):
+        data.base_model = HUB_ID if decoder.lower() in WHEEL_NAMES else decoder
+        link, loading = f"[{data.base_model}](https://huggingface.co/{data.base_model})", BY_NAME.format(name=name)
+    else:
+        local = Path(decoder).name
+        link, loading = f"`{local}`", BY_FOLDER.format(name=name, decoder=local)
     card = CARD.format(
         metadata=data.to_yaml().strip(),
         name=name,
-        decoder=f"[{base_model}](https://huggingface.co/{base_model})",
+        decoder=link,
         encoder=encoder,
         layers=", ".join(map(str, layers)),
         parameters=parameters,
+        loading=loading,
     )
     return card if result is None else card + _figures(result)
 
@@ -154,17 +191,34 @@ def _figures(result: Mapping[str, Any]) -> str:
     rows = [
         f"| {name} | {of['n']} | "
         + " | ".join(f"{of['nll'][way]:.2f}" for way in ("bare", "prompted", "ours"))
-        + "".join(
-            f" | {'undefined' if of[share] is None else format(of[share], '.2f')}"
-            for share in ("recovered", "grounded")
-        )
-        + " |"
+        + f" | {_share(of['recovered'])} | {_share(of['grounded'])} |"
         for name, of in result["sets"].items()
     ]
-    return FIGURES.format(
+    figures = FIGURES.format(
         examples=result["examples"]["train"],
         sources=", ".join(sorted({spec["source"] for spec in recipe["data"]["train"]})),
         minutes=result["training_seconds"] / 60,
         objectives=", then ".join(f"`{stage['objective']}`" for stage in recipe["stages"]),
         rows="\n".join(rows),
     )
+    return figures + STUDY.format(rows="\n".join(_study_rows(result))) if "study" in result else figures
+
+
+def _study_rows(result: Mapping[str, Any]) -> list[str]:
+    """Return the table of a bank beside the same layers untrained and the prompt."""
+    study, (trained,) = result["study"], result["sets"].values()
+    untrained, size = study["untrained"], study["bytes_per_token"]
+    right, whole = untrained["answers_right"], size // len(study["layers"]) * study["depth"]
+    rows = [
+        ("K in the prompt", 1.0, 1.0, right["prompted"], whole),
+        ("these layers, untrained", untrained["recovered"], untrained["grounded"], right["ours"], size),
+        ("these layers, trained", trained["recovered"], trained["grounded"], result["answers_right"]["ours"], size),
+    ]
+    return [
+        f"| {name} | {_share(recovered)} | {_share(grounded)} | {answers:.0%} | {tokens:,} |"
+        for name, recovered, grounded, answers, tokens in rows
+    ]
+
+
+def _share(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.2f}"

@@ -55,6 +55,11 @@ def test_train_writes_a_bank_its_figures_and_a_report(trained: tuple[Path, str])
     assert result["layers"] == [0, 1, 2, 3]
     assert result["recipe"]["name"] == "tiny"
     assert result["recipe"]["folder"] is None, "no path of this machine"
+    assert result["recipe"]["decoder"] == "decoder", "no path of this machine"
+    _, metadata, card = (folder / "bank" / "README.md").read_text().split("---\n", 2)
+    assert "base_model" not in metadata and "frozen decoder `decoder`" in card, "others cannot load it by a name"
+    assert 'load_decoder("decoder")' in card and '"bank", decoder, tokenizer)' in card
+    assert "20 examples (jsonl)" in card and "| jsonl | 4 | " in card and "| jsonl 2 | 3 | " in card
     for values in result["sets"].values():
         assert set(values["seconds"]) == {"bare", "prompted", "prompted_cached", "prepare", "ours"}
         assert {"bare", "prompted", "ours"} <= set(values["nll"])

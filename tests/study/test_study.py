@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from builders import make_decoder, make_model, make_tokenizer
 from diekae.cli import train
 from diekae.data.example import Example
+from diekae.hub import model_card
 from diekae.recipe import read_recipe
 from diekae.study import StudyOptions, questions, run, run_study
 from diekae.study.folder import PARTS, TOKENS, Window, cut, read_folder, shipped_documents
@@ -163,6 +164,10 @@ def test_a_bank_is_trained_from_documents(tmp_path: Path, monkeypatch: pytest.Mo
     untrained = result["study"]["untrained"]
     assert {"recovered", "grounded", "seconds"} <= set(untrained)
     assert set(untrained["answers_right"]) == {"bare", "prompted", "ours"} and set(result["answers_right"]) == {"ours"}
+    card = model_card("bank", "tiny", "attention", model.layers, 10, result)
+    rows = [line.split(" | ") for line in card.partition("a token of K |")[2].splitlines() if line.startswith("| ")]
+    assert [len(row) for row in rows] == [5, 5, 5] and rows[1] != rows[2], "untrained and trained differ"
+    assert int(rows[0][4].strip(" |").replace(",", "")) == 2 * int(rows[1][4].strip(" |").replace(",", ""))
     table = train._comparison(result)
     cells = [list(column.cells) for column in table.columns]
     assert len(cells[0]) == 4 and "untrained" in str(cells[0][2]) and all(cells[3]), "right answers in every row"

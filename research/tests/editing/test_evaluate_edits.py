@@ -47,6 +47,10 @@ def test_methods_and_gates_are_measured_with_all_edits_at_once(
     assert found["gates"]["mention"]["unrelated text"]["opened"] == 0
     assert "shared subject" not in found["gates"]["mention"], "no subject has two facts"
     assert found["plan"] == plan.settings() and "out" not in found["plan"]
+    untrained = evaluate_edits(
+        model, TrainedParts(), dataclasses.replace(plan, out=plan.out / "untrained"), ["methods", "gates"]
+    )
+    assert list(untrained["methods"]["many"]) == ["bare", "memory, mention"] and list(untrained["gates"]) == ["mention"]
     with pytest.raises(ValueError, match="part 'grwth' is not known; choose one of methods"):
         evaluate_edits(model, gated, plan, ["grwth"])
 

@@ -21,9 +21,10 @@ from diekae.cli.console import (
     share,
 )
 from diekae.cli.output import output_file, printable_name
+from diekae.hub import write_card
 from diekae.models import DTYPES, load_decoder
 from diekae.provenance import write_json
-from diekae.recipe import read_recipe, run_recipe
+from diekae.recipe import Recipe, read_recipe, run_recipe
 from diekae.report import write_report
 from diekae.study import StudyOptions, run_study
 from diekae.training.run import processes
@@ -68,25 +69,29 @@ def command(
     if recipe is not None:
         if documents is not None or layers is not None or bytes_per_token is not None:
             raise ValueError("--documents, --layers and --bytes-per-token need --decoder; a recipe names its data.")
-        folder, result = _by_recipe(recipe, set or [], out, device, resume)
+        plan = read_recipe(recipe, set or [])
+        name = plan.decoder
+        folder, result = _by_recipe(plan, out, device, resume)
     else:
         assert decoder is not None
+        name = decoder
         options = StudyOptions(minutes, layers, bytes_per_token, questions, batch_size, seed)
         folder, result = _by_study(decoder, documents, options, out, dtype, device or "auto", resume)
     processes().destroy_process_group()  # at interpreter exit gloo's threads may abort the process
     if result:  # the main process measures and writes
-        _show(result, folder, json or folder / "result.json")
+        _show(result, name, folder, json or folder / "result.json")
 
 
-def _show(result: dict[str, Any], folder: Path, target: Path) -> None:
-    """Write the figures and the report, and print what matters."""
+def _show(result: dict[str, Any], decoder: str, folder: Path, target: Path) -> None:
+    """Write the figures, the bank's card and the report, and print what matters."""
     write_json(target, result)
+    card = write_card(folder / "bank", result, decoder)
     report = write_report(folder / "report.html", result)
     console.print(figures(result["sets"], folder.name))
     if "study" in result:
         console.print(_comparison(result))
         print_text(f"{result['minutes']:.1f} minutes in all")
-    for kind, path in (("bank", folder / "bank"), ("figures", target), ("report", report)):
+    for kind, path in (("bank", folder / "bank"), ("card", card), ("figures", target), ("report", report)):
         print_text(f"{kind}: {printable_name(path)}")
 
 
@@ -111,10 +116,7 @@ def _comparison(result: dict[str, Any]) -> Table:
     return table
 
 
-def _by_recipe(
-    recipe: Path, settings: list[str], out: Path | None, device: str | None, resume: bool
-) -> tuple[Path, dict[str, Any]]:
-    plan = read_recipe(recipe, settings)
+def _by_recipe(plan: Recipe, out: Path | None, device: str | None, resume: bool) -> tuple[Path, dict[str, Any]]:
     plan = dataclasses.replace(plan, device=device or plan.device)
     device_of(plan.device)
     folder = out or Path("runs") / plan.name

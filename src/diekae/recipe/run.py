@@ -16,6 +16,7 @@ from diekae.data.mixture import load_mixture, load_prompts
 from diekae.data.prompt import Prompt
 from diekae.evaluation import evaluate
 from diekae.evaluation.metrics import Scores, mean_defined
+from diekae.hub import is_public
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
 from diekae.models import DTYPES, load_decoder, resolve_device
@@ -156,6 +157,7 @@ def _portable(recipe: Recipe, config: DiekaeConfig) -> dict[str, Any]:
     """Return the recipe as JSON values, without the paths of this machine."""
     values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe)))
     values["folder"] = None
+    values["decoder"] = recipe.decoder if is_public(recipe.decoder) else Path(recipe.decoder).name
     values["bank"] = Path(recipe.bank).name if recipe.bank else None
     values["diekae"] = config.to_dict()
     for specs in values["data"].values():

@@ -9,11 +9,14 @@ import typer
 
 from diekae.cli.console import (
     SHIPPED,
+    AnyBankOption,
     BankOption,
+    DecoderOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
     SeedOption,
+    chosen_bank,
     load_model,
     print_text,
     progress_bars,
@@ -37,7 +40,8 @@ group = typer.Typer(help="Train for editing, and measure edits against other met
 def evaluate(
     data: DataOption,
     out: Annotated[Path, typer.Option(help="Folder of measurements; an interrupted run continues from them.")],
-    bank: BankOption = SHIPPED,
+    bank: AnyBankOption = None,
+    decoder: DecoderOption = None,
     trained: TrainedOption = None,
     part: Annotated[list[str] | None, typer.Option(help=f"{', '.join(PARTS)}; all by default.")] = None,
     cases: Annotated[int, typer.Option(min=1, help="Reported cases of CounterFact.")] = EditingPlan.cases,
@@ -51,7 +55,8 @@ def evaluate(
 ) -> None:
     """Measure edits on CounterFact: success, neighbours, what is generated, drift, and when gates open."""
     plan = EditingPlan(data, out, cases, few, neighbours, unrelated, seed)
-    model = load_model(bank, device, dtype)
+    # The format of the shipped bank, so that decoders are measured alike.
+    model = load_model(chosen_bank(bank, decoder, SHIPPED), device, dtype, "qa", decoder=decoder)
     loaded = find_trained(model) if trained is None else load_trained(trained, model)
     with progress_bars() as (show, _):
         figures = evaluate_edits(model, loaded, plan, part or PARTS, show)

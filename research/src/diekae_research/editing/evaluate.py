@@ -29,7 +29,7 @@ from diekae_research.sources import load_source
 
 PARTS = ("methods", "gates", "sample")
 GATES = ("mention", "learned")
-"""Gates of the library's edits, both of which are measured."""
+"""Gates of the library's edits; ``learned`` is measured where it was trained for the decoder."""
 SAMPLE = "full_format_sample.json"
 """Cases of CounterFact in the original layout, with all their prompts."""
 
@@ -85,13 +85,14 @@ class Evaluation:
         return [Prompt(self.model.anchor, (), row[:40], row[40:]) for row in rows if len(row) == 80]
 
     def _edited(self, cases: Sequence[Case]) -> dict[str, EditedMethod]:
-        """Return the library's edits of some cases, all in force, with each gate."""
+        """Return the library's edits of some cases, all in force, with each gate that there is."""
         edits = [case.edit for case in cases]
         return {
             gate: edited_method(
                 f"memory, {gate}", self.model, make_gate(self.model, gate, self.trained), self.trained, edits
             )
             for gate in GATES
+            if gate == "mention" or self.trained.encoder is not None
         }
 
     def _measured(self, fitted: Fitted, cases: Sequence[Case], neighbours: int | None = None) -> Result:
