@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import fcntl
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from diekae.data.example import DataError
-from diekae.files import alone, write_atomically
+from diekae.files import write_atomically
 from diekae.suggest import did_you_mean
 from diekae_research.provenance import write_json
 from diekae_research.tables import figure3, figure4, table1, table2, table3, table4, table5
@@ -39,6 +41,25 @@ def table_names(name: str) -> list[str]:
             f"unknown table {name!r}; there are {', '.join(TABLES)}, all.{did_you_mean(name, [*TABLES, 'all'])}"
         )
     return [name]
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Lock a folder for this process until the block or the process ends.
+
+    Raises:
+        RuntimeError: Another process has locked it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RuntimeError(
+                f"another process is at work in {str(folder)!r} and would lose its checkpoints; wait until it has "
+                "ended, or name another folder with --out."
+            ) from error
+        yield
 
 
 def reproduce(
