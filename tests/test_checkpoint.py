@@ -177,7 +177,7 @@ def test_a_folder_without_locks_keeps_the_files_of_others(tmp_path: Path, monkey
         raise OSError(38, "Function not implemented")
 
     with monkeypatch.context() as patch:
-        patch.setattr("diekae.checkpoint.fcntl.flock", fail)
+        patch.setattr("diekae.files.fcntl.flock", fail)
         new.save_pretrained(tmp_path)
     assert len(list(tmp_path.glob("bank-*"))) == 2
     assert torch.equal(load_bank(tmp_path).tensors["layers.1.up.weight"], new.bank.encoder.up.weight[1])

@@ -6,12 +6,9 @@ Several processes may save into one folder, and others read it meanwhile: a read
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -26,7 +23,7 @@ from transformers import PreTrainedModel
 from diekae.config import DiekaeConfig
 from diekae.encoders.bank import Bank
 from diekae.fields import check_table, check_types
-from diekae.files import write_atomically
+from diekae.files import locked, write_atomically
 from diekae.fingerprint import fingerprint
 from diekae.hub import download_bank, is_hub_id
 
@@ -117,35 +114,19 @@ def save_bank(
 
 def _write(folder: Path, name: str, weights: bytes, description: str) -> None:
     """Write the weights' file and ``config.json``, and remove the weights of older banks."""
-    with _saving(folder) as locked:
+    with locked(folder) as has_locks:
         existed = (folder / name).exists()
         write_atomically(folder / name, weights)
         try:
             write_atomically(folder / CONFIG_NAME, description)
         except BaseException:
-            if locked and not existed:
+            if has_locks and not existed:
                 (folder / name).unlink()
             raise
         # Without a lock, another process may be about to name its file in `config.json`.
-        for old in folder.glob("bank-*.safetensors") if locked else ():
+        for old in folder.glob("bank-*.safetensors") if has_locks else ():
             if old.name != name:
                 old.unlink()
-
-
-@contextmanager
-def _saving(folder: Path) -> Iterator[bool]:
-    """Lock a folder, after any other process that saves into it. Yield False if its file system has no locks."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)  # the folder itself is locked, so that no file of a lock stays in it
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            locked = True
-        except OSError:
-            locked = False
-        yield locked
-    finally:
-        os.close(handle)
 
 
 def load_bank(folder: Path, revision: str | None = None) -> SavedBank:

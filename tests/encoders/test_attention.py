@@ -153,6 +153,3 @@ def test_impossible_sizes_are_refused() -> None:
             Attention.make_options({**SIZES, **options})
     with pytest.raises(ValueError, match="'head_size' is not known"):
         Attention.make_options({"head_size": 8})
-    assert Attention.resolve_options(Attention.make_options({"heads": 8}), {"heads": 4, "kv_heads": 2}) == {
-        "kv_heads": 2
-    }

@@ -14,10 +14,10 @@ from small import read
 from typer.testing import CliRunner
 
 from diekae.data.mixture import DataSpec, load_prompts
-from diekae.files import alone
 from diekae.models import fast_dtype
 from diekae_research.cli import typer_app
 from diekae_research.tables import Plan, augment, table1, table4
+from diekae_research.tables.reproduce import alone
 from layouts import write_json
 
 

@@ -14,9 +14,8 @@ key, e dimensions of a value.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,11 +88,6 @@ class Attention(Encoder):
             self.gate = GroupedLinear(count, 2 * inner, inner)
             self.inner = GroupedLinear(count, 2 * inner, inner)
             self.up = GroupedLinear(count, inner, width, std=0.0)
-
-    @classmethod
-    def resolve_options(cls, options: Any, traits: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the sizes that are None with their values in the decoder's attention."""
-        return {name: value for name, value in traits.items() if getattr(options, name) is None}
 
     @property
     def exact(self) -> bool:

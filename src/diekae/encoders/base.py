@@ -81,11 +81,6 @@ class Encoder(nn.Module):
         check_types(cls.options, values)
         return cls.options(**values)
 
-    @classmethod
-    def resolve_options(cls, options: Any, traits: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG003
-        """Return the options to replace for a decoder whose attention has these traits (heads and their sizes)."""
-        return {}
-
 
 class DifferenceEncoder(Encoder, ABC):
     """Encoders that compute the difference themselves, from prepared knowledge and x."""

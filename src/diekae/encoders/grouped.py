@@ -57,9 +57,9 @@ class GroupedRMSNorm(nn.Module):
         return (self.unit(x).float() * self.weight[which, None, None].float()).to(x.dtype)
 
     def split(self, x: Tensor, which: slice = slice(None)) -> tuple[Tensor, Tensor | None]:
-        """Return x normalised, and the gain that the maps of it must still apply, or None.
+        """Return x normalised, and the gain if the linear maps that follow must still apply it; else None.
 
-        In training the maps multiply the gain into their weights: an x that needs no gradient then costs none, which
+        In training they multiply the gain into their weights, so that no gradient is computed for a frozen x; this
         saves a good part of a step. Otherwise the gain is applied to x here, once for all maps.
         """
         return (self.unit(x), self.weight) if torch.is_grad_enabled() else (self(x, which), None)

@@ -61,7 +61,7 @@ class KnowledgeBatch:
         return repeated
 
     def part(self, which: slice, size: int, dtype: torch.dtype, contiguous: bool = False) -> Part:
-        """Return the keys and values [N, B, S, G · r] of some encoders for :func:`partial_attention.attend`.
+        """Return the keys and values [N, B, S, G · r] of some encoders, for :mod:`diekae.encoders.partial_attention`.
 
         Args:
             which: The n encoders.

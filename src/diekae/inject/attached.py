@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from diekae.encoders import KnowledgeBatch
 from diekae.encoders.bank import Bank
 from diekae.inject.attention import AttentionSite
-from diekae.inject.attention_interface import AttentionFunction, AttentionWrapper, enable_wrapping, wrap_attention
+from diekae.inject.attention_interface import AttentionCall, enable_wrapping, observe_attention
 from diekae.inject.hookpoints import Hookpoint
 from diekae.inject.hooks import apply_hook
 from diekae.inject.rotary import KeyRotation
@@ -60,37 +60,23 @@ class Attached:
         """
         states_read = [torch.empty(0)] * len(self.bank.layers)
         numbers = self.numbers
+        encoder: Any = self.bank.encoder
 
         def store_stream(layer: int, stream: Tensor, _output: Tensor) -> None:
             states_read[numbers[layer]] = stream
 
+        def store_slots(call: AttentionCall) -> None:
+            new = call.states.shape[1]  # with a cache, the keys of earlier columns are passed too
+            states_read[call.number] = encoder.pack(call.states, call.key[:, :, -new:], call.value[:, :, -new:])
+
         if self.by_attention:
             enable_wrapping(self.decoder)
             modules = {numbers[layer]: site.module for layer, site in self.sites.items()}
-            with wrap_attention(modules, lambda number, states: self._storing_wrapper(number, states, states_read)):
+            with observe_attention(modules, store_slots):
                 yield states_read
         else:
             with apply_hook(self.hookpoints, store_stream):
                 yield states_read
-
-    def _storing_wrapper(self, number: int, states: Tensor, states_read: list[Tensor]) -> AttentionWrapper:
-        """Return a wrapper that stores what encoder ``number`` reads: attention inputs [B, T, W], keys and values."""
-        encoder: Any = self.bank.encoder
-
-        def attend(
-            attention: AttentionFunction,
-            module: nn.Module,
-            query: Tensor,
-            key: Tensor,
-            value: Tensor,
-            *rest: Any,
-            **options: Any,
-        ) -> tuple[Tensor, Any]:
-            new = states.shape[1]  # with a cache, the keys of earlier columns are passed too
-            states_read[number] = encoder.pack(states, key[:, :, -new:], value[:, :, -new:])
-            return attention(module, query, key, value, *rest, **options)
-
-        return attend
 
     def slots(self, states: Tensor, mask: Tensor, anchor_states: Tensor, anchor_mask: Tensor) -> KnowledgeBatch:
         """Make slots of K and of its anchor from what :meth:`keeping` stored, with gradients to the bank.

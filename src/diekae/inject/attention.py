@@ -15,15 +15,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from diekae.inject.attention_interface import (
-    AttentionFunction,
-    AttentionWrapper,
+    AttentionCall,
     Masks,
     enable_wrapping,
+    observe_attention,
     recorded_masks,
     refusal,
-    wrap_attention,
 )
-from diekae.inject.hookpoints import PROBE_TOKENS, find_blocks, stack_of
+from diekae.inject.hookpoints import find_blocks, probe_ids, stack_of
 
 
 @dataclass(frozen=True)
@@ -61,30 +60,15 @@ def find_attention(decoder: PreTrainedModel) -> list[AttentionSite]:
     sites: dict[int, list[AttentionSite]] = {}
     masks: dict[int, tuple[Any, int | None]] = {}
 
-    def make_wrapper(number: int, _states: Tensor) -> AttentionWrapper:
-        layer, candidate = candidates[number]
+    def record_site(call: AttentionCall) -> None:
+        layer, candidate = candidates[call.number]
+        site = AttentionSite(candidate, call.query.shape[1], _heads_and_size(call.key), _heads_and_size(call.value))
+        sites.setdefault(layer, []).append(site)
+        masks[layer] = call.mask, call.window
 
-        def record_site(
-            attention: AttentionFunction,
-            module: nn.Module,
-            query: Tensor,
-            key: Tensor,
-            value: Tensor,
-            *rest: Any,
-            **options: Any,
-        ) -> tuple[Tensor, Any]:
-            site = AttentionSite(candidate, query.shape[1], _heads_and_size(key), _heads_and_size(value))
-            sites.setdefault(layer, []).append(site)
-            masks[layer] = rest[0] if rest else options.get("attention_mask"), options.get("sliding_window")
-            return attention(module, query, key, value, *rest, **options)
-
-        return record_site
-
-    vocabulary = int(decoder.get_input_embeddings().weight.shape[0])  # type: ignore[index]
-    ids = torch.arange(PROBE_TOKENS, device=decoder.device)[None] % vocabulary
     modules = {number: module for number, (_, module) in enumerate(candidates)}
-    with wrap_attention(modules, make_wrapper), recorded_masks() as recorded:
-        stack_of(decoder)(input_ids=ids, use_cache=False)
+    with observe_attention(modules, record_site), recorded_masks() as recorded:
+        stack_of(decoder)(input_ids=probe_ids(decoder), use_cache=False)
     wrong = [layer for layer in range(len(blocks)) if len(sites.get(layer, [])) != 1]
     if wrong:
         raise ValueError(

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -23,6 +23,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from diekae.inject.contexts import HookContext
+from diekae.inject.hookpoints import input_states
 
 IMPLEMENTATIONS = ("sdpa", "eager")
 """Attention implementations that take a mask with an entry for each query and key."""
@@ -119,21 +120,62 @@ def wrap_attention(modules: Mapping[int, nn.Module], make_wrapper: MakeWrapper) 
 
 def add_wrappers(context: HookContext, modules: Mapping[int, nn.Module], make_wrapper: MakeWrapper) -> None:
     """Add the hooks of :func:`wrap_attention` to a block that is being entered."""
-    entry = context.entry
 
     def make_hook(number: int) -> Any:
-        # `*rest`: another thread may run this hook before torch has noted that it takes keywords.
-        def hook(_module: nn.Module, *rest: Any) -> Any:
-            if not entry.current:
-                return None
-            args, kwargs = rest
-            wrapper = make_wrapper(number, args[0] if args else kwargs["hidden_states"])
+        def set_wrapper(_module: nn.Module, args: Any, kwargs: Any) -> Any:
+            wrapper = make_wrapper(number, input_states(args, kwargs))
             return None if wrapper is None else (args, {**kwargs, _KEYWORD: wrapper})
 
-        return hook
+        return set_wrapper
 
     for number, module in modules.items():
         context.add_pre_hook(module, make_hook(number))
+
+
+class AttentionCall(NamedTuple):
+    """One call of a layer's attention."""
+
+    number: int
+    """Number of the attention module."""
+    states: Tensor
+    """What the module reads, [B, T, W]."""
+    query: Tensor
+    """[B, H, T, d]."""
+    key: Tensor
+    """[B, G, C, d], rotated to its positions; with a cache, keys of earlier columns too."""
+    value: Tensor
+    """[B, G, C, d]."""
+    mask: Any
+    """The layer's mask."""
+    window: int | None
+    """The sliding window that the layer names."""
+
+
+def observe_attention(modules: Mapping[int, nn.Module], observe: Callable[[AttentionCall], None]) -> HookContext:
+    """Return a block that calls ``observe`` before the attention of some layers, and leaves the attention as it is.
+
+    Args:
+        modules: Attention modules, each under a number.
+        observe: Called in every forward of the current context inside the block.
+    """
+
+    def make_wrapper(number: int, states: Tensor) -> AttentionWrapper:
+        def observe_and_attend(
+            attention: AttentionFunction,
+            module: nn.Module,
+            query: Tensor,
+            key: Tensor,
+            value: Tensor,
+            *rest: Any,
+            **options: Any,
+        ) -> tuple[Tensor, Any]:
+            mask = rest[0] if rest else options.get("attention_mask")
+            observe(AttentionCall(number, states, query, key, value, mask, options.get("sliding_window")))
+            return attention(module, query, key, value, *rest, **options)
+
+        return observe_and_attend
+
+    return wrap_attention(modules, make_wrapper)
 
 
 def refusal(decoder: PreTrainedModel, reason: str) -> str:

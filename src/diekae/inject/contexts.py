@@ -33,7 +33,7 @@ class Claim:
     """Whether the user's code runs inside the block; otherwise the block ends with one call of the model."""
 
     def excludes(self, other: Claim) -> bool:
-        """Tell whether one context can not be inside both blocks."""
+        """Tell whether no context may be inside both blocks at once."""
         same_bank = self.bank is not None and self.bank is other.bank
         mix = self.held or other.held or same_bank or (self.by_attention and other.by_attention)
         return self.decoder is other.decoder and mix
@@ -62,11 +62,7 @@ class HookContext:
     meanwhile, because it would skip the hooks.
 
     Example:
-        def register(context: HookContext) -> None:
-            entry = context.entry
-            context.add_hook(module, lambda *_: act() if entry.current else None)
-
-        with HookContext(register):
+        with HookContext(lambda context: context.add_hook(module, lambda *_: act())):
             decoder(ids)
     """
 
@@ -84,15 +80,40 @@ class HookContext:
         self._register = register
         self._added: list[tuple[nn.Module, str, Callable[..., Any]]] = []
 
-    def add_pre_hook(self, module: nn.Module, hook: Callable[..., Any]) -> None:
-        """Register a hook that runs before a module, with its arguments and keyword arguments."""
-        self._added.append((module, "_forward_pre_hooks", hook))
-        module.register_forward_pre_hook(hook, with_kwargs=True)
+    def add_pre_hook(
+        self, module: nn.Module, hook: Callable[..., Any], elsewhere: Callable[[], None] | None = None
+    ) -> None:
+        """Register a hook that runs before a module, as ``hook(module, args, kwargs)``.
 
-    def add_hook(self, module: nn.Module, hook: Callable[..., Any], *, with_kwargs: bool = False) -> None:
-        """Register a hook that runs after a module."""
-        self._added.append((module, "_forward_hooks", hook))
-        module.register_forward_hook(hook, with_kwargs=with_kwargs)
+        Args:
+            module: The module.
+            hook: Called in the context that entered the block.
+            elsewhere: Called in other contexts while the block is open, if given.
+        """
+        answer = self._answering(hook, elsewhere)
+        self._added.append((module, "_forward_pre_hooks", answer))
+        module.register_forward_pre_hook(answer, with_kwargs=True)
+
+    def add_hook(self, module: nn.Module, hook: Callable[..., Any]) -> None:
+        """Register a hook that runs after a module, as ``hook(module, args, kwargs, output)``."""
+        answer = self._answering(hook)
+        self._added.append((module, "_forward_hooks", answer))
+        module.register_forward_hook(answer, with_kwargs=True)
+
+    def _answering(self, hook: Callable[..., Any], elsewhere: Callable[[], None] | None = None) -> Callable[..., Any]:
+        """Return a hook that calls another one in the block's context alone."""
+        entry = self.entry
+
+        # `*rest` is passed on only inside the context: torch keeps a hook and its `with_kwargs` in two places, and
+        # another thread may see the one without the other.
+        def answer(module: nn.Module, *rest: Any) -> Any:
+            if entry.current:
+                return hook(module, *rest)
+            if elsewhere is not None and entry.open:
+                elsewhere()
+            return None
+
+        return answer
 
     def __enter__(self) -> HookContext:
         """Enter the block in the current context.

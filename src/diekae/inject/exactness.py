@@ -16,9 +16,15 @@ from transformers import PreTrainedModel
 
 from diekae.encoders import KnowledgeBatch
 from diekae.inject.attention import AttentionSite
-from diekae.inject.attention_interface import AttentionFunction, AttentionWrapper, refusal, wrap_attention
+from diekae.inject.attention_interface import (
+    AttentionCall,
+    AttentionWrapper,
+    observe_attention,
+    refusal,
+    wrap_attention,
+)
 from diekae.inject.contexts import HookContext
-from diekae.inject.hookpoints import stack_of
+from diekae.inject.hookpoints import probe_ids, stack_of
 from diekae.inject.slot_attention import SlotAttention
 from diekae.inject.slot_masks import ForwardColumns
 from diekae.inject.slots import Slots
@@ -42,9 +48,8 @@ def check_exact(decoder: PreTrainedModel, sites: Sequence[AttentionSite]) -> lis
     """
     if decoder.device.type == "meta":
         return list(sites)
-    vocabulary = int(decoder.get_input_embeddings().weight.shape[0])  # type: ignore[index]
     before = 1 + KNOWLEDGE_TOKENS
-    ids = torch.linspace(vocabulary // 10, vocabulary // 2, before + INPUT_TOKENS, device=decoder.device).long()[None]
+    ids = probe_ids(decoder, before + INPUT_TOKENS)
     knowledge_ids, input_ids = ids[:, :before], torch.cat([ids[:, :1], ids[:, before:]], dim=1)
     positions = torch.arange(before, device=ids.device)[None]
     try:
@@ -85,17 +90,12 @@ def _refusing_learned_positions(decoder: PreTrainedModel, ids: Tensor) -> HookCo
     Inside the block, a run over ``ids`` raises ValueError if the decoder does so.
     """
 
+    def check_lookup(_module: nn.Module, args: Any, kwargs: Any) -> None:
+        indices = next(iter((*args, *kwargs.values())), None)
+        if not isinstance(indices, Tensor) or indices.shape != ids.shape or not torch.equal(indices.to(ids), ids):
+            raise ValueError(refusal(decoder, "its positions are learned"))
+
     def register(context: HookContext) -> None:
-        entry = context.entry
-
-        def check_lookup(_module: nn.Module, *rest: Any) -> None:
-            if not entry.current:
-                return
-            args, kwargs = rest
-            indices = next(iter((*args, *kwargs.values())), None)
-            if not isinstance(indices, Tensor) or indices.shape != ids.shape or not torch.equal(indices.to(ids), ids):
-                raise ValueError(refusal(decoder, "its positions are learned"))
-
         for module in stack_of(decoder).modules():
             if isinstance(module, nn.Embedding):
                 context.add_pre_hook(module, check_lookup)
@@ -115,22 +115,10 @@ def _read_slots(
     """Return the keys and values of anchor and K in all layers, [1, S, G, d] each, at ``positions`` [1, S]."""
     keys, values = [torch.empty(0)] * len(sites), [torch.empty(0)] * len(sites)
 
-    def make_wrapper(number: int, _states: Tensor) -> AttentionWrapper:
-        def store_slots(
-            attention: AttentionFunction,
-            module: nn.Module,
-            query: Tensor,
-            key: Tensor,
-            value: Tensor,
-            *rest: Any,
-            **options: Any,
-        ) -> tuple[Tensor, Any]:
-            keys[number], values[number] = key.transpose(1, 2), value.transpose(1, 2)
-            return attention(module, query, key, value, *rest, **options)
+    def store_slots(call: AttentionCall) -> None:
+        keys[call.number], values[call.number] = call.key.transpose(1, 2), call.value.transpose(1, 2)
 
-        return store_slots
-
-    with wrap_attention({number: site.module for number, site in enumerate(sites)}, make_wrapper):
+    with observe_attention({number: site.module for number, site in enumerate(sites)}, store_slots):
         _last_states(decoder, ids, position_ids=positions)
     return keys, values
 

@@ -6,6 +6,7 @@ Shapes: T tokens, W decoder width.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from diekae.inject.contexts import Entry, HookContext
+from diekae.inject.contexts import HookContext
 
 PROBE_TOKENS = 8
 """Tokens of a run that shows how the modules of a decoder work together."""
@@ -41,6 +42,22 @@ def first_tensor(output: Any) -> Tensor:
 def with_first(output: Any, states: Tensor) -> Any:
     """Return a copy of a module's output with other hidden states."""
     return type(output)((states, *output[1:])) if isinstance(output, tuple | list) else states
+
+
+def input_states(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """Return the hidden states that a block or an attention module is called with."""
+    states: Tensor = args[0] if args else kwargs["hidden_states"]
+    return states
+
+
+def probe_ids(decoder: PreTrainedModel, count: int = PROBE_TOKENS) -> Tensor:
+    """Return tokens for a trial run, int64 [1, count].
+
+    They are from the middle of the vocabulary: special tokens at its ends carry massive activations, which drown the
+    rest.
+    """
+    vocabulary = int(decoder.get_input_embeddings().weight.shape[0])  # type: ignore[index]
+    return torch.linspace(vocabulary // 10, vocabulary // 2, count, device=decoder.device).long()[None]
 
 
 def stack_of(decoder: PreTrainedModel) -> nn.Module:
@@ -101,25 +118,21 @@ def find_hookpoints(decoder: PreTrainedModel, layers: tuple[int, ...], site: str
 class _Recording:
     """The input and output of one block, and the outputs of the modules in it, each fp32 [T, W]."""
 
-    def __init__(self, entry: Entry) -> None:
-        """Take the entry of the run that is recorded; runs of other threads are not."""
-        self.entry = entry
+    def __init__(self) -> None:
+        """Begin with nothing recorded."""
         self.block_input = self.block_output = torch.empty(0)
         self.outputs: list[tuple[nn.Module, Tensor]] = []
 
-    def hook_input(self, _module: nn.Module, *rest: Any) -> None:
-        if self.entry.current:
-            args, kwargs = rest
-            self.block_input = _copy(args[0] if args else kwargs["hidden_states"])
+    def hook_input(self, _module: nn.Module, args: Any, kwargs: Any) -> None:
+        self.block_input = _copy(input_states(args, kwargs))
 
-    def hook_module(self, module: nn.Module, _args: Any, output: Any) -> None:
+    def hook_module(self, module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> None:
         states = first_tensor(output)
-        if self.entry.current and isinstance(states, Tensor) and states.shape[-1] == self.block_input.shape[-1]:
+        if isinstance(states, Tensor) and states.shape[-1] == self.block_input.shape[-1]:
             self.outputs.append((module, _copy(states)))
 
-    def hook_output(self, _module: nn.Module, _args: Any, output: Any) -> None:
-        if self.entry.current:
-            self.block_output = _copy(first_tensor(output))
+    def hook_output(self, _module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> None:
+        self.block_output = _copy(first_tensor(output))
 
 
 def _copy(states: Tensor) -> Tensor:
@@ -134,7 +147,7 @@ def _find_addends(
 
     def register(context: HookContext) -> None:
         for layer, block in blocks:
-            recording = recordings[layer] = _Recording(context.entry)
+            recording = recordings[layer] = _Recording()
             context.add_pre_hook(block, recording.hook_input)
             context.add_hook(block, recording.hook_output)
             for module in block.modules():
@@ -142,10 +155,7 @@ def _find_addends(
                     context.add_hook(module, recording.hook_module)
 
     with HookContext(register), torch.no_grad():
-        vocabulary = decoder.get_input_embeddings().weight.shape[0]  # type: ignore[index]
-        # From the middle of the vocabulary: special tokens at its ends carry massive activations, which drown the rest.
-        ids = torch.linspace(vocabulary // 10, vocabulary // 2, PROBE_TOKENS, device=decoder.device).long()[None]
-        stack_of(decoder)(input_ids=ids, use_cache=False)
+        stack_of(decoder)(input_ids=probe_ids(decoder), use_cache=False)
     tolerance = 2e-2 if torch.finfo(decoder.dtype).eps < 1e-4 else 0.2
     return {layer: _best_pair(layer, recording, tolerance) for layer, recording in recordings.items()}
 

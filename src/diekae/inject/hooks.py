@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from diekae.inject.contexts import Entry, HookContext
-from diekae.inject.hookpoints import Hookpoint, find_blocks, first_tensor, stack_of, with_first
+from diekae.inject.contexts import HookContext
+from diekae.inject.hookpoints import Hookpoint, find_blocks, first_tensor, input_states, stack_of, with_first
 
 HookFunction = Callable[[int, Tensor, Tensor], Tensor | None]
 """Called as ``hook(layer, stream, output)``, with the residual stream right after the hookpoint and the output of its
@@ -51,47 +51,38 @@ def add_hook(
     context: HookContext, hookpoints: Mapping[int, Hookpoint], hook: HookFunction, *, stop_after: int | None = None
 ) -> None:
     """Add the hooks of :func:`apply_hook` to a block that is being entered."""
-    entry = context.entry
     for layer, hookpoint in hookpoints.items():
         parts: dict[Any, Tensor] = {}
         if hookpoint.addends:
-            context.add_pre_hook(hookpoint.block, _input_hook(entry, parts))
+            context.add_pre_hook(hookpoint.block, _input_hook(parts))
             for module in hookpoint.addends:
-                context.add_hook(module, _addend_hook(entry, parts))
-        context.add_hook(hookpoint.module, _output_hook(entry, layer, hookpoint, hook, parts, stop_after == layer))
+                context.add_hook(module, _addend_hook(parts))
+        context.add_hook(hookpoint.module, _output_hook(layer, hookpoint, hook, parts, stop_after == layer))
 
 
-def _input_hook(entry: Entry, parts: dict[Any, Tensor]) -> Any:
+def _input_hook(parts: dict[Any, Tensor]) -> Any:
     """Return a hook that stores the input of a block."""
 
-    # `*rest`: another thread may run this hook before torch has noted that it takes keywords.
-    def hook(_module: nn.Module, *rest: Any) -> None:
-        if entry.current:
-            args, kwargs = rest
-            parts.clear()
-            parts["input"] = args[0] if args else kwargs["hidden_states"]
+    def store(_module: nn.Module, args: Any, kwargs: Any) -> None:
+        parts.clear()
+        parts["input"] = input_states(args, kwargs)
 
-    return hook
+    return store
 
 
-def _addend_hook(entry: Entry, parts: dict[Any, Tensor]) -> Any:
+def _addend_hook(parts: dict[Any, Tensor]) -> Any:
     """Return a hook that stores the output of a module that adds to the residual stream."""
 
-    def hook(module: nn.Module, _args: Any, output: Any) -> None:
-        if entry.current:
-            parts[module] = first_tensor(output)
+    def store(module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> None:
+        parts[module] = first_tensor(output)
 
-    return hook
+    return store
 
 
-def _output_hook(
-    entry: Entry, layer: int, hookpoint: Hookpoint, hook: HookFunction, parts: dict[Any, Tensor], stop: bool
-) -> Any:
+def _output_hook(layer: int, hookpoint: Hookpoint, hook: HookFunction, parts: dict[Any, Tensor], stop: bool) -> Any:
     """Return a hook for the module of a hookpoint, which calls ``hook`` and adds the difference that it returns."""
 
-    def module_hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-        if not entry.current:
-            return None
+    def add_difference(_module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> Any:
         states = first_tensor(output)
         stream = states
         if hookpoint.addends:
@@ -105,7 +96,7 @@ def _output_hook(
             return None
         return with_first(output, states + difference.to(states.dtype).reshape(states.shape))
 
-    return module_hook
+    return add_difference
 
 
 def keep_where(receives: Tensor, difference: Tensor, stream: Tensor) -> Tensor:
@@ -125,19 +116,13 @@ def keep_where(receives: Tensor, difference: Tensor, stream: Tensor) -> Tensor:
 def detach_blocks(decoder: PreTrainedModel) -> HookContext:
     """Return a block that stops gradients between decoder blocks, in forwards of the current context inside it."""
 
+    def detach(_block: nn.Module, args: Any, kwargs: Any) -> Any:
+        states = input_states(args, kwargs).detach()
+        return ((states, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": states})
+
     def register(context: HookContext) -> None:
-        entry = context.entry
-
-        def hook(_module: nn.Module, *rest: Any) -> Any:
-            if not entry.current:
-                return None
-            args, kwargs = rest
-            if args:
-                return (args[0].detach(), *args[1:]), kwargs
-            return args, {**kwargs, "hidden_states": kwargs["hidden_states"].detach()}
-
         for block in find_blocks(decoder):
-            context.add_pre_hook(block, hook)
+            context.add_pre_hook(block, detach)
 
     return HookContext(register)
 

@@ -2,7 +2,7 @@
 
 One call, step by step:
 
-1. ``DiekaeModel.behind`` makes an :class:`Injection` from prepared knowledge and from masks that say which columns of x
+1. ``DiekaeModel.behind`` makes an :class:`Injection` from prepared knowledge and from masks that say which columns
    receive it. :class:`InputColumns` copies these masks to the CPU once, so that no later forward waits for the device.
 2. ``with injection.active():`` refuses a second injection of the same context that would mix with it, and registers
    hooks. They answer only to the thread or task that entered the block.
@@ -104,29 +104,24 @@ class Injection:
 
     def _add_forward_hooks(self, context: HookContext, guard: bool) -> None:
         """Begin and end the injector's work with every forward of the decoder inside the block."""
-        entry, decoder = context.entry, self._attached.decoder
+        decoder = self._attached.decoder
         # The threads themselves: the system may give the number of one that has ended to the next.
-        earlier_threads = weakref.WeakSet(threading.enumerate()) if guard else None
+        earlier_threads = weakref.WeakSet(threading.enumerate())
 
-        # `*rest`, read only inside the context: torch keeps a hook and its `with_kwargs` in two places, and another
-        # thread may see the one without the other.
-        def before(_module: nn.Module, *rest: Any) -> Any:
-            if entry.current:
-                args, kwargs = rest
-                forward = Forward.from_call(args, kwargs, self._rows)
-                return args, {**kwargs, **self._injector.begin(forward)}
-            if earlier_threads is not None and entry.open and threading.current_thread() not in earlier_threads:
+        def before(_module: nn.Module, args: Any, kwargs: Any) -> Any:
+            forward = Forward.from_call(args, kwargs, self._rows)
+            return args, {**kwargs, **self._injector.begin(forward)}
+
+        def elsewhere() -> None:
+            if threading.current_thread() not in earlier_threads:
                 _check_thread(decoder)
-            return None
 
-        def after(_module: nn.Module, *rest: Any) -> None:
-            if entry.current:
-                _args, kwargs, output = rest
-                self._injector.end(kwargs.get("past_key_values") or getattr(output, "past_key_values", None))
+        def after(_module: nn.Module, _args: Any, kwargs: Any, output: Any) -> None:
+            self._injector.end(kwargs.get("past_key_values") or getattr(output, "past_key_values", None))
 
         stack = stack_of(decoder)
-        context.add_pre_hook(stack, before)
-        context.add_hook(stack, after, with_kwargs=True)
+        context.add_pre_hook(stack, before, elsewhere if guard else None)
+        context.add_hook(stack, after)
 
 
 def _check_thread(decoder: nn.Module) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from diekae.inject.attention_interface import IMPLEMENTATIONS, implementation
-from diekae.inject.contexts import Entry, HookContext
+from diekae.inject.contexts import HookContext
 from diekae.inject.hookpoints import find_blocks
 
 _LEAK = 0.01
@@ -50,7 +50,7 @@ def hiding(decoder: PreTrainedModel, hidden: Mapping[int, Tensor]) -> HookContex
     def register(context: HookContext) -> None:
         for layer, columns in hidden.items():
             columns_by_head = columns.reshape(-1, 1, *columns.shape[-2:])
-            context.add_pre_hook(blocks[layer], _mask_hook(context.entry, signatures[layer], columns_by_head))
+            context.add_pre_hook(blocks[layer], _mask_hook(signatures[layer], columns_by_head))
 
     return HookContext(register)
 
@@ -70,19 +70,15 @@ def _signature(block: nn.Module) -> inspect.Signature:
     return signature
 
 
-def _mask_hook(entry: Entry, signature: inspect.Signature, hidden: Tensor) -> Any:
+def _mask_hook(signature: inspect.Signature, hidden: Tensor) -> Any:
     """Return a hook that replaces a block's mask."""
 
-    # `*rest`: another thread may run this hook before torch has noted that it takes keywords.
-    def hook(block: nn.Module, *rest: Any) -> Any:
-        if not entry.current:
-            return None
-        args, kwargs = rest
+    def replace_mask(block: nn.Module, args: Any, kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs)
         bound.arguments["attention_mask"] = _hide_more(block, bound.arguments.get("attention_mask"), hidden)
         return bound.args, bound.kwargs
 
-    return hook
+    return replace_mask
 
 
 def _hide_more(block: nn.Module, mask: Tensor | None, hidden: Tensor) -> Tensor:

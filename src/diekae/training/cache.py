@@ -13,21 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from diekae.data.batch import IGNORED, Batch, to_device
-from diekae.files import sha256_of, write_atomically
+from diekae.files import write_atomically
 from diekae.fingerprint import fingerprint
+from diekae.knowledge.codec import DAMAGED, decode_file, encode
 from diekae.progress import BatchProgress, silent
 from diekae.training.config import TrainingConfig
 from diekae.training.dataset import PromptDataset
 from diekae.training.objectives import Objective
 
-LAYOUT = 4
+LAYOUT = 5
 """Version of the cache's files."""
 SHARD = 32
 """Examples of one file, and of one pass of the decoder while collecting."""
@@ -50,7 +49,7 @@ class CachedDataset(Dataset[dict[str, Tensor]]):
             lengths: The length of each example in tokens.
         """
         self.folder, self.positions, self.lengths = folder, positions, lengths
-        self._shards: dict[int, Any] = {}
+        self._shards: dict[int, dict[str, Tensor]] = {}
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -60,10 +59,9 @@ class CachedDataset(Dataset[dict[str, Tensor]]):
         """Return one example's tensors."""
         number, row = divmod(self.positions[index], SHARD)
         if number not in self._shards:
-            self._shards[number] = _open_shard(_shard_path(self.folder, number))
+            self._shards[number] = _read_shard(_shard_path(self.folder, number))
         shard = self._shards[number]
-        stored = set(shard.keys())
-        return {name: shard.get_tensor(f"{row}.{name}") for name in _FIELDS if f"{row}.{name}" in stored}
+        return {name: shard[f"{row}.{name}"] for name in _FIELDS if f"{row}.{name}" in shard}
 
     def collate(self, items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Pad a batch to what :meth:`diekae.training.objectives.Objective.keep` returned."""
@@ -115,9 +113,7 @@ def collect_to_disk(
         path, rows = _shard_path(home, start // SHARD), order[start : start + SHARD]
         if not _is_whole(path):
             prompts = [dataset.prompts[index] for index in rows]
-            content = save(_unpadded(gather(dataset.collate(prompts)), len(prompts)))
-            write_atomically(path, content)
-            write_atomically(_digest_path(path), hashlib.sha256(content).hexdigest())
+            write_atomically(path, encode(_unpadded(gather(dataset.collate(prompts)), len(prompts)), {}))
         size += path.stat().st_size
         tokens += sum(lengths[index] for index in rows)
         if (expected := size * sum(lengths) / tokens) > limit_gb * 1e9:
@@ -201,29 +197,24 @@ def _shard_path(folder: Path, number: int) -> Path:
     return folder / f"shard-{number:05d}.safetensors"
 
 
-def _digest_path(shard: Path) -> Path:
-    """Return the path of a shard's digest, which is written after the shard."""
-    return shard.with_suffix(".sha256")
-
-
 def _is_whole(path: Path) -> bool:
     """Return whether a shard exists and is the one that was written."""
     try:
-        with path.open("rb") as file:
-            return sha256_of(file) == _digest_path(path).read_text()
-    except (OSError, UnicodeDecodeError):
+        decode_file(path)
+    except (OSError, *DAMAGED):
         return False
+    return True
 
 
-def _open_shard(path: Path) -> Any:
-    """Open a shard, which was whole when the run began.
+def _read_shard(path: Path) -> dict[str, Tensor]:
+    """Return the memory-mapped tensors of a shard, which was whole when the run began.
 
     Raises:
         OSError: It is no longer there, or no longer whole.
     """
     try:
-        return safe_open(str(path), framework="pt")
-    except (OSError, SafetensorError) as error:
+        return decode_file(path)[0]
+    except (OSError, *DAMAGED) as error:
         raise OSError(
             f"{str(path)!r} of the cache was deleted or changed while the run used it ({error}); resume the run, which "
             "collects the missing part again."

@@ -60,7 +60,7 @@ def collect(
     Args:
         decoder: The frozen decoder.
         hookpoints: Hookpoints by layer, N of them.
-        batch: From :func:`diekae.data.prompt.collate`.
+        batch: From :func:`diekae.data.batch.collate`.
         kind: ``sequential`` or ``independent``.
         student: If given, the run over x has what the bank injects (rollout ``student``). Otherwise each layer starts
             from the states of the run with knowledge (``teacher``).

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import fcntl
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from diekae.data.example import DataError
 from diekae.fields import check_choice
-from diekae.files import alone, write_atomically
+from diekae.files import write_atomically
 from diekae_research.cells import Cell, Result
 from diekae_research.provenance import write_json
 from diekae_research.tables import figure3, figure4, table1, table2, table3, table4, table5
@@ -34,6 +36,25 @@ def table_names(name: str) -> list[str]:
     """
     check_choice(f"table {name!r}", name, [*TABLES, "all"])
     return list(TABLES) if name == "all" else [name]
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Lock a folder for this process until the block or the process ends.
+
+    Raises:
+        RuntimeError: Another process has locked it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RuntimeError(
+                f"another process is at work in {str(folder)!r} and would lose its checkpoints; wait until it has "
+                "ended, or name another folder with --out."
+            ) from error
+        yield
 
 
 def reproduce(

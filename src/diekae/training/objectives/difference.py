@@ -73,8 +73,8 @@ class DifferenceObjective(Objective):
 
     def _injecting(self, batch: Batch, knowledge_states: Tensor) -> HookContext:
         """Return a block in which the bank injects what it computes at present."""
-        prepared = prepare_batch(self.model, {**batch, "knowledge_states": knowledge_states})
-        return injection_of(self.model, batch, prepared).active()
+        fields: Any = {**batch, "knowledge_states": knowledge_states}
+        return injection_of(self.model, batch, prepare_batch(self.model, fields)).active()
 
 
 class SlotDifferenceObjective(DifferenceObjective):
