@@ -217,7 +217,7 @@ def test_deleting_while_others_upload_and_ask_loses_nothing(serve: Serve) -> Non
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join()
     assert not errors
     assert [entry.title for entry in server.state.reader.store.documents()] == ["ship.txt"]  # type: ignore[union-attr]
 
