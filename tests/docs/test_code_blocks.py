@@ -1,8 +1,10 @@
 """The code of README and docs runs as it stands there, and its command lines are understood."""
 
+import ast
 import shutil
 import tomllib
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,32 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page: Path, place: Path, r
         request.getfixturevalue("page_server")
     for block in blocks_of(page, "python"):
         block.evaluate()
+
+
+def names_of(module: str) -> set[str]:
+    """The names at the top of a module, which is not imported."""
+    spec = find_spec(module)
+    assert spec is not None and spec.origin is not None, f"there is no module {module}"
+    names = set[str]()
+    for node in ast.walk(ast.parse(Path(spec.origin).read_text())):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.ImportFrom):
+            names.update(alias.name for alias in node.names)
+    return names
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if needs_of(page)], ids=name_of)
+def test_code_that_may_be_skipped_imports_names_that_exist(page: Path) -> None:
+    imported = [
+        (node.module, alias.name)
+        for block in blocks_of(page, "python")
+        for node in ast.walk(ast.parse(block.parsed))
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("diekae")
+        for alias in node.names
+    ]
+    assert imported
+    assert [(module, name) for module, name in imported if name not in names_of(module)] == []
 
 
 @pytest.mark.real
