@@ -13,8 +13,8 @@ import diekae
 SOURCE = Path(diekae.__file__).parent
 RESEARCH = Path(__file__).parents[1] / "research" / "src" / "diekae_research"
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("allocator", "files", "moving", "progress", "readers", "smollm2", "sqlite", "suggest", "version"),
-    ("fields",),
+    ("allocator", "files", "placement", "progress", "readers", "smollm2", "sqlite", "suggest", "version"),
+    ("fields", "moving"),
     ("fingerprint", "data", "encoders"),
     ("config", "hub", "provenance"),
     ("inject", "knowledge", "checkpoint", "models"),

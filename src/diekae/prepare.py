@@ -20,6 +20,7 @@ from diekae.inject.attached import Attached
 from diekae.inject.contexts import paused
 from diekae.inject.hooks import run
 from diekae.knowledge import PreparedKnowledge
+from diekae.placement import input_device
 
 PART = 0.75
 """Share of the decoder's window that one part of a longer document takes at most; x needs the rest."""
@@ -118,7 +119,7 @@ def _read_states(attached: Attached, anchor: Sequence[int], rows: Sequence[Seque
     batch: KnowledgeBatch | None = None
     cache = DynamicCache(config=decoder.config)
     for start in range(0, max(1, *map(len, rows)), step):
-        ids, mask = pad_right([row[start : start + step] for row in rows], decoder.device)
+        ids, mask = pad_right([row[start : start + step] for row in rows], input_device(decoder))
         if bank.encoder.reads == "embeddings":
             states = decoder.get_input_embeddings()(ids)[None].to(bank.dtype)
         else:
@@ -136,7 +137,7 @@ def _read_slots(
 ) -> KnowledgeBatch:
     """Make slots of documents, whose positions end where x begins, chunk by chunk."""
     decoder, a = attached.decoder, len(anchor)
-    ids, mask = pad_right(rows, decoder.device)
+    ids, mask = pad_right(rows, input_device(decoder))
     lengths = mask.sum(1)
     input_ids = _prepend(anchor, ids)
     columns = torch.arange(input_ids.shape[1], device=ids.device)[None]

@@ -48,7 +48,7 @@ class Attached:
 
     @contextmanager
     def keeping(self) -> Iterator[list[Tensor]]:
-        """Store what each encoder reads of every column of a run inside the block, N tensors [B, T, D].
+        """Store what each encoder reads of every column of a run inside the block, N tensors [B, T, D] beside the bank.
 
         Example:
             with attached.keeping() as states:
@@ -59,7 +59,7 @@ class Attached:
         numbers = self.numbers
 
         def store_stream(layer: int, stream: Tensor, _output: Tensor) -> None:
-            states_read[numbers[layer]] = stream
+            states_read[numbers[layer]] = stream.to(self.bank.bias.device)
 
         if self.by_attention:
             enable_wrapping(self.decoder)
@@ -84,7 +84,8 @@ class Attached:
             **options: Any,
         ) -> tuple[Tensor, Any]:
             new = states.shape[1]  # with a cache, the keys of earlier columns are passed too
-            states_read[number] = encoder.pack(states, key[:, :, -new:], value[:, :, -new:])
+            packed = encoder.pack(states.to(key.device), key[:, :, -new:], value[:, :, -new:])
+            states_read[number] = packed.to(self.bank.bias.device)
             return attention(module, query, key, value, *rest, **options)
 
         return attend

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +24,9 @@ from diekae.inject.attention_interface import (
     refusal,
     wrap_attention,
 )
+from diekae.inject.contexts import Entry, HookContext
 from diekae.inject.hookpoints import PROBE_TOKENS, find_blocks, stack_of
+from diekae.placement import input_device
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ def find_attention(decoder: PreTrainedModel) -> list[AttentionSite]:
     ]
     sites: dict[int, list[AttentionSite]] = {}
     masks: dict[int, tuple[Any, int | None]] = {}
+    given: dict[int, Any] = {}
 
     def make_wrapper(number: int, _states: Tensor) -> AttentionWrapper:
         layer, candidate = candidates[number]
@@ -75,15 +79,16 @@ def find_attention(decoder: PreTrainedModel) -> list[AttentionSite]:
         ) -> tuple[Tensor, Any]:
             site = AttentionSite(candidate, query.shape[1], _heads_and_size(key), _heads_and_size(value))
             sites.setdefault(layer, []).append(site)
-            masks[layer] = rest[0] if rest else options.get("attention_mask"), options.get("sliding_window")
+            mask = rest[0] if rest else options.get("attention_mask")
+            masks[layer] = _original(mask, given.get(layer)), options.get("sliding_window")
             return attention(module, query, key, value, *rest, **options)
 
         return record_site
 
     vocabulary = int(decoder.get_input_embeddings().weight.shape[0])  # type: ignore[index]
-    ids = torch.arange(PROBE_TOKENS, device=decoder.device)[None] % vocabulary
+    ids = torch.arange(PROBE_TOKENS, device=input_device(decoder))[None] % vocabulary
     modules = {number: module for number, (_, module) in enumerate(candidates)}
-    with wrap_attention(modules, make_wrapper), recorded_masks() as recorded:
+    with _masks_of(blocks, given), wrap_attention(modules, make_wrapper), recorded_masks() as recorded:
         stack_of(decoder)(input_ids=ids, use_cache=False)
     wrong = [layer for layer in range(len(blocks)) if len(sites.get(layer, [])) != 1]
     if wrong:
@@ -112,6 +117,26 @@ def _check_windows(decoder: PreTrainedModel, masks: Mapping[int, tuple[Any, int 
         raise ValueError(
             refusal(decoder, f"layers {sorted(wrong)} see a part of the text, and their attention does not say which")
         )
+
+
+def _masks_of(blocks: nn.ModuleList, given: dict[int, Any]) -> HookContext:
+    """Return a block in which the masks that decoder blocks are given are kept, by layer."""
+
+    def keep(entry: Entry, layer: int, _block: nn.Module, *rest: Any) -> None:
+        if entry.current:
+            given[layer] = rest[1].get("attention_mask")
+
+    def register(context: HookContext) -> None:
+        for layer, block in enumerate(blocks):
+            context.add_pre_hook(block, partial(keep, context.entry, layer))
+
+    return HookContext(register)
+
+
+def _original(mask: Any, given: Any) -> Any:
+    """Return the mask that the block was given, if accelerate has copied it from there to the block's device."""
+    copied = isinstance(mask, Tensor) and isinstance(given, Tensor) and mask.device != given.device
+    return given if copied and torch.equal(given.to(mask.device), mask) else mask
 
 
 def _takes_keywords(module: nn.Module) -> bool:

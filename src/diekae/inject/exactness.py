@@ -22,6 +22,7 @@ from diekae.inject.hookpoints import stack_of
 from diekae.inject.slot_attention import SlotAttention
 from diekae.inject.slot_masks import ForwardColumns
 from diekae.inject.slots import Slots
+from diekae.placement import input_device
 
 KNOWLEDGE_TOKENS, INPUT_TOKENS = 6, 5
 """Tokens of K and of x, after an anchor of one token."""
@@ -40,11 +41,12 @@ def check_exact(decoder: PreTrainedModel, sites: Sequence[AttentionSite]) -> lis
         ValueError: The states differ by more than rounding: tokens meet outside attention, or positions are not
             relative.
     """
-    if decoder.device.type == "meta":
+    device = input_device(decoder)
+    if device.type == "meta":
         return list(sites)
     vocabulary = int(decoder.get_input_embeddings().weight.shape[0])  # type: ignore[index]
     before = 1 + KNOWLEDGE_TOKENS
-    ids = torch.linspace(vocabulary // 10, vocabulary // 2, before + INPUT_TOKENS, device=decoder.device).long()[None]
+    ids = torch.linspace(vocabulary // 10, vocabulary // 2, before + INPUT_TOKENS, device=device).long()[None]
     knowledge_ids, input_ids = ids[:, :before], torch.cat([ids[:, :1], ids[:, before:]], dim=1)
     positions = torch.arange(before, device=ids.device)[None]
     try:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from diekae.inject.contexts import Entry, HookContext
+from diekae.placement import input_device
 
 PROBE_TOKENS = 8
 """Tokens of a run that shows how the modules of a decoder work together."""
@@ -144,7 +145,7 @@ def _find_addends(
     with HookContext(register), torch.no_grad():
         vocabulary = decoder.get_input_embeddings().weight.shape[0]  # type: ignore[index]
         # From the middle of the vocabulary: special tokens at its ends carry massive activations, which drown the rest.
-        ids = torch.linspace(vocabulary // 10, vocabulary // 2, PROBE_TOKENS, device=decoder.device).long()[None]
+        ids = torch.linspace(vocabulary // 10, vocabulary // 2, PROBE_TOKENS, device=input_device(decoder)).long()[None]
         stack_of(decoder)(input_ids=ids, use_cache=False)
     tolerance = 2e-2 if torch.finfo(decoder.dtype).eps < 1e-4 else 0.2
     return {layer: _best_pair(layer, recording, tolerance) for layer, recording in recordings.items()}
@@ -156,7 +157,7 @@ def _best_pair(layer: int, recording: _Recording, tolerance: float) -> tuple[nn.
     Raises:
         ValueError: No pair comes close enough.
     """
-    change = recording.block_output - recording.block_input
+    change = recording.block_output - recording.block_input.to(recording.block_output.device)
     runs = Counter(module for module, _ in recording.outputs)
     outputs = [(module, output) for module, output in recording.outputs if runs[module] == 1]
     best: tuple[float, tuple[nn.Module, nn.Module]] | None = None
