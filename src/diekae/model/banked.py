@@ -254,7 +254,7 @@ def _load_decoder(
     except ValueError as error:
         bank, name = str(saved.folder), saved.decoder_name
         raise ValueError(
-            f"the bank {bank!r} was made for the decoder {name!r} (fingerprint {saved.decoder_fingerprint}), which "
+            f"the bank {bank!r} was made for the decoder {name!r} (fingerprint {saved.decoder.fingerprint}), which "
             f"cannot be loaded. If it is elsewhere now, pass it: DiekaeModel.from_pretrained({bank!r}, decoder, "
             f"tokenizer); or write its new name into the bank's {CONFIG_NAME}. {error}"
         ) from error
