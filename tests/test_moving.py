@@ -74,7 +74,10 @@ def offloaded(model: DiekaeModel) -> None:
     ("change", "why"),
     [
         (quantised, "is quantised, .*load it onto the device that you want"),
-        (dispatched, "spread over devices or offloaded by accelerate; load it whole"),
+        (
+            dispatched,
+            "spread over devices or offloaded by accelerate, and stays .* bank on cpu; to move it, load it whole",
+        ),
         (hooked, "spread over devices or offloaded"),
         (offloaded, "spread over devices or offloaded"),
     ],

@@ -24,7 +24,7 @@ from diekae.config import DiekaeConfig
 from diekae.encoders.bank import Bank
 from diekae.fields import check_table, check_types
 from diekae.files import locked, write_atomically
-from diekae.fingerprint import fingerprint
+from diekae.fingerprint import DecoderIdentity, identify
 from diekae.hub import download_bank, is_hub_id
 
 CONFIG_NAME = "config.json"
@@ -46,20 +46,22 @@ class SavedBank:
     """Tokens of the anchor that the bank was trained with."""
     decoder_name: str
     """Name or path of the decoder."""
-    decoder_fingerprint: str
-    """Fingerprint of the decoder."""
+    decoder: DecoderIdentity
+    """What tells the decoder from others."""
 
     def check_decoder(self, decoder: PreTrainedModel) -> None:
-        """Refuse a decoder that the bank was not made for.
+        """Refuse a decoder that the bank was not made for; a quantised form of its decoder is accepted.
 
         Raises:
-            ValueError: The decoder's fingerprint is another.
+            ValueError: The decoder is another.
         """
-        if fingerprint(decoder) != self.decoder_fingerprint:
+        present = identify(decoder)
+        if not self.decoder.fits(present):
+            quantized = present.quantized and f" in quantised form ({present.quantized})"
             raise ValueError(
                 f"the bank in {str(self.folder)!r} was made for decoder {self.decoder_name!r} "
-                f"({self.decoder_fingerprint}), but this one is {decoder.config.name_or_path!r} "
-                f"({fingerprint(decoder)}); load the right decoder, or pass check=False at your own risk."
+                f"({self.decoder.fingerprint}), but this one is {decoder.config.name_or_path!r}{quantized} "
+                f"({present.fingerprint}); load the right decoder, or pass check=False at your own risk."
             )
 
 
@@ -105,7 +107,7 @@ def save_bank(
         "config": config.to_dict(),
         "layers": list(bank.layers),
         "anchor": list(anchor),
-        "decoder": {"name": decoder_name or decoder.config.name_or_path, "fingerprint": fingerprint(decoder)},
+        "decoder": {"name": decoder_name or decoder.config.name_or_path, **vars(identify(decoder))},
         "weights": name,
         "sha256": digest,
     }
@@ -185,10 +187,10 @@ def _describe(folder: Path, path: Path, text: bytes) -> tuple[SavedBank, Path, s
         values = json.loads(text)
         check_table(values, "the description")
         check_types(_Description, values)
-        encoder, (name, decoder) = (
-            values["config"]["encoder"],
-            (values["decoder"][key] for key in ("name", "fingerprint")),
-        )
+        encoder, name = values["config"]["encoder"], values["decoder"]["name"]
+        # Absent in banks of older versions: then quantised forms of the decoder are not known.
+        known = {key: values["decoder"].get(key, "") for key in ("norms", "embeddings", "quantized")}
+        decoder = DecoderIdentity(values["decoder"]["fingerprint"], **known)
     except (ValueError, LookupError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} describes no bank ({error or repr(error)}); save it again.") from error
     _check_format(folder, values["format"], encoder)

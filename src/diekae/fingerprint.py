@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
+
+from diekae.placement import input_device, missing_weights, weights
 
 SAMPLES = 257
 """Weights sampled from each tensor, evenly spaced: enough to distinguish fine-tuned models, few enough for any size."""
@@ -21,37 +25,98 @@ CONFIG_KEYS = (
 )
 
 
+@dataclass(frozen=True)
+class DecoderIdentity:
+    """What tells one decoder from another, on every device and in every type of its weights."""
+
+    fingerprint: str
+    """Digest of the sizes and of all weights. Of a quantised weight only its name, shape and kind count, because its
+    numbers depend on the type that it was quantised from."""
+    norms: str
+    """Digest of the sizes and of the norms' gains, which quantisation leaves alone; empty if there are none."""
+    embeddings: str
+    """Digest of the token embeddings; empty if they are quantised."""
+    quantized: str
+    """Kinds of the quantised weights, such as ``Int8Tensor``; empty if none is quantised."""
+
+    def fits(self, decoder: DecoderIdentity) -> bool:
+        """Tell whether a bank of this decoder may stand beside another one: the same, or a quantised form of it.
+
+        A quantised form is known by norms and embeddings. Decoders that differ in nothing but the matrices that were
+        quantised, as some fine-tuned ones do, are not told apart by it.
+        """
+        if self.fingerprint == decoder.fingerprint:
+            return True
+        same = bool(self.norms) and self.norms == decoder.norms
+        same = same and (not self.embeddings or not decoder.embeddings or self.embeddings == decoder.embeddings)
+        return same and bool(self.quantized or decoder.quantized)
+
+
 @torch.no_grad()
+def identify(decoder: PreTrainedModel) -> DecoderIdentity:
+    """Return what tells the decoder from others; offloaded weights are read one by one."""
+    config = decoder.config.get_text_config(decoder=True)
+    sizes = repr([(key, getattr(config, key, None)) for key in CONFIG_KEYS]).encode()
+    whole, norms, embeddings = hashlib.sha256(sizes), hashlib.sha256(sizes), hashlib.sha256()
+    has_norms, embedded, kinds = False, False, set()
+    embedding = decoder.get_input_embeddings().weight
+    table = next((name for name, parameter in decoder.named_parameters() if parameter is embedding), "")
+    for name, weight in weights(decoder):
+        kind = quantized_kind(weight)
+        content = f"{name}{tuple(weight.shape)}".encode() + (kind.encode() or _sample(weight))
+        whole.update(content)
+        if kind:
+            kinds.add(kind)
+        elif name == table:
+            embeddings.update(content)
+            embedded = True
+        elif weight.ndim == 1 and not name.endswith("bias"):
+            norms.update(content)
+            has_norms = True
+    return DecoderIdentity(
+        whole.hexdigest()[:16],
+        norms.hexdigest()[:16] if has_norms else "",
+        embeddings.hexdigest()[:16] if embedded else "",
+        " ".join(sorted(kinds)),
+    )
+
+
 def fingerprint(decoder: PreTrainedModel) -> str:
     """Return a digest of the decoder's sizes and weights, the same on every device and in fp32 and bf16.
 
     It is the same in fp16 too if the weights were published in bf16, which fp16 represents exactly except the smallest.
+    A quantised decoder has a fingerprint of its own; see :class:`DecoderIdentity`.
     """
-    config = decoder.config.get_text_config(decoder=True)
-    digest = hashlib.sha256(repr([(key, getattr(config, key, None)) for key in CONFIG_KEYS]).encode())
-    for name, weight in sorted(decoder.named_parameters()):
-        flat = weight.detach().reshape(-1)
-        step = max(1, flat.numel() // SAMPLES)
-        sample = flat[::step].to("cpu", torch.bfloat16)
-        sample = torch.where(sample.abs() < SMALLEST, torch.zeros_like(sample), sample)
-        digest.update(f"{name}{tuple(weight.shape)}".encode() + sample.view(torch.int16).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return identify(decoder).fingerprint
+
+
+def quantized_kind(weight: Tensor) -> str:
+    """Return the kind of a quantised weight, such as ``Int8Tensor``; empty for numbers in floating point."""
+    packed = hasattr(weight, "__tensor_flatten__")  # torchao's and quanto's: several tensors in one
+    return type(weight).__name__ if packed or not weight.is_floating_point() else ""
+
+
+def _sample(weight: Tensor) -> bytes:
+    """Return some weights of one tensor, evenly spaced, rounded as all types of weights round them."""
+    flat = weight.detach().reshape(-1)
+    sample = flat[:: max(1, flat.numel() // SAMPLES)].to("cpu", torch.bfloat16)
+    sample = torch.where(sample.abs() < SMALLEST, torch.zeros_like(sample), sample)
+    return sample.view(torch.int16).numpy().tobytes()
 
 
 def check_whole(decoder: PreTrainedModel, bank: torch.nn.Module) -> None:
     """Refuse a decoder that cannot be injected into in its present state.
 
     Raises:
-        ValueError: It is partly offloaded, or on another device than its bank.
+        ValueError: It lacks weights, or is on another device than its bank.
     """
-    stack: torch.nn.Module = decoder.get_decoder()
-    module_lists = [module for module in stack.children() if isinstance(module, torch.nn.ModuleList)]
-    parts = [decoder, stack, *(block for modules in module_lists for block in modules)]
-    device = decoder.get_input_embeddings().weight.device
-    first_parameters = (next(part.parameters(), None) for part in parts)
-    if device.type != "meta" and any(first is not None and first.is_meta for first in first_parameters):
+    device = input_device(decoder)
+    missing = missing_weights(decoder) if device.type != "meta" else []
+    if missing:
         raise ValueError(
-            "parts of the decoder are offloaded (device 'meta'); load it whole on one device, without device_map."
+            f"{len(missing)} weights of the decoder, {missing[0]!r} first, hold no values (device 'meta'), and no hook "
+            "of accelerate brings them; load the decoder with its weights, as load_decoder does, or offload it by "
+            "accelerate.cpu_offload or disk_offload."
         )
     bank_device = next((tensor.device for tensor in (*bank.parameters(), *bank.buffers())), device)
     if bank_device != device:

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from diekae.placement import input_device, stays
+
 
 class MovesWithDecoder(nn.Module):
     """A module that moves to a device together with its decoder, which is not a submodule.
@@ -40,7 +42,11 @@ class MovesWithDecoder(nn.Module):
                 "'cpu' or 'cuda'."
             ) from error
         check_dtype(self.decoder, dtype)
-        if device is not None and any(tensor.device != device for tensor in self.decoder.parameters()):
+        if stays(self.decoder):
+            elsewhere = input_device(self.decoder) != device
+        else:
+            elsewhere = any(tensor.device != device for tensor in self.decoder.parameters())
+        if device is not None and elsewhere:
             check_movable(self.decoder)
             self.decoder.to(device, non_blocking=non_blocking)  # type: ignore[arg-type]
         moved = super().to(*args, **kwargs)
@@ -97,12 +103,10 @@ def check_movable(decoder: PreTrainedModel) -> None:
             "the decoder is quantised, and its weights stay where they were loaded; load it onto the device that you "
             "want, and create the model there."
         )
-    spread = len({str(device) for device in (getattr(decoder, "hf_device_map", None) or {}).values()}) > 1
-    spread = spread or len({tensor.device for tensor in decoder.parameters()}) > 1
-    if spread or any(hasattr(module, "_hf_hook") for module in decoder.modules()):
+    if stays(decoder):
         raise ValueError(
-            "the decoder is spread over devices or offloaded by accelerate; load it whole on one device, without "
-            "device_map."
+            "the decoder is spread over devices or offloaded by accelerate, and stays where it was loaded, with the "
+            f"bank on {input_device(decoder)}; to move it, load it whole on one device, without device_map."
         )
     if decoder.device.type == "meta":
         raise ValueError("the decoder holds no weights (device 'meta'); load it with them, as load_decoder does.")

@@ -22,6 +22,7 @@ from diekae.inject.contexts import paused
 from diekae.inject.hooks import run
 from diekae.knowledge import PreparedKnowledge, split_batch
 from diekae.memory import free_memory
+from diekae.placement import input_device
 from diekae.progress import Progress, silent
 
 CHUNK = 2048
@@ -95,7 +96,7 @@ def check_memory(attached: Attached, anchor: Sequence[int], tokens: int) -> None
     """
     (slot,) = _read_parts(attached, anchor, [(0,)], 1, 1, silent)
     size = tokens * sum(tensor.nbytes for tensor in slot.tensors.values())
-    free = free_memory(attached.decoder.device)
+    free = free_memory(attached.bank.bias.device)
     if PEAK * size > free:
         raise ValueError(
             f"the knowledge has {tokens:,} tokens; what is prepared of it takes {size / 1e9:.1f} GB, and about "
@@ -157,7 +158,7 @@ def _read_states(
     cache = DynamicCache(config=decoder.config)
     for start in range(0, max(1, *map(len, rows)), step):
         chunk = [row[start : start + step] for row in rows]
-        ids, mask = pad_right(chunk, decoder.device)
+        ids, mask = pad_right(chunk, input_device(decoder))
         if bank.encoder.reads == "embeddings":
             states = decoder.get_input_embeddings()(ids)[None].to(bank.dtype)
         else:
@@ -180,7 +181,7 @@ def _read_slots(
 ) -> KnowledgeBatch:
     """Make slots of documents, whose positions end where x begins, chunk by chunk."""
     decoder, a = attached.decoder, len(anchor)
-    ids, mask = pad_right(rows, decoder.device)
+    ids, mask = pad_right(rows, input_device(decoder))
     input_ids = _prepend(anchor, ids)
     lengths, columns = mask.sum(1), torch.arange(input_ids.shape[1], device=ids.device)
     first = -lengths - (a if attached.own_anchor else 0)

@@ -23,6 +23,7 @@ from diekae.edit.edit import Edit
 from diekae.edit.gate import MAX_EDITS, Gate, GateEntry, Vectors, by_name
 from diekae.edit.name_search import ExactNames, NameMatch, NearNames
 from diekae.edit.prompt_encoder import GateOptions, PromptEncoder, StateReader
+from diekae.placement import input_device
 from diekae.progress import Progress, silent
 
 BATCH = 32
@@ -73,7 +74,7 @@ class LearnedGate(Gate):
             encoder: Trained for that decoder.
             options: The encoder's sizes, and the gate's thresholds.
         """
-        self.states, self.encoder, self.options = states, encoder.to(states.decoder.device), options
+        self.states, self.encoder, self.options = states, encoder.to(input_device(states.decoder)), options
         self.width = options.width
         self._cache: OrderedDict[str, Vectors] = OrderedDict()
         self._lock = threading.Lock()

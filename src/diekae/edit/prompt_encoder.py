@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from diekae.data.prompt import Prompter
 from diekae.inject.hookpoints import find_hookpoints
 from diekae.inject.hooks import run
+from diekae.placement import input_device
 from diekae.prepare import pad_right
 
 MAX_TOKENS = 96
@@ -88,7 +89,7 @@ class StateReader:
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return states [L, B, T, W], and which tokens belong to the text itself, bool [B, T]."""
         rows = [self.anchor + self.prompter.input(text.strip() or ".", "plain")[-MAX_TOKENS:] for text in texts]
-        ids, mask = pad_right(rows, self.decoder.device)
+        ids, mask = pad_right(rows, input_device(self.decoder))
         mask[:, : len(self.anchor)] = False
         states: list[Tensor] = []
         run(self.decoder, ids, self.hookpoints, lambda _layer, stream, _output: states.append(stream))

@@ -14,7 +14,7 @@ key, e dimensions of a value.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -139,19 +139,26 @@ class Attention(Encoder):
         """Return the type of the parameters."""
         return next(self.parameters()).dtype
 
-    def mlp_output(self, number: int, read: Tensor, attended: Tensor) -> Tensor | None:
+    def mlp_weights(self, number: int) -> list[Tensor]:
+        """Return the weights of one encoder's MLP, as :meth:`mlp_output` takes them."""
+        layers = (self.skip, self.heard, self.mlp_norm, self.gate, self.inner, self.up)
+        return [layer.weight[number] for layer in layers]
+
+    def mlp_output(
+        self, number: int, read: Tensor, attended: Tensor, weights: Sequence[Tensor] | None = None
+    ) -> Tensor | None:
         """Return the output of one encoder's MLP, [B, T, W]; None if the bank has no MLP.
 
         Args:
             number: Number of the encoder.
             read: What the attention reads of x, [B, T, W].
             attended: The attention's output before its output projection, [B, T, H · e].
+            weights: From :meth:`mlp_weights`, on the device of ``attended``; the bank's own if None.
         """
         if not self.sizes.mlp_width:
             return None
         # The products of one encoder alone, because this runs in every layer for every generated token.
-        maps = [layer.weight[number] for layer in (self.skip, self.heard, self.gate, self.inner, self.up)]
-        skip, heard, gate, inner, up = maps
-        joined = torch.cat([F.linear(read.to(self.dtype), skip), F.linear(attended.to(self.dtype), heard)], dim=-1)
-        normed = self.mlp_norm(joined[None], slice(number, number + 1))[0]
+        skip, heard, gain, gate, inner, up = self.mlp_weights(number) if weights is None else weights
+        joined = torch.cat([F.linear(read.to(skip), skip), F.linear(attended.to(heard), heard)], dim=-1)
+        normed = (self.mlp_norm.unit(joined).float() * gain.float()).to(joined.dtype)
         return F.linear(F.silu(F.linear(normed, gate)) * F.linear(normed, inner), up)

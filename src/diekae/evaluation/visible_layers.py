@@ -16,6 +16,7 @@ from transformers import DynamicCache, PreTrainedModel
 from diekae.data.prompt import Prompt
 from diekae.inject.hookpoints import find_blocks
 from diekae.inject.visibility import hiding
+from diekae.placement import input_device
 from diekae.progress import Progress, silent
 
 Layers = tuple[int, ...]
@@ -94,4 +95,4 @@ def _hidden(columns: Tensor, settings: Sequence[Layers], depth: int) -> dict[int
 
 
 def _ids(decoder: PreTrainedModel, tokens: Sequence[int]) -> Tensor:
-    return torch.tensor([tokens], device=decoder.device)
+    return torch.tensor([tokens], device=input_device(decoder))

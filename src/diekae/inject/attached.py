@@ -51,7 +51,7 @@ class Attached:
 
     @contextmanager
     def keeping(self) -> Iterator[list[Tensor]]:
-        """Store what each encoder reads of every column of a run inside the block, N tensors [B, T, D].
+        """Store what each encoder reads of every column of a run inside the block, N tensors [B, T, D] beside the bank.
 
         Example:
             with attached.keeping() as states:
@@ -63,11 +63,12 @@ class Attached:
         encoder: Any = self.bank.encoder
 
         def store_stream(layer: int, stream: Tensor, _output: Tensor) -> None:
-            states_read[numbers[layer]] = stream
+            states_read[numbers[layer]] = stream.to(self.bank.bias.device)
 
         def store_slots(call: AttentionCall) -> None:
             new = call.states.shape[1]  # with a cache, the keys of earlier columns are passed too
-            states_read[call.number] = encoder.pack(call.states, call.key[:, :, -new:], call.value[:, :, -new:])
+            packed = encoder.pack(call.states.to(call.key.device), call.key[:, :, -new:], call.value[:, :, -new:])
+            states_read[call.number] = packed.to(self.bank.bias.device)
 
         if self.by_attention:
             enable_wrapping(self.decoder)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from diekae.inject.attention_interface import (
     recorded_masks,
     refusal,
 )
+from diekae.inject.contexts import HookContext
 from diekae.inject.hookpoints import find_blocks, probe_ids, stack_of
 
 
@@ -59,15 +61,16 @@ def find_attention(decoder: PreTrainedModel) -> list[AttentionSite]:
     ]
     sites: dict[int, list[AttentionSite]] = {}
     masks: dict[int, tuple[Any, int | None]] = {}
+    given: dict[int, Any] = {}
 
     def record_site(call: AttentionCall) -> None:
         layer, candidate = candidates[call.number]
         site = AttentionSite(candidate, call.query.shape[1], _heads_and_size(call.key), _heads_and_size(call.value))
         sites.setdefault(layer, []).append(site)
-        masks[layer] = call.mask, call.window
+        masks[layer] = _original(call.mask, given.get(layer)), call.window
 
     modules = {number: module for number, (_, module) in enumerate(candidates)}
-    with observe_attention(modules, record_site), recorded_masks() as recorded:
+    with _masks_of(blocks, given), observe_attention(modules, record_site), recorded_masks() as recorded:
         stack_of(decoder)(input_ids=probe_ids(decoder), use_cache=False)
     wrong = [layer for layer in range(len(blocks)) if len(sites.get(layer, [])) != 1]
     if wrong:
@@ -96,6 +99,25 @@ def _check_windows(decoder: PreTrainedModel, masks: Mapping[int, tuple[Any, int 
         raise ValueError(
             refusal(decoder, f"layers {sorted(wrong)} see a part of the text, and their attention does not say which")
         )
+
+
+def _masks_of(blocks: nn.ModuleList, given: dict[int, Any]) -> HookContext:
+    """Return a block in which the masks that decoder blocks are given are kept, by layer."""
+
+    def keep(layer: int, _block: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
+        given[layer] = kwargs.get("attention_mask")
+
+    def register(context: HookContext) -> None:
+        for layer, block in enumerate(blocks):
+            context.add_pre_hook(block, partial(keep, layer))
+
+    return HookContext(register)
+
+
+def _original(mask: Any, given: Any) -> Any:
+    """Return the mask that the block was given, if accelerate has copied it from there to the block's device."""
+    copied = isinstance(mask, Tensor) and isinstance(given, Tensor) and mask.device != given.device
+    return given if copied and torch.equal(given.to(mask.device), mask) else mask
 
 
 def _takes_keywords(module: nn.Module) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import Cache
 
@@ -38,6 +39,7 @@ class AttentionInjector:
         # Tokens of K and its anchor before x, less those of x's own anchor, which they replace.
         self._tokens_before = (knowledge.position + anchor - columns.hidden_anchor.sum(1)).cpu()
         self._slots: dict[int, list[Slots]] = {}  # of all layers, by the number of rows
+        self._moved_weights: dict[int, list[Tensor]] = {}
         self._clear()
 
     def _clear(self) -> None:
@@ -114,10 +116,21 @@ class AttentionInjector:
 
         def attend_and_add(*args: Any, **options: Any) -> tuple[Tensor, Any]:
             output, weights = attend(*args, **options)
-            self._mlp_outputs[number] = self._encoder.mlp_output(number, states, output.flatten(2))
+            of_mlp = self._mlp_weights(number, output.device)
+            self._mlp_outputs[number] = self._encoder.mlp_output(number, states, output.flatten(2), of_mlp)
             return output, weights
 
         return attend_and_add
+
+    def _mlp_weights(self, number: int, device: torch.device) -> list[Tensor]:
+        """Return the weights of an encoder's MLP on the device of its layer; they are copied there once a call."""
+        weights: list[Tensor] = self._moved_weights.get(number) or self._encoder.mlp_weights(number)
+        if weights[0].device == device:
+            return weights
+        moved = [weight.to(device) for weight in weights]
+        if not torch.is_grad_enabled():  # a checkpointed block must compute the same twice
+            self._moved_weights[number] = moved
+        return moved
 
     def _add_mlp_output(self, layer: int, stream: Tensor, _output: Tensor) -> Tensor | None:
         """Return what the MLP of a layer adds after the attention, [b, T, W]."""

@@ -86,7 +86,7 @@ class DifferenceInjector:
         assert self._began, f"{type(decoder).__name__} runs its blocks without calling {type(stack_of(decoder))}"
         if self._valid is None or self._receives is None:
             return None
-        number = self._numbers[layer]
+        number, stream = self._numbers[layer], stream.to(self._bank.bias.device)
         if self._differences is not None:
             return keep_where(self._receives, self._differences[number], stream)
         knowledge = self._knowledge.repeat(stream.shape[0] // len(self._columns.receives))

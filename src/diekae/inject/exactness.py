@@ -28,6 +28,7 @@ from diekae.inject.hookpoints import probe_ids, stack_of
 from diekae.inject.slot_attention import SlotAttention
 from diekae.inject.slot_masks import ForwardColumns
 from diekae.inject.slots import Slots
+from diekae.placement import input_device
 
 KNOWLEDGE_TOKENS, INPUT_TOKENS = 6, 5
 """Tokens of K and of x, after an anchor of one token."""
@@ -46,7 +47,8 @@ def check_exact(decoder: PreTrainedModel, sites: Sequence[AttentionSite]) -> lis
         ValueError: The states differ by more than rounding: tokens meet outside attention, or positions are not
             relative.
     """
-    if decoder.device.type == "meta":
+    device = input_device(decoder)
+    if device.type == "meta":
         return list(sites)
     before = 1 + KNOWLEDGE_TOKENS
     ids = probe_ids(decoder, before + INPUT_TOKENS)

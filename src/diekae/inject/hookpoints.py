@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from diekae.inject.contexts import HookContext
+from diekae.placement import input_device
 
 PROBE_TOKENS = 8
 """Tokens of a run that shows how the modules of a decoder work together."""
@@ -57,7 +58,7 @@ def probe_ids(decoder: PreTrainedModel, count: int = PROBE_TOKENS) -> Tensor:
     rest.
     """
     vocabulary = int(decoder.get_input_embeddings().weight.shape[0])  # type: ignore[index]
-    return torch.linspace(vocabulary // 10, vocabulary // 2, count, device=decoder.device).long()[None]
+    return torch.linspace(vocabulary // 10, vocabulary // 2, count, device=input_device(decoder)).long()[None]
 
 
 def stack_of(decoder: PreTrainedModel) -> nn.Module:
@@ -166,7 +167,7 @@ def _best_pair(layer: int, recording: _Recording, tolerance: float) -> tuple[nn.
     Raises:
         ValueError: No pair comes close enough.
     """
-    change = recording.block_output - recording.block_input
+    change = recording.block_output - recording.block_input.to(recording.block_output.device)
     runs = Counter(module for module, _ in recording.outputs)
     outputs = [(module, output) for module, output in recording.outputs if runs[module] == 1]
     best: tuple[float, tuple[nn.Module, nn.Module]] | None = None

@@ -86,7 +86,8 @@ def _output_hook(layer: int, hookpoint: Hookpoint, hook: HookFunction, parts: di
         states = first_tensor(output)
         stream = states
         if hookpoint.addends:
-            block_input = parts["input"]
+            # Where accelerate spreads the decoder, the block's input comes from the device of the block before.
+            block_input = parts["input"].to(states.device)
             stream = block_input + sum(parts[module].reshape(block_input.shape) for module in hookpoint.addends)
             parts.clear()
         difference = hook(layer, stream, states.reshape(stream.shape))
@@ -94,7 +95,7 @@ def _output_hook(layer: int, hookpoint: Hookpoint, hook: HookFunction, parts: di
             raise _Stop
         if difference is None:
             return None
-        return with_first(output, states + difference.to(states.dtype).reshape(states.shape))
+        return with_first(output, states + difference.to(states).reshape(states.shape))
 
     return add_difference
 
@@ -110,7 +111,7 @@ def keep_where(receives: Tensor, difference: Tensor, stream: Tensor) -> Tensor:
         difference: [B, T, W].
         stream: The stream to which it is added, [B, T, W].
     """
-    return torch.where(receives[..., None], difference.to(stream.dtype), -torch.zeros_like(stream))
+    return torch.where(receives[..., None].to(stream.device), difference.to(stream), -torch.zeros_like(stream))
 
 
 def detach_blocks(decoder: PreTrainedModel) -> HookContext:
@@ -158,12 +159,16 @@ def run(
         decoder: The decoder.
         ids: Tokens, int64 [B, T].
         hookpoints: Hookpoints by layer.
-        hook: Called at each of them; see :data:`HookFunction`.
+        hook: Called at each of them with states on the device of ids; see :data:`HookFunction`.
         gradients: Whether to keep the graph, where gradients are enabled.
         **kwargs: For the decoder; ``use_cache`` is False by default.
     """
+
+    def hook_beside_ids(layer: int, stream: Tensor, output: Tensor) -> Tensor | None:
+        return hook(layer, stream.to(ids.device), output.to(ids.device))
+
     keep_graph = gradients and torch.is_grad_enabled()
-    with torch.set_grad_enabled(keep_graph), apply_hook(hookpoints, hook, stop_after=max(hookpoints)):
+    with torch.set_grad_enabled(keep_graph), apply_hook(hookpoints, hook_beside_ids, stop_after=max(hookpoints)):
         try:
             stack_of(decoder)(input_ids=ids, use_cache=kwargs.pop("use_cache", False), **kwargs)
         except _Stop:

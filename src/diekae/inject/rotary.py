@@ -78,7 +78,7 @@ class KeyRotation:
                 f"{type(self.decoder).__name__} rotates its keys in its own way, so a change of them cannot be "
                 "trained; use encoder_options={'rank': 0}."
             )
-        cos, sin = (angle.to(keys.dtype) for angle in angles)
+        cos, sin = (angle.to(keys) for angle in angles)
 
         def rotate(part: Tensor) -> Tensor:
             heads = part.transpose(1, 2)

@@ -32,7 +32,7 @@ class SlotAttention:
     def __init__(self, columns: ForwardColumns, watch: Watch | None = None) -> None:
         """Prepare for a forward; ``watch`` is called with the attention that K's slots get."""
         self.columns, self._watch = columns, watch
-        self._masks = SlotMasks(columns)
+        self._masks = {columns.receives.device: SlotMasks(columns)}
 
     def attend(
         self,
@@ -59,13 +59,16 @@ class SlotAttention:
             *rest: For ``attention``.
             **options: For ``attention``.
         """
-        columns = self.columns
+        if query.device not in self._masks:  # the decoder is spread over several devices
+            self._masks[query.device] = SlotMasks(self.columns.to(query.device))
+        masks = self._masks[query.device]
+        columns = masks.columns
         # The cache of a sliding window holds only the last columns of x.
         first = max(0, columns.stop - key.shape[2])
         keys, values = slots.joined(key, value, growing=columns.growing)
         share = 1 if self._watch else _foldable_heads(attention, query, key, mask, rest, options)
         key_columns = range(first, first + key.shape[2])
-        joined_mask = self._masks.get(mask, options.get("sliding_window"), query, key_columns, share)
+        joined_mask = masks.get(mask, options.get("sliding_window"), query, key_columns, share)
         if share > 1:
             output, weights = _attend_folded(query, keys, values, joined_mask, options)
         else:
@@ -73,7 +76,8 @@ class SlotAttention:
         if self._watch is not None:
             shown = _attention_weights(query, keys, joined_mask, options.get("scaling"))
             shown = shown[..., slots.length - slots.count : slots.length]
-            self._watch(slots.number, shown * columns.receives[:, None, :, None])
+            shown = shown * columns.receives[:, None, :, None]
+            self._watch(slots.number, shown.to(self.columns.receives.device))
 
         if columns.others:
             own = attention(module, query, key, value, mask, *rest, **options)[0]

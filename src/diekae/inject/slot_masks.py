@@ -6,7 +6,7 @@ prompt.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -35,16 +35,24 @@ class ForwardColumns:
     growing: bool = False
     """Whether a cache is kept, so that forwards with more columns are to be expected."""
 
+    def to(self, device: torch.device) -> ForwardColumns:
+        """Return a copy on another device, without what the encoders keep of the slots."""
+        slots = self.knowledge
+        parts = replace(slots, tensors={}, anchor=None if slots.anchor is None else replace(slots.anchor, tensors={}))
+        names = ("receives", "positions", "hidden_anchor")
+        moved = {name: getattr(self, name).to(device) for name in names}
+        return replace(self, knowledge=parts.map(lambda tensor, _dim: tensor.to(device)), **moved)
+
 
 class SlotMasks:
     """Masks over slots and keys for one forward; layers with the same mask share one."""
 
     def __init__(self, columns: ForwardColumns) -> None:
         """Prepare the masks of one forward."""
-        self._columns = columns
+        self.columns = columns
         anchor = columns.knowledge.anchor
         self._parts = [columns.knowledge] if anchor is None else [anchor, columns.knowledge]
-        self._masks: dict[tuple[int, int | None], tuple[Tensor | None, Tensor]] = {}
+        self._masks: dict[tuple[int | None, int], tuple[Tensor | None, Tensor]] = {}
 
     def get(
         self,
@@ -66,12 +74,12 @@ class SlotMasks:
         Returns:
             [B, heads or 1, T · share, a + S + keys].
         """
-        name = (id(mask), window)
-        if name not in self._masks:
+        name = (window, share)
+        # Accelerate gives each layer on another device a copy of the mask: only the last one is kept.
+        if name not in self._masks or self._masks[name][0] is not mask:
             joined = self._join(mask, window, query, keys)
             if share > 1:
                 joined = additive_mask(joined, query.dtype).repeat(1, 1, share, 1)
-            # The layer's own mask is stored too, so that no other object can get its id.
             self._masks[name] = mask, joined
         return self._masks[name][1]
 
@@ -83,9 +91,9 @@ class SlotMasks:
             mask = torch.ones(length, len(keys), dtype=torch.bool, device=query.device)[None, None]
             mask = mask.tril() if length > 1 else mask
         mask = mask.expand(rows, -1, -1, -1)
-        receives = self._columns.receives[:, None, :, None]
+        receives = self.columns.receives[:, None, :, None]
         slots = (self._visible_slots(window) & receives).expand(rows, mask.shape[1], length, -1)
-        anchor = self._columns.hidden_anchor[:, keys.start : keys.stop]
+        anchor = self.columns.hidden_anchor[:, keys.start : keys.stop]
         hidden = nn.functional.pad(anchor, (0, len(keys) - anchor.shape[1]))[:, None, None] & receives
         if mask.dtype == torch.bool:
             return torch.cat([slots, mask & ~hidden], dim=-1)
@@ -98,4 +106,4 @@ class SlotMasks:
         if window is None:
             return real
         positions = torch.cat([part.places for part in self._parts], dim=1)[:, None, None]  # type: ignore[misc]
-        return real & (positions > self._columns.positions[:, None, :, None] - window)
+        return real & (positions > self.columns.positions[:, None, :, None] - window)

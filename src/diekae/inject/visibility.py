@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from diekae.inject.attention_interface import IMPLEMENTATIONS, implementation
 from diekae.inject.contexts import HookContext
 from diekae.inject.hookpoints import find_blocks
+from diekae.placement import input_device
 
 _LEAK = 0.01
 """Largest change of logits by hidden tokens, as a share of their change by the same tokens when visible."""
@@ -112,9 +113,9 @@ def check_masks(decoder: PreTrainedModel) -> None:
     """
     vocabulary = int(decoder.get_input_embeddings().weight.shape[0])  # type: ignore[index]
     depth, length, knowledge = len(find_blocks(decoder)), 10, slice(1, 7)
-    ids = (torch.arange(1, length + 1, device=decoder.device) * 7 % vocabulary).repeat(2, 1)
+    ids = (torch.arange(1, length + 1, device=input_device(decoder)) * 7 % vocabulary).repeat(2, 1)
     ids[1, knowledge] = (ids[1, knowledge] + vocabulary // 2) % vocabulary
-    hidden = torch.zeros(length, length, dtype=torch.bool, device=decoder.device)
+    hidden = torch.zeros(length, length, dtype=torch.bool, device=input_device(decoder))
 
     def logits_with_mask(layers: Collection[int]) -> Tensor:
         with hiding(decoder, dict.fromkeys(layers, hidden)):

@@ -26,6 +26,7 @@ from diekae.inject.hookpoints import find_blocks, find_hookpoints
 from diekae.model.arguments import check_decoder
 from diekae.model.sites import sites_of_layers, sizes_of_attention
 from diekae.moving import MovesWithDecoder
+from diekae.placement import input_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -77,7 +78,7 @@ class BankedDecoder(MovesWithDecoder):
                 f"encoder_options={dict(self.config.encoder_options)}: there is no memory for encoders of these sizes; "
                 "choose smaller ones."
             ) from error
-        self.bank.to(decoder.device)
+        self.bank.to(input_device(decoder))
         self.bank.decoder = fingerprint(decoder)
         self.prompter: Prompter | None = None
         if tokenizer is not None:
@@ -235,7 +236,7 @@ class BankedDecoder(MovesWithDecoder):
     @property
     def device(self) -> torch.device:
         """Return the device that inputs must be on."""
-        return self.decoder.device
+        return input_device(self.decoder)
 
 
 def _load_decoder(
@@ -253,7 +254,7 @@ def _load_decoder(
     except ValueError as error:
         bank, name = str(saved.folder), saved.decoder_name
         raise ValueError(
-            f"the bank {bank!r} was made for the decoder {name!r} (fingerprint {saved.decoder_fingerprint}), which "
+            f"the bank {bank!r} was made for the decoder {name!r} (fingerprint {saved.decoder.fingerprint}), which "
             f"cannot be loaded. If it is elsewhere now, pass it: DiekaeModel.from_pretrained({bank!r}, decoder, "
             f"tokenizer); or write its new name into the bank's {CONFIG_NAME}. {error}"
         ) from error

@@ -18,6 +18,7 @@ from diekae.data.prompt import Prompt
 from diekae.inject.hookpoints import stack_of
 from diekae.knowledge import PreparedKnowledge
 from diekae.model import DiekaeModel
+from diekae.placement import stays
 from diekae.progress import BatchProgress, silent
 
 Way = Literal["bare", "prompted", "ours"]
@@ -99,9 +100,13 @@ def logits_at(
         options["position_ids"] = positions[:, :end]
     if states:
         hidden: Tensor = stack_of(decoder)(**options).last_hidden_state
-        return hidden[rows, predicting]
+        return hidden.to(ids.device)[rows, predicting]
     needed, inverse = predicting.unique(return_inverse=True)
-    logits: Tensor = decoder(logits_to_keep=needed, **options).logits
+    keep: Tensor | int = needed
+    if stays(decoder):  # on another device than the head's, an index is of no use
+        needed = torch.arange(int(needed[0]), end)
+        inverse, keep = predicting - needed[0], len(needed)
+    logits: Tensor = decoder(logits_to_keep=keep, **options).logits
     if logits.shape[1] != len(needed):  # an architecture whose head does not take columns
         return logits[rows, predicting]
     return logits[rows, inverse]

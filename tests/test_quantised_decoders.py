@@ -1,0 +1,162 @@
+"""Quantised decoders: they are read exactly, take the banks of the plain decoder, and train banks of their own."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from builders import largest_change, logits_of, make_decoder, make_model, make_prompts, make_tokenizer
+from diekae import DiekaeModel
+from diekae.checkpoint import CONFIG_NAME
+from diekae.fingerprint import fingerprint, identify
+from diekae.inject.hooks import frozen
+from diekae.run.score import lay_out
+from diekae.training.objectives import OBJECTIVES
+
+CASTLE = "the castle was built by king four in the north"
+QUESTION = "who built the castle"
+KINDS = pytest.mark.parametrize("kind", ["torchao", "torchao as loaded", "quanto", "packed"])
+
+
+class PackedLinear(nn.Module):
+    """A linear map whose weights are packed into bytes, as bitsandbytes packs them: a row's scale is a buffer."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        scale = linear.weight.detach().abs().amax(1, keepdim=True) / 127
+        packed = (linear.weight.detach() / scale).round().to(torch.int8)
+        self.weight = nn.Parameter(packed, requires_grad=False)
+        self.register_buffer("scale", scale)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ (self.weight.to(x.dtype) * self.scale.to(x.dtype)).T
+
+
+def quantised(decoder: PreTrainedModel, kind: str, folder: Path) -> PreTrainedModel:
+    """A quantised copy of a decoder, int8 weights; norms and embeddings stay."""
+    if kind == "packed":
+        twin = copy.deepcopy(decoder)
+        for module in list(twin.model.layers.modules()):
+            for name, child in list(module.named_children()):
+                if isinstance(child, nn.Linear):
+                    setattr(module, name, PackedLinear(child))
+        return twin
+    if kind == "quanto":
+        quanto = pytest.importorskip("optimum.quanto")
+        twin = copy.deepcopy(decoder)
+        quanto.quantize(twin, weights=quanto.qint8)
+        quanto.freeze(twin)
+        return twin
+    torchao = pytest.importorskip("torchao.quantization")
+    config = torchao.Int8WeightOnlyConfig()
+    if kind == "torchao":
+        twin = copy.deepcopy(decoder)
+        torchao.quantize_(twin, config)
+        return twin
+    from transformers import TorchAoConfig
+
+    decoder.save_pretrained(folder)
+    loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=TorchAoConfig(config), dtype=decoder.dtype
+    )
+    return loaded
+
+
+@KINDS
+def test_reading_is_exact(kind: str, tmp_path: Path) -> None:
+    decoder = make_decoder()
+    model = DiekaeModel.exact(quantised(decoder, kind, tmp_path), make_tokenizer())
+    inputs = model.tokenize(QUESTION)
+    ids = inputs["input_ids"][0].tolist()
+    prompt = torch.tensor([[ids[0], *model.prompter.knowledge(CASTLE), *ids[1:]]])
+    with torch.no_grad():
+        want, of_plain = (of(prompt).logits[:, 1 - len(ids) :] for of in (model.decoder, decoder))
+    assert largest_change(logits_of(model, inputs, CASTLE)[:, 1:], want) < 1e-5 < largest_change(want, of_plain)
+    answers = model.generate(**inputs, knowledge=CASTLE, max_new_tokens=4)[0, len(ids) :]
+    assert torch.equal(answers, model.decoder.generate(prompt, max_new_tokens=4)[0, prompt.shape[1] :])
+
+
+@KINDS
+def test_the_bank_of_the_plain_decoder_is_accepted(kind: str, tmp_path: Path) -> None:
+    decoder = make_decoder()
+    whole = make_model("attention", decoder=decoder)
+    whole.save_pretrained(tmp_path / "bank")
+    twin = quantised(decoder, kind, tmp_path / "decoder")
+    model = DiekaeModel.from_pretrained(tmp_path / "bank", twin, make_tokenizer())
+    inputs = model.tokenize(QUESTION)
+    change = logits_of(model, inputs, CASTLE) - logits_of(whole, inputs, CASTLE)
+    effect = logits_of(whole, inputs, CASTLE) - logits_of(whole, inputs)
+    assert 0 < float(change.norm()) < 0.2 * float(effect.norm()), "as with the plain decoder, but for rounding"
+    with pytest.raises(ValueError, match="prepared by bank .* prepare the knowledge again"):
+        model(**inputs, knowledge=whole.prepare(CASTLE))
+    # And back: a bank that was saved beside the quantised decoder.
+    model.save_pretrained(tmp_path / "back")
+    back = DiekaeModel.from_pretrained(tmp_path / "back", decoder, make_tokenizer())
+    assert torch.equal(logits_of(back, inputs, CASTLE), logits_of(whole, inputs, CASTLE))
+
+
+@KINDS
+def test_the_bank_of_another_decoder_is_refused(kind: str, tmp_path: Path) -> None:
+    decoder = make_decoder()
+    make_model("attention", decoder=decoder).save_pretrained(tmp_path / "bank")
+    for change in ("model.norm.weight", "model.embed_tokens.weight"):
+        other = copy.deepcopy(decoder)
+        with torch.no_grad():
+            other.get_parameter(change).mul_(1.1)
+        twin = quantised(other, kind, tmp_path / change)
+        with pytest.raises(ValueError, match=r"was made for .* in quantised form \(.*load the right decoder"):
+            DiekaeModel.from_pretrained(tmp_path / "bank", twin, make_tokenizer())
+
+
+def test_a_plain_decoder_with_the_same_norms_is_refused(tmp_path: Path) -> None:
+    decoder = make_decoder()
+    make_model("attention", decoder=decoder).save_pretrained(tmp_path / "bank")
+    other = copy.deepcopy(decoder)
+    with torch.no_grad():
+        other.model.layers[1].mlp.up_proj.weight.mul_(1.1)
+    with pytest.raises(ValueError, match="was made for"):
+        DiekaeModel.from_pretrained(tmp_path / "bank", other, make_tokenizer())
+
+
+def test_a_bank_of_an_older_version_is_accepted_beside_the_plain_decoder_alone(tmp_path: Path) -> None:
+    decoder = make_decoder()
+    make_model("attention", decoder=decoder).save_pretrained(tmp_path / "bank")
+    path = tmp_path / "bank" / CONFIG_NAME
+    description = json.loads(path.read_text())
+    description["decoder"] = {key: description["decoder"][key] for key in ("name", "fingerprint")}
+    path.write_text(json.dumps(description))
+    DiekaeModel.from_pretrained(tmp_path / "bank", decoder, make_tokenizer())
+    with pytest.raises(ValueError, match="in quantised form"):
+        DiekaeModel.from_pretrained(tmp_path / "bank", quantised(decoder, "packed", tmp_path), make_tokenizer())
+
+
+@KINDS
+def test_its_fingerprint_does_not_depend_on_its_type(kind: str, tmp_path: Path) -> None:
+    decoder = make_decoder().to(torch.bfloat16)
+    narrow = quantised(decoder, kind, tmp_path / "narrow")
+    wide = quantised(copy.deepcopy(decoder).float(), kind, tmp_path / "wide")
+    assert fingerprint(narrow) == fingerprint(wide) != fingerprint(decoder)
+    assert identify(narrow).quantized and not identify(decoder).quantized
+
+
+@KINDS
+@pytest.mark.parametrize("name", ["difference", "cross_entropy", "distill"])
+def test_a_bank_is_trained_beside_it(kind: str, name: str, tmp_path: Path) -> None:
+    grads: list[dict[str, Any]] = []
+    decoder = make_decoder()
+    for of_model in (decoder, quantised(decoder, kind, tmp_path)):
+        model = make_model("attention", decoder=of_model, layers=(1, 2))
+        batch: Any = lay_out(model, make_prompts(3))
+        with frozen(of_model):
+            OBJECTIVES[name](model)(**batch).loss.backward()
+        grads.append({n: p.grad for n, p in model.bank.named_parameters() if p.grad is not None})
+        assert all(parameter.grad is None for parameter in of_model.parameters())
+    plain, ours = grads
+    assert set(ours) == set(plain) and ours
+    for parameter, grad in plain.items():
+        assert float((ours[parameter] - grad).norm()) < 0.3 * float(grad.norm()), parameter
