@@ -160,7 +160,7 @@ def errors_of(model: DiekaeModel, batch: Any) -> tuple[Tensor, Tensor]:
     for handle in handles:
         handle.remove()
     offset = int(batch["offset"])
-    thoughts = [encoder.mlp_output(n, read[n][:, offset:], heard[n][:, offset:])[0] for n in range(len(read))]
+    thoughts = [mlp(r[:, offset:], h[:, offset:])[0] for mlp, r, h in zip(encoder.mlps(), read, heard, strict=True)]
     return torch.stack(thoughts), targets
 
 

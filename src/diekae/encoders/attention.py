@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,10 +24,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diekae.encoders.base import Encoder, register
-from diekae.encoders.grouped import GroupedLinear, GroupedRMSNorm
+from diekae.encoders.grouped import EPSILON, GroupedLinear, GroupedRMSNorm
 
 Rotate = Callable[[int, Tensor], Tensor]
 """``rotate(number, keys)`` rotates keys [B, S, G, d] of encoder ``number`` to their positions (RoPE)."""
+MLP = Callable[[Tensor, Tensor], Tensor]
+"""``mlp(read, attended)`` returns what one encoder adds after the attention, [B, T, W].
+
+It takes what the attention reads of x, [B, T, W], and its output before the output projection, [B, T, H · e]."""
 
 
 @dataclass(frozen=True)
@@ -145,19 +150,22 @@ class Attention(Encoder):
         """Return the type of the parameters."""
         return next(self.parameters()).dtype
 
-    def mlp_output(self, number: int, read: Tensor, attended: Tensor) -> Tensor | None:
-        """Return the output of one encoder's MLP, [B, T, W]; None if the bank has no MLP.
+    def mlps(self) -> list[MLP]:
+        """Return the MLP of each encoder; an empty list if the bank has none.
 
-        Args:
-            number: Number of the encoder.
-            read: What the attention reads of x, [B, T, W].
-            attended: The attention's output before its output projection, [B, T, H · e].
+        The weights are taken apart in one step, because a step for each layer costs as much as some of its products.
         """
         if not self.sizes.mlp_width:
-            return None
-        # The products of one encoder alone, because this runs in every layer for every generated token.
-        maps = [layer.weight[number] for layer in (self.skip, self.heard, self.gate, self.inner, self.up)]
-        skip, heard, gate, inner, up = maps
-        joined = torch.cat([F.linear(read.to(self.dtype), skip), F.linear(attended.to(self.dtype), heard)], dim=-1)
-        normed = self.mlp_norm(joined[None], slice(number, number + 1))[0]
-        return F.linear(F.silu(F.linear(normed, gate)) * F.linear(normed, inner), up)
+            return []
+        parts = (self.skip, self.heard, self.mlp_norm, self.gate, self.inner, self.up)
+        weights = zip(*(part.weight.unbind() for part in parts), strict=True)
+        return [partial(_gated_mlp, *of_encoder) for of_encoder in weights]
+
+
+def _gated_mlp(
+    skip: Tensor, heard: Tensor, norm: Tensor, gate: Tensor, inner: Tensor, up: Tensor, read: Tensor, attended: Tensor
+) -> Tensor:
+    """Return the output of one encoder's MLP, from its weights and from what :data:`MLP` takes."""
+    joined = torch.cat([F.linear(read.to(skip.dtype), skip), F.linear(attended.to(skip.dtype), heard)], dim=-1)
+    normed = F.rms_norm(joined.float(), norm.shape, norm.float(), EPSILON).to(joined.dtype)
+    return F.linear(F.silu(F.linear(normed, gate)) * F.linear(normed, inner), up)

@@ -5,17 +5,20 @@ Shapes: b rows as the decoder runs them, T columns of one forward, W decoder wid
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Cache
 
 from diekae.encoders import KnowledgeBatch
+from diekae.encoders.attention import MLP
 from diekae.inject.attached import Attached
 from diekae.inject.attention_interface import AttentionWrapper, add_wrappers, enable_wrapping
-from diekae.inject.contexts import HookContext
-from diekae.inject.hooks import add_hook, keep_where
+from diekae.inject.contexts import Entry, HookContext
+from diekae.inject.hookpoints import first_tensor, with_first
+from diekae.inject.hooks import keep_where
 from diekae.inject.input_columns import Forward, InputColumns
 from diekae.inject.rotary import exact_length
 from diekae.inject.slot_attention import SlotAttention
@@ -43,6 +46,7 @@ class AttentionInjector:
     def _clear(self) -> None:
         """Drop what belongs to one forward."""
         self._slot_attention: SlotAttention | None = None
+        self._mlps: list[MLP] = []
         self._mlp_outputs: dict[int, Tensor] = {}
 
     def add_hooks(self, context: HookContext) -> None:
@@ -51,7 +55,8 @@ class AttentionInjector:
         modules = {self._numbers[layer]: site.module for layer, site in self._attached.sites.items()}
         add_wrappers(context, modules, self._make_wrapper)
         if self._encoder.sizes.mlp_width:
-            add_hook(context, self._attached.hookpoints, self._add_mlp_output)
+            for layer, hookpoint in self._attached.hookpoints.items():
+                context.add_hook(hookpoint.module, self._mlp_hook(context.entry, self._numbers[layer]))
 
     def begin(self, forward: Forward) -> dict[str, Any]:
         """Prepare a forward; return the keyword arguments of the decoder to change.
@@ -68,8 +73,9 @@ class AttentionInjector:
             self._knowledge.repeat(forward.repeats),
             self._columns.receives_in(forward),
             positions,
-            self._columns.hidden_anchor.repeat_interleave(forward.repeats, 0),
+            forward.repeated(self._columns.hidden_anchor),
             forward.stop,
+            all_receive=self._columns.all_receive(forward),
             others=self._columns.has_others(forward),
             growing=forward.growing,
         )
@@ -77,6 +83,7 @@ class AttentionInjector:
         if rows not in self._slots:  # before any block runs: a checkpointed block must compute the same twice
             self._slots[rows] = slots_of_layers(columns.knowledge)
         self._slot_attention = SlotAttention(columns, self._watch)
+        self._mlps = self._encoder.mlps()
         if forward.positions is None and not self._columns.padded_left:
             return {"position_ids": None}  # the decoder computes the same positions itself
         return {"position_ids": positions}
@@ -109,19 +116,26 @@ class AttentionInjector:
             return None
         rows = len(slot_attention.columns.knowledge.mask)
         attend = partial(slot_attention.attend, self._slots[rows][number])
-        if not self._encoder.sizes.mlp_width:
+        if not self._mlps:
             return attend
 
         def attend_and_add(*args: Any, **options: Any) -> tuple[Tensor, Any]:
             output, weights = attend(*args, **options)
-            self._mlp_outputs[number] = self._encoder.mlp_output(number, states, output.flatten(2))
+            self._mlp_outputs[number] = self._mlps[number](states, output.flatten(2))
             return output, weights
 
         return attend_and_add
 
-    def _add_mlp_output(self, layer: int, stream: Tensor, _output: Tensor) -> Tensor | None:
-        """Return what the MLP of a layer adds after the attention, [b, T, W]."""
-        mlp_output = self._mlp_outputs.pop(self._numbers[layer], None)
-        if mlp_output is None or self._slot_attention is None:
-            return None
-        return keep_where(self._slot_attention.columns.receives, mlp_output, stream)
+    def _mlp_hook(self, entry: Entry, number: int) -> Callable[..., Any]:
+        """Return a hook that adds what the MLP of encoder ``number`` adds after the attention."""
+
+        def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+            if not entry.current or self._slot_attention is None or number not in self._mlp_outputs:
+                return None
+            states, columns = first_tensor(output), self._slot_attention.columns
+            difference = self._mlp_outputs.pop(number).to(states.dtype)
+            if not columns.all_receive:
+                difference = keep_where(columns.receives, difference, difference)
+            return with_first(output, states + difference.reshape(states.shape))
+
+        return hook
