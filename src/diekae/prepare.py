@@ -1,6 +1,7 @@
 """Preparing knowledge: the bank reads documents once, independent of any input.
 
-Shapes: N encoders, B documents, K knowledge tokens, a tokens of the anchor, D what an encoder reads of each token.
+Shapes: N encoders, M layers of the decoder without an encoder, B documents, K knowledge tokens, a tokens of the anchor,
+G key heads, d head size, D what an encoder reads of each token.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from diekae.data.prompt import Prompt
 from diekae.encoders import KnowledgeBatch
 from diekae.fingerprint import window
 from diekae.inject.attached import Attached
 from diekae.inject.contexts import paused
+from diekae.inject.hookpoints import find_blocks, stack_of
 from diekae.inject.hooks import run
 from diekae.knowledge import PreparedKnowledge
 
@@ -86,6 +89,7 @@ def _read_parts(
     layout: Callable[[Tensor], Tensor] = _by_head if by_attention else lambda slots: slots
     prepared: dict[int, PreparedKnowledge] = {}
     fingerprint = bank.fingerprint(look=True)
+    bare_anchor = _read_anchor(attached, anchor) if parts and by_attention and not own_anchor else {}
     for numbers in _batches(parts, batch_size, step):
         rows = [parts[number] for number in numbers]
         with paused():
@@ -101,6 +105,7 @@ def _read_parts(
                 bank=fingerprint,
                 anchor={} if batch.anchor is None else {n: t[:, row] for n, t in batch.anchor.tensors.items()},
                 anchor_ids=tuple(anchor) if by_attention else (),
+                bare_anchor=bare_anchor,
                 places=None if batch.places is None else batch.places[row, real],
                 sharpness=bank.encoder.sizes.sharpness if by_attention else 1.0,
             )
@@ -154,6 +159,30 @@ def _read_slots(
     anchor_mask = torch.ones(len(rows), a, dtype=torch.bool, device=ids.device)
     anchor_slots = attached.slots(states[:, :, :a], anchor_mask, places[:, :a], lengths)
     return attached.slots(states[:, :, a:], mask, places[:, a:], lengths, anchor_slots)
+
+
+def _read_anchor(attached: Attached, anchor: Sequence[int]) -> dict[str, Tensor]:
+    """Return the decoder's own keys and values of the anchor in its layers without an encoder, each [M, a, G, d].
+
+    Empty if there are no such layers, or if the decoder's cache does not hold all of them, of one size.
+    """
+    decoder = attached.decoder
+    others = sorted(set(range(len(find_blocks(decoder)))) - set(attached.bank.layers))
+    cache = DynamicCache(config=decoder.config)
+    if not others or len(cache.layers) != len(others) + len(attached.bank.layers):
+        return {}
+    ids = torch.tensor([list(anchor)], device=decoder.device)
+    with paused():
+        stack_of(decoder)(input_ids=ids, past_key_values=cache, use_cache=True)
+    layers: list[Any] = [cache.layers[layer] for layer in others]
+    kinds = (DynamicLayer, DynamicSlidingWindowLayer)
+    if any(type(layer) not in kinds or not layer.is_initialized for layer in layers):
+        return {}
+    by_name = {"keys": [layer.keys[0] for layer in layers], "values": [layer.values[0] for layer in layers]}
+    # A window that is shorter than the anchor keeps its last columns only.
+    if any(len({t.shape for t in tensors}) > 1 or tensors[0].shape[1] != len(anchor) for tensors in by_name.values()):
+        return {}
+    return {name: torch.stack(tensors).transpose(1, 2) for name, tensors in by_name.items()}
 
 
 def _prepend(anchor: Sequence[int], ids: Tensor) -> Tensor:
