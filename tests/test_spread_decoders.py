@@ -1,7 +1,7 @@
 """Decoders that accelerate spreads over devices or offloads: everything is as with the whole decoder."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -85,20 +85,20 @@ def test_reading_is_exact(place: Place) -> None:
 
 def test_slots_and_encoders_stand_with_their_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     slots: dict[int, set[torch.device]] = {}
-    weights: dict[int, list[list[Tensor]]] = {}
-    join, of_layer = Slots.joined, AttentionInjector._mlp_weights
+    weights: dict[int, list[Sequence[Tensor]]] = {}
+    join, of_layer = Slots.joined, AttentionInjector._weights_on
 
     def joined(self: Slots, keys: Tensor, values: Tensor, growing: bool = False) -> list[Tensor]:
         both = join(self, keys, values, growing)
         slots.setdefault(self.number, set()).update(tensor.device for tensor in both)
         return both
 
-    def of_mlp(self: AttentionInjector, number: int, device: torch.device) -> list[Tensor]:
-        weights.setdefault(number, []).append(of_layer(self, number, device))
+    def of_mlp(self: AttentionInjector, device: torch.device, number: int) -> Sequence[Tensor]:
+        weights.setdefault(number, []).append(of_layer(self, device, number))
         return weights[number][-1]
 
     monkeypatch.setattr(Slots, "joined", joined)
-    monkeypatch.setattr(AttentionInjector, "_mlp_weights", of_mlp)
+    monkeypatch.setattr(AttentionInjector, "_weights_on", of_mlp)
     with elsewhere():
         model = make_model("attention", decoder=spread(make_decoder()))
         model.generate(**model.tokenize(QUESTIONS), knowledge=CASTLE, max_new_tokens=3, min_new_tokens=3)

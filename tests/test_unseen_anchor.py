@@ -1,6 +1,11 @@
-"""Where nothing sees x's own anchor, `generate` does not read it; else it reads all of x, whatever was done before."""
+"""Where nothing sees x's own anchor, or what is seen of it is kept beside K, `generate` does not read it.
 
-from collections.abc import Callable
+Else it reads all of x. Nothing is kept between calls, whatever was done before.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +13,7 @@ import torch
 from torch import Tensor
 
 from builders import VOCABULARY, make_decoder, make_model, make_tokenizer
-from diekae import DiekaeModel
+from diekae import DiekaeModel, PreparedKnowledge
 from diekae.inject.hooks import apply_hook
 from readings import CASTLE, CHANGE, OFF, QUESTIONS, RIVER, VARIANTS, make_exact, make_variant, off
 
@@ -23,12 +28,26 @@ def chat_model(kind: str = "llama", **options: Any) -> DiekaeModel:
     return model
 
 
+@contextmanager
+def recorded_columns(decoder: Any) -> Iterator[list[int]]:
+    """The columns of each forward inside the block; without a hook, because where there are any, more is read."""
+    read: list[int] = []
+    embeddings = decoder.get_input_embeddings()
+    embed = embeddings.forward
+
+    def forward(ids: Tensor) -> Tensor:
+        read.append(ids.shape[1])
+        return embed(ids)
+
+    embeddings.forward = forward
+    try:
+        yield read
+    finally:
+        del embeddings.forward
+
+
 def columns_read(model: Any, inputs: dict, new: int = 3, **options: Any) -> tuple[list[int], Tensor]:
     """The columns of each forward of the decoder in a generation, and the logits of all tokens [tokens, rows, …]."""
-    read: list[int] = []
-    decoder = getattr(model, "decoder", model)
-    embeddings = decoder.get_input_embeddings()
-    hook = embeddings.register_forward_pre_hook(lambda _module, args: read.append(args[0].shape[1]))
     logits: list[Tensor] = []
 
     def keep(_ids: Tensor, scores: Tensor) -> Tensor:
@@ -36,10 +55,8 @@ def columns_read(model: Any, inputs: dict, new: int = 3, **options: Any) -> tupl
         return scores
 
     options = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "logits_processor": [keep], **options}
-    try:
+    with recorded_columns(getattr(model, "decoder", model)) as read:
         model.generate(**inputs, **options)
-    finally:
-        hook.remove()
     return read, torch.stack(logits)
 
 
@@ -77,7 +94,76 @@ FEWER: dict[str, Options] = {
 }
 
 
-@pytest.mark.parametrize("options", FEWER.values(), ids=FEWER)
+@pytest.mark.parametrize("length", [1, 4, 30], ids=lambda length: f"anchor of {length}")
+@pytest.mark.parametrize("name", VARIANTS)
+def test_layers_without_knowledge_see_what_was_kept_of_the_anchor(name: str, length: int) -> None:
+    decoder = make_variant(name)
+    if 0 < (getattr(decoder.config, "sliding_window", None) or 0) <= length:
+        pytest.skip("a window that is shorter than the anchor does not keep all of it")
+    model = make_exact(decoder, layers=[1, 3])
+    draw = torch.Generator().manual_seed(0)
+    model.anchor = (1, *torch.randint(4, VOCABULARY, (29,), generator=draw).tolist())[:length]
+    x = torch.tensor([[*model.anchor, 9, 23, 77, 12, 31], [*model.anchor, 40, 8, 99, 100, 5]])
+    knowledge = [model.prepare(CASTLE), model.prepare([RIVER, CASTLE])]
+    read, got = columns_read(model, {"input_ids": x}, NEW, knowledge=knowledge)
+    assert read == [5] + [1] * (NEW - 1)
+    assert off(got, read_whole(model, {"input_ids": x}, new=NEW, knowledge=knowledge)) <= OFF
+    emptied = [replace(row, bare_anchor={n: t * 0 for n, t in row.bare_anchor.items()}) for row in knowledge]
+    assert off(got, columns_read(model, {"input_ids": x}, NEW, knowledge=emptied)[1]) > OFF
+
+
+def test_where_the_anchor_is_not_kept_or_is_another_it_is_read() -> None:
+    model = make_exact(make_variant("llama"), layers=[1, 3])
+    castle, x = model.prepare(CASTLE), torch.tensor([[1, 9, 23, 77]])
+    assert len(model.anchor) == 1 and model.anchor[0] == 1
+    older = replace(castle, bare_anchor={})
+    assert columns_read(model, {"input_ids": x}, knowledge=older)[0][0] == 4
+    assert columns_read(model, {"input_ids": x}, knowledge=castle)[0][0] == 3
+    x[0, 0] = 5
+    read, logits = columns_read(model, {"input_ids": x}, knowledge=castle)
+    assert read[0] == 4
+    assert torch.equal(logits, read_whole(model, {"input_ids": x}, knowledge=castle))
+
+
+def test_the_kept_anchor_is_stored_and_shared_by_documents() -> None:
+    model = chat_model(layers=[1, 3])
+    castle, river = model.prepare_many([CASTLE, RIVER])
+    assert castle.bare_anchor["keys"] is river.bare_anchor["keys"]
+    assert castle.bare_anchor["keys"].shape[:2] == (2, len(model.anchor))
+    inputs = model.tokenize(QUESTION)
+    want = read_whole(model, inputs, knowledge=castle)
+    for precision in ("exact", "int8"):
+        loaded = PreparedKnowledge.from_bytes(castle.to_bytes(precision))
+        assert loaded.nbytes == castle.nbytes > castle.take(range(0)).nbytes
+        for name, tensor in castle.bare_anchor.items():
+            assert torch.equal(loaded.bare_anchor[name], tensor)
+    read, got = columns_read(model, inputs, knowledge=castle.take(range(len(castle))))
+    assert inputs["input_ids"].shape[1] not in read and off(got, want) <= OFF
+
+
+def test_a_chat_with_a_system_prompt_does_not_read_it() -> None:
+    model = chat_model(layers=[1, 3])
+    messages: Any = [{"role": "system", "content": "the old town"}, {"role": "user", "content": QUESTION}]
+    header, rest = model.need_prompter().chat(messages)
+    assert header != model.anchor and len(header) > 4
+    with recorded_columns(model.decoder) as read:
+        answer = model.chat(messages, knowledge=CASTLE, max_new_tokens=6)
+    assert len(rest) in read and len(header) + len(rest) not in read
+    assert answer == model.chat(messages, knowledge=CASTLE, max_new_tokens=6, renormalize_logits=False)
+
+
+def test_a_steered_anchor_is_read() -> None:
+    """What was kept of it was not steered."""
+    model = chat_model(layers=[1, 3])
+    inputs, castle = model.tokenize(QUESTION), model.prepare(CASTLE)
+    _, plain = columns_read(model, inputs, knowledge=castle)
+    with apply_hook(model.hookpoints, lambda _layer, stream, _output: torch.full_like(stream, 0.5)):
+        read, steered = columns_read(model, inputs, knowledge=castle)
+        assert torch.equal(steered, read_whole(model, inputs, knowledge=castle))
+    assert read[0] == inputs["input_ids"].shape[1] and off(steered, plain) > OFF
+
+
+@pytest.mark.parametrize("options", [FEWER["scope"]], ids=["scope"])
 def test_an_anchor_that_is_seen_is_read(options: Options) -> None:
     model = chat_model(**options)
     inputs = model.tokenize(QUESTION)

@@ -1,6 +1,7 @@
 """Preparing knowledge: the bank reads documents once, independent of any input.
 
-Shapes: N encoders, B documents, K knowledge tokens, a tokens of the anchor, D what an encoder reads of each token.
+Shapes: N encoders, M layers of the decoder without an encoder, B documents, K knowledge tokens, a tokens of the anchor,
+G key heads, d head size, D what an encoder reads of each token.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from diekae.data.prompt import Prompt
 from diekae.encoders import KnowledgeBatch
 from diekae.fingerprint import window
 from diekae.inject.attached import Attached
 from diekae.inject.contexts import paused
+from diekae.inject.hookpoints import find_blocks, stack_of
 from diekae.inject.hooks import run
 from diekae.knowledge import PreparedKnowledge, split_batch
 from diekae.memory import free_memory
-from diekae.placement import input_device
+from diekae.placement import input_device, stays
 from diekae.progress import Progress, silent
 
 CHUNK = 2048
@@ -130,11 +133,12 @@ def _read_parts(
     read = _read_slots if by_attention else _read_states
     sharpness = bank.encoder.sizes.sharpness if by_attention else 1.0
     fingerprint = bank.fingerprint(look=True)
+    bare_anchor = _read_anchor(attached, anchor) if parts and by_attention and not attached.own_anchor else {}
     prepared: dict[int, PreparedKnowledge] = {}
     for numbers in _batches(parts, batch_size, step):
         with paused():
             batch = read(attached, anchor, [parts[number] for number in numbers], step, advance)
-        rows = split_batch(batch, [anchor] * len(numbers), fingerprint, sharpness)
+        rows = split_batch(batch, [anchor] * len(numbers), fingerprint, sharpness, bare_anchor)
         prepared |= zip(numbers, [_by_head(row) for row in rows] if by_attention else rows, strict=True)
     return [prepared[number] for number in range(len(parts))]
 
@@ -206,6 +210,31 @@ def _read_slots(
         start = end
     tensors = chunks[0] if len(chunks) == 1 else {name: torch.cat([c[name] for c in chunks], 2) for name in chunks[0]}
     return KnowledgeBatch(tensors, mask, lengths, places=positions[:, a:], anchor=anchor_slots)
+
+
+def _read_anchor(attached: Attached, anchor: Sequence[int]) -> dict[str, Tensor]:
+    """Return the decoder's own keys and values of the anchor in its layers without an encoder, each [M, a, G, d].
+
+    Empty if there are no such layers, if the decoder's cache does not hold all of them, of one size, or if the decoder
+    is spread over devices, where x reads its anchor.
+    """
+    decoder = attached.decoder
+    others = sorted(set(range(len(find_blocks(decoder)))) - set(attached.bank.layers))
+    cache = DynamicCache(config=decoder.config)
+    if not others or len(cache.layers) != len(others) + len(attached.bank.layers) or stays(decoder):
+        return {}
+    ids = torch.tensor([list(anchor)], device=input_device(decoder))
+    with paused():
+        stack_of(decoder)(input_ids=ids, past_key_values=cache, use_cache=True)
+    layers: list[Any] = [cache.layers[layer] for layer in others]
+    kinds = (DynamicLayer, DynamicSlidingWindowLayer)
+    if any(type(layer) not in kinds or not layer.is_initialized for layer in layers):
+        return {}
+    by_name = {"keys": [layer.keys[0] for layer in layers], "values": [layer.values[0] for layer in layers]}
+    # A window that is shorter than the anchor keeps its last columns only.
+    if any(len({t.shape for t in tensors}) > 1 or tensors[0].shape[1] != len(anchor) for tensors in by_name.values()):
+        return {}
+    return {name: torch.stack(tensors).transpose(1, 2) for name, tensors in by_name.items()}
 
 
 def _prepend(anchor: Sequence[int], ids: Tensor) -> Tensor:

@@ -51,9 +51,9 @@ def slots_of(encoder: Attention, packed: Tensor, turned: Callable[[int, Tensor],
 
 def thoughts(encoder: Attention, count: int = COUNT) -> Tensor:
     read, answer = draw(count, ROWS, ASKED, WIDTH, seed=1), draw(count, ROWS, ASKED, HEADS * VALUE, seed=2)
-    found = [encoder.mlp_output(number, read[number], answer[number]) for number in range(count)]
-    assert all(thought is not None for thought in found)
-    return torch.stack([thought for thought in found if thought is not None])
+    return torch.stack(
+        [encoder.mlp_output(*of_one) for of_one in zip(encoder.mlp_weights(), read, answer, strict=True)]
+    )
 
 
 @torch.no_grad()
@@ -98,7 +98,7 @@ def test_an_untrained_encoder_changes_nothing(rank: int | None) -> None:
     slots = slots_of(encoder, packed)
     assert torch.equal(slots["keys"], keys) and torch.equal(slots["values"], values)
     assert thoughts(encoder).count_nonzero() == 0
-    assert make(rank=0, mlp_width=0).mlp_output(0, draw(1, 1, WIDTH), draw(1, 1, HEADS * VALUE)) is None
+    assert make(rank=0, mlp_width=0).mlp_weights() == []
     assert not list(make(rank=0, mlp_width=0).parameters())
 
 
@@ -115,7 +115,7 @@ def test_stacked_encoders_equal_single_encoders(rank: int | None) -> None:
         mine = slots_of(alone, packed[number : number + 1], lambda _n, keys, number=number: turn(number, keys))
         for name, tensor in mine.items():
             torch.testing.assert_close(slots[name][number], tensor[0], atol=1e-5, rtol=1e-5)
-        thought = alone.mlp_output(0, read[number], answer[number])
+        thought = alone.mlp_output(alone.mlp_weights()[0], read[number], answer[number])
         torch.testing.assert_close(found[number], thought, atol=1e-5, rtol=1e-5)
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diekae.encoders.base import Encoder, register
-from diekae.encoders.grouped import GroupedLinear, GroupedRMSNorm
+from diekae.encoders.grouped import EPSILON, GroupedLinear, GroupedRMSNorm
 
 Rotate = Callable[[int, Tensor], Tensor]
 """``rotate(number, keys)`` rotates keys [B, S, G, d] of encoder ``number`` to their positions (RoPE)."""
@@ -139,26 +139,26 @@ class Attention(Encoder):
         """Return the type of the parameters."""
         return next(self.parameters()).dtype
 
-    def mlp_weights(self, number: int) -> list[Tensor]:
-        """Return the weights of one encoder's MLP, as :meth:`mlp_output` takes them."""
-        layers = (self.skip, self.heard, self.mlp_norm, self.gate, self.inner, self.up)
-        return [layer.weight[number] for layer in layers]
+    def mlp_weights(self) -> list[tuple[Tensor, ...]]:
+        """Return the weights of each encoder's MLP, as :meth:`mlp_output` takes them; an empty list if there is no MLP.
 
-    def mlp_output(
-        self, number: int, read: Tensor, attended: Tensor, weights: Sequence[Tensor] | None = None
-    ) -> Tensor | None:
-        """Return the output of one encoder's MLP, [B, T, W]; None if the bank has no MLP.
-
-        Args:
-            number: Number of the encoder.
-            read: What the attention reads of x, [B, T, W].
-            attended: The attention's output before its output projection, [B, T, H · e].
-            weights: From :meth:`mlp_weights`, on the device of ``attended``; the bank's own if None.
+        The weights are taken apart in one step, because a step for each layer costs as much as some of its products.
         """
         if not self.sizes.mlp_width:
-            return None
-        # The products of one encoder alone, because this runs in every layer for every generated token.
-        skip, heard, gain, gate, inner, up = self.mlp_weights(number) if weights is None else weights
+            return []
+        parts = (self.skip, self.heard, self.mlp_norm, self.gate, self.inner, self.up)
+        return list(zip(*(part.weight.unbind() for part in parts), strict=True))
+
+    @staticmethod
+    def mlp_output(weights: Sequence[Tensor], read: Tensor, attended: Tensor) -> Tensor:
+        """Return the output of one encoder's MLP, [B, T, W].
+
+        Args:
+            weights: One item of :meth:`mlp_weights`, on the device of ``attended``.
+            read: What the attention reads of x, [B, T, W].
+            attended: The attention's output before its output projection, [B, T, H · e].
+        """
+        skip, heard, gain, gate, inner, up = weights
         joined = torch.cat([F.linear(read.to(skip), skip), F.linear(attended.to(heard), heard)], dim=-1)
-        normed = (self.mlp_norm.unit(joined).float() * gain.float()).to(joined.dtype)
+        normed = F.rms_norm(joined.float(), gain.shape, gain.float(), EPSILON).to(joined.dtype)
         return F.linear(F.silu(F.linear(normed, gate)) * F.linear(normed, inner), up)

@@ -8,6 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+EPSILON = 1e-6
+"""Added to the mean square in RMS norms."""
+
 
 class GroupedLinear(nn.Module):
     """N independent linear maps without bias, computed by one product."""
@@ -46,11 +49,10 @@ class GroupedLinear(nn.Module):
 class GroupedRMSNorm(nn.Module):
     """N independent RMS norms (Zhang and Sennrich, 2019), computed in fp32."""
 
-    def __init__(self, count: int, width: int, eps: float = 1e-6) -> None:
+    def __init__(self, count: int, width: int) -> None:
         """Start from a gain of one."""
         super().__init__()
         self.weight = nn.Parameter(torch.ones(count, width))
-        self.eps = eps
 
     def forward(self, x: Tensor, which: slice = slice(None)) -> Tensor:
         """Normalise x [n or 1, B, T, width] to [n, B, T, width]."""
@@ -67,4 +69,4 @@ class GroupedRMSNorm(nn.Module):
     def unit(self, x: Tensor) -> Tensor:
         """Normalise x without the gain."""
         wide = x.float()
-        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype)
+        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + EPSILON)).to(x.dtype)

@@ -5,18 +5,20 @@ Shapes: b rows as the decoder runs them, T columns of one forward, W decoder wid
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Cache
 
 from diekae.encoders import KnowledgeBatch
 from diekae.inject.attached import Attached
 from diekae.inject.attention_interface import AttentionWrapper, add_wrappers, enable_wrapping
 from diekae.inject.contexts import HookContext
-from diekae.inject.hooks import add_hook, keep_where
+from diekae.inject.hookpoints import first_tensor, with_first
+from diekae.inject.hooks import keep_where
 from diekae.inject.input_columns import Forward, InputColumns
 from diekae.inject.rotary import exact_length
 from diekae.inject.slot_attention import SlotAttention
@@ -39,12 +41,13 @@ class AttentionInjector:
         # Tokens of K and its anchor before x, less those of x's own anchor, which they replace.
         self._tokens_before = (knowledge.position + anchor - columns.hidden_anchor.sum(1)).cpu()
         self._slots: dict[int, list[Slots]] = {}  # of all layers, by the number of rows
-        self._moved_weights: dict[int, list[Tensor]] = {}
+        self._moved_weights: dict[int, Sequence[Tensor]] = {}
         self._clear()
 
     def _clear(self) -> None:
         """Drop what belongs to one forward."""
         self._slot_attention: SlotAttention | None = None
+        self._mlp_weights: list[tuple[Tensor, ...]] = []
         self._mlp_outputs: dict[int, Tensor] = {}
 
     def add_hooks(self, context: HookContext) -> None:
@@ -53,7 +56,8 @@ class AttentionInjector:
         modules = {self._numbers[layer]: site.module for layer, site in self._attached.sites.items()}
         add_wrappers(context, modules, self._make_wrapper)
         if self._encoder.sizes.mlp_width:
-            add_hook(context, self._attached.hookpoints, self._add_mlp_output)
+            for layer, hookpoint in self._attached.hookpoints.items():
+                context.add_hook(hookpoint.module, partial(self._add_mlp_output, self._numbers[layer]))
 
     def begin(self, forward: Forward) -> dict[str, Any]:
         """Prepare a forward; return the keyword arguments of the decoder to change.
@@ -70,8 +74,9 @@ class AttentionInjector:
             self._knowledge.repeat(forward.repeats),
             self._columns.receives_in(forward),
             positions,
-            self._columns.hidden_anchor.repeat_interleave(forward.repeats, 0),
+            forward.repeated(self._columns.hidden_anchor),
             forward.stop,
+            all_receive=self._columns.all_receive(forward),
             others=self._columns.has_others(forward),
             growing=forward.growing,
         )
@@ -79,6 +84,7 @@ class AttentionInjector:
         if rows not in self._slots:  # before any block runs: a checkpointed block must compute the same twice
             self._slots[rows] = slots_of_layers(columns.knowledge)
         self._slot_attention = SlotAttention(columns, self._watch)
+        self._mlp_weights = self._encoder.mlp_weights()
         if forward.positions is None and not self._columns.padded_left:
             return {"position_ids": None}  # the decoder computes the same positions itself
         return {"position_ids": positions}
@@ -111,20 +117,20 @@ class AttentionInjector:
             return None
         rows = len(slot_attention.columns.knowledge.mask)
         attend = partial(slot_attention.attend, self._slots[rows][number])
-        if not self._encoder.sizes.mlp_width:
+        if not self._mlp_weights:
             return attend
 
         def attend_and_add(*args: Any, **options: Any) -> tuple[Tensor, Any]:
             output, weights = attend(*args, **options)
-            of_mlp = self._mlp_weights(number, output.device)
-            self._mlp_outputs[number] = self._encoder.mlp_output(number, states, output.flatten(2), of_mlp)
+            weights_of_mlp = self._weights_on(output.device, number)
+            self._mlp_outputs[number] = self._encoder.mlp_output(weights_of_mlp, states, output.flatten(2))
             return output, weights
 
         return attend_and_add
 
-    def _mlp_weights(self, number: int, device: torch.device) -> list[Tensor]:
+    def _weights_on(self, device: torch.device, number: int) -> Sequence[Tensor]:
         """Return the weights of an encoder's MLP on the device of its layer; they are copied there once a call."""
-        weights: list[Tensor] = self._moved_weights.get(number) or self._encoder.mlp_weights(number)
+        weights = self._moved_weights.get(number) or self._mlp_weights[number]
         if weights[0].device == device:
             return weights
         moved = [weight.to(device) for weight in weights]
@@ -132,9 +138,12 @@ class AttentionInjector:
             self._moved_weights[number] = moved
         return moved
 
-    def _add_mlp_output(self, layer: int, stream: Tensor, _output: Tensor) -> Tensor | None:
-        """Return what the MLP of a layer adds after the attention, [b, T, W]."""
-        mlp_output = self._mlp_outputs.pop(self._numbers[layer], None)
-        if mlp_output is None or self._slot_attention is None:
+    def _add_mlp_output(self, number: int, _module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> Any:
+        """Add what the MLP of encoder ``number`` adds after the attention."""
+        if self._slot_attention is None or number not in self._mlp_outputs:
             return None
-        return keep_where(self._slot_attention.columns.receives, mlp_output, stream)
+        states, columns = first_tensor(output), self._slot_attention.columns
+        difference = self._mlp_outputs.pop(number).to(states)
+        if not columns.all_receive:
+            difference = keep_where(columns.receives, difference, difference)
+        return with_first(output, states + difference.reshape(states.shape))

@@ -57,6 +57,10 @@ class Forward:
         """Return the columns of x up to the end of this forward."""
         return self.start + self.length
 
+    def repeated(self, rows: Tensor) -> Tensor:
+        """Return each of B rows as often as the decoder repeats it, [b, …]."""
+        return rows if self.repeats == 1 else rows.repeat_interleave(self.repeats, 0)
+
 
 class InputColumns:
     """Which columns of x receive, which are padding, and where x begins.
@@ -71,9 +75,10 @@ class InputColumns:
         self.hidden_anchor = hidden_anchor
         # Copied from the device once a call: to ask it again for every generated token would take longer.
         self._receives, self._receives_later, self._valid = receives.cpu(), receives_later.cpu(), valid.cpu()
-        self._hidden_anchor = hidden_anchor.cpu()
+        self._receives_or_unseen = self._receives | ~self._valid | hidden_anchor.cpu()
         self._columns_that_receive: list[bool] = self._receives.any(0).tolist()
         self._any_receives_later = bool(self._receives_later.any())
+        self._all_receive_later = bool(self._receives_later.all())
         self._first_real: list[int] = valid.int().argmax(1).tolist()
         self.with_knowledge: Tensor = self._receives.any(1) | self._receives_later
         """Rows of which some column receives, bool [B], on the CPU."""
@@ -86,7 +91,7 @@ class InputColumns:
 
     def receives_in(self, forward: Forward) -> Tensor:
         """Return which columns of a forward receive, bool [b, T]."""
-        columns = _columns_of(forward, self.receives, self.receives_later).repeat_interleave(forward.repeats, 0)
+        columns = forward.repeated(_columns_of(forward, self.receives, self.receives_later))
         inputs = forward.ids if forward.ids is not None else forward.embeddings
         assert inputs is not None and len(columns) == len(inputs), (
             f"the decoder runs a number of rows that is not a multiple of the {len(self.receives)} given"
@@ -96,12 +101,20 @@ class InputColumns:
     def valid_in(self, forward: Forward) -> Tensor:
         """Return which columns of a forward are not padding, bool [b, T]."""
         later = torch.ones_like(self.receives_later)
-        return _columns_of(forward, self.valid, later).repeat_interleave(forward.repeats, 0)
+        return forward.repeated(_columns_of(forward, self.valid, later))
+
+    def all_receive(self, forward: Forward) -> bool:
+        """Tell whether all columns of a forward receive."""
+        return self._all(forward, self._receives)
 
     def has_others(self, forward: Forward) -> bool:
         """Tell whether columns of a forward receive nothing that are neither padding nor x's anchor."""
-        receives = _columns_of(forward, self._receives | ~self._valid | self._hidden_anchor, self._receives_later)
-        return not bool(receives.all())
+        return not self._all(forward, self._receives_or_unseen)
+
+    def _all(self, forward: Forward, prompt: Tensor) -> bool:
+        """Tell whether columns of the prompt [B, L] are True in a forward, and whether those after its end receive."""
+        later = forward.stop <= prompt.shape[1] or self._all_receive_later
+        return later and bool(prompt[:, forward.start : forward.stop].all())
 
     def count_valid(self, stop: int) -> Tensor:
         """Return how many of each row's columns before ``stop`` are not padding, int64 [B], on the CPU."""
@@ -114,7 +127,7 @@ class InputColumns:
         return any(self._first_real)
 
     def positions_in(self, forward: Forward) -> Tensor:
-        """Return the positions of a forward's columns, int64 [b, T].
+        """Return the positions of a forward's columns, int64 [b, T], or [1, T] if they are the same in all rows.
 
         In rows with knowledge, the first column that is not padding stands at 0.
 
@@ -122,11 +135,13 @@ class InputColumns:
             ValueError: The decoder is called with positions that begin elsewhere.
         """
         device, repeats, positions = self.receives.device, forward.repeats, forward.positions
+        if positions is None and not self.padded_left:
+            return torch.arange(forward.start, forward.stop, device=device)[None]
         first = torch.tensor(self._first_real, device=device)[:, None]
         if positions is None:
             columns = torch.arange(forward.start, forward.stop, device=device)[None].expand(len(first), -1)
             starts = torch.where(self.with_knowledge.to(device)[:, None], first, 0)
-            return (columns - starts).clamp(min=0).repeat_interleave(repeats, 0)
+            return forward.repeated((columns - starts).clamp(min=0))
         rows = len(first) * repeats
         if not forward.start and positions.shape[0] in (1, rows):
             of_given_rows = positions.expand(rows, -1)[::repeats]
@@ -141,6 +156,8 @@ class InputColumns:
 
 def _columns_of(forward: Forward, prompt: Tensor, later: Tensor) -> Tensor:
     """Return the columns of a forward from those of the prompt [B, L], continued by ``later`` [B] after its end."""
+    if forward.start >= prompt.shape[1]:
+        return later[:, None].expand(-1, forward.length)
     in_prompt = prompt[:, forward.start : forward.stop]
     missing = forward.length - in_prompt.shape[1]
     return torch.cat([in_prompt, later[:, None].expand(-1, missing)], dim=1) if missing else in_prompt

@@ -24,12 +24,14 @@ class ForwardColumns:
     receives: Tensor
     """Columns that receive, bool [B, T]; padding is False."""
     positions: Tensor
-    """Positions of the T columns, int64 [B, T]."""
+    """Positions of the T columns, int64 [B, T], or [1, T] if they are the same in all rows."""
     hidden_anchor: Tensor
     """Columns of the prompt that hold x's own anchor: columns that receive see the anchor among the slots instead; bool
     [B, L]."""
     stop: int
     """Columns of x up to the end of this forward, cached ones among them."""
+    all_receive: bool = False
+    """Whether it is known that all columns receive."""
     others: bool = False
     """Whether columns other than the anchor receive nothing: they keep the decoder's own output bit for bit."""
     growing: bool = False

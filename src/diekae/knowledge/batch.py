@@ -38,7 +38,11 @@ def batch_knowledge(rows: Sequence[PreparedKnowledge | None]) -> KnowledgeBatch:
 
 
 def split_batch(
-    batch: KnowledgeBatch, anchors: Sequence[Sequence[int]], bank: str = "", sharpness: float = 1.0
+    batch: KnowledgeBatch,
+    anchors: Sequence[Sequence[int]],
+    bank: str = "",
+    sharpness: float = 1.0,
+    bare_anchor: Mapping[str, Tensor] | None = None,
 ) -> list[PreparedKnowledge]:
     """Return each row of a batch without padding; gradients are kept.
 
@@ -47,6 +51,7 @@ def split_batch(
         anchors: Tokens of each row's anchor.
         bank: Fingerprint of the bank.
         sharpness: As :attr:`PreparedKnowledge.sharpness`.
+        bare_anchor: As :attr:`PreparedKnowledge.bare_anchor`, the same for all rows.
     """
     return [
         PreparedKnowledge(
@@ -55,6 +60,7 @@ def split_batch(
             bank=bank,
             anchor={} if batch.anchor is None else _row(batch.anchor, row),
             anchor_ids=() if batch.anchor is None else tuple(anchors[row]),
+            bare_anchor=dict(bare_anchor or {}),
             places=None if batch.places is None else batch.places[row, batch.mask[row]],
             sharpness=sharpness,
         )

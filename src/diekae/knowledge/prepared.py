@@ -1,6 +1,6 @@
 """Prepared knowledge: what a bank keeps of one or several documents, independent of any input.
 
-Shapes: N encoders, S slots of K, a slots of the anchor.
+Shapes: N encoders, M layers of the decoder without an encoder, S slots of K, a slots of the anchor.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from diekae.files import read_once, sha256_of, write_atomically
 from diekae.knowledge.codec import DAMAGED, DigestError, decode, decode_file, encode
 
-_ANCHOR, _PLACES = "anchor.", "places"
+_ANCHOR, _BARE_ANCHOR, _PLACES = "anchor.", "anchor.bare.", "places"
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,9 @@ class PreparedKnowledge:
     """Slots of the anchor by name, each [N, a, …]; empty if the encoder keeps none. They do not count as slots of K."""
     anchor_ids: tuple[int, ...] = ()
     """Tokens of the anchor. Every input that reads this knowledge begins with them."""
+    bare_anchor: dict[str, Tensor] = field(default_factory=dict)
+    """The decoder's own keys and values of the anchor in its layers without an encoder, each [M, a, …]: x need not read
+    its anchor again. Empty if there are no such layers, or if x must."""
     places: Tensor | None = None
     """Positions of K's slots, which end where x begins; int64 [S]. None if the encoder does not use positions."""
     sharpness: float = 1.0
@@ -62,7 +65,8 @@ class PreparedKnowledge:
     @property
     def nbytes(self) -> int:
         """Return the size in bytes."""
-        return sum(tensor.nbytes for tensor in (*self.tensors.values(), *self.anchor.values()))
+        tensors = (*self.tensors.values(), *self.anchor.values(), *self.bare_anchor.values())
+        return sum(tensor.nbytes for tensor in tensors)
 
     @property
     def device(self) -> torch.device:
@@ -84,7 +88,8 @@ class PreparedKnowledge:
             return {name: tensor.to(device=device, dtype=dtype) for name, tensor in tensors.items()}
 
         places = None if self.places is None else self.places.to(device)
-        return replace(self, tensors=moved(self.tensors), anchor=moved(self.anchor), places=places)
+        anchor, bare_anchor = moved(self.anchor), moved(self.bare_anchor)
+        return replace(self, tensors=moved(self.tensors), anchor=anchor, bare_anchor=bare_anchor, places=places)
 
     @classmethod
     def join(cls, all_prepared: Sequence[PreparedKnowledge]) -> PreparedKnowledge:
@@ -133,6 +138,7 @@ class PreparedKnowledge:
     def flatten(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return all tensors by name, and the other fields as JSON values; :meth:`unflatten` reverses this."""
         tensors = {**self.tensors, **{_ANCHOR + name: tensor for name, tensor in self.anchor.items()}}
+        tensors |= {_BARE_ANCHOR + name: tensor for name, tensor in self.bare_anchor.items()}
         if self.places is not None:
             tensors[_PLACES] = self.places
         info = {"position": self.position, "bank": self.bank, "anchor_ids": list(self.anchor_ids)}
@@ -145,11 +151,16 @@ class PreparedKnowledge:
         Raises:
             KeyError, TypeError: A value is missing, or of another type.
         """
+        slots = {name: tensor for name, tensor in tensors.items() if name != _PLACES}
+        parts: list[dict[str, Tensor]] = []
+        for prefix in (_BARE_ANCHOR, _ANCHOR):  # the longer prefix first
+            parts.append({n.removeprefix(prefix): slots.pop(n) for n in list(slots) if n.startswith(prefix)})
         return cls(
-            tensors={n: t for n, t in tensors.items() if not n.startswith(_ANCHOR) and n != _PLACES},
+            tensors=slots,
             position=info["position"],
             bank=info["bank"],
-            anchor={n.removeprefix(_ANCHOR): t for n, t in tensors.items() if n.startswith(_ANCHOR)},
+            anchor=parts[1],
+            bare_anchor=parts[0],  # empty in files of older versions
             anchor_ids=tuple(info["anchor_ids"]),
             places=tensors.get(_PLACES),
             sharpness=info["sharpness"],

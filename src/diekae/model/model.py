@@ -204,8 +204,8 @@ class DiekaeModel(KnowledgePreparer):
     ) -> Cache | None:
         """Return a cache that stands for the anchor that x begins with, so that it need not be read; None if it must.
 
-        All layers and all columns behind it see the anchor among K's slots instead, so the cache holds zeros, and is
-        of use to this call alone.
+        The bank's layers see the anchor among K's slots, so there the cache holds zeros; in other layers it holds what
+        was kept when K was prepared. It is of use to this call alone.
 
         Args:
             rows: Prepared knowledge of each row.
@@ -215,7 +215,8 @@ class DiekaeModel(KnowledgePreparer):
         if not self.attached.by_attention or (self.config.anchor, self.config.scope) != ("shared", "all"):
             return None
         length = anchor_length(rows, input_ids, mask)
-        return unseen_columns(self.decoder, len(self.layers), length) if length else None
+        known = [row for row in rows if row is not None]
+        return unseen_columns(self.decoder, self.layers, known, length) if length else None
 
     def chat(
         self,

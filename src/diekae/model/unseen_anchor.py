@@ -1,19 +1,25 @@
-"""Columns for x's own anchor that are not computed, because nothing sees them: x sees the anchor among K's slots.
+"""Columns for x's own anchor that are not computed.
 
-Shapes: B rows, L columns of the prompt, a columns of the anchor, G key heads, d head size.
+In the bank's layers nothing sees them: x sees the anchor among K's slots. What other layers see of them was kept when K
+was prepared.
+
+Shapes: B rows, L columns of the prompt, M layers without an encoder, a columns of the anchor, G key heads, d head size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from diekae.knowledge import PreparedKnowledge
+from diekae.placement import stays
 
+_NAMES = ("keys", "values")
 _STEPWISE_OPTIONS = {
     "do_sample",
     "eos_token_id",
@@ -45,61 +51,43 @@ _SETTINGS: dict[str, tuple[Any, ...]] = {
 """Settings of ``generate`` that must have one of these values for the same reason."""
 
 
-class _UnseenLayer(DynamicLayer):
-    """A layer that begins with columns of zeros."""
+def unseen_columns(
+    decoder: PreTrainedModel, layers: Collection[int], rows: Sequence[PreparedKnowledge], columns: int
+) -> Cache | None:
+    """Return a cache that begins with the anchor; None if x must read its anchor.
 
-    def __init__(self, columns: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.columns = columns
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Make the columns, like the first keys and values [B, G, T, d] that follow them."""
-        super().lazy_initialization(key_states, value_states)
-        self.keys, self.values = _zeros(key_states, self.columns), _zeros(value_states, self.columns)
-
-    def get_seq_length(self) -> int:
-        """Return the number of columns."""
-        return super().get_seq_length() if self.is_initialized else self.columns
-
-
-class _UnseenWindowLayer(DynamicSlidingWindowLayer):
-    """A layer with a sliding window that begins with columns of zeros."""
-
-    def __init__(self, columns: int, window: int) -> None:
-        super().__init__(window)
-        self.cumulative_length = columns
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Make as many of the columns as the window holds; see :class:`_UnseenLayer`."""
-        super().lazy_initialization(key_states, value_states)
-        columns = min(self.cumulative_length, self.sliding_window - 1)
-        self.keys, self.values = _zeros(key_states, columns), _zeros(value_states, columns)
-
-
-def _zeros(states: Tensor, columns: int) -> Tensor:
-    """Return zeros [B, G, columns, d]: a weight of 0 times what were not finite would not be 0."""
-    return states.new_zeros(*states.shape[:2], columns, states.shape[3])
-
-
-def unseen_columns(decoder: PreTrainedModel, layers: int, columns: int) -> Cache | None:
-    """Return a cache that begins with columns that were not computed; None if not all of its layers only grow.
+    x must, if what the cache holds was not kept, if not all layers only grow, or if the decoder is spread over devices.
 
     Args:
         decoder: The decoder.
-        layers: How many of its layers do not see the columns; None is returned if there are others.
-        columns: Their number.
+        layers: Layers that do not see x's own anchor. Their columns are zeros: a weight of 0 times what were not finite
+            would not be 0.
+        rows: Prepared knowledge of each row, with the anchor of the other layers.
+        columns: The anchor's length.
     """
     cache = DynamicCache(config=decoder.config)
-    if len(cache.layers) != layers:
+    others = [number for number in range(len(cache.layers)) if number not in layers]
+    kept = {len(row.bare_anchor["keys"]) if row.bare_anchor else 0 for row in rows}
+    cache_layers: list[Any] = cache.layers
+    grow = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache_layers)
+    if not grow or len(cache_layers) != len(layers) + len(others) or kept != {len(others)}:
         return None
-    for number, layer in enumerate(cache.layers):
-        if type(layer) is DynamicLayer:
-            cache.layers[number] = _UnseenLayer(columns)
-        elif type(layer) is DynamicSlidingWindowLayer:
-            cache.layers[number] = _UnseenWindowLayer(columns, layer.sliding_window)
-        else:
-            return None
+    if stays(decoder) or (others and _is_hooked(decoder)):
+        return None
+    shapes = [(len(rows), heads, columns, size) for heads, size in (rows[0].tensors[n].shape[2:] for n in _NAMES)]
+    zeros = [torch.zeros(shape, dtype=decoder.dtype, device=decoder.device) for shape in shapes]
+    for number in layers:
+        cache_layers[number].update(*zeros)
+    if others:
+        anchors = [torch.stack([row.bare_anchor[name] for row in rows], 1).to(decoder.dtype) for name in _NAMES]
+        for number, *states in zip(others, *anchors, strict=True):
+            cache_layers[number].update(*(part.transpose(1, 2) for part in states))
     return cache
+
+
+def _is_hooked(decoder: PreTrainedModel) -> bool:
+    """Tell whether anything has hooks in the decoder, which may change what its layers see of the anchor."""
+    return any(module._forward_hooks or module._forward_pre_hooks for module in decoder.modules())
 
 
 def anchor_length(rows: Sequence[PreparedKnowledge | None], input_ids: Tensor, mask: Tensor | None) -> int:
@@ -111,9 +99,14 @@ def anchor_length(rows: Sequence[PreparedKnowledge | None], input_ids: Tensor, m
         mask: 0 at padding, [B, L].
     """
     lengths = {0 if row is None else len(row.anchor_ids) for row in rows}
-    padded = mask is not None and not bool(mask.all())
     length = lengths.pop() if len(lengths) == 1 else 0
-    return length if not padded and length < input_ids.shape[1] else 0
+    if length >= input_ids.shape[1] or (mask is not None and not bool(mask.all())):
+        return 0
+    # Where a layer sees what was kept of the anchor, it must be x's own; else a single token may be any.
+    for ids, row in zip(input_ids[:, :length].tolist(), rows, strict=True):
+        if row is not None and row.bare_anchor and tuple(ids) != row.anchor_ids:
+            return 0
+    return length
 
 
 def is_stepwise(decoder: PreTrainedModel, options: Mapping[str, Any]) -> bool:

@@ -72,6 +72,7 @@ def collect(
     receives = batch["receives"][..., None]
 
     def compare(layer: int, stream: Tensor, output: Tensor) -> Tensor | None:
+        stream, output = stream.to(receives.device), output.to(receives.device)  # a decoder may be spread over devices
         states[layer] = stream
         targets[layer] = missing = with_knowledge[layer] - (output if kind == "independent" else stream)
         teacher = kind == "sequential" and student is None

@@ -119,9 +119,10 @@ def _bank_call(attached: Attached, new: int, slots: int, anchor: int) -> Callabl
     states, output = _empty(attached, 1, new, encoder.width), _empty(attached, 1, new, value_width)
 
     def call() -> None:
-        for number in range(len(bank.layers)):
+        for _ in bank.layers:
             _attend(attached, encoder, new, anchor + slots)
-            encoder.mlp_output(number, states, output)
+        for weights in encoder.mlp_weights():
+            encoder.mlp_output(weights, states, output)
 
     return call
 

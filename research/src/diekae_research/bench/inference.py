@@ -87,9 +87,8 @@ def _operations(bench: Bench, length: int) -> dict[str, int]:
 
 
 def _bank_operations(attached: Attached, inputs: int, length: int, anchor: int = 1) -> int:
-    """Count the operations of one pass with a bank, which reads x alone where no layer sees x's own anchor."""
-    unseen = attached.by_attention and len(attached.bank.layers) == attached.decoder.config.num_hidden_layers
-    columns, cached = (inputs, anchor) if unseen else (anchor + inputs, 0)
+    """Count the operations of one pass with a bank; where the decoder's attention reads K, x's anchor is not read."""
+    columns, cached = (inputs, anchor) if attached.by_attention else (anchor + inputs, 0)
     return floor.decoder_pass(attached.decoder, columns, cached) + floor.bank_pass(attached, columns, length, anchor)
 
 
