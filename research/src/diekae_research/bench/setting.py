@@ -95,6 +95,8 @@ class Bench:
     """Folder of a bank for this decoder, or the name of a shipped one; it is measured beside `BANKS`."""
     others: Sequence[str] = ("token", "reader")
     """Which of `BANKS` are measured besides :attr:`ours`."""
+    header: int | None = None
+    """Tokens of the anchor, as of the header of a chat; those of the user's bank, or one, if None."""
     _models: dict[str, DiekaeModel] = field(default_factory=dict)
 
     @property
@@ -109,7 +111,9 @@ class Bench:
 
     @cached_property
     def anchor(self) -> tuple[int, ...]:
-        """Return the tokens that every run begins with: those of the user's bank, or a single one."""
+        """Return the tokens that every run begins with."""
+        if self.header is not None:
+            return tuple(self.ids(self.header)[0].tolist())
         return (1,) if self.bank is None else load_bank(Path(self.bank)).anchor
 
     @property
@@ -135,7 +139,9 @@ class Bench:
 
     def _user_model(self) -> DiekaeModel:
         assert self.bank is not None, "the user's bank is measured only if there is one"
-        return DiekaeModel.from_pretrained(self.bank, self.decoder).eval()
+        model = DiekaeModel.from_pretrained(self.bank, self.decoder).eval()
+        model.anchor = self.anchor
+        return model
 
     @torch.no_grad()
     def _random_model(self, name: str, options: Mapping[str, Any]) -> DiekaeModel:

@@ -37,6 +37,10 @@ def command(
     bank: Annotated[
         Path | None, typer.Option(help="A bank of this decoder, a folder or a shipped one's name, to measure too.")
     ] = None,
+    anchor: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens that K and x begin with, as a chat's header; by default the bank's."),
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Repetitions; the ways are timed in turn.")] = Bench.rounds,
     threads: Annotated[
         int, typer.Option(min=1, help="Threads; with one, CPU seconds of this process are measured.")
@@ -51,7 +55,7 @@ def command(
     with console.status("loading the decoder"):
         model, _ = load_decoder(decoder, dtype=DTYPES[dtype], device=device_of(device))
     with progress_bars() as (show, _):
-        bench = Bench(model, {}, sorted(lengths), inputs, rounds, seed, show, bank)
+        bench = Bench(model, {}, sorted(lengths), inputs, rounds, seed, show, bank, header=anchor)
         figures = run_benchmark(name, bench)
     write_figures(json, figures, write_json)
     print_text(f"{figures['benchmark']}, {figures['decoder']} in {figures['dtype']}\n\n{speed_table(figures['rows'])}")
