@@ -18,6 +18,7 @@ from diekae.inject.contexts import paused
 from diekae.model import DiekaeModel
 from diekae.model.generation import greedy_options
 from diekae.progress import BatchProgress, silent
+from diekae.run.answer import context_of
 from diekae.run.score import batches
 
 MAX_TOKENS = 24
@@ -80,7 +81,7 @@ def _generate(model: DiekaeModel, prompts: Sequence[Prompt], progress: BatchProg
     tokenizer = model.need_prompter().tokenizer
     answers: list[list[int]] = [[] for _ in prompts]
     for rows, done in batches(prompts, BATCH):
-        contexts = [prompts[row].anchor + prompts[row].knowledge + prompts[row].input for row in rows]
+        contexts = [context_of(model, prompts[row], "prompted") for row in rows]
         ids, mask = pad_left(contexts, tokenizer.pad_token_id, model.device)
         with paused():
             generated = model.decoder.generate(  # type: ignore[operator]
