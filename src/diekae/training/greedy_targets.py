@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from diekae.data.batch import pad_left
+from diekae.data.mixture import is_chosen
 from diekae.data.prompt import Prompt
 from diekae.files import write_atomically
 from diekae.inject.contexts import paused
@@ -46,7 +47,7 @@ def use_greedy_targets(
     numbers = [
         number
         for number, prompt in enumerate(prompts)
-        if int((number + 1) * share) > int(number * share) and 0 < len(prompt.knowledge) <= MAX_KNOWLEDGE
+        if is_chosen(number, share) and 0 < len(prompt.knowledge) <= MAX_KNOWLEDGE
     ]
     if not numbers:
         return list(prompts)
