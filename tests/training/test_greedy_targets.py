@@ -11,17 +11,18 @@ from builders import make_decoder, make_model, make_prompts, make_tokenizer
 from diekae.training.greedy_targets import use_greedy_targets
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_a_share_of_the_targets_is_replaced_by_greedy_answers(share: float, tmp_path: Path) -> None:
-    tokenizer = make_tokenizer()
-    model = make_model("attention", decoder=make_decoder(max_position_embeddings=256), tokenizer=tokenizer)
+@pytest.mark.parametrize(("share", "anchor"), [(0.0, "shared"), (0.5, "shared"), (1.0, "shared"), (1.0, "own")])
+def test_a_share_of_the_targets_is_replaced_by_greedy_answers(share: float, anchor: str, tmp_path: Path) -> None:
+    tokenizer, decoder = make_tokenizer(), make_decoder(max_position_embeddings=256)
+    model = make_model("attention", decoder=decoder, tokenizer=tokenizer, anchor=anchor)
     prompts = [dataclasses.replace(p, target=(1,)) for p in make_prompts(4)]
     replaced = use_greedy_targets(model, prompts, share, tmp_path / "answers.json")
     changed = [a.target != b.target for a, b in zip(replaced, prompts, strict=True)]
     assert sum(changed) == int(4 * share)
     for prompt, is_changed in zip(replaced, changed, strict=True):
         if is_changed:
-            ids = torch.tensor([[*prompt.anchor, *prompt.knowledge, *prompt.input]])
+            second_anchor = prompt.anchor if anchor == "own" else ()
+            ids = torch.tensor([[*prompt.anchor, *prompt.knowledge, *second_anchor, *prompt.input]])
             answer = model.decoder.generate(
                 ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False, pad_token_id=0
             )[0, ids.shape[1] :].tolist()

@@ -178,7 +178,7 @@ def _among_others(
         if not joined:
             mixed.append(prompt)
             continue
-        separate = _is_chosen(number, spec.apart) and len(joined) > 1
+        separate = is_chosen(number, spec.apart) and len(joined) > 1
         apart = tuple(map(prompter.knowledge, joined)) if separate else ()
         mixed.append(dataclasses.replace(prompt, knowledge=prompter.knowledge("\n".join(joined)), apart=apart))
     return mixed
@@ -195,12 +195,12 @@ def _exchange_some(prompts: list[Prompt], spec: DataSpec) -> list[Prompt]:
         )
     return [
         dataclasses.replace(prompt, knowledge=prompts[partner].knowledge, apart=prompts[partner].apart)
-        if _is_chosen(number, spec.unrelated)
+        if is_chosen(number, spec.unrelated)
         else prompt
         for number, (prompt, partner) in enumerate(zip(prompts, partners, strict=True))
     ]
 
 
-def _is_chosen(number: int, share: float) -> bool:
+def is_chosen(number: int, share: float) -> bool:
     """Tell whether an example belongs to a share of all examples that is spread evenly over them."""
     return int((number + 1) * share) > int(number * share)

@@ -31,13 +31,13 @@ def answer(model: DiekaeModel, prompts: Sequence[Prompt], way: Way, max_new_toke
     """
     if not prompts or max_new_tokens < 1:
         raise ValueError(f"{len(prompts)} prompts and max_new_tokens={max_new_tokens}: expected at least one of each.")
-    contexts = [_context(model, prompt, way) for prompt in prompts]
+    contexts = [context_of(model, prompt, way) for prompt in prompts]
     ids, mask = pad_left(contexts, model.need_prompter().tokenizer.pad_token_id, model.device)
     knowledge = model.prepare_prompts(prompts) if way == "ours" else None
     return generate_texts(model, ids, mask, knowledge, max_new_tokens=max_new_tokens)[0]
 
 
-def _context(model: DiekaeModel, prompt: Prompt, way: Way) -> tuple[int, ...]:
+def context_of(model: DiekaeModel, prompt: Prompt, way: Way) -> tuple[int, ...]:
     """Return the tokens in the decoder's context."""
     if way != "prompted":
         return prompt.anchor + prompt.input

@@ -12,12 +12,14 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from diekae.data.batch import pad_left
+from diekae.data.mixture import is_chosen
 from diekae.data.prompt import Prompt
 from diekae.files import write_atomically
 from diekae.inject.contexts import paused
 from diekae.model import DiekaeModel
 from diekae.model.generation import greedy_options
 from diekae.progress import BatchProgress, silent
+from diekae.run.answer import context_of
 from diekae.run.score import batches
 
 MAX_TOKENS = 24
@@ -45,7 +47,7 @@ def use_greedy_targets(
     numbers = [
         number
         for number, prompt in enumerate(prompts)
-        if int((number + 1) * share) > int(number * share) and 0 < len(prompt.knowledge) <= MAX_KNOWLEDGE
+        if is_chosen(number, share) and 0 < len(prompt.knowledge) <= MAX_KNOWLEDGE
     ]
     if not numbers:
         return list(prompts)
@@ -80,7 +82,7 @@ def _generate(model: DiekaeModel, prompts: Sequence[Prompt], progress: BatchProg
     tokenizer = model.need_prompter().tokenizer
     answers: list[list[int]] = [[] for _ in prompts]
     for rows, done in batches(prompts, BATCH):
-        contexts = [prompts[row].anchor + prompts[row].knowledge + prompts[row].input for row in rows]
+        contexts = [context_of(model, prompts[row], "prompted") for row in rows]
         ids, mask = pad_left(contexts, tokenizer.pad_token_id, model.device)
         with paused():
             generated = model.decoder.generate(  # type: ignore[operator]
