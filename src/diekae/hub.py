@@ -53,7 +53,7 @@ FIGURES = """
 Nats per target token. D(x): without knowledge. D(K, x): with the knowledge in the prompt. Recovered: the share of the
 gap between them that is closed. Grounded: the same for what the knowledge says.
 """
-"""What a card says of a run."""
+"""The part of a card about a run."""
 STUDY = """
 The examples are questions that the decoder itself asked about documents. On the held-out documents:
 
@@ -61,7 +61,7 @@ The examples are questions that the decoder itself asked about documents. On the
 |---|---|---|---|---|
 {rows}
 """
-"""What a card says of a bank that was trained on documents."""
+"""The part of a card about a bank that was trained on documents."""
 
 
 def is_hub_id(name: str) -> bool:
@@ -103,13 +103,13 @@ def public_name(name: str, base_model: str | None) -> str:
         base_model: Its id on the hub, if the user passed it.
 
     Raises:
-        ValueError: The decoder is in a folder, and no id was passed; or what was passed is none.
+        ValueError: The decoder is in a folder, and no id was passed; or the passed id is not valid.
     """
     public = base_model or name
     if is_public(public):
         return public
     raise ValueError(
-        f"the bank must name a decoder that others can load, and {public!r} is none; pass the decoder's id on the hub: "
+        f"{public!r} is not the name of a decoder that others can load; pass the decoder's id on the hub: "
         "base_model='user/decoder'."
     )
 
@@ -186,7 +186,7 @@ def model_card(
 
 
 def _figures(result: Mapping[str, Any]) -> str:
-    """Return what a card says of a run."""
+    """Return the part of a card about a run."""
     recipe = result["recipe"]
     rows = [
         f"| {name} | {of['n']} | "

@@ -9,17 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builders import WORDS, make_model
+from builders import WORDS
 from diekae import DiekaeModel
 from diekae.store import KnowledgeStore
 from diekae.store.catalogue import Catalogue, document_id
 from diekae.store.catalogue.tables import insert
 from diekae.store.words import Embedder
-
-
-@pytest.fixture(scope="module")
-def model() -> DiekaeModel:
-    return make_model("reader")
 
 
 def embedder(width: int) -> Embedder:

@@ -8,16 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from builders import make_model, write_pdf
+from builders import write_pdf
 from diekae import DiekaeModel
 from diekae.store import KnowledgeStore
 
 CASTLE, RIVER = "the castle is red", "a river has seven dogs"
-
-
-@pytest.fixture(scope="module")
-def model() -> DiekaeModel:
-    return make_model("reader")
 
 
 @pytest.fixture

@@ -9,17 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from builders import make_model
 from diekae import DiekaeModel
 from diekae.store import KnowledgeStore
 from diekae.store.catalogue import document_id
 
 TEXTS = ["# Castle\n\nthe castle is red and old", "the tower is blue", "a river has seven dogs"]
-
-
-@pytest.fixture(scope="module")
-def model() -> DiekaeModel:
-    return make_model("reader")
 
 
 @pytest.fixture

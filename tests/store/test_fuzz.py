@@ -9,18 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builders import make_model
 from diekae import DiekaeModel, PreparedKnowledge
 from diekae.store import KnowledgeStore
 
 FEW = settings(max_examples=int(os.environ.get("FUZZ_EXAMPLES", "20")), deadline=None)
 ANY_TEXT = st.text(st.characters(), max_size=80)
 """With lone surrogates."""
-
-
-@pytest.fixture(scope="module")
-def model() -> DiekaeModel:
-    return make_model("reader")
 
 
 @pytest.fixture(scope="module")

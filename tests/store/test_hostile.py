@@ -6,18 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from builders import make_model
 from diekae import DiekaeModel
 from diekae.store import KnowledgeStore
 from diekae.store.catalogue.tables import write_digest
 from diekae.store.layout import path_in_store
 
 CASTLE = "the castle is red"
-
-
-@pytest.fixture(scope="module")
-def model() -> DiekaeModel:
-    return make_model("reader")
 
 
 @pytest.fixture

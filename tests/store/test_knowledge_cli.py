@@ -1,6 +1,8 @@
 """`diekae knowledge` and `diekae ask --store`."""
 
+import functools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from typer.testing import CliRunner
 
 from builders import make_decoder, make_model, make_tokenizer, write_pdf
 from cli_runs import error_of, invoke
+from diekae import DiekaeModel
 from diekae.cli import typer_app
 from document_files import word_file
 
@@ -21,6 +24,14 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     decoder.config.name_or_path = str(folder / "decoder")
     make_model("reader", decoder=decoder).save_pretrained(folder / "bank")
     return folder / "bank"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded_once() -> Iterator[None]:
+    """Load the bank and its decoder once for all commands."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DiekaeModel, "from_pretrained", functools.cache(DiekaeModel.from_pretrained))
+        yield
 
 
 def test_a_folder_is_added_listed_asked_changed_and_verified(bank: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builders import WORDS, make_model
+from builders import WORDS
 from diekae import DiekaeModel
 from diekae.knowledge import PreparedKnowledge
 from diekae.store import KnowledgeStore
@@ -16,11 +16,6 @@ from diekae.store.catalogue import DocumentSource, IndexedPassage, document_id
 from diekae.store.prepared_folder import BATCH, CHARACTERS, batch_size
 
 CASTLE = "the castle is red"
-
-
-@pytest.fixture(scope="module")
-def model() -> DiekaeModel:
-    return make_model("reader")
 
 
 def fill(store: KnowledgeStore, first: int, last: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from builders import WORDS, make_model
+from builders import WORDS
 from diekae import DiekaeModel
 from diekae.store import KnowledgeStore
 
@@ -29,11 +29,6 @@ def start(model: DiekaeModel, folder: Path, first: int, count: int) -> tuple[int
         os._exit(0)
     finally:
         os._exit(1)
-
-
-@pytest.fixture(scope="module")
-def model() -> DiekaeModel:
-    return make_model("reader")
 
 
 def whole(store: KnowledgeStore) -> bool:

@@ -188,6 +188,8 @@ def test_training_ends_with_the_time_and_goes_on_when_resumed(tmp_path: Path, mo
     monkeypatch.setattr(run, "study", given_questions)
     monkeypatch.setattr(run, "measure_pace", lambda _m, _p, size: Pace(size, 1, 0.001))
     monkeypatch.setattr(run, "EPOCHS", 1000.0)
+    for measure in ("_untrained", "_answers"):  # which the test above holds
+        monkeypatch.setattr(run, measure, lambda *_: {})
     clock = time.monotonic
     late = [0.0]
     monkeypatch.setattr("diekae.study.plan.time", SimpleNamespace(monotonic=lambda: clock() + late[0]))

@@ -27,7 +27,7 @@ _CANDIDATES = 64
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer, and what it rests on."""
+    """An answer, with its sources and how probable it is that they answer the question."""
 
     question: str
     """The question."""
@@ -38,7 +38,7 @@ class Answer:
     confidence: float
     """Probability that the documents answer the question, calibrated on other questions; from 0 to 1."""
     bare: str | None
-    """The decoder's answer without documents; None if the documents answer, because then it was not generated."""
+    """The decoder's answer without documents; None, because not generated, if the documents answer the question."""
     sources: tuple[Source, ...]
     """The passages that were read, in the order of their document."""
     seconds: float
@@ -69,12 +69,12 @@ def ask(
         model: Decoder and bank.
         question: The question.
         store: The documents, prepared by the same model.
-        history: Earlier turns of the chat; the last is the assistant's. The user's last question is part of the search,
-            and the documents stand before all turns. Needs the format ``chat``.
+        history: Earlier turns of the chat, the last of them the assistant's. The search also uses the user's previous
+            question. The decoder reads the documents before all turns. Needs the format ``chat``.
         documents: Search only these: ids, files or titles, as for :meth:`KnowledgeStore.remove`. All if empty.
         passages: Most passages to read.
         max_new_tokens: Most tokens of the answer.
-        threshold: From this confidence on the question counts as answered.
+        threshold: Least confidence at which the question counts as answered.
         show: Called with each piece of the answer's text as it is generated, if the question counts as answered.
 
     Raises:
@@ -120,7 +120,7 @@ def pick(
 
 
 def search_text(question: str, history: Sequence[Message]) -> str:
-    """Return the text to search with: a follow-up question often leaves out what it is about."""
+    """Return the text to search for. A follow-up question often omits its subject, so the one before it is added."""
     earlier = [turn["content"] for turn in history if turn["role"] == "user"]
     return f"{earlier[-1]} {question} {question}" if earlier else question
 
@@ -164,10 +164,10 @@ def _generate(
 
 
 class AnswerStreamer(TextStreamer):
-    """Passes an answer on while it is generated: whole words, without blanks around it, one line of it if wanted."""
+    """Passes an answer on while it is generated: whole words, without leading and trailing blanks."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, show: Callable[[str], None], one_line: bool) -> None:
-        """Pass text on to a function, which is not called for nothing."""
+        """Pass new text to `show`, which is never called with an empty text; only the first line if `one_line`."""
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self.show, self.one_line = show, one_line
         self._text, self._shown = "", 0

@@ -1,8 +1,9 @@
-"""How probable it is that passages answer a question, judged by the search alone, before a word is generated.
+"""How probable it is that passages answer a question, estimated from the search alone, before generation.
 
-A logistic regression on two signals, fitted on development questions of which an eighth are answered by no document;
-`diekae-research documents --calibrate` repeats the fit. Questions about other subjects than the documents' get a low
-confidence. A question about a document's subject that the document does not answer wrongly gets a high one.
+A logistic regression on two signals, fitted on development questions; no document answers one in eight of them.
+`diekae-research documents --calibrate` repeats the fit. A question about a subject that is in no document gets a low
+confidence. A question about a document's subject gets a high one, even if the document does not answer it: a known
+limit.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from diekae.store import FoundPassage
 WEIGHTS = (-0.96, 4.24, 4.16)
 """Weights of the constant, the coverage and the likeness."""
 THRESHOLD = 0.77
-"""From this confidence on a question counts as answered; one in twelve answerable development questions is below it."""
+"""Least confidence at which a question counts as answered; one in twelve answerable development questions is below."""
 
 
 def confidence_of(passages: Sequence[FoundPassage]) -> float:
-    """Return the probability that the passages answer the question they were found by, from 0 to 1.
+    """Return the probability that the passages of a search answer its question, from 0 to 1.
 
     Only the highest coverage and the highest likeness among them count. Without passages the probability is 0.
     """

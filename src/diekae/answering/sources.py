@@ -1,4 +1,4 @@
-"""How much attention an answer gave to each passage that was read for it."""
+"""The sources of an answer: the passages that were read, with the attention that each received."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ class PreparedKnowledge:
         return replace(longest, tensors=tensors, places=torch.cat(places) if places else None)
 
     def take(self, columns: Sequence[int]) -> PreparedKnowledge:
-        """Return some of the slots, at their positions in the document: the part of it that x is to read.
+        """Return only some of the slots; they keep their positions in the document.
 
         Args:
             columns: Numbers of the slots, from 0.

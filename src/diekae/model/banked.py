@@ -147,11 +147,10 @@ class BankedDecoder(MovesWithDecoder):
             saved.check_decoder(decoder)
         if format == "auto":
             format = "chat" if tokenizer is not None and tokenizer.chat_template else None
-        if format is None or format == saved.config.format:
-            model = cls(decoder, saved.config, tokenizer)
+        config = saved.config if format is None else replace(saved.config, format=cast(Format, format))
+        model = cls(decoder, config, tokenizer)
+        if config.format == saved.config.format:
             model.anchor = saved.anchor
-        else:
-            model = cls(decoder, replace(saved.config, format=cast(Format, format)), tokenizer)
         model.bank.load_by_layer(saved.tensors)
         return model
 

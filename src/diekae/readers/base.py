@@ -12,7 +12,7 @@ LARGEST = 50 * 10**6
 
 
 class Unreadable(ValueError):
-    """A file cannot be read; the message goes on after the file's name: ``is not UTF-8; save it as UTF-8``."""
+    """A file cannot be read. The message continues after the file's name: ``is not UTF-8; save it as UTF-8``."""
 
 
 def need(module: str) -> Any:
@@ -42,7 +42,7 @@ def read_plain(path: Path) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return a text with every run of blanks and line breaks as one blank."""
+    """Return a text on one line, with single blanks."""
     return " ".join(text.split())
 
 

@@ -1,6 +1,6 @@
 """Which elements of an HTML page are hidden: by the attribute ``hidden``, by their style, or by a style sheet in it.
 
-Of style sheets only the rules count that apply on every screen. Later rules win; precedence of selectors is not known.
+Only rules that apply on every screen count. Later rules win; the precedence of selectors is ignored.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reads files in a second process, which the system ends when a file takes too long, and which may crash without harm.
+"""Reads files in a second process, which the system ends if a file takes too long, and which may crash without harm.
 
 The process is started for the first file, and reads one file after the other until this process ends.
 """
@@ -63,7 +63,9 @@ class _ReaderProcess:
                     process.stdin.flush()
                     answer = process.stdout.readline()
             finally:
-                if not answer.endswith(b"\n"):  # also after Ctrl+C: what it would still answer belongs to no request
+                if not answer.endswith(
+                    b"\n"
+                ):  # also after Ctrl+C: a late answer would be taken for that of the next file
                     self._end()
         if answer.endswith(b"\n"):
             return answer

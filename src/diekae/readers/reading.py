@@ -56,7 +56,7 @@ def read_document(path: Path, *, any_kind: bool = False) -> str:
     if read is None:
         raise ValueError(f"{name} is of a kind that cannot be read; expected one of {', '.join(READERS)}.")
     try:
-        # A plain text is read in no time, and nothing in it is interpreted.
+        # Plain text needs no second process: it is read fast, and nothing in it is interpreted.
         text = text_of(path, read) if read in (read_plain, _read_unknown) else read_in_process(path)
     except Unreadable as error:
         raise ValueError(f"{name} {error}") from error

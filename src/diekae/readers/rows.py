@@ -1,7 +1,7 @@
-"""Records: CSV, TSV, JSON and JSON lines, written so that each line can be understood alone.
+"""Records: CSV, TSV, JSON and JSON lines, as lines that can be understood alone.
 
-A row of a table, or an object in a list, becomes one line: ``name: Ada; born: 1815``. So each part of a long file says
-what its values mean. Values outside of lists have one line each: ``address.city: London``.
+A row of a table, or an object in a list, becomes one line: ``name: Ada; born: 1815``. So every passage of a long file
+names its values. Values outside of lists have one line each: ``address.city: London``.
 """
 
 from __future__ import annotations

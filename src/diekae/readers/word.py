@@ -117,7 +117,7 @@ class _MarkdownConverter:
             name = attribute(find(style, "basedOn"), "val")
 
     def _count_copies(self, characters: int) -> None:
-        """Refuse a file whose tables grow without end: each table in a cell may be repeated in many columns."""
+        """Refuse a file whose tables grow without end: a table in a merged cell is repeated in each of its columns."""
         self._table_characters += characters
         if self._table_characters > UNPACKED:
             raise Unreadable("has merged cells whose text grows too large; save it as plain text (.txt).")

@@ -1,6 +1,6 @@
 """The process that reads files.
 
-Each line of its input is a path and how many seconds it may take; each line of its output, a text or an error.
+Each line of its input holds a path and the seconds that the file may take; each line of its output, a text or an error.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ def answer(path: Path) -> dict[str, str]:
 
 
 def limit(kind: int, most: int) -> None:
-    """Limit what the system gives this process of something."""
+    """Limit a resource of this process."""
     highest = resource.getrlimit(kind)[1]
     resource.setrlimit(kind, (most if highest == resource.RLIM_INFINITY else min(most, highest), highest))
 
 
 def main() -> None:
     """Answer until the input ends, which it does when the other process has ended."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the other process, which then ends this one
-    limit(resource.RLIMIT_CORE, 0)  # the system may end this process: that is no reason to write a file
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C ends the other process, which then ends this one
+    limit(resource.RLIMIT_CORE, 0)  # no core dump if the system ends this process
     with suppress(ValueError, OSError):  # not every system can limit memory
         limit(resource.RLIMIT_AS, MEMORY)
     answers = os.fdopen(os.dup(1), "wb")

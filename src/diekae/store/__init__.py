@@ -1,4 +1,4 @@
-"""Documents on disk: found by question, and prepared once to be read again and again."""
+"""Documents on disk: prepared once, searched by question, read many times."""
 
 from diekae.store.catalogue import StoredDocument
 from diekae.store.intake import AddResult

@@ -1,4 +1,4 @@
-"""What is added to a store: texts, files and the files of folders, and what became of them."""
+"""The input of a store: texts, files and the files of folders, and the result of adding them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from diekae.readers import READERS, printable
 from diekae.store.layout import CATALOGUE, PREPARED
 
 STEP = 20 * 10**6
-"""Nanoseconds by which the times of files may be too early."""
+"""Nanoseconds by which the time stamp of a file may be too early."""
 LONGEST_TITLE = 60
-"""Most characters of a title that is taken from the text."""
+"""Most characters of a title that is the beginning of a text."""
 
 HIDDEN = (".", "~$")
 """How the names of hidden files begin; Word marks open files with the second."""
@@ -33,12 +33,12 @@ class AddResult:
     unchanged: int = 0
     """How many files have not changed since they were last added, and were not read."""
     gone: list[str] = field(default_factory=list)
-    """Files below the given folders that are in the store and no longer on disk. Not those that are there but cannot be
-    read, and not those whose text is now in another file of the store: these were renamed."""
+    """Files below the given folders that are in the store, but no longer exist. Files that cannot be read are not among
+    them, nor are renamed files, whose text is now in another file of the store."""
     failed: list[tuple[str, str]] = field(default_factory=list)
     """Files of the given folders that could not be read, each with the reason."""
     skipped: list[str] = field(default_factory=list)
-    """Files of the given folders that are of another kind, and links that lead out of the folder."""
+    """Files of the given folders that are of an unknown kind, and links that lead out of the folder."""
 
 
 class Input(NamedTuple):
@@ -67,7 +67,7 @@ def expand(
     Args:
         documents: Texts (`str`), and files and folders (`Path`).
         paths_below: Returns the store's files below a folder.
-        result: Takes what is skipped or gone in the folders.
+        result: Its fields ``skipped`` and ``gone`` are extended.
 
     Raises:
         ValueError: A text is blank, names a file or folder, or holds a lone surrogate; or a name is not UTF-8.
@@ -79,7 +79,7 @@ def expand(
             _check_text(document)
             inputs.append(Input(document, True))
             continue
-        path = Path(os.path.realpath(document))  # a circle of links is no error of its own here
+        path = Path(os.path.realpath(document))  # does not raise for a circle of links
         if not path.exists():
             raise FileNotFoundError(f"nothing at {str(document)!r}; expected a file or a folder of documents.")
         if not path.is_dir():
@@ -140,10 +140,10 @@ def is_gone(path: str) -> bool:
 
 
 def settled_state(path: Path) -> FileState:
-    """Return a file's state, from which each later change of the file can be told.
+    """Return a file's state, such that any later change of the file gives another state.
 
-    File systems count time in steps. A file that was changed just now could be changed again within the same step, so
-    one step is waited for.
+    File systems count time in steps. A file that was changed just now could change again within the same step, so this
+    function waits for one step.
     """
     state = FileState.of(path.stat())
     if 0 <= time.time_ns() - state.changed < STEP:
@@ -163,7 +163,7 @@ def check_name(path: Path) -> None:
 
 
 def _check_text(text: str) -> None:
-    """Check that a text is one: a path given as `str` would silently become a document of one word."""
+    """Refuse a blank text, and the name of a file, which would silently become a document of one word."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -1,4 +1,4 @@
-"""LlamaIndex (extra ``llama-index``): the store as a retriever, and any of its retrievers in front of the store."""
+"""LlamaIndex (extra ``llama-index``): a retriever over the store, and reading of what any of its retrievers finds."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Documents split into passages: what a search finds, and what is read of a prepared document.
+"""Splits documents into passages, the units that a search finds and the decoder reads.
 
 semantic-text-splitter splits at headings, then paragraphs, list items, rows and sentences, and inside a sentence only
-if the sentence alone is too long. It may split a table between rows although the whole table fits into a passage, so
-tables are put together again here.
+if the sentence alone is too long. It may split a table between rows although the whole table fits into a passage. This
+module joins such tables again.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 LEAST, MOST = 64, 160
-"""Tokens of a passage: pieces are put together until they have the first number, and never more than the second."""
+"""Tokens of a passage: pieces are joined until they have the first number, but never more than the second."""
 BLOCK = 16_000
-"""Most characters that are split at once: the splitter's time grows with the square of a text without good places."""
+"""Most characters that are split at once: for a text without good places to split, the time grows quadratically."""
 LONGEST_HEADING = 200
 """Most characters of a heading that are kept: each passage below it repeats them."""
 CHARACTERS = 4

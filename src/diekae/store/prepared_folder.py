@@ -25,14 +25,14 @@ from diekae.store.layout import path_in_store, prepared_path
 BATCH = 16
 """Most documents that are prepared together, and written before the next ones are begun."""
 CHARACTERS = 200_000
-"""Most characters of such documents, all counted as long as the longest: so long documents are prepared one by one."""
+"""Most characters of these documents, each counted as long as the longest, because shorter ones are padded."""
 LONG = 100_000
 """Characters from which on a text is checked for its size before it is kept."""
 _REPAIR = "run `diekae knowledge verify --repair`, and it is prepared again."
 
 
 class PreparedFolder:
-    """Prepares documents with one bank, and keeps and loads what was prepared."""
+    """Prepares documents with one bank, and stores and loads their prepared knowledge."""
 
     def __init__(
         self, folder: Path, catalogue: Catalogue, model: DiekaeModel | None, precision: str, most_bytes: int
@@ -53,7 +53,7 @@ class PreparedFolder:
 
     @property
     def bank(self) -> str:
-        """Return the key under which the bank's files are; without a model, that of the only bank, or an empty text."""
+        """Return the key of the bank's files; without a model, the only key in the store, or an empty text."""
         if self._model is not None:
             return f"{self._model.bank.fingerprint(look=True)}-{self._settings_digest}"
         return self._catalogue.prepared_files.only_bank()
@@ -103,7 +103,7 @@ class PreparedFolder:
         return list(lengths)
 
     def _texts(self, ids: Sequence[str]) -> dict[str, str]:
-        """Return the texts of those documents that nobody has removed meanwhile, by id."""
+        """Return texts by id, without documents that were removed meanwhile."""
         with self._catalogue.reading():
             return {id: self._catalogue.documents.text(id) for id in ids if self._catalogue.documents.contains(id)}
 
@@ -133,7 +133,7 @@ class PreparedFolder:
         raise ValueError(f"the file of document {document[:12]} is missing in {str(self._folder)!r}; {_REPAIR}")
 
     def join(self, parts: Iterable[PreparedKnowledge]) -> PreparedKnowledge:
-        """Join documents, or parts of them, which are loaded one after the other.
+        """Join prepared knowledge, which is loaded one part after the other.
 
         Raises:
             ValueError: There is more than `most_bytes`; then the rest is not loaded.
@@ -143,16 +143,16 @@ class PreparedFolder:
             loaded.append(part)
             if sum(prepared.nbytes for prepared in loaded) > self._most_bytes:
                 raise ValueError(
-                    f"what is to be read has more than most_bytes={self._most_bytes:,} bytes with document number "
+                    f"the documents to read have more than most_bytes={self._most_bytes:,} bytes with document number "
                     f"{len(loaded)}; read fewer documents at once, or only passages of them (search, then read), or "
                     "open the store with a larger most_bytes."
                 )
         return PreparedKnowledge.join(loaded)
 
     def delete(self, files: Sequence[str]) -> None:
-        """Delete files whose rows are gone, given by their paths in the store's folder; nothing outside of it."""
+        """Delete files that have no row any more. Paths that are not those of prepared files are ignored."""
         for file in files:
-            with suppress(ValueError):  # not the path of such a file: it was never ours
+            with suppress(ValueError):  # a store from elsewhere may name any path
                 path_in_store(self._folder, file).unlink(missing_ok=True)
 
     def _write(self, document: str, bank: str, prepared: PreparedKnowledge) -> None:

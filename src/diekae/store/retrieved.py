@@ -1,4 +1,4 @@
-"""What LangChain's and LlamaIndex's retrievers return, read through the store: its own passages, and other texts."""
+"""Reads what retrievers of LangChain and LlamaIndex return: passages of the store, and other texts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from diekae.store.search import FoundPassage
 from diekae.store.store import KnowledgeStore
 
 _STORED_ELSEWHERE = ("id", "text")
-"""Fields of a passage that are not in the metadata under their own name."""
+"""Fields of a passage that are not in its metadata under the same name."""
 
 
 def passage_metadata(passage: FoundPassage) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def read_retrieved(
 
 
 def _stored_passage(store: KnowledgeStore, text: str, metadata: Mapping[str, Any]) -> FoundPassage | None:
-    """Return the store's passage; None for another text, also for a piece of a passage that has kept the metadata."""
+    """Return the store's passage; None for any other text, also for a part of a passage with the passage's metadata."""
     names = [field.name for field in dataclasses.fields(FoundPassage) if field.name not in _STORED_ELSEWHERE]
     try:
         passage = FoundPassage(id=metadata["document"], text=text, **{name: metadata[name] for name in names})

@@ -46,7 +46,7 @@ class FoundPassage:
 
 
 class PassageSearch:
-    """Searches the passages of a catalogue, and makes what they are found by."""
+    """Searches the passages of a catalogue, and makes their entries in the index."""
 
     def __init__(self, catalogue: Catalogue, embed: Embedder | None) -> None:
         """Search this catalogue with this embedder; with WordLlama's static embeddings if None."""

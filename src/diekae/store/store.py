@@ -1,10 +1,10 @@
-"""The knowledge store: documents in a folder, each prepared once by a bank, found by id or by question.
+"""The knowledge store: documents in a folder, each prepared once by a bank, looked up by name or searched by question.
 
 The folder holds:
     catalogue.sqlite                           documents, their sources, and the index for search
     memories/BANK/D3/DOCUMENT-….safetensors    prepared knowledge; D3 is the beginning of the document's id
 
-What `add` and `remove` did when they return is on the disk: a power cut does not undo it.
+When `add` and `remove` return, their changes are on the disk: a power cut does not undo them.
 """
 
 from __future__ import annotations
@@ -27,11 +27,16 @@ from diekae.store.verify import Fault, find_faults
 from diekae.store.words import Embedder
 
 MOST_SOURCES = 10
-"""Most files with the same text that are checked for renames when one of them is added."""
+"""Most files of one text that are checked for renames when one of them is added."""
 
 
 class KnowledgeStore:
-    """Documents on disk with what banks prepared of them, for any number of readers and writers at once."""
+    """Documents on disk with their prepared knowledge, for any number of readers and writers at once.
+
+    Example:
+        >>> store = KnowledgeStore("knowledge", model)
+        >>> store.add(Path("my-documents"))
+    """
 
     def __init__(
         self,
@@ -46,14 +51,12 @@ class KnowledgeStore:
 
         Args:
             folder: The store's folder.
-            model: Prepares documents. Without one, the store can be listed, searched, cleared and verified, and what is
-                prepared can be loaded.
-            precision: How newly prepared knowledge is kept: ``exact``, ``bf16`` (half the size of fp32) or ``int8`` (a
-                quarter).
-            embed: Turns texts into vectors of length 1, so that passages are found that share no word with the
-                question; WordLlama's static embeddings if None. Always open a store with the same embedder.
-            most_bytes: Most bytes of prepared knowledge that one call of :meth:`prepared` or :meth:`read` returns. To
-                join several documents takes about one and a half times as much memory.
+            model: Prepares documents; needed to add them and to :meth:`read` passages.
+            precision: Format of newly prepared knowledge: ``exact``, ``bf16`` (half of fp32) or ``int8`` (a quarter).
+            embed: Turns texts into vectors of length 1, so that a search also finds passages that share no word with
+                the question; WordLlama's static embeddings if None. Always open a store with the same embedder.
+            most_bytes: Most bytes of prepared knowledge that one call of :meth:`prepared` or :meth:`read` returns.
+                While it joins documents, it needs about one and a half times as much RAM.
 
         Raises:
             ValueError: The precision is not known, or the catalogue is damaged.
@@ -76,7 +79,7 @@ class KnowledgeStore:
 
     @property
     def bank(self) -> str:
-        """Return the key of the model's bank and its settings; without a model, of the only bank, or an empty text."""
+        """Return the key of the model's bank and settings; without a model, the store's only key, or an empty text."""
         return self._prepared_folder.bank
 
     def add(
@@ -89,13 +92,13 @@ class KnowledgeStore:
     ) -> AddResult:
         """Add documents, and prepare those that this bank has not prepared yet.
 
-        A file that has not changed is not read again. When a file has changed, its old text is removed. After an
-        interruption, the same call continues where it stopped.
+        Unchanged files are not read again. If a file has changed, its old text is removed. After an interruption, the
+        same call continues where it stopped.
 
         Args:
             documents: A text (``str``), a file or folder (``Path``), or several of these. A ``str`` is always a text:
                 one that names an existing file or folder is refused.
-            prune: Also remove files of the given folders that are no longer on disk.
+            prune: Also remove documents whose files in the given folders no longer exist.
             prepare: Prepare now; otherwise each document is prepared when it is first read.
             progress: Called with the progress of reading and preparing.
 
@@ -139,7 +142,7 @@ class KnowledgeStore:
         return AddResult([id], self._prepared_folder.prepare_missing([id], silent))
 
     def forget_text(self, id: str) -> None:
-        """Remove a document that was added as a text; one that a file holds too stays."""
+        """Remove a document that was added as a text, unless a file holds the same text."""
         self._prepared_folder.delete(self.catalogue.documents.delete_source(id))
 
     def prepare_missing(self, progress: Progress = silent) -> list[str]:
@@ -151,17 +154,14 @@ class KnowledgeStore:
         return self.catalogue.documents.select(self.bank)
 
     def iter_documents(self) -> Iterator[StoredDocument]:
-        """Yield all documents, in the order they were added, and hold only a few in memory: for large stores.
-
-        Those that are added or removed meanwhile may be among them.
-        """
+        """Yield what :meth:`documents` returns, page by page, for large stores. The store may change meanwhile."""
         return self.catalogue.documents.iterate(self.bank)
 
     def remove(self, name: str) -> StoredDocument:
-        """Remove a document, with what all banks prepared of it.
+        """Remove a document, with its prepared knowledge of all banks.
 
         Args:
-            name: Its id or a beginning of it, a file that holds it, or its title.
+            name: Its id or the beginning of its id, a file that holds it, or its title.
 
         Raises:
             ValueError: No document, or several, have that name.
@@ -177,8 +177,8 @@ class KnowledgeStore:
         """Compare the catalogue with the files, the texts with their ids, and the index with the texts.
 
         Args:
-            repair: Delete files that are damaged or not in the catalogue, and index documents again whose index is
-                damaged. Documents stay, and are prepared again when they are needed.
+            repair: Delete files that are damaged or not in the catalogue, and rebuild the index of documents where it
+                is damaged. Documents stay, and are prepared again when they are next read.
             progress: Called for each file and each document.
         """
         return find_faults(self.folder, self.catalogue, self._index, repair=repair, progress=progress)
@@ -186,14 +186,14 @@ class KnowledgeStore:
     def prepared(self, *names: str) -> PreparedKnowledge:
         """Return the prepared knowledge of a document, or of several together, for ``model.generate(knowledge=…)``.
 
-        What this bank has not prepared yet is prepared now and kept.
+        Documents that this bank has not prepared yet are prepared now, and stored.
 
         Args:
             *names: Documents, named as for :meth:`remove`.
 
         Raises:
-            ValueError: No name is given, or no document has one of them; a document is not prepared and there is no
-                model; its file is damaged; or all together have more than `most_bytes`.
+            ValueError: No name is given, or a name matches no document; a document is not prepared and there is no
+                model; its file is damaged; or together they exceed `most_bytes`.
         """
         if not names:
             raise ValueError("no document is named; expected at least one id.")
@@ -216,20 +216,20 @@ class KnowledgeStore:
             documents: Search only these, named as for :meth:`remove`; all if empty.
 
         Raises:
-            ValueError: k is not positive, no document has one of the names, or the store was filled with an embedder of
-                other dimensions.
+            ValueError: k is not positive, a name matches no document, or the store was filled with an embedder of other
+                dimensions.
         """
         if k < 1:
             raise ValueError(f"k={k} must be at least 1.")
         return self._search.search(question, k, documents)
 
     def read(self, passages: Sequence[FoundPassage]) -> PreparedKnowledge:
-        """Return the prepared knowledge of passages alone, in the order of their documents, for ``model.generate``.
+        """Return the prepared knowledge of these passages alone, for ``model.generate(knowledge=…)``.
 
-        A document is prepared as a whole, so its passages were read with all the text before them.
+        A document is prepared as a whole, so each passage was read with all the text before it.
 
         Raises:
-            ValueError: No passage is given, its document is no longer in the store, or all together have more than
+            ValueError: No passage is given, its document is no longer in the store, or together they exceed
                 `most_bytes`.
         """
         if not passages:
@@ -238,7 +238,7 @@ class KnowledgeStore:
         spans: dict[str, list[tuple[int, int]]] = {}
         for passage in passages:
             spans.setdefault(passage.id, []).append((passage.start, passage.end))
-        # All texts come before the first load: so the message about a removed document is that of `text`.
+        # Texts are read before anything is loaded, so that a removed document raises the error of `text`.
         columns = {id: prompter.columns(self.catalogue.documents.text(id), spans[id]) for id in spans}
         return self._prepared_folder.join(self._prepared_folder.load(id).take(columns[id]) for id in columns)
 
@@ -269,7 +269,7 @@ class KnowledgeStore:
     def _put(self, file: tuple[str, FileState] | None, title: str, text: str) -> str:
         """Put a text into the catalogue, with the file that holds it; returns its id.
 
-        Prepared files whose document is gone by that are deleted.
+        If the file held another text before, and nothing else holds that text, its prepared files are deleted.
         """
         id, table = document_id(text), self.catalogue.documents
         source = DocumentSource(id, id) if file is None else DocumentSource(file[0], id, file[1])
@@ -286,7 +286,7 @@ class KnowledgeStore:
         return self._search.index(title, text, tokenizer)
 
     def _follow_renames(self, document: str) -> None:
-        """Forget the files of a document that are gone while another holds its text, which then gives it its title."""
+        """Forget a document's files that no longer exist, if another of its files does; its name becomes the title."""
         table = self.catalogue.documents
         with self.catalogue.writing():
             sources = table.sources_of(document, MOST_SOURCES + 1)

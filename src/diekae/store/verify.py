@@ -17,7 +17,7 @@ from diekae.store.layout import PREPARED, path_in_store
 PATIENCE = 1.0
 """Seconds after which a file without a row counts as left behind, and not as one that is being removed."""
 Index = Callable[[str, str], list[IndexedPassage]]
-"""Makes what a document is found by, from its title and its text."""
+"""Makes the passages of a document, from its title and its text."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Fault:
 
     ``orphan``: a file without a row, as a kill may leave it. ``missing``: a row without its file. ``damaged``: a file
     or its row is not the one that was written. ``link``: a link inside the store, or a row that names a file elsewhere;
-    nothing is read or deleted there. ``text``: a text is not the one that was added. ``index``: what a document, or any
-    document, is found by does not fit its text. ``catalogue``: the file of the catalogue is damaged elsewhere.
+    nothing is read or deleted there. ``text``: a text is not the one that was added. ``index``: the search index does
+    not fit the text of a document. ``catalogue``: the file of the catalogue is damaged elsewhere.
     """
     file: str
     """Path in the store's folder."""
     document: str | None
-    """The document; None for an orphan, and for what concerns all documents."""
+    """The document; None if the fault is of no document (an orphan) or of all."""
     repaired: bool
     """Whether it was repaired. A document always stays, and is prepared again when it is next needed. A damaged text
     and a damaged catalogue are not repaired: remove the document and add it again, or restore a copy of the store."""
@@ -121,7 +121,7 @@ def _catalogue_faults(catalogue: Catalogue, index: Index, repair: bool, progress
 
 
 def _index_again(catalogue: Catalogue, health: DocumentHealth, index: Index) -> None:
-    """Make again what a document is found by; a damaged title becomes the name of its file, or its first line."""
+    """Rebuild a document's index. A damaged title is replaced by the name of its file, or by its first line."""
     table = catalogue.documents
     with catalogue.writing():
         text = table.text(health.id)

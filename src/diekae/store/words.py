@@ -1,4 +1,4 @@
-"""What a text is found by: its words, normalized so that different spellings match, and a vector of the whole text."""
+"""The entries of a text in the search index: normalized words, and a vector of the whole text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STOP_WORDS = frozenset(
     "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this"
     " to was will with did do does how what when where which who whose why were".split()
 )
-"""Words of a question that help to find nothing: Lucene's English stop words, and question words."""
+"""Words that a search ignores: Lucene's English stop words, and question words."""
 _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
     "\U00020000-\U0003ffff"
@@ -38,8 +38,8 @@ def normalized_words(text: str, *, with_ends: bool = False) -> list[str]:
 
     Args:
         text: The text.
-        with_ends: Also return the last character of each run of such a script. So every character begins a word, and
-            can be found alone; see :func:`is_character`.
+        with_ends: Also return the last character of each run of such a script. Then every character begins a word, so
+            a search can find it alone; see :func:`is_character`.
 
     Example:
         normalized_words("Le CHÂTEAU 東京都")  # ["le", "chateau", "東京", "京都"]
@@ -66,7 +66,7 @@ def is_character(word: str) -> bool:
 def passage_words(title: str, beginning: str, heading: str, text: str) -> str:
     """Return the words that a passage is found by, separated by blanks.
 
-    A document says what it is about at its beginning only. So every passage is found by these words too.
+    Often only the beginning of a document says what it is about. So its words are added to every passage.
 
     Args:
         title: Title of the document.
@@ -90,7 +90,7 @@ def _without_accent(character: str) -> str:
 
 
 def query_words(question: str) -> list[str]:
-    """Return the words of a question without stop words, each once; with them if there are no others."""
+    """Return the words of a question, each once, without stop words unless there are no others."""
     words = list(dict.fromkeys(normalized_words(question)))
     return [word for word in words if word not in STOP_WORDS] or words
 

@@ -32,15 +32,14 @@ class CatalogueDatabase:
         """
         self.path = path
         self._local = threading.local()
-        for ending in ("", "-wal", "-shm", "-journal"):  # SQLite writes into the files beside it without a question
+        for ending in ("", "-wal", "-shm", "-journal"):  # SQLite writes into the files beside it without checking them
             part = path.with_name(path.name + ending)
             if part.is_symlink() or (part.exists() and not part.is_file()):
                 raise ValueError(f"{str(part)!r} is a link or no file; a store holds no links. Name the real folder.")
         if not path.exists():
             self._create()
         self.read_only = not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
-        layout = self._layout()
-        if layout == 2:
+        if self._layout() == 2:
             self._migrate()
 
     @contextmanager
@@ -69,14 +68,14 @@ class CatalogueDatabase:
             self._local.connection = None
 
     def check_rows(self, whole: bool, what: str) -> None:
-        """Raise an error if a row that was read does not have its digest.
+        """Raise an error if a row is damaged.
 
         Args:
-            whole: Whether it has it.
-            what: The row, as messages show it.
+            whole: Whether the row matches its digest.
+            what: Name of the row in the error message.
 
         Raises:
-            ValueError: It does not.
+            ValueError: ``whole`` is false.
         """
         if not whole:
             raise ValueError(

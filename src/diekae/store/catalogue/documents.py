@@ -127,7 +127,7 @@ class DocumentTable:
             return int(connection.execute("SELECT count(*) FROM documents").fetchone()[0])
 
     def state(self) -> tuple[int, int]:
-        """Return two numbers of which one changes whenever a document is added or deleted."""
+        """Return two numbers; at least one changes whenever a document is added or deleted."""
         with self._database.reading() as connection:
             count, newest = connection.execute("SELECT count(*), max(number) FROM documents").fetchone()
             return int(count), int(newest or 0)
@@ -183,7 +183,7 @@ class DocumentTable:
         return next(iter(self._sources("WHERE place = ?", path)), None)
 
     def sources_of(self, document: str, most: int) -> list[DocumentSource]:
-        """Return the sources of a document, and no more than a number of them."""
+        """Return the sources of a document, at most this many."""
         return self._sources("WHERE document = ? ORDER BY place LIMIT ?", document, most)
 
     def paths_below(self, folder: Path) -> list[str]:
@@ -200,13 +200,13 @@ class DocumentTable:
     def put(
         self, source: DocumentSource, title: str, text: str, passages: Sequence[IndexedPassage] | None
     ) -> list[str] | None:
-        """Add a source, and its document if it is new; a source that held another text before lets go of it.
+        """Add a source, and its document if it is new. A source holds one document: it replaces an earlier one.
 
         Args:
             source: Where the text came from.
             title: Title of the document.
             text: The document.
-            passages: What a new document is found by.
+            passages: Passages of the document, needed if it is new.
 
         Returns:
             Files of prepared knowledge whose document is gone, to be deleted now. None if the document is new and
@@ -230,7 +230,7 @@ class DocumentTable:
             return self._delete_if_unused(connection, row[0]) if row is not None else []
 
     def index_again(self, document: str, title: str, passages: Sequence[IndexedPassage]) -> None:
-        """Give a document another title and other passages; its text stays."""
+        """Replace the title and the passages of a document."""
         with self._database.writing() as connection:
             query = "SELECT number, text FROM documents WHERE id = ?"
             number, text = connection.execute(query, (document,)).fetchone()

@@ -23,7 +23,7 @@ class DocumentHealth(NamedTuple):
     id: str
     """Id of the document."""
     fault: Literal["text", "title", "index"] | None
-    """What is not as it was written: the text, the title, or the passages and their words; None for nothing."""
+    """What is damaged: the text, the title, or the passages with their words; None if nothing is."""
 
 
 class CatalogueHealth:
@@ -78,7 +78,7 @@ class CatalogueHealth:
         """Tell whether the full-text index fits its words, by SQLite's own check, and belongs to documents.
 
         Args:
-            repair: Make it again if it does not.
+            repair: Rebuild it if it does not.
         """
         with self._database.reading() as connection:
             orphans = any(connection.execute(f"SELECT 1 FROM {rows} LIMIT 1").fetchone() for rows in _ORPHANS)

@@ -1,7 +1,7 @@
 """Turns a catalogue of layout 2 into one of layout 3, in the transaction of the caller.
 
-Layout 3 adds digests of rows, the length of texts, more of the state of files, and two indexes; words of the full-text
-index are made again, because layout 2 lacks the last characters of Chinese, Japanese and Korean.
+Layout 3 adds digests of rows, lengths of texts, more of the state of files, and two indexes. The words of the full-text
+index are rebuilt, because layout 2 lacks the last characters of Chinese, Japanese and Korean words.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NEW_COLUMNS = (
 
 
 def add_layout_3(connection: sqlite3.Connection) -> None:
-    """Add what layout 3 has more than layout 2."""
+    """Add what layout 2 lacks."""
     for column in _NEW_COLUMNS:
         connection.execute(f"ALTER TABLE {column}")
     for statement in INDEXES_OF_LAYOUT_3:

@@ -18,24 +18,19 @@ from numpy.typing import NDArray
 
 from diekae.store.catalogue.database import CatalogueDatabase
 from diekae.store.catalogue.tables import insert, is_whole
+from diekae.store.passages import Passage
 from diekae.store.words import is_character
 
 _K1 = 1.2
-"""BM25's k1 in SQLite's function: how soon further occurrences of a word stop to count."""
+"""BM25's k1 in SQLite's function: how fast the gain of further occurrences of a word declines."""
 _BYTES = 2
 """Size of each number of a passage's vector."""
 
 
 @dataclass(frozen=True)
-class IndexedPassage:
-    """A passage of a new document, with what it is found by."""
+class IndexedPassage(Passage):
+    """A passage of a new document, with its entries in the search index."""
 
-    start: int
-    """Its first character in the document."""
-    end: int
-    """One past its last character."""
-    heading: str
-    """The headings above it, from the outermost."""
     words: str
     """Words of its text, title and heading, separated by blanks."""
     vector: bytes

@@ -48,7 +48,7 @@ COLUMNS = {
     "sources": "place, document, size, changed, status, inode",
     "memories": "document, bank, file, sha256, bytes, slots, precision",
 }
-"""The columns of each table that its rows' digests are of, in the order of the tables."""
+"""The columns of each table that the digests of its rows cover, in the order of the table."""
 MARKS = (f"PRAGMA application_id = {APPLICATION}", f"PRAGMA user_version = {LAYOUT}")
 
 
@@ -62,7 +62,7 @@ def tables_content() -> bytes:
 
 
 def row_digest(*values: object) -> bytes:
-    """Return a digest of a row's values; an SQL function of every connection. It finds damage, and no forgery."""
+    """Return a digest of a row's values; an SQL function of every connection. It detects damage, not forgery."""
     return hashlib.blake2b(repr(values).encode("utf-8", "backslashreplace"), digest_size=8).digest()
 
 
@@ -74,7 +74,7 @@ def insert(table: str) -> str:
 
 
 def is_whole(table: str, alias: str = "") -> str:
-    """Return the SQL expression that tells whether a row has its digest."""
+    """Return the SQL expression that tells whether a row matches its digest."""
     prefix = f"{alias}." if alias else ""
     columns = ", ".join(prefix + name for name in COLUMNS[table].split(", "))
     return f"({prefix}digest IS row_digest({columns}))"
