@@ -79,8 +79,7 @@ def find_attention(decoder: PreTrainedModel) -> list[AttentionSite]:
         ) -> tuple[Tensor, Any]:
             site = AttentionSite(candidate, query.shape[1], _heads_and_size(key), _heads_and_size(value))
             sites.setdefault(layer, []).append(site)
-            mask = rest[0] if rest else options.get("attention_mask")
-            masks[layer] = _original(mask, given.get(layer)), options.get("sliding_window")
+            masks[layer] = _mask_of(rest, options, given.get(layer)), options.get("sliding_window")
             return attention(module, query, key, value, *rest, **options)
 
         return record_site
@@ -133,8 +132,9 @@ def _masks_of(blocks: nn.ModuleList, given: dict[int, Any]) -> HookContext:
     return HookContext(register)
 
 
-def _original(mask: Any, given: Any) -> Any:
-    """Return the mask that the block was given, if accelerate has copied it from there to the block's device."""
+def _mask_of(rest: tuple[Any, ...], options: Mapping[str, Any], given: Any) -> Any:
+    """Return the mask of an attention; the one that its block was given, if accelerate has copied it from there."""
+    mask = rest[0] if rest else options.get("attention_mask")
     copied = isinstance(mask, Tensor) and isinstance(given, Tensor) and mask.device != given.device
     return given if copied and torch.equal(given.to(mask.device), mask) else mask
 
