@@ -115,7 +115,7 @@ def _masks_of(blocks: nn.ModuleList, given: dict[int, Any]) -> HookContext:
 
 
 def _original(mask: Any, given: Any) -> Any:
-    """Return the mask that the block was given, if accelerate has copied it from there to the block's device."""
+    """Return the mask of an attention; the one that its block was given, if accelerate has copied it from there."""
     copied = isinstance(mask, Tensor) and isinstance(given, Tensor) and mask.device != given.device
     return given if copied and torch.equal(given.to(mask.device), mask) else mask
 
