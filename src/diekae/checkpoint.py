@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 from diekae.config import DiekaeConfig
 from diekae.encoders.bank import Bank
 from diekae.fields import check_table, check_types
-from diekae.files import write_atomically
+from diekae.files import make_folder, write_atomically
 from diekae.fingerprint import fingerprint
 from diekae.hub import download_bank, is_hub_id
 
@@ -135,7 +135,7 @@ def _write(folder: Path, name: str, weights: bytes, description: str) -> None:
 @contextmanager
 def _saving(folder: Path) -> Iterator[bool]:
     """Lock a folder, after any other process that saves into it. Yield False if its file system has no locks."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     handle = os.open(folder, os.O_RDONLY)  # the folder itself is locked, so that no file of a lock stays in it
     try:
         try:
