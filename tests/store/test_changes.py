@@ -1,6 +1,8 @@
 """Folders that change: renamed, changed, unreadable and linked files, and documents that others remove meanwhile."""
 
+import copy
 import os
+import pickle
 import threading
 import time
 from collections.abc import Callable
@@ -227,3 +229,43 @@ def test_a_document_too_long_for_memory_is_left_out_and_nothing_of_it_is_kept(
     assert len(store.documents()) == 1
     monkeypatch.undo()
     assert len(store.add(folder).prepared) == 1
+
+
+def test_a_forked_process_takes_no_part_in_its_parents_transaction(store: KnowledgeStore, folder: Path) -> None:
+    store.add(folder)
+    with store.catalogue.reading():
+        assert len(store.documents()) == 1
+        child = os.fork()
+        if child == 0:
+            try:
+                store.add(RIVER)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+    assert {document.title for document in store.documents()} == {"castle.txt", RIVER}, "what it added is there"
+    assert not store.verify()
+
+
+def test_a_store_is_opened_again_in_place_of_being_copied(store: KnowledgeStore) -> None:
+    for way in (copy.copy, copy.deepcopy, pickle.dumps):
+        if way is not copy.copy:
+            with pytest.raises(ValueError, match=r"cannot be copied or pickled.*KnowledgeStore\(folder, model\)"):
+                way(store)
+        with pytest.raises(ValueError, match="cannot be copied or pickled"):
+            way(store.catalogue)
+
+
+def test_values_of_other_types_are_named(store: KnowledgeStore, model: DiekaeModel) -> None:
+    for value in (None, 5, [None], b"text"):
+        with pytest.raises(TypeError, match=r"a document is (None|5|116); expected a text \(str\), or a file"):
+            store.add(value)  # type: ignore[arg-type]
+    for name in (store.text, store.remove, store.prepared):
+        with pytest.raises(TypeError, match="5 names no document; expected an id, a file or a title"):
+            name(5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="the question is None; expected a text"):
+        store.search(None)  # type: ignore[arg-type]
+    for most in (0, -1, float("nan")):
+        with pytest.raises(ValueError, match="most_bytes=.* must be at least 1"):
+            KnowledgeStore(store.folder, model, most_bytes=most)  # type: ignore[arg-type]
+    assert not store.documents()

@@ -37,7 +37,13 @@ class PreparedFolder:
     def __init__(
         self, folder: Path, catalogue: Catalogue, model: DiekaeModel | None, precision: str, most_bytes: int
     ) -> None:
-        """Use the files of a store; the arguments are those of :class:`diekae.store.KnowledgeStore`."""
+        """Use the files of a store; the arguments are those of :class:`diekae.store.KnowledgeStore`.
+
+        Raises:
+            ValueError: `most_bytes` is not positive.
+        """
+        if not most_bytes > 0:  # NaN is not either
+            raise ValueError(f"most_bytes={most_bytes!r} must be at least 1.")
         self._folder, self._catalogue, self._model = folder, catalogue, model
         self._precision, self._most_bytes = precision, most_bytes
 
