@@ -54,7 +54,7 @@ def read_documents(
         progress: Called with the tokens that are read, if a document is read in chunks.
 
     Raises:
-        ValueError: There is not enough memory for what would be made.
+        ValueError: There is not enough memory for what would be made, or it holds NaN or infinity.
     """
     room = window(attached.decoder) - len(anchor)
     step = min(chunk_size or CHUNK, room)
@@ -140,6 +140,7 @@ def _read_parts(
                 batch = _read_slots(attached, anchor, rows, own_anchor, step, advance)
             else:
                 batch = _read_states(attached, anchor, rows, step, advance)
+        _check_finite(batch)
         for row, number in enumerate(numbers):
             real = batch.mask[row]
             prepared[number] = PreparedKnowledge(
@@ -152,6 +153,20 @@ def _read_parts(
                 sharpness=bank.encoder.sizes.sharpness if by_attention else 1.0,
             )
     return [prepared[number] for number in range(len(parts))]
+
+
+def _check_finite(batch: KnowledgeBatch) -> None:
+    """Refuse slots that would silently spoil every answer.
+
+    Raises:
+        ValueError: A number is NaN or infinite.
+    """
+    tensors = [*batch.tensors.values(), *(batch.anchor.tensors.values() if batch.anchor else ())]
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+        raise ValueError(
+            f"what was prepared of K holds NaN or infinity, in {tensors[0].dtype}: weights of the decoder or the bank "
+            "are damaged, or numbers exceed this type. Load the decoder in bf16 or fp32, or restore its files."
+        )
 
 
 def _by_head(slots: Tensor) -> Tensor:
