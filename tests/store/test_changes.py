@@ -3,16 +3,18 @@
 import copy
 import os
 import pickle
+import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from builders import make_model, write_pdf
 from diekae import DiekaeModel
-from diekae.store import KnowledgeStore
+from diekae.store import KnowledgeStore, verify
 
 CASTLE, RIVER = "the castle is red", "a river has seven dogs"
 
@@ -195,12 +197,14 @@ def test_what_is_being_removed_is_no_orphan(
             time.sleep(0.3)
         unlink(path, missing_ok=missing_ok)
 
+    monkeypatch.setattr(verify, "PATIENCE", 20.0)  # ends as soon as the file is gone
     monkeypatch.setattr(Path, "unlink", unlink_slowly)
     remover = threading.Thread(target=lambda: KnowledgeStore(store.folder, model).remove(id))
     remover.start()
     assert rows_are_gone.wait(10) and list(store.folder.glob("memories/**/*.safetensors"))
     assert store.verify() == []
     remover.join()
+    monkeypatch.setattr(verify, "PATIENCE", 0.1)
     stray = store.folder / "memories" / "stray.safetensors"
     stray.write_text("left behind")
     assert [(fault.kind, fault.file) for fault in store.verify()] == [("orphan", "memories/stray.safetensors")]
@@ -269,3 +273,38 @@ def test_values_of_other_types_are_named(store: KnowledgeStore, model: DiekaeMod
         with pytest.raises(ValueError, match="most_bytes=.* must be at least 1"):
             KnowledgeStore(store.folder, model, most_bytes=most)  # type: ignore[arg-type]
     assert not store.documents()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("committed", [False, True])
+def test_an_interrupted_add_leaves_a_file_only_with_its_row(
+    store: KnowledgeStore,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException],
+    committed: bool,
+) -> None:
+    insert, writing = store.catalogue.prepared_files.insert, store.catalogue.writing
+
+    def fail(_file: object) -> None:
+        raise error
+
+    @contextmanager
+    def commit_and_fail() -> Iterator[sqlite3.Connection]:
+        with writing() as connection:
+            yield connection
+        if inserted and not connection.in_transaction:  # the outermost block has ended
+            raise error
+
+    inserted: list[object] = []
+    with monkeypatch.context() as patch:
+        if committed:
+            patch.setattr(store.catalogue.prepared_files, "insert", lambda file: (inserted.append(file), insert(file)))
+            patch.setattr(store.catalogue, "writing", commit_and_fail)
+        else:
+            patch.setattr(store.catalogue.prepared_files, "insert", fail)
+        with pytest.raises(error):
+            store.add(folder)
+    assert len(list(store.folder.rglob("*.safetensors"))) == committed
+    assert store.verify() == []
+    assert len(store.add(folder).prepared) == (not committed)

@@ -173,14 +173,20 @@ class PreparedFolder:
             len(prepared),
             self._precision,
         )
-        # The file is written as the only writer, so that `verify` never takes it for one without a row.
-        with self._catalogue.writing():
-            if not self._catalogue.documents.contains(document):
-                return
-            if self._catalogue.prepared_files.select(bank, document):
-                return
-            write_atomically(path_in_store(self._folder, file.file), content)
-            self._catalogue.prepared_files.insert(file)
+        path = path_in_store(self._folder, file.file)
+        try:
+            # The file is written as the only writer, so that `verify` never takes it for one without a row.
+            with self._catalogue.writing():
+                if not self._catalogue.documents.contains(document):
+                    return
+                if self._catalogue.prepared_files.select(bank, document):
+                    return
+                write_atomically(path, content)
+                self._catalogue.prepared_files.insert(file)
+        except BaseException:  # a full disk, or Ctrl+C: without its row, nobody would ever read or delete the file
+            if not self._catalogue.prepared_files.contains(file):
+                path.unlink(missing_ok=True)
+            raise
 
 
 def batch_size(lengths: Sequence[int]) -> int:
