@@ -118,7 +118,7 @@ def test_documents_read_in_a_batch_equal_documents_read_alone(encoder: str, kind
         for name, tensor in alone.tensors.items():
             torch.testing.assert_close(prepared.tensors[name], tensor, atol=2e-5, rtol=1e-4)
     assert model.prepare_many([]) == []
-    with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
+    with pytest.raises(ValueError, match="batch_size=0 must be a whole number of at least 1"):
         model.prepare_many(documents, batch_size=0)
 
 
@@ -134,6 +134,26 @@ def test_knowledge_longer_than_the_window_is_read_to_its_end(encoder: str, chunk
     assert got.isfinite().all()
     other = model.prepare(long.rsplit(" ", 5)[0] + " gold gold gold gold gold", chunk_size=chunk_size)
     assert largest_change(logits_of(model, inputs, other), got) > 1e-3
+
+
+@BOTH
+def test_nothing_is_prepared_of_numbers_that_are_not_finite(encoder: str) -> None:
+    for number in (torch.nan, torch.inf):
+        model = make_model(encoder)
+        with torch.no_grad():
+            model.decoder.get_input_embeddings().weight[:, 0] = number
+        with pytest.raises(ValueError, match="NaN or infinity, in torch.float32"):
+            model.prepare(CASTLE)
+
+
+def test_slots_are_taken_once_and_only_those_that_there_are() -> None:
+    prepared = make_model().prepare(CASTLE)
+    assert len(prepared.take([3, 1])) == 2 and len(prepared.take([])) == 0
+    for columns in ([-1], [0, 0], [len(prepared)], [1, 10**9]):
+        with pytest.raises(ValueError, match=rf"must be different numbers of slots, from 0 to {len(prepared) - 1}"):
+            prepared.take(columns)
+    with pytest.raises(TypeError, match="'float' object cannot be interpreted as an integer"):
+        prepared.take([0.5])  # type: ignore[list-item]
 
 
 @BOTH

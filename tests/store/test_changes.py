@@ -1,16 +1,20 @@
 """Folders that change: renamed, changed, unreadable and linked files, and documents that others remove meanwhile."""
 
+import copy
 import os
+import pickle
+import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from builders import write_pdf
 from diekae import DiekaeModel
-from diekae.store import KnowledgeStore
+from diekae.store import KnowledgeStore, verify
 
 CASTLE, RIVER = "the castle is red", "a river has seven dogs"
 
@@ -188,12 +192,14 @@ def test_what_is_being_removed_is_no_orphan(
             time.sleep(0.3)
         unlink(path, missing_ok=missing_ok)
 
+    monkeypatch.setattr(verify, "PATIENCE", 20.0)  # ends as soon as the file is gone
     monkeypatch.setattr(Path, "unlink", unlink_slowly)
     remover = threading.Thread(target=lambda: KnowledgeStore(store.folder, model).remove(id))
     remover.start()
     assert rows_are_gone.wait(10) and list(store.folder.glob("memories/**/*.safetensors"))
     assert store.verify() == []
     remover.join()
+    monkeypatch.setattr(verify, "PATIENCE", 0.1)
     stray = store.folder / "memories" / "stray.safetensors"
     stray.write_text("left behind")
     assert [(fault.kind, fault.file) for fault in store.verify()] == [("orphan", "memories/stray.safetensors")]
@@ -222,3 +228,78 @@ def test_a_document_too_long_for_memory_is_left_out_and_nothing_of_it_is_kept(
     assert len(store.documents()) == 1
     monkeypatch.undo()
     assert len(store.add(folder).prepared) == 1
+
+
+def test_a_forked_process_takes_no_part_in_its_parents_transaction(store: KnowledgeStore, folder: Path) -> None:
+    store.add(folder)
+    with store.catalogue.reading():
+        assert len(store.documents()) == 1
+        child = os.fork()
+        if child == 0:
+            try:
+                store.add(RIVER)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+    assert {document.title for document in store.documents()} == {"castle.txt", RIVER}, "what it added is there"
+    assert not store.verify()
+
+
+def test_a_store_is_opened_again_in_place_of_being_copied(store: KnowledgeStore) -> None:
+    for way in (copy.copy, copy.deepcopy, pickle.dumps):
+        if way is not copy.copy:
+            with pytest.raises(ValueError, match=r"cannot be copied or pickled.*KnowledgeStore\(folder, model\)"):
+                way(store)
+        with pytest.raises(ValueError, match="cannot be copied or pickled"):
+            way(store.catalogue)
+
+
+def test_values_of_other_types_are_named(store: KnowledgeStore, model: DiekaeModel) -> None:
+    for value in (None, 5, [None], b"text"):
+        with pytest.raises(TypeError, match=r"a document is (None|5|116); expected a text \(str\), or a file"):
+            store.add(value)  # type: ignore[arg-type]
+    for name in (store.text, store.remove, store.prepared):
+        with pytest.raises(TypeError, match="5 names no document; expected an id, a file or a title"):
+            name(5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="the question is None; expected a text"):
+        store.search(None)  # type: ignore[arg-type]
+    for most in (0, -1, float("nan")):
+        with pytest.raises(ValueError, match="most_bytes=.* must be at least 1"):
+            KnowledgeStore(store.folder, model, most_bytes=most)  # type: ignore[arg-type]
+    assert not store.documents()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("committed", [False, True])
+def test_an_interrupted_add_leaves_a_file_only_with_its_row(
+    store: KnowledgeStore,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException],
+    committed: bool,
+) -> None:
+    insert, writing = store.catalogue.prepared_files.insert, store.catalogue.writing
+
+    def fail(_file: object) -> None:
+        raise error
+
+    @contextmanager
+    def commit_and_fail() -> Iterator[sqlite3.Connection]:
+        with writing() as connection:
+            yield connection
+        if inserted and not connection.in_transaction:  # the outermost block has ended
+            raise error
+
+    inserted: list[object] = []
+    with monkeypatch.context() as patch:
+        if committed:
+            patch.setattr(store.catalogue.prepared_files, "insert", lambda file: (inserted.append(file), insert(file)))
+            patch.setattr(store.catalogue, "writing", commit_and_fail)
+        else:
+            patch.setattr(store.catalogue.prepared_files, "insert", fail)
+        with pytest.raises(error):
+            store.add(folder)
+    assert len(list(store.folder.rglob("*.safetensors"))) == committed
+    assert store.verify() == []
+    assert len(store.add(folder).prepared) == (not committed)

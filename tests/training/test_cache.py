@@ -1,5 +1,7 @@
 """The cache of differences: what it holds, when it is read again, and what it leaves behind."""
 
+import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from diekae.training.dataset import PromptDataset
 from diekae.training.differences import Differences
 from diekae.training.objectives import OBJECTIVES, DifferenceObjective, difference_objective
 
+FUZZ = int(os.environ.get("FUZZ_EXAMPLES", "20"))
+"""Random damages of one file."""
 COUNT = 2 * SHARD + 8
 """Examples of three shards, the last one short."""
 
@@ -167,6 +171,25 @@ def test_only_a_damaged_shard_is_collected_again(tmp_path: Path, damage: str) ->
     cache_at(tmp_path, model, gather)
     assert gather.calls == 4
     assert [path.read_bytes() for path in shards(tmp_path)] == whole
+
+
+def test_every_flipped_bit_of_a_shard_is_noticed(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    model, draw = make_model(), random.Random(0)
+    gather = Gather(model)
+    cache_at(tmp_path, model, gather)
+    shard = shards(tmp_path)[-1]
+    for path, tries in ((shard, FUZZ), (shard.with_suffix(".sha256"), FUZZ // 2)):
+        whole = path.read_bytes()
+        for _ in range(tries):
+            changed, place = bytearray(whole), draw.randrange(len(whole))
+            changed[place] ^= 1 << draw.randrange(8)
+            path.write_bytes(changed)
+            calls = gather.calls
+            cache_at(tmp_path, model, gather)
+            assert gather.calls == calls + 1 and path.read_bytes() == whole, (path.name, place)
+    record_property("tries", FUZZ + FUZZ // 2)
 
 
 def test_a_shard_that_is_deleted_during_a_run_is_named(tmp_path: Path) -> None:

@@ -162,6 +162,27 @@ def test_damage_of_any_file_of_a_checkpoint_is_recognised(
     assert last_whole_checkpoint(tmp_path / "run") == str(newest)
 
 
+def test_every_flipped_bit_of_a_checkpoint_is_noticed(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    tiny_run(tmp_path, training={"max_steps": 4, "evaluations": 2})
+    newest, draw = tmp_path / "checkpoint-4", random.Random(0)
+    contents = {path: path.read_bytes() for path in sorted(newest.iterdir())}
+    assert len(contents) > len(CHECKPOINT_FILES)
+    tries = 0
+    for path, content in contents.items():
+        for _ in range(int(os.environ.get("FUZZ_EXAMPLES", "20"))):
+            changed, place = bytearray(content), draw.randrange(len(content))
+            changed[place] ^= 1 << draw.randrange(8)
+            path.write_bytes(changed)
+            with pytest.warns(UserWarning, match="checkpoint-4 cannot be used"):
+                assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2"), (path.name, place)
+            tries += 1
+        path.write_bytes(content)
+    record_property("tries", tries)
+    assert last_whole_checkpoint(tmp_path) == str(newest)
+
+
 def test_a_damaged_best_checkpoint_is_reported(tmp_path: Path) -> None:
     # The rate is so high that the first validation is the best one.
     rates = {"learning_rate": 0.5, "final_learning_rate": 0.5, "start_learning_rate": 1e-6, "warmup": 0.25}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.text import Text
@@ -100,10 +101,12 @@ def _print_version(wanted: bool) -> None:
 def run_app(command_line: typer.Typer) -> None:
     """Run a command line, and end the process; an error is printed as one line, without a traceback.
 
-    The exit code is 0; 2 for an error that another call or other files mend; 130 after Ctrl+C; 1 for other failures.
+    The exit code is 0; 2 for an error that another call or other files mend; 130 after Ctrl+C, 143 after
+    SIGTERM, 129 after SIGHUP; 1 for other failures.
     """
     keep_freed_memory()
     accept_any_text()
+    _clean_up_when_ended()
     try:
         code = _run(command_line)
     except BrokenPipeError:
@@ -119,6 +122,20 @@ def run_app(command_line: typer.Typer) -> None:
     if code == INTERRUPTED:
         _print_error(Text("interrupted"))
     sys.exit(code)
+
+
+def _clean_up_when_ended() -> None:
+    """Leave all blocks before a signal ends the process, so that no temporary folder with documents stays.
+
+    A closed terminal sends SIGHUP; under ``nohup`` it is ignored, and stays so.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _end)
+
+
+def _end(number: int, _frame: object) -> NoReturn:
+    sys.exit(128 + number)
 
 
 def _run(command_line: typer.Typer) -> int | str | None:

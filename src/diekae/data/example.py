@@ -18,7 +18,7 @@ from typing import Literal, get_args
 
 from diekae.data.jsonl import DataError as DataError
 from diekae.data.jsonl import check_unicode, read_json_lines
-from diekae.files import written_whole
+from diekae.files import as_path, written_whole
 from diekae.suggest import did_you_mean
 
 Split = Literal["train", "validation", "test"]
@@ -79,7 +79,7 @@ def read_examples(path: str | Path, limit: int | None = None) -> list[Example]:
         DataError: The file is missing or has no example, or a line is not an example.
     """
     check_limit(limit)
-    path = Path(path)
+    path = as_path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected JSONL with the keys {', '.join(_KEYS)} on each line")
     examples: list[Example] = []

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+from diekae.files import as_path
+
 _HALF = re.compile("[\ud800-\udfff]")
 """Half of a surrogate pair."""
 
@@ -52,7 +54,7 @@ def read_json_lines(path: str | Path) -> Iterator[tuple[str, object]]:
     Raises:
         DataError: There is no such file, or a line is not JSON in UTF-8.
     """
-    path = Path(path)
+    path = as_path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected JSONL")
     with path.open("rb") as file:

@@ -14,6 +14,7 @@ from diekae.edit.learned_gate import LearnedGate
 from diekae.edit.prompt_encoder import StateReader
 from diekae.edit.trained_parts import TrainedParts, find_trained
 from diekae.fields import check_choice
+from diekae.files import as_path
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
 
@@ -69,7 +70,7 @@ def load_edits(
         FileNotFoundError: The folder holds no edits.
         ValueError: They were made for another decoder or bank, or are damaged.
     """
-    if not (Path(folder) / FILE).is_file():
+    if not (as_path(folder) / FILE).is_file():
         raise FileNotFoundError(f"{str(folder)!r} holds no edits: {FILE} is missing; give what `edits.save` wrote.")
     edits = open_edits(model, folder, gate, trained)
     try:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from diekae.edit.rows import UPGRADED_FORMAT, upgrade
+from diekae.files import as_path, make_folder
 from diekae.sqlite import open_database, sqlite_errors, transaction
 
 FILE = "edits.sqlite"
@@ -44,17 +45,17 @@ class EditDatabase:
 
         Raises:
             OSError: The folder or file cannot be read, or must be created or upgraded and cannot be written.
-            ValueError: The file belongs to another decoder or bank, has another format, or is damaged.
+            ValueError: The file belongs to another decoder or bank, has another format, or is damaged; or there can be
+                no folder of that name.
         """
-        self.folder = None if folder is None else Path(folder)
+        self.folder = None if folder is None else as_path(folder)
         self.identity = {"format": str(FORMAT), "decoder": decoder, "bank": bank}
         self._lock = threading.RLock()
         self.changes = 0
         """How often this process has changed an edit."""
+        self._process = os.getpid()
         with self._plain_errors():
             self._connection = self._connect()
-        # Text that is not UTF-8 any more is read too, so that its digest shows the damage.
-        self._connection.text_factory = lambda data: data.decode(errors="replace")
         try:
             self._create_tables()
             if self._check_identity() == UPGRADED_FORMAT:
@@ -76,12 +77,14 @@ class EditDatabase:
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Keep other threads out, and see one state of the database in the whole block."""
+        self._leave_parent()
         with self._lock, self._plain_errors(), transaction(self._connection, write=False):
             yield self._connection
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """Write everything in the block or nothing; keep other threads and processes out."""
+        self._leave_parent()
         with self._lock, self._plain_errors(), transaction(self._connection, write=True):
             yield self._connection
 
@@ -96,12 +99,12 @@ class EditDatabase:
         Raises:
             FileExistsError: That folder holds other edits.
         """
-        target = Path(folder) / FILE
+        target = as_path(folder) / FILE
         if target.exists():
             if self.folder is not None and target.samefile(self.folder / FILE):
                 return
             raise FileExistsError(f"{str(target)!r} holds edits already; name another folder, or add to those edits.")
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         temporary = target.with_name(f".{FILE}.{secrets.token_hex(8)}")
         errors = sqlite_errors(f"the copy {str(target)!r} of {self.name}", "a store of edits", "restore it from a copy")
         try:
@@ -118,18 +121,28 @@ class EditDatabase:
     def _connect(self) -> sqlite3.Connection:
         """Open the file, for reading alone if it cannot be written."""
         if self.folder is None:
-            return open_database(":memory:", synchronous="FULL", share_between_threads=True)
+            return _read_damage(open_database(":memory:", synchronous="FULL", share_between_threads=True))
         path = self.folder / FILE
         try:
             if not path.exists():
-                self.folder.mkdir(parents=True, exist_ok=True)
+                make_folder(self.folder)
                 path.touch()  # with the permissions that the umask leaves
         except OSError as error:
             raise OSError(
-                f"{self.name} cannot be made ({error.strerror}); name a folder that can be written."
+                f"{self.name} cannot be made ({error.strerror or error}); name a folder that can be written."
             ) from error
         read_only = not (os.access(path, os.W_OK) and os.access(self.folder, os.W_OK))
-        return open_database(path, synchronous="FULL", share_between_threads=True, read_only=read_only)
+        connection = open_database(path, synchronous="FULL", share_between_threads=True, read_only=read_only)
+        return _read_damage(connection)
+
+    def _leave_parent(self) -> None:
+        """Open the file again in a forked process: locks and the transaction in hand are those of the parent."""
+        if self._process != os.getpid():
+            self._process, self._lock = os.getpid(), threading.RLock()
+            if self.folder is not None:
+                self._inherited = self._connection  # never closed here, where that would touch the parent's files
+                with self._plain_errors():
+                    self._connection = self._connect()
 
     def _create_tables(self) -> None:
         """Create the tables if the file is empty."""
@@ -166,3 +179,9 @@ class EditDatabase:
                 yield
             except UnicodeDecodeError as error:  # SQLite's message quotes damaged bytes
                 raise sqlite3.DatabaseError(str(error)) from error
+
+
+def _read_damage(connection: sqlite3.Connection) -> sqlite3.Connection:
+    """Let text that is not UTF-8 any more be read, so that its digest shows the damage."""
+    connection.text_factory = lambda data: data.decode(errors="replace")
+    return connection

@@ -21,6 +21,7 @@ from typing import Any
 
 from diekae.data.jsonl import DataError, check_unicode, parse_json, read_json_lines
 from diekae.edit.folding import fold
+from diekae.files import as_path
 
 SUFFIXES = (".json", ".jsonl", ".csv")
 _PROMPT_KEYS, _TARGET_KEYS = ("prompt", "src"), ("target", "target_new", "alt")
@@ -134,7 +135,7 @@ def read_edits(path: str | Path) -> list[Edit]:
     Raises:
         DataError: The file is missing, has another suffix, or has no edit; or an entry is not valid (which, and why).
     """
-    path = Path(path)
+    path = as_path(path)
     if not path.is_file() or path.suffix.lower() not in SUFFIXES:
         problem = "no such file" if not path.is_file() else f"a file of kind {path.suffix!r} holds no edits"
         raise DataError(f"{path}: {problem}; expected {', '.join(SUFFIXES)}.")

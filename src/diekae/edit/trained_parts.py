@@ -18,7 +18,7 @@ from torch import Tensor
 from diekae.checkpoint import shipped_banks
 from diekae.edit.adapter import AdapterOptions, EditAdapter
 from diekae.edit.prompt_encoder import GateOptions, PromptEncoder
-from diekae.files import write_atomically
+from diekae.files import as_path, write_atomically
 from diekae.fingerprint import fingerprint
 from diekae.knowledge.codec import DAMAGED
 from diekae.model import DiekaeModel
@@ -95,7 +95,7 @@ def load_trained(path: str | Path, model: DiekaeModel) -> TrainedParts:
         FileNotFoundError: There is no such file.
         ValueError: It is damaged, of another format, or was trained for another decoder or bank.
     """
-    info, tensors = _read(Path(path))
+    info, tensors = _read(as_path(path))
     for name, expected in (("decoder", fingerprint(model.decoder)), ("bank", model.bank.fingerprint())):
         if info[name] != expected and not (name == "bank" and "adapter" not in info):
             raise ValueError(f"{str(path)!r} was trained for {name} {info[name]}, but this {name} is {expected}.")

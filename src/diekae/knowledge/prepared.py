@@ -5,6 +5,7 @@ Shapes: N encoders, M layers of the decoder without an encoder, S slots of K, a 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diekae.files import read_once, sha256_of, write_atomically
+from diekae.files import as_path, read_once, sha256_of, write_atomically
 from diekae.knowledge.codec import DAMAGED, DigestError, decode, decode_file, encode
 
 _ANCHOR, _BARE_ANCHOR, _PLACES = "anchor.", "anchor.bare.", "places"
@@ -116,9 +117,15 @@ class PreparedKnowledge:
         """Return only some of the slots; they keep their positions in the document.
 
         Args:
-            columns: Numbers of the slots, from 0.
+            columns: Numbers of the slots, from 0, each once.
+
+        Raises:
+            ValueError: A number is that of no slot, or occurs twice.
         """
-        index = torch.as_tensor(list(columns), dtype=torch.long, device=self.device)
+        numbers = [operator.index(column) for column in columns]
+        if len(set(numbers)) < len(numbers) or not all(0 <= number < len(self) for number in numbers):
+            raise ValueError(f"columns={numbers} must be different numbers of slots, from 0 to {len(self) - 1}.")
+        index = torch.as_tensor(numbers, dtype=torch.long, device=self.device)
         tensors = {name: tensor.index_select(1, index) for name, tensor in self.tensors.items()}
         places = None if self.places is None else self.places[index]
         return replace(self, tensors=tensors, places=places, begin=self._first_place())
@@ -192,7 +199,7 @@ class PreparedKnowledge:
             path: The file.
             precision: ``exact``; ``bf16``; or ``int8``, a quarter of the size of fp32.
         """
-        write_atomically(Path(path), self.to_bytes(precision))
+        write_atomically(as_path(path), self.to_bytes(precision))
 
     @classmethod
     def load(cls, path: str | Path, *, sha256: str | None = None) -> PreparedKnowledge:
@@ -210,7 +217,7 @@ class PreparedKnowledge:
             FileNotFoundError: There is no such file.
             ValueError: The file is not prepared knowledge, or is damaged.
         """
-        if not Path(path).is_file():
+        if not as_path(path).is_file():
             raise FileNotFoundError(f"no file of prepared knowledge at {str(path)!r}.")
         try:
             if sha256 is not None and read_once(Path(path), sha256_of) != sha256:

@@ -18,6 +18,7 @@ from diekae.data.prompt import Prompter
 from diekae.editor import Editor
 from diekae.encoders import encoder_class
 from diekae.encoders.bank import Bank
+from diekae.files import as_path
 from diekae.fingerprint import fingerprint
 from diekae.hub import CARD_NAME, create_repository, model_card, public_name, upload_bank
 from diekae.inject.attached import Attached
@@ -140,7 +141,7 @@ class BankedDecoder(MovesWithDecoder):
             FileNotFoundError: The folder contains no bank.
             ValueError: The bank is damaged, was made for another decoder, or its decoder cannot be loaded.
         """
-        saved = load_bank(Path(folder), revision)
+        saved = load_bank(as_path(folder), revision)
         if decoder is None:
             decoder, tokenizer = _load_decoder(saved, dtype, device)
         if check:
@@ -161,7 +162,7 @@ class BankedDecoder(MovesWithDecoder):
             folder: The folder to write.
             dtype: Type to save the weights in; their own if None.
         """
-        save_bank(Path(folder), self.bank, self.config, self.decoder, self.anchor, dtype)
+        save_bank(as_path(folder), self.bank, self.config, self.decoder, self.anchor, dtype)
 
     def push_to_hub(
         self,

@@ -108,8 +108,8 @@ class KnowledgePreparer(BankedDecoder):
         """
         documents = as_texts(documents, "documents", "a list of documents")
         for name, size in (("batch_size", batch_size), ("chunk_size", chunk_size)):
-            if size is not None and size < 1:
-                raise ValueError(f"{name}={size} must be at least 1.")
+            if size is not None and not (isinstance(size, int) and size >= 1):
+                raise ValueError(f"{name}={size!r} must be a whole number of at least 1.")
         prompter = self.need_prompter()
         ids = [prompter.knowledge(text) for text in documents]
         return read_documents(

@@ -15,6 +15,7 @@ import torch
 from diekae.config import DiekaeConfig
 from diekae.data.mixture import DataSpec
 from diekae.fields import check_choice, check_table, check_types, short
+from diekae.files import as_path
 from diekae.models import DTYPES
 from diekae.training.config import TrainingConfig
 
@@ -62,7 +63,7 @@ def read_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
         FileNotFoundError: There is no such file.
         ValueError: The file or a setting is not valid.
     """
-    if not Path(path).is_file():
+    if not as_path(path).is_file():
         raise FileNotFoundError(f"no recipe at {str(path)!r}; expected a TOML file, such as those under recipes/.")
     try:
         values = tomllib.loads(Path(path).read_text(encoding="utf-8"))

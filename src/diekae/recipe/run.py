@@ -16,6 +16,7 @@ from diekae.data.mixture import load_mixture, load_prompts
 from diekae.data.prompt import Prompt
 from diekae.evaluation import evaluate
 from diekae.evaluation.metrics import Scores, mean_defined
+from diekae.files import as_path
 from diekae.hub import is_public
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
@@ -52,7 +53,7 @@ def run_recipe(
     Returns:
         The trained model, and the result as JSON values, which is empty in processes other than the main one.
     """
-    out, seed = Path(out), recipe.stages[0].seed
+    out, seed = as_path(out), recipe.stages[0].seed
     model = _make_model(recipe, loaded)
     prompter = model.need_prompter()
     training, validation = (load_mixture(recipe.sources(part), seed, prompter) for part in ("train", "validation"))

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from diekae.files import as_path
+
 SHORTEST_KEY = 16
 """Fewest characters of a key."""
 _NAME = re.compile(r"\*|[A-Za-z0-9_.-]{1,64}")
@@ -48,7 +50,7 @@ class Keys:
             FileNotFoundError: There is no such file.
             ValueError: A line is not a name and a key, a key is short or stands there twice, or there is none.
         """
-        if not path.is_file():
+        if not as_path(path).is_file():
             raise FileNotFoundError(f"no key file at {str(path)!r}; write a tenant's name and a key on each line.")
         pairs: list[tuple[str, str]] = []
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):

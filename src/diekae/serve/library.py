@@ -19,7 +19,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from diekae.files import write_atomically
+from diekae.files import make_folder, write_atomically
 from diekae.serve.access import Tenant
 from diekae.sqlite import open_database, transaction
 
@@ -77,7 +77,7 @@ class Library:
         """Open the library of a knowledge store's folder, or begin one."""
         self.folder = folder
         self.uploads = folder / "uploads"
-        self.uploads.mkdir(parents=True, exist_ok=True)
+        make_folder(self.uploads)
         self._lock = threading.RLock()
         # FULL: what was acknowledged must outlive a power failure.
         self._connection = open_database(folder / "server.sqlite", synchronous="FULL", share_between_threads=True)

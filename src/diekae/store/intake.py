@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from diekae.files import FileState, place_named
+from diekae.files import FileState, as_path, place_named
 from diekae.readers import READERS, printable
 from diekae.store.layout import CATALOGUE, PREPARED
 
@@ -70,8 +70,10 @@ def expand(
         result: Its fields ``skipped`` and ``gone`` are extended.
 
     Raises:
-        ValueError: A text is blank, names a file or folder, or holds a lone surrogate; or a name is not UTF-8.
+        ValueError: A text is blank, names a file or folder, or holds a lone surrogate; or a name is not UTF-8, or can
+            be that of no file.
         FileNotFoundError: A file or folder does not exist.
+        TypeError: A document is neither a text nor a path.
     """
     inputs: list[Input] = []
     for document in documents:
@@ -79,7 +81,9 @@ def expand(
             _check_text(document)
             inputs.append(Input(document, True))
             continue
-        path = Path(os.path.realpath(document))  # does not raise for a circle of links
+        if not isinstance(document, os.PathLike):
+            raise TypeError(f"a document is {document!r}; expected a text (str), or a file or folder (Path).")
+        path = Path(os.path.realpath(as_path(document)))  # does not raise for a circle of links
         if not path.exists():
             raise FileNotFoundError(f"nothing at {str(document)!r}; expected a file or a folder of documents.")
         if not path.is_dir():

@@ -37,7 +37,13 @@ class PreparedFolder:
     def __init__(
         self, folder: Path, catalogue: Catalogue, model: DiekaeModel | None, precision: str, most_bytes: int
     ) -> None:
-        """Use the files of a store; the arguments are those of :class:`diekae.store.KnowledgeStore`."""
+        """Use the files of a store; the arguments are those of :class:`diekae.store.KnowledgeStore`.
+
+        Raises:
+            ValueError: `most_bytes` is not positive.
+        """
+        if not most_bytes > 0:  # NaN is not either
+            raise ValueError(f"most_bytes={most_bytes!r} must be at least 1.")
         self._folder, self._catalogue, self._model = folder, catalogue, model
         self._precision, self._most_bytes = precision, most_bytes
 
@@ -167,14 +173,20 @@ class PreparedFolder:
             len(prepared),
             self._precision,
         )
-        # The file is written as the only writer, so that `verify` never takes it for one without a row.
-        with self._catalogue.writing():
-            if not self._catalogue.documents.contains(document):
-                return
-            if self._catalogue.prepared_files.select(bank, document):
-                return
-            write_atomically(path_in_store(self._folder, file.file), content)
-            self._catalogue.prepared_files.insert(file)
+        path = path_in_store(self._folder, file.file)
+        try:
+            # The file is written as the only writer, so that `verify` never takes it for one without a row.
+            with self._catalogue.writing():
+                if not self._catalogue.documents.contains(document):
+                    return
+                if self._catalogue.prepared_files.select(bank, document):
+                    return
+                write_atomically(path, content)
+                self._catalogue.prepared_files.insert(file)
+        except BaseException:  # a full disk, or Ctrl+C: without its row, nobody would ever read or delete the file
+            if not self._catalogue.prepared_files.contains(file):
+                path.unlink(missing_ok=True)
+            raise
 
 
 def batch_size(lengths: Sequence[int]) -> int:

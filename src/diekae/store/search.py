@@ -76,6 +76,8 @@ class PassageSearch:
 
     def search(self, question: str, k: int, documents: Sequence[str]) -> list[FoundPassage]:
         """Return the best k passages; see :meth:`diekae.store.KnowledgeStore.search`."""
+        if not isinstance(question, str):
+            raise TypeError(f"the question is {question!r}; expected a text.")
         question = question.encode("utf-8", "replace").decode()  # lone surrogates are in no document
         vector = self.embedder([question])[0]
         # In one state of the catalogue: another process may remove documents meanwhile.

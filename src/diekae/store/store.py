@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from diekae.files import FileState
+from diekae.files import FileState, as_path
 from diekae.knowledge import PreparedKnowledge
 from diekae.knowledge.codec import PRECISIONS
 from diekae.model import DiekaeModel
@@ -64,7 +64,7 @@ class KnowledgeStore:
         """
         if precision not in PRECISIONS:
             raise ValueError(f"precision={precision!r} is not known; choose one of {', '.join(PRECISIONS)}.")
-        self.folder, self.model, self.precision = Path(folder), model, precision
+        self.folder, self.model, self.precision = as_path(folder), model, precision
         self.catalogue = Catalogue(self.folder / CATALOGUE)
         self._search = PassageSearch(self.catalogue, embed)
         self._prepared_folder = PreparedFolder(self.folder, self.catalogue, model, precision, most_bytes)
@@ -110,7 +110,7 @@ class KnowledgeStore:
         """
         self._prepared_folder.require_model()
         table, result = self.catalogue.documents, AddResult()
-        given = [documents] if isinstance(documents, str | Path) else list(documents)
+        given = list(documents) if isinstance(documents, Iterable) and not isinstance(documents, str) else [documents]
         inputs = expand(given, table.paths_below, result)
         for number, (content, explicit) in enumerate(inputs):
             if isinstance(content, str):

@@ -14,7 +14,7 @@ from diekae.store.catalogue import Catalogue, DocumentHealth, IndexedPassage, Pr
 from diekae.store.intake import title_of
 from diekae.store.layout import PREPARED, path_in_store
 
-PATIENCE = 1.0
+PATIENCE = 2.0
 """Seconds after which a file without a row counts as left behind, and not as one that is being removed."""
 Index = Callable[[str, str], list[IndexedPassage]]
 """Makes the passages of a document, from its title and its text."""

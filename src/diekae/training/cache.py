@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from diekae.data.batch import IGNORED, Batch, to_device
-from diekae.files import write_atomically
+from diekae.files import make_folder, write_atomically
 from diekae.fingerprint import fingerprint
 from diekae.knowledge.codec import DAMAGED, decode_file, encode
 from diekae.progress import BatchProgress, silent
@@ -167,7 +167,7 @@ def _home(folder: Path, dataset: PromptDataset, key: dict[str, Any]) -> Path:
     for prompt in dataset.prompts:
         digest.update(repr((prompt.anchor, prompt.knowledge, prompt.input, prompt.target)).encode())
     home = folder / digest.hexdigest()[:16]
-    home.mkdir(parents=True, exist_ok=True)
+    make_folder(home)
     write_atomically(home / "key.json", json.dumps(key, indent=2, sort_keys=True))
     return home
 

@@ -16,6 +16,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from diekae.data.batch import to_device
 from diekae.data.prompt import Prompt, truncate_knowledge
+from diekae.files import as_path
 from diekae.fingerprint import window
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
@@ -64,18 +65,19 @@ def train(
         ValueError: A part has no example, or an example does not fit the window.
         diekae.training.trainer.NotFinite: A gradient was not finite.
     """
-    clock = Stopwatch(Path(folder), resume)
+    folder = as_path(folder)
+    clock = Stopwatch(folder, resume)
     set_seed(config.seed)
     model.bank.autocast = torch.bfloat16 if resolve_dtype(config.precision, model.device) == "bf16" else None
     with frozen(model.decoder):
-        checkpoint = last_whole_checkpoint(Path(folder)) if resume else None
-        objective, data = _load(model, training, validation, config, Path(folder), checkpoint is None, progress)
-        trainer = build_trainer(objective, data, config, Path(folder), monitor, callbacks)
+        checkpoint = last_whole_checkpoint(folder) if resume else None
+        objective, data = _load(model, training, validation, config, folder, checkpoint is None, progress)
+        trainer = build_trainer(objective, data, config, folder, monitor, callbacks)
         trainer.add_callback(clock)
         trainer.train_from(checkpoint)
     model.bank.autocast = None
     if trainer.is_world_process_zero():
-        model.save_pretrained(Path(folder) / "bank")
+        model.save_pretrained(folder / "bank")
     return list(trainer.state.log_history)
 
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 from diekae.files import written_whole
 from diekae.sqlite import open_database, sqlite_errors, transaction
@@ -41,6 +42,17 @@ class CatalogueDatabase:
         self.read_only = not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
         if self._layout() == 2:
             self._migrate()
+
+    def __getstate__(self) -> NoReturn:
+        """Refuse to be copied or pickled, and with it the store.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(
+            "a store cannot be copied or pickled, because its catalogue is an open file; open it again where it is "
+            "needed: KnowledgeStore(folder, model)."
+        )
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -92,7 +104,10 @@ class CatalogueDatabase:
 
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
+        if connection is None or self._local.process != os.getpid():
+            # A forked process must not use its parent's connection, nor close it: its locks and its transaction are
+            # the parent's.
+            self._local.inherited, self._local.process = connection, os.getpid()
             connection = open_database(self.path, synchronous="FULL", read_only=self.read_only)
             connection.execute("PRAGMA foreign_keys = ON")
             connection.create_function("row_digest", -1, row_digest, deterministic=True)

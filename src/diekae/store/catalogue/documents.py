@@ -132,13 +132,15 @@ class DocumentTable:
             count, newest = connection.execute("SELECT count(*), max(number) FROM documents").fetchone()
             return int(count), int(newest or 0)
 
-    def find(self, name: str) -> str:
+    def find(self, name: str | Path) -> str:
         """Return the id of the document with this id, file, title, or beginning of an id.
 
         Raises:
             ValueError: No document, or several, have that name.
         """
-        name = name.encode("utf-8", "replace").decode()  # lone surrogates cannot be looked up
+        if not isinstance(name, str | Path):
+            raise TypeError(f"{name!r} names no document; expected an id, a file or a title.")
+        name = str(name).encode("utf-8", "replace").decode()  # lone surrogates cannot be looked up
         # The same name may be written with composed or with decomposed accents, depending on the operating system.
         forms = [unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
         paths = [os.path.realpath(form) for form in (name, *forms) if "\x00" not in form]
