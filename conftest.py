@@ -1,10 +1,6 @@
 """Fixtures of several test files."""
 
 import os
-import sqlite3
-from collections.abc import Iterator
-from functools import partial
-from typing import Any
 
 # No test may use the network. Transformers reads this variable once, when it is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -14,32 +10,6 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from diekae.models import load_decoder
-
-_connect = sqlite3.connect
-
-
-class _Unsynced(sqlite3.Connection):
-    """Never waits until a transaction is on the disk."""
-
-    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
-        return super().execute(
-            "PRAGMA synchronous = OFF" if sql.startswith("PRAGMA synchronous = ") else sql, *parameters
-        )
-
-
-@pytest.fixture(scope="session", autouse=True)
-def unsynced() -> Iterator[None]:
-    """Let no test wait for the disk: only a power cut could show it, and each file and transaction takes 10 ms."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda _handle: None)
-        patch.setattr(sqlite3, "connect", partial(_connect, factory=_Unsynced))
-        yield
-
-
-@pytest.fixture
-def synced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let SQLite wait for the disk as it does for users."""
-    monkeypatch.setattr(sqlite3, "connect", _connect)
 
 
 @pytest.fixture(scope="session")
