@@ -135,8 +135,9 @@ def _masks_of(blocks: nn.ModuleList, given: dict[int, Any]) -> HookContext:
 def _mask_of(rest: tuple[Any, ...], options: Mapping[str, Any], given: Any) -> Any:
     """Return the mask of an attention; the one that its block was given, if accelerate has copied it from there."""
     mask = rest[0] if rest else options.get("attention_mask")
-    copied = isinstance(mask, Tensor) and isinstance(given, Tensor) and mask.device != given.device
-    return given if copied and torch.equal(given.to(mask.device), mask) else mask
+    if not isinstance(mask, Tensor) or not isinstance(given, Tensor) or mask.device == given.device:
+        return mask
+    return given if torch.equal(given.to(mask.device), mask) else mask
 
 
 def _takes_keywords(module: nn.Module) -> bool:
