@@ -1,4 +1,4 @@
-"""Peak memory of one call: from PyTorch's allocator on a GPU, from the Linux kernel on a CPU."""
+"""Peak memory of one call, and what is free: from PyTorch's allocator on a GPU, from the Linux kernel on a CPU."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_FREE, _GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 _RESET_PEAK = "5"
 """Resets the peak resident size to the current one (Linux, proc(5), ``clear_refs``)."""
 
@@ -30,7 +31,7 @@ class PeakMemory(NamedTuple):
 
 
 def peak_memory(call: Callable[[], object], device: torch.device | str = "cpu") -> PeakMemory:
-    """Run a call under ``no_grad`` and measure its peak memory.
+    """Run a call and measure its peak memory.
 
     On a CPU this is the resident size of the whole process. So measure in a process that does nothing else, and do not
     tell the C library's allocator to keep freed memory. Memory that earlier calls freed is returned to the system
@@ -50,7 +51,7 @@ def peak_memory(call: Callable[[], object], device: torch.device | str = "cpu") 
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        _run(call)
+        call()
         torch.cuda.synchronize(device)
         return PeakMemory(before, torch.cuda.max_memory_allocated(device))
     _give_back_freed()
@@ -62,19 +63,40 @@ def peak_memory(call: Callable[[], object], device: torch.device | str = "cpu") 
             f"the peak memory of this process cannot be measured: {_CLEAR} cannot be written ({error}). Measure on "
             "Linux, or on a GPU."
         ) from error
-    _run(call)
+    call()
     return PeakMemory(before, max(before, _resident("VmHWM")))
 
 
-@torch.no_grad()
-def _run(call: Callable[[], object]) -> None:
-    call()
+def free_memory(device: torch.device | str = "cpu") -> int | None:
+    """Return how many bytes a device has free, as far as this process may use them; None where nothing says so.
+
+    On a CPU only Linux says so. The limit of a container (cgroup v2) is respected.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    try:
+        free = _number(_FREE, "MemAvailable:") * 1024
+    except (OSError, StopIteration):
+        return None
+    try:
+        limit, used = (int((_GROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        cached = _number(_GROUP / "memory.stat", "inactive_file ")
+    except (OSError, ValueError, StopIteration):  # no container, or one without a limit
+        return free
+    return min(free, limit - used + cached)
 
 
 def _resident(name: str) -> int:
     """Return one of the kernel's figures of this process, in bytes."""
-    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
-    return int(line.split()[1]) * 1024
+    return _number(_STATUS, f"{name}:") * 1024
+
+
+def _number(path: Path, label: str) -> int:
+    """Return the number behind a label that begins a line of a file of the kernel."""
+    line = next(line for line in path.read_text().splitlines() if line.startswith(label))
+    return int(line.split()[1])
 
 
 def _give_back_freed() -> None:
