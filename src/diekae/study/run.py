@@ -106,10 +106,7 @@ def run_study(
     if not (resume and recipe_path.is_file()):
         folder = read_folder(documents, tokenizer, progress)
         report(_about(folder))
-        longest = max((window.text for window in folder.windows["train"]), key=len)
-        sizes = (options.layers, options.bytes_per_token, options.batch_size)
-        needs = estimate_needs(exact, longest, out, *sizes)
-        report(needs.describe(options.batch_size))
+        needs = _estimate(exact, folder, out, options, report)
         examples = _ask(exact, folder, out / "data", options, begun, resume, progress)
         decided = _decide(exact, examples, needs, out, options, begun, progress)
         report(_summary(decided))
@@ -130,6 +127,14 @@ def _about(folder: Folder) -> str:
     failed = f"; {len(folder.failed)} could not be read: {folder.failed[0][1]}" if folder.failed else ""
     skipped = f"; {len(folder.skipped)} files of other kinds skipped" if folder.skipped else ""
     return f"{folder.documents} documents ({counts}){failed}{skipped}"
+
+
+def _estimate(exact: DiekaeModel, folder: Folder, out: Path, options: StudyOptions, report: Any) -> Needs:
+    """Estimate and report what training needs, by the longest text that is learned from."""
+    longest = max((window.text for window in folder.windows["train"]), key=len)
+    needs = estimate_needs(exact, longest, out, options.layers, options.bytes_per_token, options.batch_size)
+    report(needs.describe(options.batch_size))
+    return needs
 
 
 def _ask(
