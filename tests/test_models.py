@@ -51,6 +51,13 @@ def saved_tiny(tiny_llama, tmp_path_factory):
     return folder
 
 
+def test_a_base_model_without_its_head_is_refused(saved_tiny, tiny_llama, tmp_path):
+    shutil.copytree(saved_tiny, tmp_path / "base")
+    tiny_llama.model.save_pretrained(tmp_path / "base")
+    with pytest.raises(ValueError, match="has no weights for lm_head.weight, which would be random"):
+        load_decoder(str(tmp_path / "base"))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_a_decoder_loads_in_the_type_that_is_fast_unless_told(saved_tiny, monkeypatch, dtype):
     monkeypatch.setattr(models, "fast_dtype", lambda _device: dtype)

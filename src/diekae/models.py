@@ -48,12 +48,23 @@ def load_decoder(
     source = smollm2_folder() if in_wheel else name_or_path
     try:
         # Without `trust_remote_code=False`, Transformers asks on stdin whether to run code that a folder brings.
-        decoder: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype or fast_dtype(device), trust_remote_code=False, use_safetensors=True
+        decoder: Any
+        decoder, loading = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=dtype or fast_dtype(device),
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except _LOADING_ERRORS as error:
         raise ValueError(_explain(name_or_path, error)) from error
+    if missing := sorted(loading["missing_keys"]):
+        names = ", ".join(missing[:3]) + (" and others" if missing[3:] else "")
+        raise ValueError(
+            f"{name_or_path!r} has no weights for {names}, which would be random: perhaps a base model without its "
+            "head. Expected a whole causal language model (…ForCausalLM)."
+        )
     _ensure_padding(name_or_path, decoder, tokenizer)
     if in_wheel:
         # A bank saves this name of its decoder; the path of the cache folder would be wrong on another machine.

@@ -16,8 +16,9 @@ from diekae.data.example import Example
 from diekae.hub import model_card
 from diekae.recipe import read_recipe
 from diekae.study import StudyOptions, questions, run, run_study
+from diekae.study.estimate import check_disk, count_layers, fit_batch
 from diekae.study.folder import PARTS, TOKENS, Window, cut, read_folder, shipped_documents
-from diekae.study.plan import VALIDATION, VALIDATIONS, Pace, count_layers, fit_steps, measure_pace
+from diekae.study.plan import VALIDATION, VALIDATIONS, Pace, fit_steps, measure_pace
 from diekae.study.questions import find_pair, follows, is_about, sentences
 
 TEXT = "The ferry to Skerrow leaves at nine. A ticket costs twelve crowns. Dogs travel free of charge on weekdays."
@@ -137,11 +138,36 @@ def test_a_batch_is_halved_until_it_fits(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr("diekae.study.plan._step_seconds", seconds)
     most = 2
-    pace = measure_pace(make_model("attention"), [], 8)
+    pace = measure_pace(make_model("attention"), [], 8, 8)
     assert (pace.batch_size, pace.accumulation, pace.seconds) == (2, 4, 8.0)
+    pace = measure_pace(make_model("attention"), [], 8, 1)
+    assert (pace.batch_size, pace.accumulation) == (1, 8), "no more at once than was estimated to fit"
     most = 0
     with pytest.raises(MemoryError, match="not even one"):
-        measure_pace(make_model("attention"), [], 8)
+        measure_pace(make_model("attention"), [], 8, 8)
+
+
+def test_the_batch_is_halved_until_its_estimate_fits() -> None:
+    assert [fit_batch(100, available, 8) for available in (900, 799, 399, 100)] == [8, 4, 2, 1]
+    with pytest.raises(MemoryError, match="needs 2.0 GB of memory for one question, and 1.5 GB can be used"):
+        fit_batch(2 * 10**9, 1.5e9, 8)
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_disk(tmp_path / "run", 10**6)
+    monkeypatch.setattr("shutil.disk_usage", lambda _folder: SimpleNamespace(free=60e6))
+    with pytest.raises(OSError, match="has 60 MB free, and training needs about 74 MB"):
+        check_disk(tmp_path / "run", 10**6)
+
+
+def test_what_cannot_be_done_is_said_before_the_first_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "study", lambda *_, **__: pytest.fail("a question was asked"))
+    arguments = (make_decoder(), make_tokenizer(), "tiny", write_documents(tmp_path / "documents"), tmp_path / "run")
+    with pytest.raises(ValueError, match="--layers 5 must be from 1 to the decoder's 4"):
+        run_study(*arguments, StudyOptions(layers=5))
+    monkeypatch.setattr("diekae.study.estimate.free_memory", lambda _device: 1000)
+    with pytest.raises(MemoryError, match="GB of memory for one question"):
+        run_study(*arguments, StudyOptions(layers=2))
 
 
 def given_questions(_model: Any, windows: Any, questions: int, *_: Any, **__: Any) -> list[Example]:
@@ -159,7 +185,8 @@ def test_a_bank_is_trained_from_documents(tmp_path: Path, monkeypatch: pytest.Mo
         report=lines.append,
     )  # fmt: skip
     assert time.monotonic() - begun < 60 * TINY.minutes
-    assert "6 documents" in lines[0] and "1 could not be read" in lines[0] and "2 of 4 layers read" in lines[-1]
+    assert "6 documents" in lines[0] and "1 could not be read" in lines[0]
+    assert "2 of 4 layers read" in lines[1] and "MB of disk" in lines[1] and "at once" in lines[-1]
     assert len(model.layers) == 2 and result["sets"]["jsonl"]["n"] > 0
     untrained = result["study"]["untrained"]
     assert {"recovered", "grounded", "seconds"} <= set(untrained)
@@ -186,7 +213,7 @@ def test_a_bank_is_trained_from_documents(tmp_path: Path, monkeypatch: pytest.Mo
 def test_training_ends_with_the_time_and_goes_on_when_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine turns out slower than it was timed."""
     monkeypatch.setattr(run, "study", given_questions)
-    monkeypatch.setattr(run, "measure_pace", lambda _m, _p, size: Pace(size, 1, 0.001))
+    monkeypatch.setattr(run, "measure_pace", lambda _m, _p, size, _most: Pace(size, 1, 0.001))
     monkeypatch.setattr(run, "EPOCHS", 1000.0)
     for measure in ("_untrained", "_answers"):  # which the test above holds
         monkeypatch.setattr(run, measure, lambda *_: {})

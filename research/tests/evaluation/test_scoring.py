@@ -2,8 +2,6 @@
 
 import dataclasses
 import math
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ from diekae.evaluation.answers import first_line
 from diekae.evaluation.evaluate import evaluate, swap_knowledge
 from diekae_research.evaluation.head import collect_states, fit_head, train_head
 from diekae_research.evaluation.intervals import bootstrap, resample
-from diekae_research.evaluation.peak_memory import peak_memory
 from diekae_research.evaluation.scoring import (
     compare_answers,
     count_tokens,
@@ -204,28 +201,3 @@ def test_heads_read_states() -> None:
     assert states.shape == (12, 32)
     expected = make_fitted("prompted").last_states(varied_prompts()[:1]).double().numpy()
     np.testing.assert_allclose(states[:1], expected, rtol=1e-4, atol=1e-5)
-
-
-def test_peak_memory_is_the_most_a_call_allocates_at_once() -> None:
-    """In a process of its own, for another test may have told this one's allocator to keep what is freed."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        pool.submit(check_peak_memory).result()
-
-
-def check_peak_memory() -> None:
-    size = 64 * 2**20
-
-    def call() -> None:
-        first = torch.zeros(size // 4)
-        del first
-        second = torch.zeros(size // 4)
-        third = second + 1
-        del second, third
-
-    found = peak_memory(call)
-    assert 2 * size * 0.98 < found.added < 2 * size * 1.1
-    assert peak_memory(lambda: None).added < size / 8, "the peak of the call before is forgotten"
-    graphs: list[bool] = []
-    peak_memory(lambda: graphs.append(torch.is_grad_enabled()))
-    assert graphs == [False]

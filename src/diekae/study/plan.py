@@ -5,11 +5,9 @@ They rest on measurements of the user's decoder on the user's machine.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from accelerate.utils.memory import clear_device_cache
@@ -25,17 +23,12 @@ from diekae.progress import Progress, silent
 from diekae.run.score import lay_out
 from diekae.training.objectives import DistillObjective
 
-SHARE = 0.8
-"""Share of the layers that read K if the user names none: with fewer, a decoder of 135M answers worse."""
 RANK, WIDTH = 64, 64
 """Rank of the change of keys and values, and width of the MLPs."""
 FEWEST_STEPS, MOST_STEPS = 10, 2000
 VALIDATION = 16
 """Questions that a validation scores."""
 VALIDATIONS = 2
-"""Validations during training."""
-SPARE = 2.0
-"""Disk space that is needed, as a multiple of the size of a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -71,45 +64,19 @@ def choose_layers(
     return tuple(sorted(ranked[:count]))
 
 
-def count_layers(depth: int, layers: int | None, bytes_per_token: int | None, bytes_per_layer: int) -> int:
-    """Return how many layers are to read K.
-
-    Args:
-        depth: Layers of the decoder.
-        layers: The number that the user wants, if any.
-        bytes_per_token: Most bytes of prepared knowledge for a token of K that the user wants, if any.
-        bytes_per_layer: Bytes of prepared knowledge for a token of K in one layer.
-
-    Raises:
-        ValueError: Both are given, the decoder has fewer layers, or the bytes do not suffice for one layer.
-    """
-    if layers is not None and bytes_per_token is not None:
-        raise ValueError("--layers and --bytes-per-token both say how many layers read K; give one of them.")
-    if layers is not None:
-        if not 1 <= layers <= depth:
-            raise ValueError(f"--layers {layers} must be from 1 to the decoder's {depth}.")
-        return layers
-    if bytes_per_token is not None:
-        if bytes_per_token < bytes_per_layer:
-            raise ValueError(
-                f"--bytes-per-token {bytes_per_token} is less than one layer takes ({bytes_per_layer} bytes)."
-            )
-        return min(depth, bytes_per_token // bytes_per_layer)
-    return max(1, round(SHARE * depth))
-
-
-def measure_pace(model: DiekaeModel, prompts: Sequence[Prompt], batch_size: int) -> Pace:
+def measure_pace(model: DiekaeModel, prompts: Sequence[Prompt], batch_size: int, at_once: int) -> Pace:
     """Time steps of distillation; the batch is halved until it fits into memory.
 
     Args:
         model: Decoder and an untrained bank, which stays as it is.
         prompts: Examples as training has them.
         batch_size: Examples a step.
+        at_once: Most examples at once.
 
     Raises:
         MemoryError: Not even one example fits.
     """
-    size = batch_size
+    size = min(at_once, batch_size)
     while True:
         try:
             seconds = _step_seconds(model, prompts, size)
@@ -127,19 +94,22 @@ def measure_pace(model: DiekaeModel, prompts: Sequence[Prompt], batch_size: int)
 
 def _step_seconds(model: DiekaeModel, prompts: Sequence[Prompt], size: int) -> float:
     """Return seconds of one forward and backward pass, the mean over short and long examples, warmed up."""
-    objective = DistillObjective(model, whole_input=True)
     order = sorted(prompts, key=lambda prompt: len(prompt.knowledge))
     places = (len(order) // 2, len(order) // 4, 3 * len(order) // 4)
     taken = []
     with frozen(model.decoder):
         for place in places:
             rows = [order[(place + row) % len(order)] for row in range(size)]
-            batch = lay_out(model, rows)
             begun = time.perf_counter()
-            objective(**batch).loss.backward()
-            model.bank.zero_grad(set_to_none=True)
+            take_step(model, rows)
             taken.append(time.perf_counter() - begun)
     return sum(taken[1:]) / len(taken[1:])
+
+
+def take_step(model: DiekaeModel, prompts: Sequence[Prompt]) -> None:
+    """Make the forward and backward pass of a training step; the bank stays as it is."""
+    DistillObjective(model, whole_input=True)(**lay_out(model, prompts)).loss.backward()
+    model.bank.zero_grad(set_to_none=True)
 
 
 def fit_steps(
@@ -182,18 +152,6 @@ class Deadline(TrainerCallback):
         """Stop after a validation and a checkpoint."""
         if time.monotonic() > self.time:
             control.should_training_stop = control.should_evaluate = control.should_save = True
-
-
-def check_disk(folder: Path, parameters: int) -> None:
-    """Check that the disk has room for checkpoints: the bank and AdamW's two moments, each in fp32.
-
-    Raises:
-        OSError: They do not.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    needed, free = SPARE * 3 * 4 * parameters + 50e6, shutil.disk_usage(folder).free
-    if free < needed:
-        raise OSError(f"{str(folder)!r} has {free / 1e6:.0f} MB free, and training needs about {needed / 1e6:.0f} MB.")
 
 
 def bank_config(layers: Sequence[int], chat: bool, template: str) -> DiekaeConfig:

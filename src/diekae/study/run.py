@@ -26,19 +26,17 @@ from diekae.evaluation.answers import score_answers
 from diekae.evaluation.evaluate import evaluate
 from diekae.files import write_atomically
 from diekae.fingerprint import fingerprint
-from diekae.inject.hookpoints import find_blocks
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
 from diekae.recipe import read_recipe, run_recipe
 from diekae.run.score import Way
+from diekae.study.estimate import Needs, estimate_needs
 from diekae.study.folder import PARTS, Folder, read_folder
 from diekae.study.plan import (
     Deadline,
     bank_config,
-    check_disk,
     choose_layers,
-    count_layers,
     fit_steps,
     measure_pace,
 )
@@ -110,8 +108,9 @@ def run_study(
     if not (resume and recipe_path.is_file()):
         folder = read_folder(documents, tokenizer, progress)
         report(_about(folder))
+        needs = _estimate(exact, folder, out, options, report)
         examples = _ask(exact, folder, out / "data", options, begun, resume, progress)
-        decided = _decide(exact, examples, out, options, begun, progress)
+        decided = _decide(exact, examples, needs, out, options, begun, progress)
         report(_summary(decided))
         write_atomically(out / "study.json", json.dumps(decided, indent=2) + "\n")
         write_recipe(out, name, decided, options.seed)
@@ -130,6 +129,14 @@ def _about(folder: Folder) -> str:
     failed = f"; {len(folder.failed)} could not be read: {folder.failed[0][1]}" if folder.failed else ""
     skipped = f"; {len(folder.skipped)} files of other kinds skipped" if folder.skipped else ""
     return f"{folder.documents} documents ({counts}){failed}{skipped}"
+
+
+def _estimate(exact: DiekaeModel, folder: Folder, out: Path, options: StudyOptions, report: Any) -> Needs:
+    """Estimate and report what training needs, by the longest text that is learned from."""
+    longest = max((window.text for window in folder.windows["train"]), key=len)
+    needs = estimate_needs(exact, longest, out, options.layers, options.bytes_per_token, options.batch_size)
+    report(needs.describe(options.batch_size))
+    return needs
 
 
 def _ask(
@@ -170,6 +177,7 @@ def _ask(
 def _decide(
     exact: DiekaeModel,
     examples: dict[Split, list[Example]],
+    needs: Needs,
     out: Path,
     options: StudyOptions,
     begun: float,
@@ -178,33 +186,28 @@ def _decide(
     """Measure, and return the decisions as ``study.json`` holds them."""
     decoder, prompter = exact.decoder, exact.need_prompter()
     prompts = [prompter.prompt(example) for example in examples["train"]]
-    depth = len(find_blocks(decoder))
-    slots = exact.prepare("a few words")
-    per_layer = slots.nbytes // (depth * (len(slots) + len(slots.anchor_ids)))
-    count = count_layers(depth, options.layers, options.bytes_per_token, per_layer)
     chosen = [prompter.prompt(example) for example in examples["validation"][:LAYER_EXAMPLES]]
-    layers = choose_layers(decoder, chosen, count, progress)
+    layers = choose_layers(decoder, chosen, needs.layers, progress)
     torch.manual_seed(options.seed)
     bank = DiekaeModel(
         decoder, bank_config(layers, exact.config.format == "chat", exact.config.template), prompter.tokenizer
     )
-    parameters = sum(parameter.numel() for parameter in bank.bank.parameters())
-    check_disk(out, parameters)
-    # To measure the trained bank will take as long.
+    # The trained bank will be measured in the same time.
     measured = time.monotonic()
     untrained = _untrained(bank, examples["test"], out, progress)
     measuring = time.monotonic() - measured
     random.Random(options.seed).shuffle(prompts)
-    pace = measure_pace(bank, prompts[:64], options.batch_size)
+    pace = measure_pace(bank, prompts[:64], options.batch_size, needs.batch_size)
     left = options.minutes - (time.monotonic() - begun + measuring) / 60
     learned = len(prompts) + (0 if exact.config.format == "qa" else min(OTHER_LIMIT, len(prompts)))
     validation = len(examples["validation"])
     steps = fit_steps(left, pace.seconds, learned, validation, options.batch_size, EPOCHS)
     return {
         "layers": list(layers),
-        "depth": depth,
-        "bytes_per_token": per_layer * count,
-        "parameters": parameters,
+        "depth": needs.depth,
+        "bytes_per_token": needs.layer_bytes * needs.layers,
+        "parameters": needs.parameters,
+        "example_bytes": needs.example_bytes,
         "steps": steps,
         "seconds_a_step": pace.seconds,
         "batch_size": pace.batch_size,
@@ -220,11 +223,9 @@ def _decide(
 
 def _summary(decided: dict[str, Any]) -> str:
     asked = ", ".join(f"{count} questions to {part}" for part, count in decided["questions"].items())
-    whole = decided["bytes_per_token"] // len(decided["layers"]) * decided["depth"]
     return (
-        f"{asked}; {len(decided['layers'])} of {decided['depth']} layers read, {decided['bytes_per_token']} bytes a "
-        f"token of K ({whole} in all layers); {decided['parameters'] / 1e6:.1f} M parameters; {decided['steps']} steps "
-        f"of {decided['seconds_a_step']:.1f} s, {decided['batch_size']} questions at once"
+        f"{asked}; layers {', '.join(map(str, decided['layers']))} read; {decided['steps']} steps of "
+        f"{decided['seconds_a_step']:.1f} s, {decided['batch_size']} questions at once"
     )
 
 

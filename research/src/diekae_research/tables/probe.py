@@ -18,8 +18,8 @@ from diekae.config import DiekaeConfig
 from diekae.data.prompt import Prompt
 from diekae.model import DiekaeModel
 from diekae.models import DTYPES, load_decoder
+from diekae.run.peak_memory import peak_memory
 from diekae.run.score import lay_out
-from diekae_research.evaluation.peak_memory import peak_memory
 
 INPUT_TOKENS = 10
 """|x|: the paper's example input (section 5.4)."""
@@ -80,7 +80,8 @@ def measure(request: PeakRequest) -> dict[str, int]:
     if request.tokens > 2 * INPUT_TOKENS:  # what the first call allocates for good is not part of the measured call
         with torch.no_grad():
             _make_call(model, 2 * INPUT_TOKENS, request.way)()
-    memory = peak_memory(call, request.device)
+    with torch.no_grad():
+        memory = peak_memory(call, request.device)
     return {"peak": memory.peak, "added": memory.added}
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
 _RESET_PEAK = "5"
 """Resets the peak resident size to the current one (Linux, proc(5), ``clear_refs``)."""
 
@@ -30,7 +31,7 @@ class PeakMemory(NamedTuple):
 
 
 def peak_memory(call: Callable[[], object], device: torch.device | str = "cpu") -> PeakMemory:
-    """Run a call under ``no_grad`` and measure its peak memory.
+    """Run a call and measure its peak memory.
 
     On a CPU this is the resident size of the whole process. So measure in a process that does nothing else, and do not
     tell the C library's allocator to keep freed memory. Memory that earlier calls freed is returned to the system
@@ -50,7 +51,7 @@ def peak_memory(call: Callable[[], object], device: torch.device | str = "cpu") 
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        _run(call)
+        call()
         torch.cuda.synchronize(device)
         return PeakMemory(before, torch.cuda.max_memory_allocated(device))
     _give_back_freed()
@@ -62,13 +63,8 @@ def peak_memory(call: Callable[[], object], device: torch.device | str = "cpu") 
             f"the peak memory of this process cannot be measured: {_CLEAR} cannot be written ({error}). Measure on "
             "Linux, or on a GPU."
         ) from error
-    _run(call)
-    return PeakMemory(before, max(before, _resident("VmHWM")))
-
-
-@torch.no_grad()
-def _run(call: Callable[[], object]) -> None:
     call()
+    return PeakMemory(before, max(before, _resident("VmHWM")))
 
 
 def _resident(name: str) -> int:
