@@ -118,12 +118,13 @@ def test_a_blank_question_is_refused(model: DiekaeModel, store: KnowledgeStore) 
         ask(model, "  ", store)
 
 
-def test_confidence_grows_with_coverage_and_likeness() -> None:
-    passage = FoundPassage("id", "title", "", "text", 0, 4, 1.0, 0.2, 0.3)
+def test_confidence_grows_with_coverage_and_likeness_and_falls_with_the_size_of_the_store() -> None:
+    passage = FoundPassage("id", "title", "", "text", 0, 4, 1.0, 0.2, 0.3, 20)
     assert confidence_of([]) == 0
     low = confidence_of([passage])
     assert 0 < low < confidence_of([replace(passage, coverage=0.4)]) < 1
     assert low < confidence_of([replace(passage, likeness=0.6)]) < 1
+    assert 0 < confidence_of([replace(passage, searched=5000)]) < low
     assert confidence_of([passage, replace(passage, coverage=0.4)]) == confidence_of([replace(passage, coverage=0.4)])
 
 

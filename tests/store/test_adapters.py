@@ -23,7 +23,7 @@ LONG = "\n\n".join(
         "the gold gate is of old stone " * 12,
     ]
 )
-KEYS = {"document", "title", "heading", "start", "end", "score", "coverage", "likeness"}
+KEYS = {"document", "title", "heading", "start", "end", "score", "coverage", "likeness", "searched"}
 
 
 @pytest.fixture

@@ -98,6 +98,7 @@ def test_passages_are_ranked_by_words_and_likeness_together(model: DiekaeModel, 
     for passage in passages:
         assert passage.likeness == pytest.approx(likeness[passage.text], abs=2e-3), "vectors are stored in fp16"
         assert passage.score == pytest.approx(share[passage.text] + passage.likeness, rel=1e-4)
+        assert passage.searched == 5
 
 
 def test_no_thread_waits_busily_after_a_search(tmp_path: Path) -> None:

@@ -114,7 +114,11 @@ def test_documents_are_searched_and_answered_in_every_way(place: Path) -> None:
 def test_the_confidence_is_calibrated_on_the_development_half(place: Path) -> None:
     invoke("documents", "--calibrate", "--decoder", place / "decoder", "--format", "qa", "--json", place / "c.json")
     written = json.loads((place / "c.json").read_text())
-    assert len(written["weights"]) == 3 and 0 <= written["threshold"] <= 1 and "answers" not in written
+    assert len(written["weights"]) == 4 and 0 <= written["threshold"] <= 1 and "answers" not in written
+    counts = [written[size]["said_not_there"] for size in ("one", "all")]
+    assert counts[0].keys() == counts[1].keys() == {"near", "far", "answerable"} and "more" not in written
+    asked = len(questions_of("development"))
+    assert all(sum(number for _, number in count.values()) == asked for count in counts), "in each size of store"
 
 
 def test_questions_are_drawn_and_say_how_near_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

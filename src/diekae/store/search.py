@@ -43,6 +43,8 @@ class FoundPassage:
     """Its BM25 score as a share of the highest that any passage could have, from 0 to 1."""
     likeness: float
     """Cosine of its vector and the question's, from -1 to 1."""
+    searched: int
+    """Passages in the store: the more there are, the better is the best match of a question that none answers."""
 
 
 class PassageSearch:
@@ -109,6 +111,7 @@ class PassageSearch:
                 score=float(scores[row_of[passage.number]]),
                 coverage=matches[passage.number].coverage if passage.number in matches else 0.0,
                 likeness=float(likeness[row_of[passage.number]]),
+                searched=len(vectors.numbers),
             )
             for passage in passages
         ]

@@ -25,7 +25,7 @@ from diekae.model import DiekaeModel
 from diekae.models import resolve_dtype
 from diekae.store import KnowledgeStore
 from diekae_research.cli.choices import chosen
-from diekae_research.documents.figures import calibrate as calibrate_confidence
+from diekae_research.documents.calibration import calibrate as calibrate_confidence
 from diekae_research.documents.measure import StoreWay, fill_store, measure_documents
 from diekae_research.provenance import write_json
 
@@ -75,13 +75,13 @@ def command(
 
 
 def _measure(model: DiekaeModel, texts: Sequence[str], calibrate: bool, **options: Any) -> dict[str, Any]:
-    """Fill a store and measure it, or fit the confidence on it; options as for :func:`measure_documents`."""
+    """Fill a store and measure it, or fit the confidence; options as for :func:`measure_documents`."""
+    if calibrate:
+        return calibrate_confidence(model, texts)
     with tempfile.TemporaryDirectory() as folder, progress_bars() as (show, _):
         store = KnowledgeStore(folder, model)
         names = fill_store(store, texts)
         try:
-            if calibrate:
-                return calibrate_confidence(store)
             return measure_documents(model, store, names, progress=show, **options)
         finally:
             store.close()
