@@ -60,7 +60,7 @@ def test_knowledge_of_another_format_comes_before_the_whole_chat() -> None:
 def test_an_input_without_the_header_of_its_knowledge_is_refused() -> None:
     model = exact(format="plain")
     prepared = model.prepare(CASTLE, format="chat")
-    with pytest.raises(ValueError, match="was read behind .*prepare and tokenize in the same format"):
+    with pytest.raises(ValueError, match="was read after .*prepare and tokenize in the same format"):
         model(**model.tokenize(ASKED), knowledge=prepared)
     with pytest.raises(ValueError, match="different anchors"):
         model(**model.tokenize(ASKED), knowledge=[[prepared, model.prepare(CASTLE)]])

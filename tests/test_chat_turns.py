@@ -250,7 +250,7 @@ def test_knowledge_of_another_system_prompt_is_refused() -> None:
     prepared = model.prepare(CASTLE)
     answer = model.chat(turns(3), knowledge=prepared, **OPTIONS)
     assert model.chat(turns(3, SYSTEM), knowledge=prepared, **OPTIONS) == answer, "the same words, given with the chat"
-    said = "was read behind .*prepare and tokenize in the same format.*of a chat also with the same system prompt"
+    said = "was read after .*prepare and tokenize in the same format.*of a chat also with the same system prompt"
     with pytest.raises(ValueError, match=said):
         model.chat(turns(3, "a gold gate"), knowledge=prepared, **OPTIONS)
     other = exact()
@@ -258,7 +258,7 @@ def test_knowledge_of_another_system_prompt_is_refused() -> None:
         other.chat(turns(3), knowledge=prepared, **OPTIONS)
     with pytest.raises(ValueError, match="different anchors"):
         model.chat(turns(3), knowledge=[prepared, other.prepare(RIVER)], **OPTIONS)
-    assert model.chat(turns(3, "a gold gate"), knowledge=CASTLE, **OPTIONS), "a text is read behind whichever is there"
+    assert model.chat(turns(3, "a gold gate"), knowledge=CASTLE, **OPTIONS), "a text is read after whichever is there"
 
 
 def test_the_default_format_is_chat_if_the_tokenizer_has_a_template() -> None:

@@ -53,7 +53,7 @@ def test_reading_in_chunks_equals_reading_at_once(encoder: str, kind: str, chunk
     model = make_model(encoder, decoder=make_decoder(kind))
     whole, parts = model.prepare(CASTLE), model.prepare(CASTLE, chunk_size=chunk_size)
     assert len(whole) > 2 * chunk_size
-    assert parts.position == whole.position
+    assert parts.token_count == whole.token_count
     for name, tensor in whole.tensors.items():
         assert tensor.abs().max() > 0.1
         torch.testing.assert_close(parts.tensors[name], tensor, atol=2e-5, rtol=1e-4)
@@ -112,7 +112,7 @@ def test_documents_read_in_a_batch_equal_documents_read_alone(encoder: str, kind
     assert len({len(prepared) for prepared in together}) > 3
     for document, prepared in zip(documents, together, strict=True):
         alone = model.prepare(document)
-        assert (prepared.position, len(prepared), prepared.bank) == (alone.position, len(alone), alone.bank)
+        assert (prepared.token_count, len(prepared), prepared.bank) == (alone.token_count, len(alone), alone.bank)
         if chunk_size and len(alone) > WINDOW - len(model.anchor):
             continue  # its windows are cut elsewhere
         for name, tensor in alone.tensors.items():
@@ -163,7 +163,7 @@ def test_saved_knowledge_is_loaded_unchanged(encoder: str, tmp_path: Path) -> No
     prepared = model.prepare([CASTLE, RIVER])
     prepared.save(tmp_path / "deep" / "castle.safetensors")
     back = PreparedKnowledge.load(tmp_path / "deep" / "castle.safetensors")
-    assert (back.position, back.bank, len(back)) == (prepared.position, prepared.bank, len(prepared))
+    assert (back.token_count, back.bank, len(back)) == (prepared.token_count, prepared.bank, len(prepared))
     assert torch.equal(logits_of(model, inputs, back), logits_of(model, inputs, prepared))
     assert largest_change(logits_of(model, inputs, back), bare_logits(model, inputs)) > 0.1
 
@@ -203,7 +203,7 @@ def test_every_flipped_bit_of_prepared_knowledge_is_noticed(
             PreparedKnowledge.from_bytes(bytes(damaged))
     record_property("tries", 2 * len(places))
     path.write_bytes(content)
-    assert PreparedKnowledge.load(path).position == PreparedKnowledge.from_bytes(content).position > 0
+    assert PreparedKnowledge.load(path).token_count == PreparedKnowledge.from_bytes(content).token_count > 0
 
 
 def test_a_whole_file_of_other_knowledge_is_refused_by_its_digest(tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_precisions_are_small_and_close(encoder: str, tmp_path: Path) -> None:
             PreparedKnowledge.load(tmp_path / precision),
             PreparedKnowledge.from_bytes(prepared.to_bytes(precision)),
         ):
-            assert (back.bank, back.position, len(back)) == (prepared.bank, prepared.position, len(prepared))
+            assert (back.bank, back.token_count, len(back)) == (prepared.bank, prepared.token_count, len(prepared))
             assert largest_change(logits_of(model, inputs, back), want) <= error * effect
             if precision != "bf16":
                 assert back.tensors["keys"].dtype == prepared.tensors["keys"].dtype

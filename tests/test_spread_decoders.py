@@ -116,7 +116,7 @@ def test_attention_to_k_is_shown_on_the_device_of_the_input() -> None:
         for seen, of_model in zip(shown, (decoder, spread(decoder)), strict=True):
             model = make_model("attention", decoder=of_model)
             inputs = model.tokenize(QUESTIONS)
-            with torch.no_grad(), model.behind(CASTLE, inputs["input_ids"], watch=seen.__setitem__):
+            with torch.no_grad(), model.call_context(CASTLE, inputs["input_ids"], watch=seen.__setitem__):
                 model.decoder(**inputs)
     assert len(shown[0]) == 4 and all(torch.equal(shown[0][number], shown[1][number]) for number in range(4))
 

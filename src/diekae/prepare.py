@@ -224,7 +224,7 @@ def _read_slots(
         advance(sum(len(row[begin - a : end - a]) for row in rows))
         start = end
     tensors = chunks[0] if len(chunks) == 1 else {name: torch.cat([c[name] for c in chunks], 2) for name in chunks[0]}
-    return KnowledgeBatch(tensors, mask, lengths, places=positions[:, a:], anchor=anchor_slots)
+    return KnowledgeBatch(tensors, mask, lengths, positions=positions[:, a:], anchor=anchor_slots)
 
 
 def _read_anchor(attached: Attached, anchor: Sequence[int]) -> dict[str, Tensor]:

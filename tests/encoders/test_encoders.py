@@ -175,7 +175,10 @@ def test_reading_knowledge_then_x_equals_one_pass_over_both() -> None:
     assert then.x_cache is not None and once.x_cache is not None
     for name, tensor in then.x_cache.tensors.items():
         torch.testing.assert_close(tensor, once.x_cache.tensors[name][:, :, KNOWN:], atol=1e-5, rtol=1e-5)
-    assert (then.x_cache.position.tolist(), once.x_cache.position.tolist()) == ([ASKED] * ROWS, [KNOWN + ASKED] * ROWS)
+    assert (then.x_cache.token_count.tolist(), once.x_cache.token_count.tolist()) == (
+        [ASKED] * ROWS,
+        [KNOWN + ASKED] * ROWS,
+    )
 
 
 @torch.no_grad()
@@ -190,7 +193,7 @@ def test_x_read_in_parts_equals_x_read_whole() -> None:
     whole = encoder(prepared, x, real(ASKED))
     assert whole.difference.abs().max() > 0.1
     torch.testing.assert_close(torch.cat(parts, dim=2), whole.difference, atol=1e-5, rtol=1e-5)
-    assert seen is not None and seen.position.tolist() == [ASKED] * ROWS
+    assert seen is not None and seen.token_count.tolist() == [ASKED] * ROWS
 
 
 @BOTH

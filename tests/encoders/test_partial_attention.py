@@ -108,7 +108,7 @@ def test_encoders_compute_the_same_with_and_without_gradients(name: str) -> None
     masks[1][2, :2] = False
     prepared = bank.prepare(known, masks[0])
     prepared = KnowledgeBatch(
-        {key: value.detach() for key, value in prepared.tensors.items()}, prepared.mask, prepared.position
+        {key: value.detach() for key, value in prepared.tensors.items()}, prepared.mask, prepared.token_count
     )
     found = []
     for gradients in (False, True):

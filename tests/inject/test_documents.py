@@ -38,10 +38,10 @@ def masked_run(model: DiekaeModel, parts: Sequence[Part]) -> list[Tensor]:
     sees = torch.tensor([[other in part.sees for other in range(len(parts))] for part in parts])
     causal = torch.ones(len(owner), len(owner), dtype=torch.bool).tril()
     mask = sees[owner][:, owner] | (owner[:, None] == owner) & causal
-    places = torch.tensor([part.first + n for part in parts for n in range(len(part.ids))])
+    positions = torch.tensor([part.first + n for part in parts for n in range(len(part.ids))])
     logits = model.decoder(
         input_ids=torch.tensor([[token for part in parts for token in part.ids]]),
-        position_ids=(places - places.min())[None],
+        position_ids=(positions - positions.min())[None],
         attention_mask=mask[None, None],
     ).logits[0]
     return list(logits.split([len(part.ids) for part in parts]))
@@ -105,16 +105,16 @@ def test_joined_documents_keep_their_slots_and_share_one_anchor(name: str) -> No
     alone = [model.prepare(text) for text in (SHIP, CASTLE, RIVER)]
     together = PreparedKnowledge.join(alone)
     assert same(together, model.prepare([SHIP, CASTLE, RIVER]))
-    assert len(together) == sum(map(len, alone)) and together.position == len(alone[1])
+    assert len(together) == sum(map(len, alone)) and together.token_count == len(alone[1])
     start = 0
     for prepared in alone:
         columns = slice(start, start + len(prepared))
         for kind, slots in prepared.tensors.items():
             factor = model.bank.encoder.sizes.sharpness if kind == "keys" else 1
             assert torch.equal(together.tensors[kind][:, columns], slots * factor)
-        assert prepared.places is not None and together.places is not None
-        assert torch.equal(together.places[columns], prepared.places)
-        assert prepared.places.tolist() == list(range(1 - len(prepared), 1)), "it ends where x begins, at 1"
+        assert prepared.positions is not None and together.positions is not None
+        assert torch.equal(together.positions[columns], prepared.positions)
+        assert prepared.positions.tolist() == list(range(1 - len(prepared), 1)), "it ends where x begins, at 1"
         start += len(prepared)
     for kind, slots in together.anchor.items():
         assert slots.shape[1] == len(model.anchor) == 1
@@ -145,7 +145,7 @@ def test_documents_prepared_in_one_batch_equal_those_prepared_alone() -> None:
         alone = model.prepare(text)
         for kind, slots in alone.tensors.items():
             torch.testing.assert_close(prepared.tensors[kind], slots, atol=1e-5, rtol=1e-5)
-        assert torch.equal(prepared.places, alone.places)
+        assert torch.equal(prepared.positions, alone.positions)
 
 
 def test_documents_behind_different_anchors_are_not_joined() -> None:
@@ -159,7 +159,7 @@ def test_documents_behind_different_anchors_are_not_joined() -> None:
 def test_x_must_begin_with_the_anchor_of_its_knowledge() -> None:
     model = exact_model("llama")
     (prepared,) = read_documents(model.attached, (1, 17, 5), [model.need_prompter().knowledge(CASTLE)])
-    with pytest.raises(ValueError, match=r"begins with tokens \(1, 9, 8\), but its knowledge was read behind"):
+    with pytest.raises(ValueError, match=r"begins with tokens \(1, 9, 8\), but its knowledge was read after"):
         logits_of(model, [1, 9, 8, 7], prepared)
     assert logits_of(model, [1, 17, 5, 7], prepared).isfinite().all()
 
@@ -176,15 +176,17 @@ def test_no_slot_is_farther_away_than_the_window(length: int, chunk_size: int | 
     known = [4 + n % 100 for n in range(length)]
     attached = replace(model.attached, own_anchor=own_anchor)
     (prepared,) = read_documents(attached, anchor, [known], chunk_size=chunk_size)
-    assert prepared.places is not None and len(prepared) == length
-    assert prepared.places.max() == (-1 if own_anchor else 2), "it ends where x begins"
-    assert prepared.position + len(anchor) <= window
-    assert int(prepared.places.min()) - len(anchor) == -prepared.position - (3 if own_anchor else 0), (
+    assert prepared.positions is not None and len(prepared) == length
+    assert prepared.positions.max() == (-1 if own_anchor else 2), "it ends where x begins"
+    assert prepared.token_count + len(anchor) <= window
+    assert int(prepared.positions.min()) - len(anchor) == -prepared.token_count - (3 if own_anchor else 0), (
         "the anchor's first"
     )
     if length > window:  # read in parts, with room for x after each
-        assert prepared.position <= PART * (window - len(anchor))
-        assert int((prepared.places == prepared.places.max()).sum()) == -(-length // int(PART * (window - len(anchor))))
+        assert prepared.token_count <= PART * (window - len(anchor))
+        assert int((prepared.positions == prepared.positions.max()).sum()) == -(
+            -length // int(PART * (window - len(anchor)))
+        )
 
 
 def test_a_document_longer_than_the_window_equals_its_joined_parts() -> None:
@@ -194,7 +196,7 @@ def test_a_document_longer_than_the_window_equals_its_joined_parts() -> None:
     joined = PreparedKnowledge.join(parts)
     for kind, slots in whole.tensors.items():
         torch.testing.assert_close(joined.tensors[kind], slots, atol=1e-5, rtol=1e-5)
-    assert torch.equal(joined.places, whole.places) and joined.position == whole.position == 34
+    assert torch.equal(joined.positions, whole.positions) and joined.token_count == whole.token_count == 34
 
 
 # Later turns

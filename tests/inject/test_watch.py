@@ -49,9 +49,9 @@ def watched(model: DiekaeModel, inputs: dict[str, Tensor], knowledge: Any, **opt
     """The weights of one forward, [layers, B, H, columns, slots]; watching does not change its logits."""
     given: dict[int, Tensor] = {}
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    with model.behind(knowledge, ids, mask, watch=given.__setitem__, **options):
+    with model.call_context(knowledge, ids, mask, watch=given.__setitem__, **options):
         logits = model.decoder(**inputs).logits
-    with model.behind(knowledge, ids, mask, **options):
+    with model.call_context(knowledge, ids, mask, **options):
         assert off(model.decoder(**inputs).logits[mask.bool()], logits[mask.bool()]) <= OFF
     assert sorted(given) == list(range(len(model.layers)))
     return torch.stack([given[number] for number in sorted(given)])
@@ -156,7 +156,7 @@ def test_generated_tokens_are_watched_one_by_one(beams: int) -> None:
         given.setdefault(number, []).append(weights)
 
     options = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "num_beams": beams}
-    with model.behind(CASTLE, ids, inputs["attention_mask"], watch=watch):
+    with model.call_context(CASTLE, ids, inputs["attention_mask"], watch=watch):
         made = model.decoder.generate(**inputs, **options)
     assert torch.equal(made, model.generate(**inputs, knowledge=CASTLE, **options))
     assert [tuple(weights.shape[:1]) for weights in given[0]][0] == (beams,)

@@ -40,7 +40,7 @@ def test_edits_are_added_listed_and_reverted(serve: Serve, tmp_path: Path) -> No
     assert httpx.post(url, json=EDIT).status_code == 400  # it is in force already
     assert httpx.post(url, json={**EDIT, "subject": "castle"}).status_code == 400
     assert httpx.post(url, json={**EDIT, "more": 1}).status_code == 400
-    # Another system prompt stands before other tokens than those the edit was read behind.
+    # Another system prompt stands before other tokens than those the edit was read after.
     body = {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "The silver ship?"}]}
     response = httpx.post(f"{server.url}/v1/chat/completions", json={**body, "max_tokens": 4}, timeout=30)
     assert response.status_code == 200 or "without a system message" in response.text

@@ -38,7 +38,7 @@ def test_any_text_is_stored_as_it_is_or_refused_before_anything_is_written(
         str(error).encode()
         assert store.add(f"tower {count}").ids, "later texts are added"
     else:
-        assert store.text(ids[-1]) == text and store.prepared(*ids).position > 0
+        assert store.text(ids[-1]) == text and store.prepared(*ids).token_count > 0
 
 
 @FEW

@@ -36,7 +36,7 @@ def test_taking_all_columns_changes_nothing_and_taking_some_keeps_their_slots(en
     assert all(torch.equal(whole.tensors[name], tensor) for name, tensor in prepared.tensors.items())
     assert torch.equal(model(**inputs, knowledge=whole).logits, want)
     some = prepared.take([0, 3, 5])
-    assert len(some) == 3 and some.position == prepared.position and some.anchor_ids == prepared.anchor_ids
+    assert len(some) == 3 and some.token_count == prepared.token_count and some.anchor_ids == prepared.anchor_ids
     for name, tensor in prepared.tensors.items():
         assert torch.equal(some.tensors[name], tensor[:, [0, 3, 5]])
     assert off(model(**inputs, knowledge=some).logits, want) > 1e-3

@@ -126,8 +126,8 @@ def test_random_prepared_knowledge_has_the_form_of_real(bench: Bench, name: str)
     assert forms[0] == forms[1]
     if model.attached.by_attention:  # the layout of slots decides how fast they are read
         assert [t.stride() for t in fake.tensors.values()] == [t.stride() for t in real.tensors.values()]
-        assert torch.equal(fake.places, real.places)
-    assert (real.position, real.bank, real.anchor_ids) == (fake.position, fake.bank, fake.anchor_ids)
+        assert torch.equal(fake.positions, real.positions)
+    assert (real.token_count, real.bank, real.anchor_ids) == (fake.token_count, fake.bank, fake.anchor_ids)
     ids = bench.question()
     bare, ours = bench.bare(ids)(), model(ids, knowledge=fake, use_cache=False)
     assert not torch.equal(bare.logits[:, -1], ours.logits[:, -1]), "a bank that changes nothing could do less work"
@@ -175,7 +175,7 @@ def test_the_parts_add_up_to_the_whole_pass(bench: Bench, name: str) -> None:
 def test_a_generated_token_is_counted_too(bench: Bench) -> None:
     for name in ("attention", "exact"):
         model, prepared, ids = bench.model(name), bench.prepared(bench.model(name), 20), bench.question()
-        with model.behind(prepared, ids):
+        with model.call_context(prepared, ids):
             cache = bench.decoder(input_ids=ids, use_cache=True).past_key_values
             token = counters.operations(
                 lambda cache=cache: bench.decoder(input_ids=bench.ids(1), past_key_values=cache, use_cache=True)

@@ -44,7 +44,7 @@ def passes() -> dict[str, tuple[Callable[[], object], bool]]:
         prepared, known, ids = bench.prepared(model, 128), bench.ids(128).tolist(), bench.question()
 
         def decode(model=model, prepared=prepared, ids=ids):
-            with model.behind(prepared, ids, scope="all"):
+            with model.call_context(prepared, ids, scope="all"):
                 cache = bench.decoder(input_ids=ids, use_cache=True).past_key_values
                 for _ in range(4):
                     bench.decoder(input_ids=bench.ids(1), past_key_values=cache, use_cache=True)

@@ -79,7 +79,10 @@ def test_an_untrained_adapter_adds_its_slots_and_copies_alone(model: DiekaeModel
     prepared = model.prepare("the house is red")
     adapter = EditAdapter.for_model(model, AdapterOptions(rank=2, slots=3, copies=2))
     found = adapter.adapt(prepared)
-    assert len(found) == 2 * len(prepared) + 3 and (found.position, found.bank) == (prepared.position, prepared.bank)
+    assert len(found) == 2 * len(prepared) + 3 and (found.token_count, found.bank) == (
+        prepared.token_count,
+        prepared.bank,
+    )
     for name, tensor in prepared.tensors.items():
         torch.testing.assert_close(found.tensors[name][:, : 2 * len(prepared)], torch.cat([tensor, tensor], 1))
 

@@ -84,6 +84,6 @@ def attention_to_slots(model: DiekaeModel, ids: Tensor, length: int, prepared: P
     def add_layer(_layer: int, attention: Tensor) -> None:
         by_layer.append(attention[0, :, length - 1 : -1].mean(0).sum(0))
 
-    with model.behind(prepared, ids, watch=add_layer):
+    with model.call_context(prepared, ids, watch=add_layer):
         model.decoder(input_ids=ids, logits_to_keep=1, use_cache=False)
     return torch.stack(by_layer).mean(0) if by_layer else torch.empty(0)

@@ -67,16 +67,16 @@ class EditAdapter(nn.Module):
         """Change a batch of prepared knowledge, tensors [N, B, S, …] → [N, B, c·S + m, …]."""
         tensors = {name: self._change(name, tensor) for name, tensor in batch.tensors.items()}
         mask = batch.mask.repeat(1, self.options.copies)
-        places = batch.places
-        if places is not None:
+        positions = batch.positions
+        if positions is not None:
             # The learned slots get the position where x begins, which every sliding window sees.
-            places = F.pad(places.repeat(1, self.options.copies), (0, self.options.slots))
+            positions = F.pad(positions.repeat(1, self.options.copies), (0, self.options.slots))
         return replace(
             batch,
             tensors=tensors,
             mask=F.pad(mask, (0, self.options.slots), value=True),
             full=False,
-            places=places,
+            positions=positions,
             _kept={},
         )
 
@@ -93,5 +93,7 @@ class EditAdapter(nn.Module):
     def adapt(self, prepared: PreparedKnowledge) -> PreparedKnowledge:
         """Change the prepared knowledge of one document."""
         batch = self(batch_knowledge([prepared]))
-        places = None if batch.places is None else batch.places[0]
-        return replace(prepared, tensors={name: tensor[:, 0] for name, tensor in batch.tensors.items()}, places=places)
+        positions = None if batch.positions is None else batch.positions[0]
+        return replace(
+            prepared, tensors={name: tensor[:, 0] for name, tensor in batch.tensors.items()}, positions=positions
+        )

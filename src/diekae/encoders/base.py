@@ -26,7 +26,7 @@ class Encoded(NamedTuple):
     difference: Tensor
     """[n, B, T, W], in units of the bank's scale."""
     x_cache: KnowledgeBatch | None = None
-    """What the n encoders keep of x so far, if they are causal over x; its ``position`` counts real tokens."""
+    """What the n encoders keep of x so far, if they are causal over x; its ``token_count`` counts real tokens."""
 
 
 class Encoder(nn.Module):

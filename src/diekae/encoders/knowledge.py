@@ -23,11 +23,11 @@ class KnowledgeBatch:
     """What the encoders keep of each slot, by name; each [N, B, S, …]."""
     mask: Tensor
     """Slots that hold knowledge, bool [B, S]; the others are padding."""
-    position: Tensor
+    token_count: Tensor
     """Number of tokens of K: the position at which x continues, int64 [B]. Only causal encoders read it."""
     full: bool = False
     """Whether it is known that no slot is padding, so that the mask need not be read."""
-    places: Tensor | None = None
+    positions: Tensor | None = None
     """Positions of the slots, where x begins at 0; int64 [B, S]. Only the decoder's own attention reads them."""
     anchor: KnowledgeBatch | None = None
     """Slots of the anchor, apart from those of K: x reads one anchor, however many documents there are."""
@@ -37,16 +37,16 @@ class KnowledgeBatch:
     def append(self, new: KnowledgeBatch) -> KnowledgeBatch:
         """Return these slots followed by new ones, in the type of the new ones."""
         tensors = {name: torch.cat([self.tensors[name].to(added), added], dim=2) for name, added in new.tensors.items()}
-        return KnowledgeBatch(tensors, torch.cat([self.mask, new.mask], dim=1), self.position + new.position)
+        return KnowledgeBatch(tensors, torch.cat([self.mask, new.mask], dim=1), self.token_count + new.token_count)
 
     def map(self, change: Callable[[Tensor, int], Tensor]) -> KnowledgeBatch:
         """Return a copy in which ``change(tensor, dimension of the rows)`` replaces each tensor."""
         return KnowledgeBatch(
             {name: change(tensor, 1) for name, tensor in self.tensors.items()},
             change(self.mask, 0),
-            change(self.position, 0),
+            change(self.token_count, 0),
             self.full,
-            None if self.places is None else change(self.places, 0),
+            None if self.positions is None else change(self.positions, 0),
             None if self.anchor is None else self.anchor.map(change),
         )
 

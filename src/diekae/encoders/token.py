@@ -122,7 +122,9 @@ class Token(DifferenceEncoder):
         Returns:
             The output [N, B, T, d] or None, and the new keys and values.
         """
-        start = sum((part.position for part in earlier), torch.zeros(len(mask), dtype=torch.long, device=mask.device))
+        start = sum(
+            (part.token_count for part in earlier), torch.zeros(len(mask), dtype=torch.long, device=mask.device)
+        )
         positions = start[:, None] + (mask.long().cumsum(1) - 1).clamp(min=0)
         angles = rotary(positions, self.sizes.width // self.sizes.heads, self.sizes.rope_theta)
         hidden = self.down(tokens.to(self.down.weight.dtype))

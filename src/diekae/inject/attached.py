@@ -111,4 +111,4 @@ class Attached:
         positions = first[:, None] + torch.arange(mask.shape[1], device=mask.device)
         rotation = KeyRotation(self.decoder, self.sites, positions)
         tensors = encoder.slots(states, lambda number, keys: rotation(self.bank.layers[number], keys))
-        return KnowledgeBatch(tensors, mask, lengths, places=positions, anchor=anchor)
+        return KnowledgeBatch(tensors, mask, lengths, positions=positions, anchor=anchor)

@@ -39,7 +39,7 @@ class AttentionInjector:
         self._exact_length = exact_length(attached.decoder)
         anchor = 0 if knowledge.anchor is None else knowledge.anchor.mask.sum(1)
         # Tokens of K and its anchor before x, less those of x's own anchor, which they replace.
-        self._tokens_before = (knowledge.position + anchor - columns.hidden_anchor.sum(1)).cpu()
+        self._tokens_before = (knowledge.token_count + anchor - columns.hidden_anchor.sum(1)).cpu()
         self._slots: dict[int, list[Slots]] = {}  # of all layers, by the number of rows
         self._moved_weights: dict[int, Sequence[Tensor]] = {}
         self._clear()

@@ -54,7 +54,7 @@ class EncoderCacheLayer(DynamicLayer):
         if tokens_to_remove < 0:
             old, end = self.slots, self.slots.mask.shape[1] + tokens_to_remove
             tensors = {name: tensor[:, :, :end] for name, tensor in old.tensors.items()}
-            self.slots = KnowledgeBatch(tensors, old.mask[:, :end], old.position - old.mask[:, end:].sum(1))
+            self.slots = KnowledgeBatch(tensors, old.mask[:, :end], old.token_count - old.mask[:, end:].sum(1))
 
     def reset(self) -> None:
         """Drop everything; the next forward begins anew."""

@@ -2,7 +2,7 @@
 
 One call, step by step:
 
-1. ``DiekaeModel.behind`` makes an :class:`Injection` from prepared knowledge and from masks that say which columns
+1. ``DiekaeModel.call_context`` makes an :class:`Injection` from prepared knowledge and masks that say which columns
    receive it. :class:`InputColumns` copies these masks to the CPU once, so that no later forward waits for the device.
 2. ``with injection.active():`` refuses a second injection of the same context that would mix with it, and registers
    hooks. They answer only to the thread or task that entered the block.

@@ -107,5 +107,5 @@ class SlotMasks:
         real = torch.cat([part.mask for part in self._parts], dim=1)[:, None, None]
         if window is None:
             return real
-        positions = torch.cat([part.places for part in self._parts], dim=1)[:, None, None]  # type: ignore[misc]
+        positions = torch.cat([part.positions for part in self._parts], dim=1)[:, None, None]  # type: ignore[misc]
         return real & (positions > self.columns.positions[:, None, :, None] - window)

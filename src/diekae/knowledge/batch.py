@@ -21,16 +21,16 @@ def batch_knowledge(rows: Sequence[PreparedKnowledge | None]) -> KnowledgeBatch:
         rows: Prepared knowledge of one bank, or None, for each of B rows; not None for at least one.
     """
     device = next(row.device for row in rows if row is not None)
-    positions = torch.tensor([0 if row is None else row.position for row in rows], device=device)
+    token_counts = torch.tensor([0 if row is None else row.token_count for row in rows], device=device)
     anchor = _pad(
         [None if row is None else row.anchor for row in rows],
-        [None if row is None else row.anchor_places for row in rows],
-        positions,
+        [None if row is None else row.anchor_positions for row in rows],
+        token_counts,
     )
     batch = _pad(
         [None if row is None else row.tensors for row in rows],
-        [None if row is None else row.places for row in rows],
-        positions,
+        [None if row is None else row.positions for row in rows],
+        token_counts,
         anchor,
     )
     assert batch is not None, "prepared knowledge has tensors"
@@ -56,15 +56,15 @@ def split_batch(
     return [
         PreparedKnowledge(
             tensors=_row(batch, row),
-            position=position,
+            token_count=token_count,
             bank=bank,
             anchor={} if batch.anchor is None else _row(batch.anchor, row),
             anchor_ids=() if batch.anchor is None else tuple(anchors[row]),
             bare_anchor=dict(bare_anchor or {}),
-            places=None if batch.places is None else batch.places[row, batch.mask[row]],
+            positions=None if batch.positions is None else batch.positions[row, batch.mask[row]],
             sharpness=sharpness,
         )
-        for row, position in enumerate(batch.position.tolist())
+        for row, token_count in enumerate(batch.token_count.tolist())
     ]
 
 
@@ -75,27 +75,27 @@ def _row(batch: KnowledgeBatch, row: int) -> dict[str, Tensor]:
 
 def _pad(
     rows: Sequence[dict[str, Tensor] | None],
-    places: Sequence[Tensor | None],
-    positions: Tensor,
+    positions: Sequence[Tensor | None],
+    token_counts: Tensor,
     anchor: KnowledgeBatch | None = None,
 ) -> KnowledgeBatch | None:
     """Pad slots; None if no row has tensors.
 
     Args:
         rows: Tensors [N, S, …] by name, for each of B rows.
-        places: Positions of the slots [S], for each row.
-        positions: As :attr:`KnowledgeBatch.position`, [B].
+        positions: Positions of the slots [S], for each row.
+        token_counts: As :attr:`KnowledgeBatch.token_count`, [B].
         anchor: Slots of the anchor, padded before.
     """
     if not any(rows):
         return None
-    device = positions.device
+    device = token_counts.device
     lengths = [next(iter(row.values())).shape[1] if row else 0 for row in rows]
     length = max(lengths)
     mask = torch.arange(length, device=device)[None] < torch.tensor(lengths, device=device)[:, None]
     full = length > 0 and min(lengths) == length
     return KnowledgeBatch(
-        _pad_tensors(rows, lengths), mask, positions, full, _pad_places(places, length, device), anchor
+        _pad_tensors(rows, lengths), mask, token_counts, full, _pad_positions(positions, length, device), anchor
     )
 
 
@@ -114,12 +114,12 @@ def _pad_tensors(rows: Sequence[dict[str, Tensor] | None], lengths: Sequence[int
     return tensors
 
 
-def _pad_places(places: Sequence[Tensor | None], length: int, device: torch.device) -> Tensor | None:
+def _pad_positions(positions: Sequence[Tensor | None], length: int, device: torch.device) -> Tensor | None:
     """Return the positions of all rows' slots, int64 [B, S]; None if no row has any."""
-    if all(row is None for row in places):
+    if all(row is None for row in positions):
         return None
-    padded = torch.zeros(len(places), length, dtype=torch.long, device=device)
-    for number, row in enumerate(places):
+    padded = torch.zeros(len(positions), length, dtype=torch.long, device=device)
+    for number, row in enumerate(positions):
         if row is not None:
             padded[number, : len(row)] = row
     return padded

@@ -17,7 +17,7 @@ from torch import Tensor
 from diekae.files import as_path, read_once, sha256_of, write_atomically
 from diekae.knowledge.codec import DAMAGED, DigestError, decode, decode_file, encode
 
-_ANCHOR, _BARE_ANCHOR, _PLACES = "anchor.", "anchor.bare.", "places"
+_ANCHOR, _BARE_ANCHOR, _POSITIONS = "anchor.", "anchor.bare.", "positions"
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class PreparedKnowledge:
 
     tensors: dict[str, Tensor]
     """Slots of K by name, each [N, S, …]."""
-    position: int
+    token_count: int
     """Tokens of K, in its longest document. Encoders that count positions from K's beginning let x begin here."""
     bank: str
     """Fingerprint of the bank."""
@@ -43,13 +43,13 @@ class PreparedKnowledge:
     bare_anchor: dict[str, Tensor] = field(default_factory=dict)
     """The decoder's own keys and values of the anchor in its layers without an encoder, each [M, a, …]: x need not read
     its anchor again. Empty if there are no such layers, or if x must."""
-    places: Tensor | None = None
+    positions: Tensor | None = None
     """Positions of K's slots, which end where x begins; int64 [S]. None if the encoder does not use positions."""
     sharpness: float = 1.0
     """Factor that the keys are multiplied by when this is joined with other documents; 1 after joining."""
     begin: int | None = None
     """Position of the whole document's first slot, before which the anchor stands. None if all slots are here: then
-    ``places`` contains it."""
+    ``positions`` contains it."""
 
     def __repr__(self) -> str:
         """Return a summary on one line instead of the numbers."""
@@ -75,12 +75,12 @@ class PreparedKnowledge:
         return next(iter(self.tensors.values())).device
 
     @property
-    def anchor_places(self) -> Tensor | None:
+    def anchor_positions(self) -> Tensor | None:
         """Return the positions of the anchor's slots, int64 [a]; None if there are none, or positions are not used."""
-        if not self.anchor or self.places is None:
+        if not self.anchor or self.positions is None:
             return None
-        first = self._first_place() or 0
-        return torch.arange(first - len(self.anchor_ids), first, device=self.places.device)
+        first = self._first_position() or 0
+        return torch.arange(first - len(self.anchor_ids), first, device=self.positions.device)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> PreparedKnowledge:
         """Return a copy on another device or in another floating-point type."""
@@ -88,9 +88,9 @@ class PreparedKnowledge:
         def moved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {name: tensor.to(device=device, dtype=dtype) for name, tensor in tensors.items()}
 
-        places = None if self.places is None else self.places.to(device)
+        positions = None if self.positions is None else self.positions.to(device)
         anchor, bare_anchor = moved(self.anchor), moved(self.bare_anchor)
-        return replace(self, tensors=moved(self.tensors), anchor=anchor, bare_anchor=bare_anchor, places=places)
+        return replace(self, tensors=moved(self.tensors), anchor=anchor, bare_anchor=bare_anchor, positions=positions)
 
     @classmethod
     def join(cls, all_prepared: Sequence[PreparedKnowledge]) -> PreparedKnowledge:
@@ -103,15 +103,15 @@ class PreparedKnowledge:
             raise ValueError(f"expected documents of one bank, got {sorted({p.bank for p in all_prepared})}.")
         if len(anchors := {prepared.anchor_ids for prepared in all_prepared}) != 1:
             raise ValueError(
-                f"these documents were read behind different anchors ({sorted(anchors)}); prepare them in one format."
+                f"these documents were read after different anchors ({sorted(anchors)}); prepare them in one format."
             )
         if len(all_prepared) == 1:
             return all_prepared[0]  # not copied: its tensors may be memory-mapped
         all_prepared = [prepared._sharpened() for prepared in all_prepared]
         tensors = {name: torch.cat([p.tensors[name] for p in all_prepared], dim=1) for name in all_prepared[0].tensors}
-        longest = max(all_prepared, key=lambda prepared: prepared.position)
-        places = [prepared.places for prepared in all_prepared if prepared.places is not None]
-        return replace(longest, tensors=tensors, places=torch.cat(places) if places else None)
+        longest = max(all_prepared, key=lambda prepared: prepared.token_count)
+        positions = [prepared.positions for prepared in all_prepared if prepared.positions is not None]
+        return replace(longest, tensors=tensors, positions=torch.cat(positions) if positions else None)
 
     def take(self, columns: Sequence[int]) -> PreparedKnowledge:
         """Return only some of the slots; they keep their positions in the document.
@@ -127,14 +127,14 @@ class PreparedKnowledge:
             raise ValueError(f"columns={numbers} must be different numbers of slots, from 0 to {len(self) - 1}.")
         index = torch.as_tensor(numbers, dtype=torch.long, device=self.device)
         tensors = {name: tensor.index_select(1, index) for name, tensor in self.tensors.items()}
-        places = None if self.places is None else self.places[index]
-        return replace(self, tensors=tensors, places=places, begin=self._first_place())
+        positions = None if self.positions is None else self.positions[index]
+        return replace(self, tensors=tensors, positions=positions, begin=self._first_position())
 
-    def _first_place(self) -> int | None:
+    def _first_position(self) -> int | None:
         """Return the position of the whole document's first slot; None if it is unknown."""
-        if self.begin is not None or self.places is None or not len(self.places):
+        if self.begin is not None or self.positions is None or not len(self.positions):
             return self.begin
-        return int(self.places.min())
+        return int(self.positions.min())
 
     def _sharpened(self) -> PreparedKnowledge:
         """Return a copy with its keys multiplied by the sharpness."""
@@ -146,9 +146,9 @@ class PreparedKnowledge:
         """Return all tensors by name, and the other fields as JSON values; :meth:`unflatten` reverses this."""
         tensors = {**self.tensors, **{_ANCHOR + name: tensor for name, tensor in self.anchor.items()}}
         tensors |= {_BARE_ANCHOR + name: tensor for name, tensor in self.bare_anchor.items()}
-        if self.places is not None:
-            tensors[_PLACES] = self.places
-        info = {"position": self.position, "bank": self.bank, "anchor_ids": list(self.anchor_ids)}
+        if self.positions is not None:
+            tensors[_POSITIONS] = self.positions
+        info = {"position": self.token_count, "bank": self.bank, "anchor_ids": list(self.anchor_ids)}
         return tensors, {**info, "sharpness": self.sharpness, "begin": self.begin}
 
     @classmethod
@@ -158,18 +158,18 @@ class PreparedKnowledge:
         Raises:
             KeyError, TypeError: A value is missing, or of another type.
         """
-        slots = {name: tensor for name, tensor in tensors.items() if name != _PLACES}
+        slots = {name: tensor for name, tensor in tensors.items() if name != _POSITIONS}
         parts: list[dict[str, Tensor]] = []
         for prefix in (_BARE_ANCHOR, _ANCHOR):  # the longer prefix first
             parts.append({n.removeprefix(prefix): slots.pop(n) for n in list(slots) if n.startswith(prefix)})
         return cls(
             tensors=slots,
-            position=info["position"],
+            token_count=info["position"],
             bank=info["bank"],
             anchor=parts[1],
             bare_anchor=parts[0],  # empty in files of older versions
             anchor_ids=tuple(info["anchor_ids"]),
-            places=tensors.get(_PLACES),
+            positions=tensors.get(_POSITIONS),
             sharpness=info["sharpness"],
             begin=info.get("begin"),  # absent in files of older versions
         )

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from diekae.files import place_named
+from diekae.files import existing_path
 from diekae.fingerprint import window
 from diekae.suggest import did_you_mean
 
@@ -111,7 +111,7 @@ def check_generation(decoder: PreTrainedModel, input_ids: Tensor, mask: Tensor, 
     check_embeddings(options.get("inputs_embeds"), input_ids)
     if not bool(mask[:, -1].all()):
         raise ValueError(
-            "the prompt is padded on the right, so what is generated would stand behind the padding; pad on the left, "
+            "the prompt is padded on the right, so what is generated would stand after the padding; pad on the left, "
             "as model.tokenize does."
         )
     if setting("cache_implementation") == "paged":
@@ -180,7 +180,7 @@ def check_document(text: str) -> str:
     Raises:
         ValueError: A file of this name exists.
     """
-    path = place_named(text)
+    path = existing_path(text)
     if path is not None and path.is_file():
         raise ValueError(
             f"knowledge is the text {text!r}, and a file of that name exists; give the file's content: "

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def generate_texts(
     model: DiekaeModel, input_ids: Tensor, attention_mask: Tensor, knowledge: Knowledge = None, **options: Any
 ) -> tuple[list[str], Tensor]:
-    """Generate behind some prompts, greedily unless the options say otherwise.
+    """Generate after some prompts, greedily unless the options say otherwise.
 
     Args:
         model: Decoder, bank and tokenizer.
@@ -29,7 +29,7 @@ def generate_texts(
         **options: Options of the decoder's ``generate``; at least ``max_new_tokens``.
 
     Returns:
-        The text that was generated behind each prompt, without control tokens and blanks around it; and the tokens of
+        The text that was generated after each prompt, without control tokens and blanks around it; and the tokens of
         prompts and texts, [B, L + T].
     """
     tokenizer = model.need_prompter().tokenizer

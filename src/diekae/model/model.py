@@ -70,13 +70,13 @@ class DiekaeModel(KnowledgePreparer):
             return HookContext(claim=Claim(self.decoder, held=True))
         return self._injection(rows, input_ids, attention_mask, injection_mask, scope).active(guard=True)
 
-    def behind(
+    def call_context(
         self,
         knowledge: Knowledge,
         input_ids: Tensor,
         mask: Tensor | None = None,
         injection_mask: Tensor | None = None,
-        done: int = 0,
+        cached_length: int = 0,
         scope: str | None = None,
         watch: Watch | None = None,
     ) -> AbstractContextManager[object]:
@@ -87,7 +87,7 @@ class DiekaeModel(KnowledgePreparer):
             input_ids: Columns that are not in the cache, int64.
             mask: 0 at padding, over all columns, [B, L].
             injection_mask: Columns that receive, bool, new ones or all; all but padding and the anchor if None.
-            done: Number of columns in the cache.
+            cached_length: Number of columns in the cache.
             scope: ``prompt`` or ``all``; the configuration's if None.
             watch: Called with the attention that K's slots receive.
 
@@ -98,9 +98,9 @@ class DiekaeModel(KnowledgePreparer):
         rows = [] if knowledge is None else self.prepare_rows(knowledge, input_ids.shape[0])
         if all(row is None for row in rows):
             return bare()
-        if done:
-            input_ids, injection_mask = add_cached_columns(input_ids, injection_mask, done)
-        return self._injection(rows, input_ids, mask, injection_mask, scope, done, watch).active()
+        if cached_length:
+            input_ids, injection_mask = add_cached_columns(input_ids, injection_mask, cached_length)
+        return self._injection(rows, input_ids, mask, injection_mask, scope, cached_length, watch).active()
 
     def _injection(
         self,
@@ -109,10 +109,10 @@ class DiekaeModel(KnowledgePreparer):
         attention_mask: Tensor | None,
         injection_mask: Tensor | None,
         scope: str | None = None,
-        done: int = 0,
+        cached_length: int = 0,
         watch: Watch | None = None,
     ) -> Injection:
-        """Return the injection of one call, of whose columns ``done`` are in a cache."""
+        """Return the injection of one call, of whose columns ``cached_length`` are in a cache."""
         check_whole(self.decoder, self.bank)
         check_mask(attention_mask, "attention_mask", input_ids)
         check_mask(injection_mask, "injection_mask", input_ids)
@@ -121,7 +121,7 @@ class DiekaeModel(KnowledgePreparer):
         valid = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         hidden = torch.zeros_like(valid)
         if by_attention and shared:
-            hidden = replaced_anchors(rows, input_ids, valid, done)
+            hidden = replaced_anchors(rows, input_ids, valid, cached_length)
         receives = valid if injection_mask is None else injection_mask.bool()
         if injection_mask is None and shared:
             receives = valid & ~(hidden if by_attention else anchored(input_ids, valid, self.anchor))
@@ -158,9 +158,9 @@ class DiekaeModel(KnowledgePreparer):
         check_embeddings(kwargs.get("inputs_embeds"), input_ids)
         read = {} if kwargs.get("inputs_embeds") is not None else {"input_ids": input_ids}
         cache = kwargs.get("past_key_values")
-        done = int(cache.get_seq_length()) if cache is not None else 0
-        with self._edited(knowledge, input_ids, attention_mask, cache if done else None) as call:
-            with self.behind(call.knowledge, input_ids, attention_mask, injection_mask, done):
+        cached_length = int(cache.get_seq_length()) if cache is not None else 0
+        with self._edited(knowledge, input_ids, attention_mask, cache if cached_length else None) as call:
+            with self.call_context(call.knowledge, input_ids, attention_mask, injection_mask, cached_length):
                 return call.keep(self.decoder(**read, attention_mask=attention_mask, **kwargs))
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -190,13 +190,13 @@ class DiekaeModel(KnowledgePreparer):
         with self._edited(knowledge, input_ids, mask, None) as call:
             rows = [] if call.knowledge is None else self.prepare_rows(call.knowledge, len(input_ids))
             if all(row is None for row in rows):  # the options are the decoder's own
-                with self.behind(None, input_ids):
+                with self.call_context(None, input_ids):
                     return self.decoder.generate(input_ids=input_ids, attention_mask=given_mask, **kwargs)  # type: ignore[operator]
             check_generation(self.decoder, input_ids, mask, kwargs)
             cache = self.unseen_anchor(rows, input_ids, mask) if is_stepwise(self.decoder, kwargs) else None
             kwargs = with_guidance(self.decoder, kwargs)
             kwargs = {"past_key_values": cache, **kwargs} if cache is not None else kwargs
-            with self.behind(rows, input_ids, mask):
+            with self.call_context(rows, input_ids, mask):
                 return self.decoder.generate(input_ids=input_ids, attention_mask=mask, **kwargs)  # type: ignore[operator]
 
     def unseen_anchor(

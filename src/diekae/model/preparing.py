@@ -63,7 +63,7 @@ class KnowledgePreparer(BankedDecoder):
 
         Args:
             knowledge: A document; or several, which are read separately and used together.
-            format: Format of the inputs it is for, whose anchor it is read behind; the configuration's if None.
+            format: Format of the inputs it is for, whose anchor it is read after; the configuration's if None.
                 Knowledge for another format can be used in chats too, but then stands before the system prompt.
             chunk_size: Most tokens of K to read at once, to bound RAM; 2,048 if None. It does not change the result. A
                 document longer than the decoder's window is divided into windows, each read after the anchor.

@@ -70,7 +70,7 @@ def target_logits(
     if way != "ours":
         return logits_at(model.decoder, ids, batch["labels"], offset, states=states)
     injected = list(model.prepare_prompts(prompts) if all_prepared is None else all_prepared)
-    with model.behind(injected, ids, batch["input_mask"], batch["receives"]):
+    with model.call_context(injected, ids, batch["input_mask"], batch["receives"]):
         return logits_at(model.decoder, ids, batch["labels"], offset, states=states)
 
 

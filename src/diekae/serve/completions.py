@@ -34,7 +34,7 @@ class Prompted:
     """A prompt in tokens."""
 
     anchor: tuple[int, ...]
-    """Tokens that K stands behind."""
+    """Tokens that K stands after."""
     rest: tuple[int, ...]
     """Tokens of x behind the anchor."""
     question: str
@@ -153,7 +153,7 @@ def _jobs(running: Running, prompts: Sequence[Prompted], limit: int | None, top_
         raise Refused(f"the request asks for {count} answers, of at most {most}")
     seed = secrets.randbits(31) if body.seed is None else body.seed
     size = window(state.model.decoder)
-    behind = prepared.position if prepared else 0  # several documents all end where x begins
+    behind = prepared.token_count if prepared else 0  # several documents all end where x begins
     jobs = []
     for number in range(count):
         prompt = prompts[number // body.n]
@@ -161,7 +161,7 @@ def _jobs(running: Running, prompts: Sequence[Prompted], limit: int | None, top_
         room = min(size - len(ids) - behind, state.options.most_tokens)
         if room < 1:
             raise Refused(
-                f"the prompt has {len(ids)} tokens and stands behind {behind} of knowledge; nothing is left of the "
+                f"the prompt has {len(ids)} tokens and stands after {behind} of knowledge; nothing is left of the "
                 f"decoder's window of {size}"
             )
         sampling = Sampling(

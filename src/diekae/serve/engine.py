@@ -188,7 +188,7 @@ class Engine:
         cache = None if known is None else self.model.unseen_anchor(knowledge, ids, mask)
         if cache is not None:
             options["past_key_values"] = cache
-        with torch.no_grad(), self.model.behind(known, ids, mask):
+        with torch.no_grad(), self.model.call_context(known, ids, mask):
             self.model.decoder.generate(input_ids=ids, attention_mask=mask, **options)  # type: ignore[operator]
 
     def _interrupt(self, jobs: list[Job]) -> Callable[[int], bool]:

@@ -21,7 +21,7 @@ from diekae.serve.schema import KnowledgeRequest
 from diekae.store import FoundPassage, KnowledgeStore
 
 KEPT_BYTES = 256_000_000
-"""Prepared knowledge of texts in requests, and of documents behind other system prompts, that is kept for later."""
+"""Prepared knowledge of texts in requests, and of documents after other system prompts, that is kept for later."""
 Result = TypeVar("Result")
 Key = tuple[str, tuple[int, ...], str]
 """A tenant's name, an anchor and a text. The tenant is part of it, so that the time to prepare a text does not show
@@ -97,7 +97,7 @@ class KnowledgeReader:
         Args:
             request: Its ``knowledge``.
             tenant: Who asks.
-            anchor: Tokens that the prompt begins with, behind which K is read.
+            anchor: Tokens that the prompt begins with, after which K is read.
             question: The last question.
             history: Turns before it.
 
@@ -171,7 +171,7 @@ class KnowledgeReader:
             raise Refused(f"the request would read {tokens} tokens of knowledge, of at most {self.most}; name less")
 
     def _behind(self, tenant: Tenant, anchor: tuple[int, ...], text: str) -> PreparedKnowledge:
-        """Return a text's prepared knowledge behind an anchor, prepared now or kept from an earlier request.
+        """Return a text's prepared knowledge after an anchor, prepared now or kept from an earlier request.
 
         Requests that need the same text at once wait for the first of them.
         """

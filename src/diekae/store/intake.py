@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from diekae.files import FileState, as_path, place_named
+from diekae.files import FileState, as_path, existing_path
 from diekae.readers import READERS, printable
 from diekae.store.layout import CATALOGUE, PREPARED
 
@@ -177,7 +177,7 @@ def _check_text(text: str) -> None:
         ) from error
     if not text.strip():
         raise ValueError(f"a text is empty ({text!r}); give a document as str, or a file as Path.")
-    path = place_named(text)
+    path = existing_path(text)
     if path is not None:
         kind = "folder" if path.is_dir() else "file"
         raise ValueError(

@@ -69,7 +69,7 @@ def _bank_way(bench: Bench, model: DiekaeModel, prepared: PreparedKnowledge) -> 
 
     def read() -> tuple[ExitStack, Any]:
         with ExitStack() as exits:
-            exits.enter_context(model.behind(prepared, ids))
+            exits.enter_context(model.call_context(prepared, ids))
             output = bench.decoder(input_ids=ids, use_cache=True, logits_to_keep=1)
             return exits.pop_all(), output.past_key_values  # the injection goes on until the tokens are generated
 

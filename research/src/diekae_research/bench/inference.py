@@ -70,7 +70,7 @@ def _bank_way(bench: Bench, model: DiekaeModel, prepared: PreparedKnowledge) -> 
     def read() -> object:
         cache = model.unseen_anchor([prepared], question)
         ids = question if cache is None else question[:, len(bench.anchor) :]
-        with model.behind(prepared, question):
+        with model.call_context(prepared, question):
             return bench.decoder(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
 
     return read

@@ -180,10 +180,10 @@ class Bench:
             return torch.randn(encoders, heads, length, size, **options).transpose(1, 2)  # stored head by head
 
         tensors = {name: enlarge(tensor) for name, tensor in pattern.tensors.items()}
-        places = None
-        if pattern.places is not None:
-            places = torch.arange(length, device=self.decoder.device) - length + len(model.anchor)
-        return replace(pattern, tensors=tensors, position=length, places=places)
+        positions = None
+        if pattern.positions is not None:
+            positions = torch.arange(length, device=self.decoder.device) - length + len(model.anchor)
+        return replace(pattern, tensors=tensors, token_count=length, positions=positions)
 
     def prefix(self, length: int, inputs: int = 0) -> DynamicCache:
         """Return the random cache of anchor, ``length`` tokens of K and ``inputs`` tokens of x."""

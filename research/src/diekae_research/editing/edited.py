@@ -58,7 +58,7 @@ class EditedMethod(Fitted):
         all_prepared = self._all_prepared(prompts)
 
         def generate(input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:
-            with self.edits.model.behind(all_prepared, input_ids, attention_mask):
+            with self.edits.model.call_context(all_prepared, input_ids, attention_mask):
                 tokens: Tensor = self.decoder.generate(  # type: ignore[operator]
                     input_ids=input_ids, attention_mask=attention_mask, **options
                 )

@@ -101,7 +101,7 @@ def _make_call(model: DiekaeModel, tokens: int, way: str) -> Callable[[], object
 
     def read_with_bank() -> object:
         all_prepared = model.prepare_prompts([prompt]) if prepared_before is None else prepared_before
-        with model.behind(all_prepared, batch["input_ids"]):
+        with model.call_context(all_prepared, batch["input_ids"]):
             return read(batch["input_ids"])
 
     return read_with_bank
