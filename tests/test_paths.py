@@ -86,7 +86,9 @@ def impossible(folder: Path) -> dict[str, Path]:
     }
 
 
-def test_an_empty_path_is_not_the_current_folder(setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_path_is_not_the_current_folder(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
+) -> None:
     monkeypatch.chdir(tmp_path)
     calls: list[Callable[[], object]] = [
         lambda: KnowledgeStore(""),
@@ -100,6 +102,7 @@ def test_an_empty_path_is_not_the_current_folder(setup: Setup, tmp_path: Path, m
     for call in calls:
         with pytest.raises(ValueError, match="the path is empty"):
             call()
+    record_property("tries", len(calls) + 1)
     with pytest.raises(IsADirectoryError, match="is a folder, where a file is to be written"):
         setup.prepared.save(".")
     assert not os.listdir()
@@ -113,7 +116,10 @@ def check_sentence(error: BaseException, path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [*READING, *WRITING])
-def test_a_path_at_which_nothing_can_be_is_refused_in_a_sentence(name: str, setup: Setup, tmp_path: Path) -> None:
+def test_a_path_at_which_nothing_can_be_is_refused_in_a_sentence(
+    name: str, setup: Setup, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("tries", 7)
     for kind, path in impossible(tmp_path).items():
         try:
             {**READING, **WRITING}[name](setup, path)
@@ -125,7 +131,10 @@ def test_a_path_at_which_nothing_can_be_is_refused_in_a_sentence(name: str, setu
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_the_command_line_refuses_it_in_a_line(verb: str, tmp_path: Path) -> None:
+def test_the_command_line_refuses_it_in_a_line(
+    verb: str, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("tries", 5)
     for kind, path in impossible(tmp_path).items():
         if kind not in ("NUL", "half of a character"):  # no program can be called with these
             assert str(path)[:40] in error_of(*VERBS[verb], path).replace("\n", ""), kind

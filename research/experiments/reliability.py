@@ -90,7 +90,9 @@ KINDS = (
     ),
     Kind("threads and tasks that read other knowledge", "1 way of those tried", ("tests/inject/test_leaks.py",)),
     Kind(
-        "paths at which nothing can be that end in the system's own error", "not counted", ("tests/test_paths.py",), 7
+        "paths at which nothing can be that end in the system's own error",
+        "not counted",
+        ("tests/test_paths.py",),
     ),
     Kind("calls whose cost grows with the store", "4 calls", ("tests/store/test_scale.py -k cost_of_a_call",)),
     Kind(
