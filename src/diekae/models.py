@@ -48,14 +48,14 @@ def load_decoder(
     source = smollm2_folder() if in_wheel else name_or_path
     try:
         # Without `trust_remote_code=False`, Transformers asks on stdin whether to run code that a folder brings.
-        decoder: Any
-        decoder, loading = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
             dtype=dtype or fast_dtype(device),
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
         )
+        decoder, loading = loaded
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except _LOADING_ERRORS as error:
         raise ValueError(_explain(name_or_path, error)) from error
