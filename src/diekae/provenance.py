@@ -20,10 +20,7 @@ PACKAGES = ("diekae", "diekae-research", "torch", "transformers", "accelerate", 
 
 
 def provenance() -> dict[str, Any]:
-    """Return versions, code and machine, without anything that names a person, a host or a path.
-
-    A stored result is reused only if all of this is unchanged; see :func:`key_of`.
-    """
+    """Return versions, code and machine, without anything that names a person, a host or a path."""
     return {
         "versions": {"python": platform.python_version(), **_versions()},
         "code": code_digest(),
@@ -69,11 +66,6 @@ def digest(values: Any) -> str:
         TypeError: A value is not a JSON value.
     """
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def key_of(values: Any) -> str:
-    """Return the key of a stored result: a digest of the values it depends on and of :func:`provenance`."""
-    return digest([values, provenance()])
 
 
 def _processor() -> str:

@@ -18,10 +18,6 @@ class DataError(ValueError):
     """Data cannot be used. The message says which file, what is wrong, and what was expected."""
 
 
-class MissingData(DataError):
-    """Data is missing. The message says which file, and where to get it."""
-
-
 def parse_json(content: bytes) -> object:
     """Return the JSON value of a line, or of a whole file.
 

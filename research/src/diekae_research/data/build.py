@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from diekae.data.example import Example, Split, example_line
-from diekae.data.jsonl import DataError, MissingData
+from diekae.data.jsonl import DataError
 from diekae.progress import Progress, silent
 from diekae_research.data.card import expected_counts, settle_options
-from diekae_research.data.request import BadRecords
+from diekae_research.data.request import BadRecords, MissingData
 from diekae_research.sources import iterate_source, source_card
 
 SPLITS: tuple[Split, ...] = get_args(Split)

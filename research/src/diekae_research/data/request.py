@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from diekae.data.example import Split
-from diekae.data.jsonl import DataError, MissingData, parse_json
+from diekae.data.jsonl import DataError, parse_json
 from diekae_research.data.card import Card, Value
 
 Record = tuple[str, Any]
@@ -20,6 +20,10 @@ Record = tuple[str, Any]
 T = TypeVar("T")
 _BROKEN = (EOFError, zlib.error, gzip.BadGzipFile)
 """What reading a damaged compressed file raises."""
+
+
+class MissingData(DataError):
+    """Data is missing. The message says which file, and where to get it."""
 
 
 @dataclass(slots=True)

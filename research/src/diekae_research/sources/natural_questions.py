@@ -26,10 +26,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from diekae.data.example import Example
-from diekae.data.jsonl import MissingData
 from diekae.data.splits import split_of
 from diekae_research.data.card import Card, Upstream
-from diekae_research.data.request import Record, Request
+from diekae_research.data.request import MissingData, Record, Request
 
 SHORT_FILE = "natural-questions-short-1000.csv"
 ORACLE_FILE = "nq-open-oracle-2000.jsonl"

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from diekae.data.example import Example
-from diekae.data.jsonl import DataError, MissingData
+from diekae.data.jsonl import DataError
 from diekae.data.splits import split_of
 from diekae_research.data.card import Card, Option
 from diekae_research.data.marks import one_line
-from diekae_research.data.request import Request
+from diekae_research.data.request import MissingData, Request
 
 SUFFIXES = (".txt", ".md")
 _GAP = re.compile(r"(?:(?<=[.!?…])|(?<=[.!?…][\"'”’»)\]]))\s+|\n\s*\n\s*")

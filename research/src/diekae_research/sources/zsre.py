@@ -15,10 +15,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from diekae.data.example import Example
-from diekae.data.jsonl import MissingData
 from diekae.data.splits import split_of
 from diekae_research.data.card import Card
-from diekae_research.data.request import Request
+from diekae_research.data.request import MissingData, Request
 
 PATTERN = "zsre_mend_*.json"
 CARD = Card(
