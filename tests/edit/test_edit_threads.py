@@ -99,7 +99,7 @@ def test_a_forked_process_reads_edits_while_a_thread_of_its_parent_writes(tmp_pa
     writing, end = threading.Event(), threading.Event()
 
     def write() -> None:
-        with store._writing():
+        with store.writing():
             writing.set()
             end.wait(60)
 

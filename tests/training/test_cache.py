@@ -179,17 +179,16 @@ def test_every_flipped_bit_of_a_shard_is_noticed(
     model, draw = make_model(), random.Random(0)
     gather = Gather(model)
     cache_at(tmp_path, model, gather)
-    shard = shards(tmp_path)[-1]
-    for path, tries in ((shard, FUZZ), (shard.with_suffix(".sha256"), FUZZ // 2)):
-        whole = path.read_bytes()
-        for _ in range(tries):
-            changed, place = bytearray(whole), draw.randrange(len(whole))
-            changed[place] ^= 1 << draw.randrange(8)
-            path.write_bytes(changed)
-            calls = gather.calls
-            cache_at(tmp_path, model, gather)
-            assert gather.calls == calls + 1 and path.read_bytes() == whole, (path.name, place)
-    record_property("tries", FUZZ + FUZZ // 2)
+    path = shards(tmp_path)[-1]
+    whole = path.read_bytes()
+    for _ in range(FUZZ):
+        changed, place = bytearray(whole), draw.randrange(len(whole))
+        changed[place] ^= 1 << draw.randrange(8)
+        path.write_bytes(changed)
+        calls = gather.calls
+        cache_at(tmp_path, model, gather)
+        assert gather.calls == calls + 1 and path.read_bytes() == whole, place
+    record_property("tries", FUZZ)
 
 
 def test_a_shard_that_is_deleted_during_a_run_is_named(tmp_path: Path) -> None:

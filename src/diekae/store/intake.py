@@ -83,7 +83,7 @@ def expand(
             continue
         if not isinstance(document, os.PathLike):
             raise TypeError(f"a document is {document!r}; expected a text (str), or a file or folder (Path).")
-        path = Path(os.path.realpath(as_path(document)))  # does not raise for a circle of links
+        path = Path(os.path.realpath(as_path(document)))
         if not path.exists():
             raise FileNotFoundError(f"nothing at {str(document)!r}; expected a file or a folder of documents.")
         if not path.is_dir():

@@ -99,8 +99,7 @@ def run_study(
         report: Called with a line of text for each decision.
 
     Raises:
-        ValueError: The decoder cannot read K exactly, there are too few documents or questions, or the time is too
-            short.
+        ValueError: The decoder cannot read K exactly, or documents, questions or minutes are too few.
     """
     begun = time.monotonic()
     exact = DiekaeModel.exact(decoder, tokenizer, template="Context: {knowledge}\n\n")
