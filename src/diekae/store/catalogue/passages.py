@@ -223,7 +223,7 @@ class PassageTable:
             raise ValueError(
                 f"the passages of {str(self._database.path)!r} have vectors of {stored}, but the store was opened with "
                 f"{name}, whose vectors cannot be compared with them; open the store with the embedder it was filled "
-                "with, or add the documents to a new store."
+                "with (embedder=…, --embedder), or add the documents to a new store."
             )
 
     def _keep_embedder(self, connection: sqlite3.Connection, passages: Sequence[IndexedPassage]) -> None:
