@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from diekae import DiekaeConfig, DiekaeModel
@@ -92,6 +92,18 @@ def make_tokenizer(*, chat: bool = False) -> PreTrainedTokenizerFast:
             "{{ ' a ' if m['role'] == 'user' else ' by ' }}{{ m['content'] }}{{ eos_token }}\n{% endfor %}"
         )
     return fast
+
+
+def make_encoder(folder: Path, *, seed: int = 0) -> Path:
+    """Save a tiny random encoder of sentences, a BERT, and its tokenizer into a folder."""
+    config = BertConfig(**{**_COMMON, "intermediate_size": 48, "initializer_range": 0.5})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        BertModel(config).save_pretrained(folder)
+    tokenizer = make_tokenizer()
+    tokenizer.model_max_length = WINDOW
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def make_prompts(rows: int = 3, *, seed: int = 0, anchor: Sequence[int] = (1,)) -> list[Prompt]:

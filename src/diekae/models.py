@@ -20,10 +20,11 @@ DTYPES: dict[str, torch.dtype | None] = {
 }
 """Types of weights by name; ``auto`` means the result of :func:`fast_dtype`."""
 
-_LOADING_ERRORS = (
+LOADING_ERRORS = (
     *(OSError, ValueError, SafetensorError),
     *(RuntimeError, KeyError, TypeError, AttributeError, ArithmeticError),  # damaged configurations
 )
+"""What Transformers raises for a model that it cannot load."""
 
 
 def load_decoder(
@@ -57,7 +58,7 @@ def load_decoder(
         )
         decoder, loading = loaded
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except _LOADING_ERRORS as error:
+    except LOADING_ERRORS as error:
         raise ValueError(_explain(name_or_path, error)) from error
     if missing := sorted(loading["missing_keys"]):
         names = ", ".join(missing[:3]) + (" and others" if missing[3:] else "")

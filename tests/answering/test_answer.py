@@ -119,7 +119,7 @@ def test_a_blank_question_is_refused(model: DiekaeModel, store: KnowledgeStore) 
 
 
 def test_confidence_grows_with_coverage_and_likeness_and_falls_with_the_size_of_the_store() -> None:
-    passage = FoundPassage("id", "title", "", "text", 0, 4, 1.0, 0.2, 0.3, 20)
+    passage = FoundPassage("id", "title", "", "text", 0, 4, 1.0, 0.2, 0.3, 20, "static")
     assert confidence_of([]) == 0
     low = confidence_of([passage])
     assert 0 < low < confidence_of([replace(passage, coverage=0.4)]) < 1

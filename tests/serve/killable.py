@@ -17,7 +17,7 @@ torch.set_num_threads(1)
 import uvicorn  # noqa: E402
 
 from diekae.serve import create_app  # noqa: E402
-from diekae.store.words import static_embedder  # noqa: E402
+from diekae.store.embedders import static_embedder  # noqa: E402
 from tiny_served_model import make_served_model  # noqa: E402
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openai
 import pytest
 
-from diekae.serve import EngineOptions, Keys, ServerOptions
+from diekae.serve import EngineOptions, Keys, ServerOptions, create_app
 from diekae.serve.access import OWNER
 from diekae.serve.intake import Intake
 from diekae.serve.library import Library
@@ -309,3 +311,18 @@ def test_requests_that_need_the_same_text_prepare_it_once(monkeypatch: pytest.Mo
     monkeypatch.setattr(reading, "KEPT_BYTES", int(1.5 * results[0].prepared.nbytes))
     reader.read(other, OWNER, model.anchor, "?", ())
     assert len(reader._kept) == 1
+
+
+def test_documents_are_found_by_the_embedder_of_the_server(serve: Serve) -> None:
+    texts: list[str] = []
+
+    def embed(batch: Sequence[str]) -> np.ndarray:
+        texts.extend(batch)
+        return np.ones((len(batch), 1), np.float32)
+
+    server = serve(embedder=embed)
+    assert server.add(SHIP, "ship.txt").status == "processed"
+    assert len(read(server.client(), search={"k": 1})["sources"]) == 1
+    assert texts[0].startswith("ship.txt. ") and texts[-1] == QUESTION[0]["content"]
+    with pytest.raises(ValueError, match="an embedder finds passages of a store, but no store is named"):
+        create_app(make_served_model(), embedder=embed)

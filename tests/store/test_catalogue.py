@@ -14,10 +14,10 @@ from diekae import DiekaeModel
 from diekae.store import KnowledgeStore
 from diekae.store.catalogue import Catalogue, document_id
 from diekae.store.catalogue.tables import insert
-from diekae.store.words import Embedder
+from diekae.store.embedders import EmbedFunction
 
 
-def embedder(width: int) -> Embedder:
+def embedder(width: int) -> EmbedFunction:
     """Return an embedder that counts letters; its vectors have length 1."""
 
     def embed(texts: Sequence[str]) -> np.ndarray:
@@ -29,7 +29,7 @@ def embedder(width: int) -> Embedder:
 
 @pytest.fixture
 def store(model: DiekaeModel, tmp_path: Path) -> KnowledgeStore:
-    return KnowledgeStore(tmp_path / "store", model, embed=embedder(8))
+    return KnowledgeStore(tmp_path / "store", model, embedder=embedder(8))
 
 
 def check_index(store: KnowledgeStore) -> None:
@@ -47,7 +47,7 @@ def check_index(store: KnowledgeStore) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_search_finds_exactly_the_documents_in_the_store(store: KnowledgeStore, seed: int) -> None:
     draw, there = random.Random(seed), dict[str, str]()
-    other = KnowledgeStore(store.folder, store.model, embed=embedder(8))
+    other = KnowledgeStore(store.folder, store.model, embedder=embedder(8))
     for step in range(25):
         writer = draw.choice([store, other])
         if there and draw.random() < 0.4:
@@ -105,7 +105,7 @@ def test_vectors_are_read_once_and_again_after_a_change_by_another_process(
         child = os.fork()
         if child == 0:
             try:
-                theirs = KnowledgeStore(store.folder, model, embed=embedder(8))
+                theirs = KnowledgeStore(store.folder, model, embedder=embedder(8))
                 theirs.add(change) if " " in change else theirs.remove(change)
                 os._exit(0)
             finally:
@@ -145,7 +145,7 @@ def test_an_embedder_of_other_dimensions_is_refused_and_nothing_is_written(
     model: DiekaeModel, store: KnowledgeStore
 ) -> None:
     (castle,) = store.add("the castle is red").ids
-    other = KnowledgeStore(store.folder, model, embed=embedder(5))
+    other = KnowledgeStore(store.folder, model, embedder=embedder(5))
     message = (
         r"the embedder gives 5 dimensions, but passages of .* have 8; open the store with the embedder it was filled"
     )

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from builders import make_decoder, make_model, make_tokenizer, write_pdf
+from builders import make_decoder, make_encoder, make_model, make_tokenizer, write_pdf
 from cli_runs import error_of, invoke
 from diekae import DiekaeModel
 from diekae.cli import typer_app
+from diekae.store import KnowledgeStore
 from document_files import word_file
 
 
@@ -104,6 +105,23 @@ def test_search_shows_document_score_title_headings_and_best_line(bank: Path, tm
     for name in ids.values():
         invoke("knowledge", "remove", name, "--store", store)
     assert "the store is empty" in invoke("knowledge", "search", "sea", "--store", store).output
+
+
+def test_an_encoder_finds_passages_in_the_store_that_it_filled(bank: Path, tmp_path: Path) -> None:
+    encoder, store = make_encoder(tmp_path / "tiny-encoder"), tmp_path / "store"
+    common = ("--store", store, "--embedder", encoder)
+    added = invoke("knowledge", "add", "--text", "a river has seven dogs", *common, "--bank", bank)
+    assert added.exit_code == 0, f"{added.output}\n{added.exception!r}"
+    assert "a river has seven dogs" in invoke("knowledge", "search", "dogs", *common).output
+    asked = invoke("ask", "where are the dogs", *common, "--bank", bank)
+    assert asked.exit_code == 0 and "a river has seven dogs" in asked.output
+    for verb in (("knowledge", "search", "dogs"), ("ask", "dogs", "--bank", bank)):
+        assert "have vectors of tiny-encoder@" in error_of(*verb, "--store", store)
+    with KnowledgeStore(store).catalogue.writing() as connection:
+        connection.execute("UPDATE terms SET words = 'ship'")
+    assert "index: " in invoke("knowledge", "verify", "--repair", *common).output
+    assert "nothing is wrong" in invoke("knowledge", "verify", "--store", store).output
+    assert "cannot load an embedder from" in error_of("knowledge", "search", "dogs", *common[:3], tmp_path / "no")
 
 
 def test_ask_reads_files_of_all_kinds(bank: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def model_of(kind: str, template: str, name: str = "llama", **options: Any) -> D
 
 
 def as_passages(text: str, spans: Sequence[tuple[int, int]], document: str) -> list[FoundPassage]:
-    return [FoundPassage(document, "", "", text[a:b], a, b, 0.0, 0.0, 0.0, 1) for a, b in spans]
+    return [FoundPassage(document, "", "", text[a:b], a, b, 0.0, 0.0, 0.0, 1, "static") for a, b in spans]
 
 
 @pytest.mark.parametrize("encoder", ["attention", "reader", "token"])

@@ -13,6 +13,7 @@ from diekae import DiekaeModel
 from diekae.store import KnowledgeStore
 from diekae.store.catalogue import Catalogue, DocumentSource, IndexedPassage, document_id
 from diekae.store.catalogue.passages import PassageVectors
+from diekae.store.embedders import make_embedder
 from diekae.store.search import PassageSearch
 
 CASTLE = "the castle was built by king four in the north and two towers are red"
@@ -85,7 +86,7 @@ def test_passages_are_ranked_by_words_and_likeness_together(model: DiekaeModel, 
         turns = [angles.get(text.split(".")[0].strip(), 3.0) for text in batch]
         return np.array([[math.cos(turn), math.sin(turn)] for turn in turns], np.float32)
 
-    store = KnowledgeStore(tmp_path / "store", model, embed=embed)
+    store = KnowledgeStore(tmp_path / "store", model, embedder=embed)
     ids = store.add(texts).ids
     shared = store.catalogue.passages.match_words(["red"])
     best = max(match.score for match in shared.values())
@@ -103,10 +104,10 @@ def test_passages_are_ranked_by_words_and_likeness_together(model: DiekaeModel, 
 
 def test_no_thread_waits_busily_after_a_search(tmp_path: Path) -> None:
     """Such threads would take the cores from the decoder, which reads the question next."""
-    search = PassageSearch(Catalogue(tmp_path / "catalogue.sqlite"), None)
+    search = PassageSearch(Catalogue(tmp_path / "catalogue.sqlite"), None, make_embedder(None))
     generator = np.random.default_rng(0)
     matrix = generator.random((6000, 256), dtype=np.float32)
-    vectors = PassageVectors((0, 0), list(range(6000)), matrix)
+    vectors = PassageVectors((0, 0), list(range(6000)), list(range(6000)), matrix)
     for _ in range(3):
         likeness = search._likeness(matrix[7], vectors)
     assert likeness.argmax() == (matrix @ matrix[7]).argmax()

@@ -14,7 +14,8 @@ import pytest
 
 from builders import make_model
 from diekae.store import KnowledgeStore
-from diekae.store.words import normalized_words, query_words, static_embedder
+from diekae.store.embedders import static_embedder
+from diekae.store.words import normalized_words, query_words
 
 SAMPLES = (
     "İSTANBUL ısparta Straße ＡＢＣ１２３ ｶﾀｶﾅ é e\u0301 ﬁ ½ ① مُحَمَّد محـمد שָׁלוֹם ที่กรุงเทพ ສະບາຍດີ မြန်မာ "
@@ -113,7 +114,7 @@ def test_documents_of_all_scripts_are_found_by_parts_of_their_words(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     record_property("tries", len(FOUND_BY))
-    store = KnowledgeStore(tmp_path / "store", make_model("reader"), embed=zeros)
+    store = KnowledgeStore(tmp_path / "store", make_model("reader"), embedder=zeros)
     texts = list(dict.fromkeys(text for text, _ in FOUND_BY))
     ids = store.add(texts).ids
     for text, question in FOUND_BY:
@@ -162,7 +163,7 @@ def test_vectors_need_no_network_and_do_not_configure_logging() -> None:
         "import logging, socket\n"
         "def refuse(*_, **__): raise SystemExit('the network was asked')\n"
         "socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse\n"
-        "from diekae.store.words import static_embedder\n"
+        "from diekae.store.embedders import static_embedder\n"
         "before = logging.getLogger().level, list(logging.getLogger().handlers)\n"
         "assert static_embedder()(['the castle']).any()\n"
         "assert (logging.getLogger().level, logging.getLogger().handlers) == before, 'logging was set up'\n"

@@ -10,7 +10,8 @@ from click.testing import Result
 from question_checks import problems
 from typer.testing import CliRunner
 
-from builders import make_decoder, make_model, make_tokenizer
+from builders import make_decoder, make_encoder, make_model, make_tokenizer
+from diekae.answering.confidence import CALIBRATIONS
 from diekae.models import load_decoder
 from diekae_research.cli import typer_app
 from diekae_research.documents import questions
@@ -109,6 +110,16 @@ def test_documents_are_searched_and_answered_in_every_way(place: Path) -> None:
     assert not any(row["ours"]["right"] for row in rows if row["kind"] == "unanswerable")
     assert written["settings"]["split"] == "test" and written["settings"]["calibrate"] is False
     assert "ours: " in result.output and "first token: " in result.output
+
+
+def test_search_alone_is_measured_with_an_encoder(place: Path, tmp_path: Path) -> None:
+    options = ("--decoder", place / "decoder", "--format", "qa", "--search-only", "--json", tmp_path / "search.json")
+    invoke("documents", *options, "--embedder", make_encoder(tmp_path / "tiny-encoder"))
+    written = json.loads((tmp_path / "search.json").read_text())
+    assert written["ways"] == {} and written["answers"] == [] and written["recall"]["words shared"]["n"] == 2
+    assert written["search"]["passages"] >= 4 and written["search"]["seconds"] > 0 and written["fill_seconds"] > 0
+    assert written["settings"]["embedder"].startswith("tiny-encoder@"), "the name, not the path"
+    assert written["settings"]["threshold"] == CALIBRATIONS["encoder"].threshold
 
 
 def test_the_confidence_is_calibrated_on_the_development_half(place: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
-from diekae.answering.confidence import THRESHOLD, confidence_of
+from diekae.answering.confidence import CALIBRATIONS, confidence_of
 from diekae.answering.sources import Source, attention_to_slots, sources_of
 from diekae.data.formats import Message
 from diekae.knowledge import Knowledge
@@ -60,7 +60,7 @@ def ask(
     documents: Sequence[str] = (),
     passages: int = PASSAGES,
     max_new_tokens: int = 64,
-    threshold: float = THRESHOLD,
+    threshold: float | None = None,
     show: Callable[[str], None] | None = None,
 ) -> Answer:
     """Answer a question from a store's documents.
@@ -74,7 +74,7 @@ def ask(
         documents: Search only these: ids, files or titles, as for :meth:`KnowledgeStore.remove`. All if empty.
         passages: Most passages to read.
         max_new_tokens: Most tokens of the answer.
-        threshold: Least confidence at which the question counts as answered.
+        threshold: Least confidence at which the question counts as answered; that of the store's embedder if None.
         show: Called with each piece of the answer's text as it is generated, if the question counts as answered.
 
     Raises:
@@ -88,7 +88,7 @@ def ask(
         return Answer(question, "", False, 0.0, bare, (), time.perf_counter() - start)
     prepared = store.read(found)
     confidence = confidence_of(found)
-    answered = confidence >= threshold
+    answered = confidence >= (CALIBRATIONS[store.embedder.kind].threshold if threshold is None else threshold)
     text, answer_ids = _generate(model, ids, prepared, max_new_tokens, show=show if answered else None)
     seconds = time.perf_counter() - start
     attention = attention_to_slots(model, answer_ids, ids.shape[1], prepared)

@@ -15,13 +15,13 @@ from rich.panel import Panel
 
 from diekae.answering import Answer, Source, ask
 from diekae.answering.answer import PASSAGES
-from diekae.answering.confidence import THRESHOLD
 from diekae.cli.console import (
     EXACT,
     AnyBankOption,
     DecoderOption,
     DeviceOption,
     DtypeOption,
+    EmbedderOption,
     FormatOption,
     chosen_bank,
     console,
@@ -39,8 +39,13 @@ from diekae.store.words import normalized_words, query_words
 LONGEST_PASSAGE = 600
 """Most characters of a passage that are printed."""
 ThresholdOption = Annotated[
-    float,
-    typer.Option(min=0, max=1, help="Least confidence at which the documents count as answering the question."),
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Least confidence at which the documents count as answering the question; by default the embedder's own.",
+        show_default=False,
+    ),
 ]
 AnswerFileOption = Annotated[
     Path | None, typer.Option(callback=output_file, help="File for the answer and its sources, as JSON.")
@@ -60,7 +65,8 @@ def command(
         list[str], typer.Option(help="Search only this document of the store: its id, file or title. May be repeated.")
     ] = [],  # noqa: B006
     passages: Annotated[int, typer.Option(min=1, help="How many passages to read.")] = PASSAGES,
-    threshold: ThresholdOption = THRESHOLD,
+    threshold: ThresholdOption = None,
+    embedder: EmbedderOption = None,
     decoder: DecoderOption = None,
     bank: AnyBankOption = None,
     format: FormatOption = "auto",
@@ -79,7 +85,7 @@ def command(
     _check_knowledge(knowledge, store, document)
     model = load_model(bank, device, dtype, format, decoder=decoder)
     shown = _Shown(question)
-    with _open_store(model, knowledge, store) as opened_store:
+    with _open_store(model, knowledge, store, embedder) as opened_store:
         answer = ask(
             model,
             question,
@@ -122,13 +128,15 @@ def _check_knowledge(knowledge: list[Path], store: Path | None, document: list[s
 
 
 @contextmanager
-def _open_store(model: DiekaeModel, knowledge: list[Path], folder: Path | None) -> Iterator[KnowledgeStore]:
+def _open_store(
+    model: DiekaeModel, knowledge: list[Path], folder: Path | None, embedder: str | None
+) -> Iterator[KnowledgeStore]:
     """Open the store in a folder, or a temporary one of the files."""
     if folder is not None:
-        yield KnowledgeStore(folder, model)
+        yield KnowledgeStore(folder, model, embedder=embedder)
         return
     with tempfile.TemporaryDirectory() as temporary:
-        store = KnowledgeStore(temporary, model)
+        store = KnowledgeStore(temporary, model, embedder=embedder)
         with progress_bars() as (show, _):
             result = store.add(list(knowledge), progress=show)
         print_unread(result)

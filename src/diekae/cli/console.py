@@ -79,6 +79,14 @@ def _checked_dtype(name: str) -> str:
     return name
 
 
+EmbedderOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder or hub name of an encoder that finds passages by meaning, such as sentence-transformers/"
+        "all-MiniLM-L6-v2; by default static embeddings. A store keeps the one that it was filled with.",
+        show_default=False,
+    ),
+]
 FormatOption = Annotated[
     Literal["auto", Format],
     typer.Option(help="Format of the prompt: plain, qa, chat, or auto (chat if the decoder has a chat template)."),

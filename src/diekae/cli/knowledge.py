@@ -17,6 +17,7 @@ from diekae.cli.console import (
     DecoderOption,
     DeviceOption,
     DtypeOption,
+    EmbedderOption,
     FormatOption,
     chosen_bank,
     console,
@@ -75,6 +76,7 @@ def add(
     prune: Annotated[
         bool, typer.Option("--prune", help="Also remove documents whose files are gone from these folders.")
     ] = False,
+    embedder: EmbedderOption = None,
     decoder: DecoderOption = None,
     bank: AnyBankOption = None,
     format: FormatOption = "auto",
@@ -93,7 +95,7 @@ def add(
             raise FileNotFoundError(f"nothing at {str(path)!r}; expected a file or a folder of documents.")
     KnowledgeStore(store, precision=precision).close()  # report what is wrong with it before a model is loaded
     model = load_model(bank, device, dtype, format, decoder=decoder)
-    opened_store = KnowledgeStore(store, model, precision=precision)
+    opened_store = KnowledgeStore(store, model, precision=precision, embedder=embedder)
     with progress_bars() as (show, _):
         if paths or text:
             result = opened_store.add([*(paths or ()), *text], prune=prune, progress=show)
@@ -157,11 +159,12 @@ def search(
     question: Annotated[str, typer.Argument(callback=question_text, help="The question.")],
     store: StoreOption = _STORE,
     count: Annotated[int, typer.Option(min=1, help="How many passages to show.")] = 3,
+    embedder: EmbedderOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, one passage a line.")] = False,
 ) -> None:
     """Show the passages that a question finds, best first: document, score, title, headings, and the best line."""
     check_store(store)
-    passages = KnowledgeStore(store).search(question, count)
+    passages = KnowledgeStore(store, embedder=embedder).search(question, count)
     if json:
         print("".join(f"{jsonlib.dumps(dataclasses.asdict(passage))}\n" for passage in passages), end="")
         return
@@ -210,11 +213,12 @@ def verify(
         bool,
         typer.Option("--repair", help="Delete damaged files. Documents stay, and are prepared again when needed."),
     ] = False,
+    embedder: EmbedderOption = None,
 ) -> None:
     """Check all files of the store; the exit code is 1 if something is wrong and was not repaired."""
     check_store(store)
     with progress_bars() as (show, _):
-        faults = KnowledgeStore(store).verify(repair=repair, progress=show)
+        faults = KnowledgeStore(store, embedder=embedder).verify(repair=repair, progress=show)
     for fault in faults:
         done = ", removed" if fault.repaired else ""
         print_text(f"{fault.kind}: {printable_name(fault.file)}{done}")

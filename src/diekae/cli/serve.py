@@ -15,12 +15,14 @@ from diekae.cli.console import (
     DecoderOption,
     DeviceOption,
     DtypeOption,
+    EmbedderOption,
     chosen_bank,
     load_model,
     print_text,
 )
 from diekae.serve.access import Keys, check_host
 from diekae.serve.options import EngineOptions, ServerOptions
+from diekae.store.embedders import make_embedder
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -30,10 +32,9 @@ def command(
     decoder: DecoderOption = None,
     bank: AnyBankOption = None,
     store: Annotated[Path | None, typer.Option(help="Folder of documents and uploads; made if missing.")] = None,
+    embedder: EmbedderOption = None,
     edits: Annotated[Path | None, typer.Option(help="Folder of edits; made if missing.")] = None,
-    host: Annotated[
-        str, typer.Option(help="Address to listen at; any but this machine's own needs keys.")
-    ] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen at; any but this machine's needs keys.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")] = 8000,
     api_key_file: Annotated[
         Path | None, typer.Option(help="A tenant's name and a key on each line; the tenant * may do everything.")
@@ -69,6 +70,7 @@ def command(
         model,
         name=name or Path(model.decoder.config.name_or_path or "diekae").name,
         store=store,
+        embedder=embedder and make_embedder(embedder, model.device),  # loaded here, so that errors are sentences
         edits=edits,
         keys=keys,
         engine_options=EngineOptions(batch_size, queue_size),

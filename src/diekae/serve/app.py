@@ -25,6 +25,7 @@ from diekae.serve.reading import KnowledgeReader
 from diekae.serve.state import State
 from diekae.serve.threads import Workers
 from diekae.store import KnowledgeStore
+from diekae.store.embedders import EmbedderChoice
 from diekae.version import __version__
 
 PAGE = {
@@ -42,6 +43,7 @@ def create_app(
     *,
     name: str = "diekae",
     store: str | Path | None = None,
+    embedder: EmbedderChoice = None,
     edits: str | Path | None = None,
     keys: Keys | None = None,
     engine_options: EngineOptions | None = None,
@@ -53,16 +55,22 @@ def create_app(
         model: Decoder and bank, with a tokenizer that has a chat template.
         name: The model's name for clients.
         store: Folder of a knowledge store; uploads are kept there too. None serves without documents.
+        embedder: The store's, as for :class:`diekae.KnowledgeStore`.
         edits: Folder of edits; None serves without.
         keys: Who may ask; everyone if None or empty.
         engine_options: How requests share the decoder.
         options: Limits.
+
+    Raises:
+        ValueError: There is an embedder, but no store.
     """
+    if embedder is not None and store is None:
+        raise ValueError("an embedder finds passages of a store, but no store is named; name it, too.")
     limits, metrics, allowed = options or ServerOptions(), Metrics(), keys or Keys([])
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        state = _open(model, name, store, edits, engine_options, limits, metrics)
+        state = _open(model, name, store, embedder, edits, engine_options, limits, metrics)
         app.state.diekae = state
         yield
         await run_in_threadpool(_close, state)
@@ -81,6 +89,7 @@ def _open(
     model: DiekaeModel,
     name: str,
     store: str | Path | None,
+    embedder: EmbedderChoice,
     edits: str | Path | None,
     engine_options: EngineOptions | None,
     options: ServerOptions,
@@ -90,7 +99,7 @@ def _open(
     opened = None if edits is None else open_edits(model, edits)
     if opened is not None:
         opened.refresh()
-    documents = None if store is None else KnowledgeStore(store, model)
+    documents = None if store is None else KnowledgeStore(store, model, embedder=embedder)
     library = None if documents is None else Library(documents.folder)
     intake = None
     if documents is not None and library is not None:

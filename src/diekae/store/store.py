@@ -18,13 +18,13 @@ from diekae.knowledge.codec import PRECISIONS
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
 from diekae.readers import printable, read_document
-from diekae.store.catalogue import Catalogue, DocumentSource, IndexedPassage, StoredDocument, document_id
+from diekae.store.catalogue import Catalogue, DocumentSource, StoredDocument, document_id
+from diekae.store.embedders import EmbedderChoice, make_embedder
 from diekae.store.intake import AddResult, check_name, expand, is_gone, settled_state, title_of
 from diekae.store.layout import CATALOGUE
 from diekae.store.prepared_folder import PreparedFolder
 from diekae.store.search import FoundPassage, PassageSearch
 from diekae.store.verify import Fault, find_faults
-from diekae.store.words import Embedder
 
 MOST_SOURCES = 10
 """Most files of one text that are checked for renames when one of them is added."""
@@ -44,7 +44,7 @@ class KnowledgeStore:
         model: DiekaeModel | None = None,
         *,
         precision: str = "exact",
-        embed: Embedder | None = None,
+        embedder: EmbedderChoice = None,
         most_bytes: int = 4 * 10**9,
     ) -> None:
         """Open a store, or create it.
@@ -53,20 +53,22 @@ class KnowledgeStore:
             folder: The store's folder.
             model: Prepares documents; needed to add them and to :meth:`read` passages.
             precision: Format of newly prepared knowledge: ``exact``, ``bf16`` (half of fp32) or ``int8`` (a quarter).
-            embed: Turns texts into vectors of length 1, so that a search also finds passages that share no word with
-                the question; WordLlama's static embeddings if None. Always open a store with the same embedder.
+            embedder: Name or folder of an encoder, such as ``sentence-transformers/all-MiniLM-L6-v2``, or a function
+                from texts to vectors of length 1, so that a search also finds passages that share no word with the
+                question; WordLlama's static embeddings if None. Always open a store with the same embedder.
             most_bytes: Most bytes of prepared knowledge that one call of :meth:`prepared` or :meth:`read` returns.
                 While it joins documents, it needs about one and a half times as much RAM.
 
         Raises:
-            ValueError: The precision is not known, or the catalogue is damaged.
+            ValueError: The precision is not known, the catalogue is damaged, or the embedder cannot be loaded.
             OSError: The folder cannot be written.
         """
         if precision not in PRECISIONS:
             raise ValueError(f"precision={precision!r} is not known; choose one of {', '.join(PRECISIONS)}.")
         self.folder, self.model, self.precision = as_path(folder), model, precision
         self.catalogue = Catalogue(self.folder / CATALOGUE)
-        self._search = PassageSearch(self.catalogue, embed)
+        self.embedder = make_embedder(embedder, "cpu" if model is None else model.device)
+        self._search = PassageSearch(self.catalogue, model, self.embedder)
         self._prepared_folder = PreparedFolder(self.folder, self.catalogue, model, precision, most_bytes)
 
     def __repr__(self) -> str:
@@ -115,9 +117,9 @@ class KnowledgeStore:
         for number, (content, explicit) in enumerate(inputs):
             if isinstance(content, str):
                 text = self._prepared_folder.check_size(content)
-                result.ids.append(self._put(None, title_of(text), text))
+                result.ids.append(self._put(None, title_of(text), text, progress))
             else:
-                self._add_file(content, explicit, result)
+                self._add_file(content, explicit, result, progress)
             progress("reading", number + 1, len(inputs))
         result.gone = [path for path in result.gone if table.source(path) is not None]
         for source in map(table.source, result.gone if prune else ()):
@@ -181,7 +183,7 @@ class KnowledgeStore:
                 is damaged. Documents stay, and are prepared again when they are next read.
             progress: Called for each file and each document.
         """
-        return find_faults(self.folder, self.catalogue, self._index, repair=repair, progress=progress)
+        return find_faults(self.folder, self.catalogue, self._search.index, repair=repair, progress=progress)
 
     def prepared(self, *names: str) -> PreparedKnowledge:
         """Return the prepared knowledge of a document, or of several together, for ``model.generate(knowledge=…)``.
@@ -208,7 +210,8 @@ class KnowledgeStore:
     def search(self, question: str, k: int = 3, *, documents: Sequence[str] = ()) -> list[FoundPassage]:
         """Return the k passages that answer a question best, best first; none if the store is empty.
 
-        A passage's score is its share of the best BM25 score, plus the cosine of its vector and the question's.
+        A passage's score is its share of the best BM25 score, plus the cosine of its vector and the question's. With an
+        encoder the best such sum in its document counts too, and words count less; see :mod:`diekae.store.search`.
 
         Args:
             question: The question.
@@ -216,8 +219,7 @@ class KnowledgeStore:
             documents: Search only these, named as for :meth:`remove`; all if empty.
 
         Raises:
-            ValueError: k is not positive, a name matches no document, or the store was filled with an embedder of other
-                dimensions.
+            ValueError: k is not positive, a name matches no document, or the store was filled with another embedder.
         """
         if k < 1:
             raise ValueError(f"k={k} must be at least 1.")
@@ -246,7 +248,7 @@ class KnowledgeStore:
         """Close this thread's connection to the catalogue."""
         self.catalogue.close()
 
-    def _add_file(self, path: Path, explicit: bool, result: AddResult) -> None:
+    def _add_file(self, path: Path, explicit: bool, result: AddResult, progress: Progress) -> None:
         """Add one file, unless it has not changed since it was added."""
         try:
             check_name(path)
@@ -262,11 +264,11 @@ class KnowledgeStore:
                 raise
             result.failed.append((printable(path), str(error)))
             return
-        id = self._put((str(path), state), path.name, text)
+        id = self._put((str(path), state), path.name, text, progress)
         self._follow_renames(id)
         result.ids.append(id)
 
-    def _put(self, file: tuple[str, FileState] | None, title: str, text: str) -> str:
+    def _put(self, file: tuple[str, FileState] | None, title: str, text: str, progress: Progress = silent) -> str:
         """Put a text into the catalogue, with the file that holds it; returns its id.
 
         If the file held another text before, and nothing else holds that text, its prepared files are deleted.
@@ -274,16 +276,12 @@ class KnowledgeStore:
         id, table = document_id(text), self.catalogue.documents
         source = DocumentSource(id, id) if file is None else DocumentSource(file[0], id, file[1])
         # Passages are made outside the transaction, because that takes long, and only for a document that is new.
-        passages = None if table.contains(id) else self._index(title, text)
+        passages = None if table.contains(id) else self._search.index(title, text, progress)
         unused_files = table.put(source, title, text, passages)
         if unused_files is None:  # another process removed the document between the two lines above
-            unused_files = table.put(source, title, text, self._index(title, text))
+            unused_files = table.put(source, title, text, self._search.index(title, text))
         self._prepared_folder.delete(unused_files or ())
         return id
-
-    def _index(self, title: str, text: str) -> list[IndexedPassage]:
-        tokenizer = None if self.model is None else self.model.need_prompter().tokenizer
-        return self._search.index(title, text, tokenizer)
 
     def _follow_renames(self, document: str) -> None:
         """Forget a document's files that no longer exist, if another of its files does; its name becomes the title."""
@@ -297,4 +295,4 @@ class KnowledgeStore:
                 table.delete_source(source.path)
             names = [Path(source.path).name for source in present]
             if table.select(ids=[document])[0].title not in names:
-                table.index_again(document, names[0], self._index(names[0], table.text(document)))
+                table.index_again(document, names[0], self._search.index(names[0], table.text(document)))

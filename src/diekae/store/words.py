@@ -1,17 +1,10 @@
-"""The entries of a text in the search index: normalized words, and a vector of the whole text."""
+"""The words of a text in the search index: normalized, so that other forms of them match."""
 
 from __future__ import annotations
 
-import logging
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
 from functools import cache
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 STOP_WORDS = frozenset(
     "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this"
@@ -27,10 +20,6 @@ _WORD = re.compile(rf"[{_UNSPACED}]+|[^\s{_UNSPACED}]+")
 _UNSPACED_WORD = re.compile(rf"[{_UNSPACED}]+")
 _INVISIBLE = re.compile("[\u034f\u0640\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 """Joiners, the stroke that stretches Arabic words, and variation selectors."""
-
-Vectors = NDArray[np.float32]
-Embedder = Callable[[Sequence[str]], Vectors]
-"""Turns texts into vectors of length 1, [texts, dimensions]; the vector of a blank text is zero."""
 
 
 def normalized_words(text: str, *, with_ends: bool = False) -> list[str]:
@@ -93,30 +82,3 @@ def query_words(question: str) -> list[str]:
     """Return the words of a question, each once, without stop words unless there are no others."""
     words = list(dict.fromkeys(normalized_words(question)))
     return [word for word in words if word not in STOP_WORDS] or words
-
-
-@cache
-def static_embedder() -> Embedder:
-    """Return WordLlama's static embeddings, 256 dimensions: 16 MB from its package, without running a model."""
-    # WordLlama configures the process's logging when it is imported, unless there is a handler.
-    root_logger, handler = logging.getLogger(), logging.NullHandler()
-    root_logger.addHandler(handler)
-    try:
-        import wordllama
-    finally:
-        root_logger.removeHandler(handler)
-
-    # Without these arguments it would download the tokenizer that is already in its package.
-    model: Any = wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)
-
-    def embed(texts: Sequence[str]) -> Vectors:
-        rows = [row for row, text in enumerate(texts) if text.strip()]
-        vectors = np.zeros((len(texts), model.embedding.shape[1]), np.float32)
-        if rows:
-            vectors[rows] = model.embed([texts[row] for row in rows])
-        lengths: Vectors = np.linalg.norm(vectors, axis=1, keepdims=True).astype(np.float32)
-        lengths[lengths == 0] = 1
-        vectors /= lengths
-        return vectors
-
-    return embed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -10,10 +11,11 @@ from typing import Annotated, Any, Literal, get_args
 import typer
 
 from diekae.answering.answer import PASSAGES
-from diekae.answering.confidence import THRESHOLD
+from diekae.answering.confidence import CALIBRATIONS
 from diekae.cli.console import (
     DeviceOption,
     DtypeOption,
+    EmbedderOption,
     JsonOption,
     load_model,
     print_text,
@@ -24,6 +26,7 @@ from diekae.data import read_examples
 from diekae.model import DiekaeModel
 from diekae.models import resolve_dtype
 from diekae.store import KnowledgeStore
+from diekae.store.embedders import Embedder, make_embedder
 from diekae_research.cli.choices import chosen
 from diekae_research.documents.calibration import calibrate as calibrate_confidence
 from diekae_research.documents.measure import StoreWay, fill_store, measure_documents
@@ -52,6 +55,10 @@ def command(
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Fit the confidence on the development questions, and stop.")
     ] = False,
+    search_only: Annotated[
+        bool, typer.Option("--search-only", help="Measure search and silence alone, without answers.")
+    ] = False,
+    embedder: EmbedderOption = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
     json: JsonOption = None,
@@ -61,30 +68,39 @@ def command(
     `ours` finds and reads passages as `diekae ask` does; `bare` knows nothing; `prompt` has the same passages in its
     prompt; `whole` and `prompt_whole` read all of the right document, injected and in the prompt.
     """
-    chosen_ways = chosen("ways", ways, StoreWay)
+    chosen_ways = [] if search_only else chosen("ways", ways, StoreWay)
     examples = [] if more is None else read_examples(more)
     texts = list(dict.fromkeys("\n".join(example.knowledge) for example in examples if example.knowledge))
     model = load_model(Path(bank or ""), device, dtype, format, decoder=None if bank else decoder)
-    figures = _measure(model, texts, calibrate, split=split, ways=chosen_ways, passages=passages, limit=limit)
+    opened_embedder = make_embedder(embedder, model.device)
+    figures = _measure(
+        model, texts, opened_embedder, calibrate, split=split, ways=chosen_ways, passages=passages, limit=limit
+    )
     settings = {name: value for name, value in context.params.items() if name not in ("json", "more")}
     settings |= {"decoder": Path(decoder).name, "bank": Path(bank).name if bank else None, "ways": chosen_ways}
-    settings |= {"dtype": resolve_dtype(dtype, model.device), "threshold": THRESHOLD}
+    settings |= {"embedder": opened_embedder.name or None}
+    settings |= {"dtype": resolve_dtype(dtype, model.device), "threshold": CALIBRATIONS[opened_embedder.kind].threshold}
     write_figures(json, {"settings": settings, **figures}, write_json)
     for line in [str(figures)] if calibrate else _lines(figures):
         print_text(line)
 
 
-def _measure(model: DiekaeModel, texts: Sequence[str], calibrate: bool, **options: Any) -> dict[str, Any]:
+def _measure(
+    model: DiekaeModel, texts: Sequence[str], embedder: Embedder, calibrate: bool, **options: Any
+) -> dict[str, Any]:
     """Fill a store and measure it, or fit the confidence; options as for :func:`measure_documents`."""
     if calibrate:
-        return calibrate_confidence(model, texts)
+        return calibrate_confidence(model, texts, embedder)
     with tempfile.TemporaryDirectory() as folder, progress_bars() as (show, _):
-        store = KnowledgeStore(folder, model)
-        names = fill_store(store, texts)
+        store = KnowledgeStore(folder, model, embedder=embedder)
+        began = time.perf_counter()
+        names = fill_store(store, texts, show)
+        filled = time.perf_counter() - began
         try:
-            return measure_documents(model, store, names, progress=show, **options)
+            figures = measure_documents(model, store, names, progress=show, **options)
         finally:
             store.close()
+    return {"fill_seconds": filled, **figures}
 
 
 def _lines(figures: dict[str, Any]) -> list[str]:
@@ -93,6 +109,7 @@ def _lines(figures: dict[str, Any]) -> list[str]:
     for kind, row in figures["recall"].items():
         lines.append(f"{kind}: " + ", ".join(f"{name} {value:.2f}" for name, value in row.items()))
     lines.append(f"said not there: {figures['silence']}")
+    lines.append(f"filled in {figures['fill_seconds']:.1f} s; search: {figures['search']}")
     for way, row in figures["ways"].items():
         kinds = ", ".join(f"{kind} {counts['right']}/{counts['n']}" for kind, counts in row["kinds"].items())
         low, high = row["interval"]

@@ -14,6 +14,7 @@ from diekae.answering import pick
 from diekae.answering.confidence import signals_of
 from diekae.model import DiekaeModel
 from diekae.store import KnowledgeStore
+from diekae.store.embedders import Embedder
 from diekae_research.documents.measure import fill_store
 from diekae_research.documents.questions import questions_of
 
@@ -23,7 +24,7 @@ DECAY = 1e-4
 """Weight of the squared weights beside the mean cross-entropy; the first weight, of 1, has none."""
 
 
-def calibrate(model: DiekaeModel, more_texts: Sequence[str]) -> dict[str, Any]:
+def calibrate(model: DiekaeModel, more_texts: Sequence[str], embedder: Embedder) -> dict[str, Any]:
     """Fit the confidence on the development questions by logistic regression.
 
     Each question is asked of its document alone, of all documents, and of all documents among more texts.
@@ -31,6 +32,7 @@ def calibrate(model: DiekaeModel, more_texts: Sequence[str]) -> dict[str, Any]:
     Args:
         model: Its tokenizer cuts the documents.
         more_texts: Texts of the largest store; there is none if they are empty.
+        embedder: The stores'.
 
     Returns:
         ``weights`` of 1 and of the signals; the ``threshold``; and for each size of store the ``auroc`` and how many
@@ -45,7 +47,7 @@ def calibrate(model: DiekaeModel, more_texts: Sequence[str]) -> dict[str, Any]:
     for name, texts in stores.items():
         asked = [question for document, question in pairs if document["id"] == name or name not in documents]
         with tempfile.TemporaryDirectory() as folder:
-            store = KnowledgeStore(folder, model)
+            store = KnowledgeStore(folder, model, embedder=embedder)
             if name in documents:
                 store.add(texts, prepare=False)
             else:

@@ -21,7 +21,7 @@ from sklearn.metrics import roc_auc_score
 
 from diekae.answering import ask, confidence_of, pick, reply
 from diekae.answering.answer import PASSAGES
-from diekae.answering.confidence import THRESHOLD
+from diekae.answering.confidence import CALIBRATIONS
 from diekae.data.example import Example
 from diekae.evaluation import answers
 from diekae.model import DiekaeModel
@@ -38,22 +38,23 @@ ANSWER_TOKENS = 48
 RANKS = (1, 3, 5)
 """Passages among which search should have the right one."""
 TIMED = 24
-"""Questions of which the time to the first token is taken."""
+"""Questions of which the times of the search and to the first token are taken."""
 
 
-def fill_store(store: KnowledgeStore, more_texts: Sequence[str] = ()) -> dict[str, str]:
+def fill_store(store: KnowledgeStore, more_texts: Sequence[str] = (), progress: Progress = silent) -> dict[str, str]:
     """Put all documents and passages into a store, without preparing them.
 
     Args:
         store: An empty store.
         more_texts: Texts that make search harder.
+        progress: Called as the work goes on.
 
     Returns:
         The name of each document in this benchmark, by its id in the store.
     """
     names = {row["text"]: row["id"] for row in read_rows("documents")}
     names |= {row["text"]: f"{row['language']}-{number}" for number, row in enumerate(read_rows("languages"))}
-    store.add([*names, *more_texts], prepare=False)
+    store.add([*names, *more_texts], prepare=False, progress=progress)
     return {document_id(text): name for text, name in names.items()}
 
 
@@ -75,17 +76,18 @@ def measure_documents(
         store: The documents.
         names: What :func:`fill_store` returned.
         split: ``development`` or ``test``.
-        ways: Some of :data:`StoreWay`.
+        ways: Some of :data:`StoreWay`; without any, search and silence alone are measured.
         passages: Passages that are read.
         limit: Questions that are answered, at most.
         progress: Called as the work goes on.
 
     Returns:
-        ``recall``, ``silence``, the summary of each of the ``ways``, ``first_token`` and ``same_words_whole`` where
-        their ways are measured, and all ``answers``.
+        ``recall``, ``silence``, ``search``, the summary of each of the ``ways``, ``first_token`` and
+        ``same_words_whole`` where their ways are measured, and all ``answers``.
     """
     figures: dict[str, Any] = {"recall": recall(store, names, split), "silence": silence(store, split)}
-    pairs = questions_of(split, limit)
+    figures["search"] = search_time(store, [question["question"] for _, question in questions_of(split)[:TIMED]])
+    pairs = questions_of(split, limit) if ways else []
     rows: list[dict[str, Any]] = []
     for done, (document, question) in enumerate(pairs, start=1):
         row: dict[str, Any] = {**question, "document": document["id"]}
@@ -197,9 +199,19 @@ def silence(store: KnowledgeStore, split: str) -> dict[str, Any]:
         confidences.append(confidence_of(pick(store, question["question"])))
         answerable.append(not question["near"])
         count = counts[question["near"] or "answerable"]
-        count[0] += confidences[-1] < THRESHOLD
+        count[0] += confidences[-1] < CALIBRATIONS[store.embedder.kind].threshold
         count[1] += 1
     return {"said_not_there": counts, "auroc": float(roc_auc_score(answerable, confidences))}
+
+
+def search_time(store: KnowledgeStore, questions: Sequence[str]) -> dict[str, float]:
+    """Return the number of passages in the store, and the median seconds of a search."""
+    seconds, passages = [], 0
+    for question in questions:
+        began = time.perf_counter()
+        passages = store.search(question)[0].searched
+        seconds.append(time.perf_counter() - began)
+    return {"passages": passages, "seconds": float(torch.tensor(seconds).median())}
 
 
 def first_token(model: DiekaeModel, store: KnowledgeStore, questions: Sequence[str]) -> dict[str, float]:

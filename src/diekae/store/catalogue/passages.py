@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diekae.store.catalogue.database import CatalogueDatabase
-from diekae.store.catalogue.tables import insert, is_whole
+from diekae.store.catalogue.tables import EMBEDDER_TABLE, insert, is_whole
+from diekae.store.embedders import same_embedder
 from diekae.store.passages import Passage
 from diekae.store.words import is_character
 
@@ -35,6 +36,8 @@ class IndexedPassage(Passage):
     """Words of its text, title and heading, separated by blanks."""
     vector: bytes
     """Its vector, fp16."""
+    embedder: str = ""
+    """The encoder that made the vector; see :attr:`diekae.store.embedders.Embedder.name`."""
 
 
 class StoredPassage(NamedTuple):
@@ -72,6 +75,8 @@ class PassageVectors(NamedTuple):
     """Changes with every change of the passages."""
     numbers: list[int]
     """The passages' numbers, one a row of the matrix."""
+    documents: list[int]
+    """The numbers of their documents."""
     matrix: NDArray[np.float32]
     """[passages, dimensions]."""
 
@@ -87,10 +92,13 @@ class PassageTable:
         """Add the passages of a document, given by its number.
 
         Raises:
-            ValueError: Their vectors have other dimensions than those that are in the catalogue.
+            ValueError: Their vectors are of another embedder than those that are in the catalogue.
         """
         with self._database.writing() as connection:
-            self._check_dimensions(connection, passages)
+            if connection.execute("SELECT 1 FROM passages LIMIT 1").fetchone() is None:
+                self._keep_embedder(connection, passages)
+            else:
+                self._check_vectors(connection, passages)
             for passage in passages:
                 values = (document, passage.start, passage.end, passage.heading, passage.vector)
                 done = connection.execute(insert("passages"), values)
@@ -134,7 +142,9 @@ class PassageTable:
         Raises:
             ValueError: The vectors differ in their dimensions, or one is damaged.
         """
-        query = f"SELECT number, vector, {is_whole('passages')} FROM passages WHERE number > ? ORDER BY number"
+        query = (
+            f"SELECT number, document, vector, {is_whole('passages')} FROM passages WHERE number > ? ORDER BY number"
+        )
         with self._database.reading() as connection:
             state: tuple[int, int] = connection.execute(
                 "SELECT count(*), coalesce(max(number), 0) FROM passages"
@@ -144,21 +154,22 @@ class PassageTable:
             rows = [] if earlier is None else connection.execute(query, (earlier.state[1],)).fetchall()
             if earlier is None or len(rows) != state[0] - earlier.state[0]:
                 earlier, rows = None, connection.execute(query, (0,)).fetchall()
-        self._database.check_rows(all(whole for _, _, whole in rows), "the vector of a passage")
-        numbers = [number for number, _, _ in rows]
-        values = [np.frombuffer(vector, dtype=np.float16) for _, vector, _ in rows]
+        self._database.check_rows(all(row[-1] for row in rows), "the vector of a passage")
+        numbers, documents = [row[0] for row in rows], [row[1] for row in rows]
+        values = [np.frombuffer(row[2], dtype=np.float16) for row in rows]
         if earlier is not None and earlier.numbers:
-            numbers, values = earlier.numbers + numbers, [*earlier.matrix[:1], *values]
+            numbers, documents = earlier.numbers + numbers, earlier.documents + documents
+            values = [*earlier.matrix[:1], *values]
         if len({len(value) for value in values}) > 1:
             raise ValueError(
                 f"{str(self._database.path)!r} holds vectors of different embedders; add the documents to a new store."
             )
         if not values:
-            return PassageVectors(state, numbers, np.zeros((0, 0), np.float32))
+            return PassageVectors(state, numbers, documents, np.zeros((0, 0), np.float32))
         matrix = np.stack(values).astype(np.float32)
         if earlier is not None and earlier.numbers:
             matrix = np.concatenate([earlier.matrix, matrix[1:]])
-        return PassageVectors(state, numbers, matrix)
+        return PassageVectors(state, numbers, documents, matrix)
 
     def numbers(self, documents: Sequence[str]) -> set[int]:
         """Return the numbers of some documents' passages."""
@@ -194,12 +205,42 @@ class PassageTable:
             for number, document, title, heading, start, end, *_ in (rows[n] for n in numbers if n in rows)
         ]
 
-    def _check_dimensions(self, connection: sqlite3.Connection, passages: Sequence[IndexedPassage]) -> None:
-        row = connection.execute("SELECT vector FROM passages LIMIT 1").fetchone()
-        for passage in passages if row is not None else ():
-            if len(passage.vector) != len(row[0]):
+    def check_embedder(self, name: str) -> None:
+        """Check that vectors of an embedder can be compared with those in the catalogue.
+
+        Args:
+            name: Its :attr:`diekae.store.embedders.Embedder.name`.
+
+        Raises:
+            ValueError: They are of another embedder.
+        """
+        with self._database.reading() as connection:
+            known = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'embedder'").fetchone() is not None
+            row = connection.execute("SELECT name FROM embedder").fetchone() if known else None
+        stored = "" if row is None else str(row[0])
+        if not same_embedder(stored, name):
+            stored, name = (each or "the static embeddings or a function" for each in (stored, name))
+            raise ValueError(
+                f"the passages of {str(self._database.path)!r} have vectors of {stored}, but the store was opened with "
+                f"{name}, whose vectors cannot be compared with them; open the store with the embedder it was filled "
+                "with (embedder=…, --embedder), or add the documents to a new store."
+            )
+
+    def _keep_embedder(self, connection: sqlite3.Connection, passages: Sequence[IndexedPassage]) -> None:
+        """Keep the name of the embedder of the first passages; all later ones must have the same."""
+        connection.execute(EMBEDDER_TABLE)
+        connection.execute("DELETE FROM embedder")
+        names = {passage.embedder for passage in passages if passage.embedder}
+        connection.executemany("INSERT INTO embedder(name) VALUES (?)", [(name,) for name in names])
+
+    def _check_vectors(self, connection: sqlite3.Connection, passages: Sequence[IndexedPassage]) -> None:
+        (vector,) = connection.execute("SELECT vector FROM passages LIMIT 1").fetchone()
+        for name in {passage.embedder for passage in passages}:
+            self.check_embedder(name)
+        for passage in passages:
+            if len(passage.vector) != len(vector):
                 raise ValueError(
                     f"the embedder gives {len(passage.vector) // _BYTES} dimensions, but passages of "
-                    f"{str(self._database.path)!r} have {len(row[0]) // _BYTES}; open the store with the embedder it "
+                    f"{str(self._database.path)!r} have {len(vector) // _BYTES}; open the store with the embedder it "
                     "was filled with."
                 )

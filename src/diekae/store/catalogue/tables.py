@@ -38,6 +38,9 @@ CREATE TABLE memories (
     PRIMARY KEY (document, bank)
 );
 """
+EMBEDDER_TABLE = "CREATE TABLE IF NOT EXISTS embedder (name TEXT NOT NULL)"
+"""Holds the name of the encoder of all vectors. Without it, or a row in it, they are of static embeddings or a
+function; so catalogues of layout 3 that are older need no change."""
 INDEXES_OF_LAYOUT_3 = (
     "CREATE INDEX documents_titled ON documents(title)",
     "CREATE INDEX memories_of ON memories(bank, file)",
