@@ -10,6 +10,7 @@ import pytest
 
 from builders import make_model
 from diekae import DiekaeModel
+from diekae.store import verify
 
 _connect = sqlite3.connect
 
@@ -29,6 +30,7 @@ def unsynced() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _handle: None)
         patch.setattr(sqlite3, "connect", partial(_connect, factory=_Unsynced))
+        patch.setattr(verify, "PATIENCE", 0.1)  # for a remover in another process, which most tests do not have
         yield
 
 
