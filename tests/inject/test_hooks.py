@@ -10,7 +10,7 @@ from builders import DEPTH, hook_count, make_decoder, make_prompts
 from decoders import EVERY_SITE, EVERYWHERE, LAYERS, decoder_of, injecting, logits_of, noise_like
 from diekae.data.batch import collate
 from diekae.inject.hookpoints import find_blocks, find_hookpoints, first_tensor
-from diekae.inject.hooks import apply_hook, frozen, run
+from diekae.inject.hooks import apply_hook, contiguous_head, frozen, run
 
 
 @EVERYWHERE
@@ -157,3 +157,16 @@ def test_hooks_do_not_act_in_another_thread() -> None:
         thread.start()
         thread.join()
     assert torch.equal(got[0], want)
+
+
+@torch.no_grad()
+def test_the_head_reads_contiguous_states_inside_the_block_alone() -> None:
+    """Of several rows' last columns, which are not contiguous, PyTorch would copy the head's weights for each row."""
+    decoder, contiguous = make_decoder(), []
+    ids = torch.arange(15).view(3, 5)
+    with contiguous_head(decoder):
+        head: nn.Module = decoder.get_output_embeddings()
+        head.register_forward_pre_hook(lambda _head, args: contiguous.append(args[0].is_contiguous()))
+        inside = decoder(ids, logits_to_keep=2).logits
+    outside = decoder(ids, logits_to_keep=2).logits
+    assert contiguous == [True, False] and torch.allclose(inside, outside, atol=1e-5)

@@ -15,6 +15,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from diekae.data.prompt import Prompt
 from diekae.inject.hookpoints import find_blocks
+from diekae.inject.hooks import contiguous_head
 from diekae.inject.visibility import hiding
 from diekae.placement import input_device
 from diekae.progress import Progress, silent
@@ -72,7 +73,8 @@ def _target_nll(decoder: PreTrainedModel, prompt: Prompt, settings: Sequence[Lay
         batch = settings[start : start + BATCH]
         copied = copy.deepcopy(cache)
         copied.batch_repeat_interleave(len(batch))
-        with hiding(decoder, _hidden(columns, batch, len(find_blocks(decoder)))):
+        hidden = _hidden(columns, batch, len(find_blocks(decoder)))
+        with hiding(decoder, hidden), contiguous_head(decoder):
             output = decoder(
                 input_ids=rest.expand(len(batch), -1),
                 past_key_values=copied,

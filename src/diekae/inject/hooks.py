@@ -128,6 +128,20 @@ def detach_blocks(decoder: PreTrainedModel) -> HookContext:
     return HookContext(register)
 
 
+def contiguous_head(decoder: PreTrainedModel) -> HookContext:
+    """Return a block in which the head reads contiguous states, in forwards of the current context inside it.
+
+    The last columns of several rows are not contiguous, and PyTorch then copies the head's weights for each row: with
+    eight rows, a vocabulary of 49,152 and bf16 on a CPU, the head took 0.94 s in place of 0.01 s.
+    """
+
+    def copy(_head: nn.Module, args: tuple[Tensor, ...], kwargs: Any) -> Any:
+        return tuple(states.contiguous() for states in args), kwargs
+
+    head = decoder.get_output_embeddings()
+    return HookContext(lambda context: context.add_pre_hook(head, copy) if isinstance(head, nn.Module) else None)
+
+
 @contextmanager
 def frozen(decoder: PreTrainedModel) -> Iterator[None]:
     """Keep the decoder in eval mode and without gradients of its own inside the block, and restore both after it."""

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from diekae.data.batch import pad_left
+from diekae.inject.hooks import contiguous_head
 from diekae.knowledge import PreparedKnowledge
 from diekae.model import DiekaeModel
 from diekae.model.generation import end_tokens, greedy_options
@@ -188,8 +189,9 @@ class Engine:
         cache = None if known is None else self.model.unseen_anchor(knowledge, ids, mask)
         if cache is not None:
             options["past_key_values"] = cache
-        with torch.no_grad(), self.model.call_context(known, ids, mask):
-            self.model.decoder.generate(input_ids=ids, attention_mask=mask, **options)  # type: ignore[operator]
+        decoder = self.model.decoder
+        with torch.no_grad(), self.model.call_context(known, ids, mask), contiguous_head(decoder):
+            decoder.generate(input_ids=ids, attention_mask=mask, **options)  # type: ignore[operator]
 
     def _interrupt(self, jobs: list[Job]) -> Callable[[int], bool]:
         """Return what tells whether others should join, or so many have left that the batch should shrink."""
