@@ -21,6 +21,7 @@ from diekae.data.batch import pad_left
 from diekae.data.example import Example
 from diekae.data.prompt import Prompt
 from diekae.inject.contexts import paused
+from diekae.inject.hooks import contiguous_head
 from diekae.model import DiekaeModel
 from diekae.model.generation import greedy_options
 from diekae.progress import Progress, silent
@@ -134,7 +135,7 @@ def continue_sentences(model: DiekaeModel, texts: Sequence[str], draw: bool) -> 
     options = greedy_options(TOKENS, tokenizer) | {"stopping_criteria": [_TwoLines(tokenizer, ids.shape[1])]}
     if draw:
         options |= {"do_sample": True, "temperature": 0.8, "top_p": 0.9}
-    with paused():
+    with paused(), contiguous_head(model.decoder):
         generated = model.decoder.generate(input_ids=ids, attention_mask=mask, **options)  # type: ignore[operator]
     return [str(text) for text in tokenizer.batch_decode(generated[:, ids.shape[1] :])]
 

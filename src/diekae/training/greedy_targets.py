@@ -16,6 +16,7 @@ from diekae.data.mixture import is_chosen
 from diekae.data.prompt import Prompt
 from diekae.files import write_atomically
 from diekae.inject.contexts import paused
+from diekae.inject.hooks import contiguous_head
 from diekae.model import DiekaeModel
 from diekae.model.generation import greedy_options
 from diekae.progress import BatchProgress, silent
@@ -84,7 +85,7 @@ def _generate(model: DiekaeModel, prompts: Sequence[Prompt], progress: BatchProg
     for rows, done in batches(prompts, BATCH):
         contexts = [context_of(model, prompts[row], "prompted") for row in rows]
         ids, mask = pad_left(contexts, tokenizer.pad_token_id, model.device)
-        with paused():
+        with paused(), contiguous_head(model.decoder):
             generated = model.decoder.generate(  # type: ignore[operator]
                 input_ids=ids, attention_mask=mask, **greedy_options(MAX_TOKENS, tokenizer)
             )
