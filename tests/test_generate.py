@@ -1,6 +1,7 @@
 """Generation with knowledge: the decoder's own `generate`, with a cache, beams, samples, streams and threads."""
 
 import threading
+from typing import Any
 
 import pytest
 import torch
@@ -253,3 +254,15 @@ def test_an_error_in_generation_leaves_no_hook(encoder: str) -> None:
         write(model, inputs, CASTLE, stopping_criteria=[fail])
     assert hook_count(model.decoder) == 0
     assert torch.equal(write(model, inputs, CASTLE), want)
+
+
+def test_the_head_reads_a_copy_where_all_rows_have_knowledge() -> None:
+    """A row without knowledge keeps the decoder's own product of a slice, bit for bit."""
+    model, strides = make_model(), []
+    inputs = model.tokenize(QUESTIONS[:2])
+    head: Any = model.decoder.get_output_embeddings()
+    head.register_forward_hook(lambda _head, args, _logits: strides.append(args[0].stride()[0]))
+    castle, width = model.prepare(CASTLE), model.decoder.config.hidden_size
+    for rows in ([castle, castle], [castle, None]):
+        model.generate(**inputs, knowledge=rows, max_new_tokens=1)
+    assert strides[0] == width < strides[1]

@@ -102,6 +102,9 @@ def test_what_was_acknowledged_outlives_kills(start: Start) -> None:
 
         threads = [repeat(files_of), repeat(edits_of)]
         time.sleep(seconds)
+        deadline = time.monotonic() + 60
+        while len(files) < 2 * (life + 1) and time.monotonic() < deadline:  # a slow machine needs longer
+            time.sleep(0.01)
         os.kill(number, signal.SIGKILL)
         for thread in threads:
             thread.join(30)

@@ -40,6 +40,7 @@ from diekae.inject.checkpointing import checkpointed_blocks
 from diekae.inject.contexts import Claim, HookContext, claims, is_bare
 from diekae.inject.difference_injector import DifferenceInjector
 from diekae.inject.hookpoints import stack_of
+from diekae.inject.hooks import add_contiguous_head
 from diekae.inject.input_columns import Forward, InputColumns
 from diekae.inject.slots import Watch
 
@@ -71,6 +72,8 @@ class Injection:
         """
         self._attached, self._rows = attached, len(receives)
         columns = InputColumns(receives, valid, receives_later, hidden_anchor)
+        # A row without knowledge keeps the decoder's own product, bit for bit.
+        self._copies_head_states = bool(columns.with_knowledge.all())
         self._injector: AttentionInjector | DifferenceInjector
         if attached.by_attention:
             self._injector = AttentionInjector(attached, knowledge, columns, watch)
@@ -90,6 +93,8 @@ class Injection:
         def register(context: HookContext) -> None:
             self._add_forward_hooks(context, guard)
             self._injector.add_hooks(context)
+            if self._copies_head_states:
+                add_contiguous_head(context, attached.decoder)
 
         attached = self._attached
         return HookContext(register, Claim(attached.decoder, attached.bank, attached.by_attention, held=guard))

@@ -19,7 +19,6 @@ from diekae.fingerprint import check_whole
 from diekae.inject.columns import anchored, guess_mask
 from diekae.inject.contexts import Claim, HookContext, bare, check_claim
 from diekae.inject.guidance import with_guidance
-from diekae.inject.hooks import contiguous_head
 from diekae.inject.injection import Injection
 from diekae.inject.slots import Watch
 from diekae.knowledge import Document, Knowledge, PreparedKnowledge, batch_knowledge, knowledge_of_rows
@@ -197,10 +196,7 @@ class DiekaeModel(KnowledgePreparer):
             cache = self.unseen_anchor(rows, input_ids, mask) if is_stepwise(self.decoder, kwargs) else None
             kwargs = with_guidance(self.decoder, kwargs)
             kwargs = {"past_key_values": cache, **kwargs} if cache is not None else kwargs
-            # A row without knowledge keeps the decoder's own way, bit for bit.
-            known = all(row is not None for row in rows)
-            head = contiguous_head(self.decoder) if known else nullcontext()
-            with self.call_context(rows, input_ids, mask), head:
+            with self.call_context(rows, input_ids, mask):
                 return self.decoder.generate(input_ids=input_ids, attention_mask=mask, **kwargs)  # type: ignore[operator]
 
     def unseen_anchor(
