@@ -19,12 +19,12 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from diekae.data.prompt import Prompt
 from diekae.encoders import KnowledgeBatch
 from diekae.fingerprint import window
+from diekae.free_memory import free_memory
 from diekae.inject.attached import Attached
 from diekae.inject.contexts import paused
 from diekae.inject.hookpoints import find_blocks, stack_of
 from diekae.inject.hooks import run
 from diekae.knowledge import PreparedKnowledge, split_batch
-from diekae.memory import free_memory
 from diekae.placement import input_device, stays
 from diekae.progress import Progress, silent
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diekae.data.example import Example
+from diekae.free_memory import free_memory
 from diekae.inject.hookpoints import find_blocks
 from diekae.inject.hooks import frozen
-from diekae.memory import free_memory
 from diekae.model import DiekaeModel
 from diekae.run.peak_memory import peak_memory
 from diekae.study.plan import bank_config, take_step
