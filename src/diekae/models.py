@@ -46,21 +46,13 @@ def load_decoder(
         ModuleNotFoundError: The name means the model in the wheel, and the wheel or `gguf` is not installed.
     """
     in_wheel = name_or_path.lower() in WHEEL_NAMES
-    source = smollm2_folder() if in_wheel else name_or_path
+    source = str(smollm2_folder()) if in_wheel else name_or_path
     try:
-        # Without `trust_remote_code=False`, Transformers asks on stdin whether to run code that a folder brings.
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source,
-            dtype=dtype or fast_dtype(device),
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-        decoder, loading = loaded
+        decoder, missing = load_weights(AutoModelForCausalLM, source, dtype or fast_dtype(device))
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except LOADING_ERRORS as error:
         raise ValueError(_explain(name_or_path, error)) from error
-    if missing := sorted(loading["missing_keys"]):
+    if missing:
         names = ", ".join(missing[:3]) + (" and others" if missing[3:] else "")
         raise ValueError(
             f"{name_or_path!r} has no weights for {names}, which would be random: perhaps a base model without its "
@@ -73,6 +65,17 @@ def load_decoder(
     if device is not None:
         decoder = decoder.to(device)
     return decoder.eval(), tokenizer
+
+
+def load_weights(auto: Any, source: str, dtype: torch.dtype) -> tuple[Any, list[str]]:
+    """Load a model by one of Transformers' auto classes, and name the weights that its files lack, which are random.
+
+    Code that the model brings is never run, and no pickle is opened.
+    """
+    # Without `trust_remote_code=False`, Transformers asks on stdin whether to run code that a folder brings.
+    options = {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
+    model, loading = auto.from_pretrained(source, dtype=dtype, **options)
+    return model, sorted(loading["missing_keys"])
 
 
 def fast_dtype(device: str | torch.device | None = None) -> torch.dtype:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from diekae.fingerprint import fingerprint
-from diekae.models import LOADING_ERRORS
+from diekae.models import LOADING_ERRORS, load_weights
 
 Vectors = NDArray[np.float32]
 EmbedFunction = Callable[[Sequence[str]], Vectors]
@@ -109,14 +109,7 @@ def load_encoder(name_or_path: str, device: torch.device | str = "cpu") -> Embed
         "'sentence-transformers/all-MiniLM-L6-v2'"
     )
     try:
-        loaded: Any = AutoModel.from_pretrained(
-            name_or_path,
-            dtype=torch.float32,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-        model, loading = loaded
+        model, missing = load_weights(AutoModel, name_or_path, torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
     except LOADING_ERRORS as error:
         first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
@@ -125,7 +118,7 @@ def load_encoder(name_or_path: str, device: torch.device | str = "cpu") -> Embed
         ) from error
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # not used here, and random in some encoders
-    if missing := sorted(key for key in loading["missing_keys"] if not key.startswith("pooler.")):
+    if missing := [key for key in missing if not key.startswith("pooler.")]:
         raise ValueError(f"{name_or_path!r} has no weights for {missing[0]}, which would be random; {expected}.")
     if model.config.is_encoder_decoder or tokenizer.pad_token_id is None:
         raise ValueError(f"{name_or_path!r} is no encoder, or its tokenizer has no padding token; {expected}.")
