@@ -9,6 +9,7 @@ from code_blocks import PAGES, ROOT
 
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 OTHERS = [ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "research/README.md")]
+TESTS = ("tests", "research/tests")
 
 
 def test_every_page_is_in_the_navigation() -> None:
@@ -28,6 +29,14 @@ def test_named_results_exist() -> None:
     for page in PAGES:
         for name in re.findall(r"`(research/[\w/.-]+)`", page.read_text()):
             assert (ROOT / name).exists(), f"{page.name}: {name}"
+
+
+def test_named_tests_exist() -> None:
+    """The page on reliability names tests by their paths in one of the two folders of tests."""
+    names = re.findall(r"`([\w/]+\.py)`", (ROOT / "docs" / "reliability.md").read_text())
+    tests = [name for name in names if Path(name).name.startswith("test_")]
+    assert len(tests) > 50
+    assert [name for name in tests if not any((ROOT / folder / name).exists() for folder in TESTS)] == []
 
 
 def test_the_readme_stays_short() -> None:
