@@ -36,6 +36,8 @@ console = make_console()
 SHIPPED, EXACT = Path("smollm2"), Path("smollm2-exact")
 """The banks that come with the package: a trained one, the default to measure and to edit; and an untrained one of all
 layers, the default to answer from documents."""
+LINE_INTERVAL = 30.0
+"""Seconds between two lines of progress without a terminal."""
 _BANK_HELP = (
     "Folder of a bank; a bank of the package: smollm2 (trained) or smollm2-exact (untrained); or user/bank on the hub."
 )
@@ -203,9 +205,8 @@ def progress_bars() -> Iterator[tuple[ShowProgress, TrainerCallback]]:
 class ProgressLines:
     """Progress without a terminal, as in a log file: a line from time to time, and one when a kind of work ends."""
 
-    def __init__(self, interval: float = 30.0) -> None:
-        """Print at most one line in this many seconds, besides the last line of each kind of work."""
-        self.interval = interval
+    def __init__(self) -> None:
+        """Print nothing yet."""
         self._start_times: dict[str, float] = {}
         self._last_print = time.monotonic()
 
@@ -213,7 +214,7 @@ class ProgressLines:
         """Print how much is done, the time it took, and an estimate of the time left."""
         now = time.monotonic()
         start_time = self._start_times.setdefault(what, now)
-        if done < total and now - self._last_print < self.interval:
+        if done < total and now - self._last_print < LINE_INTERVAL:
             return
         self._last_print, seconds = now, now - start_time
         left = f", about {_clock(seconds / done * (total - done))} left" if 0 < done < total else ""

@@ -58,14 +58,13 @@ class Batch(TypedDict):
     """Real tokens of K, bool [B, K]."""
 
 
-def collate(prompts: Sequence[Prompt], *, scope: str, anchor: str, padding: int = 0) -> Batch:
+def collate(prompts: Sequence[Prompt], *, scope: str, anchor: str) -> Batch:
     """Lay out a batch of prompts.
 
     Args:
         prompts: B prompts. K may be empty: the run over x needs none.
         scope: ``all`` or ``prompt``: whether the positions of y receive differences.
         anchor: ``shared`` or ``own``.
-        padding: Any token id; it is never read.
     """
     full, short, receives, labels, offsets = [], [], [], [], []
     for prompt in prompts:
@@ -77,8 +76,8 @@ def collate(prompts: Sequence[Prompt], *, scope: str, anchor: str, padding: int 
         receives.append([anchor == "own"] * len(a) + [True] * len(x) + [scope == "all"] * len(y))
         labels.append([IGNORED] * (len(a) + len(x)) + list(y))
     batch = Batch(
-        full_ids=_pad(full, padding),
-        input_ids=_pad(short, padding),
+        full_ids=_pad(full, 0),
+        input_ids=_pad(short, 0),
         input_mask=_pad([[True] * len(row) for row in short], False),
         receives=_pad(receives, False),
         labels=_pad(labels, IGNORED),
@@ -87,14 +86,14 @@ def collate(prompts: Sequence[Prompt], *, scope: str, anchor: str, padding: int 
         knowledge_mask=_pad([[True] * len(prompt.knowledge) for prompt in prompts], False),
     )
     if any(prompt.apart for prompt in prompts):
-        batch.update(_separate_documents(prompts, padding))  # type: ignore[typeddict-item]
+        batch.update(_separate_documents(prompts))  # type: ignore[typeddict-item]
     return batch
 
 
-def _separate_documents(prompts: Sequence[Prompt], padding: int) -> SeparateDocuments:
+def _separate_documents(prompts: Sequence[Prompt]) -> SeparateDocuments:
     rows = [(row, prompt.anchor, document) for row, prompt in enumerate(prompts) for document in prompt.documents]
     return SeparateDocuments(
-        document_ids=_pad([anchor + document for _, anchor, document in rows], padding),
+        document_ids=_pad([anchor + document for _, anchor, document in rows], 0),
         document_mask=_pad([[True] * len(document) for _, _, document in rows], False),
         document_start=torch.tensor([len(anchor) for _, anchor, _ in rows]),
         document_row=torch.tensor([row for row, _, _ in rows]),

@@ -38,7 +38,6 @@ def evaluate(
     model: DiekaeModel,
     prompts: Sequence[Prompt],
     *,
-    scope: str | None = None,
     batch_size: int = 16,
     max_knowledge: int | None = None,
     time_passes: bool = True,
@@ -49,7 +48,6 @@ def evaluate(
     Args:
         model: Decoder and bank.
         prompts: Held-out examples with knowledge.
-        scope: ``prompt`` or ``all``; None is the bank's own.
         batch_size: Examples of one pass.
         max_knowledge: Longest K in tokens.
         time_passes: Also measure the seconds of a pass, one example at a time.
@@ -66,8 +64,8 @@ def evaluate(
     prompts = truncate_knowledge(prompts, max_knowledge, window(model.decoder))
     swapped = swap_knowledge(prompts, window(model.decoder), max_knowledge)
     with frozen(model.decoder), torch.no_grad():
-        losses = _losses(model, prompts, swapped, scope, batch_size, progress)
-        seconds = time_all(model, prompts, scope) if time_passes else None
+        losses = _losses(model, prompts, swapped, batch_size, progress)
+        seconds = time_all(model, prompts) if time_passes else None
     means = {name: value.mean for name, value in losses.items()}
     first = {name: float(value.first.mean()) for name, value in losses.items()}
     return {
@@ -93,7 +91,6 @@ def _losses(
     model: DiekaeModel,
     prompts: Sequence[Prompt],
     swapped: Sequence[Prompt] | None,
-    scope: str | None,
     batch_size: int,
     progress: Progress,
 ) -> dict[str, Losses]:
@@ -103,7 +100,7 @@ def _losses(
     if swapped is not None:
         passes += [(f"{way}_other", way, swapped) for way in ways[1:]]
     return {
-        name: nll(model, examples, way, scope=scope, batch_size=batch_size, progress=partial(progress, name))
+        name: nll(model, examples, way, batch_size=batch_size, progress=partial(progress, name))
         for name, way, examples in passes
     }
 
@@ -131,18 +128,18 @@ def swap_knowledge(prompts: Sequence[Prompt], window: int, limit: int | None = N
     return truncate_knowledge(swapped, limit, window)
 
 
-def time_all(model: DiekaeModel, prompts: Sequence[Prompt], scope: str | None) -> dict[str, float]:
+def time_all(model: DiekaeModel, prompts: Sequence[Prompt]) -> dict[str, float]:
     """Return the median seconds of one pass over one example, by the names of `PASSES`.
 
     Passes are timed in turn, after a warm-up. The head runs at the same columns in all of them.
     """
-    seconds = [time_in_turn(_passes(model, prompt, scope), TIMED_ROUNDS) for prompt in prompts[:TIMED_EXAMPLES]]
+    seconds = [time_in_turn(_passes(model, prompt), TIMED_ROUNDS) for prompt in prompts[:TIMED_EXAMPLES]]
     return {name: statistics.median(times[name] for times in seconds) for name in seconds[0]}
 
 
-def _passes(model: DiekaeModel, prompt: Prompt, scope: str | None) -> dict[str, TimedCall]:
+def _passes(model: DiekaeModel, prompt: Prompt) -> dict[str, TimedCall]:
     """Return the passes over one example. Knowledge and the prompt's cache are prepared here, outside the passes."""
-    batch = lay_out(model, [prompt], scope)
+    batch = lay_out(model, [prompt])
     all_prepared = model.prepare_prompts([prompt])
     prefix = int(batch["knowledge_start"][0]) + len(prompt.knowledge)
     ids, offset = batch["full_ids"], batch["offset"]
@@ -158,5 +155,5 @@ def _passes(model: DiekaeModel, prompt: Prompt, scope: str | None) -> dict[str, 
         "prompted": partial(target_logits, model, [prompt], "prompted"),
         "prompted_cached": prompted_cached,
         "prepare": partial(model.prepare_prompts, [prompt]),
-        "ours": partial(target_logits, model, [prompt], "ours", all_prepared=all_prepared, scope=scope),
+        "ours": partial(target_logits, model, [prompt], "ours", all_prepared=all_prepared),
     }

@@ -129,12 +129,12 @@ class KnowledgePreparer(BankedDecoder):
         """
         check_memory(self.attached, self.anchor, len(self.need_prompter().knowledge(document)))
 
-    def prepare_prompts(self, prompts: Sequence[Prompt], *, batch_size: int = 16) -> list[PreparedKnowledge]:
+    def prepare_prompts(self, prompts: Sequence[Prompt]) -> list[PreparedKnowledge]:
         """Prepare the knowledge of tokenized examples, each distinct one once.
 
         Examples without knowledge are prepared too: what the bank makes of them is E(∅, x).
         """
-        return read_prompts(self.attached, prompts, batch_size=batch_size)
+        return read_prompts(self.attached, prompts, batch_size=16)
 
     def prepare_rows(self, knowledge: Knowledge, rows: int) -> list[PreparedKnowledge | None]:
         """Return prepared knowledge, or None, for each row of a batch; texts are prepared.

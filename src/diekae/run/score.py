@@ -41,9 +41,9 @@ class Losses(NamedTuple):
         return float(self.total.sum() / self.tokens.sum())
 
 
-def lay_out(model: DiekaeModel, prompts: Sequence[Prompt], scope: str | None = None) -> Batch:
+def lay_out(model: DiekaeModel, prompts: Sequence[Prompt]) -> Batch:
     """Lay a batch out as in the bank's training, on the model's device."""
-    return to_device(collate(prompts, scope=scope or model.config.scope, anchor=model.config.anchor), model.device)
+    return to_device(collate(prompts, scope=model.config.scope, anchor=model.config.anchor), model.device)
 
 
 def target_logits(
@@ -52,7 +52,6 @@ def target_logits(
     way: Way,
     *,
     all_prepared: Sequence[PreparedKnowledge | None] | None = None,
-    scope: str | None = None,
     states: bool = False,
 ) -> Tensor:
     """Return the logits that predict the targets, [labels, vocabulary].
@@ -62,10 +61,9 @@ def target_logits(
         prompts: B examples.
         way: ``bare``: D(x). ``prompted``: D(K, x). ``ours``: K injected, as :meth:`DiekaeModel.forward` injects it.
         all_prepared: What ``ours`` injects; None prepares the prompts' own knowledge.
-        scope: ``prompt`` or ``all``; None is the bank's own.
         states: Return the final hidden states instead, [labels, W].
     """
-    batch = lay_out(model, prompts, scope)
+    batch = lay_out(model, prompts)
     ids, offset = run_of(batch, way == "prompted")
     if way != "ours":
         return logits_at(model.decoder, ids, batch["labels"], offset, states=states)
@@ -117,16 +115,13 @@ def nll(
     prompts: Sequence[Prompt],
     way: Way,
     *,
-    all_prepared: Sequence[PreparedKnowledge] | None = None,
-    scope: str | None = None,
     batch_size: int = 16,
     progress: BatchProgress = silent,
 ) -> Losses:
     """Return the NLL of the targets in one way; arguments as for :func:`target_logits` and :func:`score`."""
 
     def logits_of(rows: Sequence[int]) -> Tensor:
-        prepared = None if all_prepared is None else [all_prepared[row] for row in rows]
-        return target_logits(model, [prompts[row] for row in rows], way, all_prepared=prepared, scope=scope)
+        return target_logits(model, [prompts[row] for row in rows], way)
 
     losses = score(logits_of, prompts, batch_size, progress)
     return Losses(
