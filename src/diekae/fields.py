@@ -1,17 +1,16 @@
-"""Checks of values that users write, by the types of a dataclass's fields."""
+"""Checks of values that users write, by the types of a dataclass's fields, and suggestions for misspelt names."""
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import reprlib
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from numbers import Integral, Real
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
-
-from diekae.suggest import did_you_mean
 
 _WORDS: dict[Any, str] = {
     str: "a text",
@@ -124,3 +123,21 @@ def _describe(hint: Any) -> str:
         count = "" if arguments[-1] is Ellipsis else f"{len(arguments)} times "
         return f"a list of {count}{_describe(arguments[0])}"
     return "a table of names and values" if origin is Mapping else _WORDS.get(hint, "a value")
+
+
+def did_you_mean(name: object, names: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """Return a sentence that suggests the valid name nearest to a misspelt one, to append to an error message.
+
+    Example:
+        >>> did_you_mean("raeder", ["reader", "token"])
+        " Did you mean 'reader'?"
+        >>> did_you_mean("xyz", ["reader", "token"])
+        ''
+
+    Args:
+        name: The unknown name.
+        names: The valid names.
+        cutoff: Least similarity of a suggestion, from 0 to 1.
+    """
+    nearest = difflib.get_close_matches(str(name), list(names), n=1, cutoff=cutoff)
+    return f" Did you mean {nearest[0]!r}?" if nearest else ""

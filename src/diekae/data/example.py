@@ -18,8 +18,8 @@ from typing import Literal, get_args
 
 from diekae.data.jsonl import DataError as DataError
 from diekae.data.jsonl import check_unicode, read_json_lines
+from diekae.fields import did_you_mean
 from diekae.files import as_path, written_whole
-from diekae.suggest import did_you_mean
 
 Split = Literal["train", "validation", "test"]
 """The three parts of every data set."""

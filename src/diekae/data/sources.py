@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from diekae.data.example import DataError, Example, Split, check_limit, check_split, read_examples
-from diekae.suggest import did_you_mean
+from diekae.fields import did_you_mean
 
 GROUP = "diekae.sources"
 

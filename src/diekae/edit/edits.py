@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diekae.data.formats import FORMATS, wrapping
+from diekae.data.prompt import Prompter
 from diekae.edit.adapter import EditAdapter
 from diekae.edit.edit import Edit, make_edit
 from diekae.edit.gate import Gate, GateEntry
-from diekae.edit.input_text import input_texts
 from diekae.edit.store import EditStore, Record
 from diekae.editor import Call, Editor
 from diekae.fingerprint import fingerprint
@@ -254,3 +255,30 @@ class Edits(Editor):
 def make_store(model: DiekaeModel, folder: str | Path | None) -> EditStore:
     """Open the store of a model's edits; see :class:`EditDatabase`."""
     return EditStore(folder, fingerprint(model.decoder), model.bank.fingerprint())
+
+
+def input_texts(prompter: Prompter, input_ids: Tensor, attention_mask: Tensor | None) -> list[str]:
+    """Return the text of each row.
+
+    Args:
+        prompter: Formats and tokenizer.
+        input_ids: [B, L].
+        attention_mask: 0 at padding, [B, L] or longer by what is cached.
+    """
+    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask[:, -input_ids.shape[1] :]
+    rows = [ids[valid.bool()].tolist() for ids, valid in zip(input_ids, mask, strict=True)]
+    return [inner_text(prompter, str(prompter.tokenizer.decode(row))) for row in rows]
+
+
+def inner_text(prompter: Prompter, text: str) -> str:
+    """Remove what a format puts around an input. The text begins with the anchor of its format, or of the bank's."""
+    default_anchor = wrapping(prompter.default_format, prompter.tokenizer).anchor
+    for name in reversed(FORMATS):
+        if name == "chat" and not prompter.tokenizer.chat_template:
+            continue
+        wrap = wrapping(name, prompter.tokenizer)
+        after = wrap.after.rstrip(" ")
+        for before in (wrap.anchor + wrap.before, default_anchor + wrap.before):
+            if text.startswith(before) and text.endswith(after):
+                return text[len(before) : len(text) - len(after)].strip()
+    return text.strip()

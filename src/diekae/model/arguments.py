@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from diekae.fields import did_you_mean
 from diekae.files import existing_path
 from diekae.fingerprint import window
-from diekae.suggest import did_you_mean
 
 
 def check_decoder(decoder: Any) -> None:

@@ -23,10 +23,9 @@ from diekae.inject.injection import Injection
 from diekae.inject.slots import Watch
 from diekae.knowledge import Document, Knowledge, PreparedKnowledge, batch_knowledge, knowledge_of_rows
 from diekae.model.arguments import check_document, check_embeddings, check_generation, check_input, check_mask
-from diekae.model.columns import add_cached_columns, replaced_anchors
+from diekae.model.columns import add_cached_columns, anchor_length, is_stepwise, replaced_anchors, unseen_columns
 from diekae.model.generation import generate_texts
 from diekae.model.preparing import KnowledgePreparer
-from diekae.model.unseen_anchor import anchor_length, is_stepwise, unseen_columns
 from diekae.prepare import read_documents
 
 

@@ -22,8 +22,7 @@ from diekae.serve.limits import Limits
 from diekae.serve.metrics import Metrics
 from diekae.serve.options import EngineOptions, ServerOptions
 from diekae.serve.reading import KnowledgeReader
-from diekae.serve.state import State
-from diekae.serve.threads import Workers
+from diekae.serve.state import State, Workers
 from diekae.store import KnowledgeStore
 from diekae.store.embedders import EmbedderChoice
 from diekae.version import __version__

@@ -20,8 +20,7 @@ from diekae.serve.access import Tenant
 from diekae.serve.job import Job, Refused, Sampling
 from diekae.serve.limits import LEFT
 from diekae.serve.reading import Reading
-from diekae.serve.responses import EventStream, whole_response
-from diekae.serve.running import Running
+from diekae.serve.responses import EventStream, Running, whole_response
 from diekae.serve.schema import ChatRequest, CompletionRequest, Generation
 from diekae.serve.state import Asker, State, state_of
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from diekae.config import DiekaeConfig
 from diekae.data.prompt import Prompt
-from diekae.evaluation.visible_layers import visible_nll
+from diekae.evaluation.layers import visible_nll
 from diekae.inject.hookpoints import find_blocks
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel

@@ -1,4 +1,4 @@
-"""The catalogue's file: its connections, one for each thread, and what is checked when it is opened."""
+"""The catalogue's file: its connections, one for each thread, what is checked when it is opened, and its migration."""
 
 from __future__ import annotations
 
@@ -12,11 +12,27 @@ from typing import NoReturn
 
 from diekae.files import written_whole
 from diekae.sqlite import open_database, sqlite_errors, transaction
-from diekae.store.catalogue.migrate import add_layout_3
-from diekae.store.catalogue.tables import APPLICATION, LAYOUT, row_digest, tables_content
+from diekae.store.catalogue.tables import (
+    APPLICATION,
+    COLUMNS,
+    INDEXES_OF_LAYOUT_3,
+    LAYOUT,
+    MARKS,
+    row_digest,
+    tables_content,
+    write_digest,
+)
 from diekae.store.layout import PREPARED
+from diekae.store.words import passage_words
 
 _REMEDY = "restore it from a copy, or add the documents to a new store"
+_NEW_COLUMNS = (
+    "documents ADD COLUMN characters INTEGER NOT NULL DEFAULT 0",
+    "sources ADD COLUMN status INTEGER NOT NULL DEFAULT 0",
+    "sources ADD COLUMN inode INTEGER NOT NULL DEFAULT 0",
+    *(f"{table} ADD COLUMN digest BLOB" for table in COLUMNS),
+)
+"""What layout 3 added."""
 
 
 class CatalogueDatabase:
@@ -163,3 +179,28 @@ class CatalogueDatabase:
         with self.writing() as connection:
             if int(connection.execute("PRAGMA user_version").fetchone()[0]) == 2:  # no other process was faster
                 add_layout_3(connection)
+
+
+def add_layout_3(connection: sqlite3.Connection) -> None:
+    """Turn a catalogue of layout 2 into one of layout 3, in the caller's transaction.
+
+    Layout 3 adds digests of rows, lengths of texts, more of the state of files, and two indexes. The words of the
+    full-text index are rebuilt: layout 2 lacks the last characters of Chinese, Japanese and Korean words.
+    """
+    for column in _NEW_COLUMNS:
+        connection.execute(f"ALTER TABLE {column}")
+    for statement in INDEXES_OF_LAYOUT_3:
+        connection.execute(statement)
+    for (number,) in connection.execute("SELECT number FROM documents").fetchall():
+        title, text = connection.execute("SELECT title, text FROM documents WHERE number = ?", (number,)).fetchone()
+        connection.execute("UPDATE documents SET characters = ? WHERE number = ?", (len(text), number))
+        query = "SELECT number, start, end, heading FROM passages WHERE document = ? ORDER BY number"
+        passages = connection.execute(query, (number,)).fetchall()
+        for passage, start, end, heading in passages:
+            beginning = text[passages[0][1] : passages[0][2]]
+            words = passage_words(title, beginning, heading, text[start:end])
+            connection.execute("UPDATE terms SET words = ? WHERE rowid = ?", (words, passage))
+    for table in COLUMNS:
+        write_digest(connection, table)
+    for statement in MARKS:
+        connection.execute(statement)

@@ -11,8 +11,7 @@ from torch.nn import functional as F
 from diekae.data.batch import IGNORED, Batch
 from diekae.model import DiekaeModel
 from diekae.training.objectives.base import LossSums, Objective
-from diekae.training.objectives.injected import injected_logits, input_fields
-from diekae.training.objectives.reading import read_knowledge
+from diekae.training.objectives.reading import injected_logits, input_fields, read_knowledge
 
 
 class CrossEntropyObjective(Objective):

@@ -18,8 +18,14 @@ from diekae.inject.hooks import detach_blocks, run
 from diekae.model import DiekaeModel
 from diekae.training.differences import Differences, collect
 from diekae.training.objectives.base import LossSums, Objective, parts_of
-from diekae.training.objectives.injected import injection_of
-from diekae.training.objectives.reading import embedded, make_slots, position_ids, prepare_batch, read_in_run
+from diekae.training.objectives.reading import (
+    embedded,
+    injection_of,
+    make_slots,
+    position_ids,
+    prepare_batch,
+    read_in_run,
+)
 
 
 def difference_objective(model: DiekaeModel) -> DifferenceObjective:

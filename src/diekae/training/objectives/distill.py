@@ -13,8 +13,7 @@ from diekae.model import DiekaeModel
 from diekae.run.score import logits_at
 from diekae.training.objectives.base import LossSums
 from diekae.training.objectives.cross_entropy import CrossEntropyObjective
-from diekae.training.objectives.injected import input_fields
-from diekae.training.objectives.reading import position_ids, read_in_run
+from diekae.training.objectives.reading import input_fields, position_ids, read_in_run
 
 
 class DistillObjective(CrossEntropyObjective):
