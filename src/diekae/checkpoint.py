@@ -80,16 +80,11 @@ def save_bank(
     dtype: torch.dtype | None = None,
     decoder_name: str | None = None,
 ) -> None:
-    """Write a bank's folder. A failure leaves an older bank in it as it was; another process that saves is waited for.
+    """Write a bank's folder; the decoder is not saved.
 
-    Args:
-        folder: The folder.
-        bank: The bank.
-        config: Its configuration.
-        decoder: Its decoder, which is not saved.
-        anchor: Tokens of its anchor.
-        dtype: Floating-point type of the saved weights; their own if None.
-        decoder_name: Name by which the decoder is loaded later; the one it was loaded by if None.
+    A failure leaves an older bank in the folder as it was; another process that saves is waited for. The weights keep
+    their types, unless ``dtype`` is given. The decoder is loaded later by ``decoder_name``, by default the name it has
+    now.
 
     Raises:
         OSError: The disk is full, or the folder is not writable.

@@ -122,10 +122,9 @@ class DiekaeConfig:
         return cls.from_dict({**PRESETS[name], **overrides})
 
     def resolve_sizes(self, sizes: Mapping[str, Any]) -> DiekaeConfig:
-        """Return the configuration with the sizes of the encoder ``attention`` that are None taken from the decoder.
+        """Return the configuration with the encoder's sizes that are None taken from the decoder's attention.
 
-        Args:
-            sizes: Sizes of the decoder's attention: ``heads``, ``kv_heads``, ``key_size``, ``value_size``.
+        They are ``heads``, ``kv_heads``, ``key_size`` and ``value_size`` of the encoder ``attention``.
         """
         if encoder_class(self.encoder).reads != "attention":
             return self
@@ -178,11 +177,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def resolve_layers(spec: str | Sequence[int], depth: int | None) -> tuple[int, ...]:
-    """Turn a choice of layers into sorted layer numbers.
-
-    Args:
-        spec: As :attr:`DiekaeConfig.layers`.
-        depth: Number of decoder layers; None checks the spelling only.
+    """Turn :attr:`DiekaeConfig.layers` into sorted layer numbers; without a depth, only check the spelling.
 
     Raises:
         ValueError: The choice is misspelt, or the decoder lacks a layer.

@@ -32,7 +32,7 @@ class Editor(ABC):
     def around(
         self, knowledge: Knowledge, input_ids: Tensor, attention_mask: Tensor | None, cache: Any
     ) -> AbstractContextManager[Call]:
-        """Return the context of one call of the model, in which the edits add to its knowledge.
+        """Return the context of one call of the model, in which the edits add to the caller's knowledge.
 
         Args:
             knowledge: The caller's knowledge.

@@ -52,12 +52,9 @@ says, measured by giving every example another one's.</p>
 
 
 def write_report(path: str | Path, result: dict[str, Any]) -> Path:
-    """Write the page of a result, and return its path.
+    """Write the page of what :func:`diekae.recipe.run_recipe` returned, and return its path.
 
-    Args:
-        path: The HTML file.
-        result: What :func:`diekae.recipe.run_recipe` returned. If it has ``answers`` (question, without, with) and
-            ``document``, they are shown too.
+    ``answers`` (question, without, with) and ``document`` are shown too, if the result has them.
     """
     sets, recipe = result["sets"], result["recipe"]
     seconds = next(iter(sets.values()))["seconds"]

@@ -76,14 +76,11 @@ def _read_only_address(path: Path) -> str:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection, *, write: bool) -> Iterator[None]:
-    """Run a block as one transaction.
+    """Run a block as one transaction of a connection from :func:`open_database`.
 
-    A block inside another block of the same connection joins the outer transaction, which alone commits or rolls back.
-    Do not write inside a reading block: SQLite refuses it if another process has written meanwhile.
-
-    Args:
-        connection: From :func:`open_database`.
-        write: Become the only writer now. Otherwise the block only reads.
+    A writing block is the only writer from now on. A block inside another block of the same connection joins the outer
+    transaction, which alone commits or rolls back. Do not write inside a reading block: SQLite refuses it if another
+    process has written meanwhile.
     """
     if connection.in_transaction:
         yield
@@ -102,10 +99,8 @@ def transaction(connection: sqlite3.Connection, *, write: bool) -> Iterator[None
 def sqlite_errors(name: str, kind: str, remedy: str) -> Iterator[None]:
     """Replace SQLite's errors in a block by errors that name the file and say what to do.
 
-    Args:
-        name: The file, as messages show it.
-        kind: What the file should be: ``a catalogue``.
-        remedy: What to do about a damaged file: ``restore it from a copy``.
+    Messages say that the file ``name`` is not ``kind``, such as ``a catalogue``, and ``remedy``: ``restore it from a
+    copy``.
 
     Raises:
         OSError: The file cannot be opened or written, or another process has been writing for too long.

@@ -125,15 +125,9 @@ def load_model(
     decoder: str | None = None,
     layers: str | Sequence[int] = "all",
 ) -> DiekaeModel:
-    """Load a bank and its decoder, or a decoder that reads exactly.
+    """Load a bank and its decoder, or with ``decoder`` a decoder that reads exactly, in these layers.
 
-    Args:
-        bank: The bank's folder or name.
-        device: The value of ``--device``.
-        dtype: The value of ``--dtype``.
-        format: See :meth:`DiekaeModel.from_pretrained`.
-        decoder: The value of ``--decoder``; with it, no bank is loaded.
-        layers: Layers in which a decoder without a bank reads K.
+    The arguments are values of options; ``format`` is that of :meth:`DiekaeModel.from_pretrained`.
 
     Raises:
         FileNotFoundError: There is no such bank.
@@ -161,12 +155,9 @@ def chosen_bank(bank: Path | None, decoder: str | None, default: Path) -> Path:
 
 
 def write_figures(path: Path | None, values: dict[str, Any], write: Callable[[Path, dict[str, Any]], None]) -> None:
-    """Write the figures of a verb and say where, before other output, which may fail.
+    """Write the figures of a verb to ``--json``, if given, by the ``write_json`` of the package that measured them.
 
-    Args:
-        path: The value of ``--json``; None writes nothing.
-        values: The figures, as JSON values.
-        write: ``write_json`` of the package that measured them.
+    This comes before other output, which may fail.
     """
     if path is not None:
         write(path, values)

@@ -59,12 +59,9 @@ class Batch(TypedDict):
 
 
 def collate(prompts: Sequence[Prompt], *, scope: str, anchor: str) -> Batch:
-    """Lay out a batch of prompts.
+    """Lay out a batch of B prompts, by the scope and anchor of :class:`DiekaeConfig`.
 
-    Args:
-        prompts: B prompts. K may be empty: the run over x needs none.
-        scope: ``all`` or ``prompt``: whether the positions of y receive differences.
-        anchor: ``shared`` or ``own``.
+    K may be empty: the run over x needs none.
     """
     full, short, receives, labels, offsets = [], [], [], [], []
     for prompt in prompts:
@@ -106,12 +103,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def run_of(batch: Batch, knowledge: bool) -> tuple[Tensor, Tensor]:
-    """Return the ids of one run [B, columns], and how many columns right of their labels the targets are [B].
-
-    Args:
-        batch: B rows.
-        knowledge: True for the run with K, False for the run over x.
-    """
+    """Return a run's ids, with K or over x, [B, columns]; and how far right of their labels its targets are, [B]."""
     if knowledge:
         return batch["full_ids"], batch["offset"]
     return batch["input_ids"], batch["input_ids"].new_zeros(len(batch["input_ids"]))
@@ -148,13 +140,7 @@ def take_columns(states: Tensor, columns: Tensor) -> Tensor:
 
 
 def pad_left(rows: Sequence[Sequence[int]], padding: int | None, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return ids and attention mask of prompts, padded on the left as generation needs it; both int64 [B, longest].
-
-    Args:
-        rows: Tokens of B prompts.
-        padding: A token id; 0 if None.
-        device: Device of the tensors.
-    """
+    """Return ids and attention mask of B prompts, padded on the left as generation needs; both int64 [B, longest]."""
     length = max(map(len, rows))
     ids = torch.tensor([[padding or 0] * (length - len(row)) + list(row) for row in rows], device=device)
     mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=device)

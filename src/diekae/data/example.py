@@ -64,16 +64,7 @@ class Example:
 
 
 def read_examples(path: str | Path, limit: int | None = None) -> list[Example]:
-    """Read examples from a JSONL file.
-
-    Empty lines and unknown keys are ignored.
-
-    Args:
-        path: The file, in UTF-8.
-        limit: Most examples, from the top of the file; None for all.
-
-    Returns:
-        The examples in the order of the file.
+    """Read examples from a JSONL file in its order, at most ``limit``. Empty lines and unknown keys are ignored.
 
     Raises:
         DataError: The file is missing or has no example, or a line is not an example.
@@ -96,13 +87,7 @@ def read_examples(path: str | Path, limit: int | None = None) -> list[Example]:
 
 
 def write_examples(path: str | Path, examples: Iterable[Example]) -> None:
-    """Write examples to a JSONL file, which `read_examples` reads back.
-
-    A failure leaves the old file as it was. Missing folders are created.
-
-    Args:
-        path: The file to write or replace.
-        examples: At least one example.
+    """Write at least one example to a JSONL file. A failure leaves the old file as it was; missing folders are created.
 
     Raises:
         DataError: There is no example.
@@ -117,21 +102,13 @@ def write_examples(path: str | Path, examples: Iterable[Example]) -> None:
 
 
 def check_limit(limit: int | None) -> None:
-    """Refuse a limit below 1.
-
-    Raises:
-        DataError: The limit is below 1.
-    """
+    """Refuse a limit below 1, by a :class:`DataError`."""
     if limit is not None and limit < 1:
         raise DataError(f"limit is {limit}; expected at least 1, or None for everything")
 
 
 def check_split(split: str) -> Split:
-    """Return the name of a part of a data set, checked.
-
-    Raises:
-        DataError: There is no part of this name.
-    """
+    """Return the name of a part of a data set; :class:`DataError` if there is no part of this name."""
     names: tuple[Split, ...] = get_args(Split)
     for name in names:
         if split == name:
@@ -140,11 +117,7 @@ def check_split(split: str) -> Split:
 
 
 def make_example(row: object) -> Example:
-    """Return the example that a JSON object describes.
-
-    Raises:
-        DataError: The value does not describe an example.
-    """
+    """Return the example that a JSON object describes; :class:`DataError` if it describes none."""
     if not isinstance(row, dict):
         raise DataError(f"expected a JSON object, got {_describe(row)}")
     missing = [key for key in _KEYS if key not in row]

@@ -66,13 +66,9 @@ class Prompter:
         default_format: str = "plain",
         system: str | None = None,
     ) -> None:
-        """Set up tokenization.
+        """Set up tokenization: a template with ``{knowledge}`` in it, and a format for examples that name none.
 
-        Args:
-            tokenizer: The decoder's tokenizer.
-            template: Text around K, with ``{knowledge}`` in it.
-            default_format: Format of examples that name none.
-            system: System prompt of chats that have none; the chat template's default if None.
+        ``system`` is the prompt of chats that have none; None takes the chat template's default.
         """
         self.tokenizer, self.template = tokenizer, template
         self.default_format, self.system = default_format, system
@@ -117,11 +113,9 @@ class Prompter:
     def chat(self, messages: Sequence[Message]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the tokens of a chat's anchor, after which K comes, and all later tokens up to the answer.
 
-        Args:
-            messages: Turns of user and assistant, alternating, the last the user's; a system prompt may come first.
-
         Raises:
-            ValueError: The turns do not alternate, one is blank, or the tokenizer has no chat template.
+            ValueError: The turns do not alternate from user to user, after a system prompt if any; one is blank; or the
+                tokenizer has no chat template.
             TypeError: A turn is not a mapping, or its content is not a text.
         """
         check_chat_template(self.tokenizer)
@@ -133,11 +127,7 @@ class Prompter:
         return self._trusted_ids(first) or (0,), tuple(ids)
 
     def columns(self, text: str, spans: Sequence[tuple[int, int]]) -> list[int]:
-        """Return the tokens of a document that belong to some spans of its text or to the template, by number.
-
-        Args:
-            text: The document, as for :meth:`knowledge`.
-            spans: First character of each span, and the character after its last.
+        """Return by number the tokens of a document that belong to the template, or to spans (start, end) of its text.
 
         Raises:
             ValueError: The tokenizer does not report the characters of its tokens.
@@ -200,12 +190,7 @@ def other_knowledge(knowledge: Sequence[tuple[int, ...]]) -> list[int] | None:
 
 
 def truncate_knowledge(prompts: Sequence[Prompt], limit: int | None, window: int) -> list[Prompt]:
-    """Cut the end of K to ``limit`` tokens and to the decoder's window; warn how many examples were cut.
-
-    Args:
-        prompts: The examples.
-        limit: Most tokens of K; None for as many as the window allows.
-        window: The decoder's window in tokens.
+    """Cut the end of K to ``limit`` tokens, and to the decoder's window in tokens; warn how many examples were cut.
 
     Raises:
         ValueError: x and y alone exceed the window; they are never cut.

@@ -92,7 +92,7 @@ def open_edits(
 
 
 def make_gate(model: DiekaeModel, gate: str | Gate | None, trained: TrainedParts) -> Gate:
-    """Return the gate of a name, or the given gate.
+    """Return the gate of a name, or the given gate; see :func:`edit_model`.
 
     Raises:
         ValueError: The name is not known, or ``learned`` is asked for and no gate was trained.

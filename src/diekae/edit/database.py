@@ -36,17 +36,12 @@ class EditDatabase:
     """
 
     def __init__(self, folder: str | Path | None, decoder: str, bank: str) -> None:
-        """Open the database, or create it.
-
-        Args:
-            folder: The folder of ``edits.sqlite``; None keeps everything in RAM.
-            decoder: The decoder's fingerprint.
-            bank: The bank's fingerprint.
+        """Open the database in a folder, or create it; None keeps everything in RAM.
 
         Raises:
             OSError: The folder or file cannot be read, or must be created or upgraded and cannot be written.
-            ValueError: The file belongs to another decoder or bank, has another format, or is damaged; or there can be
-                no folder of that name.
+            ValueError: The file belongs to another decoder or bank, by their fingerprints, has another format, or is
+                damaged; or there can be no folder of that name.
         """
         self.folder = None if folder is None else as_path(folder)
         self.identity = {"format": str(FORMAT), "decoder": decoder, "bank": bank}

@@ -49,14 +49,7 @@ class Edits(Editor):
     """The live edits, as the gate has them."""
 
     def __init__(self, model: DiekaeModel, store: EditStore, gate: Gate, adapter: EditAdapter | None = None) -> None:
-        """Use the edits of a store.
-
-        Args:
-            model: The decoder and bank that the store was made for.
-            store: The edits.
-            gate: Decides which edits apply to an input.
-            adapter: Turns the prepared knowledge of a statement into that of an edit; None uses it unchanged.
-        """
+        """Use the edits of a store that was made for the model; the adapter, if any, changes what is injected."""
         self.model, self.store, self.gate, self.adapter = model, store, gate, adapter
         self._version: tuple[int, int] | None = None
         self._cache: OrderedDict[int, PreparedKnowledge] = OrderedDict()
@@ -75,13 +68,9 @@ class Edits(Editor):
             self.adapter.to(device)
 
     def add(self, edits: Sequence[Edit | Mapping[str, Any]], *, progress: Progress = silent) -> list[Record]:
-        """Make edits, each whole or not at all. All are checked before the first is made.
+        """Make edits, each whole or not at all; dictionaries are read by :func:`make_edit`. All are checked first.
 
         An edit supersedes an older one of the same prompt and subject.
-
-        Args:
-            edits: Edits, or dictionaries of a known layout.
-            progress: Called as the work goes on.
 
         Raises:
             OSError: An edit cannot be written; the message says how many were made.
@@ -258,13 +247,7 @@ def make_store(model: DiekaeModel, folder: str | Path | None) -> EditStore:
 
 
 def input_texts(prompter: Prompter, input_ids: Tensor, attention_mask: Tensor | None) -> list[str]:
-    """Return the text of each row.
-
-    Args:
-        prompter: Formats and tokenizer.
-        input_ids: [B, L].
-        attention_mask: 0 at padding, [B, L] or longer by what is cached.
-    """
+    """Return the text of each row of ids [B, L]; the mask is 0 at padding, [B, L] or longer by what is cached."""
     mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask[:, -input_ids.shape[1] :]
     rows = [ids[valid.bool()].tolist() for ids, valid in zip(input_ids, mask, strict=True)]
     return [inner_text(prompter, str(prompter.tokenizer.decode(row))) for row in rows]

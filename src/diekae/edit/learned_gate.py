@@ -67,13 +67,7 @@ class LearnedGate(Gate):
     name = "learned"
 
     def __init__(self, states: StateReader, encoder: PromptEncoder, options: GateOptions) -> None:
-        """Start without edits.
-
-        Args:
-            states: Reads the decoder's states.
-            encoder: Trained for that decoder.
-            options: The encoder's sizes, and the gate's thresholds.
-        """
+        """Start without edits, with a reader of the decoder's states and the encoder that was trained for them."""
         self.states, self.encoder, self.options = states, encoder.to(input_device(states.decoder)), options
         self.width = options.width
         self._cache: OrderedDict[str, Vectors] = OrderedDict()

@@ -28,15 +28,7 @@ class Bank(nn.Module):
     def __init__(
         self, encoder: str, options: Mapping[str, Any], layers: Sequence[int], embedding_width: int, width: int
     ) -> None:
-        """Build the encoders of the given layers.
-
-        Args:
-            encoder: Name of the encoder.
-            options: Its sizes.
-            layers: Decoder layers, in order.
-            embedding_width: V.
-            width: W.
-        """
+        """Build the encoders of the given decoder layers, by the encoder's name and sizes and the widths V and W."""
         super().__init__()
         cls = encoder_class(encoder)
         self.layers = tuple(layers)

@@ -54,14 +54,7 @@ class Encoder(nn.Module):
     """Options of older versions that are ignored, so that their banks can still be loaded."""
 
     def __init__(self, count: int, embedding_width: int, width: int, options: Any) -> None:
-        """Store the sizes.
-
-        Args:
-            count: N, how many encoders.
-            embedding_width: V, width of the decoder's token embeddings.
-            width: W, width of the decoder's residual stream.
-            options: The encoder's own, of the type :attr:`options`.
-        """
+        """Store N, V, W and the encoder's own sizes, of the type :attr:`options`."""
         super().__init__()
         self.count, self.embedding_width, self.width = count, embedding_width, width
         self.sizes = options

@@ -26,12 +26,9 @@ class GroupedLinear(nn.Module):
                 weight.normal_(0.0, std) if std > 0 else weight.zero_()
 
     def forward(self, x: Tensor, which: slice = slice(None), gain: Tensor | None = None) -> Tensor:
-        """Map x [n or 1, …, in] to [n, …, out]; a leading 1 is one input shared by all encoders.
+        """Map x [n or 1, …, in] to [n, …, out] by n of the maps; a leading 1 is one input shared by all encoders.
 
-        Args:
-            x: The input.
-            which: The n maps to apply.
-            gain: Factors of x's elements, multiplied into the weights, [N, in]; see :meth:`GroupedRMSNorm.split`.
+        ``gain`` [N, in] has factors of x's elements, multiplied into the weights; see :meth:`GroupedRMSNorm.split`.
         """
         weight = self.weight[which] if gain is None else self.weight[which] * gain[which, None]
         device = x.device.type

@@ -110,17 +110,13 @@ class Token(DifferenceEncoder):
         causal_mask: Tensor | None,
         need_output: bool,
     ) -> tuple[Tensor | None, KnowledgeBatch]:
-        """Run the blocks over new tokens.
+        """Run the blocks over new tokens, embeddings [1, B, T, V], of which ``mask`` are real, bool [B, T].
 
-        Args:
-            earlier: Keys and values of what comes before the new tokens, K first.
-            tokens: Embeddings of the new tokens, [1, B, T, V].
-            mask: Which of them are real, bool [B, T].
-            causal_mask: From :meth:`_causal_mask`; None where a plain causal mask is enough.
-            need_output: Whether the output of the last block is needed.
+        ``earlier`` are keys and values of what comes before them, K first. Without ``causal_mask``, from
+        :meth:`_causal_mask`, a plain causal mask is used.
 
         Returns:
-            The output [N, B, T, d] or None, and the new keys and values.
+            The output [N, B, T, d], None if it is not needed, and the new keys and values.
         """
         start = sum(
             (part.token_count for part in earlier), torch.zeros(len(mask), dtype=torch.long, device=mask.device)

@@ -111,13 +111,7 @@ def _shares(means: dict[str, float]) -> dict[str, float | None]:
 
 
 def swap_knowledge(prompts: Sequence[Prompt], window: int, limit: int | None = None) -> list[Prompt] | None:
-    """Give every example the knowledge of another one; None if all have the same knowledge.
-
-    Args:
-        prompts: Examples.
-        window: The decoder's window in tokens, which every example must fit.
-        limit: Longest K in tokens.
-    """
+    """Give every example another one's knowledge, cut to ``limit`` and the window; None if all have the same."""
     partners = other_knowledge([prompt.knowledge for prompt in prompts])
     if partners is None:
         return None

@@ -168,16 +168,10 @@ def visible_nll(
     knowledge: bool = True,
     progress: Progress = silent,
 ) -> list[float]:
-    """Return the NLL in nats per target token for each setting.
+    """Return the NLL in nats per target token for each setting: the layers in which K is visible.
 
-    K is read once for each example, because the visible layers do not change its keys and values.
-
-    Args:
-        decoder: Any causal decoder in which tokens meet only in attention.
-        prompts: Examples.
-        settings: For each, the layers in which K is visible.
-        knowledge: False leaves K out: D(x).
-        progress: Called after each example.
+    K is read once for each example, because the visible layers do not change its keys and values. ``knowledge=False``
+    leaves K out: D(x).
     """
     totals = torch.zeros(len(settings), dtype=torch.float64)
     for number, prompt in enumerate(prompts, start=1):

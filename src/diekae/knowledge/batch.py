@@ -21,11 +21,7 @@ Knowledge = Document | Sequence[Document | Sequence[Document] | None] | None
 
 
 def batch_knowledge(rows: Sequence[PreparedKnowledge | None]) -> KnowledgeBatch:
-    """Pad the prepared knowledge of a batch's rows to the longest; rows without knowledge have no slots.
-
-    Args:
-        rows: Prepared knowledge of one bank, or None, for each of B rows; not None for at least one.
-    """
+    """Pad the prepared knowledge of B rows to the longest. Rows of None have no slots; at least one row has some."""
     device = next(row.device for row in rows if row is not None)
     token_counts = torch.tensor([0 if row is None else row.token_count for row in rows], device=device)
     anchor = _pad(
@@ -50,14 +46,9 @@ def split_batch(
     sharpness: float = 1.0,
     bare_anchor: Mapping[str, Tensor] | None = None,
 ) -> list[PreparedKnowledge]:
-    """Return each row of a batch without padding; gradients are kept.
+    """Return each row of a batch without padding, with the tokens of its anchor; gradients are kept.
 
-    Args:
-        batch: Slots of B rows.
-        anchors: Tokens of each row's anchor.
-        bank: Fingerprint of the bank.
-        sharpness: As :attr:`PreparedKnowledge.sharpness`.
-        bare_anchor: As :attr:`PreparedKnowledge.bare_anchor`, the same for all rows.
+    The other arguments are fields of :class:`PreparedKnowledge`, the same for all rows.
     """
     return [
         PreparedKnowledge(
@@ -85,14 +76,7 @@ def _pad(
     token_counts: Tensor,
     anchor: KnowledgeBatch | None = None,
 ) -> KnowledgeBatch | None:
-    """Pad slots; None if no row has tensors.
-
-    Args:
-        rows: Tensors [N, S, …] by name, for each of B rows.
-        positions: Positions of the slots [S], for each row.
-        token_counts: As :attr:`KnowledgeBatch.token_count`, [B].
-        anchor: Slots of the anchor, padded before.
-    """
+    """Pad the tensors [N, S, …] by name and the positions [S] of B rows; None if no row has tensors."""
     if not any(rows):
         return None
     device = token_counts.device
@@ -134,14 +118,7 @@ def _pad_positions(positions: Sequence[Tensor | None], length: int, device: torc
 def knowledge_of_rows(
     knowledge: Knowledge, rows: int, prepare: Callable[[str], PreparedKnowledge], bank: str, device: torch.device
 ) -> list[PreparedKnowledge | None]:
-    """Return prepared knowledge, or None, for each row of a batch.
-
-    Args:
-        knowledge: The caller's argument.
-        rows: B.
-        prepare: Prepares a text.
-        bank: Fingerprint of the bank that will read it.
-        device: Device of the result.
+    """Return prepared knowledge on a device, or None, for each of B rows; ``prepare`` prepares texts for a bank.
 
     Raises:
         ValueError: The list does not have one entry per row, the list of a row is empty, or prepared knowledge is of

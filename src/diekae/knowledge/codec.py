@@ -58,13 +58,9 @@ DAMAGED = (
 def encode(
     tensors: Mapping[str, Tensor], info: Mapping[str, Any], precision: str = "exact", quantized: Collection[str] = ()
 ) -> bytes:
-    """Return tensors and JSON values as the content of one safetensors file.
+    """Return tensors, on any device, and JSON values as the content of one safetensors file.
 
-    Args:
-        tensors: Tensors by name, on any device.
-        info: JSON values, stored with the tensors.
-        precision: One of `PRECISIONS`.
-        quantized: Names of the tensors that ``int8`` applies to; the others stay exact.
+    The precision ``int8`` applies to the tensors that ``quantized`` names; the others stay exact.
 
     Raises:
         ValueError: The precision is unknown.
@@ -96,16 +92,10 @@ def decode(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def decode_file(path: Path, *, check: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors and JSON values of a file.
+    """Return the tensors and JSON values of a file; raises as :func:`decode`.
 
-    Tensors stored exactly or in bf16 are memory-mapped, not copied: their pages are read when they are used.
-
-    Args:
-        path: The file.
-        check: Compare the content with its digest; once, as long as the file's state stays the same.
-
-    Raises:
-        DAMAGED: The file was not written by :func:`encode`, or is damaged.
+    Tensors stored exactly or in bf16 are memory-mapped, not copied: their pages are read when they are used. With
+    ``check`` the content is compared with its digest; once, as long as the file's state stays the same.
     """
     if check:
         read_once(path, _check)

@@ -22,15 +22,10 @@ from diekae.placement import stays
 
 
 def add_cached_columns(input_ids: Tensor, injection_mask: Tensor | None, cached_length: int) -> tuple[Tensor, Tensor]:
-    """Put the columns that are in a cache before the new ones. Their tokens no longer matter, only their number.
+    """Put the columns that are in a cache before the new ones; return ids and injection mask, both [B, L].
 
-    Args:
-        input_ids: New columns, int64 [B, L - cached_length].
-        injection_mask: Columns that receive, bool, new ones or all; None for all new ones.
-        cached_length: Number of columns in the cache.
-
-    Returns:
-        ids and injection mask, both [B, L].
+    The cached tokens no longer matter, only their number. The injection mask has the columns that receive, bool, new
+    ones or all; None for all new ones.
     """
     cached = input_ids.new_zeros((input_ids.shape[0], cached_length))
     if injection_mask is None:
@@ -45,11 +40,8 @@ def replaced_anchors(
 ) -> Tensor:
     """Return the columns of x that are replaced by the anchor of its knowledge, bool [B, L].
 
-    Args:
-        rows: Prepared knowledge of each row, or None.
-        input_ids: The prompt, int64 [B, L].
-        valid: Columns that are not padding, bool [B, L].
-        cached_length: Number of columns in a cache; if any, the beginning of x is not checked again.
+    ``valid`` are the columns that are not padding, bool [B, L]. If columns are cached, the beginning of x is not
+    checked again.
 
     Raises:
         ValueError: An input does not begin with the anchor that its knowledge was read after.
@@ -105,16 +97,10 @@ _SETTINGS: dict[str, tuple[Any, ...]] = {
 def unseen_columns(
     decoder: PreTrainedModel, layers: Collection[int], rows: Sequence[PreparedKnowledge], columns: int
 ) -> Cache | None:
-    """Return a cache that begins with the anchor; None if x must read its anchor.
+    """Return a cache that begins with the anchor, of so many columns; None if x must read its anchor.
 
     x must, if what the cache holds was not kept, if not all layers only grow, or if the decoder is spread over devices.
-
-    Args:
-        decoder: The decoder.
-        layers: Layers that do not see x's own anchor. Their columns are zeros: a weight of 0 times what were not finite
-            would not be 0.
-        rows: Prepared knowledge of each row, with the anchor of the other layers.
-        columns: The anchor's length.
+    The layers that do not see x's own anchor get zeros: a weight of 0 times what were not finite would not be 0.
     """
     cache = DynamicCache(config=decoder.config)
     others = [number for number in range(len(cache.layers)) if number not in layers]
@@ -144,10 +130,7 @@ def _is_hooked(decoder: PreTrainedModel) -> bool:
 def anchor_length(rows: Sequence[PreparedKnowledge | None], input_ids: Tensor, mask: Tensor | None) -> int:
     """Return how many columns the anchor has that x begins with; 0 if rows differ, or if nothing comes after it.
 
-    Args:
-        rows: Prepared knowledge of each row; a row without any must be read as ever, so that it stays bit-identical.
-        input_ids: The prompt, int64 [B, L].
-        mask: 0 at padding, [B, L].
+    A row without knowledge must be read as ever, so that it stays bit-identical. The mask is 0 at padding, [B, L].
     """
     lengths = {0 if row is None else len(row.anchor_ids) for row in rows}
     length = lengths.pop() if len(lengths) == 1 else 0

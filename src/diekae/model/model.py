@@ -79,7 +79,7 @@ class DiekaeModel(KnowledgePreparer):
         scope: str | None = None,
         watch: Watch | None = None,
     ) -> AbstractContextManager[object]:
-        """Return the context of one call of the decoder, some of whose columns may be in a cache.
+        """Return the context of one call of the decoder, ``cached_length`` of whose columns are in a cache.
 
         Args:
             knowledge: See :data:`diekae.knowledge.Knowledge`.
@@ -201,15 +201,10 @@ class DiekaeModel(KnowledgePreparer):
     def unseen_anchor(
         self, rows: Sequence[PreparedKnowledge | None], input_ids: Tensor, mask: Tensor | None = None
     ) -> Cache | None:
-        """Return a cache that stands for the anchor that x begins with, so that it need not be read; None if it must.
+        """Return a cache that stands for the anchor of x [B, L], so that it need not be read; None if it must.
 
         The bank's layers see the anchor among K's slots, so there the cache holds zeros; in other layers it holds what
         was kept when K was prepared. It is of use to this call alone.
-
-        Args:
-            rows: Prepared knowledge of each row.
-            input_ids: The prompt, int64 [B, L].
-            mask: 0 at padding, [B, L].
         """
         if not self.attached.by_attention or (self.config.anchor, self.config.scope) != ("shared", "all"):
             return None

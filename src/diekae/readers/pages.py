@@ -17,11 +17,7 @@ PAGES = 2000
 
 
 def read_html(path: Path) -> str:
-    """Return what a browser shows of an HTML file, as Markdown.
-
-    Raises:
-        Unreadable: The file is too large.
-    """
+    """Return what a browser shows of an HTML file, as Markdown; raises as :func:`markdown_of`."""
     return markdown_of(path.read_bytes())
 
 

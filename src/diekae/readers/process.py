@@ -47,11 +47,7 @@ class _ReaderProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def ask(self, request: object) -> bytes:
-        """Return the answer to a request, a value of JSON.
-
-        Raises:
-            Unreadable: There was no answer.
-        """
+        """Return the answer to a request, a value of JSON; `Unreadable` if there was none."""
         with self._lock:
             if self._process is None or self._process.poll() is not None:
                 self._process = _start()

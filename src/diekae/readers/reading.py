@@ -100,11 +100,7 @@ def text_of(path: Path, read: Callable[[Path], str]) -> str:
 
 
 def _read_unknown(path: Path) -> str:
-    """Return a file of an unknown kind, if it is a text.
-
-    Raises:
-        Unreadable: It is not a text.
-    """
+    """Return a file of an unknown kind, if it is a text; else it is `Unreadable`."""
     text = read_plain(path)
     if "\x00" in text:
         raise Unreadable(f"is not a text; expected plain text, or one of {', '.join(READERS)}.")

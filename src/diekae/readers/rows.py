@@ -123,12 +123,10 @@ def _entry(value: Any) -> str:
 
 
 def _flat(value: Any, path: str = "", *, in_line: bool = False) -> Iterator[tuple[str, str]]:
-    """Yield the path and the text of each value inside a parsed value.
+    """Yield the path and the text of each value inside a parsed value; the paths begin with its own.
 
-    Args:
-        value: The parsed value.
-        path: Its own path, with which the paths inside it begin; entries of lists are numbered from 1.
-        in_line: Whether the value is part of a line; objects of a list are then in brackets.
+    Entries of lists are numbered from 1. ``in_line`` values are part of a line, where objects of a list are in
+    brackets.
     """
     if isinstance(value, dict) and value:
         for key, inner in value.items():

@@ -251,10 +251,7 @@ class _ListMarks:
     def mark(self, paragraph: Any, styles: Sequence[Any], style_names: Sequence[str]) -> str | None:
         """Return the mark of an item, indented by its level; None for a paragraph that is no item.
 
-        Args:
-            paragraph: The paragraph's element.
-            styles: The elements of its style and of the styles that this is based on.
-            style_names: Their names.
+        The styles are that of the paragraph and those that it is based on.
         """
         candidates = (find(element, "pPr", "numPr") for element in (paragraph, *styles))
         item = next((element for element in candidates if element is not None), None)

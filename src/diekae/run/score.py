@@ -54,14 +54,9 @@ def target_logits(
     all_prepared: Sequence[PreparedKnowledge | None] | None = None,
     states: bool = False,
 ) -> Tensor:
-    """Return the logits that predict the targets, [labels, vocabulary].
+    """Return the logits that predict the targets of B examples, [labels, vocabulary]; or the final states, [labels, W].
 
-    Args:
-        model: Decoder and bank.
-        prompts: B examples.
-        way: ``bare``: D(x). ``prompted``: D(K, x). ``ours``: K injected, as :meth:`DiekaeModel.forward` injects it.
-        all_prepared: What ``ours`` injects; None prepares the prompts' own knowledge.
-        states: Return the final hidden states instead, [labels, W].
+    ``ours`` injects ``all_prepared``, by default the prompts' own knowledge, as :meth:`DiekaeModel.forward` does.
     """
     batch = lay_out(model, prompts)
     ids, offset = run_of(batch, way == "prompted")
@@ -140,11 +135,8 @@ def score(
 ) -> list[Tensor]:
     """Return the NLL of each example's target tokens in nats, fp64 [tokens] each. All NLL come from here.
 
-    Args:
-        logits_of: Takes the numbers of some examples, returns the logits that predict their targets.
-        prompts: The examples; those of similar length share a batch.
-        batch_size: Examples of one pass.
-        progress: Called after each batch.
+    ``logits_of`` takes the numbers of some examples, and returns the logits that predict their targets. Examples of
+    similar length share a batch.
 
     Raises:
         ValueError: There is no prompt.
@@ -170,14 +162,8 @@ def by_example(
 ) -> Iterator[tuple[list[int], Sequence[Tensor]]]:
     """Yield the rows of each batch, and for each row what was measured at its target tokens, fp64 [tokens].
 
-    Args:
-        measure: Takes the numbers of some examples, returns a number for each of their target tokens, [labels].
-        prompts: The examples; those of similar length share a batch.
-        batch_size: Examples of one pass.
-        progress: Called after each batch.
-
-    Raises:
-        ValueError: There is no prompt.
+    ``measure`` takes the numbers of some examples, and returns a number for each of their target tokens, [labels].
+    Errors as for :func:`batches`.
     """
     for rows, done in batches(prompts, batch_size):
         with torch.no_grad():

@@ -37,12 +37,7 @@ class Engine:
     """Generates answers, several at once; requests join and leave between tokens."""
 
     def __init__(self, model: DiekaeModel, options: EngineOptions | None = None) -> None:
-        """Start the thread.
-
-        Args:
-            model: Decoder and bank, with a tokenizer.
-            options: Sizes of batch and queue.
-        """
+        """Start the thread."""
         self.model, self.options = model, options or EngineOptions()
         # Fast tokenizers must not be shared between threads: encoding changes their settings.
         self.tokenizer = copy.deepcopy(model.need_prompter().tokenizer)
@@ -89,8 +84,7 @@ class Engine:
     def stop(self, timeout: float | None = None) -> None:
         """Take no more requests, finish those that were taken, and end the thread.
 
-        Args:
-            timeout: Seconds to wait; what is left then is cancelled. None waits until all are finished.
+        After ``timeout`` seconds, what is left is cancelled; None waits until all are finished.
         """
         with self._changed:
             self._stopping = True

@@ -75,14 +75,9 @@ class KnowledgeReader:
         most: int = 32_768,
         count: Callable[[int], None] = lambda _tokens: None,
     ) -> None:
-        """Read from a store, or only texts that requests bring along.
+        """Read from a store, whose library says who owns which document, or only texts that requests bring along.
 
-        Args:
-            model: Decoder and bank.
-            store: Documents; None for none.
-            library: Who owns which document; None where nothing was ever uploaded.
-            most: Most tokens that a request may read.
-            count: Told how many tokens were prepared.
+        ``most`` is the most tokens that a request may read; ``count`` is told how many tokens were prepared.
         """
         self.model, self.store, self.library, self.most, self.count = model, store, library, most, count
         self._kept: OrderedDict[Key, Future[PreparedKnowledge]] = OrderedDict()
@@ -92,14 +87,7 @@ class KnowledgeReader:
     def read(
         self, request: KnowledgeRequest, tenant: Tenant, anchor: tuple[int, ...], question: str, history: Sequence[Any]
     ) -> Reading:
-        """Return what a request reads.
-
-        Args:
-            request: Its ``knowledge``.
-            tenant: Who asks.
-            anchor: Tokens that the prompt begins with, after which K is read.
-            question: The last question.
-            history: Turns before it.
+        """Return what a request reads after its prompt's anchor, for the last question and the turns before it.
 
         Raises:
             UnknownDocument: A document does not exist or belongs to another tenant.

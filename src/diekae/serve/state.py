@@ -31,12 +31,7 @@ class Workers:
     """A fixed number of threads with a bounded queue."""
 
     def __init__(self, name: str, most: int) -> None:
-        """Start without threads; they are made when they are needed.
-
-        Args:
-            name: What the threads do.
-            most: Most calls that wait or run; more are refused.
-        """
+        """Make threads when they are needed. At most ``most`` calls wait or run; more are refused."""
         self.most = most
         self._pool = ThreadPoolExecutor(THREADS, f"diekae-{name}")
         self._lock, self._pending = threading.Lock(), 0

@@ -48,11 +48,7 @@ class PreparedFolder:
         self._precision, self._most_bytes = precision, most_bytes
 
     def require_model(self) -> DiekaeModel:
-        """Return the model.
-
-        Raises:
-            ValueError: The store was opened without one.
-        """
+        """Return the model; a ValueError if the store was opened without one."""
         if self._model is None:
             raise ValueError("preparing needs a model; open the store with KnowledgeStore(folder, model).")
         return self._model
@@ -73,24 +69,16 @@ class PreparedFolder:
         return hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
 
     def check_size(self, text: str) -> str:
-        """Return a text, unless it is too long to be prepared; checked before it is kept.
-
-        Raises:
-            ValueError: There is not enough memory.
-        """
+        """Return a text; a ValueError if there is not enough memory to prepare it, before it is kept."""
         if len(text) >= LONG:
             self.require_model().check_memory(text)
         return text
 
     def prepare_missing(self, ids: Sequence[str] | None, progress: Progress) -> list[str]:
-        """Prepare the documents that this bank has not prepared yet, in batches of similar length.
+        """Prepare the documents, of these ids or all, that this bank has not prepared yet; return their ids.
 
-        Args:
-            ids: Which documents; all if None.
-            progress: Called after each batch, and for parts of long documents.
-
-        Returns:
-            The ids of those that were missing.
+        Documents of similar length share a batch. Progress is reported after each batch, and for parts of long
+        documents.
         """
         bank, done = self.bank, 0
         lengths = self._catalogue.documents.unprepared(bank, ids)

@@ -41,13 +41,7 @@ class CachedDataset(Dataset[dict[str, Tensor]]):
     """Examples of a finished cache, without padding, read from memory-mapped safetensors."""
 
     def __init__(self, folder: Path, positions: Sequence[int], lengths: Sequence[int]) -> None:
-        """Open a cache.
-
-        Args:
-            folder: Folder of the shards.
-            positions: The position of each example among all examples on disk.
-            lengths: The length of each example in tokens.
-        """
+        """Open the shards of a folder: the position of each example among all on disk, and its length in tokens."""
         self.folder, self.positions, self.lengths = folder, positions, lengths
         self._shards: dict[int, dict[str, Tensor]] = {}
 

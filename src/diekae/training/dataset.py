@@ -42,14 +42,7 @@ class GroupedByLength(Sampler[int]):
     """
 
     def __init__(self, lengths: Sequence[int], step_size: int, seed: int, epoch: Callable[[], int]) -> None:
-        """Take what the order depends on.
-
-        Args:
-            lengths: Tokens of each example.
-            step_size: Examples of one optimizer step, over accumulation and processes.
-            seed: Seed of the run.
-            epoch: Returns the number of the present epoch, from 0.
-        """
+        """Take each example's length in tokens, the examples of a step, and what tells the present epoch, from 0."""
         self.lengths, self.step_size, self.seed, self.epoch = list(lengths), step_size, seed, epoch
 
     def __len__(self) -> int:

@@ -55,15 +55,10 @@ def collect(
     kind: str = "sequential",
     student: Student | None = None,
 ) -> Differences:
-    """Run the decoder with and without knowledge and return the differences at every hookpoint.
+    """Run the decoder with and without knowledge; return ``sequential`` or ``independent`` differences at N hookpoints.
 
-    Args:
-        decoder: The frozen decoder.
-        hookpoints: Hookpoints by layer, N of them.
-        batch: From :func:`diekae.data.batch.collate`.
-        kind: ``sequential`` or ``independent``.
-        student: If given, the run over x has what the bank injects (rollout ``student``). Otherwise each layer starts
-            from the states of the run with knowledge (``teacher``).
+    With a student, the run over x has what the bank injects (rollout ``student``). Otherwise each layer starts from the
+    states of the run with knowledge (``teacher``).
     """
     layers = sorted(hookpoints)
     with_knowledge, knowledge_states = _run_with_knowledge(decoder, hookpoints, batch, kind)

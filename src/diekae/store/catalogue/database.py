@@ -60,11 +60,7 @@ class CatalogueDatabase:
             self._migrate()
 
     def __getstate__(self) -> NoReturn:
-        """Refuse to be copied or pickled, and with it the store.
-
-        Raises:
-            ValueError: Always.
-        """
+        """Refuse to be copied or pickled, and with it the store, by a ValueError."""
         raise ValueError(
             "a store cannot be copied or pickled, because its catalogue is an open file; open it again where it is "
             "needed: KnowledgeStore(folder, model)."
@@ -96,15 +92,7 @@ class CatalogueDatabase:
             self._local.connection = None
 
     def check_rows(self, whole: bool, what: str) -> None:
-        """Raise an error if a row is damaged.
-
-        Args:
-            whole: Whether the row matches its digest.
-            what: Name of the row in the error message.
-
-        Raises:
-            ValueError: ``whole`` is false.
-        """
+        """Raise a ValueError that names the row, unless it is whole, that is, matches its digest."""
         if not whole:
             raise ValueError(
                 f"{what} in {str(self.path)!r} is damaged; `diekae knowledge verify --repair` shows what can be "

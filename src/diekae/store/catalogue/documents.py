@@ -80,11 +80,7 @@ class DocumentTable:
         self._database, self._passages = database, passages
 
     def select(self, bank: str = "", ids: Sequence[str] | None = None) -> list[StoredDocument]:
-        """Return all documents, or those of the given ids, in the order they were added.
-
-        Args:
-            bank: Whose prepared knowledge `slots`, `bytes` and `precision` describe.
-            ids: Whole ids.
+        """Return all documents, or those of whole ids, in the order they were added, with what a bank has prepared.
 
         Raises:
             ValueError: A row is damaged.
@@ -203,12 +199,6 @@ class DocumentTable:
         self, source: DocumentSource, title: str, text: str, passages: Sequence[IndexedPassage] | None
     ) -> list[str] | None:
         """Add a source, and its document if it is new. A source holds one document: it replaces an earlier one.
-
-        Args:
-            source: Where the text came from.
-            title: Title of the document.
-            text: The document.
-            passages: Passages of the document, needed if it is new.
 
         Returns:
             Files of prepared knowledge whose document is gone, to be deleted now. None if the document is new and

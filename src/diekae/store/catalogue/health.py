@@ -77,8 +77,7 @@ class CatalogueHealth:
     def words_are_whole(self, *, repair: bool) -> bool:
         """Tell whether the full-text index fits its words, by SQLite's own check, and belongs to documents.
 
-        Args:
-            repair: Rebuild it if it does not.
+        With ``repair`` it is rebuilt if it does not.
         """
         with self._database.reading() as connection:
             orphans = any(connection.execute(f"SELECT 1 FROM {rows} LIMIT 1").fetchone() for rows in _ORPHANS)

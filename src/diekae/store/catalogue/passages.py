@@ -134,10 +134,7 @@ class PassageTable:
         return {number: WordMatch(score, score / highest) for number, score in scores.items()}
 
     def vectors(self, earlier: PassageVectors | None = None) -> PassageVectors:
-        """Return the vectors of all passages.
-
-        Args:
-            earlier: What an earlier call returned; only what was added since is read, unless passages were removed.
+        """Return the vectors of all passages; after an ``earlier`` result only new ones are read, unless some are gone.
 
         Raises:
             ValueError: The vectors differ in their dimensions, or one is damaged.
@@ -183,9 +180,7 @@ class PassageTable:
     def select(self, numbers: Sequence[int], read_text: Callable[[str], str]) -> list[StoredPassage]:
         """Return passages by their numbers, in that order, without those that have been removed.
 
-        Args:
-            numbers: The passages.
-            read_text: Returns the text of a document; :meth:`diekae.store.catalogue.DocumentTable.text`.
+        ``read_text`` is :meth:`diekae.store.catalogue.DocumentTable.text`.
 
         Raises:
             ValueError: A passage or a text is damaged.
@@ -206,14 +201,7 @@ class PassageTable:
         ]
 
     def check_embedder(self, name: str) -> None:
-        """Check that vectors of an embedder can be compared with those in the catalogue.
-
-        Args:
-            name: Its :attr:`diekae.store.embedders.Embedder.name`.
-
-        Raises:
-            ValueError: They are of another embedder.
-        """
+        """Refuse the embedder of a name if the vectors here are of another, by a ValueError."""
         with self._database.reading() as connection:
             known = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'embedder'").fetchone() is not None
             row = connection.execute("SELECT name FROM embedder").fetchone() if known else None

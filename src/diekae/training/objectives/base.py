@@ -28,9 +28,8 @@ class LossSums(NamedTuple):
 def parts_of(errors: Tensor, goal: Tensor) -> Tensor:
     """Return a batch's contribution to the unexplained share, [N, 2 + W].
 
-    Args:
-        errors: Squared errors of each layer, mean over dimensions, summed over positions, [N].
-        goal: Targets, [N, positions, W].
+    It is made of squared errors, mean over dimensions, summed over positions, [N], and of the targets [N, positions,
+    W].
     """
     wide = goal.double()
     squares, sums = wide.square().mean(-1).sum(1), wide.sum(1) / wide.shape[-1] ** 0.5
@@ -40,12 +39,8 @@ def parts_of(errors: Tensor, goal: Tensor) -> Tensor:
 def unexplained(parts: Tensor, positions: float) -> Tensor | None:
     """Return the share of the targets' variance that each layer does not explain, [N].
 
-    The variance is about the targets' own mean, whatever centre the bank adds. Return None if it is undefined: without
-    targets, or with only one.
-
-    Args:
-        parts: Summed over batches and processes, [N, 2 + W].
-        positions: Counted positions.
+    The parts [N, 2 + W] are summed over batches and processes. The variance is about the targets' own mean, whatever
+    centre the bank adds. Return None if it is undefined: without targets, or with only one.
     """
     if not parts.numel() or positions < 2 or not bool(parts[:, 1].any()):
         return None

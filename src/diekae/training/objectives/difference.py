@@ -46,9 +46,8 @@ class DifferenceObjective(Objective):
     def forward(self, counted: Tensor | None = None, **batch: Any) -> LossSums:
         """Regress on the differences, which are collected first unless the batch has them from a cache.
 
-        Args:
-            counted: Positions whose errors count, bool [B, T]; all that receive if None.
-            **batch: The fields of :class:`Batch` or of :class:`Differences`.
+        The batch has the fields of :class:`Batch` or of :class:`Differences`. Errors count at ``counted`` positions,
+        bool [B, T]; by default at all that receive.
         """
         cached = "targets" in batch
         differences = Differences(**batch) if cached else self.collect(Batch(**batch))  # type: ignore[typeddict-item]

@@ -76,12 +76,9 @@ def position_ids(attached: Attached, batch: Batch) -> Tensor | None:
 
 
 def read_in_run(attached: Attached, batch: Batch, states: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Return what encoders read of K in a run that begins with anchor and K.
+    """Return what encoders read of K in a run of a batch that begins with anchor and K.
 
-    Args:
-        attached: The bank.
-        batch: What was run.
-        states: What encoders read of every column, [B, F, D] each, from :meth:`Attached.keeping`.
+    The states are what encoders read of every column, [B, F, D] each, from :meth:`Attached.keeping`.
 
     Returns:
         ``knowledge_states`` [N, B, K, D]. Where the decoder's attention reads slots, also ``anchor_states``
@@ -119,13 +116,9 @@ def _prepare_apart(attached: Attached, fields: Any) -> KnowledgeBatch:
 def injected_logits(
     model: DiekaeModel, batch: Batch, prepared: KnowledgeBatch | None = None, *, gradient_checkpointing: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Run the decoder over x with injection, with gradients to the prepared knowledge.
+    """Run the decoder over x with injection, with gradients to the prepared knowledge, by default the batch's own.
 
-    Args:
-        model: Decoder and bank.
-        batch: A laid-out batch.
-        prepared: What is injected; None prepares the batch's own knowledge.
-        gradient_checkpointing: Whether the backward pass computes the decoder's blocks again, to take less memory.
+    ``gradient_checkpointing`` computes the decoder's blocks again in the backward pass, to take less memory.
 
     Returns:
         The logits that predict the targets, [labels, vocabulary], and the target tokens, [labels].
