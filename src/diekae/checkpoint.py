@@ -50,11 +50,7 @@ class SavedBank:
     """What tells the decoder from others."""
 
     def check_decoder(self, decoder: PreTrainedModel) -> None:
-        """Refuse a decoder that the bank was not made for; a quantised form of its decoder is accepted.
-
-        Raises:
-            ValueError: The decoder is another.
-        """
+        """Refuse a decoder that the bank was not made for (ValueError); a quantised form of its decoder is accepted."""
         present = identify(decoder)
         if not self.decoder.fits(present):
             quantized = present.quantized and f" in quantised form ({present.quantized})"
@@ -173,11 +169,7 @@ class _Description:
 
 
 def _describe(folder: Path, path: Path, text: bytes) -> tuple[SavedBank, Path, str]:
-    """Return a bank without its weights, and path and digest of the weights' file, from the text of ``config.json``.
-
-    Raises:
-        ValueError: The text describes no bank, or one of a format that is not supported.
-    """
+    """Return a bank without its weights, and path and digest of the weights' file, from the text of ``config.json``."""
     try:
         values = json.loads(text)
         check_table(values, "the description")
@@ -198,11 +190,7 @@ def _describe(folder: Path, path: Path, text: bytes) -> tuple[SavedBank, Path, s
 
 
 def _check_format(folder: Path, format: int, encoder: object) -> None:
-    """Refuse a bank of an unsupported format.
-
-    Raises:
-        ValueError: The format is newer than this version, or one whose banks no longer work.
-    """
+    """Refuse a bank whose format is newer than this version, or one whose banks no longer work (ValueError)."""
     if format > FORMAT:
         raise ValueError(f"{str(folder)!r} has format {format}; update diekae to read it.")
     if format < FORMAT and encoder == "attention":
@@ -214,12 +202,7 @@ def _check_format(folder: Path, format: int, encoder: object) -> None:
 
 
 def _load_weights(path: Path, digest: str) -> dict[str, Tensor]:
-    """Read the weights' file of a bank.
-
-    Raises:
-        FileNotFoundError: It is missing.
-        ValueError: It is damaged.
-    """
+    """Read the weights' file of a bank; FileNotFoundError if it is missing, ValueError if it is damaged."""
     try:
         weights = path.read_bytes()
     except FileNotFoundError as error:

@@ -73,11 +73,7 @@ class DiekaeConfig:
     """Whether to centre and scale each layer's differences by statistics of the first training batches."""
 
     def __post_init__(self) -> None:
-        """Check every field.
-
-        Raises:
-            ValueError: A field has an unknown value, or two fields exclude each other.
-        """
+        """Check every field, and that no two exclude each other (ValueError)."""
         check_types(type(self), vars(self))
         if not isinstance(self.layers, str):
             object.__setattr__(self, "layers", tuple(int(layer) for layer in self.layers))

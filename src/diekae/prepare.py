@@ -89,11 +89,7 @@ def read_documents(
 
 @torch.no_grad()
 def check_memory(attached: Attached, anchor: Sequence[int], tokens: int) -> None:
-    """Check that what is prepared of so many tokens of K fits into the memory that is free, before K is read.
-
-    Raises:
-        ValueError: It does not.
-    """
+    """Check that what is prepared of so many tokens of K fits into free memory, before K is read (ValueError)."""
     (slot,) = _read_parts(attached, anchor, [(0,)], 1, 1, silent)
     size = tokens * sum(tensor.nbytes for tensor in slot.tensors.values())
     free = free_memory(attached.bank.bias.device)

@@ -37,11 +37,7 @@ _MANIFEST = "conversion.json"
 
 
 def smollm2_folder() -> Path:
-    """Return the folder of the converted model; the first call converts it, which takes about 20 s.
-
-    Raises:
-        ModuleNotFoundError: The wheel or `gguf` is not installed.
-    """
+    """Return the folder of the converted model; the first call converts it, which takes about 20 s."""
     return convert_once(find_gguf(), cache_folder(), convert)
 
 

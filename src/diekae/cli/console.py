@@ -52,11 +52,7 @@ DecoderOption = Annotated[
 
 
 def device_of(name: str) -> torch.device:
-    """Return the device that ``--device`` names.
-
-    Raises:
-        ValueError: It is not understood, or there is no such device.
-    """
+    """Return the device that ``--device`` names; ValueError if there is no such device."""
     try:
         return resolve_device(name)
     except ValueError as error:
@@ -71,11 +67,7 @@ def checked_device(name: str | None) -> str | None:
 
 
 def _checked_dtype(name: str) -> str:
-    """Return the value of ``--dtype``, checked: the option's callback.
-
-    Raises:
-        ValueError: The name is not known.
-    """
+    """Return the value of ``--dtype``, checked: the option's callback."""
     if name not in DTYPES:
         raise ValueError(f"--dtype {name!r} is not known; choose one of {', '.join(DTYPES)}.")
     return name
@@ -144,11 +136,7 @@ def load_model(
 
 
 def chosen_bank(bank: Path | None, decoder: str | None, default: Path) -> Path:
-    """Return the bank that ``--bank`` names, or a default.
-
-    Raises:
-        ValueError: ``--decoder`` names a decoder, too.
-    """
+    """Return the bank that ``--bank`` names, or a default; ValueError if ``--decoder`` names a decoder, too."""
     if bank is not None and decoder is not None:
         raise ValueError("--decoder and --bank are both given; a bank names its decoder, so give one of them.")
     return default if bank is None else bank

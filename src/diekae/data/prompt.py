@@ -78,22 +78,14 @@ class Prompter:
         return self._trusted_ids(self._wrapping(format).anchor) or (0,)
 
     def knowledge(self, text: str) -> tuple[int, ...]:
-        """Return the tokens of one document in its template.
-
-        Raises:
-            ValueError: The document is blank.
-        """
+        """Return the tokens of one document in its template; ValueError if it is blank."""
         if not text.strip():
             raise ValueError(f"knowledge is empty ({text!r}); give a text, or None for no knowledge.")
         before, after = self.template.split("{knowledge}")
         return self._ids(before, text, after)
 
     def input(self, text: str, format: str | None = None) -> tuple[int, ...]:
-        """Return the tokens of x in its format, without the anchor.
-
-        Raises:
-            ValueError: The input is blank.
-        """
+        """Return the tokens of x in its format, without the anchor; ValueError if x is blank."""
         if not text.strip():
             raise ValueError(f"input is empty ({text!r}); give a question or the beginning of a text.")
         wrap = self._wrapping(format)
@@ -157,11 +149,7 @@ class Prompter:
         return any(token in text for token in self.tokenizer.all_special_tokens)
 
     def _ids(self, before: str, text: str, after: str) -> tuple[int, ...]:
-        """Return the tokens of a user's text between two trusted texts.
-
-        Raises:
-            ValueError: The text holds half of a surrogate pair.
-        """
+        """Return the tokens of a user's text between two trusted texts."""
         check_unicode("the text", text)
         if self._has_special_tokens(before + after):
             return (*self._trusted_ids(before), *self._ids("", text, ""), *self._trusted_ids(after))

@@ -82,11 +82,7 @@ class MentionGate(Gate):
     name = "mention"
 
     def __init__(self) -> None:
-        """Start without edits.
-
-        Raises:
-            ModuleNotFoundError: ``ahocorasick-rs`` is not installed.
-        """
+        """Start without edits; ModuleNotFoundError if ``ahocorasick-rs`` is not installed."""
         self.set_edits([])
 
     def set_edits(self, entries: Sequence[GateEntry]) -> None:

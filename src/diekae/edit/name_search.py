@@ -59,11 +59,7 @@ class ExactNames:
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        """Build the search.
-
-        Raises:
-            ModuleNotFoundError: ``ahocorasick-rs`` is not installed.
-        """
+        """Build the search; ModuleNotFoundError if ``ahocorasick-rs`` is not installed."""
         self._names = [fold(name) for name in names]
         numbers: dict[str, list[int]] = {}
         for number, name in enumerate(self._names):

@@ -50,11 +50,7 @@ class AttentionOptions:
     Yang et al., 2025)."""
 
     def __post_init__(self) -> None:
-        """Check the sizes.
-
-        Raises:
-            ValueError: A size is not positive, or heads do not divide each other.
-        """
+        """Check that sizes are positive, and heads divide each other (ValueError)."""
         sizes = (self.heads, self.kv_heads, self.key_size, self.value_size)
         positive = all(size is None or size > 0 for size in sizes) and min(self.rank or 0, self.mlp_width) >= 0
         positive = positive and self.sharpness > 0

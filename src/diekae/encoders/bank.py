@@ -93,11 +93,7 @@ class Bank(nn.Module):
         }
 
     def load_by_layer(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load what :meth:`state_by_layer` returned.
-
-        Raises:
-            ValueError: A tensor is missing, superfluous or of another shape.
-        """
+        """Load what :meth:`state_by_layer` returned; ValueError if a tensor is missing, left over or misshapen."""
         current = self.state_dict()
         expected = {_name_in_layer(layer, name) for name in current for layer in self.layers}
         if expected != set(tensors):

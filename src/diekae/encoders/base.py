@@ -61,11 +61,7 @@ class Encoder(nn.Module):
 
     @classmethod
     def make_options(cls, values: Mapping[str, Any]) -> Any:
-        """Build the encoder's options from a mapping.
-
-        Raises:
-            ValueError: A key is unknown or a value impossible.
-        """
+        """Build the encoder's options from a mapping; ValueError if a key is unknown or a value impossible."""
         check_table(values, "encoder_options")
         names = [f.name for f in dataclasses.fields(cls.options)]
         values = {key: value for key, value in values.items() if key not in cls.retired}
@@ -130,10 +126,6 @@ def encoder_names() -> list[str]:
 
 
 def encoder_class(name: str) -> type[Encoder]:
-    """Find an encoder by name.
-
-    Raises:
-        ValueError: No encoder has that name.
-    """
+    """Find an encoder by name; ValueError if there is none of that name."""
     check_choice(f"encoder={name!r}", name, encoder_names())
     return _ENCODERS[name]

@@ -37,11 +37,7 @@ class TokenOptions:
     """Start with a zero up-projection, so that an untrained bank changes nothing; the paper starts at random."""
 
     def __post_init__(self) -> None:
-        """Check that heads divide the width into even parts (rotary positions turn pairs).
-
-        Raises:
-            ValueError: They do not, or a size is not positive.
-        """
+        """Check that sizes are positive, and heads of even size divide the width: rotary positions turn pairs."""
         if min(self.width, self.blocks, self.heads, self.mlp_width) < 1:
             raise ValueError(f"encoder sizes must be positive, got {self}.")
         if self.width % self.heads or (self.width // self.heads) % 2:

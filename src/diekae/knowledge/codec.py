@@ -112,11 +112,7 @@ def _info(metadata: Mapping[str, str] | None) -> dict[str, Any]:
 
 
 def _check(file: BinaryIO) -> dict[str, Any]:
-    """Compare a file with its digest, and return its JSON values.
-
-    Raises:
-        DAMAGED: See :func:`decode`.
-    """
+    """Compare a file with its digest, and return its JSON values; raises as :func:`decode`."""
     prefix = file.read(8)
     length = int.from_bytes(prefix, "little")
     if length > _LONGEST_HEADER:

@@ -243,11 +243,7 @@ class BankedDecoder(MovesWithDecoder):
 def _load_decoder(
     saved: SavedBank, dtype: torch.dtype | None, device: str | torch.device | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load the decoder that a bank names.
-
-    Raises:
-        ValueError: It cannot be loaded.
-    """
+    """Load the decoder that a bank names; ValueError if it cannot be loaded."""
     from diekae.models import load_decoder  # only here does the model depend on ways to load decoders
 
     try:
@@ -262,22 +258,14 @@ def _load_decoder(
 
 
 def sites_of_layers(decoder: PreTrainedModel, layers: Sequence[int]) -> dict[int, AttentionSite]:
-    """Return the attention of some layers.
-
-    Raises:
-        ValueError: The decoder's attention cannot read K exactly; the message says why.
-    """
+    """Return the attention of some layers; a ValueError says why it cannot read K exactly."""
     check_positions(decoder)
     sites = check_exact(decoder, find_attention(decoder))
     return {layer: sites[layer] for layer in layers}
 
 
 def sizes_of_attention(sites: Iterable[AttentionSite]) -> dict[str, int]:
-    """Return the sizes of the attention of some layers, as :meth:`diekae.config.DiekaeConfig.resolve_sizes` takes them.
-
-    Raises:
-        ValueError: The sizes differ between layers.
-    """
+    """Return the sizes for :meth:`DiekaeConfig.resolve_sizes`; ValueError if the layers' attention is not alike."""
     shapes = {(site.heads, site.key_shape, site.value_shape) for site in sites}
     if len(shapes) != 1:
         raise ValueError(

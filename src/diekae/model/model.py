@@ -245,11 +245,7 @@ class DiekaeModel(KnowledgePreparer):
         return generate_texts(self, ids, torch.ones_like(ids), prepared, **{"max_new_tokens": 256, **kwargs})[0][0]
 
     def can_generate(self) -> bool:
-        """Refuse what Transformers asks of a model that it takes for one of its own, as ``pipeline`` does.
-
-        Raises:
-            TypeError: Always.
-        """
+        """Refuse what ``pipeline`` asks of a model that it takes for one of Transformers' own, by a TypeError."""
         raise TypeError(
             "a DiekaeModel is not a model of Transformers. Give the pipeline model.decoder, and call it inside a block "
             "that injects: with model.injected(knowledge, input_ids): pipe(text)."

@@ -22,11 +22,7 @@ class KnowledgePreparer(BankedDecoder):
     """A decoder with a bank that tokenizes inputs and prepares knowledge."""
 
     def need_prompter(self) -> Prompter:
-        """Return the prompter, which turns texts into tokens.
-
-        Raises:
-            ValueError: The model has no tokenizer.
-        """
+        """Return the prompter, which turns texts into tokens; ValueError if the model has no tokenizer."""
         if self.prompter is None:
             raise ValueError("texts need a tokenizer; build the model with DiekaeModel(decoder, config, tokenizer=…).")
         return self.prompter
@@ -137,11 +133,7 @@ class KnowledgePreparer(BankedDecoder):
         return read_prompts(self.attached, prompts, batch_size=16)
 
     def prepare_rows(self, knowledge: Knowledge, rows: int) -> list[PreparedKnowledge | None]:
-        """Return prepared knowledge, or None, for each row of a batch; texts are prepared.
-
-        Raises:
-            ValueError, TypeError: As for :func:`diekae.knowledge.knowledge_of_rows`.
-        """
+        """Return prepared knowledge, or None, for each row; see :func:`diekae.knowledge.knowledge_of_rows`."""
         return knowledge_of_rows(knowledge, rows, self.prepare, self.bank.fingerprint(), self.device)
 
     def _anchor_of(self, format: str | None) -> tuple[int, ...]:

@@ -22,11 +22,7 @@ def read_html(path: Path) -> str:
 
 
 def markdown_of(html: str | bytes) -> str:
-    """Return what a browser shows of HTML, as Markdown; bytes are decoded as the page declares.
-
-    Raises:
-        Unreadable: It is too large.
-    """
+    """Return what a browser shows of HTML, as Markdown; bytes are decoded as the page declares."""
     if len(html) > LARGEST_HTML:
         raise Unreadable(
             f"has {len(html) / 1e6:.0f} MB of HTML, and at most {LARGEST_HTML / 1e6:.0f} MB are read; split it."
@@ -56,11 +52,7 @@ def _remove(elements: list[Any]) -> None:
 
 
 def read_pdf(path: Path) -> str:
-    """Return the text of a PDF, with an empty line between pages.
-
-    Raises:
-        Unreadable: The file is encrypted, has too many pages, or holds no text.
-    """
+    """Return the text of a PDF, with an empty line between pages."""
     reader = need("pypdf").PdfReader(path)
     if reader.is_encrypted and not reader.decrypt(""):
         raise Unreadable("is encrypted; save it without a password.")

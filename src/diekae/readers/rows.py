@@ -81,11 +81,7 @@ def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def read_json(path: Path) -> str:
-    """Return a JSON file: a list with one line for each entry, anything else with lines ``path.key: value``.
-
-    Raises:
-        Unreadable: The file is not JSON.
-    """
+    """Return a JSON file: a list with one line for each entry, anything else with lines ``path.key: value``."""
     try:
         content = _parsed(read_plain(path))
     except json.JSONDecodeError as error:
@@ -97,11 +93,7 @@ def read_json(path: Path) -> str:
 
 
 def read_json_lines(path: Path) -> str:
-    """Return a file of JSON lines, with one line for each value.
-
-    Raises:
-        Unreadable: A line is not JSON.
-    """
+    """Return a file of JSON lines, with one line for each value."""
     entries = []
     for number, line in enumerate(read_plain(path).split("\n"), 1):
         try:

@@ -28,11 +28,7 @@ COLUMNS = 63
 
 
 def read_word(path: Path) -> str:
-    """Return a Word file as Markdown, with headings, lists and tables, and its notes at the end.
-
-    Raises:
-        Unreadable: It is not a Word file, is encrypted, or is too large after unpacking.
-    """
+    """Return a Word file as Markdown, with headings, lists and tables, and its notes at the end."""
     docx = need("docx")
     if not zipfile.is_zipfile(path):
         raise Unreadable(

@@ -103,11 +103,7 @@ async def _answer(
 
 
 async def _unless_left(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """Wait for work, which is cancelled when the client leaves.
-
-    Raises:
-        HTTPException: The client has left.
-    """
+    """Wait for work, which is cancelled when the client leaves."""
     task, left = asyncio.create_task(work), asyncio.create_task(_leaving(request))
     try:
         await asyncio.wait((task, left), return_when=asyncio.FIRST_COMPLETED)
@@ -140,11 +136,7 @@ async def _read(state: State, body: Generation, tenant: Tenant, prompt: Prompted
 
 
 def _jobs(running: Running, prompts: Sequence[Prompted], limit: int | None, top_logprobs: int | None) -> list[Job]:
-    """Return a job for each answer.
-
-    Raises:
-        Refused: There are too many answers, or prompt and knowledge leave no room in the decoder's window.
-    """
+    """Return a job for each answer; `Refused` if there are too many, or nothing is left of the decoder's window."""
     state, body = running.state, running.request
     prepared = running.reading.prepared if running.reading else None
     most, count = state.engine.options.queue_size, len(prompts) * body.n

@@ -67,11 +67,7 @@ class Engine:
         return self._thread.is_alive() and not self._stopping
 
     def submit(self, *jobs: Job) -> None:
-        """Queue the answers of one request, all or none.
-
-        Raises:
-            Busy: The queue is full, or the engine stops.
-        """
+        """Queue the answers of one request, all or none; `Busy` if the queue is full, or the engine stops."""
         with self._changed:
             if not self.alive:
                 raise Busy("the server is stopping")

@@ -37,11 +37,7 @@ class Workers:
         self._lock, self._pending = threading.Lock(), 0
 
     async def run(self, function: Callable[..., Result], *args: Any) -> Result:
-        """Call a function in a thread; a call that has not begun is dropped when the caller is cancelled.
-
-        Raises:
-            Busy: Too many calls wait.
-        """
+        """Call a function in a thread, or raise `Busy`; it is dropped if the caller is cancelled before it begins."""
         with self._lock:
             if self._pending >= self.most:
                 raise Busy(f"{self._pending} requests are being prepared already")
@@ -99,11 +95,7 @@ async def tenant_of(request: Request) -> Tenant:
 
 
 async def owner_of(request: Request) -> Tenant:
-    """Return who asks, if the tenant may do everything.
-
-    Raises:
-        HTTPException: The key is not enough (403).
-    """
+    """Return who asks, if the tenant may do everything (403)."""
     tenant = await tenant_of(request)
     if not tenant.everything:
         raise HTTPException(403, "this key may not do that; it takes a key of the tenant *")

@@ -50,11 +50,7 @@ EmbedderChoice = Embedder | EmbedFunction | str | Path | None
 
 
 def make_embedder(embedder: EmbedderChoice, device: torch.device | str = "cpu") -> Embedder:
-    """Return the embedder that is meant; an encoder runs on the device.
-
-    Raises:
-        ValueError: No encoder of this name can be loaded.
-    """
+    """Return the embedder that is meant; an encoder runs on the device. ValueError if it cannot be loaded."""
     if isinstance(embedder, Embedder):
         return embedder
     if isinstance(embedder, (str, Path)):

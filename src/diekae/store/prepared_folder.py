@@ -37,11 +37,7 @@ class PreparedFolder:
     def __init__(
         self, folder: Path, catalogue: Catalogue, model: DiekaeModel | None, precision: str, most_bytes: int
     ) -> None:
-        """Use the files of a store; the arguments are those of :class:`diekae.store.KnowledgeStore`.
-
-        Raises:
-            ValueError: `most_bytes` is not positive.
-        """
+        """Use the files of a store; arguments and errors are those of :class:`diekae.store.KnowledgeStore`."""
         if not most_bytes > 0:  # NaN is not either
             raise ValueError(f"most_bytes={most_bytes!r} must be at least 1.")
         self._folder, self._catalogue, self._model = folder, catalogue, model
@@ -102,12 +98,7 @@ class PreparedFolder:
             return {id: self._catalogue.documents.text(id) for id in ids if self._catalogue.documents.contains(id)}
 
     def load(self, document: str) -> PreparedKnowledge:
-        """Return a document's prepared knowledge, mapped from its file; prepare it now if it is missing.
-
-        Raises:
-            ValueError: It is not prepared and there is no model, it has been removed, or its file is damaged or
-                missing.
-        """
+        """Return a document's prepared knowledge, mapped from its file; prepare it now if it is missing."""
         bank = self.bank
         for _ in range(2):  # the second time, if the document was removed and added again meanwhile
             file = self._catalogue.prepared_files.select(bank, document)
@@ -127,11 +118,7 @@ class PreparedFolder:
         raise ValueError(f"the file of document {document[:12]} is missing in {str(self._folder)!r}; {_REPAIR}")
 
     def join(self, parts: Iterable[PreparedKnowledge]) -> PreparedKnowledge:
-        """Join prepared knowledge, which is loaded one part after the other.
-
-        Raises:
-            ValueError: There is more than `most_bytes`; then the rest is not loaded.
-        """
+        """Join prepared knowledge that is loaded part by part; ValueError as soon as it is more than `most_bytes`."""
         loaded = list[PreparedKnowledge]()
         for part in parts:
             loaded.append(part)

@@ -132,11 +132,7 @@ class KnowledgeStore:
         return result
 
     def add_text(self, text: str, *, title: str) -> AddResult:
-        """Add one text under a title, and prepare it.
-
-        Raises:
-            ValueError: The text is blank, or there is no model.
-        """
+        """Add one text under a title, and prepare it; ValueError if the text is blank, or there is no model."""
         self._prepared_folder.require_model()
         if not text.strip():
             raise ValueError(f"the text of {title!r} is empty; give a document.")

@@ -89,11 +89,7 @@ def estimate_needs(
 
 
 def fit_batch(example_bytes: int, available: float, wanted: int) -> int:
-    """Return the examples at once that fit into memory: as many as wanted, halved as often as needed.
-
-    Raises:
-        MemoryError: Not even one fits.
-    """
+    """Return the examples at once that fit into memory: as many as wanted, halved as often as needed (MemoryError)."""
     size = wanted
     while size > 1 and size * example_bytes > available:
         size //= 2

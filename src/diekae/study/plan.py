@@ -61,11 +61,7 @@ def choose_layers(
 
 
 def measure_pace(model: DiekaeModel, prompts: Sequence[Prompt], batch_size: int, at_once: int) -> Pace:
-    """Time steps of distillation with a bank that stays as it is; the batch is halved until it fits into memory.
-
-    Raises:
-        MemoryError: Not even one example fits.
-    """
+    """Time steps of distillation with a bank that stays as it is; the batch is halved until it fits (MemoryError)."""
     size = min(at_once, batch_size)
     while True:
         try:

@@ -201,11 +201,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _read_shard(path: Path) -> dict[str, Tensor]:
-    """Return the memory-mapped tensors of a shard, which was whole when the run began.
-
-    Raises:
-        OSError: It is no longer there, or no longer whole.
-    """
+    """Return the memory-mapped tensors of a shard, which was whole when the run began (OSError if it no longer is)."""
     try:
         return decode_file(path)[0]
     except (OSError, *DAMAGED) as error:

@@ -70,11 +70,7 @@ class Stopwatch(TrainerCallback):
 
 
 def seconds_of(folder: Path) -> float:
-    """Return the seconds that the run in a folder has taken so far; 0 if there is none.
-
-    Raises:
-        ValueError: The file of the seconds is damaged.
-    """
+    """Return the seconds that the run in a folder has taken so far, 0 if there is none; ValueError if damaged."""
     path = folder / SECONDS_NAME
     try:
         return float(path.read_text()) if path.is_file() else 0.0

@@ -65,11 +65,7 @@ def find_best(state: TrainerState, folder: Path) -> bool:
 
 @contextmanager
 def checkpoint_errors(folder: Path) -> Iterator[None]:
-    """Replace the errors of torch and safetensors while a checkpoint is written by one that names the folder.
-
-    Raises:
-        OSError: The disk is full, or the folder is not writable.
-    """
+    """Replace the errors of torch and safetensors while a checkpoint is written by an OSError that names the folder."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -80,11 +76,7 @@ def checkpoint_errors(folder: Path) -> Iterator[None]:
 
 
 def write_manifest(folder: Path) -> None:
-    """Describe all files of a folder; call it after the last of them is written.
-
-    Raises:
-        OSError: The disk is full, or the folder is not writable.
-    """
+    """Describe all files of a folder; call it after the last of them is written."""
     files = {path.name: _describe(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST_NAME}
     write_atomically(folder / MANIFEST_NAME, json.dumps({"files": files}, indent=2) + "\n")
 

@@ -87,11 +87,7 @@ class BankTrainer(Trainer):
         load_model(objective, Path(state.best_model_checkpoint) / SAFE_WEIGHTS_NAME)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Save a checkpoint, and then its manifest.
-
-        Raises:
-            OSError: It cannot be written.
-        """
+        """Save a checkpoint, and then its manifest; OSError if it cannot be written."""
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         with checkpoint_errors(folder):
             if self.args.should_save:

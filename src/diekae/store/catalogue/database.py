@@ -74,11 +74,7 @@ class CatalogueDatabase:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Write as the only writer: all of the block is kept, or nothing. Blocks inside this one join it.
-
-        Raises:
-            OSError: The store cannot be written.
-        """
+        """Write as the only writer (OSError): all of the block is kept, or nothing. Blocks inside this one join it."""
         if self.read_only:
             raise OSError(f"{str(self.path)!r} cannot be written; copy the store to a folder where you may write.")
         with self._transaction(write=True) as connection:
@@ -131,11 +127,7 @@ class CatalogueDatabase:
             file.write(tables_content())
 
     def _layout(self) -> int:
-        """Return the file's layout; nothing in a file that is not a catalogue is changed.
-
-        Raises:
-            ValueError: The file is not a catalogue, or has the layout of another version.
-        """
+        """Return the file's layout; nothing in a file that is not a catalogue is changed."""
         name = repr(str(self.path))
         with sqlite_errors(name, "a catalogue", _REMEDY):
             connection = open_database(self.path, synchronous="FULL", read_only=True)

@@ -80,11 +80,7 @@ class DocumentTable:
         self._database, self._passages = database, passages
 
     def select(self, bank: str = "", ids: Sequence[str] | None = None) -> list[StoredDocument]:
-        """Return all documents, or those of whole ids, in the order they were added, with what a bank has prepared.
-
-        Raises:
-            ValueError: A row is damaged.
-        """
+        """Return all documents, or those of whole ids, in the order they were added, with what a bank has prepared."""
         if ids is None:
             return list(self._select(bank, "").values())
         return list(self._select(bank, f"WHERE {_AMONG}", json.dumps(list(ids))).values())
@@ -129,11 +125,7 @@ class DocumentTable:
             return int(count), int(newest or 0)
 
     def find(self, name: str | Path) -> str:
-        """Return the id of the document with this id, file, title, or beginning of an id.
-
-        Raises:
-            ValueError: No document, or several, have that name.
-        """
+        """Return the id of the document with this id, file, title, or beginning of an id (ValueError)."""
         if not isinstance(name, str | Path):
             raise TypeError(f"{name!r} names no document; expected an id, a file or a title.")
         name = str(name).encode("utf-8", "replace").decode()  # lone surrogates cannot be looked up
@@ -159,11 +151,7 @@ class DocumentTable:
         )
 
     def text(self, document: str) -> str:
-        """Return a document's text.
-
-        Raises:
-            ValueError: The document has been removed, or its text is damaged.
-        """
+        """Return a document's text; ValueError if the document has been removed, or its text is damaged."""
         with self._database.reading() as connection:
             row = connection.execute("SELECT text FROM documents WHERE id = ?", (document,)).fetchone()
         if row is None:

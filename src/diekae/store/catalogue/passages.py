@@ -89,11 +89,7 @@ class PassageTable:
         self._database = database
 
     def insert(self, document: int, passages: Sequence[IndexedPassage]) -> None:
-        """Add the passages of a document, given by its number.
-
-        Raises:
-            ValueError: Their vectors are of another embedder than those that are in the catalogue.
-        """
+        """Add the passages of a document, given by its number; ValueError if their vectors are of another embedder."""
         with self._database.writing() as connection:
             if connection.execute("SELECT 1 FROM passages LIMIT 1").fetchone() is None:
                 self._keep_embedder(connection, passages)
@@ -134,11 +130,7 @@ class PassageTable:
         return {number: WordMatch(score, score / highest) for number, score in scores.items()}
 
     def vectors(self, earlier: PassageVectors | None = None) -> PassageVectors:
-        """Return the vectors of all passages; after an ``earlier`` result only new ones are read, unless some are gone.
-
-        Raises:
-            ValueError: The vectors differ in their dimensions, or one is damaged.
-        """
+        """Return the vectors of all passages; given ``earlier`` ones, only new ones are read, unless some are gone."""
         query = (
             f"SELECT number, document, vector, {is_whole('passages')} FROM passages WHERE number > ? ORDER BY number"
         )
@@ -181,9 +173,6 @@ class PassageTable:
         """Return passages by their numbers, in that order, without those that have been removed.
 
         ``read_text`` is :meth:`diekae.store.catalogue.DocumentTable.text`.
-
-        Raises:
-            ValueError: A passage or a text is damaged.
         """
         query = (
             f"SELECT p.number, d.id, d.title, p.heading, p.start, p.end, {is_whole('passages', 'p')},"

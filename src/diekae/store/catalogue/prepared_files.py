@@ -36,11 +36,7 @@ class PreparedFileTable:
         self._database = database
 
     def select(self, bank: str, document: str) -> PreparedFile | None:
-        """Return the file of one bank and document; None if there is none.
-
-        Raises:
-            ValueError: Its row is damaged.
-        """
+        """Return the file of one bank and document; None if there is none, ValueError if its row is damaged."""
         query = f"SELECT {COLUMNS['memories']}, {is_whole('memories')} FROM memories WHERE document = ? AND bank = ?"
         with self._database.reading() as connection:
             row = connection.execute(query, (document, bank)).fetchone()

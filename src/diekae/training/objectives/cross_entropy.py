@@ -27,11 +27,7 @@ class CrossEntropyObjective(Objective):
         return (batch["labels"] != IGNORED).sum()
 
     def keep(self, batch: Batch) -> dict[str, Tensor]:
-        """Return what encoders read of K.
-
-        Raises:
-            ValueError: They read only embeddings, so a cache would save nothing.
-        """
+        """Return what encoders read of K; ValueError if they read embeddings alone, so that a cache saves nothing."""
         if self.model.bank.encoder.reads == "embeddings":
             raise ValueError(
                 f"encoder={self.model.config.encoder!r} reads embeddings alone, so that the decoder does not run over "

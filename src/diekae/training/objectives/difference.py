@@ -61,11 +61,7 @@ class DifferenceObjective(Objective):
         return LossSums(errors.sum(), counted.sum(), parts_of(errors, goal))
 
     def keep(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the differences.
-
-        Raises:
-            ValueError: They cannot be cached.
-        """
+        """Return the differences; ValueError if they cannot be cached."""
         if self.model.config.rollout == "student":
             raise ValueError("rollout='student' changes with the bank and cannot be cached; leave cache out.")
         return vars(self.collect(batch))
@@ -125,11 +121,7 @@ class SlotDifferenceObjective(DifferenceObjective):
         return streams, make_slots(attached, read_in_run(attached, batch, kept), batch["knowledge_mask"])
 
     def keep(self, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
-        """Refuse a cache.
-
-        Raises:
-            ValueError: Always.
-        """
+        """Refuse a cache, by a ValueError."""
         raise ValueError(
             "encoder='attention' is read by the decoder as it runs, so that a cache of differences saves nothing; "
             "leave cache out."
