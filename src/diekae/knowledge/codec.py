@@ -30,7 +30,7 @@ GROUP = 64
 _SCALE = ".scale"
 _METADATA = "diekae.checked"
 _UNCHECKED = "diekae"
-"""Name of the metadata in files of older versions, which hold no digest."""
+"""Name of the metadata in files of older versions, most of which hold no digest."""
 _DIGEST = "sha256"
 _ZEROS = "0" * 64
 _LONGEST_HEADER = 10**8
@@ -120,7 +120,7 @@ def _check(file: BinaryIO) -> dict[str, Any]:
     header = file.read(length)
     metadata = json.loads(header)["__metadata__"]
     info = _info(metadata)
-    if _METADATA in metadata:
+    if _METADATA in metadata or _DIGEST in info:
         digest = hashlib.sha256(prefix + header.replace(info[_DIGEST].encode(), _ZEROS.encode(), 1))
         while block := file.read(_BLOCK):
             digest.update(block)
