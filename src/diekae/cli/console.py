@@ -26,6 +26,7 @@ from transformers import TrainerCallback
 from diekae.cli.output import make_console, output_file, printable_name
 from diekae.data.formats import Format
 from diekae.evaluation.evaluate import PASSES
+from diekae.fields import check_choice
 from diekae.model import DiekaeModel
 from diekae.models import DTYPES, load_decoder, resolve_device
 from diekae.progress import Progress as ShowProgress
@@ -68,8 +69,7 @@ def checked_device(name: str | None) -> str | None:
 
 def _checked_dtype(name: str) -> str:
     """Return the value of ``--dtype``, checked: the option's callback."""
-    if name not in DTYPES:
-        raise ValueError(f"--dtype {name!r} is not known; choose one of {', '.join(DTYPES)}.")
+    check_choice(f"--dtype {name!r}", name, DTYPES)
     return name
 
 

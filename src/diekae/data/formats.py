@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
+from diekae.fields import check_choice
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -43,8 +45,7 @@ def wrapping(name: str, tokenizer: PreTrainedTokenizerBase, system: str | None =
         return Wrapping(bos, "", " ", "")
     if name == "qa":
         return Wrapping(bos, "Question: ", "\nAnswer: ", "\n")
-    if name != "chat":
-        raise ValueError(f"format={name!r} is not known; choose one of {', '.join(FORMATS)}.")
+    check_choice(f"format={name!r}", name, FORMATS)
     check_chat_template(tokenizer)
     turns: list[Message] = [{"role": "user", "content": ""}, {"role": "assistant", "content": ""}]
     anchor, after, end = texts_around_turns(tokenizer, turns, system)

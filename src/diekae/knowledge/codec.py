@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
+from diekae.fields import check_choice
 from diekae.files import read_once
 from diekae.provenance import name_of
 
@@ -65,8 +66,7 @@ def encode(
     Raises:
         ValueError: The precision is unknown.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision={precision!r} is not known; choose one of {', '.join(PRECISIONS)}.")
+    check_choice(f"precision={precision!r}", precision, PRECISIONS)
     stored = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     info = {**info, "precision": precision}
     if precision == "bf16":

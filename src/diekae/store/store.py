@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from diekae.fields import check_choice
 from diekae.files import FileState, as_path
 from diekae.knowledge import PreparedKnowledge
 from diekae.knowledge.codec import PRECISIONS
@@ -63,8 +64,7 @@ class KnowledgeStore:
             ValueError: The precision is not known, the catalogue is damaged, or the embedder cannot be loaded.
             OSError: The folder cannot be written.
         """
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision={precision!r} is not known; choose one of {', '.join(PRECISIONS)}.")
+        check_choice(f"precision={precision!r}", precision, PRECISIONS)
         self.folder, self.model, self.precision = as_path(folder), model, precision
         self.catalogue = Catalogue(self.folder / CATALOGUE)
         self.embedder = make_embedder(embedder, "cpu" if model is None else model.device)
