@@ -5,7 +5,7 @@ killed. A writing block is the only writer from its first line. A reading block 
 first query on; it does not wait for a writer, and no writer waits for it.
 
 Example:
-    connection = open_database(path, synchronous="NORMAL")
+    connection = open_database(path)
     with sqlite_errors(repr(str(path)), "a catalogue", "restore it from a copy"), transaction(connection, write=True):
         connection.execute("INSERT INTO documents VALUES (?)", (text,))
 """
@@ -27,16 +27,15 @@ PATIENCE = 60.0
 def open_database(
     path: Path | Literal[":memory:"],
     *,
-    synchronous: Literal["NORMAL", "FULL"],
     share_between_threads: bool = False,
     read_only: bool = False,
 ) -> sqlite3.Connection:
     """Open a database for :func:`transaction`, with a write-ahead log; a file that does not exist is created.
 
+    A committed transaction outlives a kill of the process and a power cut.
+
     Args:
         path: The file; its folder exists.
-        synchronous: After a power cut, ``NORMAL`` may have lost the newest transactions, and ``FULL`` has lost none.
-            A kill of the process loses none. The file is never damaged.
         share_between_threads: Allow use by several threads; the caller then makes them take turns.
         read_only: Change nothing and create nothing. Then the file may be on a drive that cannot be written.
 
@@ -56,7 +55,7 @@ def open_database(
         connection.execute("PRAGMA trusted_schema = OFF")
         if not read_only:
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute(f"PRAGMA synchronous = {synchronous}")
+            connection.execute("PRAGMA synchronous = FULL")
     except BaseException:
         connection.close()
         raise

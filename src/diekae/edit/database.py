@@ -116,7 +116,7 @@ class EditDatabase:
     def _connect(self) -> sqlite3.Connection:
         """Open the file, for reading alone if it cannot be written."""
         if self.folder is None:
-            return _read_damage(open_database(":memory:", synchronous="FULL", share_between_threads=True))
+            return _read_damage(open_database(":memory:", share_between_threads=True))
         path = self.folder / FILE
         try:
             if not path.exists():
@@ -127,7 +127,7 @@ class EditDatabase:
                 f"{self.name} cannot be made ({error.strerror or error}); name a folder that can be written."
             ) from error
         read_only = not (os.access(path, os.W_OK) and os.access(self.folder, os.W_OK))
-        connection = open_database(path, synchronous="FULL", share_between_threads=True, read_only=read_only)
+        connection = open_database(path, share_between_threads=True, read_only=read_only)
         return _read_damage(connection)
 
     def _leave_parent(self) -> None:

@@ -79,8 +79,7 @@ class Library:
         self.uploads = folder / "uploads"
         make_folder(self.uploads)
         self._lock = threading.RLock()
-        # FULL: what was acknowledged must outlive a power failure.
-        self._connection = open_database(folder / "server.sqlite", synchronous="FULL", share_between_threads=True)
+        self._connection = open_database(folder / "server.sqlite", share_between_threads=True)
         self._connection.executescript(f"PRAGMA foreign_keys = ON; {_SCHEMA}")
         self._clean()
 

@@ -108,7 +108,7 @@ class CatalogueDatabase:
             # A forked process must not use its parent's connection, nor close it: its locks and its transaction are
             # the parent's.
             self._local.inherited, self._local.process = connection, os.getpid()
-            connection = open_database(self.path, synchronous="FULL", read_only=self.read_only)
+            connection = open_database(self.path, read_only=self.read_only)
             connection.execute("PRAGMA foreign_keys = ON")
             connection.create_function("row_digest", -1, row_digest, deterministic=True)
             self._local.connection = connection
@@ -130,7 +130,7 @@ class CatalogueDatabase:
         """Return the file's layout; nothing in a file that is not a catalogue is changed."""
         name = repr(str(self.path))
         with sqlite_errors(name, "a catalogue", _REMEDY):
-            connection = open_database(self.path, synchronous="FULL", read_only=True)
+            connection = open_database(self.path, read_only=True)
             try:
                 application, layout = (
                     int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
