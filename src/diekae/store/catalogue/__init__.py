@@ -10,7 +10,7 @@ from pathlib import Path
 from diekae.store.catalogue.database import CatalogueDatabase
 from diekae.store.catalogue.documents import DocumentSource, DocumentTable, StoredDocument, document_id
 from diekae.store.catalogue.health import CatalogueHealth, DocumentHealth
-from diekae.store.catalogue.passages import IndexedPassage, PassageTable, PassageVectors, StoredPassage
+from diekae.store.catalogue.passages import IndexedPassage, PassageTable, PassageVectors
 from diekae.store.catalogue.prepared_files import PreparedFile, PreparedFileTable
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "PassageVectors",
     "PreparedFile",
     "StoredDocument",
-    "StoredPassage",
     "document_id",
 ]
 

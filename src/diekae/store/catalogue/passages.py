@@ -11,7 +11,7 @@ import math
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,25 +38,6 @@ class IndexedPassage(Passage):
     """Its vector, fp16."""
     embedder: str = ""
     """The encoder that made the vector; see :attr:`diekae.store.embedders.Embedder.name`."""
-
-
-class StoredPassage(NamedTuple):
-    """A passage of a document in the store."""
-
-    number: int
-    """Its number in the table."""
-    document: str
-    """Id of its document."""
-    title: str
-    """Title of its document."""
-    heading: str
-    """The headings above it, from the outermost."""
-    start: int
-    """Its first character in the document."""
-    end: int
-    """One past its last character."""
-    text: str
-    """The passage."""
 
 
 class WordMatch(NamedTuple):
@@ -169,25 +150,27 @@ class PassageTable:
         with self._database.reading() as connection:
             return {row[0] for row in connection.execute(query, [json.dumps(list(documents))])}
 
-    def select(self, numbers: Sequence[int], read_text: Callable[[str], str]) -> list[StoredPassage]:
+    def select(self, numbers: Sequence[int], read_text: Callable[[str], str]) -> dict[int, dict[str, Any]]:
         """Return passages by their numbers, in that order, without those that have been removed.
 
-        ``read_text`` is :meth:`diekae.store.catalogue.DocumentTable.text`.
+        Of each: ``id`` and ``title`` of its document, ``heading``, ``text``, ``start`` and ``end``. ``read_text``
+        returns the text of a document.
         """
         query = (
-            f"SELECT p.number, d.id, d.title, p.heading, p.start, p.end, {is_whole('passages', 'p')},"
-            f" {is_whole('documents', 'd')} FROM passages p JOIN documents d ON d.number = p.document"
+            "SELECT p.number, d.id, d.title, p.heading, p.start, p.end,"
+            f" {is_whole('passages', 'p')} AND {is_whole('documents', 'd')}"
+            " FROM passages p JOIN documents d ON d.number = p.document"
             f" WHERE p.number IN ({','.join('?' * len(numbers))})"
         )
         with self._database.reading() as connection:
             rows = {row[0]: row for row in connection.execute(query, list(numbers))}
             # Each text is read once, and cut here: SQLite's substr ends at a NUL.
             texts = {document: read_text(document) for document in {row[1] for row in rows.values()}}
-        self._database.check_rows(all(row[6] and row[7] for row in rows.values()), "a passage")
-        return [
-            StoredPassage(number, document, title, heading, start, end, texts[document][start:end])
-            for number, document, title, heading, start, end, *_ in (rows[n] for n in numbers if n in rows)
-        ]
+        self._database.check_rows(all(row[-1] for row in rows.values()), "a passage")
+        return {
+            number: dict(id=id, title=title, heading=heading, text=texts[id][start:end], start=start, end=end)
+            for number, id, title, heading, start, end, _ in (rows[n] for n in numbers if n in rows)
+        }
 
     def check_embedder(self, name: str) -> None:
         """Refuse the embedder of a name if the vectors here are of another, by a ValueError."""
