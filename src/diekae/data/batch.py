@@ -10,7 +10,7 @@ width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -21,23 +21,10 @@ IGNORED = -100
 """Label of a position that is not scored."""
 
 
-class SeparateDocuments(TypedDict):
-    """Documents of a batch that are prepared separately, P in all, each after its anchor."""
-
-    document_ids: Tensor
-    """Anchor and document, int64 [P, D]."""
-    document_mask: Tensor
-    """Real tokens of the document, without the anchor; bool [P, longest document]."""
-    document_start: Tensor
-    """First column of the document in ``document_ids``, int64 [P]."""
-    document_row: Tensor
-    """Row of the batch that the document belongs to, int64 [P], ascending."""
-
-
 class Batch(TypedDict):
     """Both runs of a batch, padded on the right; a causal decoder needs no attention mask for this padding.
 
-    If any row has documents that are prepared separately, the keys of :class:`SeparateDocuments` are present too.
+    The last four keys are present if any row has documents that are prepared separately, P in all.
     """
 
     full_ids: Tensor
@@ -56,6 +43,14 @@ class Batch(TypedDict):
     """First column of K in ``full_ids``, int64 [B]."""
     knowledge_mask: Tensor
     """Real tokens of K, bool [B, K]."""
+    document_ids: NotRequired[Tensor]
+    """Anchor and document, int64 [P, D]."""
+    document_mask: NotRequired[Tensor]
+    """Real tokens of the document, without the anchor; bool [P, longest document]."""
+    document_start: NotRequired[Tensor]
+    """First column of the document in ``document_ids``, int64 [P]."""
+    document_row: NotRequired[Tensor]
+    """Row of the batch that the document belongs to, int64 [P], ascending."""
 
 
 def collate(prompts: Sequence[Prompt], *, scope: str, anchor: str) -> Batch:
@@ -83,18 +78,12 @@ def collate(prompts: Sequence[Prompt], *, scope: str, anchor: str) -> Batch:
         knowledge_mask=_pad([[True] * len(prompt.knowledge) for prompt in prompts], False),
     )
     if any(prompt.apart for prompt in prompts):
-        batch.update(_separate_documents(prompts))  # type: ignore[typeddict-item]
+        rows = [(row, prompt.anchor, document) for row, prompt in enumerate(prompts) for document in prompt.documents]
+        batch["document_ids"] = _pad([anchor + document for _, anchor, document in rows], 0)
+        batch["document_mask"] = _pad([[True] * len(document) for _, _, document in rows], False)
+        batch["document_start"] = torch.tensor([len(anchor) for _, anchor, _ in rows])
+        batch["document_row"] = torch.tensor([row for row, _, _ in rows])
     return batch
-
-
-def _separate_documents(prompts: Sequence[Prompt]) -> SeparateDocuments:
-    rows = [(row, prompt.anchor, document) for row, prompt in enumerate(prompts) for document in prompt.documents]
-    return SeparateDocuments(
-        document_ids=_pad([anchor + document for _, anchor, document in rows], 0),
-        document_mask=_pad([[True] * len(document) for _, _, document in rows], False),
-        document_start=torch.tensor([len(anchor) for _, anchor, _ in rows]),
-        document_row=torch.tensor([row for row, _, _ in rows]),
-    )
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

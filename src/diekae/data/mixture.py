@@ -23,7 +23,7 @@ class DataSpec:
     """
 
     source: str
-    """Name of the source, see `diekae.data.source_names`."""
+    """Name of the source, see `diekae.data.sources.source_names`."""
     folder: str | None = None
     """Folder with the source's files; None for a source that needs none."""
     split: str = "train"
