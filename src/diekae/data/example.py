@@ -47,7 +47,6 @@ class Example:
     """Whether the knowledge was made from the target; such examples do not measure the use of knowledge."""
 
     def __post_init__(self) -> None:
-        """Check types, and that no text is blank."""
         if not isinstance(self.knowledge, tuple):
             raise DataError(
                 f"knowledge must be a tuple of documents, got {_describe(self.knowledge)}; "

@@ -49,7 +49,6 @@ class DataSpec:
     """Share of a mixture, relative to the weights of the other specs; None keeps the source's natural size."""
 
     def __post_init__(self) -> None:
-        """Check the values, before any file is read."""
         check_split(self.split)
         check_limit(self.limit)
         if self.among is not None and self.among < 1:

@@ -49,7 +49,6 @@ class Edit:
     """The answer before the edit; only recorded and used in measurements."""
 
     def __post_init__(self) -> None:
-        """Check the texts."""
         if isinstance(self.aliases, str):
             raise ValueError(f"aliases={self.aliases!r} must be a tuple of names; write ({self.aliases!r},) for one.")
         object.__setattr__(self, "aliases", tuple(self.aliases))

@@ -57,7 +57,6 @@ class Edits(Editor):
         self._lock = threading.RLock()
 
     def __repr__(self) -> str:
-        """Return one line: where the edits are, and which gate and adapter they use."""
         return f"Edits({self.store!r}, gate {self.gate.name!r}{'' if self.adapter is None else ', adapter'})"
 
     def to(self, device: torch.device) -> None:

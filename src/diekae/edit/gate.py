@@ -65,7 +65,6 @@ class Gate(ABC):
         """Move the gate to another device."""
 
     def __repr__(self) -> str:
-        """Return the gate's class and the length of its vectors."""
         return f"{type(self).__name__}(width {self.width})"
 
     def conflicts(self, entry: GateEntry, others: Sequence[GateEntry]) -> list[int]:  # noqa: ARG002

@@ -98,7 +98,6 @@ class NearNames:
     """Finds names that nearly occur in a text. An index of trigrams selects the few names that are compared."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        """Build the index."""
         self._names = [fold(name) for name in names]
         trigrams = [_trigrams(name) for name in self._names]
         index: dict[str, list[int]] = {}

@@ -72,7 +72,6 @@ class StateReader:
     def __init__(
         self, decoder: PreTrainedModel, prompter: Prompter, anchor: tuple[int, ...], layers: Sequence[int]
     ) -> None:
-        """Find the layers in the decoder."""
         self.decoder, self.prompter, self.anchor = decoder, prompter, anchor
         self.hookpoints = find_hookpoints(decoder, tuple(layers), "block")
 

@@ -37,7 +37,6 @@ class TrainedParts:
     """Turns the prepared knowledge of a statement into that of an edit."""
 
     def __repr__(self) -> str:
-        """Return one line that names the parts."""
         gate = "no gate" if self.encoder is None else f"gate of layers {', '.join(map(str, self.gate.layers))}"
         adapter = "no adapter" if self.adapter is None else f"adapter of rank {self.adapter.options.rank}"
         return f"TrainedParts({gate}, {adapter})"

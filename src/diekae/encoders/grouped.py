@@ -47,7 +47,6 @@ class GroupedRMSNorm(nn.Module):
     """N independent RMS norms (Zhang and Sennrich, 2019), computed in fp32."""
 
     def __init__(self, count: int, width: int) -> None:
-        """Start from a gain of one."""
         super().__init__()
         self.weight = nn.Parameter(torch.ones(count, width))
 

@@ -52,7 +52,6 @@ class PreparedKnowledge:
     ``positions`` contains it."""
 
     def __repr__(self) -> str:
-        """Return a summary on one line instead of the numbers."""
         layers, kind = 0, "empty"
         for tensor in self.tensors.values():
             layers, kind = len(tensor), f"{tensor.dtype} on {tensor.device}".removeprefix("torch.")

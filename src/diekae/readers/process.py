@@ -42,7 +42,6 @@ class _ReaderProcess:
     """The process; threads take turns."""
 
     def __init__(self) -> None:
-        """Start nothing yet."""
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 

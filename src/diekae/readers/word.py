@@ -63,7 +63,6 @@ class _MarkdownConverter:
     """Converts the elements of one file, in order."""
 
     def __init__(self, document: Any) -> None:
-        """Convert the elements of a document of python-docx."""
         self._document = document
         self._styles = {attribute(style, "styleId"): style for style in children(document.styles.element, "style")}
         self._table_characters = 0

@@ -70,7 +70,6 @@ class Keys:
         return cls(pairs)
 
     def __bool__(self) -> bool:
-        """Tell whether a key is needed."""
         return bool(self._tenants)
 
     def tenant(self, authorization: str | None) -> Tenant | None:

@@ -37,7 +37,6 @@ class Engine:
     """Generates answers, several at once; requests join and leave between tokens."""
 
     def __init__(self, model: DiekaeModel, options: EngineOptions | None = None) -> None:
-        """Start the thread."""
         self.model, self.options = model, options or EngineOptions()
         # Fast tokenizers must not be shared between threads: encoding changes their settings.
         self.tokenizer = copy.deepcopy(model.need_prompter().tokenizer)

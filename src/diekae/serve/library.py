@@ -74,7 +74,6 @@ class Library:
     """Files and vector stores; safe to use from several threads."""
 
     def __init__(self, folder: Path) -> None:
-        """Open the library of a knowledge store's folder, or begin one."""
         self.folder = folder
         self.uploads = folder / "uploads"
         make_folder(self.uploads)

@@ -16,7 +16,6 @@ class Metrics:
     """One server's counters."""
 
     def __init__(self) -> None:
-        """Begin at zero."""
         self.registry = registry = CollectorRegistry()
         self.requests = Counter("diekae_requests", "HTTP requests", ["path", "status"], registry=registry)
         self.tokens = Counter("diekae_generated_tokens", "Tokens generated", registry=registry)

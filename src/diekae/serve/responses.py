@@ -134,7 +134,6 @@ class EventStream(StreamingResponse):
     """A streamed response; however it ends, its answers end too."""
 
     def __init__(self, running: Running) -> None:
-        """Stream the events of some answers."""
         super().__init__(_chunks(running), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
         self.running = running
 

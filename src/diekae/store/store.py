@@ -72,7 +72,6 @@ class KnowledgeStore:
         self._prepared_folder = PreparedFolder(self.folder, self.catalogue, model, precision, most_bytes)
 
     def __repr__(self) -> str:
-        """Return the folder and the number of documents; never raise, even if the catalogue is damaged."""
         try:
             count = self.catalogue.documents.count()
         except (OSError, ValueError):

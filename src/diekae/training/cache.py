@@ -46,11 +46,9 @@ class CachedDataset(Dataset[dict[str, Tensor]]):
         self._shards: dict[int, dict[str, Tensor]] = {}
 
     def __len__(self) -> int:
-        """Return the number of examples."""
         return len(self.positions)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Return one example's tensors."""
         number, row = divmod(self.positions[index], SHARD)
         if number not in self._shards:
             self._shards[number] = _read_shard(_shard_path(self.folder, number))

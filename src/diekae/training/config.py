@@ -88,7 +88,6 @@ class TrainingConfig:
     """Seed of initialisation and order."""
 
     def __post_init__(self) -> None:
-        """Check the types and ranges of the fields (ValueError)."""
         check_types(type(self), vars(self))
         if self.whole_input and self.objective != "distill":
             raise ValueError(f"whole_input is for objective='distill', not {self.objective!r}; leave it out.")

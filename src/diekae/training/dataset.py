@@ -23,11 +23,9 @@ class PromptDataset(Dataset[Prompt]):
         self.lengths = [len(p.knowledge) + 2 * (len(p.input) + len(p.target)) for p in prompts]
 
     def __len__(self) -> int:
-        """Return the number of examples."""
         return len(self.prompts)
 
     def __getitem__(self, index: int) -> Prompt:
-        """Return one prompt."""
         return self.prompts[index]
 
     def collate(self, prompts: Sequence[Prompt]) -> Batch:
@@ -46,7 +44,6 @@ class GroupedByLength(Sampler[int]):
         self.lengths, self.step_size, self.seed, self.epoch = list(lengths), step_size, seed, epoch
 
     def __len__(self) -> int:
-        """Return the number of examples."""
         return len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:

@@ -35,7 +35,6 @@ class Catalogue(CatalogueDatabase):
     """
 
     def __init__(self, path: Path) -> None:
-        """Open the catalogue, or create it; raises as :class:`CatalogueDatabase` does."""
         super().__init__(path)
         self.passages = PassageTable(self)
         self.documents = DocumentTable(self, self.passages)

@@ -76,7 +76,6 @@ class DocumentTable:
     """Documents and their sources. A document stays as long as it has a source."""
 
     def __init__(self, database: CatalogueDatabase, passages: PassageTable) -> None:
-        """Use the tables of this database."""
         self._database, self._passages = database, passages
 
     def select(self, bank: str = "", ids: Sequence[str] | None = None) -> list[StoredDocument]:

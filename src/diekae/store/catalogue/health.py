@@ -30,7 +30,6 @@ class CatalogueHealth:
     """Checks the catalogue."""
 
     def __init__(self, database: CatalogueDatabase) -> None:
-        """Check the tables of this database."""
         self._database = database
 
     def structure(self) -> str | None:

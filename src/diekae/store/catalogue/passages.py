@@ -66,7 +66,6 @@ class PassageTable:
     """Passages, found by words and compared by vectors."""
 
     def __init__(self, database: CatalogueDatabase) -> None:
-        """Use the tables of this database."""
         self._database = database
 
     def insert(self, document: int, passages: Sequence[IndexedPassage]) -> None:

@@ -32,7 +32,6 @@ class PreparedFileTable:
     """The rows of the files of prepared knowledge."""
 
     def __init__(self, database: CatalogueDatabase) -> None:
-        """Use the tables of this database."""
         self._database = database
 
     def select(self, bank: str, document: str) -> PreparedFile | None:

@@ -52,7 +52,6 @@ class Objective(nn.Module):
     """A bank in training. The trainer wraps this module, so ``forward(batch)`` works in several processes too."""
 
     def __init__(self, model: DiekaeModel) -> None:
-        """Register the bank as this module's only parameters."""
         super().__init__()
         self.bank = model.bank
         self._outside = {"model": model}  # nn.Module does not look into a dict
