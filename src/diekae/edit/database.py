@@ -9,6 +9,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from diekae.edit.rows import UPGRADED_FORMAT, upgrade
 from diekae.files import as_path, make_folder
@@ -115,20 +116,23 @@ class EditDatabase:
 
     def _connect(self) -> sqlite3.Connection:
         """Open the file, for reading alone if it cannot be written."""
-        if self.folder is None:
-            return _read_damage(open_database(":memory:", share_between_threads=True))
-        path = self.folder / FILE
-        try:
-            if not path.exists():
-                make_folder(self.folder)
-                path.touch()  # with the permissions that the umask leaves
-        except OSError as error:
-            raise OSError(
-                f"{self.name} cannot be made ({error.strerror or error}); name a folder that can be written."
-            ) from error
-        read_only = not (os.access(path, os.W_OK) and os.access(self.folder, os.W_OK))
+        path: Path | Literal[":memory:"] = ":memory:"
+        read_only = False
+        if self.folder is not None:
+            path = self.folder / FILE
+            try:
+                if not path.exists():
+                    make_folder(self.folder)
+                    path.touch()  # with the permissions that the umask leaves
+            except OSError as error:
+                raise OSError(
+                    f"{self.name} cannot be made ({error.strerror or error}); name a folder that can be written."
+                ) from error
+            read_only = not (os.access(path, os.W_OK) and os.access(self.folder, os.W_OK))
         connection = open_database(path, share_between_threads=True, read_only=read_only)
-        return _read_damage(connection)
+        # Text that is not UTF-8 any more is read, so that its digest shows the damage.
+        connection.text_factory = lambda data: data.decode(errors="replace")
+        return connection
 
     def _leave_parent(self) -> None:
         """Open the file again in a forked process: locks and the transaction in hand are those of the parent."""
@@ -174,9 +178,3 @@ class EditDatabase:
                 yield
             except UnicodeDecodeError as error:  # SQLite's message quotes damaged bytes
                 raise sqlite3.DatabaseError(str(error)) from error
-
-
-def _read_damage(connection: sqlite3.Connection) -> sqlite3.Connection:
-    """Let text that is not UTF-8 any more be read, so that its digest shows the damage."""
-    connection.text_factory = lambda data: data.decode(errors="replace")
-    return connection

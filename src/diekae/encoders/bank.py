@@ -48,17 +48,10 @@ class Bank(nn.Module):
             knowledge: KnowledgeBatch = self.encoder.prepare(states, mask, previous)
         return knowledge
 
-    def encode(
-        self,
-        knowledge: KnowledgeBatch,
-        x: Tensor,
-        mask: Tensor,
-        which: slice = slice(None),
-        x_cache: KnowledgeBatch | None = None,
-    ) -> Encoded:
-        """Return differences less the centre, in units of the scale; see the encoder's ``forward``."""
+    def encode(self, *arguments: Any) -> Encoded:
+        """Return differences less the centre, in units of the scale; arguments as for :meth:`forward`."""
         with self._autocast():
-            encoded: Encoded = self.encoder(knowledge, x, mask, which, x_cache)
+            encoded: Encoded = self.encoder(*arguments)
         return encoded
 
     def _autocast(self) -> AbstractContextManager[Any]:

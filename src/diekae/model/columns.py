@@ -109,7 +109,9 @@ def unseen_columns(
     grow = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache_layers)
     if not grow or len(cache_layers) != len(layers) + len(others) or kept != {len(others)}:
         return None
-    if stays(decoder) or (others and _is_hooked(decoder)):
+    # Hooks may change what the other layers see of the anchor.
+    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in decoder.modules())
+    if stays(decoder) or (others and hooked):
         return None
     shapes = [(len(rows), heads, columns, size) for heads, size in (rows[0].tensors[n].shape[2:] for n in _NAMES)]
     zeros = [torch.zeros(shape, dtype=decoder.dtype, device=decoder.device) for shape in shapes]
@@ -120,11 +122,6 @@ def unseen_columns(
         for number, *states in zip(others, *anchors, strict=True):
             cache_layers[number].update(*(part.transpose(1, 2) for part in states))
     return cache
-
-
-def _is_hooked(decoder: PreTrainedModel) -> bool:
-    """Tell whether anything has hooks in the decoder, which may change what its layers see of the anchor."""
-    return any(module._forward_hooks or module._forward_pre_hooks for module in decoder.modules())
 
 
 def anchor_length(rows: Sequence[PreparedKnowledge | None], input_ids: Tensor, mask: Tensor | None) -> int:

@@ -52,7 +52,7 @@ class Intake:
         with self._settling:
             document = self.library.delete(file)
             if document is not None and document not in self.library.documents():
-                self._remove(document)
+                self.store.forget_text(document)
 
     def stop(self, timeout: float | None = None) -> bool:
         """Finish the file that is being read, and tell whether the thread has ended; the next server reads the others.
@@ -110,9 +110,5 @@ class Intake:
             if added.prepared:
                 self.metrics.prepared.inc(entries[0].slots or 0)
             if not self.library.settle(file.id, document, None) and document not in self.library.documents():
-                self._remove(document)  # the file was deleted while it was read
+                self.store.forget_text(document)  # the file was deleted while it was read
         return True
-
-    def _remove(self, document: str) -> None:
-        """Remove what uploads have added; a file on disk that holds the same text keeps its document."""
-        self.store.forget_text(document)

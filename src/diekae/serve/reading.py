@@ -192,7 +192,8 @@ class KnowledgeReader:
     def _forget(self) -> None:
         """Drop the oldest of what is kept until the rest fits."""
         with self._lock:
-            sizes = {key: future.result().nbytes for key, future in self._kept.items() if _ready(future)}
+            ready = {key: kept for key, kept in self._kept.items() if kept.done() and not kept.exception()}
+            sizes = {key: future.result().nbytes for key, future in ready.items()}
             total = sum(sizes.values())
             for key, size in sizes.items():
                 if total > KEPT_BYTES:
@@ -211,7 +212,3 @@ def while_documents_change(store: KnowledgeStore, call: Callable[[], Result]) ->
         except ValueError:
             if store.catalogue.documents.state() == state:
                 raise
-
-
-def _ready(future: Future[PreparedKnowledge]) -> bool:
-    return future.done() and future.exception() is None

@@ -81,7 +81,9 @@ class PreparedFolder:
         by_length = sorted(lengths, key=lengths.__getitem__)
         while done < len(by_length):
             batch = by_length[done : done + batch_size([lengths[id] for id in by_length[done : done + BATCH]])]
-            texts = self._texts(batch)
+            with self._catalogue.reading():  # without documents that were removed meanwhile
+                documents = self._catalogue.documents
+                texts = {id: documents.text(id) for id in batch if documents.contains(id)}
             if texts:
                 all_prepared = self.require_model().prepare_many(
                     list(texts.values()), batch_size=BATCH, progress=progress
@@ -91,11 +93,6 @@ class PreparedFolder:
             done += len(batch)
             progress("preparing", done, len(lengths))
         return list(lengths)
-
-    def _texts(self, ids: Sequence[str]) -> dict[str, str]:
-        """Return texts by id, without documents that were removed meanwhile."""
-        with self._catalogue.reading():
-            return {id: self._catalogue.documents.text(id) for id in ids if self._catalogue.documents.contains(id)}
 
     def load(self, document: str) -> PreparedKnowledge:
         """Return a document's prepared knowledge, mapped from its file; prepare it now if it is missing."""

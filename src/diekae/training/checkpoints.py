@@ -27,24 +27,17 @@ def last_whole_checkpoint(folder: Path) -> str | None:
     Newer ones are left in place, with a warning: the resumed run writes them again at the same steps.
     """
     steps = {path.name.removeprefix("checkpoint-"): path for path in folder.glob("checkpoint-*")}
-    skipped: list[str] = []
-    for step in sorted((step for step in steps if step.isdigit()), key=int, reverse=True):
-        if matches_manifest(steps[step]):
-            _warn_of(skipped, folder, f"continuing from {steps[step].name}")
-            return str(steps[step])
-        skipped.append(steps[step].name)
-    _warn_of(skipped, folder, "there is no whole checkpoint")
-    return None
-
-
-def _warn_of(skipped: list[str], folder: Path, instead: str) -> None:
-    """Warn of checkpoints that cannot be used."""
+    newest_first = [steps[step] for step in sorted(filter(str.isdigit, steps), key=int, reverse=True)]
+    whole = next((path for path in newest_first if matches_manifest(path)), None)
+    skipped = newest_first if whole is None else newest_first[: newest_first.index(whole)]
     if skipped:
         warnings.warn(
-            f"{str(folder)!r}: {', '.join(skipped)} cannot be used: the files are incomplete or damaged, or were "
-            f"written by an older version without a manifest; {instead}.",
-            stacklevel=3,
+            f"{str(folder)!r}: {', '.join(path.name for path in skipped)} cannot be used: the files are incomplete or "
+            "damaged, or were written by an older version without a manifest; "
+            f"{'there is no whole checkpoint' if whole is None else f'continuing from {whole.name}'}.",
+            stacklevel=2,
         )
+    return None if whole is None else str(whole)
 
 
 def find_best(state: TrainerState, folder: Path) -> bool:
