@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from diekae.files import written_whole
 from diekae.sqlite import open_database, sqlite_errors, transaction
@@ -79,6 +79,11 @@ class CatalogueDatabase:
             raise OSError(f"{str(self.path)!r} cannot be written; copy the store to a folder where you may write.")
         with self._transaction(write=True) as connection:
             yield connection
+
+    def rows(self, query: str, *values: object) -> list[Any]:
+        """Return the rows of one query that reads."""
+        with self.reading() as connection:
+            return connection.execute(query, values).fetchall()
 
     def close(self) -> None:
         """Close this thread's connection."""

@@ -47,8 +47,7 @@ class CatalogueHealth:
 
     def numbers(self) -> list[int]:
         """Return the numbers of all documents."""
-        with self._database.reading() as connection:
-            return [row[0] for row in connection.execute("SELECT number FROM documents ORDER BY number")]
+        return [row[0] for row in self._database.rows("SELECT number FROM documents ORDER BY number")]
 
     def check(self, number: int) -> DocumentHealth | None:
         """Compare a document's text with its id, and its index with its text; None if it has been removed."""

@@ -146,8 +146,7 @@ class PassageTable:
             "SELECT p.number FROM passages p JOIN documents d ON d.number = p.document"
             " WHERE d.id IN (SELECT value FROM json_each(?))"
         )
-        with self._database.reading() as connection:
-            return {row[0] for row in connection.execute(query, [json.dumps(list(documents))])}
+        return {row[0] for row in self._database.rows(query, json.dumps(list(documents)))}
 
     def select(self, numbers: Sequence[int], read_text: Callable[[str], str]) -> dict[int, dict[str, Any]]:
         """Return passages by their numbers, in that order, without those that have been removed.
