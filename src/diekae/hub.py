@@ -112,11 +112,7 @@ def upload_bank(folder: Path, repo_id: str, revision: str | None, message: str) 
     if revision is not None:
         api.create_branch(repo_id, branch=revision, exist_ok=True)
     commit = api.upload_folder(
-        repo_id=repo_id,
-        folder_path=folder,
-        revision=revision,
-        commit_message=message,
-        delete_patterns=BANK_FILES[1],
+        repo_id=repo_id, folder_path=folder, revision=revision, commit_message=message, delete_patterns=BANK_FILES[1]
     )
     return str(commit.commit_url)
 

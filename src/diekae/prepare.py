@@ -154,11 +154,7 @@ def _by_head(prepared: PreparedKnowledge) -> PreparedKnowledge:
 
 
 def _read_states(
-    attached: Attached,
-    anchor: Sequence[int],
-    rows: Sequence[Sequence[int]],
-    step: int,
-    advance: Callable[[int], None],
+    attached: Attached, anchor: Sequence[int], rows: Sequence[Sequence[int]], step: int, advance: Callable[[int], None]
 ) -> KnowledgeBatch:
     """Read documents with an encoder of hidden states or embeddings, chunk by chunk."""
     decoder, bank = attached.decoder, attached.bank
@@ -181,11 +177,7 @@ def _read_states(
 
 
 def _read_slots(
-    attached: Attached,
-    anchor: Sequence[int],
-    rows: Sequence[Sequence[int]],
-    step: int,
-    advance: Callable[[int], None],
+    attached: Attached, anchor: Sequence[int], rows: Sequence[Sequence[int]], step: int, advance: Callable[[int], None]
 ) -> KnowledgeBatch:
     """Make slots of documents, whose positions end where x begins, chunk by chunk."""
     decoder, a = attached.decoder, len(anchor)

@@ -25,10 +25,7 @@ PATIENCE = 60.0
 
 
 def open_database(
-    path: Path | Literal[":memory:"],
-    *,
-    share_between_threads: bool = False,
-    read_only: bool = False,
+    path: Path | Literal[":memory:"], *, share_between_threads: bool = False, read_only: bool = False
 ) -> sqlite3.Connection:
     """Open a database for :func:`transaction`, with a write-ahead log; a file that does not exist is created.
 

@@ -114,12 +114,7 @@ def choose_prompts(spec: DataSpec, seed: int, prompter: Prompter) -> Chosen:
     # `limit` counts the examples that are short enough, so a bound on the length needs all of them.
     limit = spec.limit if spec.longest is None else None
     examples = load_source(
-        spec.source,
-        folder=spec.folder,
-        split=check_split(spec.split),
-        limit=limit,
-        seed=seed,
-        options=spec.options,
+        spec.source, folder=spec.folder, split=check_split(spec.split), limit=limit, seed=seed, options=spec.options
     )
     # Shuffled first, so that tokenizing can stop at the limit.
     random.Random(seed).shuffle(examples)

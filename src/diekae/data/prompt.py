@@ -9,14 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from diekae.data.example import Example
-from diekae.data.formats import (
-    Message,
-    Wrapping,
-    check_chat_template,
-    spoken_turns,
-    texts_around_turns,
-    wrapping,
-)
+from diekae.data.formats import Message, Wrapping, check_chat_template, spoken_turns, texts_around_turns, wrapping
 from diekae.data.jsonl import check_unicode
 
 if TYPE_CHECKING:

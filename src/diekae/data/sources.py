@@ -73,12 +73,7 @@ def load_source(
 
 
 def load_jsonl(
-    *,
-    folder: str | Path | None,
-    split: Split,
-    limit: int | None,
-    seed: int,
-    options: Mapping[str, object] | None,
+    *, folder: str | Path | None, split: Split, limit: int | None, seed: int, options: Mapping[str, object] | None
 ) -> list[Example]:
     """Load a part of your own data; arguments and errors as for :func:`load_source`."""
     if options:

@@ -55,8 +55,7 @@ class KnowledgeBatch:
         if repeats == 1:
             return self
         repeated: KnowledgeBatch = self.cached(
-            f"{repeats} repeats",
-            lambda: self.map(lambda tensor, dim: tensor.repeat_interleave(repeats, dim)),
+            f"{repeats} repeats", lambda: self.map(lambda tensor, dim: tensor.repeat_interleave(repeats, dim))
         )
         return repeated
 

@@ -88,11 +88,7 @@ def _check_knowledge(prompts: Sequence[Prompt]) -> None:
 
 
 def _losses(
-    model: DiekaeModel,
-    prompts: Sequence[Prompt],
-    swapped: Sequence[Prompt] | None,
-    batch_size: int,
-    progress: Progress,
+    model: DiekaeModel, prompts: Sequence[Prompt], swapped: Sequence[Prompt] | None, batch_size: int, progress: Progress
 ) -> dict[str, Losses]:
     """Return the losses of every pass; those with another example's knowledge are named ``…_other``."""
     ways: tuple[Way, ...] = ("bare", "prompted", "ours")

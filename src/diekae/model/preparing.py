@@ -109,12 +109,7 @@ class KnowledgePreparer(BankedDecoder):
         prompter = self.need_prompter()
         ids = [prompter.knowledge(text) for text in documents]
         return read_documents(
-            self.attached,
-            self._anchor_of(format),
-            ids,
-            batch_size=batch_size,
-            chunk_size=chunk_size,
-            progress=progress,
+            self.attached, self._anchor_of(format), ids, batch_size=batch_size, chunk_size=chunk_size, progress=progress
         )
 
     def check_memory(self, document: str) -> None:

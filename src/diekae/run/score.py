@@ -106,12 +106,7 @@ def logits_at(
 
 
 def nll(
-    model: DiekaeModel,
-    prompts: Sequence[Prompt],
-    way: Way,
-    *,
-    batch_size: int = 16,
-    progress: BatchProgress = silent,
+    model: DiekaeModel, prompts: Sequence[Prompt], way: Way, *, batch_size: int = 16, progress: BatchProgress = silent
 ) -> Losses:
     """Return the NLL of the targets in one way; arguments as for :func:`target_logits` and :func:`score`."""
 

@@ -103,12 +103,7 @@ class KnowledgeReader:
         return while_documents_change(self.store, lambda: self._read(*arguments))
 
     def _read(
-        self,
-        store: KnowledgeStore,
-        request: KnowledgeRequest,
-        tenant: Tenant,
-        anchor: tuple[int, ...],
-        query: str,
+        self, store: KnowledgeStore, request: KnowledgeRequest, tenant: Tenant, anchor: tuple[int, ...], query: str
     ) -> Reading:
         named = list(dict.fromkeys(self._document(name, tenant) for name in request.documents or ()))
         if request.search is None:
