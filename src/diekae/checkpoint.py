@@ -3,8 +3,6 @@
 Several processes may save into one folder, and others read it meanwhile: a reader gets one of the saved banks, whole.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

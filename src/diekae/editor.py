@@ -1,7 +1,5 @@
 """The interface between a model and its edits, which :mod:`diekae.edit` implements."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager

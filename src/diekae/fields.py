@@ -1,7 +1,5 @@
 """Checks of values that users write, by the types of a dataclass's fields, and suggestions for misspelt names."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import math

@@ -1,7 +1,5 @@
 """Banks on the Hugging Face hub: download, upload, model card. Only safetensors and JSON are downloaded."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path

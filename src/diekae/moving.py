@@ -1,7 +1,5 @@
 """Moving a model to a device: decoder and bank move together, and the frozen decoder keeps its type."""
 
-from __future__ import annotations
-
 from typing import Any, Self
 
 import torch

@@ -1,7 +1,5 @@
 """Where a decoder's weights stand: on one device, spread over several, or offloaded to RAM or disk by accelerate."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 
 import torch

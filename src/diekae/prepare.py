@@ -4,8 +4,6 @@ Shapes: N encoders, M layers of the decoder without an encoder, B documents, K k
 G key heads, d head size, D what an encoder reads of each token.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Provenance: the versions, code and machine that every result is stored with."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """The report of a run: one HTML page that needs no other file."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from pathlib import Path

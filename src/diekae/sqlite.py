@@ -10,8 +10,6 @@ Example:
         connection.execute("INSERT INTO documents VALUES (?)", (text,))
 """
 
-from __future__ import annotations
-
 import os
 import sqlite3
 from collections.abc import Iterator

@@ -7,8 +7,6 @@ Shapes: B rows, F columns of the run with K, T columns of the run over x, K know
 width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NotRequired, TypedDict
 

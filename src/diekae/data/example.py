@@ -8,8 +8,6 @@ One line of such a file:
 classification set, and ``leaks``, true if the knowledge was made from the target.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """JSON of users: parsing, the lines of JSONL files, and the errors that name what is wrong."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

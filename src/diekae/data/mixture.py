@@ -1,7 +1,5 @@
 """Mixtures: examples of several sources in one training set."""
 
-from __future__ import annotations
-
 import dataclasses
 import random
 from collections.abc import Mapping, Sequence

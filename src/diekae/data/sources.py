@@ -4,8 +4,6 @@ A package adds data sets by an entry point of the group ``diekae.sources``: a fu
 loaders by name. ``diekae-research`` adds those of the paper.
 """
 
-from __future__ import annotations
-
 import functools
 import random
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Attach edits to a model: make new ones, or load saved ones."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args

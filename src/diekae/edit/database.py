@@ -1,7 +1,5 @@
 """The SQLite file that the store of edits is built on: tables, transactions, copies, and errors in plain words."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import secrets

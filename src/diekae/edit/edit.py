@@ -10,8 +10,6 @@ A file is JSON (a list, or one object), JSONL, or CSV with the same names as its
 EasyEdit's zsRE names prompt and target ``src`` and ``alt``. In CSV, aliases are separated by ``|``.
 """
 
-from __future__ import annotations
-
 import csv
 import re
 from collections.abc import Iterable, Iterator, Mapping

@@ -5,8 +5,6 @@ Nothing is trained for an edit. Where the gate stays closed, the output is the b
 Shapes: B rows, L columns.
 """
 
-from __future__ import annotations
-
 import threading
 import warnings
 import weakref

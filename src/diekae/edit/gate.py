@@ -3,8 +3,6 @@
 A gate sees only texts, so padding, batches and formats cannot change its decision.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple

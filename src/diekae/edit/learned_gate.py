@@ -5,8 +5,6 @@ Questions are compared as vectors (:mod:`diekae.edit.prompt_encoder`): in the in
 stand-in replaces the subject, so that a vector says what is asked, and not about whom.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

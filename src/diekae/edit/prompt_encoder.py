@@ -6,8 +6,6 @@ and normalised: [width]. The encoder is trained once for a decoder (:mod:`diekae
 Shapes: L layers read, B texts, T tokens, W decoder width, H heads, d width of a head.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ deleted. Of the edits of one fact that are not reverted, the newest is live and 
 reverted, the one before it is live again.
 """
 
-from __future__ import annotations
-
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What is trained for editing with one bank: the gate's encoder and the adapter, in one safetensors file."""
 
-from __future__ import annotations
-
 import dataclasses
 import warnings
 from dataclasses import dataclass

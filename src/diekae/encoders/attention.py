@@ -12,8 +12,6 @@ Shapes: N encoders, B rows, S slots, T positions of x, W decoder width, H query 
 key, e dimensions of a value.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 Shapes: N encoders, B rows, K knowledge tokens, T positions of x, W decoder width, V embedding width.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext

@@ -7,8 +7,6 @@ Shapes: N encoders of the bank, n of them in one call, B rows, K knowledge token
 V embedding width.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping

@@ -3,8 +3,6 @@
 Shapes: N encoders, n of them in one call, B rows, T positions.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

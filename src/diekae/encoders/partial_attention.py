@@ -11,8 +11,6 @@ no gradient for L. Where gradients are needed, the parts are joined instead.
 Shapes: b rows, H query heads, G key heads, S slots, T queries, r head size.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -7,8 +7,6 @@ Shapes: N encoders (n of them in one call), B rows, K knowledge tokens, S slots,
 d encoder width, H query heads, G key heads, r head size.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -4,8 +4,6 @@ Shapes: N encoders, B rows, S slots (of K, or of earlier positions of x), T new 
 width, d encoder width, H heads of size d/H.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Scores of answers: exact match and token F1 as SQuAD defines them (Rajpurkar et al., 2016; evaluate-v1.1.py)."""
 
-from __future__ import annotations
-
 import re
 import string
 from collections import Counter

@@ -1,7 +1,5 @@
 """Measure a bank on examples: D(x), D(K, x) and ours, with the right knowledge and with another example's."""
 
-from __future__ import annotations
-
 import dataclasses
 import statistics
 from collections.abc import Sequence

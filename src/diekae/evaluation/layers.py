@@ -6,8 +6,6 @@ Layers are chosen on one half of the examples and reported on the other, because
 on the examples that chose it than it is.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from typing import Any, NamedTuple

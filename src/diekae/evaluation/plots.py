@@ -1,7 +1,5 @@
 """Plots of measurements, as Matplotlib figures."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping
 from pathlib import Path

@@ -3,8 +3,6 @@
 Shapes: N encoders, B rows, S slots.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any

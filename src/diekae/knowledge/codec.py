@@ -5,8 +5,6 @@ The metadata hold a SHA-256 of the whole file, taken while zeros stand in its pl
 Shapes: N encoders, S slots, d the last dimension, g elements that share a scale.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

@@ -1,7 +1,5 @@
 """Checks of a model's arguments, with advice in the error messages."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any

@@ -7,8 +7,6 @@ Shapes: B rows, L columns of the prompt, including those in a cache, M layers wi
 anchor, G key heads, d head size.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 

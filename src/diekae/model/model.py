@@ -3,8 +3,6 @@
 Shapes: B rows, L columns of the prompt.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any

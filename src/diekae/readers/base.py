@@ -1,7 +1,5 @@
 """What all readers share: the error for a file that cannot be read, plain text, and tables as Markdown."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """E-mail: the header lines that a reader sees, the text, and the names of attachments."""
 
-from __future__ import annotations
-
 from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import default

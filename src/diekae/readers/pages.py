@@ -1,7 +1,5 @@
 """Pages: HTML as Markdown, by Beautiful Soup and markdownify, and PDF as text, by pypdf."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -3,8 +3,6 @@
 The process is started for the first file, and reads one file after the other until this process ends.
 """
 
-from __future__ import annotations
-
 import atexit
 import json
 import os

@@ -4,8 +4,6 @@ A reader is a function from a path to a text. It may raise any exception, take a
 that into a :class:`ValueError` that names the file and says what to do.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from pathlib import Path

@@ -4,8 +4,6 @@ A row of a table, or an object in a list, becomes one line: ``name: Ada; born: 1
 names its values. Values outside of lists have one line each: ``address.city: London``.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

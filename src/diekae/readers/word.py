@@ -5,8 +5,6 @@ cover pages) and tracked insertions. Left out are tracked deletions, hidden text
 table of contents.
 """
 
-from __future__ import annotations
-
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """A recipe: its fields, how it is read from a file, and how it is checked."""
 
-from __future__ import annotations
-
 import dataclasses
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence

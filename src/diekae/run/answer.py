@@ -1,7 +1,5 @@
 """Greedy answers of D(x), D(K, x) and ours: what a user would see."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

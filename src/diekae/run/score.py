@@ -3,8 +3,6 @@
 Shapes: B rows, T columns of x, W decoder width; "labels" counts the target tokens of all rows, row by row.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 

@@ -1,7 +1,5 @@
 """The server: what it opens and closes, its routes, and the page."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib.resources import files

@@ -1,7 +1,5 @@
 """``/v1/chat/completions`` and ``/v1/completions``: a request becomes jobs for the engine."""
 
-from __future__ import annotations
-
 import asyncio
 import secrets
 import time

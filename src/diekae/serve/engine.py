@@ -3,8 +3,6 @@
 The HTTP layer uses :meth:`Engine.submit` and the events of jobs only, so that another engine can take its place.
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 import threading

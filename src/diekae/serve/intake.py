@@ -1,7 +1,5 @@
 """Uploaded files become documents of the knowledge store, one after the other, in the background."""
 
-from __future__ import annotations
-
 import logging
 import sqlite3
 import threading

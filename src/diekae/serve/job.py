@@ -1,7 +1,5 @@
 """One answer that is being generated, and the events that report it."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field

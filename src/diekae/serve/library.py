@@ -7,8 +7,6 @@ A file is acknowledged once its row is committed, which is after its bytes are o
 server ended is read when it starts again.
 """
 
-from __future__ import annotations
-
 import sqlite3
 import threading
 import time

@@ -1,7 +1,5 @@
 """From a request's ``knowledge`` to what the decoder reads, and what the answer says about it."""
 
-from __future__ import annotations
-
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence

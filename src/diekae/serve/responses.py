@@ -1,7 +1,5 @@
 """A request's answers while they are generated, and OpenAI's responses from their events, whole and streamed."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import time

@@ -3,8 +3,6 @@
 Shapes: B rows, V tokens of the vocabulary.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

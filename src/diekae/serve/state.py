@@ -1,7 +1,5 @@
 """What the routes of one server share: the model, its queues, threads for work that would block, and who asks."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 import time

@@ -4,8 +4,6 @@ Static embeddings are the default: a table of word vectors, without a model to r
 ``AutoModel`` loads, finds more paraphrases, and takes longer.
 """
 
-from __future__ import annotations
-
 import logging
 import threading
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """The input of a store: texts, files and the files of folders, and the result of adding them."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence

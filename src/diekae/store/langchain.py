@@ -1,7 +1,5 @@
 """LangChain (extra ``langchain``): a retriever over the store, and reading of what any of its retrievers finds."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from diekae.knowledge import PreparedKnowledge

@@ -1,7 +1,5 @@
 """The names of what a store keeps in its folder. They are part of its format, so they stay."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

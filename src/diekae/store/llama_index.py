@@ -1,7 +1,5 @@
 """LlamaIndex (extra ``llama-index``): a retriever over the store, and reading of what any of its retrievers finds."""
 
-from __future__ import annotations
-
 from diekae.knowledge import PreparedKnowledge
 from diekae.store.retrieved import passage_id, passage_metadata, read_retrieved
 from diekae.store.search import FoundPassage

@@ -5,8 +5,6 @@ A file is written first, then its row in the catalogue. A kill between the two l
 document cannot delete the file of a process that adds it again.
 """
 
-from __future__ import annotations
-
 import hashlib
 import uuid
 from collections.abc import Iterable, Sequence

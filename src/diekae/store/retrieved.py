@@ -1,7 +1,5 @@
 """Reads what retrievers of LangChain and LlamaIndex return: passages of the store, and other texts."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Which passages answer a question: by BM25 of their words, and the cosine of their vectors and the question's."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple

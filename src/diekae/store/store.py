@@ -7,8 +7,6 @@ The folder holds:
 When `add` and `remove` return, their changes are on the disk: a power cut does not undo them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 

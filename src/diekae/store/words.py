@@ -1,7 +1,5 @@
 """The words of a text in the search index: normalized, so that other forms of them match."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from functools import cache

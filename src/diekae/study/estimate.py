@@ -1,7 +1,5 @@
 """What training needs, estimated before the first question is asked: layers, space of K, memory and disk."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,8 +3,6 @@
 They rest on measurements of the user's decoder on the user's machine.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass

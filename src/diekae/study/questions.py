@@ -5,8 +5,6 @@ if it is about the sentence, its answer follows from the sentence, and the whole
 idea is that of Cartridges (Eyuboglu et al., 2025, arXiv 2506.06266), which trains on conversations about a corpus.
 """
 
-from __future__ import annotations
-
 import math
 import random
 import re

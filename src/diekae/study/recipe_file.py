@@ -1,7 +1,5 @@
 """The training of a study as a recipe, which users can repeat and change."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -8,8 +8,6 @@ changes:
     study.json                           the decisions, and the measurements that they rest on
 """
 
-from __future__ import annotations
-
 import json
 import random
 import time

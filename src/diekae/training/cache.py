@@ -3,8 +3,6 @@
 Shapes: N encoders, B rows, K knowledge tokens, T columns of x, W decoder width.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -3,8 +3,6 @@
 All of them work the same in a resumed run as in an uninterrupted one.
 """
 
-from __future__ import annotations
-
 import time
 import warnings
 from pathlib import Path

@@ -4,8 +4,6 @@ A checkpoint's manifest holds the size and SHA-256 digest of each of its files, 
 files are not those of its manifest was interrupted while it was written, or damaged later.
 """
 
-from __future__ import annotations
-
 import json
 import warnings
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Training data as prompts, which the decoder reads in every epoch, and their order."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 

@@ -6,8 +6,6 @@ differences compare the outputs of two untouched runs (paper, section 3.2).
 Shapes: N encoders, B rows, K knowledge tokens, T columns of the run over x, W decoder width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass

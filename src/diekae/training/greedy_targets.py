@@ -1,7 +1,5 @@
 """Targets that the decoder generates itself: answers of D(K, x), which are seldom worded like those of a data set."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """One training run, from prompts to a saved bank: resumable, and the same with one process or several."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import partial

@@ -8,8 +8,6 @@
 5. A checkpoint has a manifest, written last, so that an interrupted or damaged one is recognised.
 """
 
-from __future__ import annotations
-
 import math
 import shutil
 from collections.abc import Callable, Iterator

@@ -3,8 +3,6 @@
 All SQL of the store is in this package. Readers never wait, and writers take turns; see :mod:`diekae.sqlite`.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from diekae.store.catalogue.database import CatalogueDatabase

@@ -1,7 +1,5 @@
 """The catalogue's file: its connections, one for each thread, what is checked when it is opened, and its migration."""
 
-from __future__ import annotations
-
 import os
 import sqlite3
 import threading

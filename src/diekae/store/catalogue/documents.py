@@ -1,7 +1,5 @@
 """The catalogue's tables of documents, and of the files that hold their texts."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

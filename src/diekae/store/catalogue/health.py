@@ -1,7 +1,5 @@
 """Whether the catalogue is whole: the file's structure, texts by their ids, rows by digests, the index by texts."""
 
-from __future__ import annotations
-
 import hashlib
 import sqlite3
 from typing import Literal, NamedTuple

@@ -4,8 +4,6 @@ The words are in SQLite's own full-text index (FTS5), which changes in the same 
 is listed can be found, and what was removed cannot, also after a kill.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import sqlite3

@@ -1,7 +1,5 @@
 """The catalogue's table of files of prepared knowledge: at most one for each document and bank."""
 
-from __future__ import annotations
-
 from dataclasses import astuple, dataclass
 
 from diekae.store.catalogue.database import CatalogueDatabase

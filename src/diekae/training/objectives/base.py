@@ -3,8 +3,6 @@
 Shapes: N encoders, B rows, T columns of x, W decoder width.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """The objective ``cross_entropy``: NLL of the targets through the decoder (paper, section 3.3)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

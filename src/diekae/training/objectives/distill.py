@@ -1,7 +1,5 @@
 """The objective ``distill``: Kullback–Leibler divergence from the injected run to D(K, x)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -4,8 +4,6 @@ Shapes: N encoders, B rows, K knowledge tokens, F columns of the run with K, a c
 of x, V embedding width, D what an encoder reads of one token.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
