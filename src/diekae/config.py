@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from diekae.data.formats import Format
 from diekae.encoders import encoder_class
@@ -143,10 +143,6 @@ class DiekaeConfig:
         return values
 
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    name: get_args(hint) for name, hint in get_type_hints(DiekaeConfig).items() if get_origin(hint) is Literal
-}
-"""Valid values of the fields that choose from a list, by field."""
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "attention": {"layers": "every:2", "encoder": "attention", "site": "attention"},
