@@ -13,7 +13,7 @@ import diekae
 SOURCE = Path(diekae.__file__).parent
 RESEARCH = Path(__file__).parents[1] / "research" / "src" / "diekae_research"
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("allocator", "files", "free_memory", "placement", "progress", "readers", "sqlite", "suggest", "version"),
+    ("allocator", "files", "free_memory", "placement", "progress", "readers", "sqlite", "version"),
     ("fields", "moving", "smollm2"),
     ("fingerprint", "data", "encoders"),
     ("config", "hub", "provenance"),

@@ -3,13 +3,16 @@
 import dataclasses
 import json
 import warnings
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
 from builders import make_decoder
 from diekae import DiekaeConfig, DiekaeModel
-from diekae.config import CHOICES, resolve_layers
+from diekae.config import resolve_layers
 from diekae.encoders import encoder_names
+
+CHOICES = {name: get_args(hint) for name, hint in get_type_hints(DiekaeConfig).items() if get_origin(hint) is Literal}
 
 
 @pytest.mark.parametrize(
@@ -41,7 +44,7 @@ def test_invalid_fields_are_refused_with_advice(fields: dict, message: str) -> N
 
 
 @pytest.mark.parametrize("name", CHOICES)
-def test_every_choice_is_a_field_and_is_accepted(name: str) -> None:
+def test_every_choice_is_accepted(name: str) -> None:
     for value in CHOICES[name]:
         assert getattr(DiekaeConfig(**{name: value}), name) == value
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from builders import largest_change, logits_of, make_decoder, make_model, make_prompts, make_tokenizer
 from diekae import DiekaeModel
 from diekae.edit import Edit, edit_model
-from diekae.evaluation.visible_layers import visible_nll
+from diekae.evaluation.layers import visible_nll
 from diekae.fingerprint import fingerprint
 from diekae.inject.attention_injector import AttentionInjector
 from diekae.inject.hooks import frozen

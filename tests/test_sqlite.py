@@ -14,7 +14,7 @@ from diekae.sqlite import open_database, sqlite_errors, transaction
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """Return a database with a table of numbers."""
-    connection = open_database(tmp_path / "numbers.sqlite", synchronous="NORMAL")
+    connection = open_database(tmp_path / "numbers.sqlite")
     connection.execute("CREATE TABLE numbers (number INTEGER)")
     connection.close()
     return tmp_path / "numbers.sqlite"
@@ -22,7 +22,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def connection(path: Path) -> Iterator[sqlite3.Connection]:
-    opened = open_database(path, synchronous="NORMAL")
+    opened = open_database(path)
     yield opened
     opened.close()
 
@@ -56,19 +56,19 @@ def test_an_inner_block_joins_the_outer_one(connection: sqlite3.Connection) -> N
 def test_a_kill_inside_a_block_leaves_nothing_of_it(path: Path) -> None:
     child = os.fork()
     if child == 0:
-        theirs = open_database(path, synchronous="NORMAL")
+        theirs = open_database(path)
         with transaction(theirs, write=True):
             insert(theirs, 1)
             os.kill(os.getpid(), signal.SIGKILL)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    connection = open_database(path, synchronous="NORMAL")
+    connection = open_database(path)
     with transaction(connection, write=True):
         insert(connection, 2)
     assert numbers(connection) == [2], "the file is whole, and the lock is free"
 
 
 def test_a_reader_sees_one_state_while_another_writes(connection: sqlite3.Connection, path: Path) -> None:
-    writer = open_database(path, synchronous="NORMAL")
+    writer = open_database(path)
     with transaction(connection, write=False):
         assert numbers(connection) == []
         with transaction(writer, write=True):
@@ -81,7 +81,7 @@ def test_there_is_one_writer_and_the_error_of_another_is_in_plain_words(
     connection: sqlite3.Connection, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("diekae.sqlite.PATIENCE", 0.0)
-    other = open_database(path, synchronous="NORMAL")
+    other = open_database(path)
     with (
         transaction(connection, write=True),
         pytest.raises(OSError, match=r"^'numbers' cannot be used \(database is locked\); expected a folder on a local"),
@@ -99,7 +99,7 @@ def test_another_file_is_refused_in_plain_words(tmp_path: Path) -> None:
         ),
         sqlite_errors("'text'", "a list of numbers", "restore it from a copy"),
     ):
-        open_database(tmp_path / "text", synchronous="NORMAL")
+        open_database(tmp_path / "text")
 
 
 def test_a_missing_table_and_bytes_that_are_no_text_are_damage(connection: sqlite3.Connection) -> None:
@@ -117,13 +117,13 @@ def test_a_missing_table_and_bytes_that_are_no_text_are_damage(connection: sqlit
 def test_a_file_is_read_where_nothing_can_be_written(
     path: Path, log_is_left: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    writer = open_database(path, synchronous="FULL")
+    writer = open_database(path)
     insert(writer, 1)
     if not log_is_left:
         writer.close()
     monkeypatch.setattr(os, "access", lambda *_: False)  # tests may run as root, who may write everywhere
     before = sorted(path.parent.iterdir())
-    reader = open_database(path, synchronous="FULL", read_only=True)
+    reader = open_database(path, read_only=True)
     with transaction(reader, write=False):
         assert numbers(reader) == [1]
     with pytest.raises(sqlite3.OperationalError, match="readonly"):

@@ -6,8 +6,6 @@ all the same: in the place of a freed one a small block would soon lie, the next
 process would grow without end. With the logits of a vocabulary of 152,000 it grew to 15 GB.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import platform

@@ -3,8 +3,6 @@
 Several processes may save into one folder, and others read it meanwhile: a reader gets one of the saved banks, whole.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
@@ -50,11 +48,7 @@ class SavedBank:
     """What tells the decoder from others."""
 
     def check_decoder(self, decoder: PreTrainedModel) -> None:
-        """Refuse a decoder that the bank was not made for; a quantised form of its decoder is accepted.
-
-        Raises:
-            ValueError: The decoder is another.
-        """
+        """Refuse a decoder that the bank was not made for (ValueError); a quantised form of its decoder is accepted."""
         present = identify(decoder)
         if not self.decoder.fits(present):
             quantized = present.quantized and f" in quantised form ({present.quantized})"
@@ -80,16 +74,11 @@ def save_bank(
     dtype: torch.dtype | None = None,
     decoder_name: str | None = None,
 ) -> None:
-    """Write a bank's folder. A failure leaves an older bank in it as it was; another process that saves is waited for.
+    """Write a bank's folder; the decoder is not saved.
 
-    Args:
-        folder: The folder.
-        bank: The bank.
-        config: Its configuration.
-        decoder: Its decoder, which is not saved.
-        anchor: Tokens of its anchor.
-        dtype: Floating-point type of the saved weights; their own if None.
-        decoder_name: Name by which the decoder is loaded later; the one it was loaded by if None.
+    A failure leaves an older bank in the folder as it was; another process that saves is waited for. The weights keep
+    their types, unless ``dtype`` is given. The decoder is loaded later by ``decoder_name``, by default the name it has
+    now.
 
     Raises:
         OSError: The disk is full, or the folder is not writable.
@@ -178,11 +167,7 @@ class _Description:
 
 
 def _describe(folder: Path, path: Path, text: bytes) -> tuple[SavedBank, Path, str]:
-    """Return a bank without its weights, and path and digest of the weights' file, from the text of ``config.json``.
-
-    Raises:
-        ValueError: The text describes no bank, or one of a format that is not supported.
-    """
+    """Return a bank without its weights, and path and digest of the weights' file, from the text of ``config.json``."""
     try:
         values = json.loads(text)
         check_table(values, "the description")
@@ -203,11 +188,7 @@ def _describe(folder: Path, path: Path, text: bytes) -> tuple[SavedBank, Path, s
 
 
 def _check_format(folder: Path, format: int, encoder: object) -> None:
-    """Refuse a bank of an unsupported format.
-
-    Raises:
-        ValueError: The format is newer than this version, or one whose banks no longer work.
-    """
+    """Refuse a bank whose format is newer than this version, or one whose banks no longer work (ValueError)."""
     if format > FORMAT:
         raise ValueError(f"{str(folder)!r} has format {format}; update diekae to read it.")
     if format < FORMAT and encoder == "attention":
@@ -219,12 +200,7 @@ def _check_format(folder: Path, format: int, encoder: object) -> None:
 
 
 def _load_weights(path: Path, digest: str) -> dict[str, Tensor]:
-    """Read the weights' file of a bank.
-
-    Raises:
-        FileNotFoundError: It is missing.
-        ValueError: It is damaged.
-    """
+    """Read the weights' file of a bank; FileNotFoundError if it is missing, ValueError if it is damaged."""
     try:
         weights = path.read_bytes()
     except FileNotFoundError as error:

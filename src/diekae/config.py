@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from diekae.data.formats import Format
 from diekae.encoders import encoder_class
@@ -73,11 +73,7 @@ class DiekaeConfig:
     """Whether to centre and scale each layer's differences by statistics of the first training batches."""
 
     def __post_init__(self) -> None:
-        """Check every field.
-
-        Raises:
-            ValueError: A field has an unknown value, or two fields exclude each other.
-        """
+        """Check every field, and that no two exclude each other (ValueError)."""
         check_types(type(self), vars(self))
         if not isinstance(self.layers, str):
             object.__setattr__(self, "layers", tuple(int(layer) for layer in self.layers))
@@ -122,10 +118,9 @@ class DiekaeConfig:
         return cls.from_dict({**PRESETS[name], **overrides})
 
     def resolve_sizes(self, sizes: Mapping[str, Any]) -> DiekaeConfig:
-        """Return the configuration with the sizes of the encoder ``attention`` that are None taken from the decoder.
+        """Return the configuration with the encoder's sizes that are None taken from the decoder's attention.
 
-        Args:
-            sizes: Sizes of the decoder's attention: ``heads``, ``kv_heads``, ``key_size``, ``value_size``.
+        They are ``heads``, ``kv_heads``, ``key_size`` and ``value_size`` of the encoder ``attention``.
         """
         if encoder_class(self.encoder).reads != "attention":
             return self
@@ -148,10 +143,6 @@ class DiekaeConfig:
         return values
 
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    name: get_args(hint) for name, hint in get_type_hints(DiekaeConfig).items() if get_origin(hint) is Literal
-}
-"""Valid values of the fields that choose from a list, by field."""
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "attention": {"layers": "every:2", "encoder": "attention", "site": "attention"},
@@ -178,11 +169,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def resolve_layers(spec: str | Sequence[int], depth: int | None) -> tuple[int, ...]:
-    """Turn a choice of layers into sorted layer numbers.
-
-    Args:
-        spec: As :attr:`DiekaeConfig.layers`.
-        depth: Number of decoder layers; None checks the spelling only.
+    """Turn :attr:`DiekaeConfig.layers` into sorted layer numbers; without a depth, only check the spelling.
 
     Raises:
         ValueError: The choice is misspelt, or the decoder lacks a layer.

@@ -1,7 +1,5 @@
 """The interface between a model and its edits, which :mod:`diekae.edit` implements."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -32,7 +30,7 @@ class Editor(ABC):
     def around(
         self, knowledge: Knowledge, input_ids: Tensor, attention_mask: Tensor | None, cache: Any
     ) -> AbstractContextManager[Call]:
-        """Return the context of one call of the model, in which the edits add to its knowledge.
+        """Return the context of one call of the model, in which the edits add to the caller's knowledge.
 
         Args:
             knowledge: The caller's knowledge.

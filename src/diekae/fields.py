@@ -1,17 +1,14 @@
-"""Checks of values that users write, by the types of a dataclass's fields."""
-
-from __future__ import annotations
+"""Checks of values that users write, by the types of a dataclass's fields, and suggestions for misspelt names."""
 
 import dataclasses
+import difflib
 import math
 import reprlib
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from numbers import Integral, Real
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
-
-from diekae.suggest import did_you_mean
 
 _WORDS: dict[Any, str] = {
     str: "a text",
@@ -23,14 +20,9 @@ _WORDS: dict[Any, str] = {
 
 
 def check_types(kind: type, values: Mapping[str, Any]) -> None:
-    """Refuse values that are not of the types of a dataclass's fields; a list may stand for a tuple.
+    """Refuse values by name that are not of the types of a dataclass's fields, by a ValueError.
 
-    Args:
-        kind: The dataclass.
-        values: Values by name; names that are no fields are left alone.
-
-    Raises:
-        ValueError: A value is of another type, or a number is not finite.
+    A list may stand for a tuple, numbers must be finite, and names that are no fields are left alone.
     """
     hints = get_type_hints(kind)
     for name, value in values.items():
@@ -41,11 +33,7 @@ def check_types(kind: type, values: Mapping[str, Any]) -> None:
 
 
 def check_choice(subject: str, name: object, names: Collection[str]) -> None:
-    """Refuse a name that is none of some names; ``subject`` is how the message calls it.
-
-    Raises:
-        ValueError: It is none of them; the message suggests the nearest.
-    """
+    """Refuse a name that is none of some names; ``subject`` begins the message of the ValueError."""
     if not isinstance(name, str) or name not in names:
         raise ValueError(f"{subject} is not known; choose one of {', '.join(names)}.{did_you_mean(name, names)}")
 
@@ -53,13 +41,7 @@ def check_choice(subject: str, name: object, names: Collection[str]) -> None:
 def known_fields(kind: type, values: Mapping[str, Any], subject: str) -> dict[str, Any]:
     """Return the values that are fields of a dataclass. Others, maybe of a newer version, are ignored with a warning.
 
-    Args:
-        kind: The dataclass.
-        values: Values by name.
-        subject: What the values are, for messages: ``Training``.
-
-    Raises:
-        ValueError: The values are no table.
+    ``subject`` is what messages call the values: ``Training``. Values that are no table are a ValueError.
     """
     check_table(values, subject.lower())
     names = [field.name for field in dataclasses.fields(kind)]
@@ -70,11 +52,7 @@ def known_fields(kind: type, values: Mapping[str, Any], subject: str) -> dict[st
 
 
 def check_table(value: Any, name: str) -> None:
-    """Refuse what is not a mapping with texts as its keys.
-
-    Raises:
-        ValueError: It is something else.
-    """
+    """Refuse what is not a mapping with texts as its keys, by a ValueError."""
     if not _fits(value, Mapping[str, Any]):
         raise ValueError(f"{name}={short(value)} must be a table of names and values.")
 
@@ -124,3 +102,16 @@ def _describe(hint: Any) -> str:
         count = "" if arguments[-1] is Ellipsis else f"{len(arguments)} times "
         return f"a list of {count}{_describe(arguments[0])}"
     return "a table of names and values" if origin is Mapping else _WORDS.get(hint, "a value")
+
+
+def did_you_mean(name: object, names: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """Return a sentence that suggests the valid name nearest to a misspelt one, to append to an error message.
+
+    Example:
+        >>> did_you_mean("raeder", ["reader", "token"])
+        " Did you mean 'reader'?"
+        >>> did_you_mean("xyz", ["reader", "token"])
+        ''
+    """
+    nearest = difflib.get_close_matches(str(name), list(names), n=1, cutoff=cutoff)
+    return f" Did you mean {nearest[0]!r}?" if nearest else ""

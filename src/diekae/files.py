@@ -34,11 +34,8 @@ def written_whole(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
     Missing folders are created. If anything fails, the old file stays as it was. After the block, the file and its name
     survive a power cut. A new file has the permissions that the umask allows, and a replaced one those of the old file.
 
-    Args:
-        path: The target.
-        replace: Replace an existing file; otherwise raise FileExistsError.
-
     Raises:
+        FileExistsError: There is a file of that name, and it is not to be replaced.
         OSError: The disk is full, the folder is not writable, or there is a folder of that name.
         ValueError: There can be no file of that name.
     """
@@ -122,11 +119,7 @@ def as_path(path: str | Path) -> Path:
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a file through a temporary one; see :func:`written_whole`.
-
-    Raises:
-        OSError: The disk is full, or the folder is not writable.
-    """
+    """Write a file through a temporary one; see :func:`written_whole`."""
     with written_whole(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
@@ -182,14 +175,9 @@ _results: dict[tuple[Callable[[BufferedReader], Any], int, FileState], Any] = {}
 
 
 def read_once(path: Path, function: Callable[[BufferedReader], _Result]) -> _Result:
-    """Return a function of a file's content, remembered for this process as long as the file's state is the same.
+    """Return a function of an open file, remembered for this process as long as the file's state is the same.
 
-    Args:
-        path: The file.
-        function: Reads the open file; an exception is not remembered.
-
-    Raises:
-        OSError: The file cannot be read.
+    An exception is not remembered.
     """
     with open(path, "rb") as file:
         status = os.fstat(file.fileno())

@@ -105,11 +105,7 @@ def _sample(weight: Tensor) -> bytes:
 
 
 def check_whole(decoder: PreTrainedModel, bank: torch.nn.Module) -> None:
-    """Refuse a decoder that cannot be injected into in its present state.
-
-    Raises:
-        ValueError: It lacks weights, or is on another device than its bank.
-    """
+    """Refuse a decoder that lacks weights, or is on another device than its bank (ValueError)."""
     device = input_device(decoder)
     missing = missing_weights(decoder) if device.type != "meta" else []
     if missing:

@@ -1,7 +1,5 @@
 """How much memory is free, so that work that cannot end is refused before it begins."""
 
-from __future__ import annotations
-
 import os
 import re
 from contextlib import suppress

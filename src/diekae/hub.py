@@ -1,7 +1,5 @@
 """Banks on the Hugging Face hub: download, upload, model card. Only safetensors and JSON are downloaded."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -70,11 +68,7 @@ def is_hub_id(name: str) -> bool:
 
 
 def download_bank(name: str, revision: str | None = None) -> Path:
-    """Download a bank, or find it in the hub's cache; return its folder.
-
-    Args:
-        name: ``user/bank``.
-        revision: Branch, tag or commit; the main branch if None.
+    """Download a bank ``user/bank``, or find it in the hub's cache; return its folder. None is the main branch.
 
     Raises:
         FileNotFoundError: It cannot be downloaded.
@@ -96,11 +90,7 @@ def is_public(decoder: str) -> bool:
 
 
 def public_name(name: str, base_model: str | None) -> str:
-    """Return the name of a decoder under which others can load it.
-
-    Args:
-        name: Its name here, perhaps a folder.
-        base_model: Its id on the hub, if the user passed it.
+    """Return the name of a decoder under which others can load it: the user's ``base_model``, or its name here.
 
     Raises:
         ValueError: The decoder is in a folder, and no id was passed; or the passed id is not valid.
@@ -120,11 +110,7 @@ def upload_bank(folder: Path, repo_id: str, revision: str | None, message: str) 
     if revision is not None:
         api.create_branch(repo_id, branch=revision, exist_ok=True)
     commit = api.upload_folder(
-        repo_id=repo_id,
-        folder_path=folder,
-        revision=revision,
-        commit_message=message,
-        delete_patterns=BANK_FILES[1],
+        repo_id=repo_id, folder_path=folder, revision=revision, commit_message=message, delete_patterns=BANK_FILES[1]
     )
     return str(commit.commit_url)
 
@@ -137,10 +123,8 @@ def create_repository(repo_id: str, private: bool | None) -> str:
 def write_card(folder: Path, result: Mapping[str, Any], decoder: str) -> Path:
     """Write the card of the bank of a run into the bank's folder; return the card's path.
 
-    Args:
-        folder: The bank's folder.
-        result: What :func:`diekae.recipe.run_recipe` or :func:`diekae.study.run_study` returned.
-        decoder: Name or folder of the decoder. Of a folder only the last name is written.
+    ``result`` is what :func:`diekae.recipe.run_recipe` or :func:`diekae.study.run_study` returned. Of a decoder's
+    folder only the last name is written.
     """
     encoder, layers, parameters = result["recipe"]["diekae"]["encoder"], result["layers"], result["parameters"]
     card = model_card(folder.name, decoder, encoder, layers, parameters, result)
@@ -156,15 +140,9 @@ def model_card(
     parameters: int,
     result: Mapping[str, Any] | None = None,
 ) -> str:
-    """Return the text of a bank's card.
+    """Return the text of a bank's card, with the figures of its run if there is a result.
 
-    Args:
-        name: The bank's id on the hub, or its folder's name.
-        decoder: The decoder's name, see :func:`public_name`; or its folder.
-        encoder: The encoders' name.
-        layers: Their layers.
-        parameters: The bank's parameters.
-        result: The result of the bank's run; its figures are shown.
+    The name is the bank's id on the hub or its folder's name; the decoder's, see :func:`public_name`, may be a folder.
     """
     data = ModelCardData(library_name="diekae", pipeline_tag="text-generation", tags=["diekae", "knowledge"])
     if is_public(decoder):

@@ -8,9 +8,9 @@ from huggingface_hub import constants as hub
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from diekae.fields import did_you_mean
 from diekae.files import existing_path
 from diekae.smollm2 import WHEEL_NAMES, smollm2_folder
-from diekae.suggest import did_you_mean
 
 DTYPES: dict[str, torch.dtype | None] = {
     "auto": None,

@@ -1,7 +1,5 @@
 """Moving a model to a device: decoder and bank move together, and the frozen decoder keeps its type."""
 
-from __future__ import annotations
-
 from typing import Any, Self
 
 import torch
@@ -80,11 +78,7 @@ class MovesWithDecoder(nn.Module):
 
 
 def check_dtype(decoder: PreTrainedModel, dtype: torch.dtype | None) -> None:
-    """Refuse a type that is not the decoder's.
-
-    Raises:
-        ValueError: The type is another.
-    """
+    """Refuse a type that is not the decoder's, by a ValueError."""
     if dtype is not None and dtype != decoder.dtype:
         raise ValueError(
             f"the decoder is frozen in {decoder.dtype} and is not changed to {dtype}; load it in that type "
@@ -93,11 +87,7 @@ def check_dtype(decoder: PreTrainedModel, dtype: torch.dtype | None) -> None:
 
 
 def check_movable(decoder: PreTrainedModel) -> None:
-    """Refuse a decoder that cannot be moved.
-
-    Raises:
-        ValueError: It is quantised, spread over devices, offloaded, or has no weights.
-    """
+    """Refuse a decoder that is quantised, spread over devices, offloaded, or without weights, by a ValueError."""
     if any(getattr(decoder, name, None) for name in ("is_quantized", "quantization_method", "hf_quantizer")):
         raise ValueError(
             "the decoder is quantised, and its weights stay where they were loaded; load it onto the device that you "

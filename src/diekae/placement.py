@@ -1,7 +1,5 @@
 """Where a decoder's weights stand: on one device, spread over several, or offloaded to RAM or disk by accelerate."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -22,14 +20,10 @@ def input_device(decoder: PreTrainedModel) -> torch.device:
 
 def stays(decoder: PreTrainedModel) -> bool:
     """Tell whether the decoder is spread over devices or offloaded, so that it cannot be moved."""
-    return _is_spread(decoder) or any(hasattr(module, "_hf_hook") for module in decoder.modules())
-
-
-def _is_spread(decoder: PreTrainedModel) -> bool:
-    """Tell whether the decoder's weights stand on more than one device."""
     mapped: Mapping[str, object] = getattr(decoder, "hf_device_map", None) or {}
     devices = {str(tensor.device) for tensor in decoder.parameters()}
-    return len(devices) > 1 or len({str(device) for device in mapped.values()}) > 1
+    spread = len(devices) > 1 or len({str(device) for device in mapped.values()}) > 1
+    return spread or any(hasattr(module, "_hf_hook") for module in decoder.modules())
 
 
 def weights(decoder: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:

@@ -4,8 +4,6 @@ Shapes: N encoders, M layers of the decoder without an encoder, B documents, K k
 G key heads, d head size, D what an encoder reads of each token.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -46,12 +44,14 @@ def read_documents(
     chunk_size: int | None = None,
     progress: Progress = silent,
 ) -> list[PreparedKnowledge]:
-    """Read documents, several at once. A document longer than the decoder's window is read in parts.
+    """Read the tokens of documents after an anchor, several at once; an empty document leaves the anchor alone.
+
+    A document longer than the decoder's window is read in parts.
 
     Args:
         attached: The bank in its decoder.
         anchor: Tokens before each document.
-        documents: Tokens of each document; an empty document leaves the anchor alone.
+        documents: Tokens of each document.
         batch_size: Documents to read at once; documents of similar length are read together.
         chunk_size: Most tokens of a document to read at once; later chunks follow with a cache. `CHUNK` if None.
         progress: Called with the tokens that are read, if a document is read in chunks.
@@ -87,16 +87,7 @@ def read_documents(
 
 @torch.no_grad()
 def check_memory(attached: Attached, anchor: Sequence[int], tokens: int) -> None:
-    """Check that what is prepared of K fits into the memory that is free, before K is read.
-
-    Args:
-        attached: The bank in its decoder.
-        anchor: Tokens before each document.
-        tokens: Number of tokens of K, in all documents.
-
-    Raises:
-        ValueError: It does not.
-    """
+    """Check that what is prepared of so many tokens of K fits into free memory, before K is read (ValueError)."""
     (slot,) = _read_parts(attached, anchor, [(0,)], 1, 1, silent)
     size = tokens * sum(tensor.nbytes for tensor in slot.tensors.values())
     free = free_memory(attached.bank.bias.device)
@@ -145,11 +136,7 @@ def _read_parts(
 
 
 def _check_finite(batch: KnowledgeBatch) -> None:
-    """Refuse slots that would silently spoil every answer.
-
-    Raises:
-        ValueError: A number is NaN or infinite.
-    """
+    """Refuse slots with NaN or infinity, which would silently spoil every answer, by a ValueError."""
     tensors = [*batch.tensors.values(), *(batch.anchor.tensors.values() if batch.anchor else ())]
     if not all(bool(tensor.isfinite().all()) for tensor in tensors):
         raise ValueError(
@@ -165,11 +152,7 @@ def _by_head(prepared: PreparedKnowledge) -> PreparedKnowledge:
 
 
 def _read_states(
-    attached: Attached,
-    anchor: Sequence[int],
-    rows: Sequence[Sequence[int]],
-    step: int,
-    advance: Callable[[int], None],
+    attached: Attached, anchor: Sequence[int], rows: Sequence[Sequence[int]], step: int, advance: Callable[[int], None]
 ) -> KnowledgeBatch:
     """Read documents with an encoder of hidden states or embeddings, chunk by chunk."""
     decoder, bank = attached.decoder, attached.bank
@@ -192,11 +175,7 @@ def _read_states(
 
 
 def _read_slots(
-    attached: Attached,
-    anchor: Sequence[int],
-    rows: Sequence[Sequence[int]],
-    step: int,
-    advance: Callable[[int], None],
+    attached: Attached, anchor: Sequence[int], rows: Sequence[Sequence[int]], step: int, advance: Callable[[int], None]
 ) -> KnowledgeBatch:
     """Make slots of documents, whose positions end where x begins, chunk by chunk."""
     decoder, a = attached.decoder, len(anchor)

@@ -1,7 +1,5 @@
 """Reports of progress by functions that take long."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]

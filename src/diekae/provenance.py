@@ -1,7 +1,5 @@
 """Provenance: the versions, code and machine that every result is stored with."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json
@@ -46,12 +44,7 @@ def _versions() -> dict[str, str]:
 
 @functools.cache
 def code_digest(root: Path = Path(__file__).parent, suffixes: tuple[str, ...] = (".py",)) -> str:
-    """Return a digest of a package's source files, which change between releases while its version does not.
-
-    Args:
-        root: Folder of the package.
-        suffixes: Endings of the names of source files.
-    """
+    """Return a digest of a package's source files, which change between releases while its version does not."""
     sha256 = hashlib.sha256()
     for path in sorted(path for path in root.rglob("*") if path.suffix in suffixes):
         content = path.read_bytes()
@@ -60,11 +53,7 @@ def code_digest(root: Path = Path(__file__).parent, suffixes: tuple[str, ...] = 
 
 
 def digest(values: Any) -> str:
-    """Return a short digest of JSON values, independent of the order of keys.
-
-    Raises:
-        TypeError: A value is not a JSON value.
-    """
+    """Return a short digest of JSON values, independent of the order of keys."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -1,7 +1,5 @@
 """The report of a run: one HTML page that needs no other file."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,12 +50,9 @@ says, measured by giving every example another one's.</p>
 
 
 def write_report(path: str | Path, result: dict[str, Any]) -> Path:
-    """Write the page of a result, and return its path.
+    """Write the page of what :func:`diekae.recipe.run_recipe` returned, and return its path.
 
-    Args:
-        path: The HTML file.
-        result: What :func:`diekae.recipe.run_recipe` returned. If it has ``answers`` (question, without, with) and
-            ``document``, they are shown too.
+    ``answers`` (question, without, with) and ``document`` are shown too, if the result has them.
     """
     sets, recipe = result["sets"], result["recipe"]
     seconds = next(iter(sets.values()))["seconds"]

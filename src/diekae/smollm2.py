@@ -37,11 +37,7 @@ _MANIFEST = "conversion.json"
 
 
 def smollm2_folder() -> Path:
-    """Return the folder of the converted model; the first call converts it, which takes about 20 s.
-
-    Raises:
-        ModuleNotFoundError: The wheel or `gguf` is not installed.
-    """
+    """Return the folder of the converted model; the first call converts it, which takes about 20 s."""
     return convert_once(find_gguf(), cache_folder(), convert)
 
 
@@ -79,15 +75,11 @@ def find_gguf() -> Path:
 
 
 def convert_once(gguf: Path, cache: Path, convert: Callable[[Path, Path], None]) -> Path:
-    """Return the converted model's folder; convert first if there is no complete one.
+    """Return the converted model's folder; ``convert`` the file into an empty folder first if there is no complete one.
 
     One process converts, and others wait for it. The result is written to a temporary folder and then renamed, so a
-    killed process leaves nothing that looks like a model.
-
-    Args:
-        gguf: The file to convert. Its name and size in bytes identify the result, so a new wheel is converted again.
-        cache: The folder of converted models.
-        convert: Called with `gguf` and an empty folder to write to.
+    killed process leaves nothing that looks like a model. The file's name and size in bytes identify the result, so a
+    new wheel is converted again.
     """
     identity = f"{_CONVERSION}:{gguf.name}:{gguf.stat().st_size}"
     target = cache / f"{WHEEL_NAMES[-1]}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"

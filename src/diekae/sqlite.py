@@ -5,12 +5,10 @@ killed. A writing block is the only writer from its first line. A reading block 
 first query on; it does not wait for a writer, and no writer waits for it.
 
 Example:
-    connection = open_database(path, synchronous="NORMAL")
+    connection = open_database(path)
     with sqlite_errors(repr(str(path)), "a catalogue", "restore it from a copy"), transaction(connection, write=True):
         connection.execute("INSERT INTO documents VALUES (?)", (text,))
 """
-
-from __future__ import annotations
 
 import os
 import sqlite3
@@ -25,18 +23,14 @@ PATIENCE = 60.0
 
 
 def open_database(
-    path: Path | Literal[":memory:"],
-    *,
-    synchronous: Literal["NORMAL", "FULL"],
-    share_between_threads: bool = False,
-    read_only: bool = False,
+    path: Path | Literal[":memory:"], *, share_between_threads: bool = False, read_only: bool = False
 ) -> sqlite3.Connection:
     """Open a database for :func:`transaction`, with a write-ahead log; a file that does not exist is created.
 
+    A committed transaction outlives a kill of the process and a power cut.
+
     Args:
         path: The file; its folder exists.
-        synchronous: After a power cut, ``NORMAL`` may have lost the newest transactions, and ``FULL`` has lost none.
-            A kill of the process loses none. The file is never damaged.
         share_between_threads: Allow use by several threads; the caller then makes them take turns.
         read_only: Change nothing and create nothing. Then the file may be on a drive that cannot be written.
 
@@ -56,7 +50,7 @@ def open_database(
         connection.execute("PRAGMA trusted_schema = OFF")
         if not read_only:
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute(f"PRAGMA synchronous = {synchronous}")
+            connection.execute("PRAGMA synchronous = FULL")
     except BaseException:
         connection.close()
         raise
@@ -76,14 +70,11 @@ def _read_only_address(path: Path) -> str:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection, *, write: bool) -> Iterator[None]:
-    """Run a block as one transaction.
+    """Run a block as one transaction of a connection from :func:`open_database`.
 
-    A block inside another block of the same connection joins the outer transaction, which alone commits or rolls back.
-    Do not write inside a reading block: SQLite refuses it if another process has written meanwhile.
-
-    Args:
-        connection: From :func:`open_database`.
-        write: Become the only writer now. Otherwise the block only reads.
+    A writing block is the only writer from now on. A block inside another block of the same connection joins the outer
+    transaction, which alone commits or rolls back. Do not write inside a reading block: SQLite refuses it if another
+    process has written meanwhile.
     """
     if connection.in_transaction:
         yield
@@ -102,10 +93,8 @@ def transaction(connection: sqlite3.Connection, *, write: bool) -> Iterator[None
 def sqlite_errors(name: str, kind: str, remedy: str) -> Iterator[None]:
     """Replace SQLite's errors in a block by errors that name the file and say what to do.
 
-    Args:
-        name: The file, as messages show it.
-        kind: What the file should be: ``a catalogue``.
-        remedy: What to do about a damaged file: ``restore it from a copy``.
+    Messages say that the file ``name`` is not ``kind``, such as ``a catalogue``, and ``remedy``: ``restore it from a
+    copy``.
 
     Raises:
         OSError: The file cannot be opened or written, or another process has been writing for too long.

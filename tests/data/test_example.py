@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from diekae.data import DataError, DataSpec, Example, load_mixture, read_examples, write_examples
-from diekae.data.mixture import shares
+from diekae.data import DataError, Example, read_examples
+from diekae.data.example import write_examples
+from diekae.data.mixture import DataSpec, load_mixture, shares
 from diekae.data.prompt import Prompter
 
 EXAMPLES = [

@@ -11,8 +11,7 @@ from builders import hook_count, make_model
 from diekae import DiekaeModel
 from diekae.data.prompt import Prompter
 from diekae.edit import Edit, edit_model, load_edits
-from diekae.edit.edits import Edits, make_store
-from diekae.edit.input_text import inner_text
+from diekae.edit.edits import Edits, inner_text, make_store
 from diekae.edit.trained_parts import TrainedParts
 
 Run = Callable[..., torch.Tensor]

@@ -14,6 +14,7 @@ from builders import make_model
 from diekae import DiekaeModel
 from diekae.checkpoint import shipped_banks
 from diekae.edit.trained_parts import FILE, TrainedParts, find_trained, load_trained
+from diekae.knowledge.codec import DigestError, decode
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_no_flipped_bit_and_no_shorter_file_is_accepted(
 def rewrite(path: Path, **changes: object) -> None:
     """Write the file without a digest, as the format before did."""
     with safe_open(str(path), framework="pt") as file:
-        info = json.loads(file.metadata()["diekae"])
+        info = json.loads(file.metadata()["diekae.checked"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     del info["sha256"]
     save_file(tensors, path, {"diekae": json.dumps({**info, **changes})})
@@ -107,7 +108,10 @@ def test_another_file_is_refused_in_a_sentence(
         load_trained(path, model)
 
 
-def test_what_ships_has_a_digest() -> None:
-    with safe_open(str(shipped_banks()["smollm2"] / FILE), framework="pt") as file:
-        info = json.loads(file.metadata()["diekae"])
+def test_what_ships_has_a_digest_under_the_older_name_that_is_checked() -> None:
+    content = bytearray((shipped_banks()["smollm2"] / FILE).read_bytes())
+    _, info = decode(bytes(content))
     assert info["format"] == 3 and len(set(info["sha256"])) > 1
+    content[-1] ^= 1
+    with pytest.raises(DigestError):
+        decode(bytes(content))

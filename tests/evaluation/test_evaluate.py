@@ -148,13 +148,11 @@ def test_the_batch_size_and_the_order_do_not_matter(encoder: str, how: str) -> N
     assert seen[-1] == (len(prompts), len(prompts))
 
 
-def test_the_default_scope_is_the_banks_own() -> None:
+def test_the_scope_is_the_banks_own() -> None:
     prompts = varied_prompts()
     everywhere, prompt_only = make_model(scope="all"), make_model(scope="prompt")
     ours = [measured(model, prompts)["nll"]["ours"] for model in (everywhere, prompt_only)]
     assert abs(ours[0] - ours[1]) > 1e-4
-    assert measured(everywhere, prompts, scope="prompt")["nll"]["ours"] == ours[1]
-    assert measured(prompt_only, prompts, scope="all")["nll"]["ours"] == ours[0]
 
 
 def test_knowledge_over_the_limit_is_cut_with_a_warning() -> None:

@@ -16,8 +16,7 @@ from diekae.cli import typer_app
 from diekae.cli.layers import layer_range
 from diekae.data.prompt import Prompt
 from diekae.data.splits import halves
-from diekae.evaluation.layers import measure_layers
-from diekae.evaluation.visible_layers import visible_nll
+from diekae.evaluation.layers import measure_layers, visible_nll
 from diekae.inject.visibility import hiding
 
 LAYERS = tuple(range(DEPTH))

@@ -87,9 +87,9 @@ def test_given_prepared_knowledge_is_used() -> None:
     model = make_model("attention", effect=0.0)
     others = model.prepare_prompts(PROMPTS[::-1])
     swapped = [Prompt(p.anchor, q.knowledge, p.input, p.target) for p, q in zip(PROMPTS, PROMPTS[::-1], strict=True)]
-    got = nll(model, PROMPTS, "ours", all_prepared=others).total
-    torch.testing.assert_close(got, nll(model, swapped, "prompted").total, atol=1e-4, rtol=1e-5)
-    assert not torch.allclose(got, nll(model, PROMPTS, "prompted").total, atol=1e-2)
+    got = target_logits(model, PROMPTS, "ours", all_prepared=others)
+    torch.testing.assert_close(got, target_logits(model, swapped, "prompted"), atol=1e-4, rtol=1e-5)
+    assert not torch.allclose(got, target_logits(model, PROMPTS, "prompted"), atol=1e-2)
 
 
 def test_similar_lengths_share_a_batch_and_all_examples_are_reported() -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from diekae.data import DataError, Example, Split, load_source, source_names, write_examples
+from diekae.data import DataError, Example, Split, load_source
+from diekae.data.example import write_examples
+from diekae.data.sources import source_names
 from diekae_research import sources
 from diekae_research.sources import iterate_source
 from diekae_research.sources.natural_questions import as_question

@@ -110,12 +110,7 @@ def as_json(answer: Answer) -> dict[str, object]:
 
 
 def _check_knowledge(knowledge: list[Path], store: Path | None, document: list[str]) -> None:
-    """Check where the knowledge comes from, before anything is loaded.
-
-    Raises:
-        ValueError: Neither files nor a store are named, or both are, or a document is named without a store.
-        FileNotFoundError: A file or the store does not exist.
-    """
+    """Check where the knowledge comes from, before anything is loaded."""
     if bool(knowledge) == (store is not None):
         raise ValueError("name the knowledge: either --knowledge FILE, or --store FOLDER.")
     if document and store is None:

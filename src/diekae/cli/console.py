@@ -26,6 +26,7 @@ from transformers import TrainerCallback
 from diekae.cli.output import make_console, output_file, printable_name
 from diekae.data.formats import Format
 from diekae.evaluation.evaluate import PASSES
+from diekae.fields import check_choice
 from diekae.model import DiekaeModel
 from diekae.models import DTYPES, load_decoder, resolve_device
 from diekae.progress import Progress as ShowProgress
@@ -36,6 +37,8 @@ console = make_console()
 SHIPPED, EXACT = Path("smollm2"), Path("smollm2-exact")
 """The banks that come with the package: a trained one, the default to measure and to edit; and an untrained one of all
 layers, the default to answer from documents."""
+LINE_INTERVAL = 30.0
+"""Seconds between two lines of progress without a terminal."""
 _BANK_HELP = (
     "Folder of a bank; a bank of the package: smollm2 (trained) or smollm2-exact (untrained); or user/bank on the hub."
 )
@@ -50,11 +53,7 @@ DecoderOption = Annotated[
 
 
 def device_of(name: str) -> torch.device:
-    """Return the device that ``--device`` names.
-
-    Raises:
-        ValueError: It is not understood, or there is no such device.
-    """
+    """Return the device that ``--device`` names; ValueError if there is no such device."""
     try:
         return resolve_device(name)
     except ValueError as error:
@@ -69,13 +68,8 @@ def checked_device(name: str | None) -> str | None:
 
 
 def _checked_dtype(name: str) -> str:
-    """Return the value of ``--dtype``, checked: the option's callback.
-
-    Raises:
-        ValueError: The name is not known.
-    """
-    if name not in DTYPES:
-        raise ValueError(f"--dtype {name!r} is not known; choose one of {', '.join(DTYPES)}.")
+    """Return the value of ``--dtype``, checked: the option's callback."""
+    check_choice(f"--dtype {name!r}", name, DTYPES)
     return name
 
 
@@ -123,15 +117,9 @@ def load_model(
     decoder: str | None = None,
     layers: str | Sequence[int] = "all",
 ) -> DiekaeModel:
-    """Load a bank and its decoder, or a decoder that reads exactly.
+    """Load a bank and its decoder, or with ``decoder`` a decoder that reads exactly, in these layers.
 
-    Args:
-        bank: The bank's folder or name.
-        device: The value of ``--device``.
-        dtype: The value of ``--dtype``.
-        format: See :meth:`DiekaeModel.from_pretrained`.
-        decoder: The value of ``--decoder``; with it, no bank is loaded.
-        layers: Layers in which a decoder without a bank reads K.
+    The arguments are values of options; ``format`` is that of :meth:`DiekaeModel.from_pretrained`.
 
     Raises:
         FileNotFoundError: There is no such bank.
@@ -148,23 +136,16 @@ def load_model(
 
 
 def chosen_bank(bank: Path | None, decoder: str | None, default: Path) -> Path:
-    """Return the bank that ``--bank`` names, or a default.
-
-    Raises:
-        ValueError: ``--decoder`` names a decoder, too.
-    """
+    """Return the bank that ``--bank`` names, or a default; ValueError if ``--decoder`` names a decoder, too."""
     if bank is not None and decoder is not None:
         raise ValueError("--decoder and --bank are both given; a bank names its decoder, so give one of them.")
     return default if bank is None else bank
 
 
 def write_figures(path: Path | None, values: dict[str, Any], write: Callable[[Path, dict[str, Any]], None]) -> None:
-    """Write the figures of a verb and say where, before other output, which may fail.
+    """Write the figures of a verb to ``--json``, if given, by the ``write_json`` of the package that measured them.
 
-    Args:
-        path: The value of ``--json``; None writes nothing.
-        values: The figures, as JSON values.
-        write: ``write_json`` of the package that measured them.
+    This comes before other output, which may fail.
     """
     if path is not None:
         write(path, values)
@@ -203,9 +184,8 @@ def progress_bars() -> Iterator[tuple[ShowProgress, TrainerCallback]]:
 class ProgressLines:
     """Progress without a terminal, as in a log file: a line from time to time, and one when a kind of work ends."""
 
-    def __init__(self, interval: float = 30.0) -> None:
-        """Print at most one line in this many seconds, besides the last line of each kind of work."""
-        self.interval = interval
+    def __init__(self) -> None:
+        """Print nothing yet."""
         self._start_times: dict[str, float] = {}
         self._last_print = time.monotonic()
 
@@ -213,7 +193,7 @@ class ProgressLines:
         """Print how much is done, the time it took, and an estimate of the time left."""
         now = time.monotonic()
         start_time = self._start_times.setdefault(what, now)
-        if done < total and now - self._last_print < self.interval:
+        if done < total and now - self._last_print < LINE_INTERVAL:
             return
         self._last_print, seconds = now, now - start_time
         left = f", about {_clock(seconds / done * (total - done))} left" if 0 < done < total else ""

@@ -157,11 +157,7 @@ def _answer_table(answers: Sequence[Mapping[str, str]]) -> Table:
 
 
 def _remove_run(folder: Path) -> None:
-    """Remove an earlier run.
-
-    Raises:
-        ValueError: The folder holds something that no run writes, so it may hold somebody's own files.
-    """
+    """Remove an earlier run, unless the folder holds what no run writes: that may be somebody's own (ValueError)."""
     written = ("bank", "tensorboard", "[1-9]-*", "result.json", "report.html")
     foreign = [path.name for path in folder.iterdir() if not any(path.match(pattern) for pattern in written)]
     if foreign:

@@ -77,11 +77,7 @@ def add(
 def _edits_of(
     file: Path | None, prompt: str | None, subject: str | None, target: str | None, aliases: Sequence[str] | None
 ) -> list[Edit]:
-    """Return the edits of a file, or the one edit of the options.
-
-    Raises:
-        ValueError: Neither is given, or both are, or an option is missing.
-    """
+    """Return the edits of a file, or the one edit of the options."""
     options = {"--prompt": prompt, "--subject": subject, "--target": target}
     if (file is None) == all(value is None for value in options.values()):
         raise ValueError("give a file of edits, or --prompt, --subject and --target of one edit.")

@@ -45,11 +45,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
 
 
 def check_store(folder: Path) -> None:
-    """Check that there is a store, so that a command that only reads does not create one.
-
-    Raises:
-        FileNotFoundError: There is none.
-    """
+    """Check that there is a store (FileNotFoundError), so that a command that only reads does not create one."""
     if not (folder / CATALOGUE).is_file():
         raise FileNotFoundError(
             f"no store at {str(folder)!r}; make one with `diekae knowledge add --store {folder} PATH`."

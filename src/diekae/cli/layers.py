@@ -82,11 +82,7 @@ def command(
 def _examples(
     data: Path | None, source: str | None, raw: Path | None, split: Split, limit: int, seed: int
 ) -> list[Example]:
-    """Read the examples of a file, or some of a data set.
-
-    Raises:
-        ValueError: Neither is named, or both are.
-    """
+    """Read the examples of a file, or some of a data set: one of the two is named."""
     if (data is None) == (source is None):
         raise ValueError("name what to measure on: either --data FILE.jsonl, or --source NAME with --raw FOLDER.")
     if data is not None:

@@ -83,11 +83,7 @@ def flush_output() -> None:
 
 
 def output_file(path: Path | None) -> Path | None:
-    """Return the path of a file that a verb writes at its end, checked before the long work: an option's callback.
-
-    Raises:
-        typer.BadParameter: The file cannot be written.
-    """
+    """Return the path of a file that a verb writes at its end, checked before the long work: an option's callback."""
     if path is None:
         return None
     try:
@@ -106,22 +102,14 @@ def output_file(path: Path | None) -> Path | None:
 
 
 def question_text(text: str) -> str:
-    """Return a question of the command line, checked: an argument's callback.
-
-    Raises:
-        typer.BadParameter: The text is blank, or holds bytes that are not UTF-8.
-    """
+    """Return a question of the command line, checked: an argument's callback."""
     if not text.strip():
         raise typer.BadParameter("it is blank; ask a question.")
     return unicode_texts([text])[0]
 
 
 def unicode_texts(texts: list[str]) -> list[str]:
-    """Return texts of the command line, checked: an option's callback.
-
-    Raises:
-        typer.BadParameter: A text holds bytes that are not UTF-8.
-    """
+    """Return texts of the command line, checked: an option's callback."""
     from diekae.data.jsonl import check_unicode  # imported here, so that help is shown without PyTorch
 
     for text in texts:

@@ -7,10 +7,8 @@ Shapes: B rows, F columns of the run with K, T columns of the run over x, K know
 width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -21,23 +19,10 @@ IGNORED = -100
 """Label of a position that is not scored."""
 
 
-class SeparateDocuments(TypedDict):
-    """Documents of a batch that are prepared separately, P in all, each after its anchor."""
-
-    document_ids: Tensor
-    """Anchor and document, int64 [P, D]."""
-    document_mask: Tensor
-    """Real tokens of the document, without the anchor; bool [P, longest document]."""
-    document_start: Tensor
-    """First column of the document in ``document_ids``, int64 [P]."""
-    document_row: Tensor
-    """Row of the batch that the document belongs to, int64 [P], ascending."""
-
-
 class Batch(TypedDict):
     """Both runs of a batch, padded on the right; a causal decoder needs no attention mask for this padding.
 
-    If any row has documents that are prepared separately, the keys of :class:`SeparateDocuments` are present too.
+    The last four keys are present if any row has documents that are prepared separately, P in all.
     """
 
     full_ids: Tensor
@@ -56,16 +41,20 @@ class Batch(TypedDict):
     """First column of K in ``full_ids``, int64 [B]."""
     knowledge_mask: Tensor
     """Real tokens of K, bool [B, K]."""
+    document_ids: NotRequired[Tensor]
+    """Anchor and document, int64 [P, D]."""
+    document_mask: NotRequired[Tensor]
+    """Real tokens of the document, without the anchor; bool [P, longest document]."""
+    document_start: NotRequired[Tensor]
+    """First column of the document in ``document_ids``, int64 [P]."""
+    document_row: NotRequired[Tensor]
+    """Row of the batch that the document belongs to, int64 [P], ascending."""
 
 
-def collate(prompts: Sequence[Prompt], *, scope: str, anchor: str, padding: int = 0) -> Batch:
-    """Lay out a batch of prompts.
+def collate(prompts: Sequence[Prompt], *, scope: str, anchor: str) -> Batch:
+    """Lay out a batch of B prompts, by the scope and anchor of :class:`DiekaeConfig`.
 
-    Args:
-        prompts: B prompts. K may be empty: the run over x needs none.
-        scope: ``all`` or ``prompt``: whether the positions of y receive differences.
-        anchor: ``shared`` or ``own``.
-        padding: Any token id; it is never read.
+    K may be empty: the run over x needs none.
     """
     full, short, receives, labels, offsets = [], [], [], [], []
     for prompt in prompts:
@@ -77,8 +66,8 @@ def collate(prompts: Sequence[Prompt], *, scope: str, anchor: str, padding: int 
         receives.append([anchor == "own"] * len(a) + [True] * len(x) + [scope == "all"] * len(y))
         labels.append([IGNORED] * (len(a) + len(x)) + list(y))
     batch = Batch(
-        full_ids=_pad(full, padding),
-        input_ids=_pad(short, padding),
+        full_ids=_pad(full, 0),
+        input_ids=_pad(short, 0),
         input_mask=_pad([[True] * len(row) for row in short], False),
         receives=_pad(receives, False),
         labels=_pad(labels, IGNORED),
@@ -87,18 +76,12 @@ def collate(prompts: Sequence[Prompt], *, scope: str, anchor: str, padding: int 
         knowledge_mask=_pad([[True] * len(prompt.knowledge) for prompt in prompts], False),
     )
     if any(prompt.apart for prompt in prompts):
-        batch.update(_separate_documents(prompts, padding))  # type: ignore[typeddict-item]
+        rows = [(row, prompt.anchor, document) for row, prompt in enumerate(prompts) for document in prompt.documents]
+        batch["document_ids"] = _pad([anchor + document for _, anchor, document in rows], 0)
+        batch["document_mask"] = _pad([[True] * len(document) for _, _, document in rows], False)
+        batch["document_start"] = torch.tensor([len(anchor) for _, anchor, _ in rows])
+        batch["document_row"] = torch.tensor([row for row, _, _ in rows])
     return batch
-
-
-def _separate_documents(prompts: Sequence[Prompt], padding: int) -> SeparateDocuments:
-    rows = [(row, prompt.anchor, document) for row, prompt in enumerate(prompts) for document in prompt.documents]
-    return SeparateDocuments(
-        document_ids=_pad([anchor + document for _, anchor, document in rows], padding),
-        document_mask=_pad([[True] * len(document) for _, _, document in rows], False),
-        document_start=torch.tensor([len(anchor) for _, anchor, _ in rows]),
-        document_row=torch.tensor([row for row, _, _ in rows]),
-    )
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -107,12 +90,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def run_of(batch: Batch, knowledge: bool) -> tuple[Tensor, Tensor]:
-    """Return the ids of one run [B, columns], and how many columns right of their labels the targets are [B].
-
-    Args:
-        batch: B rows.
-        knowledge: True for the run with K, False for the run over x.
-    """
+    """Return a run's ids, with K or over x, [B, columns]; and how far right of their labels its targets are, [B]."""
     if knowledge:
         return batch["full_ids"], batch["offset"]
     return batch["input_ids"], batch["input_ids"].new_zeros(len(batch["input_ids"]))
@@ -149,13 +127,7 @@ def take_columns(states: Tensor, columns: Tensor) -> Tensor:
 
 
 def pad_left(rows: Sequence[Sequence[int]], padding: int | None, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return ids and attention mask of prompts, padded on the left as generation needs it; both int64 [B, longest].
-
-    Args:
-        rows: Tokens of B prompts.
-        padding: A token id; 0 if None.
-        device: Device of the tensors.
-    """
+    """Return ids and attention mask of B prompts, padded on the left as generation needs; both int64 [B, longest]."""
     length = max(map(len, rows))
     ids = torch.tensor([[padding or 0] * (length - len(row)) + list(row) for row in rows], device=device)
     mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=device)

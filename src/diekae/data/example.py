@@ -8,8 +8,6 @@ One line of such a file:
 classification set, and ``leaks``, true if the knowledge was made from the target.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,8 +16,8 @@ from typing import Literal, get_args
 
 from diekae.data.jsonl import DataError as DataError
 from diekae.data.jsonl import check_unicode, read_json_lines
+from diekae.fields import did_you_mean
 from diekae.files import as_path, written_whole
-from diekae.suggest import did_you_mean
 
 Split = Literal["train", "validation", "test"]
 """The three parts of every data set."""
@@ -47,7 +45,6 @@ class Example:
     """Whether the knowledge was made from the target; such examples do not measure the use of knowledge."""
 
     def __post_init__(self) -> None:
-        """Check types, and that no text is blank."""
         if not isinstance(self.knowledge, tuple):
             raise DataError(
                 f"knowledge must be a tuple of documents, got {_describe(self.knowledge)}; "
@@ -64,16 +61,7 @@ class Example:
 
 
 def read_examples(path: str | Path, limit: int | None = None) -> list[Example]:
-    """Read examples from a JSONL file.
-
-    Empty lines and unknown keys are ignored.
-
-    Args:
-        path: The file, in UTF-8.
-        limit: Most examples, from the top of the file; None for all.
-
-    Returns:
-        The examples in the order of the file.
+    """Read examples from a JSONL file in its order, at most ``limit``. Empty lines and unknown keys are ignored.
 
     Raises:
         DataError: The file is missing or has no example, or a line is not an example.
@@ -96,13 +84,7 @@ def read_examples(path: str | Path, limit: int | None = None) -> list[Example]:
 
 
 def write_examples(path: str | Path, examples: Iterable[Example]) -> None:
-    """Write examples to a JSONL file, which `read_examples` reads back.
-
-    A failure leaves the old file as it was. Missing folders are created.
-
-    Args:
-        path: The file to write or replace.
-        examples: At least one example.
+    """Write at least one example to a JSONL file. A failure leaves the old file as it was; missing folders are created.
 
     Raises:
         DataError: There is no example.
@@ -117,21 +99,13 @@ def write_examples(path: str | Path, examples: Iterable[Example]) -> None:
 
 
 def check_limit(limit: int | None) -> None:
-    """Refuse a limit below 1.
-
-    Raises:
-        DataError: The limit is below 1.
-    """
+    """Refuse a limit below 1, by a :class:`DataError`."""
     if limit is not None and limit < 1:
         raise DataError(f"limit is {limit}; expected at least 1, or None for everything")
 
 
 def check_split(split: str) -> Split:
-    """Return the name of a part of a data set, checked.
-
-    Raises:
-        DataError: There is no part of this name.
-    """
+    """Return the name of a part of a data set; :class:`DataError` if there is no part of this name."""
     names: tuple[Split, ...] = get_args(Split)
     for name in names:
         if split == name:
@@ -140,11 +114,7 @@ def check_split(split: str) -> Split:
 
 
 def make_example(row: object) -> Example:
-    """Return the example that a JSON object describes.
-
-    Raises:
-        DataError: The value does not describe an example.
-    """
+    """Return the example that a JSON object describes; :class:`DataError` if it describes none."""
     if not isinstance(row, dict):
         raise DataError(f"expected a JSON object, got {_describe(row)}")
     missing = [key for key in _KEYS if key not in row]

@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
+from diekae.fields import check_choice
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -33,12 +35,7 @@ class Wrapping(NamedTuple):
 
 
 def wrapping(name: str, tokenizer: PreTrainedTokenizerBase, system: str | None = None) -> Wrapping:
-    """Return the texts that a format puts around x and y.
-
-    Args:
-        name: The format.
-        tokenizer: The decoder's tokenizer; format ``chat`` needs its chat template.
-        system: System prompt of format ``chat``; the template's default if None.
+    """Return the texts that a format puts around x and y; ``system`` replaces the chat template's own system prompt.
 
     Raises:
         ValueError: The format is unknown, or it is ``chat`` and the tokenizer has no chat template.
@@ -48,8 +45,7 @@ def wrapping(name: str, tokenizer: PreTrainedTokenizerBase, system: str | None =
         return Wrapping(bos, "", " ", "")
     if name == "qa":
         return Wrapping(bos, "Question: ", "\nAnswer: ", "\n")
-    if name != "chat":
-        raise ValueError(f"format={name!r} is not known; choose one of {', '.join(FORMATS)}.")
+    check_choice(f"format={name!r}", name, FORMATS)
     check_chat_template(tokenizer)
     turns: list[Message] = [{"role": "user", "content": ""}, {"role": "assistant", "content": ""}]
     anchor, after, end = texts_around_turns(tokenizer, turns, system)
@@ -57,11 +53,7 @@ def wrapping(name: str, tokenizer: PreTrainedTokenizerBase, system: str | None =
 
 
 def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a tokenizer without a chat template.
-
-    Raises:
-        ValueError: It has none.
-    """
+    """Refuse a tokenizer without a chat template, by a ValueError."""
     if not tokenizer.chat_template:
         raise ValueError(
             "format='chat' needs a tokenizer with a chat template, and this one has none; use 'plain' or 'qa'."
@@ -73,13 +65,8 @@ def texts_around_turns(
 ) -> list[str]:
     """Return the texts that the chat template puts before, between and after the turns of user and assistant.
 
-    The system prompt is part of the first text: the application writes it, not the user.
-
-    Args:
-        tokenizer: A tokenizer with a chat template.
-        messages: The turns; a system prompt may come first.
-        system: System prompt of a chat that has none; the template's default if None.
-        **options: Passed to the tokenizer's ``apply_chat_template``.
+    The system prompt is part of the first text: the application writes it, not the user. The turns may begin with one;
+    ``system`` is for chats that have none. The options are those of ``apply_chat_template``.
     """
     turns = [dict(turn) for turn in messages]
     if system is not None and (not turns or turns[0]["role"] != "system"):

@@ -1,7 +1,5 @@
 """JSON of users: parsing, the lines of JSONL files, and the errors that name what is wrong."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator
@@ -19,11 +17,7 @@ class DataError(ValueError):
 
 
 def parse_json(content: bytes) -> object:
-    """Return the JSON value of a line, or of a whole file.
-
-    Raises:
-        DataError: The content is not JSON in UTF-8.
-    """
+    """Return the JSON value of a line, or of a whole file; :class:`DataError` if it is not JSON in UTF-8."""
     try:
         # Editors on Windows may begin a file with a byte order mark, which is not part of the JSON.
         value: object = json.loads(content.decode("utf-8-sig"), parse_constant=_refuse_constant)

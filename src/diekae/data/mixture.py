@@ -1,7 +1,5 @@
 """Mixtures: examples of several sources in one training set."""
 
-from __future__ import annotations
-
 import dataclasses
 import random
 from collections.abc import Mapping, Sequence
@@ -23,7 +21,7 @@ class DataSpec:
     """
 
     source: str
-    """Name of the source, see `diekae.data.source_names`."""
+    """Name of the source, see `diekae.data.sources.source_names`."""
     folder: str | None = None
     """Folder with the source's files; None for a source that needs none."""
     split: str = "train"
@@ -49,7 +47,6 @@ class DataSpec:
     """Share of a mixture, relative to the weights of the other specs; None keeps the source's natural size."""
 
     def __post_init__(self) -> None:
-        """Check the values, before any file is read."""
         check_split(self.split)
         check_limit(self.limit)
         if self.among is not None and self.among < 1:
@@ -65,18 +62,10 @@ class DataSpec:
 
 
 def load_mixture(specs: Sequence[DataSpec], seed: int, prompter: Prompter) -> list[Prompt]:
-    """Load and tokenize all specs, and shuffle their examples together.
+    """Load and tokenize at least one spec, and shuffle their examples together; only specs and seed decide the order.
 
-    Weights do not change the length of the mixture, but the share of each spec. A spec with more examples than its
-    share contributes a random part; a spec with fewer is repeated evenly.
-
-    Args:
-        specs: At least one; either all or none have a weight.
-        seed: Decides the subsets and the order.
-        prompter: Tokenizes the examples.
-
-    Returns:
-        The prompts, in an order that depends on ``specs`` and ``seed`` alone.
+    Weights, which all specs have or none, do not change the length of the mixture, but the share of each spec. A spec
+    with more examples than its share contributes a random part; a spec with fewer is repeated evenly.
 
     Raises:
         DataError: There is no spec, only some have a weight, a source cannot be loaded, or no example is short enough.
@@ -123,12 +112,7 @@ def choose_prompts(spec: DataSpec, seed: int, prompter: Prompter) -> Chosen:
     # `limit` counts the examples that are short enough, so a bound on the length needs all of them.
     limit = spec.limit if spec.longest is None else None
     examples = load_source(
-        spec.source,
-        folder=spec.folder,
-        split=check_split(spec.split),
-        limit=limit,
-        seed=seed,
-        options=spec.options,
+        spec.source, folder=spec.folder, split=check_split(spec.split), limit=limit, seed=seed, options=spec.options
     )
     # Shuffled first, so that tokenizing can stop at the limit.
     random.Random(seed).shuffle(examples)
@@ -154,14 +138,9 @@ def choose_prompts(spec: DataSpec, seed: int, prompter: Prompter) -> Chosen:
 def _among_others(
     prompts: list[Prompt], texts: list[str], spec: DataSpec, draw: random.Random, prompter: Prompter
 ) -> list[Prompt]:
-    """Place the knowledge of each prompt at a random position among the knowledge of others.
+    """Place the knowledge of each prompt, given as text too, at a random position among the knowledge of others.
 
-    Args:
-        prompts: The prompts.
-        texts: The knowledge of each prompt as text; empty for none.
-        spec: Says how long the joint text may be, and what share of the prompts has separate documents.
-        draw: Draws lengths, other documents and positions.
-        prompter: Tokenizes the joint text.
+    The spec says how long the joint text may be, and what share of the prompts has separate documents.
     """
     most = spec.among or 0
     lengths = {text: len(prompt.knowledge) for text, prompt in zip(texts, prompts, strict=True)}

@@ -9,14 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from diekae.data.example import Example
-from diekae.data.formats import (
-    Message,
-    Wrapping,
-    check_chat_template,
-    spoken_turns,
-    texts_around_turns,
-    wrapping,
-)
+from diekae.data.formats import Message, Wrapping, check_chat_template, spoken_turns, texts_around_turns, wrapping
 from diekae.data.jsonl import check_unicode
 
 if TYPE_CHECKING:
@@ -66,13 +59,9 @@ class Prompter:
         default_format: str = "plain",
         system: str | None = None,
     ) -> None:
-        """Set up tokenization.
+        """Set up tokenization: a template with ``{knowledge}`` in it, and a format for examples that name none.
 
-        Args:
-            tokenizer: The decoder's tokenizer.
-            template: Text around K, with ``{knowledge}`` in it.
-            default_format: Format of examples that name none.
-            system: System prompt of chats that have none; the chat template's default if None.
+        ``system`` is the prompt of chats that have none; None takes the chat template's default.
         """
         self.tokenizer, self.template = tokenizer, template
         self.default_format, self.system = default_format, system
@@ -82,22 +71,14 @@ class Prompter:
         return self._trusted_ids(self._wrapping(format).anchor) or (0,)
 
     def knowledge(self, text: str) -> tuple[int, ...]:
-        """Return the tokens of one document in its template.
-
-        Raises:
-            ValueError: The document is blank.
-        """
+        """Return the tokens of one document in its template; ValueError if it is blank."""
         if not text.strip():
             raise ValueError(f"knowledge is empty ({text!r}); give a text, or None for no knowledge.")
         before, after = self.template.split("{knowledge}")
         return self._ids(before, text, after)
 
     def input(self, text: str, format: str | None = None) -> tuple[int, ...]:
-        """Return the tokens of x in its format, without the anchor.
-
-        Raises:
-            ValueError: The input is blank.
-        """
+        """Return the tokens of x in its format, without the anchor; ValueError if x is blank."""
         if not text.strip():
             raise ValueError(f"input is empty ({text!r}); give a question or the beginning of a text.")
         wrap = self._wrapping(format)
@@ -117,11 +98,9 @@ class Prompter:
     def chat(self, messages: Sequence[Message]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the tokens of a chat's anchor, after which K comes, and all later tokens up to the answer.
 
-        Args:
-            messages: Turns of user and assistant, alternating, the last the user's; a system prompt may come first.
-
         Raises:
-            ValueError: The turns do not alternate, one is blank, or the tokenizer has no chat template.
+            ValueError: The turns do not alternate from user to user, after a system prompt if any; one is blank; or the
+                tokenizer has no chat template.
             TypeError: A turn is not a mapping, or its content is not a text.
         """
         check_chat_template(self.tokenizer)
@@ -133,11 +112,7 @@ class Prompter:
         return self._trusted_ids(first) or (0,), tuple(ids)
 
     def columns(self, text: str, spans: Sequence[tuple[int, int]]) -> list[int]:
-        """Return the tokens of a document that belong to some spans of its text or to the template, by number.
-
-        Args:
-            text: The document, as for :meth:`knowledge`.
-            spans: First character of each span, and the character after its last.
+        """Return by number the tokens of a document that belong to the template, or to spans (start, end) of its text.
 
         Raises:
             ValueError: The tokenizer does not report the characters of its tokens.
@@ -167,11 +142,7 @@ class Prompter:
         return any(token in text for token in self.tokenizer.all_special_tokens)
 
     def _ids(self, before: str, text: str, after: str) -> tuple[int, ...]:
-        """Return the tokens of a user's text between two trusted texts.
-
-        Raises:
-            ValueError: The text holds half of a surrogate pair.
-        """
+        """Return the tokens of a user's text between two trusted texts."""
         check_unicode("the text", text)
         if self._has_special_tokens(before + after):
             return (*self._trusted_ids(before), *self._ids("", text, ""), *self._trusted_ids(after))
@@ -200,12 +171,7 @@ def other_knowledge(knowledge: Sequence[tuple[int, ...]]) -> list[int] | None:
 
 
 def truncate_knowledge(prompts: Sequence[Prompt], limit: int | None, window: int) -> list[Prompt]:
-    """Cut the end of K to ``limit`` tokens and to the decoder's window; warn how many examples were cut.
-
-    Args:
-        prompts: The examples.
-        limit: Most tokens of K; None for as many as the window allows.
-        window: The decoder's window in tokens.
+    """Cut the end of K to ``limit`` tokens, and to the decoder's window in tokens; warn how many examples were cut.
 
     Raises:
         ValueError: x and y alone exceed the window; they are never cut.

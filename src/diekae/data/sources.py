@@ -4,8 +4,6 @@ A package adds data sets by an entry point of the group ``diekae.sources``: a fu
 loaders by name. ``diekae-research`` adds those of the paper.
 """
 
-from __future__ import annotations
-
 import functools
 import random
 from collections.abc import Mapping
@@ -14,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from diekae.data.example import DataError, Example, Split, check_limit, check_split, read_examples
-from diekae.suggest import did_you_mean
+from diekae.fields import did_you_mean
 
 GROUP = "diekae.sources"
 
@@ -73,12 +71,7 @@ def load_source(
 
 
 def load_jsonl(
-    *,
-    folder: str | Path | None,
-    split: Split,
-    limit: int | None,
-    seed: int,
-    options: Mapping[str, object] | None,
+    *, folder: str | Path | None, split: Split, limit: int | None, seed: int, options: Mapping[str, object] | None
 ) -> list[Example]:
     """Load a part of your own data; arguments and errors as for :func:`load_source`."""
     if options:

@@ -1,7 +1,5 @@
 """Divides data that its publisher did not divide."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 

@@ -39,12 +39,7 @@ class EditAdapter(nn.Module):
     """Changes prepared knowledge. An untrained adapter only repeats the slots and adds its own."""
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], options: AdapterOptions | None = None) -> None:
-        """Build an adapter.
-
-        Args:
-            shapes: For each tensor, by name, N and the dimensions of a slot: ``{"keys": (N, D), …}``.
-            options: Sizes.
-        """
+        """Build an adapter for tensors by name, each with N and the dimensions of a slot: ``{"keys": (N, D), …}``."""
         super().__init__()
         self.options, self.shapes = options or AdapterOptions(), {name: tuple(shape) for name, shape in shapes.items()}
         weights = {}

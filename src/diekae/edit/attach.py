@@ -1,7 +1,5 @@
 """Attach edits to a model: make new ones, or load saved ones."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -92,7 +90,7 @@ def open_edits(
 
 
 def make_gate(model: DiekaeModel, gate: str | Gate | None, trained: TrainedParts) -> Gate:
-    """Return the gate of a name, or the given gate.
+    """Return the gate of a name, or the given gate; see :func:`edit_model`.
 
     Raises:
         ValueError: The name is not known, or ``learned`` is asked for and no gate was trained.

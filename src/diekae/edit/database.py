@@ -1,7 +1,5 @@
 """The SQLite file that the store of edits is built on: tables, transactions, copies, and errors in plain words."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import secrets
@@ -9,6 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from diekae.edit.rows import UPGRADED_FORMAT, upgrade
 from diekae.files import as_path, make_folder
@@ -36,17 +35,12 @@ class EditDatabase:
     """
 
     def __init__(self, folder: str | Path | None, decoder: str, bank: str) -> None:
-        """Open the database, or create it.
-
-        Args:
-            folder: The folder of ``edits.sqlite``; None keeps everything in RAM.
-            decoder: The decoder's fingerprint.
-            bank: The bank's fingerprint.
+        """Open the database in a folder, or create it; None keeps everything in RAM.
 
         Raises:
             OSError: The folder or file cannot be read, or must be created or upgraded and cannot be written.
-            ValueError: The file belongs to another decoder or bank, has another format, or is damaged; or there can be
-                no folder of that name.
+            ValueError: The file belongs to another decoder or bank, by their fingerprints, has another format, or is
+                damaged; or there can be no folder of that name.
         """
         self.folder = None if folder is None else as_path(folder)
         self.identity = {"format": str(FORMAT), "decoder": decoder, "bank": bank}
@@ -120,20 +114,23 @@ class EditDatabase:
 
     def _connect(self) -> sqlite3.Connection:
         """Open the file, for reading alone if it cannot be written."""
-        if self.folder is None:
-            return _read_damage(open_database(":memory:", synchronous="FULL", share_between_threads=True))
-        path = self.folder / FILE
-        try:
-            if not path.exists():
-                make_folder(self.folder)
-                path.touch()  # with the permissions that the umask leaves
-        except OSError as error:
-            raise OSError(
-                f"{self.name} cannot be made ({error.strerror or error}); name a folder that can be written."
-            ) from error
-        read_only = not (os.access(path, os.W_OK) and os.access(self.folder, os.W_OK))
-        connection = open_database(path, synchronous="FULL", share_between_threads=True, read_only=read_only)
-        return _read_damage(connection)
+        path: Path | Literal[":memory:"] = ":memory:"
+        read_only = False
+        if self.folder is not None:
+            path = self.folder / FILE
+            try:
+                if not path.exists():
+                    make_folder(self.folder)
+                    path.touch()  # with the permissions that the umask leaves
+            except OSError as error:
+                raise OSError(
+                    f"{self.name} cannot be made ({error.strerror or error}); name a folder that can be written."
+                ) from error
+            read_only = not (os.access(path, os.W_OK) and os.access(self.folder, os.W_OK))
+        connection = open_database(path, share_between_threads=True, read_only=read_only)
+        # Text that is not UTF-8 any more is read, so that its digest shows the damage.
+        connection.text_factory = lambda data: data.decode(errors="replace")
+        return connection
 
     def _leave_parent(self) -> None:
         """Open the file again in a forked process: locks and the transaction in hand are those of the parent."""
@@ -179,9 +176,3 @@ class EditDatabase:
                 yield
             except UnicodeDecodeError as error:  # SQLite's message quotes damaged bytes
                 raise sqlite3.DatabaseError(str(error)) from error
-
-
-def _read_damage(connection: sqlite3.Connection) -> sqlite3.Connection:
-    """Let text that is not UTF-8 any more be read, so that its digest shows the damage."""
-    connection.text_factory = lambda data: data.decode(errors="replace")
-    return connection

@@ -10,8 +10,6 @@ A file is JSON (a list, or one object), JSONL, or CSV with the same names as its
 EasyEdit's zsRE names prompt and target ``src`` and ``alt``. In CSV, aliases are separated by ``|``.
 """
 
-from __future__ import annotations
-
 import csv
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -49,7 +47,6 @@ class Edit:
     """The answer before the edit; only recorded and used in measurements."""
 
     def __post_init__(self) -> None:
-        """Check the texts."""
         if isinstance(self.aliases, str):
             raise ValueError(f"aliases={self.aliases!r} must be a tuple of names; write ({self.aliases!r},) for one.")
         object.__setattr__(self, "aliases", tuple(self.aliases))

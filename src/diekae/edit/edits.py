@@ -5,8 +5,6 @@ Nothing is trained for an edit. Where the gate stays closed, the output is the b
 Shapes: B rows, L columns.
 """
 
-from __future__ import annotations
-
 import threading
 import warnings
 import weakref
@@ -20,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diekae.data.formats import FORMATS, wrapping
+from diekae.data.prompt import Prompter
 from diekae.edit.adapter import EditAdapter
 from diekae.edit.edit import Edit, make_edit
 from diekae.edit.gate import Gate, GateEntry
-from diekae.edit.input_text import input_texts
 from diekae.edit.store import EditStore, Record
 from diekae.editor import Call, Editor
 from diekae.fingerprint import fingerprint
@@ -48,14 +47,7 @@ class Edits(Editor):
     """The live edits, as the gate has them."""
 
     def __init__(self, model: DiekaeModel, store: EditStore, gate: Gate, adapter: EditAdapter | None = None) -> None:
-        """Use the edits of a store.
-
-        Args:
-            model: The decoder and bank that the store was made for.
-            store: The edits.
-            gate: Decides which edits apply to an input.
-            adapter: Turns the prepared knowledge of a statement into that of an edit; None uses it unchanged.
-        """
+        """Use the edits of a store that was made for the model; the adapter, if any, changes what is injected."""
         self.model, self.store, self.gate, self.adapter = model, store, gate, adapter
         self._version: tuple[int, int] | None = None
         self._cache: OrderedDict[int, PreparedKnowledge] = OrderedDict()
@@ -63,7 +55,6 @@ class Edits(Editor):
         self._lock = threading.RLock()
 
     def __repr__(self) -> str:
-        """Return one line: where the edits are, and which gate and adapter they use."""
         return f"Edits({self.store!r}, gate {self.gate.name!r}{'' if self.adapter is None else ', adapter'})"
 
     def to(self, device: torch.device) -> None:
@@ -74,13 +65,9 @@ class Edits(Editor):
             self.adapter.to(device)
 
     def add(self, edits: Sequence[Edit | Mapping[str, Any]], *, progress: Progress = silent) -> list[Record]:
-        """Make edits, each whole or not at all. All are checked before the first is made.
+        """Make edits, each whole or not at all; dictionaries are read by :func:`make_edit`. All are checked first.
 
         An edit supersedes an older one of the same prompt and subject.
-
-        Args:
-            edits: Edits, or dictionaries of a known layout.
-            progress: Called as the work goes on.
 
         Raises:
             OSError: An edit cannot be written; the message says how many were made.
@@ -254,3 +241,24 @@ class Edits(Editor):
 def make_store(model: DiekaeModel, folder: str | Path | None) -> EditStore:
     """Open the store of a model's edits; see :class:`EditDatabase`."""
     return EditStore(folder, fingerprint(model.decoder), model.bank.fingerprint())
+
+
+def input_texts(prompter: Prompter, input_ids: Tensor, attention_mask: Tensor | None) -> list[str]:
+    """Return the text of each row of ids [B, L]; the mask is 0 at padding, [B, L] or longer by what is cached."""
+    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask[:, -input_ids.shape[1] :]
+    rows = [ids[valid.bool()].tolist() for ids, valid in zip(input_ids, mask, strict=True)]
+    return [inner_text(prompter, str(prompter.tokenizer.decode(row))) for row in rows]
+
+
+def inner_text(prompter: Prompter, text: str) -> str:
+    """Remove what a format puts around an input. The text begins with the anchor of its format, or of the bank's."""
+    default_anchor = wrapping(prompter.default_format, prompter.tokenizer).anchor
+    for name in reversed(FORMATS):
+        if name == "chat" and not prompter.tokenizer.chat_template:
+            continue
+        wrap = wrapping(name, prompter.tokenizer)
+        after = wrap.after.rstrip(" ")
+        for before in (wrap.anchor + wrap.before, default_anchor + wrap.before):
+            if text.startswith(before) and text.endswith(after):
+                return text[len(before) : len(text) - len(after)].strip()
+    return text.strip()

@@ -5,8 +5,6 @@ of two characters to the é of one. Accents stay, because they distinguish names
 characters of the text it comes from.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence

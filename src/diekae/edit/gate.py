@@ -3,8 +3,6 @@
 A gate sees only texts, so padding, batches and formats cannot change its decision.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -65,7 +63,6 @@ class Gate(ABC):
         """Move the gate to another device."""
 
     def __repr__(self) -> str:
-        """Return the gate's class and the length of its vectors."""
         return f"{type(self).__name__}(width {self.width})"
 
     def conflicts(self, entry: GateEntry, others: Sequence[GateEntry]) -> list[int]:  # noqa: ARG002
@@ -82,11 +79,7 @@ class MentionGate(Gate):
     name = "mention"
 
     def __init__(self) -> None:
-        """Start without edits.
-
-        Raises:
-            ModuleNotFoundError: ``ahocorasick-rs`` is not installed.
-        """
+        """Start without edits; ModuleNotFoundError if ``ahocorasick-rs`` is not installed."""
         self.set_edits([])
 
     def set_edits(self, entries: Sequence[GateEntry]) -> None:

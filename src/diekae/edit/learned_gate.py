@@ -5,8 +5,6 @@ Questions are compared as vectors (:mod:`diekae.edit.prompt_encoder`): in the in
 stand-in replaces the subject, so that a vector says what is asked, and not about whom.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
@@ -67,13 +65,7 @@ class LearnedGate(Gate):
     name = "learned"
 
     def __init__(self, states: StateReader, encoder: PromptEncoder, options: GateOptions) -> None:
-        """Start without edits.
-
-        Args:
-            states: Reads the decoder's states.
-            encoder: Trained for that decoder.
-            options: The encoder's sizes, and the gate's thresholds.
-        """
+        """Start without edits, with a reader of the decoder's states and the encoder that was trained for them."""
         self.states, self.encoder, self.options = states, encoder.to(input_device(states.decoder)), options
         self.width = options.width
         self._cache: OrderedDict[str, Vectors] = OrderedDict()

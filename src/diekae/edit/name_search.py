@@ -59,11 +59,7 @@ class ExactNames:
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        """Build the search.
-
-        Raises:
-            ModuleNotFoundError: ``ahocorasick-rs`` is not installed.
-        """
+        """Build the search; ModuleNotFoundError if ``ahocorasick-rs`` is not installed."""
         self._names = [fold(name) for name in names]
         numbers: dict[str, list[int]] = {}
         for number, name in enumerate(self._names):
@@ -102,7 +98,6 @@ class NearNames:
     """Finds names that nearly occur in a text. An index of trigrams selects the few names that are compared."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        """Build the index."""
         self._names = [fold(name) for name in names]
         trigrams = [_trigrams(name) for name in self._names]
         index: dict[str, list[int]] = {}

@@ -6,8 +6,6 @@ and normalised: [width]. The encoder is trained once for a decoder (:mod:`diekae
 Shapes: L layers read, B texts, T tokens, W decoder width, H heads, d width of a head.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,24 +48,14 @@ class PromptEncoder(nn.Module):
     """Pools and projects the decoder's states."""
 
     def __init__(self, width: int, options: GateOptions) -> None:
-        """Start with random weights.
-
-        Args:
-            width: W.
-            options: Sizes.
-        """
+        """Start with random weights for states of width W."""
         super().__init__()
         count = len(options.layers)
         self.query = nn.Parameter(torch.randn(count, options.heads, width) / width**0.5)
         self.project = nn.Parameter(torch.randn(count, options.heads, width, options.head_width) / width**0.5)
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Return vectors of length 1, [B, L·H·d].
-
-        Args:
-            states: [L, B, T, W].
-            mask: The tokens to read, bool [B, T].
-        """
+        """Pool states [L, B, T, W] of the tokens to read, bool [B, T]; return vectors of length 1, [B, L·H·d]."""
         x = states.float()
         x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
         scores = torch.einsum("lbtw,lhw->lhbt", x, self.query.float()).masked_fill(~mask, -torch.inf)
@@ -82,7 +70,6 @@ class StateReader:
     def __init__(
         self, decoder: PreTrainedModel, prompter: Prompter, anchor: tuple[int, ...], layers: Sequence[int]
     ) -> None:
-        """Find the layers in the decoder."""
         self.decoder, self.prompter, self.anchor = decoder, prompter, anchor
         self.hookpoints = find_hookpoints(decoder, tuple(layers), "block")
 

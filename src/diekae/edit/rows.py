@@ -60,11 +60,7 @@ class StoredEdit(NamedTuple):
         return self.digest == DAMAGED and self.reverted == 1
 
     def edit(self) -> Edit:
-        """Return the edit.
-
-        Raises:
-            ValueError: The text is not that of an edit.
-        """
+        """Return the edit; ValueError if the text is not that of an edit."""
         try:
             values = json.loads(self.text)
             return Edit(**{**values, "aliases": tuple(values["aliases"])})

@@ -5,8 +5,6 @@ deleted. Of the edits of one fact that are not reverted, the newest is live and 
 reverted, the one before it is live again.
 """
 
-from __future__ import annotations
-
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -106,20 +104,12 @@ class EditStore(EditDatabase):
         return records if every else [record for record in records if record.state == "live"]
 
     def snapshot(self, gate: str) -> Snapshot:
-        """Return version, live edits and a gate's vectors, all of one moment; the gate is named by its fingerprint.
-
-        Raises:
-            ValueError: An edit is damaged.
-        """
+        """Return version, live edits and a gate's vectors, all of one moment; the gate is named by its fingerprint."""
         with self.reading():
             return Snapshot(self.version(), self.records(), self.vectors(gate))
 
     def record(self, number: int) -> Record:
-        """Return one edit.
-
-        Raises:
-            ValueError: There is no such edit, or it is damaged.
-        """
+        """Return one edit; ValueError if there is no such edit, or it is damaged."""
         query = "SELECT MAX(id) FROM edits WHERE fact = ? AND NOT reverted"
         with self.reading() as connection:
             row = self._row(number)
@@ -148,11 +138,7 @@ class EditStore(EditDatabase):
             return None
 
     def put_prepared(self, number: int, data: bytes) -> None:
-        """Write the prepared knowledge of an edit.
-
-        Raises:
-            OSError: It cannot be written.
-        """
+        """Write the prepared knowledge of an edit; OSError if it cannot be written."""
         with self.writing() as connection:
             values = (number, data, digest(self._row(number).digest, data))
             connection.execute("INSERT OR REPLACE INTO memories VALUES (?, ?, ?)", values)
@@ -175,11 +161,7 @@ class EditStore(EditDatabase):
             return [record.id for record in self.records() if record.id not in prepared]
 
     def put_vectors(self, gate: str, rows: Sequence[tuple[int, bytes]]) -> None:
-        """Write a gate's vectors: the id of each edit, and its vector.
-
-        Raises:
-            OSError: They cannot be written.
-        """
+        """Write a gate's vectors, each with the id of its edit; OSError if they cannot be written."""
         with self.writing() as connection:
             values = [(number, gate, data, digest(self._row(number).digest, gate, data)) for number, data in rows]
             connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?, ?)", values)
@@ -197,11 +179,7 @@ class EditStore(EditDatabase):
         }
 
     def _row(self, number: int) -> StoredEdit:
-        """Return the row of an edit.
-
-        Raises:
-            ValueError: There is no such edit.
-        """
+        """Return the row of an edit; ValueError if there is none."""
         query = f"SELECT {COLUMNS} FROM edits WHERE id = ?"
         with self.reading() as connection:
             # SQLite refuses numbers that do not fit into 64 bits.
@@ -211,11 +189,7 @@ class EditStore(EditDatabase):
         return StoredEdit(*columns)
 
     def _record(self, row: StoredEdit, newest: int | None) -> Record:
-        """Return the record of a row; ``newest`` is the newest edit of its fact that is not reverted.
-
-        Raises:
-            ValueError: It is damaged.
-        """
+        """Return the record of a whole row; ``newest`` is the newest edit of its fact that is not reverted."""
         message = (
             f"edit {row.id} in {self.name} is damaged: its record is not what was written. Revert it and make it again."
         )

@@ -1,18 +1,11 @@
 """What is trained for editing with one bank: the gate's encoder and the adapter, in one safetensors file."""
 
-from __future__ import annotations
-
 import dataclasses
-import hashlib
-import json
-import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load, save
 from torch import Tensor
 
 from diekae.checkpoint import shipped_banks
@@ -20,7 +13,7 @@ from diekae.edit.adapter import AdapterOptions, EditAdapter
 from diekae.edit.prompt_encoder import GateOptions, PromptEncoder
 from diekae.files import as_path, write_atomically
 from diekae.fingerprint import fingerprint
-from diekae.knowledge.codec import DAMAGED
+from diekae.knowledge.codec import DAMAGED, decode, encode
 from diekae.model import DiekaeModel
 
 FILE = "editing.safetensors"
@@ -28,9 +21,6 @@ FORMAT = 3
 """Version of the file."""
 WITHOUT_DIGEST = 2
 """The version before, which had no digest and is still read."""
-_NO_DIGEST = "0" * 64
-_DIGEST = re.compile(rb'(?<=sha256\\": \\")[0-9a-f]{64}')
-"""The digest in the file, whose metadata are JSON inside JSON."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +35,6 @@ class TrainedParts:
     """Turns the prepared knowledge of a statement into that of an edit."""
 
     def __repr__(self) -> str:
-        """Return one line that names the parts."""
         gate = "no gate" if self.encoder is None else f"gate of layers {', '.join(map(str, self.gate.layers))}"
         adapter = "no adapter" if self.adapter is None else f"adapter of rank {self.adapter.options.rank}"
         return f"TrainedParts({gate}, {adapter})"
@@ -54,16 +43,14 @@ class TrainedParts:
         """Write both parts in bf16, with a digest of the whole file."""
         tensors: dict[str, Tensor] = {}
         info: dict[str, Any] = {"format": FORMAT, "decoder": fingerprint(model.decoder)}
-        info |= {"bank": model.bank.fingerprint(), "sha256": _NO_DIGEST}
+        info["bank"] = model.bank.fingerprint()
         if self.encoder is not None:
             info["gate"] = dataclasses.asdict(self.gate)
             tensors |= {f"gate.{name}": tensor for name, tensor in self.encoder.state_dict().items()}
         if self.adapter is not None:
             info["adapter"] = {**dataclasses.asdict(self.adapter.options), "shapes": self.adapter.shapes}
             tensors |= {f"adapter.{name}": tensor for name, tensor in self.adapter.state_dict().items()}
-        tensors = {name: tensor.detach().to("cpu", torch.bfloat16).contiguous() for name, tensor in tensors.items()}
-        content = save(tensors, {"diekae": json.dumps(info)})
-        write_atomically(Path(path), _DIGEST.sub(_digest(content), content, count=1))
+        write_atomically(Path(path), encode(tensors, info, "bf16"))
 
 
 def find_trained(model: DiekaeModel) -> TrainedParts:
@@ -129,24 +116,17 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the JSON values and tensors of a file that is whole and of a known format."""
     if not path.is_file():
         raise FileNotFoundError(f"no file at {str(path)!r}; expected what `diekae-research edit train` wrote.")
-    content = path.read_bytes()
     try:
-        length = int.from_bytes(content[:8], "little")
-        info = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["diekae"])
-        file_format, stored_digest = int(info["format"]), info.get("sha256", "")
+        tensors, info = decode(path.read_bytes())
+        file_format = int(info["format"])
         if file_format < WITHOUT_DIGEST or file_format > FORMAT:
             remedy = "update diekae to read it" if file_format > FORMAT else "train again"
             raise ValueError(f"it has format {file_format}, expected {FORMAT}; {remedy}")
-        if (file_format == FORMAT or stored_digest) and stored_digest.encode() != _digest(content):
+        if file_format == FORMAT and "sha256" not in info:
             raise ValueError("it is not what was written")
-        return info, load(content)
+        return info, tensors
     except (*DAMAGED, ValueError) as error:
         raise _damaged(path, error) from error
-
-
-def _digest(content: bytes) -> bytes:
-    """Return the SHA-256 of a file's content with zeros in place of its digest, in hexadecimal."""
-    return hashlib.sha256(_DIGEST.sub(_NO_DIGEST.encode(), content, count=1)).hexdigest().encode()
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:

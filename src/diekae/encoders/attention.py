@@ -12,8 +12,6 @@ Shapes: N encoders, B rows, S slots, T positions of x, W decoder width, H query 
 key, e dimensions of a value.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -50,11 +48,7 @@ class AttentionOptions:
     Yang et al., 2025)."""
 
     def __post_init__(self) -> None:
-        """Check the sizes.
-
-        Raises:
-            ValueError: A size is not positive, or heads do not divide each other.
-        """
+        """Check that sizes are positive, and heads divide each other (ValueError)."""
         sizes = (self.heads, self.kv_heads, self.key_size, self.value_size)
         positive = all(size is None or size > 0 for size in sizes) and min(self.rank or 0, self.mlp_width) >= 0
         positive = positive and self.sharpness > 0
@@ -102,10 +96,8 @@ class Attention(Encoder):
     def pack(self, states: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Join what the encoder reads of K in one layer, [B, S, state_width].
 
-        Args:
-            states: What the attention reads, [B, S, W].
-            key: The attention's keys, rotated to their positions, [B, G, S, d].
-            value: The attention's values, [B, G, S, e].
+        It is keys of the attention, rotated to their positions [B, G, S, d], its values [B, G, S, e], and the states
+        that it reads [B, S, W].
         """
         parts = [key.transpose(1, 2).flatten(2), value.transpose(1, 2).flatten(2)]
         return torch.cat(parts if self.exact else [*parts, states], dim=-1)
@@ -113,9 +105,8 @@ class Attention(Encoder):
     def slots(self, states: Tensor, rotate: Rotate) -> dict[str, Tensor]:
         """Return keys [N, B, S, G, d] and values [N, B, S, G, e]: the decoder's own plus the trained change.
 
-        Args:
-            states: Of all layers, each from :meth:`pack`, [N, B, S, state_width].
-            rotate: Rotates the change of the keys, as the decoder rotated its own.
+        The states are those of :meth:`pack`, [N, B, S, state_width]; ``rotate`` rotates the change of the keys, as the
+        decoder rotated its own.
         """
         widths = [groups * size for groups, size in self.shapes.values()]
         *parts, read = states.split([*widths, states.shape[-1] - sum(widths)], dim=-1)
@@ -151,10 +142,10 @@ class Attention(Encoder):
 
     @staticmethod
     def mlp_output(weights: Sequence[Tensor], read: Tensor, attended: Tensor) -> Tensor:
-        """Return the output of one encoder's MLP, [B, T, W].
+        """Return the output of one encoder's MLP, [B, T, W], from one item of :meth:`mlp_weights` on the same device.
 
         Args:
-            weights: One item of :meth:`mlp_weights`, on the device of ``attended``.
+            weights: The item.
             read: What the attention reads of x, [B, T, W].
             attended: The attention's output before its output projection, [B, T, H · e].
         """

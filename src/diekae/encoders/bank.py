@@ -3,8 +3,6 @@
 Shapes: N encoders, B rows, K knowledge tokens, T positions of x, W decoder width, V embedding width.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -28,15 +26,7 @@ class Bank(nn.Module):
     def __init__(
         self, encoder: str, options: Mapping[str, Any], layers: Sequence[int], embedding_width: int, width: int
     ) -> None:
-        """Build the encoders of the given layers.
-
-        Args:
-            encoder: Name of the encoder.
-            options: Its sizes.
-            layers: Decoder layers, in order.
-            embedding_width: V.
-            width: W.
-        """
+        """Build the encoders of the given decoder layers, by the encoder's name and sizes and the widths V and W."""
         super().__init__()
         cls = encoder_class(encoder)
         self.layers = tuple(layers)
@@ -56,17 +46,10 @@ class Bank(nn.Module):
             knowledge: KnowledgeBatch = self.encoder.prepare(states, mask, previous)
         return knowledge
 
-    def encode(
-        self,
-        knowledge: KnowledgeBatch,
-        x: Tensor,
-        mask: Tensor,
-        which: slice = slice(None),
-        x_cache: KnowledgeBatch | None = None,
-    ) -> Encoded:
-        """Return differences less the centre, in units of the scale; see the encoder's ``forward``."""
+    def encode(self, *arguments: Any) -> Encoded:
+        """Return differences less the centre, in units of the scale; arguments as for :meth:`forward`."""
         with self._autocast():
-            encoded: Encoded = self.encoder(knowledge, x, mask, which, x_cache)
+            encoded: Encoded = self.encoder(*arguments)
         return encoded
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -101,11 +84,7 @@ class Bank(nn.Module):
         }
 
     def load_by_layer(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load what :meth:`state_by_layer` returned.
-
-        Raises:
-            ValueError: A tensor is missing, superfluous or of another shape.
-        """
+        """Load what :meth:`state_by_layer` returned; ValueError if a tensor is missing, left over or misshapen."""
         current = self.state_dict()
         expected = {_name_in_layer(layer, name) for name in current for layer in self.layers}
         if expected != set(tensors):

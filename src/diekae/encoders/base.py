@@ -7,8 +7,6 @@ Shapes: N encoders of the bank, n of them in one call, B rows, K knowledge token
 V embedding width.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -54,25 +52,14 @@ class Encoder(nn.Module):
     """Options of older versions that are ignored, so that their banks can still be loaded."""
 
     def __init__(self, count: int, embedding_width: int, width: int, options: Any) -> None:
-        """Store the sizes.
-
-        Args:
-            count: N, how many encoders.
-            embedding_width: V, width of the decoder's token embeddings.
-            width: W, width of the decoder's residual stream.
-            options: The encoder's own, of the type :attr:`options`.
-        """
+        """Store N, V, W and the encoder's own sizes, of the type :attr:`options`."""
         super().__init__()
         self.count, self.embedding_width, self.width = count, embedding_width, width
         self.sizes = options
 
     @classmethod
     def make_options(cls, values: Mapping[str, Any]) -> Any:
-        """Build the encoder's options from a mapping.
-
-        Raises:
-            ValueError: A key is unknown or a value impossible.
-        """
+        """Build the encoder's options from a mapping; ValueError if a key is unknown or a value impossible."""
         check_table(values, "encoder_options")
         names = [f.name for f in dataclasses.fields(cls.options)]
         values = {key: value for key, value in values.items() if key not in cls.retired}
@@ -137,10 +124,6 @@ def encoder_names() -> list[str]:
 
 
 def encoder_class(name: str) -> type[Encoder]:
-    """Find an encoder by name.
-
-    Raises:
-        ValueError: No encoder has that name.
-    """
+    """Find an encoder by name; ValueError if there is none of that name."""
     check_choice(f"encoder={name!r}", name, encoder_names())
     return _ENCODERS[name]

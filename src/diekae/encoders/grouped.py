@@ -3,8 +3,6 @@
 Shapes: N encoders, n of them in one call, B rows, T positions.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
@@ -26,12 +24,9 @@ class GroupedLinear(nn.Module):
                 weight.normal_(0.0, std) if std > 0 else weight.zero_()
 
     def forward(self, x: Tensor, which: slice = slice(None), gain: Tensor | None = None) -> Tensor:
-        """Map x [n or 1, …, in] to [n, …, out]; a leading 1 is one input shared by all encoders.
+        """Map x [n or 1, …, in] to [n, …, out] by n of the maps; a leading 1 is one input shared by all encoders.
 
-        Args:
-            x: The input.
-            which: The n maps to apply.
-            gain: Factors of x's elements, multiplied into the weights, [N, in]; see :meth:`GroupedRMSNorm.split`.
+        ``gain`` [N, in] has factors of x's elements, multiplied into the weights; see :meth:`GroupedRMSNorm.split`.
         """
         weight = self.weight[which] if gain is None else self.weight[which] * gain[which, None]
         device = x.device.type
@@ -50,7 +45,6 @@ class GroupedRMSNorm(nn.Module):
     """N independent RMS norms (Zhang and Sennrich, 2019), computed in fp32."""
 
     def __init__(self, count: int, width: int) -> None:
-        """Start from a gain of one."""
         super().__init__()
         self.weight = nn.Parameter(torch.ones(count, width))
 

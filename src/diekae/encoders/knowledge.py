@@ -55,20 +55,15 @@ class KnowledgeBatch:
         if repeats == 1:
             return self
         repeated: KnowledgeBatch = self.cached(
-            f"{repeats} repeats",
-            lambda: self.map(lambda tensor, dim: tensor.repeat_interleave(repeats, dim)),
+            f"{repeats} repeats", lambda: self.map(lambda tensor, dim: tensor.repeat_interleave(repeats, dim))
         )
         return repeated
 
     def part(self, which: slice, size: int, dtype: torch.dtype, contiguous: bool = False) -> Part:
-        """Return the keys and values [N, B, S, G · r] of some encoders, for :mod:`diekae.encoders.partial_attention`.
+        """Return the keys and values [N, B, S, G · r] of n encoders in the queries' type, for heads of size r.
 
-        Args:
-            which: The n encoders.
-            size: r, dimensions of a head.
-            dtype: Type of the queries.
-            contiguous: Copy the slots once, so that those of one head are contiguous. The copy saves time where
-                every generated token reads it.
+        ``contiguous`` copies the slots once, so that those of one head are contiguous. The copy saves time where every
+        generated token reads it.
         """
         keys, values = (self._heads(name, size, dtype, contiguous)[which].flatten(0, 1) for name in ("keys", "values"))
         mask = self.score_mask(dtype)

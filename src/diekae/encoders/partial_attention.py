@@ -11,8 +11,6 @@ no gradient for L. Where gradients are needed, the parts are joined instead.
 Shapes: b rows, H query heads, G key heads, S slots, T queries, r head size.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -44,13 +42,10 @@ class AttendedPart(NamedTuple):
 
 
 def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a mask that is added to scores: 0 where a slot is visible, the least finite number elsewhere.
+    """Return a mask that is added to scores: 0 where a slot is visible, the type's least finite number elsewhere.
 
-    The number is finite, so that a row that sees no slot has a weight of zero and no NaN.
-
-    Args:
-        mask: True where a slot is visible; one that is not bool is returned unchanged.
-        dtype: Type of the scores.
+    The number is finite, so that a row that sees no slot has a weight of zero and no NaN. A mask that is not bool is
+    returned unchanged.
     """
     if mask.dtype != torch.bool:
         return mask
@@ -63,12 +58,9 @@ def repeat_rows(mask: Tensor, rows: int) -> Tensor:
 
 
 def attend_part(query: Tensor, part: Part, scale: float | None = None) -> AttendedPart:
-    """Attend to one part; on a CPU no gradient is kept of the log-sum.
+    """Attend from query [b, H, T, r] to one part; the scores' factor is 1/√r by default.
 
-    Args:
-        query: [b, H, T, r].
-        part: The slots.
-        scale: Factor of the scores; 1/√r if None.
+    On a CPU no gradient is kept of the log-sum.
     """
     if _has_kernel(query, part):
         # The kernel behind `scaled_dot_product_attention`, which does not return the log-sum.

@@ -7,8 +7,6 @@ Shapes: N encoders (n of them in one call), B rows, K knowledge tokens, S slots,
 d encoder width, H query heads, G key heads, r head size.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -37,11 +35,7 @@ class ReaderOptions:
     """Inner width of the gated MLP."""
 
     def __post_init__(self) -> None:
-        """Check the sizes.
-
-        Raises:
-            ValueError: A size is not positive, or heads do not divide the width or each other.
-        """
+        """Check that sizes are positive, and heads divide the width and each other (ValueError)."""
         sizes = (self.width, self.heads, self.kv_heads or 1, self.skip_width or 1, self.mlp_width)
         if min(sizes) < 1 or self.width % self.heads or self.heads % (self.kv_heads or 1):
             raise ValueError(

@@ -4,8 +4,6 @@ Shapes: N encoders, B rows, S slots (of K, or of earlier positions of x), T new 
 width, d encoder width, H heads of size d/H.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,11 +35,7 @@ class TokenOptions:
     """Start with a zero up-projection, so that an untrained bank changes nothing; the paper starts at random."""
 
     def __post_init__(self) -> None:
-        """Check that heads divide the width into even parts (rotary positions turn pairs).
-
-        Raises:
-            ValueError: They do not, or a size is not positive.
-        """
+        """Check that sizes are positive, and heads of even size divide the width: rotary positions turn pairs."""
         if min(self.width, self.blocks, self.heads, self.mlp_width) < 1:
             raise ValueError(f"encoder sizes must be positive, got {self}.")
         if self.width % self.heads or (self.width // self.heads) % 2:
@@ -110,17 +104,13 @@ class Token(DifferenceEncoder):
         causal_mask: Tensor | None,
         need_output: bool,
     ) -> tuple[Tensor | None, KnowledgeBatch]:
-        """Run the blocks over new tokens.
+        """Run the blocks over new tokens, embeddings [1, B, T, V], of which ``mask`` are real, bool [B, T].
 
-        Args:
-            earlier: Keys and values of what comes before the new tokens, K first.
-            tokens: Embeddings of the new tokens, [1, B, T, V].
-            mask: Which of them are real, bool [B, T].
-            causal_mask: From :meth:`_causal_mask`; None where a plain causal mask is enough.
-            need_output: Whether the output of the last block is needed.
+        ``earlier`` are keys and values of what comes before them, K first. Without ``causal_mask``, from
+        :meth:`_causal_mask`, a plain causal mask is used.
 
         Returns:
-            The output [N, B, T, d] or None, and the new keys and values.
+            The output [N, B, T, d], None if it is not needed, and the new keys and values.
         """
         start = sum(
             (part.token_count for part in earlier), torch.zeros(len(mask), dtype=torch.long, device=mask.device)

@@ -1,7 +1,5 @@
 """Scores of answers: exact match and token F1 as SQuAD defines them (Rajpurkar et al., 2016; evaluate-v1.1.py)."""
 
-from __future__ import annotations
-
 import re
 import string
 from collections import Counter
@@ -26,29 +24,17 @@ def normalize(text: str) -> str:
 
 
 def exact_match(answer: str, references: Sequence[str]) -> float:
-    """Return 1 if the normalised answer equals one of the normalised references, else 0.
-
-    Raises:
-        ValueError: There is no reference.
-    """
+    """Return 1 if the normalised answer equals one of the normalised references, at least one, else 0."""
     return _best(lambda reference: float(normalize(answer) == normalize(reference)), references)
 
 
 def f1(answer: str, references: Sequence[str]) -> float:
-    """Return the harmonic mean of precision and recall of normalised words, the best over the references.
-
-    Raises:
-        ValueError: There is no reference.
-    """
+    """Return the harmonic mean of precision and recall of normalised words, the best over at least one reference."""
     return _best(lambda reference: _overlap(normalize(answer).split(), normalize(reference).split()), references)
 
 
 def right(answer: str, references: Sequence[str]) -> float:
-    """Return 1 if the normalised answer contains one of the normalised references as whole words, else 0.
-
-    Raises:
-        ValueError: There is no reference.
-    """
+    """Return 1 if the normalised answer contains one of the normalised references as whole words, else 0."""
     words = f" {normalize(answer)} "
     normalized = [f" {normalize(reference)} " for reference in references]
     return _best(lambda reference: float(bool(reference.strip()) and reference in words), normalized)
@@ -78,13 +64,6 @@ def score_answers(
     ways: Sequence[Way] = get_args(Way),
 ) -> dict[str, dict[str, float]]:
     """Answer greedily without K, with K in the prompt and with K injected; compare first lines with the targets.
-
-    Args:
-        model: Decoder, bank and tokenizer.
-        prompts: Examples with targets.
-        batch_size: Examples of one pass.
-        progress: Called as the work goes on.
-        ways: Which of the three.
 
     Returns:
         For each way the means of ``exact``, ``f1`` and ``right`` over the examples, from 0 to 1.

@@ -1,7 +1,5 @@
 """Measure a bank on examples: D(x), D(K, x) and ours, with the right knowledge and with another example's."""
 
-from __future__ import annotations
-
 import dataclasses
 import statistics
 from collections.abc import Sequence
@@ -38,7 +36,6 @@ def evaluate(
     model: DiekaeModel,
     prompts: Sequence[Prompt],
     *,
-    scope: str | None = None,
     batch_size: int = 16,
     max_knowledge: int | None = None,
     time_passes: bool = True,
@@ -49,7 +46,6 @@ def evaluate(
     Args:
         model: Decoder and bank.
         prompts: Held-out examples with knowledge.
-        scope: ``prompt`` or ``all``; None is the bank's own.
         batch_size: Examples of one pass.
         max_knowledge: Longest K in tokens.
         time_passes: Also measure the seconds of a pass, one example at a time.
@@ -66,8 +62,8 @@ def evaluate(
     prompts = truncate_knowledge(prompts, max_knowledge, window(model.decoder))
     swapped = swap_knowledge(prompts, window(model.decoder), max_knowledge)
     with frozen(model.decoder), torch.no_grad():
-        losses = _losses(model, prompts, swapped, scope, batch_size, progress)
-        seconds = time_all(model, prompts, scope) if time_passes else None
+        losses = _losses(model, prompts, swapped, batch_size, progress)
+        seconds = time_all(model, prompts) if time_passes else None
     means = {name: value.mean for name, value in losses.items()}
     first = {name: float(value.first.mean()) for name, value in losses.items()}
     return {
@@ -90,12 +86,7 @@ def _check_knowledge(prompts: Sequence[Prompt]) -> None:
 
 
 def _losses(
-    model: DiekaeModel,
-    prompts: Sequence[Prompt],
-    swapped: Sequence[Prompt] | None,
-    scope: str | None,
-    batch_size: int,
-    progress: Progress,
+    model: DiekaeModel, prompts: Sequence[Prompt], swapped: Sequence[Prompt] | None, batch_size: int, progress: Progress
 ) -> dict[str, Losses]:
     """Return the losses of every pass; those with another example's knowledge are named ``…_other``."""
     ways: tuple[Way, ...] = ("bare", "prompted", "ours")
@@ -103,7 +94,7 @@ def _losses(
     if swapped is not None:
         passes += [(f"{way}_other", way, swapped) for way in ways[1:]]
     return {
-        name: nll(model, examples, way, scope=scope, batch_size=batch_size, progress=partial(progress, name))
+        name: nll(model, examples, way, batch_size=batch_size, progress=partial(progress, name))
         for name, way, examples in passes
     }
 
@@ -114,13 +105,7 @@ def _shares(means: dict[str, float]) -> dict[str, float | None]:
 
 
 def swap_knowledge(prompts: Sequence[Prompt], window: int, limit: int | None = None) -> list[Prompt] | None:
-    """Give every example the knowledge of another one; None if all have the same knowledge.
-
-    Args:
-        prompts: Examples.
-        window: The decoder's window in tokens, which every example must fit.
-        limit: Longest K in tokens.
-    """
+    """Give every example another one's knowledge, cut to ``limit`` and the window; None if all have the same."""
     partners = other_knowledge([prompt.knowledge for prompt in prompts])
     if partners is None:
         return None
@@ -131,18 +116,18 @@ def swap_knowledge(prompts: Sequence[Prompt], window: int, limit: int | None = N
     return truncate_knowledge(swapped, limit, window)
 
 
-def time_all(model: DiekaeModel, prompts: Sequence[Prompt], scope: str | None) -> dict[str, float]:
+def time_all(model: DiekaeModel, prompts: Sequence[Prompt]) -> dict[str, float]:
     """Return the median seconds of one pass over one example, by the names of `PASSES`.
 
     Passes are timed in turn, after a warm-up. The head runs at the same columns in all of them.
     """
-    seconds = [time_in_turn(_passes(model, prompt, scope), TIMED_ROUNDS) for prompt in prompts[:TIMED_EXAMPLES]]
+    seconds = [time_in_turn(_passes(model, prompt), TIMED_ROUNDS) for prompt in prompts[:TIMED_EXAMPLES]]
     return {name: statistics.median(times[name] for times in seconds) for name in seconds[0]}
 
 
-def _passes(model: DiekaeModel, prompt: Prompt, scope: str | None) -> dict[str, TimedCall]:
+def _passes(model: DiekaeModel, prompt: Prompt) -> dict[str, TimedCall]:
     """Return the passes over one example. Knowledge and the prompt's cache are prepared here, outside the passes."""
-    batch = lay_out(model, [prompt], scope)
+    batch = lay_out(model, [prompt])
     all_prepared = model.prepare_prompts([prompt])
     prefix = int(batch["knowledge_start"][0]) + len(prompt.knowledge)
     ids, offset = batch["full_ids"], batch["offset"]
@@ -158,5 +143,5 @@ def _passes(model: DiekaeModel, prompt: Prompt, scope: str | None) -> dict[str, 
         "prompted": partial(target_logits, model, [prompt], "prompted"),
         "prompted_cached": prompted_cached,
         "prepare": partial(model.prepare_prompts, [prompt]),
-        "ours": partial(target_logits, model, [prompt], "ours", all_prepared=all_prepared, scope=scope),
+        "ours": partial(target_logits, model, [prompt], "ours", all_prepared=all_prepared),
     }

@@ -1,7 +1,5 @@
 """Measures computed from negative log-likelihoods (design, section 6)."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

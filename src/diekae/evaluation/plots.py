@@ -1,7 +1,5 @@
 """Plots of measurements, as Matplotlib figures."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,11 +16,7 @@ KINDS = (".png", ".svg", ".pdf")
 
 
 def check_kind(path: str | Path) -> str:
-    """Return the suffix that a plot is written as. Call it before a long measurement, to fail early.
-
-    Raises:
-        ValueError: The suffix is none of `KINDS`.
-    """
+    """Return the suffix that a plot is written as, one of `KINDS` (ValueError). Call it before a long measurement."""
     kind = Path(path).suffix.lower()
     if kind not in KINDS:
         raise ValueError(f"{str(path)!r}: a plot cannot be written as {kind!r}; choose one of {', '.join(KINDS)}.")
@@ -30,11 +24,7 @@ def check_kind(path: str | Path) -> str:
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure; the path's suffix gives the kind.
-
-    Raises:
-        ValueError: The suffix is not known.
-    """
+    """Write a figure; the path's suffix gives the kind."""
     kind = check_kind(path)
     data = io.BytesIO()
     # Without a date and with fixed ids, the same figures give the same file.

@@ -1,11 +1,11 @@
-"""Prepared knowledge of a batch's rows: padded to one length, and split into rows again.
+"""Knowledge of a batch's rows: prepared from what callers give, padded to one length, and split into rows again.
 
 Shapes: N encoders, B rows, S slots.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,13 +13,13 @@ from torch import Tensor
 from diekae.encoders import KnowledgeBatch
 from diekae.knowledge.prepared import PreparedKnowledge
 
+Document = str | PreparedKnowledge
+Knowledge = Document | Sequence[Document | Sequence[Document] | None] | None
+"""One document for all rows; or a list with one entry per row: a document, a list of documents, or None."""
+
 
 def batch_knowledge(rows: Sequence[PreparedKnowledge | None]) -> KnowledgeBatch:
-    """Pad the prepared knowledge of a batch's rows to the longest; rows without knowledge have no slots.
-
-    Args:
-        rows: Prepared knowledge of one bank, or None, for each of B rows; not None for at least one.
-    """
+    """Pad the prepared knowledge of B rows to the longest. Rows of None have no slots; at least one row has some."""
     device = next(row.device for row in rows if row is not None)
     token_counts = torch.tensor([0 if row is None else row.token_count for row in rows], device=device)
     anchor = _pad(
@@ -44,14 +44,9 @@ def split_batch(
     sharpness: float = 1.0,
     bare_anchor: Mapping[str, Tensor] | None = None,
 ) -> list[PreparedKnowledge]:
-    """Return each row of a batch without padding; gradients are kept.
+    """Return each row of a batch without padding, with the tokens of its anchor; gradients are kept.
 
-    Args:
-        batch: Slots of B rows.
-        anchors: Tokens of each row's anchor.
-        bank: Fingerprint of the bank.
-        sharpness: As :attr:`PreparedKnowledge.sharpness`.
-        bare_anchor: As :attr:`PreparedKnowledge.bare_anchor`, the same for all rows.
+    The other arguments are fields of :class:`PreparedKnowledge`, the same for all rows.
     """
     return [
         PreparedKnowledge(
@@ -79,14 +74,7 @@ def _pad(
     token_counts: Tensor,
     anchor: KnowledgeBatch | None = None,
 ) -> KnowledgeBatch | None:
-    """Pad slots; None if no row has tensors.
-
-    Args:
-        rows: Tensors [N, S, …] by name, for each of B rows.
-        positions: Positions of the slots [S], for each row.
-        token_counts: As :attr:`KnowledgeBatch.token_count`, [B].
-        anchor: Slots of the anchor, padded before.
-    """
+    """Pad the tensors [N, S, …] by name and the positions [S] of B rows; None if no row has tensors."""
     if not any(rows):
         return None
     device = token_counts.device
@@ -123,3 +111,52 @@ def _pad_positions(positions: Sequence[Tensor | None], length: int, device: torc
         if row is not None:
             padded[number, : len(row)] = row
     return padded
+
+
+def knowledge_of_rows(
+    knowledge: Knowledge, rows: int, prepare: Callable[[str], PreparedKnowledge], bank: str, device: torch.device
+) -> list[PreparedKnowledge | None]:
+    """Return prepared knowledge on a device, or None, for each of B rows; ``prepare`` prepares texts for a bank.
+
+    Raises:
+        ValueError: The list does not have one entry per row, the list of a row is empty, or prepared knowledge is of
+            another bank.
+        TypeError: A value is not a text, prepared knowledge or a list of these.
+    """
+
+    def prepare_row(row: Any) -> PreparedKnowledge | None:
+        if row is None:
+            return None
+        if isinstance(row, str):
+            return prepare(row)
+        if isinstance(row, PreparedKnowledge):
+            if row.bank != bank:
+                raise ValueError(
+                    f"this knowledge was prepared by bank {row.bank}, but this bank is {bank}; "
+                    "prepare the knowledge again."
+                )
+            return row.to(device)
+        if not isinstance(row, list | tuple):
+            raise TypeError(_not_knowledge(row))
+        documents = [prepared for document in row if (prepared := prepare_row(document)) is not None]
+        if not documents:
+            raise ValueError(
+                f"a row's knowledge is the list {list(row)!r}; name a document, or give None for no knowledge."
+            )
+        return PreparedKnowledge.join(documents)
+
+    if knowledge is None or isinstance(knowledge, str | PreparedKnowledge):
+        return [prepare_row(knowledge)] * rows
+    if not isinstance(knowledge, list | tuple):
+        raise TypeError(_not_knowledge(knowledge))
+    if len(knowledge) != rows:
+        raise ValueError(
+            f"knowledge has {len(knowledge)} entries for {rows} rows; give one entry a row (a document, a list of "
+            "documents, or None). Several documents for one row are a list inside the list."
+        )
+    return [prepare_row(row) for row in knowledge]
+
+
+def _not_knowledge(value: object) -> str:
+    advice = "; read the file first: path.read_text()" if isinstance(value, Path) else ""
+    return f"knowledge is {value!r}; expected a text, what `prepare` returned, or a list of these, one a row{advice}."

@@ -5,8 +5,6 @@ The metadata hold a SHA-256 of the whole file, taken while zeros stand in its pl
 Shapes: N encoders, S slots, d the last dimension, g elements that share a scale.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json
@@ -19,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
+from diekae.fields import check_choice
 from diekae.files import read_once
 from diekae.provenance import name_of
 
@@ -30,7 +29,7 @@ GROUP = 64
 _SCALE = ".scale"
 _METADATA = "diekae.checked"
 _UNCHECKED = "diekae"
-"""Name of the metadata in files of older versions, which hold no digest."""
+"""Name of the metadata in files of older versions, most of which hold no digest."""
 _DIGEST = "sha256"
 _ZEROS = "0" * 64
 _LONGEST_HEADER = 10**8
@@ -58,19 +57,14 @@ DAMAGED = (
 def encode(
     tensors: Mapping[str, Tensor], info: Mapping[str, Any], precision: str = "exact", quantized: Collection[str] = ()
 ) -> bytes:
-    """Return tensors and JSON values as the content of one safetensors file.
+    """Return tensors, on any device, and JSON values as the content of one safetensors file.
 
-    Args:
-        tensors: Tensors by name, on any device.
-        info: JSON values, stored with the tensors.
-        precision: One of `PRECISIONS`.
-        quantized: Names of the tensors that ``int8`` applies to; the others stay exact.
+    The precision ``int8`` applies to the tensors that ``quantized`` names; the others stay exact.
 
     Raises:
         ValueError: The precision is unknown.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision={precision!r} is not known; choose one of {', '.join(PRECISIONS)}.")
+    check_choice(f"precision={precision!r}", precision, PRECISIONS)
     stored = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     info = {**info, "precision": precision}
     if precision == "bf16":
@@ -96,16 +90,10 @@ def decode(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def decode_file(path: Path, *, check: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors and JSON values of a file.
+    """Return the tensors and JSON values of a file; raises as :func:`decode`.
 
-    Tensors stored exactly or in bf16 are memory-mapped, not copied: their pages are read when they are used.
-
-    Args:
-        path: The file.
-        check: Compare the content with its digest; once, as long as the file's state stays the same.
-
-    Raises:
-        DAMAGED: The file was not written by :func:`encode`, or is damaged.
+    Tensors stored exactly or in bf16 are memory-mapped, not copied: their pages are read when they are used. With
+    ``check`` the content is compared with its digest; once, as long as the file's state stays the same.
     """
     if check:
         read_once(path, _check)
@@ -122,11 +110,7 @@ def _info(metadata: Mapping[str, str] | None) -> dict[str, Any]:
 
 
 def _check(file: BinaryIO) -> dict[str, Any]:
-    """Compare a file with its digest, and return its JSON values.
-
-    Raises:
-        DAMAGED: See :func:`decode`.
-    """
+    """Compare a file with its digest, and return its JSON values; raises as :func:`decode`."""
     prefix = file.read(8)
     length = int.from_bytes(prefix, "little")
     if length > _LONGEST_HEADER:
@@ -134,7 +118,7 @@ def _check(file: BinaryIO) -> dict[str, Any]:
     header = file.read(length)
     metadata = json.loads(header)["__metadata__"]
     info = _info(metadata)
-    if _METADATA in metadata:
+    if _METADATA in metadata or _DIGEST in info:
         digest = hashlib.sha256(prefix + header.replace(info[_DIGEST].encode(), _ZEROS.encode(), 1))
         while block := file.read(_BLOCK):
             digest.update(block)

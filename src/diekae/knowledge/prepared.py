@@ -52,7 +52,6 @@ class PreparedKnowledge:
     ``positions`` contains it."""
 
     def __repr__(self) -> str:
-        """Return a summary on one line instead of the numbers."""
         layers, kind = 0, "empty"
         for tensor in self.tensors.values():
             layers, kind = len(tensor), f"{tensor.dtype} on {tensor.device}".removeprefix("torch.")
@@ -142,22 +141,20 @@ class PreparedKnowledge:
             return self
         return replace(self, tensors={**self.tensors, "keys": self.tensors["keys"] * self.sharpness}, sharpness=1.0)
 
-    def flatten(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return all tensors by name, and the other fields as JSON values; :meth:`unflatten` reverses this."""
+    def to_bytes(self, precision: str = "exact") -> bytes:
+        """Return the content of a file; see :meth:`save`."""
         tensors = {**self.tensors, **{_ANCHOR + name: tensor for name, tensor in self.anchor.items()}}
         tensors |= {_BARE_ANCHOR + name: tensor for name, tensor in self.bare_anchor.items()}
         if self.positions is not None:
             tensors[_POSITIONS] = self.positions
-        info = {"position": self.token_count, "bank": self.bank, "anchor_ids": list(self.anchor_ids)}
-        return tensors, {**info, "sharpness": self.sharpness, "begin": self.begin}
+        info: dict[str, Any] = {"position": self.token_count, "bank": self.bank, "anchor_ids": list(self.anchor_ids)}
+        info |= {"sharpness": self.sharpness, "begin": self.begin}
+        # The anchor's few slots hold the attention sink, so they stay exact.
+        return encode(tensors, info, precision, quantized=tuple(self.tensors))
 
     @classmethod
-    def unflatten(cls, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> PreparedKnowledge:
-        """Return the prepared knowledge that :meth:`flatten` was called on.
-
-        Raises:
-            KeyError, TypeError: A value is missing, or of another type.
-        """
+    def _restore(cls, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> PreparedKnowledge:
+        """Return the prepared knowledge that :meth:`to_bytes` encoded; KeyError or TypeError if it did not."""
         slots = {name: tensor for name, tensor in tensors.items() if name != _POSITIONS}
         parts: list[dict[str, Tensor]] = []
         for prefix in (_BARE_ANCHOR, _ANCHOR):  # the longer prefix first
@@ -174,12 +171,6 @@ class PreparedKnowledge:
             begin=info.get("begin"),  # absent in files of older versions
         )
 
-    def to_bytes(self, precision: str = "exact") -> bytes:
-        """Return the content of a file; see :meth:`save`."""
-        tensors, info = self.flatten()
-        # The anchor's few slots hold the attention sink, so they stay exact.
-        return encode(tensors, info, precision, quantized=tuple(self.tensors))
-
     @classmethod
     def from_bytes(cls, data: bytes) -> PreparedKnowledge:
         """Return the prepared knowledge from the result of :meth:`to_bytes`.
@@ -188,7 +179,7 @@ class PreparedKnowledge:
             ValueError: The bytes are not prepared knowledge, or are damaged.
         """
         try:
-            return cls.unflatten(*decode(data))
+            return cls._restore(*decode(data))
         except DAMAGED as error:
             raise ValueError(f"no prepared knowledge, or damaged: {error}") from error
 
@@ -222,6 +213,6 @@ class PreparedKnowledge:
         try:
             if sha256 is not None and read_once(Path(path), sha256_of) != sha256:
                 raise DigestError("it does not have the digest that was written")
-            return cls.unflatten(*decode_file(Path(path), check=sha256 is None))
+            return cls._restore(*decode_file(Path(path), check=sha256 is None))
         except DAMAGED as error:
             raise ValueError(f"{str(path)!r} is not prepared knowledge, or is damaged: {error}") from error

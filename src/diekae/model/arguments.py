@@ -1,7 +1,5 @@
 """Checks of a model's arguments, with advice in the error messages."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,17 +7,13 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from diekae.fields import did_you_mean
 from diekae.files import existing_path
 from diekae.fingerprint import window
-from diekae.suggest import did_you_mean
 
 
 def check_decoder(decoder: Any) -> None:
-    """Refuse what is not a loaded decoder.
-
-    Raises:
-        TypeError: It is a name, or something else.
-    """
+    """Refuse what is not a loaded decoder, such as its name, by a TypeError."""
     if isinstance(decoder, str | Path):
         raise TypeError(
             f"decoder is the name {str(decoder)!r}; expected a loaded model. Load a bank with its decoder: "
@@ -39,11 +33,6 @@ def check_decoder(decoder: Any) -> None:
 
 def check_input(decoder: PreTrainedModel, input_ids: Any, options: Iterable[str]) -> None:
     """Refuse input ids that the decoder cannot read, and misspelt options.
-
-    Args:
-        decoder: The decoder.
-        input_ids: The caller's argument; expected int64 [B, L].
-        options: Names of the call's other arguments.
 
     Raises:
         TypeError: The ids are not a tensor of integers, or an option is a misspelt ``knowledge`` or ``injection_mask``.
@@ -74,15 +63,7 @@ def check_input(decoder: PreTrainedModel, input_ids: Any, options: Iterable[str]
 
 
 def check_embeddings(embeddings: Any, input_ids: Tensor) -> None:
-    """Refuse embeddings that do not stand for the input ids, one for one.
-
-    Args:
-        embeddings: The caller's ``inputs_embeds``, or None; expected [B, L, V].
-        input_ids: The input, int64 [B, L].
-
-    Raises:
-        ValueError: They are of another number of rows or tokens.
-    """
+    """Refuse ``inputs_embeds`` that are not [B, L, V], one for each of the ids [B, L], by a ValueError."""
     shape = tuple(getattr(embeddings, "shape", ()))
     if embeddings is not None and shape[:2] != tuple(input_ids.shape):
         raise ValueError(
@@ -94,11 +75,8 @@ def check_embeddings(embeddings: Any, input_ids: Tensor) -> None:
 def check_generation(decoder: PreTrainedModel, input_ids: Tensor, mask: Tensor, options: Mapping[str, Any]) -> None:
     """Refuse the ways of generating in which knowledge would be lost, or belong to other columns.
 
-    Args:
-        decoder: The decoder, whose generation settings hold where the options say nothing.
-        input_ids: The prompt, int64 [B, L].
-        mask: 0 at padding, [B, L] or over cached and new columns.
-        options: Keyword arguments of ``generate``.
+    Where the options say nothing, the decoder's own settings hold. The mask is 0 at padding, [B, L] or over cached and
+    new columns.
 
     Raises:
         ValueError: The prompt is padded on the right, or an option is not supported with knowledge.
@@ -132,12 +110,7 @@ def check_generation(decoder: PreTrainedModel, input_ids: Tensor, mask: Tensor, 
 
 
 def check_mask(mask: Any, name: str, input_ids: Tensor) -> None:
-    """Refuse a mask that does not have an entry for each column of the prompt.
-
-    Args:
-        mask: The caller's argument, or None.
-        name: Its name, for the error message.
-        input_ids: The prompt with the columns in the cache, int64 [B, L].
+    """Refuse a mask that does not have an entry for each column of the prompt [B, L], those in the cache included.
 
     Raises:
         TypeError: It is not a tensor.
@@ -155,16 +128,7 @@ def check_mask(mask: Any, name: str, input_ids: Tensor) -> None:
 
 
 def as_texts(value: Any, name: str, expected: str) -> list[str]:
-    """Return one text or several as a list.
-
-    Args:
-        value: The caller's argument.
-        name: Its name, for the error message.
-        expected: What the caller should have passed, for the error message.
-
-    Raises:
-        TypeError: A value is not a text.
-    """
+    """Return one text or several as a list; others are a TypeError with the argument's name and what was expected."""
     texts = list(value) if isinstance(value, Iterable) and not isinstance(value, str | Mapping) else [value]
     for text in texts:
         if not isinstance(text, str):
@@ -175,11 +139,7 @@ def as_texts(value: Any, name: str, expected: str) -> list[str]:
 
 
 def check_document(text: str) -> str:
-    """Return a document, unless it is the name of a file that the caller probably meant to read.
-
-    Raises:
-        ValueError: A file of this name exists.
-    """
+    """Return a document; refuse the name of a file that the caller probably meant to read, by a ValueError."""
     path = existing_path(text)
     if path is not None and path.is_file():
         raise ValueError(

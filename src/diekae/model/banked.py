@@ -1,8 +1,8 @@
-"""A decoder with a bank: creating, loading and saving it."""
+"""A decoder with a bank: creating, loading and saving it; and the attention that reads K."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,10 +22,11 @@ from diekae.files import as_path
 from diekae.fingerprint import fingerprint
 from diekae.hub import CARD_NAME, create_repository, model_card, public_name, upload_bank
 from diekae.inject.attached import Attached
-from diekae.inject.attention import AttentionSite
+from diekae.inject.attention import AttentionSite, find_attention
+from diekae.inject.exactness import check_exact
 from diekae.inject.hookpoints import find_blocks, find_hookpoints
+from diekae.inject.rotary import check_positions
 from diekae.model.arguments import check_decoder
-from diekae.model.sites import sites_of_layers, sizes_of_attention
 from diekae.moving import MovesWithDecoder
 from diekae.placement import input_device
 
@@ -242,11 +243,7 @@ class BankedDecoder(MovesWithDecoder):
 def _load_decoder(
     saved: SavedBank, dtype: torch.dtype | None, device: str | torch.device | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load the decoder that a bank names.
-
-    Raises:
-        ValueError: It cannot be loaded.
-    """
+    """Load the decoder that a bank names; ValueError if it cannot be loaded."""
     from diekae.models import load_decoder  # only here does the model depend on ways to load decoders
 
     try:
@@ -258,3 +255,22 @@ def _load_decoder(
             f"cannot be loaded. If it is elsewhere now, pass it: DiekaeModel.from_pretrained({bank!r}, decoder, "
             f"tokenizer); or write its new name into the bank's {CONFIG_NAME}. {error}"
         ) from error
+
+
+def sites_of_layers(decoder: PreTrainedModel, layers: Sequence[int]) -> dict[int, AttentionSite]:
+    """Return the attention of some layers; a ValueError says why it cannot read K exactly."""
+    check_positions(decoder)
+    sites = check_exact(decoder, find_attention(decoder))
+    return {layer: sites[layer] for layer in layers}
+
+
+def sizes_of_attention(sites: Iterable[AttentionSite]) -> dict[str, int]:
+    """Return the sizes for :meth:`DiekaeConfig.resolve_sizes`; ValueError if the layers' attention is not alike."""
+    shapes = {(site.heads, site.key_shape, site.value_shape) for site in sites}
+    if len(shapes) != 1:
+        raise ValueError(
+            f"encoder='attention' needs layers whose attention is alike, and these have {sorted(shapes)} (heads, keys, "
+            "values); choose layers of one kind, or use encoder='reader'."
+        )
+    heads, (groups, key_size), (_, value_size) = shapes.pop()
+    return {"heads": heads, "kv_heads": groups, "key_size": key_size, "value_size": value_size}

@@ -19,14 +19,9 @@ if TYPE_CHECKING:
 def generate_texts(
     model: DiekaeModel, input_ids: Tensor, attention_mask: Tensor, knowledge: Knowledge = None, **options: Any
 ) -> tuple[list[str], Tensor]:
-    """Generate after some prompts, greedily unless the options say otherwise.
+    """Generate after prompts [B, L] padded on the left, greedily unless the options of ``generate`` say otherwise.
 
-    Args:
-        model: Decoder, bank and tokenizer.
-        input_ids: The prompts, padded on the left, [B, L].
-        attention_mask: 0 at padding, [B, L].
-        knowledge: See :data:`diekae.knowledge.Knowledge`.
-        **options: Options of the decoder's ``generate``; at least ``max_new_tokens``.
+    The options hold at least ``max_new_tokens``.
 
     Returns:
         The text that was generated after each prompt, without control tokens and blanks around it; and the tokens of

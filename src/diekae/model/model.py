@@ -3,8 +3,6 @@
 Shapes: B rows, L columns of the prompt.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -23,10 +21,9 @@ from diekae.inject.injection import Injection
 from diekae.inject.slots import Watch
 from diekae.knowledge import Document, Knowledge, PreparedKnowledge, batch_knowledge, knowledge_of_rows
 from diekae.model.arguments import check_document, check_embeddings, check_generation, check_input, check_mask
-from diekae.model.columns import add_cached_columns, replaced_anchors
+from diekae.model.columns import add_cached_columns, anchor_length, is_stepwise, replaced_anchors, unseen_columns
 from diekae.model.generation import generate_texts
 from diekae.model.preparing import KnowledgePreparer
-from diekae.model.unseen_anchor import anchor_length, is_stepwise, unseen_columns
 from diekae.prepare import read_documents
 
 
@@ -80,7 +77,7 @@ class DiekaeModel(KnowledgePreparer):
         scope: str | None = None,
         watch: Watch | None = None,
     ) -> AbstractContextManager[object]:
-        """Return the context of one call of the decoder, some of whose columns may be in a cache.
+        """Return the context of one call of the decoder, ``cached_length`` of whose columns are in a cache.
 
         Args:
             knowledge: See :data:`diekae.knowledge.Knowledge`.
@@ -202,15 +199,10 @@ class DiekaeModel(KnowledgePreparer):
     def unseen_anchor(
         self, rows: Sequence[PreparedKnowledge | None], input_ids: Tensor, mask: Tensor | None = None
     ) -> Cache | None:
-        """Return a cache that stands for the anchor that x begins with, so that it need not be read; None if it must.
+        """Return a cache that stands for the anchor of x [B, L], so that it need not be read; None if it must.
 
         The bank's layers see the anchor among K's slots, so there the cache holds zeros; in other layers it holds what
         was kept when K was prepared. It is of use to this call alone.
-
-        Args:
-            rows: Prepared knowledge of each row.
-            input_ids: The prompt, int64 [B, L].
-            mask: 0 at padding, [B, L].
         """
         if not self.attached.by_attention or (self.config.anchor, self.config.scope) != ("shared", "all"):
             return None
@@ -251,11 +243,7 @@ class DiekaeModel(KnowledgePreparer):
         return generate_texts(self, ids, torch.ones_like(ids), prepared, **{"max_new_tokens": 256, **kwargs})[0][0]
 
     def can_generate(self) -> bool:
-        """Refuse what Transformers asks of a model that it takes for one of its own, as ``pipeline`` does.
-
-        Raises:
-            TypeError: Always.
-        """
+        """Refuse what ``pipeline`` asks of a model that it takes for one of Transformers' own, by a TypeError."""
         raise TypeError(
             "a DiekaeModel is not a model of Transformers. Give the pipeline model.decoder, and call it inside a block "
             "that injects: with model.injected(knowledge, input_ids): pipe(text)."

@@ -3,8 +3,6 @@
 Shapes: B rows, L columns of the prompt.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -22,11 +20,7 @@ class KnowledgePreparer(BankedDecoder):
     """A decoder with a bank that tokenizes inputs and prepares knowledge."""
 
     def need_prompter(self) -> Prompter:
-        """Return the prompter, which turns texts into tokens.
-
-        Raises:
-            ValueError: The model has no tokenizer.
-        """
+        """Return the prompter, which turns texts into tokens; ValueError if the model has no tokenizer."""
         if self.prompter is None:
             raise ValueError("texts need a tokenizer; build the model with DiekaeModel(decoder, config, tokenizer=…).")
         return self.prompter
@@ -113,12 +107,7 @@ class KnowledgePreparer(BankedDecoder):
         prompter = self.need_prompter()
         ids = [prompter.knowledge(text) for text in documents]
         return read_documents(
-            self.attached,
-            self._anchor_of(format),
-            ids,
-            batch_size=batch_size,
-            chunk_size=chunk_size,
-            progress=progress,
+            self.attached, self._anchor_of(format), ids, batch_size=batch_size, chunk_size=chunk_size, progress=progress
         )
 
     def check_memory(self, document: str) -> None:
@@ -129,19 +118,15 @@ class KnowledgePreparer(BankedDecoder):
         """
         check_memory(self.attached, self.anchor, len(self.need_prompter().knowledge(document)))
 
-    def prepare_prompts(self, prompts: Sequence[Prompt], *, batch_size: int = 16) -> list[PreparedKnowledge]:
+    def prepare_prompts(self, prompts: Sequence[Prompt]) -> list[PreparedKnowledge]:
         """Prepare the knowledge of tokenized examples, each distinct one once.
 
         Examples without knowledge are prepared too: what the bank makes of them is E(∅, x).
         """
-        return read_prompts(self.attached, prompts, batch_size=batch_size)
+        return read_prompts(self.attached, prompts, batch_size=16)
 
     def prepare_rows(self, knowledge: Knowledge, rows: int) -> list[PreparedKnowledge | None]:
-        """Return prepared knowledge, or None, for each row of a batch; texts are prepared.
-
-        Raises:
-            ValueError, TypeError: As for :func:`diekae.knowledge.knowledge_of_rows`.
-        """
+        """Return prepared knowledge, or None, for each row; see :func:`diekae.knowledge.knowledge_of_rows`."""
         return knowledge_of_rows(knowledge, rows, self.prepare, self.bank.fingerprint(), self.device)
 
     def _anchor_of(self, format: str | None) -> tuple[int, ...]:

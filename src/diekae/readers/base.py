@@ -1,7 +1,5 @@
 """What all readers share: the error for a file that cannot be read, plain text, and tables as Markdown."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +14,7 @@ class Unreadable(ValueError):
 
 
 def need(module: str) -> Any:
-    """Import a module of the extra ``documents``.
-
-    Raises:
-        ModuleNotFoundError: The extra is not installed.
-    """
+    """Import a module of the extra ``documents``; a ModuleNotFoundError says how to install it."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -30,11 +24,7 @@ def need(module: str) -> Any:
 
 
 def read_plain(path: Path) -> str:
-    """Return a text file as it is.
-
-    Raises:
-        Unreadable: The file is not UTF-8.
-    """
+    """Return a text file as it is; one that is not UTF-8 is :class:`Unreadable`."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

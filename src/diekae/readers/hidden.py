@@ -3,8 +3,6 @@
 Only rules that apply on every screen count. Later rules win; the precedence of selectors is ignored.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from itertools import islice

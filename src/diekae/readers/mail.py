@@ -1,7 +1,5 @@
 """E-mail: the header lines that a reader sees, the text, and the names of attachments."""
 
-from __future__ import annotations
-
 from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import default
@@ -15,11 +13,7 @@ HEADERS = ("From", "To", "Cc", "Date", "Subject")
 
 
 def read_mail(path: Path) -> str:
-    """Return an e-mail: its header and its plain text, or its HTML as Markdown if it has no plain text.
-
-    Raises:
-        Unreadable: The file has none of the header lines.
-    """
+    """Return an e-mail: its header and its plain text, or its HTML as Markdown if it has no plain text."""
     message = message_from_bytes(path.read_bytes(), policy=default)
     header = [f"{name}: {one_line(str(message[name]))}" for name in HEADERS if message[name]]
     if not header:

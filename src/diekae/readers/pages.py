@@ -1,7 +1,5 @@
 """Pages: HTML as Markdown, by Beautiful Soup and markdownify, and PDF as text, by pypdf."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +15,12 @@ PAGES = 2000
 
 
 def read_html(path: Path) -> str:
-    """Return what a browser shows of an HTML file, as Markdown.
-
-    Raises:
-        Unreadable: The file is too large.
-    """
+    """Return what a browser shows of an HTML file, as Markdown; raises as :func:`markdown_of`."""
     return markdown_of(path.read_bytes())
 
 
 def markdown_of(html: str | bytes) -> str:
-    """Return what a browser shows of HTML, as Markdown; bytes are decoded as the page declares.
-
-    Raises:
-        Unreadable: It is too large.
-    """
+    """Return what a browser shows of HTML, as Markdown; bytes are decoded as the page declares."""
     if len(html) > LARGEST_HTML:
         raise Unreadable(
             f"has {len(html) / 1e6:.0f} MB of HTML, and at most {LARGEST_HTML / 1e6:.0f} MB are read; split it."
@@ -60,11 +50,7 @@ def _remove(elements: list[Any]) -> None:
 
 
 def read_pdf(path: Path) -> str:
-    """Return the text of a PDF, with an empty line between pages.
-
-    Raises:
-        Unreadable: The file is encrypted, has too many pages, or holds no text.
-    """
+    """Return the text of a PDF, with an empty line between pages."""
     reader = need("pypdf").PdfReader(path)
     if reader.is_encrypted and not reader.decrypt(""):
         raise Unreadable("is encrypted; save it without a password.")

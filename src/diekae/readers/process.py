@@ -3,8 +3,6 @@
 The process is started for the first file, and reads one file after the other until this process ends.
 """
 
-from __future__ import annotations
-
 import atexit
 import json
 import os
@@ -42,16 +40,11 @@ class _ReaderProcess:
     """The process; threads take turns."""
 
     def __init__(self) -> None:
-        """Start nothing yet."""
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
     def ask(self, request: object) -> bytes:
-        """Return the answer to a request, a value of JSON.
-
-        Raises:
-            Unreadable: There was no answer.
-        """
+        """Return the answer to a request, a value of JSON; `Unreadable` if there was none."""
         with self._lock:
             if self._process is None or self._process.poll() is not None:
                 self._process = _start()

@@ -4,8 +4,6 @@ A reader is a function from a path to a text. It may raise any exception, take a
 that into a :class:`ValueError` that names the file and says what to do.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -100,11 +98,7 @@ def text_of(path: Path, read: Callable[[Path], str]) -> str:
 
 
 def _read_unknown(path: Path) -> str:
-    """Return a file of an unknown kind, if it is a text.
-
-    Raises:
-        Unreadable: It is not a text.
-    """
+    """Return a file of an unknown kind, if it is a text; else it is `Unreadable`."""
     text = read_plain(path)
     if "\x00" in text:
         raise Unreadable(f"is not a text; expected plain text, or one of {', '.join(READERS)}.")

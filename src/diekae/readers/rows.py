@@ -4,8 +4,6 @@ A row of a table, or an object in a list, becomes one line: ``name: Ada; born: 1
 names its values. Values outside of lists have one line each: ``address.city: London``.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -81,11 +79,7 @@ def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def read_json(path: Path) -> str:
-    """Return a JSON file: a list with one line for each entry, anything else with lines ``path.key: value``.
-
-    Raises:
-        Unreadable: The file is not JSON.
-    """
+    """Return a JSON file: a list with one line for each entry, anything else with lines ``path.key: value``."""
     try:
         content = _parsed(read_plain(path))
     except json.JSONDecodeError as error:
@@ -97,11 +91,7 @@ def read_json(path: Path) -> str:
 
 
 def read_json_lines(path: Path) -> str:
-    """Return a file of JSON lines, with one line for each value.
-
-    Raises:
-        Unreadable: A line is not JSON.
-    """
+    """Return a file of JSON lines, with one line for each value."""
     entries = []
     for number, line in enumerate(read_plain(path).split("\n"), 1):
         try:
@@ -123,12 +113,10 @@ def _entry(value: Any) -> str:
 
 
 def _flat(value: Any, path: str = "", *, in_line: bool = False) -> Iterator[tuple[str, str]]:
-    """Yield the path and the text of each value inside a parsed value.
+    """Yield the path and the text of each value inside a parsed value; the paths begin with its own.
 
-    Args:
-        value: The parsed value.
-        path: Its own path, with which the paths inside it begin; entries of lists are numbered from 1.
-        in_line: Whether the value is part of a line; objects of a list are then in brackets.
+    Entries of lists are numbered from 1. ``in_line`` values are part of a line, where objects of a list are in
+    brackets.
     """
     if isinstance(value, dict) and value:
         for key, inner in value.items():

@@ -5,18 +5,15 @@ cover pages) and tracked insertions. Left out are tracked deletions, hidden text
 table of contents.
 """
 
-from __future__ import annotations
-
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from diekae.readers.base import Unreadable, markdown_table, need, one_line
-from diekae.readers.word_elements import attribute, children, find, is_on, name_of
-from diekae.readers.word_lists import ListMarks
 
 UNPACKED = 200 * 10**6
 """Most bytes of a file after unpacking: a small file may unpack to any size."""
@@ -29,11 +26,7 @@ COLUMNS = 63
 
 
 def read_word(path: Path) -> str:
-    """Return a Word file as Markdown, with headings, lists and tables, and its notes at the end.
-
-    Raises:
-        Unreadable: It is not a Word file, is encrypted, or is too large after unpacking.
-    """
+    """Return a Word file as Markdown, with headings, lists and tables, and its notes at the end."""
     docx = need("docx")
     if not zipfile.is_zipfile(path):
         raise Unreadable(
@@ -68,11 +61,10 @@ class _MarkdownConverter:
     """Converts the elements of one file, in order."""
 
     def __init__(self, document: Any) -> None:
-        """Convert the elements of a document of python-docx."""
         self._document = document
         self._styles = {attribute(style, "styleId"): style for style in children(document.styles.element, "style")}
         self._table_characters = 0
-        self._list_marks = ListMarks(lambda: self._part("numbering"))
+        self._list_marks = _ListMarks(lambda: self._part("numbering"))
 
     def blocks(self, parent: Any) -> Iterator[_MarkdownBlock]:
         """Yield the blocks of the body or of a cell."""
@@ -185,3 +177,85 @@ def _note_mark(kind: str, element: Any) -> str:
     """Return the mark of a note: its number for a footnote, and ``end`` with its number for an endnote."""
     number = attribute(element, "id") or ""
     return number if kind == "footnote" else f"end {number}"
+
+
+WRAPPERS = ("sdt", "sdtContent", "customXml", "smartTag", "ins", "moveTo")
+"""Elements around paragraphs, rows and cells that do not change what is read."""
+
+
+def name_of(element: Any) -> str:
+    """Return an element's name; an empty text for a comment."""
+    return element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""
+
+
+def children(parent: Any, *names: str) -> Iterator[Any]:
+    """Yield the children with one of these names, also those inside wrappers."""
+    for element in parent:
+        if name_of(element) in names:
+            yield element
+        elif name_of(element) in WRAPPERS:
+            yield from children(element, *names)
+
+
+def find(element: Any, *names: str) -> Any:
+    """Return the element at the end of a path of names, or None. The start may be None too."""
+    for name in names:
+        if element is None:
+            return None
+        element = next((child for child in element if name_of(child) == name), None)
+    return element
+
+
+def attribute(element: Any, name: str) -> str | None:
+    """Return an attribute, whatever its namespace; None if there is none, or no element."""
+    if element is None:
+        return None
+    return next((str(value) for key, value in element.attrib.items() if key.rpartition("}")[2] == name), None)
+
+
+def is_on(element: Any) -> bool:
+    """Tell whether a switch is present and on."""
+    return element is not None and attribute(element, "val") not in ("0", "false", "off")
+
+
+class _ListMarks:
+    """The marks of list items, given one after the other in the order of the document."""
+
+    def __init__(self, read_numbering: Callable[[], Any]) -> None:
+        """Use the part of the file that says how lists are marked; it is read when the first item needs it."""
+        self._read_numbering = read_numbering
+        self._counts: dict[tuple[str, int], int] = {}
+        """How far each list has counted, by its number and level."""
+
+    @cached_property
+    def _levels(self) -> dict[tuple[str | None, int], tuple[str, int]]:
+        """Return the kind of mark (``bullet``, or a way of counting) and the first number, by list number and level."""
+        numbering = self._read_numbering()
+        definitions = {attribute(element, "abstractNumId"): element for element in children(numbering, "abstractNum")}
+        levels = {}
+        for element in children(numbering, "num"):
+            definition = definitions.get(attribute(find(element, "abstractNumId"), "val"), ())
+            for level in children(definition, "lvl"):
+                kind, start = (attribute(find(level, name), "val") for name in ("numFmt", "start"))
+                key = attribute(element, "numId"), int(attribute(level, "ilvl") or 0)
+                levels[key] = kind or "decimal", int(start or 1)
+        return levels
+
+    def mark(self, paragraph: Any, styles: Sequence[Any], style_names: Sequence[str]) -> str | None:
+        """Return the mark of an item, indented by its level; None for a paragraph that is no item.
+
+        The styles are that of the paragraph and those that it is based on.
+        """
+        candidates = (find(element, "pPr", "numPr") for element in (paragraph, *styles))
+        item = next((element for element in candidates if element is not None), None)
+        number = attribute(find(item, "numId"), "val")
+        if number in (None, "0"):
+            return None
+        level = int(attribute(find(item, "ilvl"), "val") or 0)
+        kind, start = self._levels.get((number, level), ("bullet", 1))
+        for key in [key for key in self._counts if key[0] == number and key[1] > level]:
+            del self._counts[key]  # deeper levels start again
+        count = self._counts[number, level] = self._counts.get((number, level), start - 1) + 1
+        digit = re.search(r"\d$", style_names[0]) if style_names else None  # "List Bullet 2" is a list of its own
+        depth = max(level, int(digit[0]) - 1 if digit else 0)
+        return "    " * depth + ("- " if kind in ("bullet", "none") else f"{count}. ")

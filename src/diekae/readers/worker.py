@@ -3,8 +3,6 @@
 Each line of its input holds a path and the seconds that the file may take; each line of its output, a text or an error.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

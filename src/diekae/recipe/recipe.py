@@ -1,7 +1,5 @@
 """A recipe: its fields, how it is read from a file, and how it is checked."""
 
-from __future__ import annotations
-
 import dataclasses
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -77,11 +75,7 @@ def read_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
 
 
 def make_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
-    """Build a recipe from its tables.
-
-    Args:
-        values: The tables, as in a file.
-        where: The file's path, for messages and the default name.
+    """Build a recipe from its tables; ``where`` is the file's path, for messages and the default name.
 
     Raises:
         ValueError: A key or value is not valid, or a part of the data is missing.
@@ -105,11 +99,7 @@ def make_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
 
 @contextmanager
 def _inside(where: str) -> Iterator[None]:
-    """Put a place in the recipe before the messages of errors.
-
-    Raises:
-        ValueError: As inside the block.
-    """
+    """Put a place in the recipe before the messages of ValueErrors."""
     try:
         yield
     except ValueError as error:

@@ -1,7 +1,5 @@
 """Run a recipe: train a bank, and measure it on every test source."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Callable, Sequence

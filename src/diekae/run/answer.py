@@ -1,7 +1,5 @@
 """Greedy answers of D(x), D(K, x) and ours: what a user would see."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -15,16 +13,7 @@ from diekae.run.score import Way
 
 @torch.no_grad()
 def answer(model: DiekaeModel, prompts: Sequence[Prompt], way: Way, max_new_tokens: int) -> list[str]:
-    """Answer a batch of prompts greedily.
-
-    Args:
-        model: Decoder, bank and tokenizer.
-        prompts: B prompts; their targets are not used.
-        way: ``bare`` for D(x), ``prompted`` for D(K, x), ``ours`` for K injected.
-        max_new_tokens: Longest answer, in tokens.
-
-    Returns:
-        B texts, without control tokens.
+    """Answer a batch of prompts greedily in one way; their targets are not used. Return texts without control tokens.
 
     Raises:
         ValueError: There is no prompt, or ``max_new_tokens`` is below 1.

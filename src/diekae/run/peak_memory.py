@@ -1,7 +1,5 @@
 """Peak memory of one call: from PyTorch's allocator on a GPU, from the Linux kernel on a CPU."""
 
-from __future__ import annotations
-
 import ctypes
 import gc
 from collections.abc import Callable
@@ -31,15 +29,11 @@ class PeakMemory(NamedTuple):
 
 
 def peak_memory(call: Callable[[], object], device: torch.device | str = "cpu") -> PeakMemory:
-    """Run a call and measure its peak memory.
+    """Run a call, drop its result, and measure its peak memory on the device of its tensors.
 
     On a CPU this is the resident size of the whole process. So measure in a process that does nothing else, and do not
     tell the C library's allocator to keep freed memory. Memory that earlier calls freed is returned to the system
     first; otherwise the call would use it again without a new peak.
-
-    Args:
-        call: Runs once; its result is dropped.
-        device: The device of its tensors.
 
     Raises:
         OSError: On a CPU, this system has no peak that can be reset (only Linux has).

@@ -3,8 +3,6 @@
 Shapes: B rows, T columns of x, W decoder width; "labels" counts the target tokens of all rows, row by row.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -41,9 +39,9 @@ class Losses(NamedTuple):
         return float(self.total.sum() / self.tokens.sum())
 
 
-def lay_out(model: DiekaeModel, prompts: Sequence[Prompt], scope: str | None = None) -> Batch:
+def lay_out(model: DiekaeModel, prompts: Sequence[Prompt]) -> Batch:
     """Lay a batch out as in the bank's training, on the model's device."""
-    return to_device(collate(prompts, scope=scope or model.config.scope, anchor=model.config.anchor), model.device)
+    return to_device(collate(prompts, scope=model.config.scope, anchor=model.config.anchor), model.device)
 
 
 def target_logits(
@@ -52,20 +50,13 @@ def target_logits(
     way: Way,
     *,
     all_prepared: Sequence[PreparedKnowledge | None] | None = None,
-    scope: str | None = None,
     states: bool = False,
 ) -> Tensor:
-    """Return the logits that predict the targets, [labels, vocabulary].
+    """Return the logits that predict the targets of B examples, [labels, vocabulary]; or the final states, [labels, W].
 
-    Args:
-        model: Decoder and bank.
-        prompts: B examples.
-        way: ``bare``: D(x). ``prompted``: D(K, x). ``ours``: K injected, as :meth:`DiekaeModel.forward` injects it.
-        all_prepared: What ``ours`` injects; None prepares the prompts' own knowledge.
-        scope: ``prompt`` or ``all``; None is the bank's own.
-        states: Return the final hidden states instead, [labels, W].
+    ``ours`` injects ``all_prepared``, by default the prompts' own knowledge, as :meth:`DiekaeModel.forward` does.
     """
-    batch = lay_out(model, prompts, scope)
+    batch = lay_out(model, prompts)
     ids, offset = run_of(batch, way == "prompted")
     if way != "ours":
         return logits_at(model.decoder, ids, batch["labels"], offset, states=states)
@@ -113,20 +104,12 @@ def logits_at(
 
 
 def nll(
-    model: DiekaeModel,
-    prompts: Sequence[Prompt],
-    way: Way,
-    *,
-    all_prepared: Sequence[PreparedKnowledge] | None = None,
-    scope: str | None = None,
-    batch_size: int = 16,
-    progress: BatchProgress = silent,
+    model: DiekaeModel, prompts: Sequence[Prompt], way: Way, *, batch_size: int = 16, progress: BatchProgress = silent
 ) -> Losses:
     """Return the NLL of the targets in one way; arguments as for :func:`target_logits` and :func:`score`."""
 
     def logits_of(rows: Sequence[int]) -> Tensor:
-        prepared = None if all_prepared is None else [all_prepared[row] for row in rows]
-        return target_logits(model, [prompts[row] for row in rows], way, all_prepared=prepared, scope=scope)
+        return target_logits(model, [prompts[row] for row in rows], way)
 
     losses = score(logits_of, prompts, batch_size, progress)
     return Losses(
@@ -145,11 +128,8 @@ def score(
 ) -> list[Tensor]:
     """Return the NLL of each example's target tokens in nats, fp64 [tokens] each. All NLL come from here.
 
-    Args:
-        logits_of: Takes the numbers of some examples, returns the logits that predict their targets.
-        prompts: The examples; those of similar length share a batch.
-        batch_size: Examples of one pass.
-        progress: Called after each batch.
+    ``logits_of`` takes the numbers of some examples, and returns the logits that predict their targets. Examples of
+    similar length share a batch.
 
     Raises:
         ValueError: There is no prompt.
@@ -175,14 +155,8 @@ def by_example(
 ) -> Iterator[tuple[list[int], Sequence[Tensor]]]:
     """Yield the rows of each batch, and for each row what was measured at its target tokens, fp64 [tokens].
 
-    Args:
-        measure: Takes the numbers of some examples, returns a number for each of their target tokens, [labels].
-        prompts: The examples; those of similar length share a batch.
-        batch_size: Examples of one pass.
-        progress: Called after each batch.
-
-    Raises:
-        ValueError: There is no prompt.
+    ``measure`` takes the numbers of some examples, and returns a number for each of their target tokens, [labels].
+    Errors as for :func:`batches`.
     """
     for rows, done in batches(prompts, batch_size):
         with torch.no_grad():

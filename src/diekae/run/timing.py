@@ -1,7 +1,5 @@
 """Time several ways of doing something in turn, so that noise affects all of them equally."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence

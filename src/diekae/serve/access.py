@@ -70,7 +70,6 @@ class Keys:
         return cls(pairs)
 
     def __bool__(self) -> bool:
-        """Tell whether a key is needed."""
         return bool(self._tenants)
 
     def tenant(self, authorization: str | None) -> Tenant | None:
@@ -89,11 +88,7 @@ class Keys:
 
 
 def check_host(host: str, keys: Keys) -> None:
-    """Refuse to serve other machines without keys.
-
-    Raises:
-        ValueError: The host is not this machine's loopback address, and there is no key.
-    """
+    """Refuse to serve other machines than this one without keys, by a ValueError."""
     if not keys and not is_loopback(host):
         raise ValueError(
             f"--host {host} lets other machines in, and there is no key; give --api-key-file FILE, or serve 127.0.0.1."

@@ -1,7 +1,5 @@
 """The server: what it opens and closes, its routes, and the page."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -22,8 +20,7 @@ from diekae.serve.limits import Limits
 from diekae.serve.metrics import Metrics
 from diekae.serve.options import EngineOptions, ServerOptions
 from diekae.serve.reading import KnowledgeReader
-from diekae.serve.state import State
-from diekae.serve.threads import Workers
+from diekae.serve.state import State, Workers
 from diekae.store import KnowledgeStore
 from diekae.store.embedders import EmbedderChoice
 from diekae.version import __version__

@@ -1,7 +1,5 @@
 """``/v1/chat/completions`` and ``/v1/completions``: a request becomes jobs for the engine."""
 
-from __future__ import annotations
-
 import asyncio
 import secrets
 import time
@@ -20,8 +18,7 @@ from diekae.serve.access import Tenant
 from diekae.serve.job import Job, Refused, Sampling
 from diekae.serve.limits import LEFT
 from diekae.serve.reading import Reading
-from diekae.serve.responses import EventStream, whole_response
-from diekae.serve.running import Running
+from diekae.serve.responses import EventStream, Running, whole_response
 from diekae.serve.schema import ChatRequest, CompletionRequest, Generation
 from diekae.serve.state import Asker, State, state_of
 
@@ -104,11 +101,7 @@ async def _answer(
 
 
 async def _unless_left(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """Wait for work, which is cancelled when the client leaves.
-
-    Raises:
-        HTTPException: The client has left.
-    """
+    """Wait for work, which is cancelled when the client leaves."""
     task, left = asyncio.create_task(work), asyncio.create_task(_leaving(request))
     try:
         await asyncio.wait((task, left), return_when=asyncio.FIRST_COMPLETED)
@@ -141,11 +134,7 @@ async def _read(state: State, body: Generation, tenant: Tenant, prompt: Prompted
 
 
 def _jobs(running: Running, prompts: Sequence[Prompted], limit: int | None, top_logprobs: int | None) -> list[Job]:
-    """Return a job for each answer.
-
-    Raises:
-        Refused: There are too many answers, or prompt and knowledge leave no room in the decoder's window.
-    """
+    """Return a job for each answer; `Refused` if there are too many, or nothing is left of the decoder's window."""
     state, body = running.state, running.request
     prepared = running.reading.prepared if running.reading else None
     most, count = state.engine.options.queue_size, len(prompts) * body.n

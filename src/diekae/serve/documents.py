@@ -1,7 +1,5 @@
 """``/v1/files`` and ``/v1/vector_stores``: OpenAI's shapes over the knowledge store."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath

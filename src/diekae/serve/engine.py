@@ -3,8 +3,6 @@
 The HTTP layer uses :meth:`Engine.submit` and the events of jobs only, so that another engine can take its place.
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 import threading
@@ -37,12 +35,6 @@ class Engine:
     """Generates answers, several at once; requests join and leave between tokens."""
 
     def __init__(self, model: DiekaeModel, options: EngineOptions | None = None) -> None:
-        """Start the thread.
-
-        Args:
-            model: Decoder and bank, with a tokenizer.
-            options: Sizes of batch and queue.
-        """
         self.model, self.options = model, options or EngineOptions()
         # Fast tokenizers must not be shared between threads: encoding changes their settings.
         self.tokenizer = copy.deepcopy(model.need_prompter().tokenizer)
@@ -72,11 +64,7 @@ class Engine:
         return self._thread.is_alive() and not self._stopping
 
     def submit(self, *jobs: Job) -> None:
-        """Queue the answers of one request, all or none.
-
-        Raises:
-            Busy: The queue is full, or the engine stops.
-        """
+        """Queue the answers of one request, all or none; `Busy` if the queue is full, or the engine stops."""
         with self._changed:
             if not self.alive:
                 raise Busy("the server is stopping")
@@ -89,8 +77,7 @@ class Engine:
     def stop(self, timeout: float | None = None) -> None:
         """Take no more requests, finish those that were taken, and end the thread.
 
-        Args:
-            timeout: Seconds to wait; what is left then is cancelled. None waits until all are finished.
+        After ``timeout`` seconds, what is left is cancelled; None waits until all are finished.
         """
         with self._changed:
             self._stopping = True

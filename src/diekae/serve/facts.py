@@ -1,7 +1,5 @@
 """``/v1/edits``: facts that the decoder states from now on, for everyone who asks this server."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request

@@ -1,7 +1,5 @@
 """Uploaded files become documents of the knowledge store, one after the other, in the background."""
 
-from __future__ import annotations
-
 import logging
 import sqlite3
 import threading
@@ -21,14 +19,7 @@ class Intake:
     """A thread that reads, indexes and prepares uploaded files; and the deletion of files, which must not cross it."""
 
     def __init__(self, library: Library, store: KnowledgeStore, metrics: Metrics, most: int) -> None:
-        """Start, with the files that an earlier server has left to do.
-
-        Args:
-            library: Uploaded files.
-            store: Where their texts go.
-            metrics: Told what was prepared.
-            most: Most tokens of a document.
-        """
+        """Start, with the files that an earlier server has left to do; ``most`` is the most tokens of a document."""
         self.library, self.store, self.metrics, self.most = library, store, metrics, most
         self._files: deque[StoredFile] = deque(library.unprepared({entry.id for entry in store.iter_documents()}))
         self._changed = threading.Condition()
@@ -59,16 +50,12 @@ class Intake:
         with self._settling:
             document = self.library.delete(file)
             if document is not None and document not in self.library.documents():
-                self._remove(document)
+                self.store.forget_text(document)
 
     def stop(self, timeout: float | None = None) -> bool:
-        """Finish the file that is being read; the others are read by the next server.
+        """Finish the file that is being read, and tell whether the thread has ended; the next server reads the others.
 
-        Args:
-            timeout: Seconds to wait. A file that takes longer is read again by the next server.
-
-        Returns:
-            Whether the thread has ended.
+        After ``timeout`` seconds, the file that is being read is left to the next server too.
         """
         with self._changed:
             self._stopping = True
@@ -121,9 +108,5 @@ class Intake:
             if added.prepared:
                 self.metrics.prepared.inc(entries[0].slots or 0)
             if not self.library.settle(file.id, document, None) and document not in self.library.documents():
-                self._remove(document)  # the file was deleted while it was read
+                self.store.forget_text(document)  # the file was deleted while it was read
         return True
-
-    def _remove(self, document: str) -> None:
-        """Remove what uploads have added; a file on disk that holds the same text keeps its document."""
-        self.store.forget_text(document)

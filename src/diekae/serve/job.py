@@ -1,7 +1,5 @@
 """One answer that is being generated, and the events that report it."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -113,13 +111,9 @@ class Job:
         return len(self.prompt) + self.sampling.max_new_tokens + len(self.prepared or ())
 
     def add(self, token: int, tokenizer: PreTrainedTokenizerBase, ends: set[int], delta: Delta) -> None:
-        """Append a token and report the text that it adds.
+        """Append a token and report the text that it adds, in ``delta``, which holds its log-probabilities.
 
-        Args:
-            token: The token that was chosen.
-            tokenizer: Turns tokens into text.
-            ends: Tokens that end an answer.
-            delta: The token's log-probabilities; its text and offset are filled in here.
+        A token of ``ends`` ends the answer.
         """
         self.generated.append(token)
         delta = delta._replace(offset=len(self.text))

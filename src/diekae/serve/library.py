@@ -7,8 +7,6 @@ A file is acknowledged once its row is committed, which is after its bytes are o
 server ended is read when it starts again.
 """
 
-from __future__ import annotations
-
 import sqlite3
 import threading
 import time
@@ -74,13 +72,11 @@ class Library:
     """Files and vector stores; safe to use from several threads."""
 
     def __init__(self, folder: Path) -> None:
-        """Open the library of a knowledge store's folder, or begin one."""
         self.folder = folder
         self.uploads = folder / "uploads"
         make_folder(self.uploads)
         self._lock = threading.RLock()
-        # FULL: what was acknowledged must outlive a power failure.
-        self._connection = open_database(folder / "server.sqlite", synchronous="FULL", share_between_threads=True)
+        self._connection = open_database(folder / "server.sqlite", share_between_threads=True)
         self._connection.executescript(f"PRAGMA foreign_keys = ON; {_SCHEMA}")
         self._clean()
 

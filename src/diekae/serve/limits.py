@@ -1,7 +1,5 @@
 """What is checked before a request is read: key, host, origin and size. Requests are counted here too."""
 
-from __future__ import annotations
-
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers

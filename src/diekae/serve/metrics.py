@@ -1,7 +1,5 @@
 """Counters for Prometheus."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 
@@ -16,7 +14,6 @@ class Metrics:
     """One server's counters."""
 
     def __init__(self) -> None:
-        """Begin at zero."""
         self.registry = registry = CollectorRegistry()
         self.requests = Counter("diekae_requests", "HTTP requests", ["path", "status"], registry=registry)
         self.tokens = Counter("diekae_generated_tokens", "Tokens generated", registry=registry)

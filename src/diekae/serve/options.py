@@ -1,7 +1,5 @@
 """The limits of a server. No module of the extra `serve` is imported here, so that the command line can name them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

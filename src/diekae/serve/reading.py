@@ -1,7 +1,5 @@
 """From a request's ``knowledge`` to what the decoder reads, and what the answer says about it."""
 
-from __future__ import annotations
-
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -75,14 +73,9 @@ class KnowledgeReader:
         most: int = 32_768,
         count: Callable[[int], None] = lambda _tokens: None,
     ) -> None:
-        """Read from a store, or only texts that requests bring along.
+        """Read from a store, whose library says who owns which document, or only texts that requests bring along.
 
-        Args:
-            model: Decoder and bank.
-            store: Documents; None for none.
-            library: Who owns which document; None where nothing was ever uploaded.
-            most: Most tokens that a request may read.
-            count: Told how many tokens were prepared.
+        ``most`` is the most tokens that a request may read; ``count`` is told how many tokens were prepared.
         """
         self.model, self.store, self.library, self.most, self.count = model, store, library, most, count
         self._kept: OrderedDict[Key, Future[PreparedKnowledge]] = OrderedDict()
@@ -92,14 +85,7 @@ class KnowledgeReader:
     def read(
         self, request: KnowledgeRequest, tenant: Tenant, anchor: tuple[int, ...], question: str, history: Sequence[Any]
     ) -> Reading:
-        """Return what a request reads.
-
-        Args:
-            request: Its ``knowledge``.
-            tenant: Who asks.
-            anchor: Tokens that the prompt begins with, after which K is read.
-            question: The last question.
-            history: Turns before it.
+        """Return what a request reads after its prompt's anchor, for the last question and the turns before it.
 
         Raises:
             UnknownDocument: A document does not exist or belongs to another tenant.
@@ -115,12 +101,7 @@ class KnowledgeReader:
         return while_documents_change(self.store, lambda: self._read(*arguments))
 
     def _read(
-        self,
-        store: KnowledgeStore,
-        request: KnowledgeRequest,
-        tenant: Tenant,
-        anchor: tuple[int, ...],
-        query: str,
+        self, store: KnowledgeStore, request: KnowledgeRequest, tenant: Tenant, anchor: tuple[int, ...], query: str
     ) -> Reading:
         named = list(dict.fromkeys(self._document(name, tenant) for name in request.documents or ()))
         if request.search is None:
@@ -204,7 +185,8 @@ class KnowledgeReader:
     def _forget(self) -> None:
         """Drop the oldest of what is kept until the rest fits."""
         with self._lock:
-            sizes = {key: future.result().nbytes for key, future in self._kept.items() if _ready(future)}
+            ready = {key: kept for key, kept in self._kept.items() if kept.done() and not kept.exception()}
+            sizes = {key: future.result().nbytes for key, future in ready.items()}
             total = sum(sizes.values())
             for key, size in sizes.items():
                 if total > KEPT_BYTES:
@@ -223,7 +205,3 @@ def while_documents_change(store: KnowledgeStore, call: Callable[[], Result]) ->
         except ValueError:
             if store.catalogue.documents.state() == state:
                 raise
-
-
-def _ready(future: Future[PreparedKnowledge]) -> bool:
-    return future.done() and future.exception() is None

@@ -3,8 +3,6 @@
 Shapes: B rows, V tokens of the vocabulary.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch
@@ -26,13 +24,7 @@ class RowSampler(LogitsProcessor):
     """
 
     def __init__(self, jobs: Sequence[Job], tokenizer: PreTrainedTokenizerBase, ends: set[int]) -> None:
-        """Serve a batch.
-
-        Args:
-            jobs: One per row.
-            tokenizer: The decoder's; no other thread may use it meanwhile.
-            ends: Tokens that end an answer.
-        """
+        """Serve a batch, one job a row; no other thread may use the tokenizer meanwhile. ``ends`` end an answer."""
         self.jobs, self.tokenizer, self.ends = jobs, tokenizer, ends
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002 - the signature is Transformers'
@@ -76,11 +68,9 @@ class RowsEnd(StoppingCriteria):
     """End the rows that are over, and all rows when the batch is to be formed again."""
 
     def __init__(self, jobs: Sequence[Job], interrupt: Callable[[int], bool]) -> None:
-        """Watch a batch.
+        """Watch a batch, one job a row.
 
-        Args:
-            jobs: One per row.
-            interrupt: Given the tokens generated in this batch, tells whether it is to be formed again.
+        ``interrupt``, given the tokens generated in this batch, tells whether it is to be formed again.
         """
         self.jobs, self.interrupt, self.steps = jobs, interrupt, 0
 

@@ -1,10 +1,12 @@
-"""What the routes of one server share."""
+"""What the routes of one server share: the model, its queues, threads for work that would block, and who asks."""
 
-from __future__ import annotations
-
+import asyncio
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, HTTPException, Request
 
@@ -12,12 +14,43 @@ from diekae.data.prompt import Prompter
 from diekae.edit.edits import Edits
 from diekae.model import DiekaeModel
 from diekae.serve.access import Tenant
-from diekae.serve.engine import Engine
+from diekae.serve.engine import Busy, Engine
 from diekae.serve.intake import Intake
 from diekae.serve.metrics import Metrics
 from diekae.serve.options import ServerOptions
 from diekae.serve.reading import KnowledgeReader
-from diekae.serve.threads import Workers
+
+Result = TypeVar("Result")
+THREADS = 4
+"""Threads of one kind."""
+
+
+class Workers:
+    """A fixed number of threads with a bounded queue."""
+
+    def __init__(self, name: str, most: int) -> None:
+        """Make threads when they are needed. At most ``most`` calls wait or run; more are refused."""
+        self.most = most
+        self._pool = ThreadPoolExecutor(THREADS, f"diekae-{name}")
+        self._lock, self._pending = threading.Lock(), 0
+
+    async def run(self, function: Callable[..., Result], *args: Any) -> Result:
+        """Call a function in a thread, or raise `Busy`; it is dropped if the caller is cancelled before it begins."""
+        with self._lock:
+            if self._pending >= self.most:
+                raise Busy(f"{self._pending} requests are being prepared already")
+            self._pending += 1
+        future = self._pool.submit(function, *args)
+        future.add_done_callback(self._done)
+        return await asyncio.wrap_future(future)
+
+    def stop(self) -> None:
+        """Drop the calls that have not begun, and wait for the others."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _done(self, _: Future[Any]) -> None:
+        with self._lock:
+            self._pending -= 1
 
 
 @dataclass
@@ -60,11 +93,7 @@ async def tenant_of(request: Request) -> Tenant:
 
 
 async def owner_of(request: Request) -> Tenant:
-    """Return who asks, if the tenant may do everything.
-
-    Raises:
-        HTTPException: The key is not enough (403).
-    """
+    """Return who asks, if the tenant may do everything (403)."""
     tenant = await tenant_of(request)
     if not tenant.everything:
         raise HTTPException(403, "this key may not do that; it takes a key of the tenant *")

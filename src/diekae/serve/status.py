@@ -1,7 +1,5 @@
 """``/v1/models``, ``/health`` and ``/metrics``."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request, Response

@@ -4,8 +4,6 @@ Static embeddings are the default: a table of word vectors, without a model to r
 ``AutoModel`` loads, finds more paraphrases, and takes longer.
 """
 
-from __future__ import annotations
-
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -50,15 +48,7 @@ EmbedderChoice = Embedder | EmbedFunction | str | Path | None
 
 
 def make_embedder(embedder: EmbedderChoice, device: torch.device | str = "cpu") -> Embedder:
-    """Return the embedder that is meant.
-
-    Args:
-        embedder: What is meant.
-        device: Device of an encoder.
-
-    Raises:
-        ValueError: No encoder of this name can be loaded.
-    """
+    """Return the embedder that is meant; an encoder runs on the device. ValueError if it cannot be loaded."""
     if isinstance(embedder, Embedder):
         return embedder
     if isinstance(embedder, (str, Path)):
@@ -95,11 +85,9 @@ def static_embedder() -> EmbedFunction:
 
 
 def load_encoder(name_or_path: str, device: torch.device | str = "cpu") -> Embedder:
-    """Load an encoder of sentences and its tokenizer. Code that a model brings is never run, and no pickle is opened.
+    """Load an encoder of sentences in fp32, and its tokenizer. No code of the model is run, and no pickle is opened.
 
-    Args:
-        name_or_path: A folder, or an id on the Hugging Face hub: ``sentence-transformers/all-MiniLM-L6-v2``.
-        device: Where the encoder runs, in fp32.
+    The name is a folder, or an id on the Hugging Face hub: ``sentence-transformers/all-MiniLM-L6-v2``.
 
     Raises:
         ValueError: No encoder of this name can be loaded.

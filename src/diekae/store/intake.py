@@ -1,7 +1,5 @@
 """The input of a store: texts, files and the files of folders, and the result of adding them."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -62,12 +60,10 @@ class FolderContents(NamedTuple):
 def expand(
     documents: Sequence[str | Path], paths_below: Callable[[Path], Iterable[str]], result: AddResult
 ) -> list[Input]:
-    """Return the texts and files to add, with the files of folders in place of the folders.
+    """Return the texts (`str`) and files to add, with the files of folders in place of the folders.
 
-    Args:
-        documents: Texts (`str`), and files and folders (`Path`).
-        paths_below: Returns the store's files below a folder.
-        result: Its fields ``skipped`` and ``gone`` are extended.
+    Files below a folder that are skipped or gone, of those that ``paths_below`` knows in the store, are added to the
+    result.
 
     Raises:
         ValueError: A text is blank, names a file or folder, or holds a lone surrogate; or a name is not UTF-8, or can
@@ -157,11 +153,7 @@ def settled_state(path: Path) -> FileState:
 
 
 def check_name(path: Path) -> None:
-    """Check that the catalogue can keep the name of a file.
-
-    Raises:
-        ValueError: The name is not UTF-8.
-    """
+    """Refuse a file whose name the catalogue cannot keep, because it is not UTF-8, by a ValueError."""
     if printable(path) != str(path):
         raise ValueError(f"{printable(path)!r} has a name that is not UTF-8; rename the file or folder.")
 

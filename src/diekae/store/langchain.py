@@ -1,7 +1,5 @@
 """LangChain (extra ``langchain``): a retriever over the store, and reading of what any of its retrievers finds."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from diekae.knowledge import PreparedKnowledge
@@ -42,18 +40,10 @@ class LangChainStoreRetriever(BaseRetriever):  # type: ignore[misc]
 
 
 def retrieve_prepared(store: KnowledgeStore, retriever: BaseRetriever, question: str) -> PreparedKnowledge | None:
-    """Return the prepared knowledge of what a LangChain retriever finds, all together.
+    """Return the prepared knowledge of what any retriever of LangChain finds, all together; None if it finds nothing.
 
-    Passages of the store, as :class:`LangChainStoreRetriever` finds them, are read from their documents. Any other
-    text is added to the store as a document, and prepared once.
-
-    Args:
-        store: A store with a model.
-        retriever: Any retriever of LangChain.
-        question: Passed to the retriever.
-
-    Returns:
-        Knowledge for ``model.generate(knowledge=…)``; None if the retriever finds nothing.
+    Passages of the store, as :class:`LangChainStoreRetriever` finds them, are read from their documents. Any other text
+    is added to the store as a document, and prepared once.
     """
     return read_retrieved(
         store, ((document.page_content, document.metadata) for document in retriever.invoke(question))

@@ -1,7 +1,5 @@
 """The names of what a store keeps in its folder. They are part of its format, so they stay."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path
@@ -15,24 +13,17 @@ _FILE = re.compile(rf"{PREPARED}/[\w-]+/(?:[0-9a-f]{{2}}/)?[\w-]+\.safetensors",
 
 
 def prepared_path(bank: str, document: str, name: str) -> str:
-    """Return the path, in the store's folder, of a new file of prepared knowledge.
+    """Return the path, in the store's folder, of a new file of prepared knowledge with a unique name.
 
-    Args:
-        bank: The bank's key.
-        document: Id of the document. Its first two digits are a folder, so that no folder holds very many files.
-        name: What makes the file's name unique.
+    The first two digits of the document's id are a folder, so that no folder holds very many files.
     """
     return f"{PREPARED}/{bank}/{document[:2]}/{document[:16]}-{name}.safetensors"
 
 
 def path_in_store(folder: Path, file: str) -> Path:
-    """Return the path of a file of prepared knowledge.
+    """Return the path of a file of prepared knowledge, which the catalogue has as a path in the store's folder.
 
     A store may come from someone else. Its catalogue must not make us read or delete files elsewhere.
-
-    Args:
-        folder: The store's folder.
-        file: Path in that folder, as the catalogue has it.
 
     Raises:
         ValueError: It is not the name of such a file, or leads through a link.

@@ -1,7 +1,5 @@
 """LlamaIndex (extra ``llama-index``): a retriever over the store, and reading of what any of its retrievers finds."""
 
-from __future__ import annotations
-
 from diekae.knowledge import PreparedKnowledge
 from diekae.store.retrieved import passage_id, passage_metadata, read_retrieved
 from diekae.store.search import FoundPassage
@@ -24,12 +22,7 @@ class LlamaIndexStoreRetriever(BaseRetriever):  # type: ignore[misc]
     """
 
     def __init__(self, store: KnowledgeStore, k: int = 3) -> None:
-        """Search this store.
-
-        Args:
-            store: The documents.
-            k: Most nodes to return.
-        """
+        """Search this store; return at most k nodes."""
         super().__init__()
         self._store, self._k = store, k
 
@@ -59,18 +52,10 @@ def _node(passage: FoundPassage) -> TextNode:
 
 
 def retrieve_prepared(store: KnowledgeStore, retriever: BaseRetriever, question: str) -> PreparedKnowledge | None:
-    """Return the prepared knowledge of what a LlamaIndex retriever finds, all together.
+    """Return the prepared knowledge of what any retriever of LlamaIndex finds, all together; None if it finds nothing.
 
     Passages of the store, as :class:`LlamaIndexStoreRetriever` finds them, are read from their documents. Any other
     text is added to the store as a document, and prepared once.
-
-    Args:
-        store: A store with a model.
-        retriever: Any retriever of LlamaIndex.
-        question: Passed to the retriever.
-
-    Returns:
-        Knowledge for ``model.generate(knowledge=…)``; None if the retriever finds nothing.
     """
     nodes = [scored.node for scored in retriever.retrieve(question)]
     return read_retrieved(store, ((node.get_content(), node.metadata) for node in nodes))

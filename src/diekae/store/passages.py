@@ -49,11 +49,9 @@ class Passage:
 
 
 def split(text: str, tokenizer: PreTrainedTokenizerBase | None = None) -> list[Passage]:
-    """Split a document into passages, in order.
+    """Split a document into passages, in order; Markdown's headings, lists and tables are recognized.
 
-    Args:
-        text: The document; Markdown's headings, lists and tables are recognized.
-        tokenizer: Counts tokens; without one, four characters count as a token.
+    Without a tokenizer, four characters count as a token.
     """
     starts, paths = _headings(text)
     splitter, count_tokens = _splitter(tokenizer)

@@ -5,8 +5,6 @@ A file is written first, then its row in the catalogue. A kill between the two l
 document cannot delete the file of a process that adds it again.
 """
 
-from __future__ import annotations
-
 import hashlib
 import uuid
 from collections.abc import Iterable, Sequence
@@ -37,22 +35,14 @@ class PreparedFolder:
     def __init__(
         self, folder: Path, catalogue: Catalogue, model: DiekaeModel | None, precision: str, most_bytes: int
     ) -> None:
-        """Use the files of a store; the arguments are those of :class:`diekae.store.KnowledgeStore`.
-
-        Raises:
-            ValueError: `most_bytes` is not positive.
-        """
+        """Use the files of a store; arguments and errors are those of :class:`diekae.store.KnowledgeStore`."""
         if not most_bytes > 0:  # NaN is not either
             raise ValueError(f"most_bytes={most_bytes!r} must be at least 1.")
         self._folder, self._catalogue, self._model = folder, catalogue, model
         self._precision, self._most_bytes = precision, most_bytes
 
     def require_model(self) -> DiekaeModel:
-        """Return the model.
-
-        Raises:
-            ValueError: The store was opened without one.
-        """
+        """Return the model; a ValueError if the store was opened without one."""
         if self._model is None:
             raise ValueError("preparing needs a model; open the store with KnowledgeStore(folder, model).")
         return self._model
@@ -73,31 +63,25 @@ class PreparedFolder:
         return hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
 
     def check_size(self, text: str) -> str:
-        """Return a text, unless it is too long to be prepared; checked before it is kept.
-
-        Raises:
-            ValueError: There is not enough memory.
-        """
+        """Return a text; a ValueError if there is not enough memory to prepare it, before it is kept."""
         if len(text) >= LONG:
             self.require_model().check_memory(text)
         return text
 
     def prepare_missing(self, ids: Sequence[str] | None, progress: Progress) -> list[str]:
-        """Prepare the documents that this bank has not prepared yet, in batches of similar length.
+        """Prepare the documents, of these ids or all, that this bank has not prepared yet; return their ids.
 
-        Args:
-            ids: Which documents; all if None.
-            progress: Called after each batch, and for parts of long documents.
-
-        Returns:
-            The ids of those that were missing.
+        Documents of similar length share a batch. Progress is reported after each batch, and for parts of long
+        documents.
         """
         bank, done = self.bank, 0
         lengths = self._catalogue.documents.unprepared(bank, ids)
         by_length = sorted(lengths, key=lengths.__getitem__)
         while done < len(by_length):
             batch = by_length[done : done + batch_size([lengths[id] for id in by_length[done : done + BATCH]])]
-            texts = self._texts(batch)
+            with self._catalogue.reading():  # without documents that were removed meanwhile
+                documents = self._catalogue.documents
+                texts = {id: documents.text(id) for id in batch if documents.contains(id)}
             if texts:
                 all_prepared = self.require_model().prepare_many(
                     list(texts.values()), batch_size=BATCH, progress=progress
@@ -108,18 +92,8 @@ class PreparedFolder:
             progress("preparing", done, len(lengths))
         return list(lengths)
 
-    def _texts(self, ids: Sequence[str]) -> dict[str, str]:
-        """Return texts by id, without documents that were removed meanwhile."""
-        with self._catalogue.reading():
-            return {id: self._catalogue.documents.text(id) for id in ids if self._catalogue.documents.contains(id)}
-
     def load(self, document: str) -> PreparedKnowledge:
-        """Return a document's prepared knowledge, mapped from its file; prepare it now if it is missing.
-
-        Raises:
-            ValueError: It is not prepared and there is no model, it has been removed, or its file is damaged or
-                missing.
-        """
+        """Return a document's prepared knowledge, mapped from its file; prepare it now if it is missing."""
         bank = self.bank
         for _ in range(2):  # the second time, if the document was removed and added again meanwhile
             file = self._catalogue.prepared_files.select(bank, document)
@@ -139,11 +113,7 @@ class PreparedFolder:
         raise ValueError(f"the file of document {document[:12]} is missing in {str(self._folder)!r}; {_REPAIR}")
 
     def join(self, parts: Iterable[PreparedKnowledge]) -> PreparedKnowledge:
-        """Join prepared knowledge, which is loaded one part after the other.
-
-        Raises:
-            ValueError: There is more than `most_bytes`; then the rest is not loaded.
-        """
+        """Join prepared knowledge that is loaded part by part; ValueError as soon as it is more than `most_bytes`."""
         loaded = list[PreparedKnowledge]()
         for part in parts:
             loaded.append(part)

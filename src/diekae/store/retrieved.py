@@ -1,7 +1,5 @@
 """Reads what retrievers of LangChain and LlamaIndex return: passages of the store, and other texts."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -29,13 +27,10 @@ def passage_id(passage: FoundPassage) -> str:
 def read_retrieved(
     store: KnowledgeStore, retrieved: Iterable[tuple[str, Mapping[str, Any]]]
 ) -> PreparedKnowledge | None:
-    """Return the prepared knowledge of what a retriever returned; None if it returned nothing.
+    """Return the prepared knowledge of the texts and metadata that a retriever returned; None if there are none.
 
-    Passages of this store are read from their documents. Any other text is added as a document, and prepared once.
-
-    Args:
-        store: A store with a model.
-        retrieved: Text and metadata of each result, best first.
+    Passages of this store, which has a model, are read from their documents. Any other text is added as a document, and
+    prepared once.
     """
     passages, texts = list[FoundPassage](), list[str]()
     for text, metadata in retrieved:

@@ -1,7 +1,5 @@
 """Which passages answer a question: by BM25 of their words, and the cosine of their vectors and the question's."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -119,19 +117,14 @@ class PassageSearch:
             passages = self._catalogue.passages.select(list(row_of), self._catalogue.documents.text)
         return [
             FoundPassage(
-                id=passage.document,
-                title=passage.title,
-                heading=passage.heading,
-                text=passage.text,
-                start=passage.start,
-                end=passage.end,
-                score=float(scores[row_of[passage.number]]),
-                coverage=matches[passage.number].coverage if passage.number in matches else 0.0,
-                likeness=float(likeness[row_of[passage.number]]),
+                **passage,
+                score=float(scores[row_of[number]]),
+                coverage=matches[number].coverage if number in matches else 0.0,
+                likeness=float(likeness[row_of[number]]),
                 searched=len(vectors.numbers),
                 embedder=self._embedder.kind,
             )
-            for passage in passages
+            for number, passage in passages.items()
         ]
 
     def _scores(

@@ -7,11 +7,10 @@ The folder holds:
 When `add` and `remove` return, their changes are on the disk: a power cut does not undo them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from diekae.fields import check_choice
 from diekae.files import FileState, as_path
 from diekae.knowledge import PreparedKnowledge
 from diekae.knowledge.codec import PRECISIONS
@@ -63,8 +62,7 @@ class KnowledgeStore:
             ValueError: The precision is not known, the catalogue is damaged, or the embedder cannot be loaded.
             OSError: The folder cannot be written.
         """
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision={precision!r} is not known; choose one of {', '.join(PRECISIONS)}.")
+        check_choice(f"precision={precision!r}", precision, PRECISIONS)
         self.folder, self.model, self.precision = as_path(folder), model, precision
         self.catalogue = Catalogue(self.folder / CATALOGUE)
         self.embedder = make_embedder(embedder, "cpu" if model is None else model.device)
@@ -72,7 +70,6 @@ class KnowledgeStore:
         self._prepared_folder = PreparedFolder(self.folder, self.catalogue, model, precision, most_bytes)
 
     def __repr__(self) -> str:
-        """Return the folder and the number of documents; never raise, even if the catalogue is damaged."""
         try:
             count = self.catalogue.documents.count()
         except (OSError, ValueError):
@@ -132,11 +129,7 @@ class KnowledgeStore:
         return result
 
     def add_text(self, text: str, *, title: str) -> AddResult:
-        """Add one text under a title, and prepare it.
-
-        Raises:
-            ValueError: The text is blank, or there is no model.
-        """
+        """Add one text under a title, and prepare it; ValueError if the text is blank, or there is no model."""
         self._prepared_folder.require_model()
         if not text.strip():
             raise ValueError(f"the text of {title!r} is empty; give a document.")

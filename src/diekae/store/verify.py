@@ -1,7 +1,5 @@
 """Checks a store: files of prepared knowledge against their rows, texts against their ids, the index against texts."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import time

@@ -1,7 +1,5 @@
 """The words of a text in the search index: normalized, so that other forms of them match."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from functools import cache
@@ -25,10 +23,8 @@ _INVISIBLE = re.compile("[\u034f\u0640\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 def normalized_words(text: str, *, with_ends: bool = False) -> list[str]:
     """Return a text's words without case, width and accents; scripts without blanks as overlapping pairs of characters.
 
-    Args:
-        text: The text.
-        with_ends: Also return the last character of each run of such a script. Then every character begins a word, so
-            a search can find it alone; see :func:`is_character`.
+    ``with_ends`` adds the last character of each run of such a script. Then every character begins a word, so a search
+    can find it alone; see :func:`is_character`.
 
     Example:
         normalized_words("Le CHÂTEAU 東京都")  # ["le", "chateau", "東京", "京都"]
@@ -53,15 +49,10 @@ def is_character(word: str) -> bool:
 
 
 def passage_words(title: str, beginning: str, heading: str, text: str) -> str:
-    """Return the words that a passage is found by, separated by blanks.
+    """Return the words that a passage is found by, separated by blanks: those of its title, heading and text.
 
-    Often only the beginning of a document says what it is about. So its words are added to every passage.
-
-    Args:
-        title: Title of the document.
-        beginning: First passage of the document.
-        heading: The headings above the passage.
-        text: The passage.
+    Often only the beginning of a document says what it is about. So the words of its first passage are added to every
+    one.
     """
     return " ".join(normalized_words(f"{title} {beginning} {heading} {text}", with_ends=True))
 

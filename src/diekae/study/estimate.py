@@ -1,7 +1,5 @@
 """What training needs, estimated before the first question is asked: layers, space of K, memory and disk."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,15 +56,9 @@ class Needs:
 def estimate_needs(
     exact: DiekaeModel, text: str, out: Path, layers: int | None, bytes_per_token: int | None, batch_size: int
 ) -> Needs:
-    """Estimate what training needs; memory by one step with one example.
+    """Estimate what training needs; memory by one step with one example, a long text of the documents.
 
-    Args:
-        exact: The decoder, which reads exactly.
-        text: A long window of the documents.
-        out: The run's folder.
-        layers: Layers that read, if the user named them.
-        bytes_per_token: Most bytes that a token of K may take, if the user named them.
-        batch_size: Examples at once that are wanted.
+    ``layers`` and ``bytes_per_token`` are what the user named, if anything; ``batch_size`` is wanted.
 
     Raises:
         ValueError: So many layers are impossible.
@@ -95,11 +87,7 @@ def estimate_needs(
 
 
 def fit_batch(example_bytes: int, available: float, wanted: int) -> int:
-    """Return the examples at once that fit into memory: as many as wanted, or half as often as needed.
-
-    Raises:
-        MemoryError: Not even one fits.
-    """
+    """Return the examples at once that fit into memory: as many as wanted, halved as often as needed (MemoryError)."""
     size = wanted
     while size > 1 and size * example_bytes > available:
         size //= 2
@@ -112,13 +100,7 @@ def fit_batch(example_bytes: int, available: float, wanted: int) -> int:
 
 
 def count_layers(depth: int, layers: int | None, bytes_per_token: int | None, bytes_per_layer: int) -> int:
-    """Return how many layers are to read.
-
-    Args:
-        depth: The decoder's layers.
-        layers: What the user named, if anything.
-        bytes_per_token: Most bytes that a token of K may take in prepared knowledge, if named.
-        bytes_per_layer: Bytes that it takes in one layer.
+    """Return how many of the decoder's layers are to read, by what the user named, if anything.
 
     Raises:
         ValueError: Both are named, there are not so many layers, or not one layer fits.
@@ -139,11 +121,7 @@ def count_layers(depth: int, layers: int | None, bytes_per_token: int | None, by
 
 
 def check_disk(folder: Path, parameters: int) -> None:
-    """Check that checkpoints fit on the disk.
-
-    Raises:
-        OSError: They do not.
-    """
+    """Check that checkpoints fit on the disk; OSError if they do not."""
     folder.mkdir(parents=True, exist_ok=True)
     needed, free = disk_needed(parameters), shutil.disk_usage(folder).free
     if free < needed:

@@ -49,12 +49,9 @@ class Folder:
 
 
 def read_folder(path: Path | None, tokenizer: PreTrainedTokenizerBase | None, progress: Progress = silent) -> Folder:
-    """Read all documents below a folder and cut them into windows.
+    """Read all documents below a folder, or those that come with the package, and cut them into windows.
 
-    Args:
-        path: The folder; None takes the documents that come with the package.
-        tokenizer: Counts tokens; without one, four characters count as a token.
-        progress: Called as the work goes on.
+    Without a tokenizer, four characters count as a token.
 
     Raises:
         FileNotFoundError: There is no such folder.

@@ -3,8 +3,6 @@
 They rest on measurements of the user's decoder on the user's machine.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from diekae.config import DiekaeConfig
 from diekae.data.prompt import Prompt
-from diekae.evaluation.visible_layers import visible_nll
+from diekae.evaluation.layers import visible_nll
 from diekae.inject.hookpoints import find_blocks
 from diekae.inject.hooks import frozen
 from diekae.model import DiekaeModel
@@ -48,11 +46,7 @@ def choose_layers(
 ) -> tuple[int, ...]:
     """Return the layers in which K matters most, in order: the NLL rises most if K is hidden from that layer alone.
 
-    Args:
-        decoder: A causal decoder in which tokens exchange information by attention alone.
-        prompts: Examples with knowledge. Do not use them to report results.
-        count: Layers to choose.
-        progress: Called after each layer.
+    The decoder's tokens must exchange information by attention alone. Do not report results on these examples.
     """
     depth = len(find_blocks(decoder))
     if count >= depth:
@@ -65,17 +59,7 @@ def choose_layers(
 
 
 def measure_pace(model: DiekaeModel, prompts: Sequence[Prompt], batch_size: int, at_once: int) -> Pace:
-    """Time steps of distillation; the batch is halved until it fits into memory.
-
-    Args:
-        model: Decoder and an untrained bank, which stays as it is.
-        prompts: Examples as training has them.
-        batch_size: Examples a step.
-        at_once: Most examples at once.
-
-    Raises:
-        MemoryError: Not even one example fits.
-    """
+    """Time steps of distillation with a bank that stays as it is; the batch is halved until it fits (MemoryError)."""
     size = min(at_once, batch_size)
     while True:
         try:
@@ -115,17 +99,9 @@ def take_step(model: DiekaeModel, prompts: Sequence[Prompt]) -> None:
 def fit_steps(
     minutes_left: float, seconds_a_step: float, examples: int, validation: int, step_size: int, most_epochs: float
 ) -> int:
-    """Return how many steps fit the time that is left.
+    """Return how many steps fit the minutes that are left, in at most so many epochs.
 
     The time of `VALIDATIONS` is set aside, and once more as much: before the first, D(x) and D(K, x) are measured.
-
-    Args:
-        minutes_left: Time for training.
-        seconds_a_step: From :func:`measure_pace`.
-        examples: Questions to train on.
-        validation: Questions to validate on.
-        step_size: Questions of a step.
-        most_epochs: Most passes over the questions.
 
     Raises:
         ValueError: Not even a few steps fit.

@@ -5,8 +5,6 @@ if it is about the sentence, its answer follows from the sentence, and the whole
 idea is that of Cartridges (Eyuboglu et al., 2025, arXiv 2506.06266), which trains on conversations about a corpus.
 """
 
-from __future__ import annotations
-
 import math
 import random
 import re
@@ -71,14 +69,8 @@ def study(
 ) -> list[Example]:
     """Ask and answer questions about windows, until enough are kept or each sentence was asked about `ROUNDS` times.
 
-    Args:
-        model: Decoder and tokenizer, with the format of the bank that is to be trained.
-        windows: The texts.
-        questions: Most questions to keep.
-        seed: Seed of the order of the sentences and of the sampled questions.
-        what: Description of the work for ``progress``.
-        progress: Called after each batch.
-        until: Time by ``time.monotonic`` after which to stop, once `FEWEST` questions are kept.
+    It stops at ``until``, by ``time.monotonic``, once `FEWEST` questions are kept. ``what`` names the work in progress
+    reports.
 
     Returns:
         The questions that were kept, each with its window as knowledge.
@@ -118,13 +110,7 @@ def sentences(text: str) -> list[str]:
 
 @torch.no_grad()
 def continue_sentences(model: DiekaeModel, texts: Sequence[str], draw: bool) -> list[str]:
-    """Return the decoder's continuation of the prompt for each sentence: a question and its answer.
-
-    Args:
-        model: Decoder and tokenizer.
-        texts: Sentences.
-        draw: Sample; otherwise decode greedily.
-    """
+    """Return the decoder's continuation of the prompt for each sentence, greedy or drawn: a question and its answer."""
     prompter = model.need_prompter()
     tokenizer, anchor = prompter.tokenizer, prompter.anchor("plain")
     # No blank behind the last colon: it belongs to the next token.

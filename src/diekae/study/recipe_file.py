@@ -1,7 +1,5 @@
 """The training of a study as a recipe, which users can repeat and change."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,14 +65,7 @@ limit = {OTHER_LIMIT}
 
 
 def write_recipe(out: Path, decoder: str, decided: Mapping[str, Any], seed: int) -> None:
-    """Write ``recipe.toml`` into a run's folder.
-
-    Args:
-        out: The folder, with the questions in ``data``.
-        decoder: Name or folder of the decoder.
-        decided: The content of ``study.json``.
-        seed: Seed of the initial weights and the order of training.
-    """
+    """Write ``recipe.toml`` into a run's folder, by the decisions of ``study.json``."""
     config = decided["config"]
     sizes = ", ".join(f"{name} = {config['encoder_options'][name]}" for name in ("rank", "mlp_width"))
     text = RECIPE.format(

@@ -8,8 +8,6 @@ changes:
     study.json                           the decisions, and the measurements that they rest on
 """
 
-from __future__ import annotations
-
 import json
 import random
 import time
@@ -33,13 +31,7 @@ from diekae.recipe import read_recipe, run_recipe
 from diekae.run.score import Way
 from diekae.study.estimate import Needs, estimate_needs
 from diekae.study.folder import PARTS, Folder, read_folder
-from diekae.study.plan import (
-    Deadline,
-    bank_config,
-    choose_layers,
-    fit_steps,
-    measure_pace,
-)
+from diekae.study.plan import Deadline, bank_config, choose_layers, fit_steps, measure_pace
 from diekae.study.questions import study
 from diekae.study.recipe_file import OTHER_LIMIT, write_recipe
 

@@ -3,8 +3,6 @@
 Shapes: N encoders, B rows, K knowledge tokens, T columns of x, W decoder width.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil
@@ -41,22 +39,14 @@ class CachedDataset(Dataset[dict[str, Tensor]]):
     """Examples of a finished cache, without padding, read from memory-mapped safetensors."""
 
     def __init__(self, folder: Path, positions: Sequence[int], lengths: Sequence[int]) -> None:
-        """Open a cache.
-
-        Args:
-            folder: Folder of the shards.
-            positions: The position of each example among all examples on disk.
-            lengths: The length of each example in tokens.
-        """
+        """Open the shards of a folder: the position of each example among all on disk, and its length in tokens."""
         self.folder, self.positions, self.lengths = folder, positions, lengths
         self._shards: dict[int, dict[str, Tensor]] = {}
 
     def __len__(self) -> int:
-        """Return the number of examples."""
         return len(self.positions)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Return one example's tensors."""
         number, row = divmod(self.positions[index], SHARD)
         if number not in self._shards:
             self._shards[number] = _read_shard(_shard_path(self.folder, number))
@@ -207,11 +197,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _read_shard(path: Path) -> dict[str, Tensor]:
-    """Return the memory-mapped tensors of a shard, which was whole when the run began.
-
-    Raises:
-        OSError: It is no longer there, or no longer whole.
-    """
+    """Return the memory-mapped tensors of a shard, which was whole when the run began (OSError if it no longer is)."""
     try:
         return decode_file(path)[0]
     except (OSError, *DAMAGED) as error:

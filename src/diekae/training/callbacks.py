@@ -3,8 +3,6 @@
 All of them work the same in a resumed run as in an uninterrupted one.
 """
 
-from __future__ import annotations
-
 import time
 import warnings
 from pathlib import Path
@@ -70,11 +68,7 @@ class Stopwatch(TrainerCallback):
 
 
 def seconds_of(folder: Path) -> float:
-    """Return the seconds that the run in a folder has taken so far; 0 if there is none.
-
-    Raises:
-        ValueError: The file of the seconds is damaged.
-    """
+    """Return the seconds that the run in a folder has taken so far, 0 if there is none; ValueError if damaged."""
     path = folder / SECONDS_NAME
     try:
         return float(path.read_text()) if path.is_file() else 0.0

@@ -4,8 +4,6 @@ A checkpoint's manifest holds the size and SHA-256 digest of each of its files, 
 files are not those of its manifest was interrupted while it was written, or damaged later.
 """
 
-from __future__ import annotations
-
 import json
 import warnings
 from collections.abc import Iterator
@@ -27,24 +25,17 @@ def last_whole_checkpoint(folder: Path) -> str | None:
     Newer ones are left in place, with a warning: the resumed run writes them again at the same steps.
     """
     steps = {path.name.removeprefix("checkpoint-"): path for path in folder.glob("checkpoint-*")}
-    skipped: list[str] = []
-    for step in sorted((step for step in steps if step.isdigit()), key=int, reverse=True):
-        if matches_manifest(steps[step]):
-            _warn_of(skipped, folder, f"continuing from {steps[step].name}")
-            return str(steps[step])
-        skipped.append(steps[step].name)
-    _warn_of(skipped, folder, "there is no whole checkpoint")
-    return None
-
-
-def _warn_of(skipped: list[str], folder: Path, instead: str) -> None:
-    """Warn of checkpoints that cannot be used."""
+    newest_first = [steps[step] for step in sorted(filter(str.isdigit, steps), key=int, reverse=True)]
+    whole = next((path for path in newest_first if matches_manifest(path)), None)
+    skipped = newest_first if whole is None else newest_first[: newest_first.index(whole)]
     if skipped:
         warnings.warn(
-            f"{str(folder)!r}: {', '.join(skipped)} cannot be used: the files are incomplete or damaged, or were "
-            f"written by an older version without a manifest; {instead}.",
-            stacklevel=3,
+            f"{str(folder)!r}: {', '.join(path.name for path in skipped)} cannot be used: the files are incomplete or "
+            "damaged, or were written by an older version without a manifest; "
+            f"{'there is no whole checkpoint' if whole is None else f'continuing from {whole.name}'}.",
+            stacklevel=2,
         )
+    return None if whole is None else str(whole)
 
 
 def find_best(state: TrainerState, folder: Path) -> bool:
@@ -65,11 +56,7 @@ def find_best(state: TrainerState, folder: Path) -> bool:
 
 @contextmanager
 def checkpoint_errors(folder: Path) -> Iterator[None]:
-    """Replace the errors of torch and safetensors while a checkpoint is written by one that names the folder.
-
-    Raises:
-        OSError: The disk is full, or the folder is not writable.
-    """
+    """Replace the errors of torch and safetensors while a checkpoint is written by an OSError that names the folder."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -80,11 +67,7 @@ def checkpoint_errors(folder: Path) -> Iterator[None]:
 
 
 def write_manifest(folder: Path) -> None:
-    """Describe all files of a folder; call it after the last of them is written.
-
-    Raises:
-        OSError: The disk is full, or the folder is not writable.
-    """
+    """Describe all files of a folder; call it after the last of them is written."""
     files = {path.name: _describe(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST_NAME}
     write_atomically(folder / MANIFEST_NAME, json.dumps({"files": files}, indent=2) + "\n")
 

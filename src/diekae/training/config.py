@@ -88,11 +88,6 @@ class TrainingConfig:
     """Seed of initialisation and order."""
 
     def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-            ValueError: One is out of range, or is not a number where one is needed.
-        """
         check_types(type(self), vars(self))
         if self.whole_input and self.objective != "distill":
             raise ValueError(f"whole_input is for objective='distill', not {self.objective!r}; leave it out.")

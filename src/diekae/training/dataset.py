@@ -1,7 +1,5 @@
 """Training data as prompts, which the decoder reads in every epoch, and their order."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 
@@ -23,11 +21,9 @@ class PromptDataset(Dataset[Prompt]):
         self.lengths = [len(p.knowledge) + 2 * (len(p.input) + len(p.target)) for p in prompts]
 
     def __len__(self) -> int:
-        """Return the number of examples."""
         return len(self.prompts)
 
     def __getitem__(self, index: int) -> Prompt:
-        """Return one prompt."""
         return self.prompts[index]
 
     def collate(self, prompts: Sequence[Prompt]) -> Batch:
@@ -42,18 +38,10 @@ class GroupedByLength(Sampler[int]):
     """
 
     def __init__(self, lengths: Sequence[int], step_size: int, seed: int, epoch: Callable[[], int]) -> None:
-        """Take what the order depends on.
-
-        Args:
-            lengths: Tokens of each example.
-            step_size: Examples of one optimizer step, over accumulation and processes.
-            seed: Seed of the run.
-            epoch: Returns the number of the present epoch, from 0.
-        """
+        """Take each example's length in tokens, the examples of a step, and what tells the present epoch, from 0."""
         self.lengths, self.step_size, self.seed, self.epoch = list(lengths), step_size, seed, epoch
 
     def __len__(self) -> int:
-        """Return the number of examples."""
         return len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:

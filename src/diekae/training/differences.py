@@ -6,8 +6,6 @@ differences compare the outputs of two untouched runs (paper, section 3.2).
 Shapes: N encoders, B rows, K knowledge tokens, T columns of the run over x, W decoder width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -55,15 +53,10 @@ def collect(
     kind: str = "sequential",
     student: Student | None = None,
 ) -> Differences:
-    """Run the decoder with and without knowledge and return the differences at every hookpoint.
+    """Run the decoder with and without knowledge; return ``sequential`` or ``independent`` differences at N hookpoints.
 
-    Args:
-        decoder: The frozen decoder.
-        hookpoints: Hookpoints by layer, N of them.
-        batch: From :func:`diekae.data.batch.collate`.
-        kind: ``sequential`` or ``independent``.
-        student: If given, the run over x has what the bank injects (rollout ``student``). Otherwise each layer starts
-            from the states of the run with knowledge (``teacher``).
+    With a student, the run over x has what the bank injects (rollout ``student``). Otherwise each layer starts from the
+    states of the run with knowledge (``teacher``).
     """
     layers = sorted(hookpoints)
     with_knowledge, knowledge_states = _run_with_knowledge(decoder, hookpoints, batch, kind)

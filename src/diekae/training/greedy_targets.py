@@ -1,7 +1,5 @@
 """Targets that the decoder generates itself: answers of D(K, x), which are seldom worded like those of a data set."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence
@@ -35,15 +33,10 @@ BATCH = 16
 def use_greedy_targets(
     model: DiekaeModel, prompts: Sequence[Prompt], share: float, path: Path, progress: BatchProgress = silent
 ) -> list[Prompt]:
-    """Replace the targets of some examples by the greedy answers of D(K, x), each up to the end of its first line.
+    """Replace the targets of a share of the examples by greedy answers of D(K, x), up to the end of the first line.
 
-    Args:
-        model: Decoder and tokenizer.
-        prompts: Examples.
-        share: Share of the examples, evenly spread. Examples without knowledge, with long knowledge or without an
-            answer keep their targets.
-        path: File that stores the answers, so that a resumed run has the same.
-        progress: Called with examples done and in all.
+    The share is evenly spread. Examples without knowledge, with long knowledge or without an answer keep their targets.
+    The answers are stored at the path, so that a resumed run has the same.
     """
     numbers = [
         number

@@ -1,7 +1,5 @@
 """One training run, from prompts to a saved bank: resumable, and the same with one process or several."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -123,16 +121,9 @@ def build_trainer(
     callbacks: Sequence[Any],
     kind: type[BankTrainer] = BankTrainer,
 ) -> BankTrainer:
-    """Build the trainer of one run.
+    """Build the trainer of one run, of a kind; ``data`` are training and validation examples.
 
-    Args:
-        objective: An :class:`Objective`, or a module with the same ``count``, ``forward`` and ``layers``.
-        data: Training and validation examples.
-        config: How to train.
-        folder: Folder of the checkpoints and TensorBoard logs.
-        monitor: Measured at each validation.
-        callbacks: As for :func:`train`.
-        kind: The trainer's class.
+    The objective is an :class:`Objective`, or a module with the same ``count``, ``forward`` and ``layers``.
     """
     batch = config.batch_size * config.gradient_accumulation * processes().num_processes
     steps = config.max_steps if config.max_steps > 0 else math.ceil(len(data[0]) / batch * config.epochs)

@@ -8,8 +8,6 @@
 5. A checkpoint has a manifest, written last, so that an interrupted or damaged one is recognised.
 """
 
-from __future__ import annotations
-
 import math
 import shutil
 from collections.abc import Callable, Iterator
@@ -87,11 +85,7 @@ class BankTrainer(Trainer):
         load_model(objective, Path(state.best_model_checkpoint) / SAFE_WEIGHTS_NAME)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Save a checkpoint, and then its manifest.
-
-        Raises:
-            OSError: It cannot be written.
-        """
+        """Save a checkpoint, and then its manifest; OSError if it cannot be written."""
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         with checkpoint_errors(folder):
             if self.args.should_save:

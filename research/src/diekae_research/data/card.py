@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from diekae.data.example import DataError
-from diekae.suggest import did_you_mean
+from diekae.fields import did_you_mean
 
 Counts = tuple[int, int, int]
 """Examples in train, validation and test."""

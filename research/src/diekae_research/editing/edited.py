@@ -11,9 +11,8 @@ from torch import Tensor
 from diekae.data.batch import Batch
 from diekae.data.prompt import Prompt
 from diekae.edit.edit import Edit
-from diekae.edit.edits import Edits, make_store
+from diekae.edit.edits import Edits, inner_text, make_store
 from diekae.edit.gate import Gate
-from diekae.edit.input_text import inner_text
 from diekae.edit.trained_parts import TrainedParts
 from diekae.knowledge import PreparedKnowledge
 from diekae.model import DiekaeModel

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from diekae.data.example import DataError, Example, Split, check_limit, check_split
-from diekae.suggest import did_you_mean
+from diekae.fields import did_you_mean
 from diekae_research.data.card import Card, settle_options
 from diekae_research.data.marks import marked
 from diekae_research.data.request import BadRecords, Request

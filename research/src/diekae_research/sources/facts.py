@@ -16,7 +16,7 @@ import math
 from collections.abc import Sequence
 
 from diekae.data.example import DataError, Example, Split, check_split
-from diekae.suggest import did_you_mean
+from diekae.fields import did_you_mean
 from diekae_research.data.card import Card
 from diekae_research.data.request import Request
 from diekae_research.fiction import KINDS, QUESTIONS, write_documents

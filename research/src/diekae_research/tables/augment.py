@@ -119,7 +119,7 @@ def time_passes(fitted: Fitted, bare: Fitted, prompted: Fitted, prompts: Sequenc
     """
     if isinstance(fitted, Injected):
         with torch.no_grad():
-            seconds = time_all(fitted.model, prompts, None)
+            seconds = time_all(fitted.model, prompts)
         names = {"bare": "bare", "prompted": "prompted", "method": "ours", "prepare": "prepare"}
         return {name: seconds[way] for name, way in names.items()}
     methods = {"bare": bare, "prompted": prompted, "method": fitted}

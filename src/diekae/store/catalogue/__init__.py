@@ -3,14 +3,12 @@
 All SQL of the store is in this package. Readers never wait, and writers take turns; see :mod:`diekae.sqlite`.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from diekae.store.catalogue.database import CatalogueDatabase
 from diekae.store.catalogue.documents import DocumentSource, DocumentTable, StoredDocument, document_id
 from diekae.store.catalogue.health import CatalogueHealth, DocumentHealth
-from diekae.store.catalogue.passages import IndexedPassage, PassageTable, PassageVectors, StoredPassage
+from diekae.store.catalogue.passages import IndexedPassage, PassageTable, PassageVectors
 from diekae.store.catalogue.prepared_files import PreparedFile, PreparedFileTable
 
 __all__ = [
@@ -21,7 +19,6 @@ __all__ = [
     "PassageVectors",
     "PreparedFile",
     "StoredDocument",
-    "StoredPassage",
     "document_id",
 ]
 
@@ -36,7 +33,6 @@ class Catalogue(CatalogueDatabase):
     """
 
     def __init__(self, path: Path) -> None:
-        """Open the catalogue, or create it; raises as :class:`CatalogueDatabase` does."""
         super().__init__(path)
         self.passages = PassageTable(self)
         self.documents = DocumentTable(self, self.passages)

@@ -1,6 +1,4 @@
-"""The catalogue's file: its connections, one for each thread, and what is checked when it is opened."""
-
-from __future__ import annotations
+"""The catalogue's file: its connections, one for each thread, what is checked when it is opened, and its migration."""
 
 import os
 import sqlite3
@@ -8,15 +6,31 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from diekae.files import written_whole
 from diekae.sqlite import open_database, sqlite_errors, transaction
-from diekae.store.catalogue.migrate import add_layout_3
-from diekae.store.catalogue.tables import APPLICATION, LAYOUT, row_digest, tables_content
+from diekae.store.catalogue.tables import (
+    APPLICATION,
+    COLUMNS,
+    INDEXES_OF_LAYOUT_3,
+    LAYOUT,
+    MARKS,
+    row_digest,
+    tables_content,
+    write_digest,
+)
 from diekae.store.layout import PREPARED
+from diekae.store.words import passage_words
 
 _REMEDY = "restore it from a copy, or add the documents to a new store"
+_NEW_COLUMNS = (
+    "documents ADD COLUMN characters INTEGER NOT NULL DEFAULT 0",
+    "sources ADD COLUMN status INTEGER NOT NULL DEFAULT 0",
+    "sources ADD COLUMN inode INTEGER NOT NULL DEFAULT 0",
+    *(f"{table} ADD COLUMN digest BLOB" for table in COLUMNS),
+)
+"""What layout 3 added."""
 
 
 class CatalogueDatabase:
@@ -44,11 +58,7 @@ class CatalogueDatabase:
             self._migrate()
 
     def __getstate__(self) -> NoReturn:
-        """Refuse to be copied or pickled, and with it the store.
-
-        Raises:
-            ValueError: Always.
-        """
+        """Refuse to be copied or pickled, and with it the store, by a ValueError."""
         raise ValueError(
             "a store cannot be copied or pickled, because its catalogue is an open file; open it again where it is "
             "needed: KnowledgeStore(folder, model)."
@@ -62,15 +72,16 @@ class CatalogueDatabase:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Write as the only writer: all of the block is kept, or nothing. Blocks inside this one join it.
-
-        Raises:
-            OSError: The store cannot be written.
-        """
+        """Write as the only writer (OSError): all of the block is kept, or nothing. Blocks inside this one join it."""
         if self.read_only:
             raise OSError(f"{str(self.path)!r} cannot be written; copy the store to a folder where you may write.")
         with self._transaction(write=True) as connection:
             yield connection
+
+    def rows(self, query: str, *values: object) -> list[Any]:
+        """Return the rows of one query that reads."""
+        with self.reading() as connection:
+            return connection.execute(query, values).fetchall()
 
     def close(self) -> None:
         """Close this thread's connection."""
@@ -80,15 +91,7 @@ class CatalogueDatabase:
             self._local.connection = None
 
     def check_rows(self, whole: bool, what: str) -> None:
-        """Raise an error if a row is damaged.
-
-        Args:
-            whole: Whether the row matches its digest.
-            what: Name of the row in the error message.
-
-        Raises:
-            ValueError: ``whole`` is false.
-        """
+        """Raise a ValueError that names the row, unless it is whole, that is, matches its digest."""
         if not whole:
             raise ValueError(
                 f"{what} in {str(self.path)!r} is damaged; `diekae knowledge verify --repair` shows what can be "
@@ -108,7 +111,7 @@ class CatalogueDatabase:
             # A forked process must not use its parent's connection, nor close it: its locks and its transaction are
             # the parent's.
             self._local.inherited, self._local.process = connection, os.getpid()
-            connection = open_database(self.path, synchronous="FULL", read_only=self.read_only)
+            connection = open_database(self.path, read_only=self.read_only)
             connection.execute("PRAGMA foreign_keys = ON")
             connection.create_function("row_digest", -1, row_digest, deterministic=True)
             self._local.connection = connection
@@ -127,14 +130,10 @@ class CatalogueDatabase:
             file.write(tables_content())
 
     def _layout(self) -> int:
-        """Return the file's layout; nothing in a file that is not a catalogue is changed.
-
-        Raises:
-            ValueError: The file is not a catalogue, or has the layout of another version.
-        """
+        """Return the file's layout; nothing in a file that is not a catalogue is changed."""
         name = repr(str(self.path))
         with sqlite_errors(name, "a catalogue", _REMEDY):
-            connection = open_database(self.path, synchronous="FULL", read_only=True)
+            connection = open_database(self.path, read_only=True)
             try:
                 application, layout = (
                     int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
@@ -163,3 +162,28 @@ class CatalogueDatabase:
         with self.writing() as connection:
             if int(connection.execute("PRAGMA user_version").fetchone()[0]) == 2:  # no other process was faster
                 add_layout_3(connection)
+
+
+def add_layout_3(connection: sqlite3.Connection) -> None:
+    """Turn a catalogue of layout 2 into one of layout 3, in the caller's transaction.
+
+    Layout 3 adds digests of rows, lengths of texts, more of the state of files, and two indexes. The words of the
+    full-text index are rebuilt: layout 2 lacks the last characters of Chinese, Japanese and Korean words.
+    """
+    for column in _NEW_COLUMNS:
+        connection.execute(f"ALTER TABLE {column}")
+    for statement in INDEXES_OF_LAYOUT_3:
+        connection.execute(statement)
+    for (number,) in connection.execute("SELECT number FROM documents").fetchall():
+        title, text = connection.execute("SELECT title, text FROM documents WHERE number = ?", (number,)).fetchone()
+        connection.execute("UPDATE documents SET characters = ? WHERE number = ?", (len(text), number))
+        query = "SELECT number, start, end, heading FROM passages WHERE document = ? ORDER BY number"
+        passages = connection.execute(query, (number,)).fetchall()
+        for passage, start, end, heading in passages:
+            beginning = text[passages[0][1] : passages[0][2]]
+            words = passage_words(title, beginning, heading, text[start:end])
+            connection.execute("UPDATE terms SET words = ? WHERE rowid = ?", (words, passage))
+    for table in COLUMNS:
+        write_digest(connection, table)
+    for statement in MARKS:
+        connection.execute(statement)

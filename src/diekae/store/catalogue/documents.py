@@ -1,7 +1,5 @@
 """The catalogue's tables of documents, and of the files that hold their texts."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -76,19 +74,10 @@ class DocumentTable:
     """Documents and their sources. A document stays as long as it has a source."""
 
     def __init__(self, database: CatalogueDatabase, passages: PassageTable) -> None:
-        """Use the tables of this database."""
         self._database, self._passages = database, passages
 
     def select(self, bank: str = "", ids: Sequence[str] | None = None) -> list[StoredDocument]:
-        """Return all documents, or those of the given ids, in the order they were added.
-
-        Args:
-            bank: Whose prepared knowledge `slots`, `bytes` and `precision` describe.
-            ids: Whole ids.
-
-        Raises:
-            ValueError: A row is damaged.
-        """
+        """Return all documents, or those of whole ids, in the order they were added, with what a bank has prepared."""
         if ids is None:
             return list(self._select(bank, "").values())
         return list(self._select(bank, f"WHERE {_AMONG}", json.dumps(list(ids))).values())
@@ -103,8 +92,7 @@ class DocumentTable:
     def _select(self, bank: str, where: str, *values: str | int, most: int = -1) -> dict[int, StoredDocument]:
         """Return documents by their numbers, in the order they were added."""
         query = f"{_SELECT} {where} ORDER BY d.number LIMIT ?"
-        with self._database.reading() as connection:
-            rows = connection.execute(query, (bank, *values, most)).fetchall()
+        rows = self._database.rows(query, bank, *values, most)
         for row in rows:
             self._database.check_rows(row[-1], f"document {row[1][:12]}")
         return {
@@ -118,26 +106,19 @@ class DocumentTable:
             "SELECT d.id, d.characters FROM documents d LEFT JOIN memories m ON m.document = d.id AND m.bank = ?"
             f" WHERE m.document IS NULL {'' if ids is None else f'AND {_AMONG}'} ORDER BY d.number"
         )
-        with self._database.reading() as connection:
-            return dict(connection.execute(query, (bank, *(() if ids is None else [json.dumps(list(ids))]))).fetchall())
+        return dict(self._database.rows(query, bank, *(() if ids is None else [json.dumps(list(ids))])))
 
     def count(self) -> int:
         """Return how many documents there are."""
-        with self._database.reading() as connection:
-            return int(connection.execute("SELECT count(*) FROM documents").fetchone()[0])
+        return int(self._database.rows("SELECT count(*) FROM documents")[0][0])
 
     def state(self) -> tuple[int, int]:
         """Return two numbers; at least one changes whenever a document is added or deleted."""
-        with self._database.reading() as connection:
-            count, newest = connection.execute("SELECT count(*), max(number) FROM documents").fetchone()
-            return int(count), int(newest or 0)
+        ((count, newest),) = self._database.rows("SELECT count(*), max(number) FROM documents")
+        return int(count), int(newest or 0)
 
     def find(self, name: str | Path) -> str:
-        """Return the id of the document with this id, file, title, or beginning of an id.
-
-        Raises:
-            ValueError: No document, or several, have that name.
-        """
+        """Return the id of the document with this id, file, title, or beginning of an id (ValueError)."""
         if not isinstance(name, str | Path):
             raise TypeError(f"{name!r} names no document; expected an id, a file or a title.")
         name = str(name).encode("utf-8", "replace").decode()  # lone surrogates cannot be looked up
@@ -163,22 +144,16 @@ class DocumentTable:
         )
 
     def text(self, document: str) -> str:
-        """Return a document's text.
-
-        Raises:
-            ValueError: The document has been removed, or its text is damaged.
-        """
-        with self._database.reading() as connection:
-            row = connection.execute("SELECT text FROM documents WHERE id = ?", (document,)).fetchone()
-        if row is None:
+        """Return a document's text; ValueError if the document has been removed, or its text is damaged."""
+        rows = self._database.rows("SELECT text FROM documents WHERE id = ?", document)
+        if not rows:
             raise ValueError(f"document {document[:12]} is no longer in {str(self._database.path)!r}; search again.")
-        self._database.check_rows(document_id(row[0]) == document, f"the text of document {document[:12]}")
-        return str(row[0])
+        self._database.check_rows(document_id(rows[0][0]) == document, f"the text of document {document[:12]}")
+        return str(rows[0][0])
 
     def contains(self, document: str) -> bool:
         """Tell whether there is a document of that id."""
-        with self._database.reading() as connection:
-            return connection.execute("SELECT 1 FROM documents WHERE id = ?", (document,)).fetchone() is not None
+        return bool(self._database.rows("SELECT 1 FROM documents WHERE id = ?", document))
 
     def source(self, path: str) -> DocumentSource | None:
         """Return the source with a path; None if there is none."""
@@ -195,20 +170,13 @@ class DocumentTable:
         return [source.path for source in sources]
 
     def _sources(self, condition: str, *values: str | int) -> list[DocumentSource]:
-        with self._database.reading() as connection:
-            rows = connection.execute(f"{_SOURCE} {condition}", values)
-            return [DocumentSource(path, document, FileState(*state)) for path, document, *state in rows]
+        rows = self._database.rows(f"{_SOURCE} {condition}", *values)
+        return [DocumentSource(path, document, FileState(*state)) for path, document, *state in rows]
 
     def put(
         self, source: DocumentSource, title: str, text: str, passages: Sequence[IndexedPassage] | None
     ) -> list[str] | None:
         """Add a source, and its document if it is new. A source holds one document: it replaces an earlier one.
-
-        Args:
-            source: Where the text came from.
-            title: Title of the document.
-            text: The document.
-            passages: Passages of the document, needed if it is new.
 
         Returns:
             Files of prepared knowledge whose document is gone, to be deleted now. None if the document is new and

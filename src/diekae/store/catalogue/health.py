@@ -1,7 +1,5 @@
 """Whether the catalogue is whole: the file's structure, texts by their ids, rows by digests, the index by texts."""
 
-from __future__ import annotations
-
 import hashlib
 import sqlite3
 from typing import Literal, NamedTuple
@@ -30,7 +28,6 @@ class CatalogueHealth:
     """Checks the catalogue."""
 
     def __init__(self, database: CatalogueDatabase) -> None:
-        """Check the tables of this database."""
         self._database = database
 
     def structure(self) -> str | None:
@@ -48,8 +45,7 @@ class CatalogueHealth:
 
     def numbers(self) -> list[int]:
         """Return the numbers of all documents."""
-        with self._database.reading() as connection:
-            return [row[0] for row in connection.execute("SELECT number FROM documents ORDER BY number")]
+        return [row[0] for row in self._database.rows("SELECT number FROM documents ORDER BY number")]
 
     def check(self, number: int) -> DocumentHealth | None:
         """Compare a document's text with its id, and its index with its text; None if it has been removed."""
@@ -77,8 +73,7 @@ class CatalogueHealth:
     def words_are_whole(self, *, repair: bool) -> bool:
         """Tell whether the full-text index fits its words, by SQLite's own check, and belongs to documents.
 
-        Args:
-            repair: Rebuild it if it does not.
+        With ``repair`` it is rebuilt if it does not.
         """
         with self._database.reading() as connection:
             orphans = any(connection.execute(f"SELECT 1 FROM {rows} LIMIT 1").fetchone() for rows in _ORPHANS)

@@ -4,14 +4,12 @@ The words are in SQLite's own full-text index (FTS5), which changes in the same 
 is listed can be found, and what was removed cannot, also after a kill.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,25 +38,6 @@ class IndexedPassage(Passage):
     """The encoder that made the vector; see :attr:`diekae.store.embedders.Embedder.name`."""
 
 
-class StoredPassage(NamedTuple):
-    """A passage of a document in the store."""
-
-    number: int
-    """Its number in the table."""
-    document: str
-    """Id of its document."""
-    title: str
-    """Title of its document."""
-    heading: str
-    """The headings above it, from the outermost."""
-    start: int
-    """Its first character in the document."""
-    end: int
-    """One past its last character."""
-    text: str
-    """The passage."""
-
-
 class WordMatch(NamedTuple):
     """How well the words of a passage match those of a question."""
 
@@ -85,15 +64,10 @@ class PassageTable:
     """Passages, found by words and compared by vectors."""
 
     def __init__(self, database: CatalogueDatabase) -> None:
-        """Use the tables of this database."""
         self._database = database
 
     def insert(self, document: int, passages: Sequence[IndexedPassage]) -> None:
-        """Add the passages of a document, given by its number.
-
-        Raises:
-            ValueError: Their vectors are of another embedder than those that are in the catalogue.
-        """
+        """Add the passages of a document, given by its number; ValueError if their vectors are of another embedder."""
         with self._database.writing() as connection:
             if connection.execute("SELECT 1 FROM passages LIMIT 1").fetchone() is None:
                 self._keep_embedder(connection, passages)
@@ -134,14 +108,7 @@ class PassageTable:
         return {number: WordMatch(score, score / highest) for number, score in scores.items()}
 
     def vectors(self, earlier: PassageVectors | None = None) -> PassageVectors:
-        """Return the vectors of all passages.
-
-        Args:
-            earlier: What an earlier call returned; only what was added since is read, unless passages were removed.
-
-        Raises:
-            ValueError: The vectors differ in their dimensions, or one is damaged.
-        """
+        """Return the vectors of all passages; given ``earlier`` ones, only new ones are read, unless some are gone."""
         query = (
             f"SELECT number, document, vector, {is_whole('passages')} FROM passages WHERE number > ? ORDER BY number"
         )
@@ -177,43 +144,32 @@ class PassageTable:
             "SELECT p.number FROM passages p JOIN documents d ON d.number = p.document"
             " WHERE d.id IN (SELECT value FROM json_each(?))"
         )
-        with self._database.reading() as connection:
-            return {row[0] for row in connection.execute(query, [json.dumps(list(documents))])}
+        return {row[0] for row in self._database.rows(query, json.dumps(list(documents)))}
 
-    def select(self, numbers: Sequence[int], read_text: Callable[[str], str]) -> list[StoredPassage]:
+    def select(self, numbers: Sequence[int], read_text: Callable[[str], str]) -> dict[int, dict[str, Any]]:
         """Return passages by their numbers, in that order, without those that have been removed.
 
-        Args:
-            numbers: The passages.
-            read_text: Returns the text of a document; :meth:`diekae.store.catalogue.DocumentTable.text`.
-
-        Raises:
-            ValueError: A passage or a text is damaged.
+        Of each: ``id`` and ``title`` of its document, ``heading``, ``text``, ``start`` and ``end``. ``read_text``
+        returns the text of a document.
         """
         query = (
-            f"SELECT p.number, d.id, d.title, p.heading, p.start, p.end, {is_whole('passages', 'p')},"
-            f" {is_whole('documents', 'd')} FROM passages p JOIN documents d ON d.number = p.document"
+            "SELECT p.number, d.id, d.title, p.heading, p.start, p.end,"
+            f" {is_whole('passages', 'p')} AND {is_whole('documents', 'd')}"
+            " FROM passages p JOIN documents d ON d.number = p.document"
             f" WHERE p.number IN ({','.join('?' * len(numbers))})"
         )
         with self._database.reading() as connection:
             rows = {row[0]: row for row in connection.execute(query, list(numbers))}
             # Each text is read once, and cut here: SQLite's substr ends at a NUL.
             texts = {document: read_text(document) for document in {row[1] for row in rows.values()}}
-        self._database.check_rows(all(row[6] and row[7] for row in rows.values()), "a passage")
-        return [
-            StoredPassage(number, document, title, heading, start, end, texts[document][start:end])
-            for number, document, title, heading, start, end, *_ in (rows[n] for n in numbers if n in rows)
-        ]
+        self._database.check_rows(all(row[-1] for row in rows.values()), "a passage")
+        return {
+            number: dict(id=id, title=title, heading=heading, text=texts[id][start:end], start=start, end=end)
+            for number, id, title, heading, start, end, _ in (rows[n] for n in numbers if n in rows)
+        }
 
     def check_embedder(self, name: str) -> None:
-        """Check that vectors of an embedder can be compared with those in the catalogue.
-
-        Args:
-            name: Its :attr:`diekae.store.embedders.Embedder.name`.
-
-        Raises:
-            ValueError: They are of another embedder.
-        """
+        """Refuse the embedder of a name if the vectors here are of another, by a ValueError."""
         with self._database.reading() as connection:
             known = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'embedder'").fetchone() is not None
             row = connection.execute("SELECT name FROM embedder").fetchone() if known else None

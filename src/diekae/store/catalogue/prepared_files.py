@@ -1,7 +1,5 @@
 """The catalogue's table of files of prepared knowledge: at most one for each document and bank."""
 
-from __future__ import annotations
-
 from dataclasses import astuple, dataclass
 
 from diekae.store.catalogue.database import CatalogueDatabase
@@ -32,33 +30,24 @@ class PreparedFileTable:
     """The rows of the files of prepared knowledge."""
 
     def __init__(self, database: CatalogueDatabase) -> None:
-        """Use the tables of this database."""
         self._database = database
 
     def select(self, bank: str, document: str) -> PreparedFile | None:
-        """Return the file of one bank and document; None if there is none.
-
-        Raises:
-            ValueError: Its row is damaged.
-        """
+        """Return the file of one bank and document; None if there is none, ValueError if its row is damaged."""
         query = f"SELECT {COLUMNS['memories']}, {is_whole('memories')} FROM memories WHERE document = ? AND bank = ?"
-        with self._database.reading() as connection:
-            row = connection.execute(query, (document, bank)).fetchone()
-        if row is None:
-            return None
-        self._database.check_rows(row[-1], f"what was prepared of document {document[:12]}")
-        return PreparedFile(*row[:-1])
+        for *values, whole in self._database.rows(query, document, bank):
+            self._database.check_rows(whole, f"what was prepared of document {document[:12]}")
+            return PreparedFile(*values)
+        return None
 
     def all(self) -> dict[PreparedFile, bool]:
         """Return all files, each with whether its row is undamaged, sorted by path."""
         query = f"SELECT {COLUMNS['memories']}, {is_whole('memories')} FROM memories ORDER BY file"
-        with self._database.reading() as connection:
-            return {PreparedFile(*row[:-1]): bool(row[-1]) for row in connection.execute(query)}
+        return {PreparedFile(*values): bool(whole) for *values, whole in self._database.rows(query)}
 
     def contains(self, file: PreparedFile) -> bool:
         """Tell whether a file still has its row."""
-        with self._database.reading() as connection:
-            return connection.execute("SELECT 1 FROM memories WHERE file = ?", (file.file,)).fetchone() is not None
+        return bool(self._database.rows("SELECT 1 FROM memories WHERE file = ?", file.file))
 
     def only_bank(self) -> str:
         """Return the bank that has prepared something, if it is the only one; otherwise an empty text."""

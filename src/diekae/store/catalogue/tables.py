@@ -1,7 +1,5 @@
 """The catalogue's tables, and the digest that each of their rows holds."""
 
-from __future__ import annotations
-
 import hashlib
 import sqlite3
 from contextlib import closing

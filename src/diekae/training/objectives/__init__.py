@@ -6,8 +6,7 @@ from diekae.training.objectives.base import LossSums, Objective, parts_of, unexp
 from diekae.training.objectives.cross_entropy import CrossEntropyObjective
 from diekae.training.objectives.difference import DifferenceObjective, difference_objective
 from diekae.training.objectives.distill import DistillObjective
-from diekae.training.objectives.injected import injected_logits
-from diekae.training.objectives.reading import prepare_batch
+from diekae.training.objectives.reading import injected_logits, prepare_batch
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "difference": difference_objective,

@@ -3,8 +3,6 @@
 Shapes: N encoders, B rows, T columns of x, W decoder width.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch
@@ -28,9 +26,8 @@ class LossSums(NamedTuple):
 def parts_of(errors: Tensor, goal: Tensor) -> Tensor:
     """Return a batch's contribution to the unexplained share, [N, 2 + W].
 
-    Args:
-        errors: Squared errors of each layer, mean over dimensions, summed over positions, [N].
-        goal: Targets, [N, positions, W].
+    It is made of squared errors, mean over dimensions, summed over positions, [N], and of the targets [N, positions,
+    W].
     """
     wide = goal.double()
     squares, sums = wide.square().mean(-1).sum(1), wide.sum(1) / wide.shape[-1] ** 0.5
@@ -40,12 +37,8 @@ def parts_of(errors: Tensor, goal: Tensor) -> Tensor:
 def unexplained(parts: Tensor, positions: float) -> Tensor | None:
     """Return the share of the targets' variance that each layer does not explain, [N].
 
-    The variance is about the targets' own mean, whatever centre the bank adds. Return None if it is undefined: without
-    targets, or with only one.
-
-    Args:
-        parts: Summed over batches and processes, [N, 2 + W].
-        positions: Counted positions.
+    The parts [N, 2 + W] are summed over batches and processes. The variance is about the targets' own mean, whatever
+    centre the bank adds. Return None if it is undefined: without targets, or with only one.
     """
     if not parts.numel() or positions < 2 or not bool(parts[:, 1].any()):
         return None
@@ -57,7 +50,6 @@ class Objective(nn.Module):
     """A bank in training. The trainer wraps this module, so ``forward(batch)`` works in several processes too."""
 
     def __init__(self, model: DiekaeModel) -> None:
-        """Register the bank as this module's only parameters."""
         super().__init__()
         self.bank = model.bank
         self._outside = {"model": model}  # nn.Module does not look into a dict

@@ -1,7 +1,5 @@
 """The objective ``cross_entropy``: NLL of the targets through the decoder (paper, section 3.3)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -11,8 +9,7 @@ from torch.nn import functional as F
 from diekae.data.batch import IGNORED, Batch
 from diekae.model import DiekaeModel
 from diekae.training.objectives.base import LossSums, Objective
-from diekae.training.objectives.injected import injected_logits, input_fields
-from diekae.training.objectives.reading import read_knowledge
+from diekae.training.objectives.reading import injected_logits, input_fields, read_knowledge
 
 
 class CrossEntropyObjective(Objective):
@@ -28,11 +25,7 @@ class CrossEntropyObjective(Objective):
         return (batch["labels"] != IGNORED).sum()
 
     def keep(self, batch: Batch) -> dict[str, Tensor]:
-        """Return what encoders read of K.
-
-        Raises:
-            ValueError: They read only embeddings, so a cache would save nothing.
-        """
+        """Return what encoders read of K; ValueError if they read embeddings alone, so that a cache saves nothing."""
         if self.model.bank.encoder.reads == "embeddings":
             raise ValueError(
                 f"encoder={self.model.config.encoder!r} reads embeddings alone, so that the decoder does not run over "

@@ -18,8 +18,14 @@ from diekae.inject.hooks import detach_blocks, run
 from diekae.model import DiekaeModel
 from diekae.training.differences import Differences, collect
 from diekae.training.objectives.base import LossSums, Objective, parts_of
-from diekae.training.objectives.injected import injection_of
-from diekae.training.objectives.reading import embedded, make_slots, position_ids, prepare_batch, read_in_run
+from diekae.training.objectives.reading import (
+    embedded,
+    injection_of,
+    make_slots,
+    position_ids,
+    prepare_batch,
+    read_in_run,
+)
 
 
 def difference_objective(model: DiekaeModel) -> DifferenceObjective:
@@ -40,9 +46,8 @@ class DifferenceObjective(Objective):
     def forward(self, counted: Tensor | None = None, **batch: Any) -> LossSums:
         """Regress on the differences, which are collected first unless the batch has them from a cache.
 
-        Args:
-            counted: Positions whose errors count, bool [B, T]; all that receive if None.
-            **batch: The fields of :class:`Batch` or of :class:`Differences`.
+        The batch has the fields of :class:`Batch` or of :class:`Differences`. Errors count at ``counted`` positions,
+        bool [B, T]; by default at all that receive.
         """
         cached = "targets" in batch
         differences = Differences(**batch) if cached else self.collect(Batch(**batch))  # type: ignore[typeddict-item]
@@ -56,11 +61,7 @@ class DifferenceObjective(Objective):
         return LossSums(errors.sum(), counted.sum(), parts_of(errors, goal))
 
     def keep(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the differences.
-
-        Raises:
-            ValueError: They cannot be cached.
-        """
+        """Return the differences; ValueError if they cannot be cached."""
         if self.model.config.rollout == "student":
             raise ValueError("rollout='student' changes with the bank and cannot be cached; leave cache out.")
         return vars(self.collect(batch))
@@ -120,11 +121,7 @@ class SlotDifferenceObjective(DifferenceObjective):
         return streams, make_slots(attached, read_in_run(attached, batch, kept), batch["knowledge_mask"])
 
     def keep(self, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
-        """Refuse a cache.
-
-        Raises:
-            ValueError: Always.
-        """
+        """Refuse a cache, by a ValueError."""
         raise ValueError(
             "encoder='attention' is read by the decoder as it runs, so that a cache of differences saves nothing; "
             "leave cache out."

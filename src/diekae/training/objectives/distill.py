@@ -1,7 +1,5 @@
 """The objective ``distill``: Kullback–Leibler divergence from the injected run to D(K, x)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -13,8 +11,7 @@ from diekae.model import DiekaeModel
 from diekae.run.score import logits_at
 from diekae.training.objectives.base import LossSums
 from diekae.training.objectives.cross_entropy import CrossEntropyObjective
-from diekae.training.objectives.injected import input_fields
-from diekae.training.objectives.reading import position_ids, read_in_run
+from diekae.training.objectives.reading import input_fields, position_ids, read_in_run
 
 
 class DistillObjective(CrossEntropyObjective):

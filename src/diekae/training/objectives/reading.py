@@ -1,23 +1,32 @@
-"""What encoders read of K in a training batch, and knowledge prepared from it with gradients to the bank.
+"""Knowledge prepared from a training batch with gradients to the bank, and the run over x that it is injected into.
 
 Shapes: N encoders, B rows, K knowledge tokens, F columns of the run with K, a columns of the longest anchor, T columns
 of x, V embedding width, D what an encoder reads of one token.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diekae.data.batch import Batch, knowledge_columns, knowledge_ids, positions_with_knowledge, take_columns
+from diekae.data.batch import (
+    IGNORED,
+    Batch,
+    knowledge_columns,
+    knowledge_ids,
+    positions_with_knowledge,
+    run_of,
+    take_columns,
+)
 from diekae.encoders import KnowledgeBatch
 from diekae.inject.attached import Attached
 from diekae.inject.hooks import run
+from diekae.inject.injection import Injection
 from diekae.knowledge import PreparedKnowledge, batch_knowledge, split_batch
 from diekae.model import DiekaeModel
+from diekae.run.score import logits_at
 
 
 def prepare_batch(model: DiekaeModel, batch: Batch | Mapping[str, Tensor]) -> KnowledgeBatch:
@@ -65,12 +74,9 @@ def position_ids(attached: Attached, batch: Batch) -> Tensor | None:
 
 
 def read_in_run(attached: Attached, batch: Batch, states: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Return what encoders read of K in a run that begins with anchor and K.
+    """Return what encoders read of K in a run of a batch that begins with anchor and K.
 
-    Args:
-        attached: The bank.
-        batch: What was run.
-        states: What encoders read of every column, [B, F, D] each, from :meth:`Attached.keeping`.
+    The states are what encoders read of every column, [B, F, D] each, from :meth:`Attached.keeping`.
 
     Returns:
         ``knowledge_states`` [N, B, K, D]. Where the decoder's attention reads slots, also ``anchor_states``
@@ -103,3 +109,36 @@ def _prepare_apart(attached: Attached, fields: Any) -> KnowledgeBatch:
     for row, document in zip(fields["document_row"].tolist(), documents, strict=True):
         rows.setdefault(row, []).append(document)
     return batch_knowledge([PreparedKnowledge.join(of_row) for of_row in rows.values()])
+
+
+def injected_logits(
+    model: DiekaeModel, batch: Batch, prepared: KnowledgeBatch | None = None, *, gradient_checkpointing: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Run the decoder over x with injection, with gradients to the prepared knowledge, by default the batch's own.
+
+    ``gradient_checkpointing`` computes the decoder's blocks again in the backward pass, to take less memory.
+
+    Returns:
+        The logits that predict the targets, [labels, vocabulary], and the target tokens, [labels].
+    """
+    injection = injection_of(model, batch, prepare_batch(model, batch) if prepared is None else prepared)
+    with injection.active(), injection.checkpointed() if gradient_checkpointing else nullcontext():
+        ids, offset = run_of(batch, knowledge=False)
+        logits = logits_at(model.decoder, ids, batch["labels"], offset)
+    return logits, batch["labels"][batch["labels"] != IGNORED]
+
+
+def injection_of(model: DiekaeModel, batch: Batch, prepared: KnowledgeBatch) -> Injection:
+    """Return the injection for one run over all columns of x of a laid-out batch."""
+    receives, valid = batch["receives"], batch["input_mask"]
+    no_rows, hidden = receives.new_zeros(len(receives)), torch.zeros_like(receives)
+    if prepared.anchor is not None and model.config.anchor == "shared":
+        hidden = torch.arange(receives.shape[1], device=receives.device)[None] < prepared.anchor.mask.sum(1)[:, None]
+    return Injection(model.attached, prepared, receives, valid, no_rows, hidden)
+
+
+def input_fields(batch: Batch) -> dict[str, Tensor]:
+    """Return the fields of a batch that the run over x needs, and K's tokens."""
+    names = ["knowledge_mask", "input_ids", "input_mask", "receives", "labels"]
+    names += [name for name in batch if name.startswith("document_")]
+    return {**{name: batch[name] for name in names}, "knowledge_ids": knowledge_ids(batch)}  # type: ignore[literal-required]
