@@ -14,7 +14,10 @@ from torch import Tensor
 
 from builders import VOCABULARY, make_decoder, make_model, make_tokenizer
 from diekae import DiekaeModel, PreparedKnowledge
+from diekae.data import Example
+from diekae.evaluation.evaluate import timed_passes
 from diekae.inject.hooks import apply_hook
+from diekae.run.score import target_logits
 from readings import CASTLE, CHANGE, OFF, QUESTIONS, RIVER, VARIANTS, make_exact, make_variant, off
 
 QUESTION, NEW = QUESTIONS[0], 12
@@ -181,6 +184,22 @@ def test_other_banks_read_what_their_anchors_need(encoder: str, anchor: str) -> 
     unseen = (encoder, anchor) == ("attention", "shared")
     assert (inputs["input_ids"].shape[1] in read) is not unseen
     assert off(logits, read_whole(model, inputs, knowledge=CASTLE)) <= OFF
+
+
+@pytest.mark.parametrize("layers", ["all", "every:2"])
+@torch.no_grad()
+def test_the_pass_that_evaluation_times_reads_what_generation_reads(layers: str) -> None:
+    model = make_model("attention", layers=layers, format="chat", tokenizer=make_tokenizer(chat=True))
+    prompts = [model.need_prompter().prompt(Example((CASTLE,), QUESTION, "in the tower"))]
+    assert len(prompts[0].anchor) > 1
+    passes = timed_passes(model, prompts[0])
+    for timed, way in (("ours", "ours"), ("prompted_cached", "prompted"), ("bare", "bare")):
+        with recorded_columns(model.decoder) as read:
+            logits = passes[timed]()
+        assert off(logits, target_logits(model, prompts, way)) <= OFF, timed
+        # The last token of y predicts nothing.
+        x = len(prompts[0].input) + len(prompts[0].target) - 1
+        assert read == [x if timed != "bare" else len(prompts[0].anchor) + x]
 
 
 def change_data(model: DiekaeModel) -> None:

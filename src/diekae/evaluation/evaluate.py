@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
 
+from diekae.data.batch import run_of
 from diekae.data.prompt import Prompt, other_knowledge, truncate_knowledge
 from diekae.evaluation.metrics import Scores, perplexity
 from diekae.fingerprint import window
@@ -121,11 +122,11 @@ def time_all(model: DiekaeModel, prompts: Sequence[Prompt]) -> dict[str, float]:
 
     Passes are timed in turn, after a warm-up. The head runs at the same columns in all of them.
     """
-    seconds = [time_in_turn(_passes(model, prompt), TIMED_ROUNDS) for prompt in prompts[:TIMED_EXAMPLES]]
+    seconds = [time_in_turn(timed_passes(model, prompt), TIMED_ROUNDS) for prompt in prompts[:TIMED_EXAMPLES]]
     return {name: statistics.median(times[name] for times in seconds) for name in seconds[0]}
 
 
-def _passes(model: DiekaeModel, prompt: Prompt) -> dict[str, TimedCall]:
+def timed_passes(model: DiekaeModel, prompt: Prompt) -> dict[str, TimedCall]:
     """Return the passes over one example. Knowledge and the prompt's cache are prepared here, outside the passes."""
     batch = lay_out(model, [prompt])
     all_prepared = model.prepare_prompts([prompt])
@@ -134,14 +135,23 @@ def _passes(model: DiekaeModel, prompt: Prompt) -> dict[str, TimedCall]:
     cache = DynamicCache(config=model.decoder.config)
     model.decoder(input_ids=ids[:, :prefix], past_key_values=cache, use_cache=True, logits_to_keep=1)
 
-    def prompted_cached() -> Tensor:
-        rest, labels, shift = ids[:, prefix:], batch["labels"], offset - prefix
-        return logits_at(model.decoder, rest, labels, shift, past_key_values=forked(cache), use_cache=True)
+    def behind(cache: Cache, ids: Tensor, offset: Tensor) -> Tensor:
+        rest, shift = ids[:, cache.get_seq_length() :], offset - cache.get_seq_length()
+        return logits_at(model.decoder, rest, batch["labels"], shift, past_key_values=cache, use_cache=True)
+
+    def ours() -> Tensor:
+        # Without x's own anchor where nothing sees it, as in generation.
+        input_ids, shift = run_of(batch, False)
+        unseen = model.unseen_anchor(all_prepared, input_ids)
+        if unseen is None:
+            return target_logits(model, [prompt], "ours", all_prepared=all_prepared)
+        with model.call_context(all_prepared, input_ids):
+            return behind(unseen, input_ids, shift)
 
     return {
         "bare": partial(target_logits, model, [prompt], "bare"),
         "prompted": partial(target_logits, model, [prompt], "prompted"),
-        "prompted_cached": prompted_cached,
+        "prompted_cached": lambda: behind(forked(cache), ids, offset),
         "prepare": partial(model.prepare_prompts, [prompt]),
-        "ours": partial(target_logits, model, [prompt], "ours", all_prepared=all_prepared),
+        "ours": ours,
     }
