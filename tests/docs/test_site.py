@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from code_blocks import PAGES, ROOT
+import diekae
+from code_blocks import PAGES, ROOT, blocks_of
+from diekae.edit import Edits
 
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 OTHERS = [ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "research/README.md")]
@@ -37,6 +39,18 @@ def test_named_tests_exist() -> None:
     tests = [name for name in names if Path(name).name.startswith("test_")]
     assert len(tests) > 50
     assert [name for name in tests if not any((ROOT / folder / name).exists() for folder in TESTS)] == []
+
+
+def test_the_api_reference_has_the_methods_that_pages_call() -> None:
+    """Methods of base classes are in the reference only where it names them."""
+    reference = (ROOT / "docs" / "reference" / "api.md").read_text()
+    for found, variables in ((diekae.DiekaeModel, "model|DiekaeModel"), (Edits, "edits")):
+        block = reference.partition(f".{found.__name__}\n")[2].partition(":::")[0]
+        members = re.findall(r"^ +- (\w+)$", block, re.MULTILINE)
+        code = "".join(example.parsed for page in PAGES for example in blocks_of(page, "python"))
+        called = set(re.findall(rf"\b(?:{variables})\.(\w+)\(", code))
+        assert called and called - set(members) == set()
+        assert [name for name in members if not hasattr(found, name)] == []
 
 
 def test_the_readme_stays_short() -> None:
