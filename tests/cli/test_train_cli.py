@@ -163,4 +163,4 @@ def test_a_recipe_can_continue_a_trained_bank(workspace: Path, trained: tuple[Pa
     recipe = read_json(workspace / "on" / "result.json")["recipe"]
     assert recipe["bank"] == "bank", "the name only, no path of this machine"
     assert recipe["diekae"]["layers"] == "all"
-    assert "leave out the one or the other" in error_of("train", workspace / "tiny.toml", "--set", "bank=any")
+    assert "leave one of them out" in error_of("train", workspace / "tiny.toml", "--set", "bank=any")

@@ -77,7 +77,7 @@ def command(
 ) -> None:
     """Train a bank from a recipe or from your documents, and measure it on held-out data."""
     if (recipe is None) == (decoder is None):
-        raise ValueError("give a recipe, or --decoder and --documents: one of the two.")
+        raise ValueError("give either a recipe, or --decoder (and --documents).")
     _check_options(context, by_recipe=recipe is not None)
     if recipe is not None:
         plan = read_recipe(recipe, set or [])
