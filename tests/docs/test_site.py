@@ -8,6 +8,7 @@ import pytest
 import diekae
 from code_blocks import PAGES, ROOT, blocks_of
 from diekae.edit import Edits
+from diekae_research.sources import source_names
 
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 OTHERS = [ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "research/README.md")]
@@ -51,6 +52,11 @@ def test_the_api_reference_has_the_methods_that_pages_call() -> None:
         called = set(re.findall(rf"\b(?:{variables})\.(\w+)\(", code))
         assert called and called - set(members) == set()
         assert [name for name in members if not hasattr(found, name)] == []
+
+
+def test_every_data_set_is_in_the_table() -> None:
+    page = (ROOT / "docs" / "how-to" / "data-sets.md").read_text()
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == set(source_names())
 
 
 def test_the_readme_stays_short() -> None:
