@@ -39,27 +39,15 @@ def command(
     set: Annotated[
         list[str] | None, typer.Option(help="Change a key of the recipe: training.epochs=3. May be repeated.")
     ] = None,
-    decoder: Annotated[
-        str | None, typer.Option(help="Instead of a recipe: the name or folder of a decoder to train a bank for.")
-    ] = None,
-    documents: Annotated[
-        Path | None, typer.Option(help="With --decoder: folder of your documents; by default documents of the package.")
-    ] = None,
-    minutes: Annotated[
-        float, typer.Option(min=0.1, help="With --decoder: about how many minutes to take.")
-    ] = StudyOptions.minutes,
-    layers: Annotated[
-        int | None, typer.Option(min=1, help="With --decoder: how many layers read K; by default four fifths.")
-    ] = None,
+    decoder: Annotated[str | None, typer.Option(help="Instead of a recipe: a decoder's name or folder.")] = None,
+    documents: Annotated[Path | None, typer.Option(help="Folder of your documents; by default the package's.")] = None,
+    minutes: Annotated[float, typer.Option(min=0.1, help="About how many minutes to take.")] = StudyOptions.minutes,
+    layers: Annotated[int | None, typer.Option(min=1, help="How many layers read K; by default four fifths.")] = None,
     bytes_per_token: Annotated[
         int | None, typer.Option(min=1, help="Instead of --layers: most bytes of prepared knowledge for a token of K.")
     ] = None,
-    questions: Annotated[
-        int, typer.Option(min=8, help="With --decoder: most questions to train on.")
-    ] = StudyOptions.questions,
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="With --decoder: questions in each step.")
-    ] = StudyOptions.batch_size,
+    questions: Annotated[int, typer.Option(min=8, help="Most questions to train on.")] = StudyOptions.questions,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions in each step.")] = StudyOptions.batch_size,
     seed: SeedOption = StudyOptions.seed,
     out: Annotated[Path | None, typer.Option(help="Folder for the run; runs/NAME by default.")] = None,
     dtype: DtypeOption = "auto",
@@ -75,7 +63,10 @@ def command(
         typer.Option(callback=output_file, help="File for the figures; result.json in the run's folder by default."),
     ] = None,
 ) -> None:
-    """Train a bank from a recipe or from your documents, and measure it on held-out data."""
+    """Train a bank from a recipe or from your documents, and measure it on held-out data.
+
+    Give a recipe, and change its keys with --set; or give --decoder, with the options from --documents to --seed.
+    """
     if (recipe is None) == (decoder is None):
         raise ValueError("give either a recipe, or --decoder (and --documents).")
     _check_options(context, by_recipe=recipe is not None)

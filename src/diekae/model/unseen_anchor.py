@@ -56,8 +56,7 @@ def unseen_columns(
 ) -> Cache | None:
     """Return a cache that begins with the anchor; None if x must read its anchor.
 
-    x must read it if the anchor of the other layers was not kept, if a layer's cache does more than grow, or if the
-    decoder is spread over devices.
+    x must, if what the cache holds was not kept, if not all layers only grow, or if the decoder is spread over devices.
 
     Args:
         decoder: The decoder.

@@ -17,14 +17,11 @@ _DEFAULT = Plan(Path())
 
 def command(
     table: Annotated[str, typer.Argument(help="table1 … table5, figure3, figure4, or all.")],
-    data: Annotated[
-        Path, typer.Option(help="Folder of the data sets, each in a folder of its own, in its publisher's layout.")
-    ],
+    data: Annotated[Path, typer.Option(help="Folder with a folder for each data set, in its publisher's layout.")],
     model: Annotated[str, typer.Option(help="Name or folder of the decoder.")] = _DEFAULT.model,
     out: Annotated[Path, typer.Option(help="Folder of tables, drawings and measurements.")] = Path("runs/tables"),
     json: Annotated[
-        Path | None,
-        typer.Option(callback=output_file, help="File for the figures; by default TABLE.json in the folder."),
+        Path | None, typer.Option(callback=output_file, help="File for the figures; by default OUT/TABLE.json.")
     ] = None,
     train_examples: Annotated[
         int, typer.Option(min=1, help="Training examples of each data set; edits in table3.")
@@ -40,9 +37,7 @@ def command(
         str | None, typer.Option(help="Text around the knowledge, such as 'Context: {knowledge}\\n\\n'.")
     ] = _DEFAULT.template,
     rates: Annotated[str, typer.Option(help="Peak learning rates of methods, such as lora=2e-3,sft=1e-4.")] = "",
-    dtype: Annotated[
-        str, typer.Option(help="Type of the decoder's weights: bf16, fp32, or auto (chosen by the device).")
-    ] = _DEFAULT.dtype,
+    dtype: Annotated[str, typer.Option(help="Type of the decoder's weights: bf16, fp32 or auto.")] = _DEFAULT.dtype,
     seed: SeedOption = _DEFAULT.seed,
     device: DeviceOption = "auto",
 ) -> None:
