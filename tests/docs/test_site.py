@@ -1,6 +1,8 @@
 """The pages of the documentation: all are in the site, and README stays short."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,19 @@ def test_every_page_is_in_the_navigation() -> None:
 def test_links_to_files_hold(page: Path) -> None:
     for target in LINK.findall(page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("link", ["missing.md", "index.md#missing"])
+def test_the_build_fails_on_a_broken_link(link: str, tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    (arguments,) = re.findall(r"/mkdocs (build .*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    (validation,) = re.findall(r"^validation:\n(?: .+\n)+", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text(f"[a link]({link})")
+    (tmp_path / "mkdocs.yml").write_text(f"site_name: a site\n{validation}")
+    command = [sys.executable, "-m", "mkdocs", *arguments.split()]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0 and link.removeprefix("index.md") in done.stderr
 
 
 def test_named_results_exist() -> None:
