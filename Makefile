@@ -57,7 +57,7 @@ format: setup ## Rewrite the sources in the house style
 
 docs: setup ## Build the documentation into build/site
 	@echo "docs: mkdocs"
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean: ## Remove the environment, caches and build products
 	@# Only an environment that setup made: VENV may name one that others use.

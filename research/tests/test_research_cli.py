@@ -70,6 +70,13 @@ def test_more_documents_are_checked_before_anything_is_loaded(line: str, words: 
     assert isinstance(result.exception, ValueError) and words in str(result.exception), result.output
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_help_of_a_verb_begins_with_its_summary_and_offers_no_completion(verb: str) -> None:
+    result = CliRunner().invoke(typer_app, [verb, "--help"], terminal_width=200)
+    words = " ".join(result.output.split())
+    assert result.exit_code == 0 and VERBS[verb] in words and "completion" not in words
+
+
 def test_help_names_every_verb_without_importing_pytorch() -> None:
     script = (
         "import atexit, sys; from diekae_research.cli import app\n"

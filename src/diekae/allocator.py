@@ -1,9 +1,9 @@
 """A setting of glibc's allocator: keep freed blocks instead of returning them to the system.
 
 PyTorch allocates every CPU tensor separately. By default glibc maps and unmaps each block of more than 128 kB, so every
-step pays for new, zeroed pages. `research/experiments/allocator.py` measures how much. The largest blocks are mapped
-all the same: in the place of a freed one a small block would soon lie, the next large one would not fit there, and the
-process would grow without end. With the logits of a vocabulary of 152,000 it grew to 15 GB.
+step pays for new, zeroed pages. `research/experiments/allocator.py` measures how much. The largest blocks are still
+unmapped when they are freed. If they were kept, small blocks would soon take their places, the next large block would
+not fit, and the process would grow without end: with the logits of a vocabulary of 152,000 it grew to 15 GB.
 """
 
 import ctypes

@@ -200,6 +200,7 @@ def test_figures_are_written_before_they_are_printed(
         ("demo", "--steps", "0"),
         ("demo", "--steps", "-2"),
         ("knowledge", "search", "what", "--count", "0"),
+        ("edit", "ask", "what", "--max-new-tokens", "0"),
     ],
 )
 def test_numbers_out_of_range_are_refused(arguments: tuple[str, ...]) -> None:

@@ -84,6 +84,15 @@ def test_the_report_escapes_texts(trained: tuple[Path, str], tmp_path: Path) -> 
     assert "a &amp; b" in html and "1 &lt; 2" in html
 
 
+@pytest.mark.parametrize(
+    "options",
+    [("--minutes", "5"), ("--layers", "2"), ("--batch-size", "4"), ("--dtype", "fp32"), ("--documents", ".")],
+)
+def test_an_option_without_effect_is_refused(workspace: Path, options: tuple[str, str]) -> None:
+    assert f"{options[0]} is for --decoder" in error_of("train", workspace / "tiny.toml", *options)
+    assert "--set is for a recipe" in error_of("train", "--decoder", "x", *options, "--set", "training.epochs=3")
+
+
 def test_train_refuses_a_folder_with_old_checkpoints_and_resumes_it(trained: tuple[Path, str], workspace: Path) -> None:
     folder = trained[0]
     before = DiekaeModel.from_pretrained(folder / "bank").bank.state_by_layer()
@@ -154,4 +163,4 @@ def test_a_recipe_can_continue_a_trained_bank(workspace: Path, trained: tuple[Pa
     recipe = read_json(workspace / "on" / "result.json")["recipe"]
     assert recipe["bank"] == "bank", "the name only, no path of this machine"
     assert recipe["diekae"]["layers"] == "all"
-    assert "leave out the one or the other" in error_of("train", workspace / "tiny.toml", "--set", "bank=any")
+    assert "leave one of them out" in error_of("train", workspace / "tiny.toml", "--set", "bank=any")

@@ -168,7 +168,7 @@ def test_models(server: Served) -> None:
         ({"stop": ["a", ""]}, "at most 8 texts"),
         ({"n": 9}, "n: "),
         ({"extra_body": {"knowledge": {}}}, "needs one of documents, text and search"),
-        ({"extra_body": {"knowledge": {"text": "x", "search": {}}}}, "give only one"),
+        ({"extra_body": {"knowledge": {"text": "x", "search": {}}}}, "give text alone"),
         ({"extra_body": {"knowledge": {"text": " "}}}, "knowledge.text is blank"),
         ({"extra_body": {"knowledge": {"pages": 1}}}, "knowledge.pages"),
         ({"extra_body": {"knowledge": {"text": "word " * 8000}}}, "40000 tokens, of at most|tokens of knowledge"),

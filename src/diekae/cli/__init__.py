@@ -23,11 +23,11 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read when Transforme
 
 VERBS = {
     "ask": "Answer a question from documents, and show the passages that were read.",
-    "knowledge": "Keep documents and their prepared knowledge in a folder, to ask them again and again.",
-    "serve": "Serve decoder, documents and edits over HTTP, as OpenAI's clients expect it, with a page.",
-    "edit": "Edit facts: each edit can be reverted, and nothing else changes.",
-    "demo": "See the library at work: ask a document, then train a bank and measure it (minutes on a CPU).",
-    "train": "Train a bank from a recipe, or for your decoder and documents, and measure it.",
+    "knowledge": "Keep documents and their prepared knowledge in a folder, to ask them many times.",
+    "serve": "Serve a decoder, documents and edits to OpenAI clients over HTTP, with a page.",
+    "edit": "Edit facts; each edit can be reverted.",
+    "demo": "Ask a document, then train a bank and measure it (minutes on a CPU).",
+    "train": "Train a bank from a recipe or from your documents, and measure it.",
     "evaluate": "Measure a bank on held-out examples: loss, answers and speed.",
     "layers": "Measure in which layers a decoder reads its context, and choose the layers of a bank.",
 }

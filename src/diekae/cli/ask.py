@@ -64,7 +64,7 @@ def command(
     document: Annotated[
         list[str], typer.Option(help="Search only this document of the store: its id, file or title. May be repeated.")
     ] = [],  # noqa: B006
-    passages: Annotated[int, typer.Option(min=1, help="How many passages to read.")] = PASSAGES,
+    passages: Annotated[int, typer.Option(min=1, help="Most passages to read.")] = PASSAGES,
     threshold: ThresholdOption = None,
     embedder: EmbedderOption = None,
     decoder: DecoderOption = None,

@@ -40,15 +40,16 @@ layers, the default to answer from documents."""
 LINE_INTERVAL = 30.0
 """Seconds between two lines of progress without a terminal."""
 _BANK_HELP = (
-    "Folder of a bank; a bank of the package: smollm2 (trained) or smollm2-exact (untrained); or user/bank on the hub."
+    "A bank: its folder; smollm2 (trained) or smollm2-exact (untrained), which come with the package; or its name on "
+    "the Hugging Face hub, such as user/bank."
 )
 BankOption = Annotated[Path, typer.Option(help=_BANK_HELP)]
 AnyBankOption = Annotated[
-    Path | None, typer.Option(help=f"{_BANK_HELP} By default smollm2-exact; smollm2 to measure and to edit.")
+    Path | None, typer.Option(help=f"{_BANK_HELP} By default smollm2-exact; for measurements and edits smollm2.")
 ]
 DecoderOption = Annotated[
     str | None,
-    typer.Option(help="In place of --bank: a decoder's folder or name, which then reads exactly, without training."),
+    typer.Option(help="Instead of --bank: a decoder's folder or name. It reads exactly, without training."),
 ]
 
 
@@ -76,8 +77,9 @@ def _checked_dtype(name: str) -> str:
 EmbedderOption = Annotated[
     str | None,
     typer.Option(
-        help="Folder or hub name of an encoder that finds passages by meaning, such as sentence-transformers/"
-        "all-MiniLM-L6-v2; by default static embeddings. A store keeps the one that it was filled with.",
+        help="An encoder that finds passages by meaning: its folder, or its name on the Hugging Face hub, such as "
+        "sentence-transformers/all-MiniLM-L6-v2. By default static embeddings. Use the one that the store was filled "
+        "with.",
         show_default=False,
     ),
 ]
@@ -85,12 +87,14 @@ FormatOption = Annotated[
     Literal["auto", Format],
     typer.Option(help="Format of the prompt: plain, qa, chat, or auto (chat if the decoder has a chat template)."),
 ]
-OwnFormatOption = Annotated[Format | None, typer.Option(help="plain, qa or chat; the bank's own by default.")]
+OwnFormatOption = Annotated[
+    Format | None, typer.Option(help="Format of the prompt: plain, qa or chat; by default the bank's own.")
+]
 DtypeOption = Annotated[
     str,
     typer.Option(
         callback=_checked_dtype,
-        help="Number format of the decoder: fp32, bf16, fp16, or auto (the fastest on this machine).",
+        help="Type of the decoder's weights: fp32, bf16, fp16, or auto (the fastest on this machine).",
     ),
 ]
 MaxKnowledgeOption = Annotated[int | None, typer.Option(min=1, help="Cut K to this many tokens.")]

@@ -52,7 +52,7 @@ so it can answer questions about the document without having it in the prompt.""
 def command(
     out: Annotated[Path, typer.Option(help="Folder of the run; an earlier run in it is replaced.")] = Path("runs/demo"),
     steps: Annotated[
-        int, typer.Option(min=-1, help="Optimizer steps of each training stage; -1 for the demo's own number.")
+        int, typer.Option(min=-1, help="Optimizer steps of each training stage; -1 keeps the demo's own number.")
     ] = -1,
     device: DeviceOption = "auto",
     json: Annotated[
@@ -60,7 +60,7 @@ def command(
         typer.Option(callback=output_file, help="File for the figures; result.json in the folder by default."),
     ] = None,
 ) -> None:
-    """See the library at work: ask a document, then train a bank and measure it (minutes on a CPU).
+    """Ask a document, then train a bank and measure it (minutes on a CPU).
 
     First a document is asked with a bank that comes with the package, without training. Then a bank is trained on
     made-up facts, measured on facts that it has not seen, and asked about the same document. On a slow core the

@@ -27,16 +27,17 @@ from diekae.edit.database import FILE
 from diekae.edit.store import Record
 from diekae.edit.trained_parts import TrainedParts, load_trained
 
-group = typer.Typer(
-    help="Edit facts: each edit can be reverted, and nothing else changes.", no_args_is_help=True, add_completion=False
-)
+group = typer.Typer(help="Edit facts; each edit can be reverted.", no_args_is_help=True, add_completion=False)
 FolderOption = Annotated[Path, typer.Option(help="Folder of the edits.")]
 GateOption = Annotated[
     GateName | None,
-    typer.Option(help="learned or mention; the default is learned, where one was trained for the bank."),
+    typer.Option(help="learned or mention; by default learned, if one was trained for the bank."),
 ]
 TrainedOption = Annotated[
-    Path | None, typer.Option(help="File that `diekae-research edit train` wrote; the bank's own by default.")
+    Path | None,
+    typer.Option(
+        help="Trained gate and adapter: a file that `diekae-research edit train` wrote; by default the bank's own."
+    ),
 ]
 EDITS = Path("edits")
 
@@ -125,7 +126,7 @@ def ask(
     gate: GateOption = None,
     trained: TrainedOption = None,
     format: OwnFormatOption = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 24,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 24,
     device: DeviceOption = "auto",
 ) -> None:
     """Ask with and without the edits, and show which of them applied."""

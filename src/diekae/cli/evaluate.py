@@ -42,7 +42,9 @@ def command(
     data: Annotated[list[Path], typer.Option(help="Examples (JSONL); may be repeated.")],
     decoder: DecoderOption = None,
     bank: AnyBankOption = None,
-    scope: Annotated[Scope | None, typer.Option(help="prompt or all; the bank's own by default.")] = None,
+    scope: Annotated[
+        Scope | None, typer.Option(help="Positions that read K: prompt or all; by default the bank's own.")
+    ] = None,
     format: OwnFormatOption = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first examples of each file.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples of one pass.")] = 16,

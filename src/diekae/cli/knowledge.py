@@ -32,7 +32,7 @@ from diekae.store.layout import CATALOGUE
 from diekae.store.words import normalized_words, query_words
 
 group = typer.Typer(
-    help="Keep documents and their prepared knowledge in a folder, to ask them again and again.\n\n"
+    help="Keep documents and their prepared knowledge in a folder, to ask them many times.\n\n"
     "This folder is called a store. Ask it with `diekae ask --store FOLDER`.",
     no_args_is_help=True,
     add_completion=False,

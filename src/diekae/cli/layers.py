@@ -39,16 +39,21 @@ from diekae.provenance import write_json
 def command(
     decoder: Annotated[str, typer.Option(help="A decoder's name or folder.")] = "smollm2",
     data: Annotated[Path | None, typer.Option(help="Examples with knowledge (JSONL).")] = None,
-    source: Annotated[str | None, typer.Option(help="Or a data set, see `diekae-research data list`.")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Instead of --data: a data set, see `diekae-research data list`.")
+    ] = None,
     raw: Annotated[Path | None, typer.Option(help="Folder of the data set's upstream files.")] = None,
     split: Annotated[
-        Split, typer.Option(help="The data set's part; not test, because layers are chosen.")
+        Split, typer.Option(help="Part of the data set. Do not choose by test, which is for reporting.")
     ] = "validation",
-    limit: Annotated[int, typer.Option(min=2, help="Examples; one half chooses, the other is reported.")] = 48,
-    format: Annotated[Format, typer.Option(help="plain, qa or chat.")] = "qa",
-    choose: Annotated[int, typer.Option(min=1, help="Layers to choose.")] = 8,
+    limit: Annotated[
+        int, typer.Option(min=2, help="Examples to use; one half chooses the layers, the other is reported.")
+    ] = 48,
+    format: Annotated[Format, typer.Option(help="Format of the prompt: plain, qa or chat.")] = "qa",
+    choose: Annotated[int, typer.Option(min=1, help="How many layers to choose.")] = 8,
     width: Annotated[
-        int | None, typer.Option(min=1, help="Layers of a window; a fifth of the decoder by default.")
+        int | None,
+        typer.Option(min=1, help="K is also shown to windows of this many layers; by default a fifth of all."),
     ] = None,
     max_knowledge: MaxKnowledgeOption = None,
     seed: SeedOption = 0,

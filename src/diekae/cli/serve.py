@@ -34,12 +34,12 @@ def command(
     store: Annotated[Path | None, typer.Option(help="Folder of documents and uploads; made if missing.")] = None,
     embedder: EmbedderOption = None,
     edits: Annotated[Path | None, typer.Option(help="Folder of edits; made if missing.")] = None,
-    host: Annotated[str, typer.Option(help="Address to listen at; any but this machine's needs keys.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen at; a public one needs --api-key-file.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")] = 8000,
     api_key_file: Annotated[
-        Path | None, typer.Option(help="A tenant's name and a key on each line; the tenant * may do everything.")
+        Path | None, typer.Option(help="File with a tenant's name and a key on each line; tenant * may do everything.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="The model's name for clients; the decoder's by default.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model for clients; by default the decoder's.")] = None,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Most answers that are generated at once.")
     ] = EngineOptions.batch_size,
@@ -51,7 +51,7 @@ def command(
         int, typer.Option(min=1, help="Most tokens of one document, and of what one request reads.")
     ] = ServerOptions.most_knowledge,
     timeout: Annotated[
-        float, typer.Option(min=1, help="Seconds after which a request is given up.")
+        float, typer.Option(min=1, help="Seconds after which a request is cancelled.")
     ] = ServerOptions.timeout,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",

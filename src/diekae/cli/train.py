@@ -29,32 +29,32 @@ from diekae.report import write_report
 from diekae.study import StudyOptions, run_study
 from diekae.training.run import processes
 
+_STUDY_OPTIONS = ("documents", "minutes", "layers", "bytes_per_token", "questions", "batch_size", "seed", "dtype")
+"""Options that a recipe has in its own keys."""
+
 
 def command(
+    context: typer.Context,
     recipe: Annotated[Path | None, typer.Argument(help="A recipe (TOML); not with --decoder.")] = None,
     set: Annotated[
         list[str] | None, typer.Option(help="Change a key of the recipe: training.epochs=3. May be repeated.")
     ] = None,
-    decoder: Annotated[
-        str | None, typer.Option(help="Without a recipe: a decoder's name or folder to train a bank for.")
-    ] = None,
-    documents: Annotated[
-        Path | None, typer.Option(help="Folder that --decoder studies; by default documents of the package.")
-    ] = None,
-    minutes: Annotated[float, typer.Option(min=0.1, help="Time for --decoder, about.")] = StudyOptions.minutes,
-    layers: Annotated[int | None, typer.Option(min=1, help="Layers that read K; four fifths by default.")] = None,
+    decoder: Annotated[str | None, typer.Option(help="Instead of a recipe: a decoder's name or folder.")] = None,
+    documents: Annotated[Path | None, typer.Option(help="Folder of your documents; by default the package's.")] = None,
+    minutes: Annotated[float, typer.Option(min=0.1, help="About how many minutes to take.")] = StudyOptions.minutes,
+    layers: Annotated[int | None, typer.Option(min=1, help="How many layers read K; by default four fifths.")] = None,
     bytes_per_token: Annotated[
-        int | None, typer.Option(min=1, help="Or most bytes of prepared knowledge for a token of K.")
+        int | None, typer.Option(min=1, help="Instead of --layers: most bytes of prepared knowledge for a token of K.")
     ] = None,
     questions: Annotated[int, typer.Option(min=8, help="Most questions to train on.")] = StudyOptions.questions,
-    batch_size: Annotated[int, typer.Option(min=1, help="Questions a step.")] = StudyOptions.batch_size,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions in each step.")] = StudyOptions.batch_size,
     seed: SeedOption = StudyOptions.seed,
     out: Annotated[Path | None, typer.Option(help="Folder for the run; runs/NAME by default.")] = None,
     dtype: DtypeOption = "auto",
     device: Annotated[
         str | None,
         typer.Option(
-            callback=checked_device, help="Where it runs: cpu, cuda, cuda:N, or auto; the recipe's by default."
+            callback=checked_device, help="Where to run: cpu, cuda, cuda:N, or auto; by default the recipe's."
         ),
     ] = None,
     resume: Annotated[bool, typer.Option(help="Continue from the last checkpoint.")] = False,
@@ -63,12 +63,14 @@ def command(
         typer.Option(callback=output_file, help="File for the figures; result.json in the run's folder by default."),
     ] = None,
 ) -> None:
-    """Train a bank by a recipe, or for your decoder and your documents, and measure it on held-out data."""
+    """Train a bank from a recipe or from your documents, and measure it on held-out data.
+
+    Give a recipe, and change its keys with --set; or give --decoder, with the options from --documents to --seed.
+    """
     if (recipe is None) == (decoder is None):
-        raise ValueError("give a recipe, or --decoder and --documents: one of the two.")
+        raise ValueError("give either a recipe, or --decoder (and --documents).")
+    _check_options(context, by_recipe=recipe is not None)
     if recipe is not None:
-        if documents is not None or layers is not None or bytes_per_token is not None:
-            raise ValueError("--documents, --layers and --bytes-per-token need --decoder; a recipe names its data.")
         plan = read_recipe(recipe, set or [])
         name = plan.decoder
         folder, result = _by_recipe(plan, out, device, resume)
@@ -80,6 +82,21 @@ def command(
     processes().destroy_process_group()  # at interpreter exit gloo's threads may abort the process
     if result:  # the main process measures and writes
         _show(result, name, folder, json or folder / "result.json")
+
+
+def _check_options(context: typer.Context, by_recipe: bool) -> None:
+    """Check that no option is given that would have no effect.
+
+    Raises:
+        ValueError: One is.
+    """
+    for name in _STUDY_OPTIONS if by_recipe else ("set",):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = f"--{name.replace('_', '-')}"
+            if by_recipe:
+                raise ValueError(f"{option} is for --decoder; with a recipe, change its keys: --set KEY=VALUE.")
+            raise ValueError(f"{option} is for a recipe; --decoder has options instead, see `diekae train --help`.")
 
 
 def _show(result: dict[str, Any], decoder: str, folder: Path, target: Path) -> None:

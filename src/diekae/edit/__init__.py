@@ -1,4 +1,4 @@
-"""Knowledge editing: make the decoder state new facts. Each edit can be reverted, and no other output changes."""
+"""Editing: make the decoder state new facts. Each edit can be reverted; where none applies, the output is unchanged."""
 
 from diekae.edit.attach import edit_model, load_edits
 from diekae.edit.edit import Edit, make_edit, read_edits

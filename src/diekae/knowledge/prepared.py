@@ -33,7 +33,8 @@ class PreparedKnowledge:
     tensors: dict[str, Tensor]
     """Slots of K by name, each [N, S, …]."""
     token_count: int
-    """Tokens of K, in its longest document. Encoders that count positions from K's beginning let x begin here."""
+    """Tokens of K; of several documents, those of the longest. Encoders that count positions from K's beginning put
+    x's first token here."""
     bank: str
     """Fingerprint of the bank."""
     anchor: dict[str, Tensor] = field(default_factory=dict)
@@ -41,15 +42,15 @@ class PreparedKnowledge:
     anchor_ids: tuple[int, ...] = ()
     """Tokens of the anchor. Every input that reads this knowledge begins with them."""
     bare_anchor: dict[str, Tensor] = field(default_factory=dict)
-    """The decoder's own keys and values of the anchor in its layers without an encoder, each [M, a, …]: x need not read
-    its anchor again. Empty if there are no such layers, or if x must."""
+    """The decoder's own keys and values of the anchor in its layers without an encoder, each [M, a, …]. With them, x
+    need not read its own anchor. Empty if there are no such layers, or if x must read it."""
     positions: Tensor | None = None
     """Positions of K's slots, which end where x begins; int64 [S]. None if the encoder does not use positions."""
     sharpness: float = 1.0
     """Factor that the keys are multiplied by when this is joined with other documents; 1 after joining."""
     begin: int | None = None
-    """Position of the whole document's first slot, before which the anchor stands. None if all slots are here: then
-    ``positions`` contains it."""
+    """Position of the whole document's first slot; the anchor stands before it. None if no slot was left out, because
+    ``positions`` then contains it."""
 
     def __repr__(self) -> str:
         layers, kind = 0, "empty"

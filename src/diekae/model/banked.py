@@ -47,7 +47,10 @@ class BankedDecoder(MovesWithDecoder):
         config: DiekaeConfig | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
-        """Create an untrained bank for a decoder; it starts as the identity.
+        """Create an untrained bank for a decoder.
+
+        The encoder ``attention`` reads K at once, as the decoder does. By default, ``reader`` and ``token`` change
+        nothing before they are trained.
 
         Args:
             decoder: Any ``*ForCausalLM``.

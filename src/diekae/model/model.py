@@ -46,10 +46,10 @@ class DiekaeModel(KnowledgePreparer):
         injection_mask: Tensor | None = None,
         scope: str | None = None,
     ) -> AbstractContextManager[object]:
-        """Return a block that injects knowledge into every forward of ``model.decoder`` that this thread makes inside.
+        """Return a context manager: in its block, every forward pass of ``model.decoder`` in this thread reads K.
 
-        A thread or task can be inside one such block at a time. A generator that holds one shares it with its caller,
-        unless it is advanced in a context of its own.
+        A thread or task can be inside one such block at a time. If a generator is inside one, so is its caller, unless
+        the generator is advanced in a context of its own.
 
         Args:
             knowledge: See :data:`diekae.knowledge.Knowledge`; None leaves the decoder as it is.
@@ -217,7 +217,7 @@ class DiekaeModel(KnowledgePreparer):
         knowledge: Document | Sequence[Document] | None = None,
         **kwargs: Any,
     ) -> str:
-        """Answer the last turn of a chat; the knowledge holds for all turns.
+        """Answer the last turn of a chat; the decoder reads the knowledge before all turns.
 
         Args:
             messages: Turns of user and assistant, a system prompt first if any; or one question.

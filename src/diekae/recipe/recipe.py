@@ -62,7 +62,9 @@ def read_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
         ValueError: The file or a setting is not valid.
     """
     if not as_path(path).is_file():
-        raise FileNotFoundError(f"no recipe at {str(path)!r}; expected a TOML file, such as those under recipes/.")
+        raise FileNotFoundError(
+            f"no recipe at {str(path)!r}; expected a TOML file, such as the one that `diekae train --decoder` writes."
+        )
     try:
         values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except RecursionError as error:
@@ -114,7 +116,7 @@ def _config(values: Mapping[str, Any]) -> DiekaeConfig | None:
     if conflicting := {"preset", "diekae"} & set(values):
         raise ValueError(
             f"bank={values['bank']!r} has its own configuration, so {' and '.join(sorted(conflicting))} cannot change "
-            "it; leave out the one or the other."
+            "it; leave one of them out."
         )
     return None
 

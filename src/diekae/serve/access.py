@@ -63,7 +63,7 @@ class Keys:
             if len(words[1]) < SHORTEST_KEY:
                 raise ValueError(f"the key on {place} is shorter than {SHORTEST_KEY} characters; choose a longer one.")
             if words[1] in (key for _, key in pairs):
-                raise ValueError(f"the key on {place} stands on an earlier line too; give each tenant its own.")
+                raise ValueError(f"the key on {place} is on an earlier line too; give each tenant a key of its own.")
             pairs.append((words[0], words[1]))
         if not pairs:
             raise ValueError(f"{str(path)!r} holds no key; write a tenant's name and a key on a line.")

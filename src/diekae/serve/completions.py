@@ -139,7 +139,7 @@ def _jobs(running: Running, prompts: Sequence[Prompted], limit: int | None, top_
     prepared = running.reading.prepared if running.reading else None
     most, count = state.engine.options.queue_size, len(prompts) * body.n
     if count > most:
-        raise Refused(f"the request asks for {count} answers, of at most {most}")
+        raise Refused(f"the request asks for {count} answers; at most {most} are possible")
     seed = secrets.randbits(31) if body.seed is None else body.seed
     size = window(state.model.decoder)
     behind = prepared.token_count if prepared else 0  # several documents all end where x begins
@@ -150,8 +150,8 @@ def _jobs(running: Running, prompts: Sequence[Prompted], limit: int | None, top_
         room = min(size - len(ids) - behind, state.options.most_tokens)
         if room < 1:
             raise Refused(
-                f"the prompt has {len(ids)} tokens and stands after {behind} of knowledge; nothing is left of the "
-                f"decoder's window of {size}"
+                f"the prompt has {len(ids)} tokens, after {behind} of knowledge; nothing is left of the decoder's "
+                f"window of {size}"
             )
         sampling = Sampling(
             max_new_tokens=min(limit or room, room),

@@ -44,7 +44,7 @@ class KnowledgeRequest(Strict):
         if not given:
             raise ValueError("knowledge needs one of documents, text and search")
         if self.text is not None and len(given) > 1:
-            raise ValueError("knowledge has text beside documents or search; give only one")
+            raise ValueError("knowledge has text and also documents or search; give text alone, or leave it out")
         return self
 
 

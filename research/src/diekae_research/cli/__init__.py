@@ -7,9 +7,9 @@ from diekae.cli import Verbs, make_app, run_app
 VERBS = {
     "data": "Fetch data sets, turn them into examples, and look at them.",
     "reproduce": "Measure a table or figure of the paper; earlier measurements are reused.",
-    "bench": "Measure cost: with knowledge against without, against K in the prompt, and against a cached prefix.",
+    "bench": "Measure the cost of knowledge beside none, K in the prompt, and a cached prefix.",
     "curves": "Measure a bank by number of documents and by length of knowledge.",
-    "answers": "Count right answers to single questions: a bank's as a share of those with K in the prompt.",
+    "answers": "Count right answers to single questions, with a bank and with K in the prompt.",
     "documents": "Answer questions from a store of ordinary documents, and count right answers.",
     "edit": "Train for editing, and measure edits against other methods.",
     "summary": "Print the tables of the documentation from stored results.",
@@ -24,7 +24,7 @@ class ResearchVerbs(Verbs):
     verbs = VERBS
 
 
-typer_app = make_app(ResearchVerbs, "Data sets, baselines, tables and benchmarks behind diekae.")
+typer_app = make_app(ResearchVerbs, "Data sets, baselines, the paper's tables and benchmarks for diekae.")
 
 
 def app() -> None:

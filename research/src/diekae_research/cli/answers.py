@@ -30,10 +30,10 @@ def command(
     data: Annotated[Path | None, typer.Option(help="Folder of the raw data sets, for natural_questions.")] = None,
     decoder: Annotated[str, typer.Option(help="A decoder's name or folder.")] = "smollm2",
     bank: Annotated[
-        str | None, typer.Option(help="A bank's folder or a shipped one's name; without it K is read untrained.")
+        str | None, typer.Option(help="A bank's folder, or the name of a shipped one; without it K is read untrained.")
     ] = None,
     layers: Annotated[
-        str, typer.Option(help="Layers that read K where there is no bank: all, every:2, or 5,8,10.")
+        str, typer.Option(help="Without a bank: the layers that read K: all, every:2, or 5,8,10.")
     ] = "all",
     sets: Annotated[
         list[str] | None, typer.Option(help=f"{', '.join(get_args(QuestionSet))}; all by default; may be repeated.")
@@ -42,7 +42,7 @@ def command(
         list[str] | None, typer.Option(help=f"{', '.join(get_args(Way))}; all by default; may be repeated.")
     ] = None,
     format: Annotated[Format, typer.Option(help="Text around a question.")] = "qa",
-    limit: Annotated[int, typer.Option(min=1, help="Questions of each set, at most.")] = 200,
+    limit: Annotated[int, typer.Option(min=1, help="Most questions of each set.")] = 200,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
     seed: SeedOption = 0,

@@ -35,15 +35,16 @@ def command(
     lengths: Annotated[list[int], typer.Option(min=1, help="Tokens of K; may be repeated.")] = list(_DEFAULT),  # noqa: B006
     inputs: Annotated[int, typer.Option(min=1, help="Tokens of x.")] = Bench.inputs,
     bank: Annotated[
-        Path | None, typer.Option(help="A bank of this decoder, a folder or a shipped one's name, to measure too.")
+        Path | None,
+        typer.Option(help="A bank of this decoder to measure too: its folder, or the name of a shipped one."),
     ] = None,
     anchor: Annotated[
         int | None,
-        typer.Option(min=1, help="Tokens that K and x begin with, as a chat's header; by default the bank's."),
+        typer.Option(min=1, help="Tokens that K and x begin with, such as a chat's header; by default the bank's."),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Repetitions; the ways are timed in turn.")] = Bench.rounds,
     threads: Annotated[
-        int, typer.Option(min=1, help="Threads; with one, CPU seconds of this process are measured.")
+        int, typer.Option(min=1, help="Threads. With one, the CPU seconds of this process are measured.")
     ] = 1,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",

@@ -29,9 +29,11 @@ def command(
     data: Annotated[Path, typer.Option(help="Held-out examples with knowledge (JSONL).")],
     bank: BankOption = SHIPPED,
     limit: Annotated[int, typer.Option(min=1, help="Use only the first examples.")] = 48,
-    documents: Annotated[list[int], typer.Option(min=1, help="Documents at once; may be repeated.")] = list(DOCUMENTS),  # noqa: B006
+    documents: Annotated[
+        list[int], typer.Option(min=1, help="How many documents are read at once; may be repeated.")
+    ] = list(DOCUMENTS),  # noqa: B006
     lengths: Annotated[list[int], typer.Option(min=1, help="Tokens of knowledge; may be repeated.")] = list(LENGTHS),  # noqa: B006
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples a pass.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples of one pass.")] = 8,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
     json: JsonOption = None,

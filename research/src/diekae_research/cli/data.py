@@ -62,7 +62,7 @@ def build(
     raw: Raw = None,
     option: Options = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="At most this many examples a part, a random subset.")
+        int | None, typer.Option(min=1, help="Most examples of each part; a random subset is taken.")
     ] = None,
     seed: SeedOption = 0,
     strict: Annotated[bool, typer.Option(help="Stop at the first bad record instead of leaving it out.")] = False,
@@ -90,7 +90,7 @@ def build(
 def show(
     name: Annotated[str, typer.Argument(help="A data set, or a file of examples (JSONL).")],
     raw: Raw = None,
-    split: Annotated[Split, typer.Option(help="train, validation or test; for a data set.")] = "train",
+    split: Annotated[Split, typer.Option(help="Part of a data set: train, validation or test.")] = "train",
     option: Options = None,
     number: Annotated[int, typer.Option(min=1, help="How many examples.")] = 3,
     seed: SeedOption = 0,
@@ -112,7 +112,7 @@ def download(
     out: Annotated[Path, typer.Option(help="Folder of the upstream files.")],
     base_url: Annotated[
         str | None,
-        typer.Option(help="A mirror that holds the files under their paths; the publishers' addresses otherwise."),
+        typer.Option(help="Address of a mirror with the same paths; by default the publishers' addresses."),
     ] = None,
 ) -> None:
     """Fetch a data set's upstream files, check them and unpack archives; existing files are kept if they are right."""

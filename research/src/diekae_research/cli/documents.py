@@ -37,26 +37,26 @@ def command(
     context: typer.Context,
     decoder: Annotated[str, typer.Option(help="A decoder's name or folder.")] = "smollm2",
     bank: Annotated[
-        str | None, typer.Option(help="A bank's folder or a shipped one's name; without it K is read exactly.")
+        str | None, typer.Option(help="A bank's folder, or the name of a shipped one; without it K is read exactly.")
     ] = None,
     format: Annotated[Literal["qa", "chat"], typer.Option(help="Text around a question.")] = "chat",
-    split: Annotated[Literal["development", "test"], typer.Option(help="Which half of the documents.")] = "test",
+    split: Annotated[Literal["development", "test"], typer.Option(help="Half of the documents that is used.")] = "test",
     ways: Annotated[
         list[str] | None, typer.Option(help=f"{', '.join(get_args(StoreWay))}; all by default; may be repeated.")
     ] = None,
     passages: Annotated[int, typer.Option(min=1, help="Passages that are read.")] = PASSAGES,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Questions, drawn with a fixed seed; all by default.")
+        int | None, typer.Option(min=1, help="How many questions to draw, with a fixed seed; all by default.")
     ] = None,
     more: Annotated[
         Path | None,
-        typer.Option(help="Examples (JSONL) whose knowledge makes search harder."),
+        typer.Option(help="Examples (JSONL) whose knowledge is added to the store, to make the search harder."),
     ] = None,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Fit the confidence on the development questions, and stop.")
+        bool, typer.Option("--calibrate", help="Only fit the confidence on the development questions.")
     ] = False,
     search_only: Annotated[
-        bool, typer.Option("--search-only", help="Measure search and silence alone, without answers.")
+        bool, typer.Option("--search-only", help="Only measure the search and the confidence, without answers.")
     ] = False,
     embedder: EmbedderOption = None,
     dtype: DtypeOption = "auto",

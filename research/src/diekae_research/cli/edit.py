@@ -33,7 +33,9 @@ from diekae_research.provenance import name_of, write_json
 DataOption = Annotated[Path, typer.Option(help="Folder with counterfact, zsre and natural_questions.")]
 
 
-group = typer.Typer(help="Train for editing, and measure edits against other methods.", no_args_is_help=True)
+group = typer.Typer(
+    help="Train for editing, and measure edits against other methods.", no_args_is_help=True, add_completion=False
+)
 
 
 @group.command()
@@ -45,9 +47,13 @@ def evaluate(
     trained: TrainedOption = None,
     part: Annotated[list[str] | None, typer.Option(help=f"{', '.join(PARTS)}; all by default.")] = None,
     cases: Annotated[int, typer.Option(min=1, help="Reported cases of CounterFact.")] = EditingPlan.cases,
-    few: Annotated[int, typer.Option(min=1, help="The first of them, with D(K,x) too.")] = EditingPlan.few,
-    neighbours: Annotated[int, typer.Option(min=0, help="Neighbourhood prompts a case.")] = EditingPlan.neighbours,
-    unrelated: Annotated[int, typer.Option(min=0, help="Unrelated texts.")] = EditingPlan.unrelated,
+    few: Annotated[
+        int, typer.Option(min=1, help="How many of these, from the first on, are also measured with D(K,x).")
+    ] = EditingPlan.few,
+    neighbours: Annotated[
+        int, typer.Option(min=0, help="Neighbourhood prompts of each case.")
+    ] = EditingPlan.neighbours,
+    unrelated: Annotated[int, typer.Option(min=0, help="Texts that no edit is about.")] = EditingPlan.unrelated,
     seed: SeedOption = EditingPlan.seed,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
@@ -68,7 +74,7 @@ def evaluate(
 @group.command()
 def train(
     data: DataOption,
-    out: Annotated[Path, typer.Option(help="Checkpoints, and at the end editing.safetensors.")],
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints, and at the end editing.safetensors.")],
     bank: BankOption = SHIPPED,
     seed: SeedOption = 0,
     dtype: DtypeOption = "auto",

@@ -17,11 +17,11 @@ _DEFAULT = Plan(Path())
 
 def command(
     table: Annotated[str, typer.Argument(help="table1 … table5, figure3, figure4, or all.")],
-    data: Annotated[Path, typer.Option(help="Folder of the data sets: a folder each, in its publisher's layout.")],
+    data: Annotated[Path, typer.Option(help="Folder with a folder for each data set, in its publisher's layout.")],
     model: Annotated[str, typer.Option(help="Name or folder of the decoder.")] = _DEFAULT.model,
     out: Annotated[Path, typer.Option(help="Folder of tables, drawings and measurements.")] = Path("runs/tables"),
     json: Annotated[
-        Path | None, typer.Option(callback=output_file, help="Where the figures go; TABLE.json in the folder.")
+        Path | None, typer.Option(callback=output_file, help="File for the figures; by default OUT/TABLE.json.")
     ] = None,
     train_examples: Annotated[
         int, typer.Option(min=1, help="Training examples of each data set; edits in table3.")
@@ -30,14 +30,14 @@ def command(
     epochs: Annotated[float, typer.Option(min=0, help="Passes over the training examples.")] = _DEFAULT.epochs,
     longest: Annotated[int, typer.Option(min=1, help="Most tokens of knowledge of an example.")] = _DEFAULT.longest,
     context: Annotated[int, typer.Option(min=1, help="Tokens of the longest context in table4.")] = _DEFAULT.context,
-    methods: Annotated[str, typer.Option(help="Methods in place of the table's own: bare,lora,cartridge.")] = "",
-    sets: Annotated[str, typer.Option(help="Data sets in place of the table's own: dream,zsre.")] = "",
+    methods: Annotated[str, typer.Option(help="Methods instead of the table's own, such as bare,lora,cartridge.")] = "",
+    sets: Annotated[str, typer.Option(help="Data sets instead of the table's own, such as dream,zsre.")] = "",
     preset: Annotated[str, typer.Option(help="Configuration of banks: default, attention or paper.")] = _DEFAULT.preset,
     template: Annotated[
         str | None, typer.Option(help="Text around the knowledge, such as 'Context: {knowledge}\\n\\n'.")
     ] = _DEFAULT.template,
-    rates: Annotated[str, typer.Option(help="Peak learning rates of methods: lora=2e-3,sft=1e-4.")] = "",
-    dtype: Annotated[str, typer.Option(help="Decoder's weights: bf16, fp32, or auto by the device.")] = _DEFAULT.dtype,
+    rates: Annotated[str, typer.Option(help="Peak learning rates of methods, such as lora=2e-3,sft=1e-4.")] = "",
+    dtype: Annotated[str, typer.Option(help="Type of the decoder's weights: bf16, fp32 or auto.")] = _DEFAULT.dtype,
     seed: SeedOption = _DEFAULT.seed,
     device: DeviceOption = "auto",
 ) -> None:

@@ -38,7 +38,7 @@ CARD = Card(
     paper=(18631, 3288, 0),
     options={
         "paper_splits": Option(
-            False, "all that is not for training is for validation, nothing for testing", (18631, 3288, 0)
+            False, "use all cases that are not for training as validation, and none as test", (18631, 3288, 0)
         ),
     },
     note="the paper's 3288 for validation are halved into validation and test; paper_splits=true leaves them whole",

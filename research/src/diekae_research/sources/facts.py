@@ -24,7 +24,9 @@ from diekae_research.fiction import KINDS, QUESTIONS, write_documents
 DOCUMENTS: dict[Split, int] = {"train": 3000, "validation": 300, "test": 300}
 """How many documents `load_source` writes; more if the limit needs more."""
 
-CARD = Card(title="Fictional documents", licence="Apache-2.0, as the library", homepage="", origin="nowhere: made here")
+CARD = Card(
+    title="Fictional documents", licence="Apache-2.0, as the library", homepage="", origin="nowhere: generated here"
+)
 
 
 def load(request: Request) -> list[Example]:

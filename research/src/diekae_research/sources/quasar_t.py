@@ -33,7 +33,7 @@ CARD = Card(
         for path in _PATHS
     ),
     paper=(37012, 3000, 3000),
-    options={"contexts": Option(2, "how many of the search's results are the knowledge, from the best")},
+    options={"contexts": Option(2, "how many of the best search results are the knowledge")},
 )
 
 

@@ -35,10 +35,10 @@ CARD = Card(
     homepage="",
     origin="your own documents (a folder of .txt and .md files, at any depth)",
     options={
-        "knowledge": Option(300, "words of K at most; it ends with a paragraph or a sentence"),
-        "input": Option(40, "words of the one or two sentences after K, at most"),
-        "target": Option(30, "words of the sentence after these, at most"),
-        "windows": Option(4, "examples of a document at most, each behind the one before it"),
+        "knowledge": Option(300, "most words of K, which ends with a paragraph or a sentence"),
+        "input": Option(40, "most words of the input: the one or two sentences after K"),
+        "target": Option(30, "most words of the target: the sentence after these"),
+        "windows": Option(4, "most examples of a document, one after another"),
     },
 )
 

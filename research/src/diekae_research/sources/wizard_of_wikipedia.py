@@ -48,7 +48,7 @@ CARD = Card(
     paper=(70438, 3779, 3544),
     options={
         "all_ratings": Option(False, "dialogues of every rating, not only those that the apprentice rated 4 or 5"),
-        "seen_topics": Option(False, "validation and test on topics of the training, not on unseen ones"),
+        "seen_topics": Option(False, "validate and test on topics of the training, not on unseen ones"),
     },
     note="turns that used no passage are kept apart: their knowledge would be made from the answer",
 )

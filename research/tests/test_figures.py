@@ -1,0 +1,85 @@
+"""The figures of the main tables of README and docs are those of the stored results."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LENGTHS = {"pass over x": (32, 128, 1024, 4096, 8000), "generated token": (128, 1024, 4096)}
+BANKS = {"exact": "exact", "smollm2": "bank"}
+FILES = {
+    ("pass over x", "fp32"): "inference",
+    ("pass over x", "bf16"): "inference-bf16",
+    ("pass over x", "fp32, chat"): "inference-chat",
+    ("generated token", "fp32"): "decode",
+    ("generated token", "bf16"): "decode-bf16",
+}
+SUMMARY = [
+    ("generated token", "fp32", "exact"),
+    ("generated token", "bf16", "exact"),
+    ("generated token", "fp32", "smollm2"),
+    ("pass over x", "fp32", "exact"),
+    ("pass over x", "bf16", "exact"),
+    ("pass over x", "fp32", "smollm2"),
+]
+"""The rows of the short table of costs, which README and the overview of results share."""
+
+
+def read_result(name: str) -> Any:
+    return json.loads((ROOT / "research/results" / name).read_text())
+
+
+def ratios(what: str, kind: str, bank: str, lengths: tuple[int, ...], suffix: str = "") -> list[str]:
+    """Return the measured ratios to a cached prefix, as pages write them; empty texts for what was not measured."""
+    rows = {row["name"]: row["figure"] for row in read_result(f"speed/{FILES[what, kind]}.json")["rows"]}
+    names = [f"{what}, {BANKS[bank]}, |K| {length}, against a cached prefix{suffix}" for length in lengths]
+    return [f"{rows[name]:.2f}" if name in rows else "" for name in names]
+
+
+def cells(line: str) -> list[str]:
+    """Return the texts of a row of a table, without emphasis."""
+    return [cell.strip(" *`") for cell in line.split("|")[1:-1]]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/results/index.md"])
+def test_the_short_table_of_costs(page: str) -> None:
+    pattern = r"^\| (?:a generated token|the same in bf16|a pass over 32).*$"
+    lines = re.findall(pattern, (ROOT / page).read_text(), re.MULTILINE)
+    assert [cells(line)[1:] for line in lines] == [ratios(*row, LENGTHS["generated token"]) for row in SUMMARY]
+
+
+def test_the_page_of_costs() -> None:
+    page = (ROOT / "docs/results/cost.md").read_text()
+    tables = {
+        "**A pass over x**": ("pass over x", ""),
+        "**A generated token**": ("generated token", ""),
+        "`StaticCache`": ("generated token", " of fixed size"),
+    }
+    for title, (what, suffix) in tables.items():
+        table = page.partition(title)[2].partition("| bank |")[2].partition("\n\n")[0]
+        rows = [cells(line) for line in table.splitlines() if "`" in line]
+        assert len(rows) >= 3
+        for bank, kind, *figures in rows:
+            assert figures == ratios(what, kind, bank, LENGTHS[what], suffix), f"{title} {bank}, {kind}"
+
+
+def right(figures: dict[str, Any], way: str) -> int:
+    return round(figures["n"] * figures["ways"][way]["right"])
+
+
+def test_the_table_of_right_answers() -> None:
+    page = (ROOT / "docs/results/index.md").read_text()
+    trained, exact = read_result("answers.json")["sets"], read_result("answers-exact.json")["sets"]
+    for name, figures in trained.items():
+        row = [
+            name.replace("_", " ").replace("natural questions", "Natural Questions"),
+            f"{right(figures, 'prompted')} of {figures['n']}",
+            str(right(figures, "ours")),
+            f"{figures['share']:.2f}",
+            str(right(exact[name], "prompted")),
+            str(right(exact[name], "ours")),
+        ]
+        assert f"| {' | '.join(row)} |" in page
