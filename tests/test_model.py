@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import builders
 from builders import WINDOW, bare_logits, hook_count, largest_change, logits_of, make_decoder, make_model
 from diekae import DiekaeConfig, DiekaeModel
 from diekae.encoders import encoder_class
+from diekae.inject.hookpoints import stack_of
 
 CASTLE = "the castle was built by king four in the north and two towers are red"
 RIVER = "a river has seven dogs"
@@ -136,9 +138,33 @@ def test_forward_with_a_cache_equals_forward_over_all_columns(encoder: str) -> N
         rest = [first.logits]
         for column in range(4, ids.shape[1]):
             step = ids[:, column : column + 1]
-            rest.append(model(step, knowledge=CASTLE, past_key_values=first.past_key_values, use_cache=True).logits)
+            rest.append(model(step, knowledge=CASTLE, cache=first.cache, use_cache=True).logits)
     assert largest_change(want, bare_logits(model, {"input_ids": ids})) > 0.1
     torch.testing.assert_close(torch.cat(rest, 1), want, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("encoder", ["reader", "token", "attention"])
+@pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated")
+@torch.no_grad()
+def test_a_cache_is_taken_under_its_earlier_name_too(encoder: str) -> None:
+    model = make_model(encoder)
+    ids = model.tokenize(QUESTIONS[2])["input_ids"]
+    want, new = model(ids, knowledge=CASTLE).logits[:, 4:], ids[:, 4:]
+
+    def begun() -> Any:
+        return model(ids[:, :4], knowledge=CASTLE, use_cache=True).cache
+
+    torch.testing.assert_close(model(new, knowledge=CASTLE, past_key_values=begun()).logits, want, atol=1e-5, rtol=1e-5)
+    options = {"knowledge": CASTLE, "max_new_tokens": 4, "do_sample": False}
+    generated = model.generate(ids, past_key_values=begun(), **options)
+    assert torch.equal(generated, model.generate(ids, **options))
+    for run in (model.decoder, stack_of(model.decoder)):
+        with model.injected(CASTLE, ids):
+            cache = run(input_ids=ids[:, :4], use_cache=True).cache
+            states = run(input_ids=new, past_key_values=cache)[0]
+            assert run is not model.decoder or largest_change(states, want) < 1e-4
+            cache = run(input_ids=ids[:, :4], use_cache=True).cache
+            assert torch.equal(run(input_ids=new, cache=cache)[0], states)
 
 
 @BOTH
@@ -279,10 +305,10 @@ def test_a_mask_over_a_cache_covers_the_new_columns_or_all(encoder: str) -> None
     ids = model.tokenize(QUESTIONS[0])["input_ids"]
     with torch.no_grad():
         for width in (3, 5):
-            cache = model(ids[:, :2], knowledge=CASTLE, use_cache=True).past_key_values
+            cache = model(ids[:, :2], knowledge=CASTLE, use_cache=True).cache
             mask = torch.ones(1, width, dtype=torch.bool)
-            model(ids[:, 2:], knowledge=CASTLE, injection_mask=mask, past_key_values=cache)
-        cache = model(ids[:, :2], knowledge=CASTLE, use_cache=True).past_key_values
+            model(ids[:, 2:], knowledge=CASTLE, injection_mask=mask, cache=cache)
+        cache = model(ids[:, :2], knowledge=CASTLE, use_cache=True).cache
         with pytest.raises(ValueError, match=r"injection_mask has shape \(1, 4\); expected \(1, 5\)"):
             wrong = torch.ones(1, 4, dtype=torch.bool)
-            model(ids[:, 2:], knowledge=CASTLE, injection_mask=wrong, past_key_values=cache)
+            model(ids[:, 2:], knowledge=CASTLE, injection_mask=wrong, cache=cache)

@@ -295,7 +295,7 @@ def test_a_decoder_that_takes_no_cache_reads_all_of_x() -> None:
     model = chat_model()
     inputs = model.tokenize(QUESTION)
     _, want = columns_read(model, inputs, knowledge=CASTLE)
-    model.decoder.gradient_checkpointing_enable()
+    model.decoder.activation_checkpointing_enable()
     _, got = columns_read(model, inputs, knowledge=CASTLE)
     assert off(got, want) <= OFF
     model.decoder.train()

@@ -71,7 +71,7 @@ WAYS: dict[str, Options] = {
     "num_return_sequences": lambda _model, _ids: {"do_sample": True, "num_return_sequences": 3},
     "num_beams": lambda _model, _ids: {"num_beams": 3, "num_return_sequences": 2, "length_penalty": 0.5},
     'cache_implementation="static"': lambda _model, _ids: {"cache_implementation": "static"},
-    "past_key_values": lambda model, _ids: {"past_key_values": DynamicCache(config=model.decoder.config)},
+    "cache": lambda model, _ids: {"cache": DynamicCache(config=model.decoder.config)},
     "use_cache=False": lambda _model, _ids: {"use_cache": False},
     "prefill_chunk_size": lambda _model, _ids: {"prefill_chunk_size": 3},
     "prompt_lookup_num_tokens": lambda _model, _ids: {"prompt_lookup_num_tokens": 3},
@@ -186,7 +186,7 @@ def test_a_quantised_cache_rounds_x_and_leaves_k_as_it_is() -> None:
     ids, full = prompts(model)
     want = written(generate(model.decoder, full), full)
     cache = Cache(layers=[RoundedLayer(residual_length=4) for _ in range(DEPTH)])
-    got = written(generate(model, ids, knowledge=CASTLE, past_key_values=cache), ids)
+    got = written(generate(model, ids, knowledge=CASTLE, cache=cache), ids)
     assert cache.get_seq_length() == ids.shape[1] + NEW - 1
     assert 0 < off(got[1], want[1]) <= 0.02, "rounded, and only a little"
     assert torch.equal(got[0], want[0])
@@ -431,7 +431,7 @@ def test_without_knowledge_in_any_row_every_option_is_the_decoders_own(listed: b
         {**inputs, "generation_config": GenerationConfig(pad_token_id=int(one[0, 3]))},
         {"input_ids": one, "assistant_model": make_variant("llama", seed=1)},
         {"input_ids": one, "inputs_embeds": decoder.get_input_embeddings()(one[:, :4])},
-        {"input_ids": one, "past_key_values": DynamicCache(config=decoder.config)},
+        {"input_ids": one, "cache": DynamicCache(config=decoder.config)},
     ]
     for number, call in enumerate(calls):
         given = {"max_new_tokens": 5, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}

@@ -60,7 +60,7 @@ class Cached:
             ids = (*model.anchor, *model.need_prompter().knowledge(text))
             cache = DynamicCache(config=model.decoder.config)
             with torch.no_grad():
-                model.decoder(input_ids=torch.tensor([ids]), past_key_values=cache, use_cache=True, logits_to_keep=1)
+                model.decoder(input_ids=torch.tensor([ids]), cache=cache, use_cache=True, logits_to_keep=1)
             self.prefixes.append((ids, cache))
 
     def answer_all(self, pairs: list[tuple[int, str]]) -> None:
@@ -73,7 +73,7 @@ class Cached:
                 generate(
                     input_ids=row,
                     attention_mask=torch.ones_like(row),
-                    past_key_values=copy.deepcopy(cache),
+                    cache=copy.deepcopy(cache),
                     max_new_tokens=self.tokens,
                     do_sample=False,
                     pad_token_id=0,

@@ -114,14 +114,14 @@ def peak_gb(bench: Bench) -> dict[str, dict[str, float]]:
 
     def read(ids: torch.Tensor, **options: Any) -> None:
         output = bench.decoder(input_ids=ids, use_cache=True, logits_to_keep=1, **options)
-        decode.generate(bench, output.past_key_values)
+        decode.generate(bench, output.cache)
 
     def run(way: str, length: int) -> object:
         if way == "bare":
             return read(ids)
         if way == "prompted_cached":
             prefix = bench.prefix(length)
-            read(ids[:, anchor:], past_key_values=forked(prefix))
+            read(ids[:, anchor:], cache=forked(prefix))
             return prefix
         model = bench.model(way)
         prepared = bench.prepared(model, length)

@@ -36,5 +36,5 @@ class Editor(ABC):
             knowledge: The caller's knowledge.
             input_ids: The prompt, or only its new columns if there is a cache; int64 [B, L].
             attention_mask: 0 at padding, [B, L] or over cached and new columns.
-            cache: ``past_key_values`` if it is not empty, else None.
+            cache: The decoder's cache if it is not empty, else None.
         """

@@ -166,7 +166,7 @@ def _read_states(
         else:
             input_ids = ids if start else _prepend(anchor, ids)
             with attached.keeping() as kept:
-                run(decoder, input_ids, attached.hookpoints, past_key_values=cache, use_cache=True)
+                run(decoder, input_ids, attached.hookpoints, cache=cache, use_cache=True)
             states = torch.stack(kept)[:, :, input_ids.shape[1] - ids.shape[1] :]
         batch = bank.prepare(states, mask, batch)
         advance(sum(map(len, chunk)))
@@ -185,7 +185,7 @@ def _read_slots(
     first = -lengths - (a if attached.own_anchor else 0)
     positions = columns[None] + first[:, None]
     cache = DynamicCache(config=decoder.config) if input_ids.shape[1] > step + a else None
-    options: dict[str, Any] = {} if cache is None else {"past_key_values": cache, "use_cache": True}
+    options: dict[str, Any] = {} if cache is None else {"cache": cache, "use_cache": True}
     anchor_slots: KnowledgeBatch | None = None
     chunks: list[dict[str, Tensor]] = []
     start = 0
@@ -219,7 +219,7 @@ def _read_anchor(attached: Attached, anchor: Sequence[int]) -> dict[str, Tensor]
         return {}
     ids = torch.tensor([list(anchor)], device=input_device(decoder))
     with paused():
-        stack_of(decoder)(input_ids=ids, past_key_values=cache, use_cache=True)
+        stack_of(decoder)(input_ids=ids, cache=cache, use_cache=True)
     layers: list[Any] = [cache.layers[layer] for layer in others]
     kinds = (DynamicLayer, DynamicSlidingWindowLayer)
     if any(type(layer) not in kinds or not layer.is_initialized for layer in layers):

@@ -94,7 +94,7 @@ def test_a_cache_keeps_the_decision_for_its_prompt(model: DiekaeModel, edited: E
     with torch.no_grad():
         first = model(**inputs, use_cache=True)
         mask = torch.cat([inputs["attention_mask"], torch.ones(2, 3, dtype=torch.long)], 1)
-        steps = model(more, mask, past_key_values=first.past_key_values).logits
+        steps = model(more, mask, cache=first.cache).logits
         knowledge = edited.knowledge([IN, OUT])
         model.editor = None
         whole = model(torch.cat([inputs["input_ids"], more], 1), mask, knowledge=knowledge).logits[:, -3:]

@@ -69,8 +69,7 @@ def blunt(name: str) -> DiekaeModel:
 
 
 def same(one: PreparedKnowledge, other: PreparedKnowledge) -> bool:
-    tensors, others = one.flatten()[0], other.flatten()[0]
-    return tensors.keys() == others.keys() and all(torch.equal(tensors[name], others[name]) for name in tensors)
+    return one.to_bytes() == other.to_bytes()
 
 
 # Several documents
@@ -207,7 +206,7 @@ def in_turns(model: DiekaeModel, turns: Sequence[tuple[Sequence[int], Any]]) -> 
     """Logits of the last turn; each turn has its own knowledge, and the cache of the earlier turns."""
     cache = DynamicCache(config=model.decoder.config)
     for ids, knowledge in turns:
-        logits = model(torch.tensor([ids]), knowledge=knowledge, past_key_values=cache, use_cache=True).logits
+        logits = model(torch.tensor([ids]), knowledge=knowledge, cache=cache, use_cache=True).logits
     return logits[0]
 
 
@@ -263,8 +262,8 @@ def test_generation_continues_after_a_turn_without_knowledge(name: str) -> None:
     options["return_dict_in_generate"] = True
     ids, cache = torch.tensor([[*first, *last]]), DynamicCache(config=model.decoder.config)
     with torch.no_grad():
-        model(torch.tensor([first]), past_key_values=cache, use_cache=True)
-    found = model.generate(ids, knowledge=CASTLE, past_key_values=cache, **options)
+        model(torch.tensor([first]), cache=cache, use_cache=True)
+    found = model.generate(ids, knowledge=CASTLE, cache=cache, **options)
     receives = torch.arange(found.sequences.shape[1])[None] >= len(first)
     want = logits_of(model, found.sequences[0].tolist(), CASTLE, injection_mask=receives)[ids.shape[1] - 1 : -1]
     assert off(torch.cat(found.logits), want) <= OFF

@@ -82,9 +82,7 @@ def test_all_ways_read_the_same_question(bench_with_bank: Bench, name: str, monk
 
     def noted(**options: Any) -> Any:
         output = forward(**options)
-        seen.append(
-            (options["input_ids"].shape[1], int(output.past_key_values.get_seq_length()), output.logits.shape[1])
-        )
+        seen.append((options["input_ids"].shape[1], int(output.cache.get_seq_length()), output.logits.shape[1]))
         return output
 
     monkeypatch.setattr(bench_with_bank.decoder, "forward", noted)
@@ -134,14 +132,14 @@ def test_random_prepared_knowledge_has_the_form_of_real(bench: Bench, name: str)
 
 
 def test_a_random_cache_has_the_form_of_a_real_one(bench: Bench) -> None:
-    real = bench.decoder(input_ids=bench.ids(9), use_cache=True).past_key_values
+    real = bench.decoder(input_ids=bench.ids(9), use_cache=True).cache
     fake = random_cache(bench.decoder, 9)
     assert [layer.keys.shape for layer in real.layers] == [layer.keys.shape for layer in fake.layers]
     twin = forked(fake)
-    bench.decoder(input_ids=bench.ids(2), past_key_values=twin, use_cache=True)
+    bench.decoder(input_ids=bench.ids(2), cache=twin, use_cache=True)
     assert (twin.get_seq_length(), fake.get_seq_length()) == (11, 9), "a copy grows without the original"
     ids, static = bench.ids(2), static_cache(bench.decoder, fake, 2)
-    both = [bench.decoder(input_ids=ids, past_key_values=cache).logits for cache in (forked(fake), static)]
+    both = [bench.decoder(input_ids=ids, cache=cache).logits for cache in (forked(fake), static)]
     assert torch.allclose(*both, atol=1e-4) and int(static.get_seq_length()) == 11
 
 
@@ -176,9 +174,9 @@ def test_a_generated_token_is_counted_too(bench: Bench) -> None:
     for name in ("attention", "exact"):
         model, prepared, ids = bench.model(name), bench.prepared(bench.model(name), 20), bench.question()
         with model.call_context(prepared, ids):
-            cache = bench.decoder(input_ids=ids, use_cache=True).past_key_values
+            cache = bench.decoder(input_ids=ids, use_cache=True).cache
             token = counters.operations(
-                lambda cache=cache: bench.decoder(input_ids=bench.ids(1), past_key_values=cache, use_cache=True)
+                lambda cache=cache: bench.decoder(input_ids=bench.ids(1), cache=cache, use_cache=True)
             )
         assert token == floor.decoder_pass(bench.decoder, 1, 7) + floor.bank_pass(model.attached, 1, 20)
 

@@ -45,9 +45,9 @@ def passes() -> dict[str, tuple[Callable[[], object], bool]]:
 
         def decode(model=model, prepared=prepared, ids=ids):
             with model.call_context(prepared, ids, scope="all"):
-                cache = bench.decoder(input_ids=ids, use_cache=True).past_key_values
+                cache = bench.decoder(input_ids=ids, use_cache=True).cache
                 for _ in range(4):
-                    bench.decoder(input_ids=bench.ids(1), past_key_values=cache, use_cache=True)
+                    bench.decoder(input_ids=bench.ids(1), cache=cache, use_cache=True)
 
         calls_by_name[f"{name} pass"] = (
             lambda model=model, prepared=prepared, ids=ids: model(ids, knowledge=prepared, use_cache=True),

@@ -225,7 +225,7 @@ class Edits(Editor):
             ids = self.which(input_texts(self.model.need_prompter(), input_ids, attention_mask))
 
         def remember(output: Any) -> Any:
-            if (new_cache := getattr(output, "past_key_values", None)) is not None:
+            if (new_cache := getattr(output, "cache", None)) is not None:
                 self._decisions[new_cache] = ids
             return output
 

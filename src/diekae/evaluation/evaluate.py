@@ -133,11 +133,11 @@ def timed_passes(model: DiekaeModel, prompt: Prompt) -> dict[str, TimedCall]:
     prefix = int(batch["knowledge_start"][0]) + len(prompt.knowledge)
     ids, offset = batch["full_ids"], batch["offset"]
     cache = DynamicCache(config=model.decoder.config)
-    model.decoder(input_ids=ids[:, :prefix], past_key_values=cache, use_cache=True, logits_to_keep=1)
+    model.decoder(input_ids=ids[:, :prefix], cache=cache, use_cache=True, logits_to_keep=1)
 
     def behind(cache: Cache, ids: Tensor, offset: Tensor) -> Tensor:
         rest, shift = ids[:, cache.get_seq_length() :], offset - cache.get_seq_length()
-        return logits_at(model.decoder, rest, batch["labels"], shift, past_key_values=cache, use_cache=True)
+        return logits_at(model.decoder, rest, batch["labels"], shift, cache=cache, use_cache=True)
 
     def ours() -> Tensor:
         # Without x's own anchor where nothing sees it, as in generation.

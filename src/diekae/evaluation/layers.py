@@ -191,7 +191,7 @@ def _target_nll(decoder: PreTrainedModel, prompt: Prompt, settings: Sequence[Lay
     labels = _ids(decoder, prompt.target)[0]
     # Built without the decoder's configuration: with sliding windows it would drop columns that the masks count.
     cache = DynamicCache()
-    decoder(input_ids=_ids(decoder, prefix), past_key_values=cache, use_cache=True, logits_to_keep=1)
+    decoder(input_ids=_ids(decoder, prefix), cache=cache, use_cache=True, logits_to_keep=1)
     columns = torch.zeros(rest.shape[1], len(prefix) + rest.shape[1], dtype=torch.bool, device=rest.device)
     columns[:, len(prompt.anchor) : len(prefix)] = True
     nll: list[float] = []
@@ -203,7 +203,7 @@ def _target_nll(decoder: PreTrainedModel, prompt: Prompt, settings: Sequence[Lay
         with hiding(decoder, hidden), contiguous_head(decoder):
             output = decoder(
                 input_ids=rest.expand(len(batch), -1),
-                past_key_values=copied,
+                cache=copied,
                 use_cache=True,
                 logits_to_keep=len(labels),
             )

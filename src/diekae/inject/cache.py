@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
 from diekae.encoders import KnowledgeBatch
+
+
+def renamed_cache(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a decoder's arguments with its cache as ``cache``; ``past_key_values`` is the earlier name."""
+    old = "past_key_values" if "cache" not in arguments else None
+    return {"cache" if name == old else name: value for name, value in arguments.items()}
 
 
 def forked(cache: Cache) -> Cache:

@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from diekae.encoders import KnowledgeBatch
 from diekae.inject.attached import Attached
 from diekae.inject.attention_injector import AttentionInjector
+from diekae.inject.cache import renamed_cache
 from diekae.inject.checkpointing import checkpointed_blocks
 from diekae.inject.contexts import Claim, HookContext, claims, is_bare
 from diekae.inject.difference_injector import DifferenceInjector
@@ -114,6 +115,7 @@ class Injection:
         earlier_threads = weakref.WeakSet(threading.enumerate())
 
         def before(_module: nn.Module, args: Any, kwargs: Any) -> Any:
+            kwargs = renamed_cache(kwargs)
             forward = Forward.from_call(args, kwargs, self._rows)
             return args, {**kwargs, **self._injector.begin(forward)}
 
@@ -122,7 +124,7 @@ class Injection:
                 _check_thread(decoder)
 
         def after(_module: nn.Module, _args: Any, kwargs: Any, output: Any) -> None:
-            self._injector.end(kwargs.get("past_key_values") or getattr(output, "past_key_values", None))
+            self._injector.end(kwargs.get("cache") or getattr(output, "cache", None))
 
         stack = stack_of(decoder)
         context.add_pre_hook(stack, before, elsewhere if guard else None)

@@ -14,6 +14,7 @@ from transformers import Cache
 from diekae.data.formats import Message
 from diekae.editor import Call
 from diekae.fingerprint import check_whole
+from diekae.inject.cache import renamed_cache
 from diekae.inject.columns import anchored, guess_mask
 from diekae.inject.contexts import Claim, HookContext, bare, check_claim
 from diekae.inject.guidance import with_guidance
@@ -139,7 +140,7 @@ class DiekaeModel(KnowledgePreparer):
         """Run the decoder over x with knowledge injected.
 
         Args:
-            input_ids: int64 [B, L]; with ``past_key_values`` only the new columns, all of which receive.
+            input_ids: int64 [B, L]; with ``cache`` only the new columns, all of which receive.
             attention_mask: 0 at padding, [B, L], or over cached and new columns.
             knowledge: See :data:`diekae.knowledge.Knowledge`.
             injection_mask: Columns that receive, bool [B, L].
@@ -154,7 +155,8 @@ class DiekaeModel(KnowledgePreparer):
         check_input(self.decoder, input_ids, kwargs)
         check_embeddings(kwargs.get("inputs_embeds"), input_ids)
         read = {} if kwargs.get("inputs_embeds") is not None else {"input_ids": input_ids}
-        cache = kwargs.get("past_key_values")
+        kwargs = renamed_cache(kwargs)
+        cache = kwargs.get("cache")
         cached_length = int(cache.get_seq_length()) if cache is not None else 0
         with self._edited(knowledge, input_ids, attention_mask, cache if cached_length else None) as call:
             with self.call_context(call.knowledge, input_ids, attention_mask, injection_mask, cached_length):
@@ -180,6 +182,7 @@ class DiekaeModel(KnowledgePreparer):
             with bare():
                 return self.decoder.generate(**kwargs)  # type: ignore[operator]
         check_input(self.decoder, input_ids, kwargs)
+        kwargs = renamed_cache(kwargs)
         given_mask = kwargs.pop("attention_mask", None)
         mask = given_mask
         if mask is None:
@@ -192,7 +195,7 @@ class DiekaeModel(KnowledgePreparer):
             check_generation(self.decoder, input_ids, mask, kwargs)
             cache = self.unseen_anchor(rows, input_ids, mask) if is_stepwise(self.decoder, kwargs) else None
             kwargs = with_guidance(self.decoder, kwargs)
-            kwargs = {"past_key_values": cache, **kwargs} if cache is not None else kwargs
+            kwargs = {"cache": cache, **kwargs} if cache is not None else kwargs
             with self.call_context(rows, input_ids, mask):
                 return self.decoder.generate(input_ids=input_ids, attention_mask=mask, **kwargs)  # type: ignore[operator]
 

@@ -175,7 +175,7 @@ class Engine:
         # One row alone, and rows of equal length, need not read their own anchor.
         cache = None if known is None else self.model.unseen_anchor(knowledge, ids, mask)
         if cache is not None:
-            options["past_key_values"] = cache
+            options["cache"] = cache
         decoder = self.model.decoder
         with torch.no_grad(), self.model.call_context(known, ids, mask), contiguous_head(decoder):
             decoder.generate(input_ids=ids, attention_mask=mask, **options)  # type: ignore[operator]

@@ -60,7 +60,7 @@ def generate(bench: Bench, cache: Any) -> None:
     """Generate behind a cache, as greedy decoding does, except that each token is the same fixed one."""
     token = bench.ids(1)
     for _ in range(TOKENS):
-        bench.decoder(input_ids=token, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        bench.decoder(input_ids=token, cache=cache, use_cache=True, logits_to_keep=1)
 
 
 def _bank_way(bench: Bench, model: DiekaeModel, prepared: PreparedKnowledge) -> Any:
@@ -71,7 +71,7 @@ def _bank_way(bench: Bench, model: DiekaeModel, prepared: PreparedKnowledge) -> 
         with ExitStack() as exits:
             exits.enter_context(model.call_context(prepared, ids))
             output = bench.decoder(input_ids=ids, use_cache=True, logits_to_keep=1)
-            return exits.pop_all(), output.past_key_values  # the injection goes on until the tokens are generated
+            return exits.pop_all(), output.cache  # the injection goes on until the tokens are generated
 
     def run(state: tuple[ExitStack, Any]) -> None:
         exits, cache = state

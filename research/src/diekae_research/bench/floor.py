@@ -155,4 +155,4 @@ def _inputs(decoder: PreTrainedModel, new: int, past: int) -> tuple[Tensor, dict
     mask = torch.ones(1, 1, new, past + new, dtype=torch.bool, device=decoder.device)
     if not past:
         return ids, {"attention_mask": mask, "use_cache": False}
-    return ids, {"attention_mask": mask, "past_key_values": random_cache(decoder, past), "use_cache": True}
+    return ids, {"attention_mask": mask, "cache": random_cache(decoder, past), "use_cache": True}

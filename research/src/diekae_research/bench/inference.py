@@ -49,7 +49,7 @@ def ways(bench: Bench, length: int) -> dict[str, TimedCall]:
     ids, question, prefix = bench.ids(bench.inputs), bench.question(), bench.prefix(length)
 
     def read(cache: Any) -> object:
-        return bench.decoder(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return bench.decoder(input_ids=ids, cache=cache, use_cache=True, logits_to_keep=1)
 
     # A pass adds columns to its cache. So each round gets a new copy, made outside the measured time.
     passes: dict[str, Any] = {
@@ -71,7 +71,7 @@ def _bank_way(bench: Bench, model: DiekaeModel, prepared: PreparedKnowledge) -> 
         cache = model.unseen_anchor([prepared], question)
         ids = question if cache is None else question[:, len(bench.anchor) :]
         with model.call_context(prepared, question):
-            return bench.decoder(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            return bench.decoder(input_ids=ids, cache=cache, use_cache=True, logits_to_keep=1)
 
     return read
 

@@ -106,7 +106,7 @@ class Cartridges(Prefixed):
         with torch.no_grad():
             read = DynamicCache(config=self.decoder.config)
             ids = torch.tensor([key], device=self.decoder.device)
-            stack_of(self.decoder)(input_ids=ids, past_key_values=read, use_cache=True)
+            stack_of(self.decoder)(input_ids=ids, cache=read, use_cache=True)
             size = min(self.options.tokens, len(key))
             config = CartridgeConfig(task_type="CAUSAL_LM", num_virtual_tokens=size, num_frozen_tokens=1)
             student: Any = get_peft_model(twin(self.decoder), config).eval()
@@ -160,12 +160,12 @@ class Cartridges(Prefixed):
         studied = torch.tensor([row + [padding] * (longest - len(row)) for row in rows], device=ids.device)
         scored = torch.tensor(predicting, device=ids.device)
         prefix, read = torch.tensor([key], device=ids.device), DynamicCache(config=self.decoder.config)
-        stack_of(self.decoder)(input_ids=prefix.expand(len(rows), -1), past_key_values=read, use_cache=True)
+        stack_of(self.decoder)(input_ids=prefix.expand(len(rows), -1), cache=read, use_cache=True)
         return Study(studied, scored, self._predict(studied, scored, read).log_softmax(-1))
 
     def _predict(self, ids: Tensor, scored: Tensor, cache: Cache) -> Tensor:
         """Return the logits at the scored positions of ids behind keys and values, [scored, vocabulary]."""
-        logits: Tensor = self.decoder(input_ids=ids, past_key_values=cache, use_cache=True).logits
+        logits: Tensor = self.decoder(input_ids=ids, cache=cache, use_cache=True).logits
         return logits[scored].float()
 
 

@@ -77,7 +77,7 @@ class Prefixed(Fitted):
                 batch["labels"][rows],
                 batch["offset"][rows] - cut,
                 states=states,
-                past_key_values=cache,
+                cache=cache,
                 use_cache=True,
             )
             logits.update(zip(rows, together.split([len(prompts[row].target) for row in rows]), strict=True))
@@ -92,7 +92,7 @@ class Prefixed(Fitted):
         ids = self.own_anchor(prompt) + prompt.input
         while len(tokens) < max_new_tokens and not (tokens and tokens[-1] in ends):
             row = torch.tensor([ids], device=self.decoder.device)
-            logits = self.decoder(input_ids=row, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+            logits = self.decoder(input_ids=row, cache=cache, use_cache=True, logits_to_keep=1).logits
             tokens.append(int(logits[0, -1].argmax()))
             ids = (tokens[-1],)
         return tokens

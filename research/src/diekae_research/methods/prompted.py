@@ -30,7 +30,7 @@ class CachedPrompt(Prefixed):
         if key not in self.caches:
             cache = DynamicCache(config=self.decoder.config)
             ids = torch.tensor([key], device=self.decoder.device)
-            stack_of(self.decoder)(input_ids=ids, past_key_values=cache, use_cache=True)
+            stack_of(self.decoder)(input_ids=ids, cache=cache, use_cache=True)
             self.caches[key] = cache
             if len(self.caches) > KEPT:
                 self.caches.popitem(last=False)
