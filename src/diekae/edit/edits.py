@@ -26,6 +26,7 @@ from diekae.edit.gate import Gate, GateEntry
 from diekae.edit.store import EditStore, Record
 from diekae.editor import Call, Editor
 from diekae.fingerprint import fingerprint
+from diekae.inject.cache import cache_in
 from diekae.knowledge import Knowledge, PreparedKnowledge
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
@@ -225,7 +226,7 @@ class Edits(Editor):
             ids = self.which(input_texts(self.model.need_prompter(), input_ids, attention_mask))
 
         def remember(output: Any) -> Any:
-            if (new_cache := getattr(output, "cache", None)) is not None:
+            if isinstance(output, Mapping) and (new_cache := cache_in(output)) is not None:
                 self._decisions[new_cache] = ids
             return output
 

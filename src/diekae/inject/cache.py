@@ -13,10 +13,9 @@ from transformers.cache_utils import DynamicLayer
 from diekae.encoders import KnowledgeBatch
 
 
-def renamed_cache(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a decoder's arguments with its cache as ``cache``; ``past_key_values`` is the earlier name."""
-    old = "past_key_values" if "cache" not in arguments else None
-    return {"cache" if name == old else name: value for name, value in arguments.items()}
+def cache_in(call: Mapping[str, Any]) -> Cache | None:
+    """Return the cache among a call's arguments or in its output, by its type: Transformers has changed its name."""
+    return next((value for value in call.values() if isinstance(value, Cache)), None)
 
 
 def forked(cache: Cache) -> Cache:

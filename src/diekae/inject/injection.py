@@ -28,6 +28,7 @@ from __future__ import annotations
 import copy
 import threading
 import weakref
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -36,7 +37,7 @@ from torch import Tensor, nn
 from diekae.encoders import KnowledgeBatch
 from diekae.inject.attached import Attached
 from diekae.inject.attention_injector import AttentionInjector
-from diekae.inject.cache import renamed_cache
+from diekae.inject.cache import cache_in
 from diekae.inject.checkpointing import checkpointed_blocks
 from diekae.inject.contexts import Claim, HookContext, claims, is_bare
 from diekae.inject.difference_injector import DifferenceInjector
@@ -115,7 +116,6 @@ class Injection:
         earlier_threads = weakref.WeakSet(threading.enumerate())
 
         def before(_module: nn.Module, args: Any, kwargs: Any) -> Any:
-            kwargs = renamed_cache(kwargs)
             forward = Forward.from_call(args, kwargs, self._rows)
             return args, {**kwargs, **self._injector.begin(forward)}
 
@@ -124,7 +124,7 @@ class Injection:
                 _check_thread(decoder)
 
         def after(_module: nn.Module, _args: Any, kwargs: Any, output: Any) -> None:
-            self._injector.end(kwargs.get("cache") or getattr(output, "cache", None))
+            self._injector.end(cache_in(kwargs) or (cache_in(output) if isinstance(output, Mapping) else None))
 
         stack = stack_of(decoder)
         context.add_pre_hook(stack, before, elsewhere if guard else None)

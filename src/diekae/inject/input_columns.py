@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
+from diekae.inject.cache import cache_in
+
 
 @dataclass(frozen=True, eq=False)
 class Forward:
@@ -46,7 +48,7 @@ class Forward:
         ids, embeddings = kwargs.get("input_ids", args[0] if args else None), kwargs.get("inputs_embeds")
         inputs = ids if ids is not None else embeddings
         assert inputs is not None, "the decoder was called without input_ids or inputs_embeds"
-        cache = kwargs.get("cache")
+        cache = cache_in(kwargs)
         start = int(cache.get_seq_length()) if cache is not None else 0
         growing = cache is not None or kwargs.get("use_cache") is not False
         repeats = inputs.shape[0] // rows

@@ -14,7 +14,7 @@ from transformers import Cache
 from diekae.data.formats import Message
 from diekae.editor import Call
 from diekae.fingerprint import check_whole
-from diekae.inject.cache import renamed_cache
+from diekae.inject.cache import cache_in
 from diekae.inject.columns import anchored, guess_mask
 from diekae.inject.contexts import Claim, HookContext, bare, check_claim
 from diekae.inject.guidance import with_guidance
@@ -155,8 +155,7 @@ class DiekaeModel(KnowledgePreparer):
         check_input(self.decoder, input_ids, kwargs)
         check_embeddings(kwargs.get("inputs_embeds"), input_ids)
         read = {} if kwargs.get("inputs_embeds") is not None else {"input_ids": input_ids}
-        kwargs = renamed_cache(kwargs)
-        cache = kwargs.get("cache")
+        cache = cache_in(kwargs)
         cached_length = int(cache.get_seq_length()) if cache is not None else 0
         with self._edited(knowledge, input_ids, attention_mask, cache if cached_length else None) as call:
             with self.call_context(call.knowledge, input_ids, attention_mask, injection_mask, cached_length):
@@ -182,7 +181,6 @@ class DiekaeModel(KnowledgePreparer):
             with bare():
                 return self.decoder.generate(**kwargs)  # type: ignore[operator]
         check_input(self.decoder, input_ids, kwargs)
-        kwargs = renamed_cache(kwargs)
         given_mask = kwargs.pop("attention_mask", None)
         mask = given_mask
         if mask is None:
