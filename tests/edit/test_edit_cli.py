@@ -9,6 +9,7 @@ from click.testing import Result
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
+import diekae.cli.console  # noqa: F401 - a console that is made while COLUMNS is set keeps that width
 from builders import SMALL, make_decoder, make_model, make_tokenizer
 from diekae.cli import typer_app
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from typer.testing import CliRunner
 
+import diekae.cli.console  # noqa: F401 - a console that is made while COLUMNS is set keeps that width
 from builders import ARCHITECTURES, DEPTH, hook_count, make_decoder, make_prompts, make_tokenizer
 from diekae.cli import typer_app
 from diekae.cli.layers import layer_range

@@ -20,6 +20,7 @@ from diekae.study.estimate import check_disk, count_layers, fit_batch
 from diekae.study.folder import PARTS, TOKENS, Window, cut, read_folder, shipped_documents
 from diekae.study.plan import VALIDATION, VALIDATIONS, Pace, fit_steps, measure_pace
 from diekae.study.questions import find_pair, follows, is_about, sentences
+from diekae.study.recipe_file import write_recipe
 
 TEXT = "The ferry to Skerrow leaves at nine. A ticket costs twelve crowns. Dogs travel free of charge on weekdays."
 TINY = StudyOptions(minutes=5.0, layers=2, questions=12, batch_size=4)
@@ -208,6 +209,18 @@ def test_a_bank_is_trained_from_documents(tmp_path: Path, monkeypatch: pytest.Mo
     )
     assert again.bank.fingerprint() == model.bank.fingerprint(), "a run that ended is not trained on"
     assert repeated["answers_right"] == result["answers_right"]
+
+
+@pytest.mark.parametrize("format", ["qa", "chat"])
+def test_a_recipe_keeps_names_of_any_characters(tmp_path: Path, format: str) -> None:
+    out = tmp_path / 'a "bank" 😀'
+    config = {"format": format, "template": "é: {knowledge}\n", "encoder_options": {"rank": 8, "mlp_width": 4}}
+    sizes = {"layers": [1, 3], "steps": 20, "batch_size": 2, "gradient_accumulation": 1, "windows": 2}
+    write_recipe(out, "user/😀", {**sizes, "config": config}, seed=3)
+    recipe = read_recipe(out / "recipe.toml")
+    assert (recipe.name, recipe.decoder, recipe.folder) == (out.name, "user/😀", str(out))
+    assert recipe.diekae is not None and recipe.diekae.template == config["template"] and recipe.stages[0].seed == 3
+    assert recipe.data["train"][0].unrelated > 0 and len(recipe.data["train"]) == (1 if format == "qa" else 2)
 
 
 def test_training_ends_with_the_time_and_goes_on_when_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from diekae.files import as_path
-
 _HALF = re.compile("[\ud800-\udfff]")
 """Half of a surrogate pair."""
 
@@ -36,17 +34,14 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a value of JSON")
 
 
-def read_json_lines(path: str | Path) -> Iterator[tuple[str, object]]:
+def read_json_lines(path: Path) -> Iterator[tuple[str, object]]:
     """Yield the values of a JSONL file, each with its place (file and line); empty lines are skipped.
 
     Lines end with a line feed, as JSON Lines defines it; other line separators of Unicode are part of a text.
 
     Raises:
-        DataError: There is no such file, or a line is not JSON in UTF-8.
+        DataError: A line is not JSON in UTF-8.
     """
-    path = as_path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; expected JSONL")
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():

@@ -40,16 +40,16 @@ def draw_layers(measured: Mapping[str, Any]) -> Figure:
     windows, hidden, chosen = figure.subplots(1, 3)
     entries = measured["windows"]
     style(windows, "recovered, K visible in a window alone", "first layer of the window")
-    windows.bar([entry["layers"][0] for entry in entries], shares(entries), color=ACCENT)
+    windows.bar([entry["layers"][0] for entry in entries], _recovered(entries), color=ACCENT)
     style(hidden, "lost where K is hidden in one layer", "layer")
     hidden.bar(
         [entry["layer"] for entry in measured["hidden"]],
-        [1 - share for share in shares(measured["hidden"])],
+        [1 - share for share in _recovered(measured["hidden"])],
         color=ACCENT,
     )
     style(chosen, "recovered, layers chosen one by one", "layer that is added")
     steps = range(len(measured["chosen"]))
-    chosen.plot(steps, shares(measured["chosen"]), color=ACCENT, marker="o", markersize=3)
+    chosen.plot(steps, _recovered(measured["chosen"]), color=ACCENT, marker="o", markersize=3)
     chosen.set_xticks(steps, [str(entry["layers"][-1]) for entry in measured["chosen"]])
     chosen.axhline(1.0, color=MUTED, linewidth=0.8, linestyle=":")
     return figure
@@ -64,6 +64,6 @@ def style(axis: Any, title: str, label: str) -> None:
     axis.axhline(0.0, color=MUTED, linewidth=0.8)
 
 
-def shares(entries: Any, key: str = "recovered") -> list[float]:
-    """Return a share of each entry; NaN, which is not drawn, where it is undefined."""
-    return [float("nan") if entry[key] is None else entry[key] for entry in entries]
+def _recovered(entries: Any) -> list[float]:
+    """Return what is recovered in each entry; NaN, which is not drawn, where it is undefined."""
+    return [float("nan") if entry["recovered"] is None else entry["recovered"] for entry in entries]

@@ -18,6 +18,37 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from diekae.knowledge import PreparedKnowledge
 from diekae.placement import stays
 
+_NAMES = ("keys", "values")
+_STEPWISE_OPTIONS = {
+    "do_sample",
+    "eos_token_id",
+    "logits_processor",
+    "max_length",
+    "max_new_tokens",
+    "min_new_tokens",
+    "num_beams",
+    "pad_token_id",
+    "stopping_criteria",
+    "streamer",
+    "temperature",
+    "top_k",
+    "top_p",
+    "use_cache",
+}
+"""Options of ``generate`` that only choose the next token: with them a row stays one row, a cache only grows, and
+nobody but the decoder gets it."""
+_SETTINGS: dict[str, tuple[Any, ...]] = {
+    "num_beams": (None, 1),
+    "num_return_sequences": (None, 1),
+    "use_cache": (None, True),
+    "cache_implementation": (None,),
+    "prompt_lookup_num_tokens": (None,),
+    "assistant_early_exit": (None,),
+    "use_mtp": (None, False),
+    "return_dict_in_generate": (None, False),
+}
+"""Settings of ``generate`` that must have one of these values for the same reason."""
+
 
 def add_cached_columns(input_ids: Tensor, injection_mask: Tensor | None, cached_length: int) -> tuple[Tensor, Tensor]:
     """Put the columns that are in a cache before the new ones; return ids and injection mask, both [B, L].
@@ -58,38 +89,6 @@ def replaced_anchors(
                 "model.tokenize(question, format=…); of a chat also with the same system prompt."
             )
     return valid & (position < lengths)
-
-
-_NAMES = ("keys", "values")
-_STEPWISE_OPTIONS = {
-    "do_sample",
-    "eos_token_id",
-    "logits_processor",
-    "max_length",
-    "max_new_tokens",
-    "min_new_tokens",
-    "num_beams",
-    "pad_token_id",
-    "stopping_criteria",
-    "streamer",
-    "temperature",
-    "top_k",
-    "top_p",
-    "use_cache",
-}
-"""Options of ``generate`` that only choose the next token: with them a row stays one row, a cache only grows, and
-nobody but the decoder gets it."""
-_SETTINGS: dict[str, tuple[Any, ...]] = {
-    "num_beams": (None, 1),
-    "num_return_sequences": (None, 1),
-    "use_cache": (None, True),
-    "cache_implementation": (None,),
-    "prompt_lookup_num_tokens": (None,),
-    "assistant_early_exit": (None,),
-    "use_mtp": (None, False),
-    "return_dict_in_generate": (None, False),
-}
-"""Settings of ``generate`` that must have one of these values for the same reason."""
 
 
 def unseen_columns(

@@ -23,6 +23,8 @@ UNSEEN = ("del", "moveFrom", "pPr", "rt", "Fallback")
 NOTES = ("footnote", "endnote")
 COLUMNS = 63
 """Most columns of a table in Word."""
+WRAPPERS = ("sdt", "sdtContent", "customXml", "smartTag", "ins", "moveTo")
+"""Elements around paragraphs, rows and cells that do not change what is read."""
 
 
 def read_word(path: Path) -> str:
@@ -177,10 +179,6 @@ def _note_mark(kind: str, element: Any) -> str:
     """Return the mark of a note: its number for a footnote, and ``end`` with its number for an endnote."""
     number = attribute(element, "id") or ""
     return number if kind == "footnote" else f"end {number}"
-
-
-WRAPPERS = ("sdt", "sdtContent", "customXml", "smartTag", "ins", "moveTo")
-"""Elements around paragraphs, rows and cells that do not change what is read."""
 
 
 def name_of(element: Any) -> str:

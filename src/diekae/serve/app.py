@@ -96,10 +96,10 @@ def _open(
     opened = None if edits is None else open_edits(model, edits)
     if opened is not None:
         opened.refresh()
-    documents = None if store is None else KnowledgeStore(store, model, embedder=embedder)
-    library = None if documents is None else Library(documents.folder)
-    intake = None
-    if documents is not None and library is not None:
+    documents = library = intake = None
+    if store is not None:
+        documents = KnowledgeStore(store, model, embedder=embedder)
+        library = Library(documents.folder)
         intake = Intake(library, documents, metrics, options.most_knowledge)
         metrics.watch("waiting_files", "Uploaded files that are not read yet", lambda: intake.waiting)
     if opened is not None:
