@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from diekae import DiekaeModel, PreparedKnowledge
+from diekae.knowledge.codec import decode
 from diekae.prepare import PART, read_documents
 from readings import CASTLE, CHANGE, OFF, QUESTIONS, RIVER, SHIP, exact_model, make_exact, make_variant, off
 
@@ -69,7 +70,7 @@ def blunt(name: str) -> DiekaeModel:
 
 
 def same(one: PreparedKnowledge, other: PreparedKnowledge) -> bool:
-    tensors, others = one.flatten()[0], other.flatten()[0]
+    tensors, others = (decode(prepared.to_bytes())[0] for prepared in (one, other))
     return tensors.keys() == others.keys() and all(torch.equal(tensors[name], others[name]) for name in tensors)
 
 
