@@ -226,7 +226,7 @@ class Edits(Editor):
             ids = self.which(input_texts(self.model.need_prompter(), input_ids, attention_mask))
 
         def remember(output: Any) -> Any:
-            if isinstance(output, Mapping) and (new_cache := cache_in(output)) is not None:
+            if (new_cache := cache_in(output)) is not None:
                 self._decisions[new_cache] = ids
             return output
 

@@ -13,9 +13,13 @@ from transformers.cache_utils import DynamicLayer
 from diekae.encoders import KnowledgeBatch
 
 
-def cache_in(call: Mapping[str, Any]) -> Cache | None:
-    """Return the cache among a call's arguments or in its output, by its type: Transformers has changed its name."""
-    return next((value for value in call.values() if isinstance(value, Cache)), None)
+def cache_in(call: Any) -> Cache | None:
+    """Return the cache among a call's keyword arguments or in its output, by its type; None if there is none.
+
+    Its name is not asked for, because Transformers has changed it. An output that is a tuple has none.
+    """
+    values = call.values() if isinstance(call, Mapping) else ()
+    return next((value for value in values if isinstance(value, Cache)), None)
 
 
 def forked(cache: Cache) -> Cache:

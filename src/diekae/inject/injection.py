@@ -28,7 +28,6 @@ from __future__ import annotations
 import copy
 import threading
 import weakref
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -124,7 +123,7 @@ class Injection:
                 _check_thread(decoder)
 
         def after(_module: nn.Module, _args: Any, kwargs: Any, output: Any) -> None:
-            self._injector.end(cache_in(kwargs) or (cache_in(output) if isinstance(output, Mapping) else None))
+            self._injector.end(cache_in(kwargs) or cache_in(output))
 
         stack = stack_of(decoder)
         context.add_pre_hook(stack, before, elsewhere if guard else None)
