@@ -167,13 +167,17 @@ def test_a_change_of_low_rank_equals_the_product_of_its_matrices() -> None:
     assert off(ours(low, QUESTIONS[0], CASTLE), want) <= OFF
 
 
-def test_layers_without_positions_are_found() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layers_without_positions_are_found(dtype: torch.dtype) -> None:
     for name, turned in (
         ("smollm3, layers without positions", [True, True, True, False]),
         ("cohere2, layers without positions", [True, True, True, False]),
         ("llama", [True] * DEPTH),
+        ("llama, linear rope", [True] * DEPTH),
+        ("gpt_neox", [True] * DEPTH),  # a quarter of the dimensions
     ):
-        assert [site.rotary for site in make(name).attached.sites.values()] == turned
+        sites = make_bank(make_variant(name, hidden_size=64).to(dtype), {"mlp_width": 0}).attached.sites
+        assert [site.rotary for site in sites.values()] == turned, name
 
 
 def test_keys_with_an_unknown_rotation_are_read_but_cannot_be_trained() -> None:

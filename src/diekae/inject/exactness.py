@@ -32,6 +32,9 @@ from diekae.placement import input_device
 
 KNOWLEDGE_TOKENS, INPUT_TOKENS = 6, 5
 """Tokens of K and of x, after an anchor of one token."""
+SHIFT = 9
+"""Positions by which keys are shifted to see whether they are rotated. The fastest pair of dimensions rotates by one
+radian a position, and ends almost opposite; so rounding hides it least, also where few dimensions are rotated."""
 SHARE, ROUNDING = 0.01, 16
 """Largest error, root mean square: a share of what K changes, plus some roundings of the states."""
 
@@ -59,7 +62,7 @@ def check_exact(decoder: PreTrainedModel, sites: Sequence[AttentionSite]) -> lis
             prompted = _last_states(decoder, ids)[:, before:]
         bare = _last_states(decoder, input_ids)[:, 1:]
         keys, values = _read_slots(decoder, sites, knowledge_ids, positions - KNOWLEDGE_TOKENS)
-        keys_elsewhere, _ = _read_slots(decoder, sites, knowledge_ids, positions)
+        keys_elsewhere, _ = _read_slots(decoder, sites, knowledge_ids, positions - KNOWLEDGE_TOKENS + SHIFT)
         tensors: Any = {"keys": keys, "values": values}
         injected = _run_with_slots(decoder, sites, tensors, positions - KNOWLEDGE_TOKENS, input_ids)[:, 1:]
     except (IndexError, RuntimeError, TypeError) as error:
