@@ -160,6 +160,14 @@ def test_every_loader_says_no_to_remote_code():
         assert "trust_remote_code=False" in text or "**options" in text, f"{name}: {text}"
 
 
+def test_the_missing_package_of_a_quantised_decoder_is_named(saved_tiny, tmp_path):
+    shutil.copytree(saved_tiny, tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "quantization_config": {"quant_method": "aqlm"}}))
+    with pytest.raises(ValueError, match="cannot load a decoder from .*requires AQLM: `pip install aqlm"):
+        load_decoder(str(tmp_path / "model"))
+
+
 def test_a_damaged_weights_file_is_named(saved_tiny, tmp_path):
     shutil.copytree(saved_tiny, tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").write_bytes(b"half")

@@ -22,6 +22,7 @@ DTYPES: dict[str, torch.dtype | None] = {
 
 LOADING_ERRORS = (
     *(OSError, ValueError, SafetensorError),
+    ImportError,  # the package of a quantised model is missing
     *(RuntimeError, KeyError, TypeError, AttributeError, ArithmeticError),  # damaged configurations
 )
 """What Transformers raises for a model that it cannot load."""
