@@ -8,32 +8,53 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TorchAoConfig,
+)
 
 from builders import largest_change, logits_of, make_decoder, make_model, make_prompts, make_tokenizer
+from cli_runs import succeed
 from diekae import DiekaeModel
 from diekae.checkpoint import CONFIG_NAME
 from diekae.fingerprint import fingerprint, identify
 from diekae.inject.hooks import frozen
+from diekae.models import load_decoder
 from diekae.run.score import lay_out
 from diekae.training.objectives import OBJECTIVES
 
 CASTLE = "the castle was built by king four in the north"
 QUESTION = "who built the castle"
-KINDS = pytest.mark.parametrize("kind", ["torchao", "torchao as loaded", "quanto", "packed"])
+EIGHT, FOUR = {"load_in_8bit": True}, {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+BITSANDBYTES: dict[str, dict[str, Any]] = {
+    "bitsandbytes, 8 bits": EIGHT,
+    "bitsandbytes, 4 bits": FOUR,
+    "bitsandbytes, 4 bits, scales too": {**FOUR, "bnb_4bit_use_double_quant": True},
+}
+"""Options of its configuration, by kind."""
+KINDS = pytest.mark.parametrize("kind", ["torchao", "torchao as loaded", "quanto", "packed", *BITSANDBYTES])
+SIZES = {"hidden_size": 64, "intermediate_size": 128}
+"""Multiples of 64, which bitsandbytes' 4-bit kernel needs."""
 
 
 class PackedLinear(nn.Module):
-    """A linear map whose weights are packed into bytes, as bitsandbytes packs them: a row's scale is a buffer."""
+    """A linear map whose weights are packed into bytes: a row's scale is a buffer.
+
+    When it is first used it packs them anew, into another shape, as bitsandbytes does on some CPUs.
+    """
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         scale = linear.weight.detach().abs().amax(1, keepdim=True) / 127
         packed = (linear.weight.detach() / scale).round().to(torch.int8)
-        self.weight = nn.Parameter(packed, requires_grad=False)
+        self.weight = nn.Parameter(packed.reshape(-1, 1), requires_grad=False)
         self.register_buffer("scale", scale)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.weight.data = self.weight.data.reshape(len(self.scale), -1)
         return x @ (self.weight.to(x.dtype) * self.scale.to(x.dtype)).T
 
 
@@ -52,24 +73,38 @@ def quantised(decoder: PreTrainedModel, kind: str, folder: Path) -> PreTrainedMo
         quanto.quantize(twin, weights=quanto.qint8)
         quanto.freeze(twin)
         return twin
+    decoder.save_pretrained(folder)
+    if kind in BITSANDBYTES:
+        pytest.importorskip("bitsandbytes")
+        return loaded(folder, decoder.dtype, BitsAndBytesConfig(**BITSANDBYTES[kind]))
     torchao = pytest.importorskip("torchao.quantization")
     config = torchao.Int8WeightOnlyConfig()
     if kind == "torchao":
         twin = copy.deepcopy(decoder)
         torchao.quantize_(twin, config)
         return twin
-    from transformers import TorchAoConfig
+    return loaded(folder, decoder.dtype, TorchAoConfig(config))
 
-    decoder.save_pretrained(folder)
-    loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, quantization_config=TorchAoConfig(config), dtype=decoder.dtype
-    )
-    return loaded
+
+def loaded(folder: Path, dtype: torch.dtype, config: Any) -> PreTrainedModel:
+    """The decoder in a folder, quantised while it is loaded."""
+    decoder: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, quantization_config=config, dtype=dtype)
+    return decoder
+
+
+def unquantised(twin: PreTrainedModel, decoder: PreTrainedModel) -> PreTrainedModel:
+    """A copy of the decoder whose linear maps multiply by what those of its quantised twin multiply by."""
+    copied = copy.deepcopy(decoder)
+    for name, module in copied.named_modules():
+        if isinstance(module, nn.Linear):
+            basis = torch.eye(module.in_features, requires_grad=True)
+            module.weight.data = twin.get_submodule(name)(basis).detach().T.contiguous()
+    return copied
 
 
 @KINDS
 def test_reading_is_exact(kind: str, tmp_path: Path) -> None:
-    decoder = make_decoder()
+    decoder = make_decoder(**SIZES)
     model = DiekaeModel.exact(quantised(decoder, kind, tmp_path), make_tokenizer())
     inputs = model.tokenize(QUESTION)
     ids = inputs["input_ids"][0].tolist()
@@ -83,7 +118,7 @@ def test_reading_is_exact(kind: str, tmp_path: Path) -> None:
 
 @KINDS
 def test_the_bank_of_the_plain_decoder_is_accepted(kind: str, tmp_path: Path) -> None:
-    decoder = make_decoder()
+    decoder = make_decoder(**SIZES)
     whole = make_model("attention", decoder=decoder)
     whole.save_pretrained(tmp_path / "bank")
     twin = quantised(decoder, kind, tmp_path / "decoder")
@@ -102,7 +137,7 @@ def test_the_bank_of_the_plain_decoder_is_accepted(kind: str, tmp_path: Path) ->
 
 @KINDS
 def test_the_bank_of_another_decoder_is_refused(kind: str, tmp_path: Path) -> None:
-    decoder = make_decoder()
+    decoder = make_decoder(**SIZES)
     make_model("attention", decoder=decoder).save_pretrained(tmp_path / "bank")
     for change in ("model.norm.weight", "model.embed_tokens.weight"):
         other = copy.deepcopy(decoder)
@@ -114,7 +149,7 @@ def test_the_bank_of_another_decoder_is_refused(kind: str, tmp_path: Path) -> No
 
 
 def test_a_plain_decoder_with_the_same_norms_is_refused(tmp_path: Path) -> None:
-    decoder = make_decoder()
+    decoder = make_decoder(**SIZES)
     make_model("attention", decoder=decoder).save_pretrained(tmp_path / "bank")
     other = copy.deepcopy(decoder)
     with torch.no_grad():
@@ -124,7 +159,7 @@ def test_a_plain_decoder_with_the_same_norms_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_bank_of_an_older_version_is_accepted_beside_the_plain_decoder_alone(tmp_path: Path) -> None:
-    decoder = make_decoder()
+    decoder = make_decoder(**SIZES)
     make_model("attention", decoder=decoder).save_pretrained(tmp_path / "bank")
     path = tmp_path / "bank" / CONFIG_NAME
     description = json.loads(path.read_text())
@@ -136,27 +171,70 @@ def test_a_bank_of_an_older_version_is_accepted_beside_the_plain_decoder_alone(t
 
 
 @KINDS
-def test_its_fingerprint_does_not_depend_on_its_type(kind: str, tmp_path: Path) -> None:
-    decoder = make_decoder().to(torch.bfloat16)
+def test_its_fingerprint_does_not_depend_on_its_type_or_use(kind: str, tmp_path: Path) -> None:
+    decoder = make_decoder(**SIZES).to(torch.bfloat16)
     narrow = quantised(decoder, kind, tmp_path / "narrow")
     wide = quantised(copy.deepcopy(decoder).float(), kind, tmp_path / "wide")
     assert fingerprint(narrow) == fingerprint(wide) != fingerprint(decoder)
     assert identify(narrow).quantized and not identify(decoder).quantized
+    with torch.no_grad():
+        narrow(torch.tensor([[1, 5, 6]]))
+    assert fingerprint(narrow) == fingerprint(wide)
+
+
+def test_bitsandbytes_forms_are_told_apart(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    make_decoder(**SIZES).save_pretrained(tmp_path)
+    forms = [EIGHT, FOUR, {**FOUR, "bnb_4bit_quant_type": "fp4"}]
+    prints = {fingerprint(loaded(tmp_path, torch.float32, BitsAndBytesConfig(**form))) for form in forms}
+    assert len(prints) == 3
+
+
+@pytest.mark.parametrize("kind", BITSANDBYTES)
+def test_a_folder_that_holds_it_is_asked(kind: str, tmp_path: Path) -> None:
+    decoder = quantised(make_decoder(**SIZES), kind, tmp_path / "plain")
+    decoder.save_pretrained(tmp_path / "quantised")
+    make_tokenizer().save_pretrained(tmp_path / "quantised")
+    assert fingerprint(load_decoder(str(tmp_path / "quantised"))[0]) == fingerprint(decoder)
+    (tmp_path / "castle.txt").write_text(CASTLE)
+    output = succeed("ask", QUESTION, "--decoder", tmp_path / "quantised", "--knowledge", tmp_path / "castle.txt")
+    assert "castle.txt" in output and CASTLE in output
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("kind", ["bitsandbytes, 8 bits", "bitsandbytes, 4 bits"])
+def test_exact_reading_rounds_less_than_the_quantisation(
+    kind: str, tmp_path: Path, smollm2: tuple[PreTrainedModel, PreTrainedTokenizerBase]
+) -> None:
+    plain, tokenizer = smollm2
+    model = DiekaeModel.exact(quantised(plain, kind, tmp_path), tokenizer)
+    bridge = "The Ondrel Bridge crosses the river Sava. Tilda Roe built it in 1907."
+    inputs = model.tokenize("Who built the bridge?")
+    ids, length = inputs["input_ids"][0].tolist(), len(model.anchor)
+    prompt = torch.tensor([[*ids[:length], *model.prompter.knowledge(bridge), *ids[length:]]])
+    with torch.no_grad():
+        want, of_plain = (of(prompt).logits[:, length - len(ids) :] for of in (model.decoder, plain))
+    ours = logits_of(model, inputs, bridge)[:, length:]
+    assert float((ours - want).norm()) < float((of_plain - want).norm())
+    assert "Tilda Roe" in model.chat("Who built the bridge?", knowledge=bridge, max_new_tokens=20)
 
 
 @KINDS
 @pytest.mark.parametrize("name", ["difference", "cross_entropy", "distill"])
 def test_a_bank_is_trained_beside_it(kind: str, name: str, tmp_path: Path) -> None:
-    grads: list[dict[str, Any]] = []
-    decoder = make_decoder()
-    for of_model in (decoder, quantised(decoder, kind, tmp_path)):
+    def gradients(of_model: PreTrainedModel) -> dict[str, torch.Tensor]:
         model = make_model("attention", decoder=of_model, layers=(1, 2))
         batch: Any = lay_out(model, make_prompts(3))
         with frozen(of_model):
             OBJECTIVES[name](model)(**batch).loss.backward()
-        grads.append({n: p.grad for n, p in model.bank.named_parameters() if p.grad is not None})
         assert all(parameter.grad is None for parameter in of_model.parameters())
-    plain, ours = grads
+        return {n: p.grad for n, p in model.bank.named_parameters() if p.grad is not None}
+
+    decoder = make_decoder(**SIZES)
+    twin = quantised(decoder, kind, tmp_path)
+    ours = gradients(twin)
+    plain = gradients(unquantised(twin, decoder))
     assert set(ours) == set(plain) and ours
+    rounding = 0.2 if kind == "bitsandbytes, 8 bits" else 1e-4  # which rounds states to 8 bits, too
     for parameter, grad in plain.items():
-        assert float((ours[parameter] - grad).norm()) < 0.3 * float(grad.norm()), parameter
+        assert float((ours[parameter] - grad).norm()) < rounding * float(grad.norm()), parameter

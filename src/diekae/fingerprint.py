@@ -30,7 +30,7 @@ class DecoderIdentity:
     """What tells one decoder from another, on every device and in every type of its weights."""
 
     fingerprint: str
-    """Digest of the sizes and of all weights. Of a quantised weight only its name, shape and kind count, because its
+    """Digest of the sizes and of all weights. Of a quantised weight only its name, size and kind count, because its
     numbers depend on the type that it was quantised from."""
     norms: str
     """Digest of the sizes and of the norms' gains, which quantisation leaves alone; empty if there are none."""
@@ -63,7 +63,7 @@ def identify(decoder: PreTrainedModel) -> DecoderIdentity:
     table = next((name for name, parameter in decoder.named_parameters() if parameter is embedding), "")
     for name, weight in weights(decoder):
         kind = quantized_kind(weight)
-        content = f"{name}{tuple(weight.shape)}".encode() + (kind.encode() or _sample(weight))
+        content = f"{name}{_size(weight)}".encode() + (kind.encode() or _sample(weight))
         whole.update(content)
         if kind:
             kinds.add(kind)
@@ -93,7 +93,18 @@ def fingerprint(decoder: PreTrainedModel) -> str:
 def quantized_kind(weight: Tensor) -> str:
     """Return the kind of a quantised weight, such as ``Int8Tensor``; empty for numbers in floating point."""
     packed = hasattr(weight, "__tensor_flatten__")  # torchao's and quanto's: several tensors in one
-    return type(weight).__name__ if packed or not weight.is_floating_point() else ""
+    if not packed and weight.is_floating_point():
+        return ""
+    scheme = getattr(weight, "quant_type", "")  # bitsandbytes': nf4 or fp4
+    return f"{type(weight).__name__}-{scheme}" if scheme else type(weight).__name__
+
+
+def _size(weight: Tensor) -> tuple[int, ...]:
+    """Return the shape of a weight; of numbers that are packed into bytes how many bytes they take.
+
+    On some CPUs bitsandbytes packs 4-bit weights anew when they are first used, into another shape.
+    """
+    return tuple(weight.shape) if weight.is_floating_point() else (weight.nbytes,)
 
 
 def _sample(weight: Tensor) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ from diekae.cli.output import accept_any_text, flush_output, make_console
 from diekae.version import __version__
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read when Transformers is imported
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # in 8 bits it warns at every product
 
 VERBS = {
     "ask": "Answer a question from documents, and show the passages that were read.",

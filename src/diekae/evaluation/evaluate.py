@@ -62,7 +62,7 @@ def evaluate(
     _check_knowledge(prompts)
     prompts = truncate_knowledge(prompts, max_knowledge, window(model.decoder))
     swapped = swap_knowledge(prompts, window(model.decoder), max_knowledge)
-    with frozen(model.decoder), torch.no_grad():
+    with torch.no_grad(), frozen(model.decoder):
         losses = _losses(model, prompts, swapped, batch_size, progress)
         seconds = time_all(model, prompts) if time_passes else None
     means = {name: value.mean for name, value in losses.items()}

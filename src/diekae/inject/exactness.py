@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from diekae.encoders import KnowledgeBatch
+from diekae.fingerprint import quantized_kind
 from diekae.inject.attention import AttentionSite
 from diekae.inject.attention_interface import (
     AttentionCall,
@@ -37,6 +38,9 @@ SHIFT = 9
 radian a position, and ends almost opposite; so rounding hides it least, also where few dimensions are rotated."""
 SHARE, ROUNDING = 0.01, 16
 """Largest error, root mean square: a share of what K changes, plus some roundings of the states."""
+QUANTISED_DTYPE = torch.bfloat16
+"""Type by whose rounding a quantised decoder is judged. Whatever the type of its states, its kernels may compute in
+this one, or round the states to 8 bits."""
 
 
 @torch.no_grad()
@@ -67,7 +71,8 @@ def check_exact(decoder: PreTrainedModel, sites: Sequence[AttentionSite]) -> lis
         injected = _run_with_slots(decoder, sites, tensors, positions - KNOWLEDGE_TOKENS, input_ids)[:, 1:]
     except (IndexError, RuntimeError, TypeError) as error:
         raise ValueError(refusal(decoder, f"it does not run with K before position 0 ({error})")) from error
-    precision = torch.finfo(decoder.dtype).eps
+    quantised = any(quantized_kind(weight) for weight in decoder.parameters())
+    precision = torch.finfo(QUANTISED_DTYPE if quantised else decoder.dtype).eps
     difference, change = _rms(injected - prompted), _rms(prompted - bare)
     if not difference <= SHARE * change + ROUNDING * precision * _rms(prompted):
         raise ValueError(

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 
 from diekae.inject.contexts import HookContext
 from diekae.inject.hookpoints import Hookpoint, find_blocks, first_tensor, input_states, stack_of, with_first
+from diekae.inject.packed_weights import unpacked_weights
 
 HookFunction = Callable[[int, Tensor, Tensor], Tensor | None]
 """Called as ``hook(layer, stream, output)``, with the residual stream right after the hookpoint and the output of its
@@ -152,14 +153,18 @@ def add_contiguous_head(context: HookContext, decoder: PreTrainedModel) -> None:
 
 @contextmanager
 def frozen(decoder: PreTrainedModel) -> Iterator[None]:
-    """Keep the decoder in eval mode and without gradients of its own inside the block, and restore both after it."""
+    """Keep the decoder in eval mode and without gradients of its own inside the block, and restore both after it.
+
+    If gradients are enabled, they pass through its weights, packed ones too.
+    """
     required = [(parameter, parameter.requires_grad) for parameter in decoder.parameters()]
     modes = [(module, module.training) for module in decoder.modules()]
     try:
         for parameter, _ in required:
             parameter.requires_grad_(False)
         decoder.eval()
-        yield
+        with unpacked_weights(decoder):
+            yield
     finally:
         for parameter, requires_grad in required:
             parameter.requires_grad_(requires_grad)

@@ -60,7 +60,7 @@ def measure_curves(
         raise ValueError("curves need examples, each with knowledge; at least one has none.")
     if min((batch_size, *documents, *lengths)) < 1:
         raise ValueError(f"documents={documents}, lengths={lengths} and batch_size={batch_size} must be positive.")
-    with frozen(model.decoder), torch.no_grad():
+    with torch.no_grad(), frozen(model.decoder):
         progress("documents", 0, len(documents))
         bench = _CurveBench(model, examples, batch_size)
         return {
