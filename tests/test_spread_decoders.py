@@ -10,7 +10,7 @@ import pytest
 import torch
 from accelerate import cpu_offload, disk_offload, dispatch_model
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from builders import largest_change, logits_of, make_decoder, make_model, make_prompts, make_tokenizer
 from diekae import DiekaeModel
@@ -38,7 +38,21 @@ def spread(decoder: PreTrainedModel, last: str = "cpu:1", **options: Any) -> Pre
     return dispatch_model(copy.deepcopy(decoder), places, main_device="cpu", **options)
 
 
-@pytest.fixture(params=["spread", "spread and disk", "cpu_offload", "disk_offload"])
+def load_auto(decoder: PreTrainedModel, folder: Path, **options: Any) -> PreTrainedModel:
+    """Save a decoder, and load it where Transformers chooses."""
+    decoder.save_pretrained(folder)
+    return AutoModelForCausalLM.from_pretrained(folder, device_map="auto", dtype=decoder.dtype, **options)
+
+
+def load_half(decoder: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """Save a decoder, and load it into too little RAM for all layers."""
+    loaded = load_auto(decoder, folder, max_memory={"cpu": "110KB"}, offload_folder=folder / "offloaded")
+    layers = [device for name, device in loaded.hf_device_map.items() if name.startswith("model.layers.")]
+    assert set(layers) == {"cpu", "disk"}, loaded.hf_device_map
+    return loaded
+
+
+@pytest.fixture(params=["spread", "spread and disk", "cpu_offload", "disk_offload", "device_map=auto"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """Copy a decoder, and spread or offload the copy; ``cpu:1`` is a second device meanwhile."""
     places: dict[str, Place] = {
@@ -46,6 +60,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
         "spread and disk": lambda decoder: spread(decoder, "disk", offload_dir=tmp_path / "part"),
         "cpu_offload": lambda decoder: cpu_offload(copy.deepcopy(decoder), CPU),
         "disk_offload": lambda decoder: disk_offload(copy.deepcopy(decoder), tmp_path / "all", CPU),
+        "device_map=auto": lambda decoder: load_half(decoder, tmp_path / "saved"),
     }
     with elsewhere() if "spread" in request.param else nullcontext():
         yield places[request.param]
@@ -180,6 +195,15 @@ def test_a_trained_bank_is_loaded_beside_it(place: Place, tmp_path: Path) -> Non
     knowledge = PreparedKnowledge.load(tmp_path / "castle")
     inputs = model.tokenize(QUESTIONS)
     assert torch.equal(logits_of(model, inputs, knowledge), logits_of(whole, inputs, knowledge))
+
+
+def test_with_enough_memory_auto_loads_the_whole_decoder(tmp_path: Path) -> None:
+    decoder = make_decoder()
+    whole, model = (make_model("attention", decoder=of) for of in (decoder, load_auto(decoder, tmp_path)))
+    inputs = model.tokenize(QUESTIONS)
+    assert fingerprint(model.decoder) == fingerprint(decoder)
+    assert torch.equal(logits_of(model, inputs, CASTLE), logits_of(whole, inputs, CASTLE))
+    assert model.to("meta").device.type == "meta", "it is on one device, and can be moved"
 
 
 def test_it_stays_where_it_is(place: Place) -> None:
