@@ -9,6 +9,8 @@ import openai
 import pytest
 import torch
 
+from diekae.answering import ask, reading_confidence
+from diekae.answering.reading_confidence import ReadingConfidence
 from served import Served
 from tiny_served_model import SHIP, TOWER
 
@@ -73,6 +75,23 @@ def test_a_search_finds_reads_and_names_passages(server: Served, files: list[Any
     assert response.choices[0].message.content.strip() == expected(server, documents=TOWER.strip())
     among = chat(server, knowledge={"search": {"k": 2}, "documents": [files[1].id]})
     assert among.model_extra["knowledge"]["sources"][0]["title"] == "ship.md"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_confidence_is_that_of_what_the_decoder_read(
+    server: Served, files: list[Any], stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, store = server.state.model, server.state.reader.store
+    weights = torch.randn(model.decoder.config.hidden_size + 1, generator=torch.Generator().manual_seed(0))
+    fitted = ReadingConfidence(model.bank.decoder, "chat", 1, tuple(weights.tolist()), 0.5)
+    of_search = chat(server, knowledge={"search": {"k": 2}}).model_extra["knowledge"]["confidence"]
+    monkeypatch.setattr(reading_confidence, "_shipped", lambda: {(fitted.decoder, fitted.format): fitted})
+    answer = chat(server, knowledge={"search": {"k": 2}, "shares": True}, stream=stream)
+    told = [chunk.model_extra["knowledge"] for chunk in answer if "knowledge" in chunk.model_extra] if stream else []
+    (knowledge,) = told or [answer.model_extra["knowledge"]]
+    asked = ask(model, QUESTION[0]["content"], store, max_new_tokens=2)
+    assert knowledge["confidence"] == pytest.approx(asked.confidence, abs=1e-5) != of_search
+    assert knowledge["sources"][0]["share"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("knowledge", [{"text": TOWER}, {"documents": 0}, {"search": {}}])

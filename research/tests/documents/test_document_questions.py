@@ -4,17 +4,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import Result
 from question_checks import problems
+from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
 from builders import make_decoder, make_encoder, make_model, make_tokenizer
+from diekae import DiekaeModel
 from diekae.answering.confidence import CALIBRATIONS
+from diekae.answering.reading_confidence import ReadingConfidence, read_fitted, write_fitted
 from diekae.models import load_decoder
 from diekae_research.cli import typer_app
-from diekae_research.documents import questions
+from diekae_research.documents import questions, reading
 from diekae_research.documents.figures import summary
 from diekae_research.documents.questions import is_right, questions_of, read_rows
 
@@ -119,17 +123,65 @@ def test_search_alone_is_measured_with_an_encoder(place: Path, tmp_path: Path) -
     assert written["ways"] == {} and written["answers"] == [] and written["recall"]["words shared"]["n"] == 2
     assert written["search"]["passages"] >= 4 and written["search"]["seconds"] > 0 and written["fill_seconds"] > 0
     assert written["settings"]["embedder"].startswith("tiny-encoder@"), "the name, not the path"
-    assert written["settings"]["threshold"] == CALIBRATIONS["encoder"].threshold
+    assert written["silence"]["threshold"] == CALIBRATIONS["encoder"].threshold
 
 
 def test_the_confidence_is_calibrated_on_the_development_half(place: Path) -> None:
     invoke("documents", "--calibrate", "--decoder", place / "decoder", "--format", "qa", "--json", place / "c.json")
     written = json.loads((place / "c.json").read_text())
-    assert len(written["weights"]) == 4 and 0 <= written["threshold"] <= 1 and "answers" not in written
-    counts = [written[size]["said_not_there"] for size in ("one", "all")]
-    assert counts[0].keys() == counts[1].keys() == {"near", "far", "answerable"} and "more" not in written
+    search = written["search"]
+    assert len(search["weights"]) == 4 and 0 <= search["threshold"] <= 1 and "reading" not in written
+    counts = [search[size]["said_not_there"] for size in ("one", "all")]
+    assert counts[0].keys() == counts[1].keys() == {"near", "far", "answerable"} and "more" not in search
     asked = len(questions_of("development"))
     assert all(sum(number for _, number in count.values()) == asked for count in counts), "in each size of store"
+
+
+def test_the_confidence_of_what_is_read_is_fitted_for_each_format(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "FACTS", 5)
+    colours = {"house": "green", "tower": "blue", "bridge": "red", "ship": "white", "king": "black", "horse": "grey"}
+    rows = [
+        {
+            "knowledge": f"the {thing} is by the sea. the {thing} is {colour}. " + "it has stone and water. " * 6,
+            "input": f"what is the colour of the {thing}",
+            "target": colour,
+        }
+        for thing, colour in colours.items()
+    ]
+    (place / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    of_chats = ReadingConfidence("a decoder", "chat", 1, (0.5, 0.25), 0.75)
+    write_fitted(place / "fitted.json", [of_chats, of_chats._replace(format="qa")])
+    options = ("--decoder", place / "decoder", "--format", "qa", "--more", place / "more.jsonl")
+    invoke("documents", "--calibrate", *options, "--out", place / "fitted.json", "--json", place / "c.json")
+    written = json.loads((place / "c.json").read_text())["reading"]
+    fitted = {each.format: each for each in read_fitted(place / "fitted.json")}
+    assert fitted.keys() == {"chat", "qa"} and fitted["chat"] == of_chats, "those of other formats are kept"
+    assert fitted["qa"].layer == written["layer"] and fitted["qa"].threshold == written["threshold"]
+    assert len(fitted["qa"].weights) == 33 and written["more"].keys() == written["one"].keys()
+
+
+def test_the_confidence_learns_to_tell_texts_with_an_answer_from_texts_without() -> None:
+    model = DiekaeModel.exact(make_decoder(max_position_embeddings=512), make_tokenizer(), format="qa")
+    things = ("house", "tower", "bridge", "ship", "king", "horse", "river", "castle")
+    with_answer, without = "the {} is made of stone", "the {} is by the sea"
+    pairs = [
+        reading.Pair(f"what is the {thing}", text.format(thing), text is with_answer)
+        for thing in things
+        for text in (with_answer, without)
+    ]
+    states = reading.states_of(model, pairs, (1,))[:, 0]
+    right = np.array([pair.answers for pair in pairs])
+    weights = reading.regression(states[:8], right[:8], penalty=10.0)
+    assert roc_auc_score(right[8:], states[8:] @ weights[:-1]) == 1.0
+
+
+def test_a_text_is_cut_where_it_answers() -> None:
+    text = "The tower is old. It is 84 metres tall, they say. " + "It stands by the sea in the town. " * 3
+    whole, rest = reading.with_and_without("How tall is it?", text, "84 metres")
+    assert (whole.text, whole.answers, rest.answers) == (text, True, False)
+    assert rest.text == text.replace("It is 84 metres tall, they say. ", "")
+    assert len(reading.with_and_without("How tall is it?", "It is 84 metres tall. It is old.", "84 metres")) == 1
+    assert reading.with_and_without("How tall is it?", text, "90 metres") == []
 
 
 def test_questions_are_drawn_and_say_how_near_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

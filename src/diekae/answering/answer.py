@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
-from diekae.answering.confidence import CALIBRATIONS, confidence_of
+from diekae.answering.confidence import Confidence
 from diekae.answering.sources import Source, attention_to_slots, sources_of
 from diekae.data.formats import Message
 from diekae.knowledge import Knowledge
@@ -21,7 +21,7 @@ from diekae.store import FoundPassage, KnowledgeStore
 
 PASSAGES = 2
 """Passages that are read. More confused decoders of 135M and 0.5B parameters on the development questions."""
-_CANDIDATES = 64
+CANDIDATES = 64
 """Best passages of the store among which :func:`pick` chooses those of one document."""
 
 
@@ -74,7 +74,7 @@ def ask(
         documents: Search only these: ids, files or titles, as for :meth:`KnowledgeStore.remove`. All if empty.
         passages: Most passages to read.
         max_new_tokens: Most tokens of the answer.
-        threshold: Least confidence at which the question counts as answered; that of the store's embedder if None.
+        threshold: Least confidence at which the question counts as answered; the one that was fitted if None.
         show: Called with each piece of the answer's text as it is generated, if the question counts as answered.
 
     Raises:
@@ -87,17 +87,17 @@ def ask(
         bare = _generate(model, ids, None, max_new_tokens)[0]
         return Answer(question, "", False, 0.0, bare, (), time.perf_counter() - start)
     prepared = store.read(found)
-    confidence = confidence_of(found)
-    answered = confidence >= (CALIBRATIONS[store.embedder.kind].threshold if threshold is None else threshold)
-    text, answer_ids = _generate(model, ids, prepared, max_new_tokens, show=show if answered else None)
+    confidence = Confidence(model, question, found, threshold)
+    with confidence.listening():
+        text, answer_ids = _generate(model, ids, prepared, max_new_tokens, show=show and confidence.gate(show))
     seconds = time.perf_counter() - start
     attention = attention_to_slots(model, answer_ids, ids.shape[1], prepared)
     return Answer(
         question=question,
         text=text,
-        answered=answered,
-        confidence=confidence,
-        bare=None if answered else _generate(model, ids, None, max_new_tokens)[0],
+        answered=confidence.answered,
+        confidence=confidence.value,
+        bare=None if confidence.answered else _generate(model, ids, None, max_new_tokens)[0],
         sources=sources_of(model, store, found, attention),
         seconds=seconds,
     )
@@ -114,7 +114,7 @@ def pick(
         passages: Most passages to return.
         documents: Search only these, as for :func:`ask`.
     """
-    candidates = store.search(query, _CANDIDATES, documents=documents)
+    candidates = store.search(query, CANDIDATES, documents=documents)
     same_document = [passage for passage in candidates if passage.id == candidates[0].id]
     return sorted(same_document[:passages], key=lambda passage: passage.start)
 

@@ -1,20 +1,97 @@
-"""How probable it is that passages answer a question, estimated from the search alone, before generation.
+"""How probable it is that passages answer a question: from the search, or from what the decoder made of them.
 
-A logistic regression on three signals, fitted on development questions; no document answers one in eight of them. Each
-question was asked of its document, of all documents, and of these among thousands of passages;
-`diekae-research documents --more FILE --calibrate` repeats the fit, and with `--embedder` that of encoders, which was
-made with all-MiniLM-L6-v2. A question about a subject that is in no document gets a low confidence. A question about a
-document's subject gets a high one, even if the document does not answer it: a known limit.
+- The search: a logistic regression on three of its signals, for any decoder. A question about a subject that is in no
+  document gets a low confidence. A question about a document's subject gets a high one, even if the document does not
+  answer it.
+- The decoder: see :mod:`diekae.answering.reading_confidence`. It replaces the confidence of the search for the decoders
+  and formats that it was fitted for.
+
+Both were fitted on development questions; `diekae-research documents --more FILE --calibrate` repeats it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
+import torch
+from torch import Tensor
+
+from diekae.answering.reading_confidence import ReadingConfidence, question_states, reading_confidence_for
+from diekae.knowledge import PreparedKnowledge
+from diekae.model import DiekaeModel
 from diekae.store import FoundPassage
 from diekae.store.embedders import EmbedderKind
+
+
+class Confidence:
+    """The confidence of one answer: of the search at first, and of the decoder once it has read the question."""
+
+    def __init__(
+        self,
+        model: DiekaeModel,
+        question: str,
+        passages: Sequence[FoundPassage],
+        threshold: float | None = None,
+        format: str | None = None,
+        fitted: ReadingConfidence | None = None,
+    ) -> None:
+        """Estimate from the search.
+
+        Args:
+            model: Decoder and bank.
+            question: The question.
+            passages: What the search returned for it.
+            threshold: Least confidence at which the question counts as answered; the one that was fitted if None.
+            format: Format that the question is asked in; the model's own if None.
+            fitted: Confidence of what the decoder reads; the one that came with the package for it, if None.
+        """
+        self._model, self._question, self._format = model, question, format
+        self._fitted = fitted or reading_confidence_for(model, format)
+        self._states: list[Tensor] = []
+        self._of_search = confidence_of(passages)
+        if threshold is None:
+            threshold = self._fitted.threshold if self._fitted else _search_threshold(passages)
+        self.threshold = threshold
+        """From this confidence on the question counts as answered."""
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Estimate anew from the first forward inside the block, in which the decoder reads the question with K."""
+        if self._fitted is None:
+            yield
+            return
+        tokens = len(self._model.need_prompter().input(self._question, self._format))
+        with question_states(self._model, self._fitted.layer, [tokens]) as self._states:
+            yield
+
+    @torch.no_grad()
+    def read(self, ids: Tensor, prepared: PreparedKnowledge) -> None:
+        """Estimate anew from a run of the decoder over x [1, L] with K, where one is not made anyway."""
+        if self._fitted is not None:
+            with self.listening(), self._model.call_context(prepared, ids):
+                self._model.decoder(input_ids=ids, logits_to_keep=1, use_cache=False)
+
+    @property
+    def value(self) -> float:
+        """Return the probability that the passages answer the question, from 0 to 1."""
+        return self._fitted(self._states[0][0]) if self._fitted and self._states else self._of_search
+
+    @property
+    def answered(self) -> bool:
+        """Tell whether the question counts as answered."""
+        return self.value >= self.threshold
+
+    def gate(self, show: Callable[[str], None]) -> Callable[[str], None]:
+        """Return a function that passes texts on to ``show`` if the question counts as answered by then."""
+
+        def show_if_answered(text: str) -> None:
+            if self.answered:
+                show(text)
+
+        return show_if_answered
 
 
 class Calibration(NamedTuple):
@@ -44,6 +121,11 @@ def confidence_of(passages: Sequence[FoundPassage]) -> float:
     weights = CALIBRATIONS[passages[0].embedder].weights
     logit = sum(weight * signal for weight, signal in zip(weights, (1.0, *signals_of(passages)), strict=True))
     return 1 / (1 + math.exp(-logit))
+
+
+def _search_threshold(passages: Sequence[FoundPassage]) -> float:
+    """Return the threshold for the confidence of a search; without passages nothing is answered."""
+    return CALIBRATIONS[passages[0].embedder].threshold if passages else 1.0
 
 
 def signals_of(passages: Sequence[FoundPassage]) -> tuple[float, float, float]:

@@ -89,7 +89,7 @@ async def _answer(
     state = state_of(request)
     deadline = time.perf_counter() + state.options.timeout
     reading = await _unless_left(request, _read(state, body, tenant, prompts[0]))
-    running = Running(state, body, reading, deadline, len(prompts))
+    running = Running(state, body, reading, deadline, prompts[0].question, len(prompts))
     running.jobs = _jobs(running, prompts, limit, top_logprobs)
     state.engine.submit(*running.jobs)
     if body.stream:

@@ -6,14 +6,15 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import torch
 from fastapi.responses import StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from diekae.answering.confidence import Confidence
 from diekae.answering.sources import attention_shares, attention_to_slots
 from diekae.serve.engine import Busy
 from diekae.serve.errors import error_json
@@ -21,6 +22,8 @@ from diekae.serve.job import HALF, Delta, End, Event, Job, Refused, TokenScore
 from diekae.serve.reading import Reading
 from diekae.serve.schema import ChatRequest, Generation
 from diekae.serve.state import State
+
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -32,6 +35,8 @@ class Running:
     reading: Reading | None
     deadline: float
     """When the request is given up, by ``time.perf_counter``."""
+    question: str = ""
+    """What documents are searched with."""
     prompts: int = 1
     """Prompts in the request; each has as many answers as the others."""
     jobs: list[Job] = field(default_factory=list)
@@ -210,13 +215,31 @@ async def _knowledge(running: Running) -> dict[str, Any]:
     request, reading = running.request.knowledge, running.reading
     if request is None or reading is None:
         return {}
+    if reading.passages:
+        reading = replace(reading, confidence=await _evidence(running, _confidence, reading, reading.confidence))
     shares: Sequence[float | None] = ()
     if request.shares and reading.passages:
-        try:
-            shares = await running.state.workers.run(_shares, running, reading)
-        except Busy:  # the answer is there, and must not be lost for its shares
-            shares = [None] * len(reading.passages)
+        shares = await _evidence(running, _shares, reading, [None] * len(reading.passages))
     return {"knowledge": reading.as_json(shares)}
+
+
+async def _evidence(
+    running: Running, find: Callable[[Running, Reading], Result], reading: Reading, unknown: Result
+) -> Result:
+    """Return what a worker finds out about the first answer; the answer is there and must not be lost for it."""
+    try:
+        return await running.state.workers.run(find, running, reading)
+    except Busy:
+        return unknown
+
+
+def _confidence(running: Running, reading: Reading) -> float:
+    """Return the probability that the passages answer the question, by the run of the decoder that read them."""
+    job, model = running.jobs[0], running.state.model
+    assert reading.prepared is not None
+    confidence = Confidence(model, running.question, reading.passages, format="chat" if running.chat else "plain")
+    confidence.read(torch.tensor([job.prompt], device=model.device), reading.prepared)
+    return confidence.value
 
 
 def _shares(running: Running, reading: Reading) -> list[float | None]:

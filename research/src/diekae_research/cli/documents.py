@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal, get_args
 import typer
 
 from diekae.answering.answer import PASSAGES
-from diekae.answering.confidence import CALIBRATIONS
 from diekae.cli.console import (
     DeviceOption,
     DtypeOption,
@@ -55,6 +54,12 @@ def command(
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Only fit the confidence on the development questions.")
     ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --calibrate and --more: also fit the confidence of what the decoder reads, into this file."
+        ),
+    ] = None,
     search_only: Annotated[
         bool, typer.Option("--search-only", help="Only measure the search and the confidence, without answers.")
     ] = False,
@@ -73,24 +78,22 @@ def command(
     texts = list(dict.fromkeys("\n".join(example.knowledge) for example in examples if example.knowledge))
     model = load_model(Path(bank or ""), device, dtype, format, decoder=None if bank else decoder)
     opened_embedder = make_embedder(embedder, model.device)
-    figures = _measure(
-        model, texts, opened_embedder, calibrate, split=split, ways=chosen_ways, passages=passages, limit=limit
-    )
+    if calibrate:
+        with progress_bars() as (show, _):
+            figures = calibrate_confidence(model, examples, opened_embedder, out, show)
+    else:
+        figures = _measure(model, texts, opened_embedder, split=split, ways=chosen_ways, passages=passages, limit=limit)
     settings = {name: value for name, value in context.params.items() if name not in ("json", "more")}
     settings |= {"decoder": Path(decoder).name, "bank": Path(bank).name if bank else None, "ways": chosen_ways}
     settings |= {"embedder": opened_embedder.name or None}
-    settings |= {"dtype": resolve_dtype(dtype, model.device), "threshold": CALIBRATIONS[opened_embedder.kind].threshold}
+    settings |= {"dtype": resolve_dtype(dtype, model.device), "out": None if out is None else out.name}
     write_figures(json, {"settings": settings, **figures}, write_json)
     for line in [str(figures)] if calibrate else _lines(figures):
         print_text(line)
 
 
-def _measure(
-    model: DiekaeModel, texts: Sequence[str], embedder: Embedder, calibrate: bool, **options: Any
-) -> dict[str, Any]:
-    """Fill a store and measure it, or fit the confidence; options as for :func:`measure_documents`."""
-    if calibrate:
-        return calibrate_confidence(model, texts, embedder)
+def _measure(model: DiekaeModel, texts: Sequence[str], embedder: Embedder, **options: Any) -> dict[str, Any]:
+    """Fill a store and measure it; options as for :func:`measure_documents`."""
     with tempfile.TemporaryDirectory() as folder, progress_bars() as (show, _):
         store = KnowledgeStore(folder, model, embedder=embedder)
         began = time.perf_counter()

@@ -19,9 +19,9 @@ from typing import Any, Literal, get_args
 import torch
 from sklearn.metrics import roc_auc_score
 
-from diekae.answering import ask, confidence_of, pick, reply
+from diekae.answering import ask, pick, reply
 from diekae.answering.answer import PASSAGES
-from diekae.answering.confidence import CALIBRATIONS
+from diekae.answering.confidence import Confidence
 from diekae.data.example import Example
 from diekae.evaluation import answers
 from diekae.model import DiekaeModel
@@ -85,7 +85,7 @@ def measure_documents(
         ``recall``, ``silence``, ``search``, the summary of each of the ``ways``, ``first_token`` and
         ``same_words_whole`` where their ways are measured, and all ``answers``.
     """
-    figures: dict[str, Any] = {"recall": recall(store, names, split), "silence": silence(store, split)}
+    figures: dict[str, Any] = {"recall": recall(store, names, split), "silence": silence(model, store, split)}
     figures["search"] = search_time(store, [question["question"] for _, question in questions_of(split)[:TIMED]])
     pairs = questions_of(split, limit) if ways else []
     rows: list[dict[str, Any]] = []
@@ -187,21 +187,27 @@ def recall(store: KnowledgeStore, names: dict[str, str], split: str) -> dict[str
     return recalls
 
 
-def silence(store: KnowledgeStore, split: str) -> dict[str, Any]:
+def silence(model: DiekaeModel, store: KnowledgeStore, split: str) -> dict[str, Any]:
     """Return how many questions are said not to be in the documents, of how many, and the confidence's AUROC.
 
-    Search alone decides it, so all questions of the split are asked. Unanswerable questions are ``near`` (about a
+    All questions of the split are asked, and no answers are generated. Unanswerable questions are ``near`` (about a
     document's subject) or ``far``.
     """
     counts = {"near": [0, 0], "far": [0, 0], "answerable": [0, 0]}
-    confidences, answerable = [], []
+    confidences, answerable, threshold = [], [], 0.0
     for _, question in questions_of(split):
-        confidences.append(confidence_of(pick(store, question["question"])))
+        found = pick(store, question["question"])
+        confidence = Confidence(model, question["question"], found)
+        if found:
+            confidence.read(model.tokenize(question["question"])["input_ids"], store.read(found))
+        confidences.append(confidence.value)
+        threshold = confidence.threshold
         answerable.append(not question["near"])
         count = counts[question["near"] or "answerable"]
-        count[0] += confidences[-1] < CALIBRATIONS[store.embedder.kind].threshold
+        count[0] += not confidence.answered
         count[1] += 1
-    return {"said_not_there": counts, "auroc": float(roc_auc_score(answerable, confidences))}
+    auroc = float(roc_auc_score(answerable, confidences))
+    return {"said_not_there": counts, "auroc": auroc, "threshold": threshold}
 
 
 def search_time(store: KnowledgeStore, questions: Sequence[str]) -> dict[str, float]:

@@ -1,0 +1,96 @@
+"""How probable it is that what the decoder reads answers a question, from the decoder's own states.
+
+The search compares words and vectors; the decoder has read passages and question together. A logistic regression on
+the mean state of the question's tokens, after one of the middle layers, was fitted for one decoder and format on
+questions with a passage that answers them, with a similar one, and with their own without its answer
+(`diekae-research documents --more FILE --calibrate`). It comes with the package for SmolLM2-135M-Instruct; other
+decoders use the confidence of the search.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from diekae.checkpoint import shipped_banks
+from diekae.files import write_atomically
+from diekae.inject.contexts import HookContext
+from diekae.inject.hookpoints import find_blocks, first_tensor
+from diekae.model import DiekaeModel
+
+FILE = "confidence.json"
+
+
+class ReadingConfidence(NamedTuple):
+    """Turns the states of a question into the probability that K answers it; of one decoder and one format."""
+
+    decoder: str
+    """Fingerprint of the decoder."""
+    format: str
+    """Format of the questions."""
+    layer: int
+    """The states are those after this layer."""
+    weights: tuple[float, ...]
+    """One for each element of the mean state, and last a constant."""
+    threshold: float
+    """From this probability on a question counts as answered."""
+
+    def __call__(self, state: Tensor) -> float:
+        """Return the probability for the mean state [W] of a question's tokens."""
+        weights = torch.tensor(self.weights)
+        return float(torch.sigmoid(weights[:-1] @ state.float().cpu() + weights[-1]))
+
+
+def reading_confidence_for(model: DiekaeModel, format: str | None = None) -> ReadingConfidence | None:
+    """Return what came with the package for the model's decoder and a format, its own if None; None if nothing did."""
+    return _shipped().get((model.bank.decoder, format or model.config.format))
+
+
+@cache
+def _shipped() -> dict[tuple[str, str], ReadingConfidence]:
+    """Return what came with the package, by decoder and format."""
+    paths = [folder / FILE for folder in shipped_banks().values()]
+    fitted = [each for path in paths if path.is_file() for each in read_fitted(path)]
+    return {(each.decoder, each.format): each for each in fitted}
+
+
+def read_fitted(path: Path) -> list[ReadingConfidence]:
+    """Read what :func:`write_fitted` wrote."""
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    return [ReadingConfidence(**{**row, "weights": tuple(row["weights"])}) for row in rows]
+
+
+def write_fitted(path: Path, fitted: Sequence[ReadingConfidence]) -> None:
+    """Write what was fitted for the formats of one decoder."""
+    write_atomically(path, (json.dumps([each._asdict() for each in fitted], indent=1) + "\n").encode())
+
+
+@contextmanager
+def question_states(model: DiekaeModel, layer: int, tokens: Sequence[int]) -> Iterator[list[Tensor]]:
+    """Record the mean state after a layer of each row's last tokens, in the first forward inside the block.
+
+    Args:
+        model: Its decoder is listened to.
+        layer: The layer.
+        tokens: How many tokens of each of the B rows.
+
+    Yields:
+        A list that is empty until the decoder has read x, and then holds the states [B, W], in fp32.
+    """
+    states: list[Tensor] = []
+
+    def record(_module: Any, _args: Any, _kwargs: Any, output: Any) -> None:
+        if not states:
+            rows = zip(first_tensor(output), tokens, strict=True)
+            states.append(torch.stack([row[-count:].float().mean(0) for row, count in rows]))
+
+    block = find_blocks(model.decoder)[layer]
+    with HookContext(lambda context: context.add_hook(block, record)):
+        yield states
