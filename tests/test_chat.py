@@ -5,7 +5,9 @@ import torch
 from torch import Tensor
 
 from builders import make_decoder, make_tokenizer
+from diekae.data.batch import pad_left
 from diekae.data.formats import wrapping
+from diekae.data.prompt import Prompter
 from diekae.fingerprint import fingerprint
 from diekae.model import DiekaeModel
 
@@ -131,3 +133,34 @@ def test_training_in_bf16_leaves_the_decoder_in_its_own_type(tmp_path) -> None:
     inner.remove()
     assert kinds == {torch.float32}, "the frozen decoder was put under autocast"
     assert torch.bfloat16 in seen, "the bank was not"
+
+
+@pytest.mark.parametrize("of_bank", ["plain", "chat"])
+def test_a_text_is_read_after_the_anchor_of_the_prompt_that_it_is_generated_for(of_bank: str) -> None:
+    model = exact(format=of_bank)
+    options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    rows = [model.tokenize(ASKED, form)["input_ids"] for form in ("plain", "chat")]
+    for form, ids in zip(("plain", "chat"), rows, strict=True):
+        want = model.generate(ids, knowledge=model.prepare(CASTLE, format=form), **options)
+        assert torch.equal(model.generate(ids, knowledge=CASTLE, **options), want)
+        assert not torch.equal(model.generate(ids, **options), want)
+    ids, mask = pad_left([ids[0].tolist() for ids in rows], 0, model.device)
+    together = model.generate(ids, attention_mask=mask, knowledge=CASTLE, **options)
+    knowledge = [model.prepare(CASTLE, format=form) for form in ("plain", "chat")]
+    assert torch.equal(together, model.generate(ids, attention_mask=mask, knowledge=knowledge, **options))
+
+
+@pytest.mark.real
+def test_the_anchor_of_a_prompt_is_found_in_its_tokens(smollm2) -> None:
+    system, user = {"role": "system", "content": "the king is old"}, {"role": "user", "content": "the question"}
+    turns = [user, {"role": "assistant", "content": "an answer"}, user]
+    for tokenizer in (make_tokenizer(chat=True), smollm2[1]):
+        for default in (None, "the queen is old"):
+            prompter = Prompter(tokenizer, "{knowledge}", system=default)
+            chats = [prompter.chat(messages) for messages in ([user], [system, user], turns, [system, *turns])]
+            inputs = [(prompter.anchor(form), prompter.input("the question", form)) for form in ("plain", "qa", "chat")]
+            prompts = [*inputs, *chats, ((), prompter.input("the question"))]
+            anchors = [anchor for anchor, _ in prompts]
+            assert prompter.anchors_of([anchor + rest for anchor, rest in prompts]) == anchors
+    plain = make_tokenizer()
+    assert Prompter(plain, "{knowledge}").anchors_of([(1, 9), (9,), ()]) == [(1,), (), ()]

@@ -56,7 +56,7 @@ def repeated(work: Callable[[int], object]) -> Iterator[None]:
 def learned_gate() -> LearnedGate:
     options = GateOptions(layers=(1, 2), heads=2, head_width=8, mentioned=-1.0, nearly=-1.0)
     model = make_model("reader")
-    states = StateReader(model.decoder, model.need_prompter(), model.anchor, options.layers)
+    states = StateReader(model.decoder, model.need_prompter(), options.layers)
     return LearnedGate(states, PromptEncoder(32, options), options)
 
 
@@ -75,7 +75,7 @@ def test_a_thread_that_opens_the_gate_never_gets_the_edit_of_another_subject(mak
 
 
 def test_questions_of_several_threads_while_edits_are_made_and_reverted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diekae.edit.edits.CACHED_EDITS", 2)
+    monkeypatch.setattr("diekae.edit.edits.CACHED_BYTES", 20_000)
     model = make_model("reader")
     edits = edit_model(model, [Edit(f"the {place} is", place, "old") for place in PLACES], gate="mention")
     texts = [f"the {place} is" for place in PLACES]

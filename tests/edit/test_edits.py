@@ -11,7 +11,7 @@ from builders import hook_count, make_model
 from diekae import DiekaeModel
 from diekae.data.prompt import Prompter
 from diekae.edit import Edit, edit_model, load_edits
-from diekae.edit.edits import Edits, inner_text, make_store
+from diekae.edit.edits import Edits, input_texts, make_store
 from diekae.edit.trained_parts import TrainedParts
 
 Run = Callable[..., torch.Tensor]
@@ -220,10 +220,12 @@ def test_prepared_knowledge_that_a_crash_left_out_is_computed_when_it_is_needed(
 
 @pytest.mark.real
 def test_the_words_of_a_format_are_removed_from_an_input(smollm2: Any) -> None:
-    prompter = Prompter(smollm2[1], "{knowledge}")
-    for form in ("plain", "qa", "chat"):
-        ids = prompter.anchor() + prompter.input("What is the house?", form)
-        assert inner_text(prompter, str(prompter.tokenizer.decode(ids))) == "What is the house?"
+    prompter, text = Prompter(smollm2[1], "{knowledge}"), "What is the house?"
+    anchors = [prompter.anchor("plain"), prompter.anchor("chat"), ()]
+    inputs = [anchor + prompter.input(text, form) for form in ("plain", "qa", "chat") for anchor in anchors]
+    system, user = {"role": "system", "content": "Be brief."}, {"role": "user", "content": text}
+    inputs += [anchor + rest for anchor, rest in (prompter.chat(turns) for turns in ([user], [system, user]))]
+    assert input_texts(prompter, inputs) == [text] * len(inputs)
 
 
 @pytest.mark.real

@@ -92,7 +92,7 @@ def test_new_edits_replace_the_earlier_ones() -> None:
 @pytest.fixture(scope="module")
 def states() -> StateReader:
     model = make_model("reader")
-    return StateReader(model.decoder, model.need_prompter(), model.anchor, (1, 2))
+    return StateReader(model.decoder, model.need_prompter(), (1, 2))
 
 
 OPTIONS = GateOptions(layers=(1, 2), heads=2, head_width=8, mentioned=-1.0, nearly=-1.0)

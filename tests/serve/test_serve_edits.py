@@ -40,16 +40,39 @@ def test_edits_are_added_listed_and_reverted(serve: Serve, tmp_path: Path) -> No
     assert httpx.post(url, json=EDIT).status_code == 400  # it is in force already
     assert httpx.post(url, json={**EDIT, "subject": "castle"}).status_code == 400
     assert httpx.post(url, json={**EDIT, "more": 1}).status_code == 400
-    # Another system prompt stands before other tokens than those the edit was read after.
-    body = {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "The silver ship?"}]}
-    response = httpx.post(f"{server.url}/v1/chat/completions", json={**body, "max_tokens": 4}, timeout=30)
-    assert response.status_code == 200 or "without a system message" in response.text
     assert httpx.delete(f"{url}/{edit['id']}").json()["status"] == "reverted"
     assert ask(server) == before
     assert httpx.get(url).json()["data"] == []
     assert [entry["status"] for entry in httpx.get(url, params={"every": True}).json()["data"]] == ["reverted"]
     for id in (edit["id"], 99, -1, 2**70):
         assert httpx.delete(f"{url}/{id}").status_code == 404
+
+
+def test_an_edit_speaks_after_any_system_message_and_in_completions(serve: Serve, tmp_path: Path) -> None:
+    server = serve(edits=tmp_path / "edits")
+    question = "What is the colour of the silver ship?"
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": question}]
+    known = {"knowledge": {"text": "The harbour is deep."}}
+    requests: list[tuple[str, dict[str, Any]]] = [
+        (path, {**prompt, **more, "max_tokens": 4})
+        for path, prompt in (
+            ("chat/completions", {"messages": turns, "logprobs": True}),
+            ("completions", {"prompt": question, "logprobs": 1}),
+        )
+        for more in ({}, known)
+    ]
+
+    def answers() -> list[Any]:
+        responses = [httpx.post(f"{server.url}/v1/{path}", json=body, timeout=30) for path, body in requests]
+        assert [response.status_code for response in responses] == [200] * 4, [r.text for r in responses]
+        return [response.json()["choices"] for response in responses]
+
+    before = answers()
+    edit = httpx.post(f"{server.url}/v1/edits", json=EDIT).json()
+    for during, bare in zip(answers(), before, strict=True):
+        assert during != bare
+    httpx.delete(f"{server.url}/v1/edits/{edit['id']}")
+    assert answers() == before
 
 
 def test_edits_that_come_and_go_while_answers_run_break_none(serve: Serve, tmp_path: Path) -> None:

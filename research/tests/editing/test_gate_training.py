@@ -27,7 +27,7 @@ OPTIONS = GateOptions(layers=(1, 2), heads=2, head_width=8, mentioned=-1.0, near
 @pytest.fixture(scope="module")
 def states() -> StateReader:
     model = make_model("reader")
-    return StateReader(model.decoder, model.need_prompter(), model.anchor, (1, 2))
+    return StateReader(model.decoder, model.need_prompter(), (1, 2))
 
 
 def test_training_brings_inputs_nearer_to_what_they_ask(states: StateReader) -> None:

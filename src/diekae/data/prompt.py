@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +69,19 @@ class Prompter:
     def anchor(self, format: str | None = None) -> tuple[int, ...]:
         """Return the tokens that both runs begin with; never empty, because they hold the attention sink."""
         return self._trusted_ids(self._wrapping(format).anchor) or (0,)
+
+    def anchors_of(self, rows: Iterable[Sequence[int]]) -> list[tuple[int, ...]]:
+        """Return the anchor that each row of tokens begins with: of any format, of a chat with any system prompt.
+
+        Empty for a row that begins like none.
+        """
+        anchors = [self.anchor("plain")]  # that of qa too
+        next_turn: tuple[int, ...] = ()
+        if self.tokenizer.chat_template:
+            anchors.append(self.anchor("chat"))
+            turns = [{"role": role, "content": ""} for role in ("user", "assistant", "user")]
+            next_turn = self._trusted_ids(texts_around_turns(self.tokenizer, turns, None)[2])
+        return [_anchor_of(tuple(row), anchors, next_turn) for row in rows]
 
     def knowledge(self, text: str) -> tuple[int, ...]:
         """Return the tokens of one document in its template; ValueError if it is blank."""
@@ -155,6 +168,18 @@ class Prompter:
     def _encode(self, text: str, **options: Any) -> Any:
         with _ENCODING:
             return self.tokenizer(text, add_special_tokens=False, **options)
+
+
+def _anchor_of(row: tuple[int, ...], anchors: Sequence[tuple[int, ...]], next_turn: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the longest of some anchors that a row begins with, the last of which is a chat's.
+
+    A chat with another system prompt has it before the first turn of the user, which begins as later ones do.
+    """
+    known = max((anchor for anchor in anchors if row[: len(anchor)] == anchor), key=len, default=())
+    if next_turn and known != anchors[-1]:
+        ends = range(len(next_turn), len(row))
+        return next((row[:end] for end in ends if row[end - len(next_turn) : end] == next_turn), known)
+    return known
 
 
 def other_knowledge(knowledge: Sequence[tuple[int, ...]]) -> list[int] | None:

@@ -105,5 +105,5 @@ def make_gate(model: DiekaeModel, gate: str | Gate | None, trained: TrainedParts
         raise ValueError(
             "gate='learned' was not trained for this bank; train it (`diekae-research edit train`), or use 'mention'."
         )
-    states = StateReader(model.decoder, model.need_prompter(), model.anchor, trained.gate.layers)
+    states = StateReader(model.decoder, model.need_prompter(), trained.gate.layers)
     return LearnedGate(states, trained.encoder, trained.gate)

@@ -27,14 +27,17 @@ from diekae.edit.store import EditStore, Record
 from diekae.editor import Call, Editor
 from diekae.fingerprint import fingerprint
 from diekae.inject.cache import cache_in
-from diekae.knowledge import Knowledge, PreparedKnowledge
+from diekae.inject.columns import unpadded
+from diekae.knowledge import PreparedKnowledge
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
 
 EditIds = list[list[int]]
 """Ids of edits, for each text. (Inside the class below, `list` means its method.)"""
-CACHED_EDITS = 512
-"""Edits whose prepared knowledge is cached on the device; that of others is read from the store when it is needed."""
+Decisions = list[tuple[list[int], tuple[int, ...]]]
+"""For each row, the ids of the edits that apply to it, and the anchor that they are read after."""
+CACHED_BYTES = 1_000_000_000
+"""Prepared knowledge that is cached on the device; other is read from the store, or prepared, when it is needed."""
 BATCH = 16
 """Statements that the bank reads in one pass."""
 PRECISION: Literal["bf16"] = "bf16"
@@ -51,8 +54,8 @@ class Edits(Editor):
         """Use the edits of a store that was made for the model; the adapter, if any, changes what is injected."""
         self.model, self.store, self.gate, self.adapter = model, store, gate, adapter
         self._version: tuple[int, int] | None = None
-        self._cache: OrderedDict[int, PreparedKnowledge] = OrderedDict()
-        self._decisions: weakref.WeakKeyDictionary[Any, EditIds] = weakref.WeakKeyDictionary()
+        self._cache: OrderedDict[tuple[int, tuple[int, ...]], PreparedKnowledge] = OrderedDict()
+        self._decisions: weakref.WeakKeyDictionary[Any, Decisions] = weakref.WeakKeyDictionary()
         self._lock = threading.RLock()
 
     def __repr__(self) -> str:
@@ -183,60 +186,73 @@ class Edits(Editor):
 
     def knowledge(self, texts: Sequence[str]) -> Sequence[PreparedKnowledge | None]:
         """Return what is injected for each text; None where the gate stays closed."""
-        return [self.joined(ids) for ids in self.which(texts)]
+        return [self.joined(ids, self.model.anchor) for ids in self.which(texts)]
 
-    def joined(self, ids: Sequence[int]) -> PreparedKnowledge | None:
-        """Return what some edits inject together; None for no edits."""
-        return PreparedKnowledge.join([self._prepared(number) for number in ids]) if ids else None
+    def joined(self, ids: Sequence[int], anchor: tuple[int, ...]) -> PreparedKnowledge | None:
+        """Return what some edits inject together into inputs that begin with an anchor; None for no edits."""
+        return PreparedKnowledge.join([self._prepared(number, anchor) for number in ids]) if ids else None
 
-    def _prepared(self, number: int) -> PreparedKnowledge:
+    def _prepared(self, number: int, anchor: tuple[int, ...]) -> PreparedKnowledge:
         """Return what one edit injects, from the cache if it is there."""
-        prepared = self._cache.get(number)
-        if prepared is None:
-            prepared = self._read_prepared(number)
+        key = number, anchor
+        cached = self._cache.get(key)
+        prepared = self._read_prepared(number, anchor) if cached is None else cached
         with self._lock:
-            self._cache[number] = prepared
-            self._cache.move_to_end(number)
-            while len(self._cache) > CACHED_EDITS:
-                self._cache.popitem(last=False)
+            self._cache[key] = prepared
+            self._cache.move_to_end(key)
+            size = sum(kept.nbytes for kept in self._cache.values()) if cached is None else 0
+            while size > CACHED_BYTES:
+                size -= self._cache.popitem(last=False)[1].nbytes
         return prepared
 
-    def _read_prepared(self, number: int) -> PreparedKnowledge:
-        """Return what one edit injects, from the store if it is there."""
+    def _read_prepared(self, number: int, anchor: tuple[int, ...]) -> PreparedKnowledge:
+        """Return what one edit injects, from the store if it is there and was read after this anchor."""
         data = self.store.prepared(number)
-        if data is None:
-            data = self.model.prepare(self.store.record(number).edit.statement).to_bytes(PRECISION)
-            with suppress(OSError):  # where nothing can be written, the next process computes it again
-                self.store.put_prepared(number, data)
         try:
-            prepared = PreparedKnowledge.from_bytes(data).to(self.model.device, self.model.bank.dtype)
+            prepared = None if data is None else PreparedKnowledge.from_bytes(data)
         except ValueError as error:
             raise ValueError(
                 f"the prepared knowledge of edit {number} is damaged ({error}); revert it and make it again."
             ) from error
+        if prepared is None or prepared.anchor_ids not in ((), anchor):  # some encoders keep no anchor
+            new = self.model.prepare_behind(anchor, self.store.record(number).edit.statement).to_bytes(PRECISION)
+            prepared = PreparedKnowledge.from_bytes(new)
+            if data is None:
+                with suppress(OSError):  # where nothing can be written, the next process computes it again
+                    self.store.put_prepared(number, new)
+        prepared = prepared.to(self.model.device, self.model.bank.dtype)
         return self.adapter.adapt(prepared) if self.adapter else prepared
 
     @contextmanager
     def around(
-        self, knowledge: Knowledge, input_ids: Tensor, attention_mask: Tensor | None, cache: Any
+        self,
+        rows: Sequence[PreparedKnowledge | None],
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        cache: Any,
     ) -> Iterator[Call]:
         """See :meth:`Editor.around`. The decision for a prompt also holds for all that is appended to its cache."""
-        ids = self._decisions.get(cache) if cache is not None else None
-        if ids is None:
-            ids = self.which(input_texts(self.model.need_prompter(), input_ids, attention_mask))
+        decisions = self._decisions.get(cache) if cache is not None else None
+        if decisions is None:
+            decisions = self._decide(rows, unpadded(input_ids, attention_mask), cached=cache is not None)
 
         def remember(output: Any) -> Any:
             if (new_cache := cache_in(output)) is not None:
-                self._decisions[new_cache] = ids
+                self._decisions[new_cache] = decisions
             return output
 
-        edits = [self.joined(row) for row in ids]
-        if not any(edit is not None for edit in edits):
-            yield Call(knowledge, remember)
-            return
-        pairs = zip(self.model.prepare_rows(knowledge, len(edits)), edits, strict=True)
-        rows = [[prepared for prepared in pair if prepared is not None] for pair in pairs]
-        yield Call([PreparedKnowledge.join(row) if row else None for row in rows], remember)
+        pairs = zip(rows, (self.joined(*decision) for decision in decisions), strict=True)
+        both = [[prepared for prepared in pair if prepared is not None] for pair in pairs]
+        yield Call([PreparedKnowledge.join(row) if row else None for row in both], remember)
+
+    def _decide(
+        self, rows: Sequence[PreparedKnowledge | None], inputs: Sequence[tuple[int, ...]], cached: bool
+    ) -> Decisions:
+        """Decide for inputs, or for what follows a cache. Edits stand where the row's own knowledge stands."""
+        ids = self.which(input_texts(self.model.need_prompter(), inputs))
+        anchors = self.model.anchors_of(inputs) if any(ids) and not cached else [self.model.anchor] * len(inputs)
+        known = [row.anchor_ids if row is not None else () for row in rows]
+        return [(row, own or anchor) for row, own, anchor in zip(ids, known, anchors, strict=True)]
 
 
 def make_store(model: DiekaeModel, folder: str | Path | None) -> EditStore:
@@ -244,22 +260,17 @@ def make_store(model: DiekaeModel, folder: str | Path | None) -> EditStore:
     return EditStore(folder, fingerprint(model.decoder), model.bank.fingerprint())
 
 
-def input_texts(prompter: Prompter, input_ids: Tensor, attention_mask: Tensor | None) -> list[str]:
-    """Return the text of each row of ids [B, L]; the mask is 0 at padding, [B, L] or longer by what is cached."""
-    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask[:, -input_ids.shape[1] :]
-    rows = [ids[valid.bool()].tolist() for ids, valid in zip(input_ids, mask, strict=True)]
-    return [inner_text(prompter, str(prompter.tokenizer.decode(row))) for row in rows]
-
-
-def inner_text(prompter: Prompter, text: str) -> str:
-    """Remove what a format puts around an input. The text begins with the anchor of its format, or of the bank's."""
-    default_anchor = wrapping(prompter.default_format, prompter.tokenizer).anchor
-    for name in reversed(FORMATS):
-        if name == "chat" and not prompter.tokenizer.chat_template:
-            continue
-        wrap = wrapping(name, prompter.tokenizer)
-        after = wrap.after.rstrip(" ")
-        for before in (wrap.anchor + wrap.before, default_anchor + wrap.before):
-            if text.startswith(before) and text.endswith(after):
-                return text[len(before) : len(text) - len(after)].strip()
-    return text.strip()
+def input_texts(prompter: Prompter, inputs: Sequence[tuple[int, ...]]) -> list[str]:
+    """Return the text of each input, given its tokens, without what its format puts around it."""
+    names = [name for name in FORMATS if name != "chat" or prompter.tokenizer.chat_template]
+    wraps = [wrapping(name, prompter.tokenizer) for name in reversed(names)]
+    texts = []
+    for ids, anchor in zip(inputs, prompter.anchors_of(inputs), strict=True):
+        text = str(prompter.tokenizer.decode(list(ids[len(anchor) :])))
+        for wrap in wraps:
+            after = wrap.after.rstrip(" ")
+            if text.startswith(wrap.before) and text.endswith(after):
+                text = text[len(wrap.before) : len(text) - len(after)]
+                break
+        texts.append(text.strip())
+    return texts

@@ -74,8 +74,8 @@ class LearnedGate(Gate):
 
     @property
     def fingerprint(self) -> str:
-        """Return a digest of the encoder. Thresholds are left out: they change no vector."""
-        digest = hashlib.sha256(json.dumps([self.options.layers, STAND_IN]).encode())
+        """Return a digest of the encoder and what it reads. Thresholds are left out: they change no vector."""
+        digest = hashlib.sha256(json.dumps([self.options.layers, STAND_IN, self.states.anchor]).encode())
         for tensor in self.encoder.state_dict().values():
             digest.update(tensor.detach().to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
         return f"{self.name}-{digest.hexdigest()[:16]}"

@@ -67,10 +67,9 @@ class PromptEncoder(nn.Module):
 class StateReader:
     """Reads the decoder's states of texts. The decoder runs no further than the last layer that is read."""
 
-    def __init__(
-        self, decoder: PreTrainedModel, prompter: Prompter, anchor: tuple[int, ...], layers: Sequence[int]
-    ) -> None:
-        self.decoder, self.prompter, self.anchor = decoder, prompter, anchor
+    def __init__(self, decoder: PreTrainedModel, prompter: Prompter, layers: Sequence[int]) -> None:
+        # Whatever format the bank has, so that a text has one vector.
+        self.decoder, self.prompter, self.anchor = decoder, prompter, prompter.anchor("plain")
         self.hookpoints = find_hookpoints(decoder, tuple(layers), "block")
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:

@@ -32,6 +32,14 @@ def anchored(input_ids: Tensor, valid: Tensor, anchor: Sequence[int]) -> Tensor:
     return columns
 
 
+def unpadded(input_ids: Tensor, mask: Tensor | None) -> list[tuple[int, ...]]:
+    """Return the tokens of each row [B, L]; the mask is 0 at padding, [B, L] or longer by what is cached."""
+    if mask is None:
+        return [tuple(row) for row in input_ids.tolist()]
+    valid = mask[:, -input_ids.shape[1] :].bool()
+    return [tuple(row[keep].tolist()) for row, keep in zip(input_ids, valid, strict=True)]
+
+
 def guess_mask(input_ids: Tensor, settings: GenerationConfig | None, padding: int | None) -> Tensor:
     """Return an attention mask that hides padding tokens, int64 [B, L].
 

@@ -114,9 +114,11 @@ def _pad_positions(positions: Sequence[Tensor | None], length: int, device: torc
 
 
 def knowledge_of_rows(
-    knowledge: Knowledge, rows: int, prepare: Callable[[str], PreparedKnowledge], bank: str, device: torch.device
+    knowledge: Knowledge, rows: int, prepare: Callable[[str, int], PreparedKnowledge], bank: str, device: torch.device
 ) -> list[PreparedKnowledge | None]:
-    """Return prepared knowledge on a device, or None, for each of B rows; ``prepare`` prepares texts for a bank.
+    """Return prepared knowledge on a device, or None, for each of B rows.
+
+    ``prepare`` prepares a text for the row of a number, by a bank.
 
     Raises:
         ValueError: The list does not have one entry per row, the list of a row is empty, or prepared knowledge is of
@@ -124,11 +126,11 @@ def knowledge_of_rows(
         TypeError: A value is not a text, prepared knowledge or a list of these.
     """
 
-    def prepare_row(row: Any) -> PreparedKnowledge | None:
+    def prepare_row(row: Any, number: int) -> PreparedKnowledge | None:
         if row is None:
             return None
         if isinstance(row, str):
-            return prepare(row)
+            return prepare(row, number)
         if isinstance(row, PreparedKnowledge):
             if row.bank != bank:
                 raise ValueError(
@@ -138,15 +140,17 @@ def knowledge_of_rows(
             return row.to(device)
         if not isinstance(row, list | tuple):
             raise TypeError(_not_knowledge(row))
-        documents = [prepared for document in row if (prepared := prepare_row(document)) is not None]
+        documents = [prepared for document in row if (prepared := prepare_row(document, number)) is not None]
         if not documents:
             raise ValueError(
                 f"a row's knowledge is the list {list(row)!r}; name a document, or give None for no knowledge."
             )
         return PreparedKnowledge.join(documents)
 
-    if knowledge is None or isinstance(knowledge, str | PreparedKnowledge):
-        return [prepare_row(knowledge)] * rows
+    if knowledge is None or isinstance(knowledge, PreparedKnowledge):
+        return [prepare_row(knowledge, 0)] * rows
+    if isinstance(knowledge, str):
+        knowledge = [knowledge] * rows
     if not isinstance(knowledge, list | tuple):
         raise TypeError(_not_knowledge(knowledge))
     if len(knowledge) != rows:
@@ -154,7 +158,7 @@ def knowledge_of_rows(
             f"knowledge has {len(knowledge)} entries for {rows} rows; give one entry a row (a document, a list of "
             "documents, or None). Several documents for one row are a list inside the list."
         )
-    return [prepare_row(row) for row in knowledge]
+    return [prepare_row(row, number) for number, row in enumerate(knowledge)]
 
 
 def _not_knowledge(value: object) -> str:

@@ -15,17 +15,16 @@ from diekae.data.formats import Message
 from diekae.editor import Call
 from diekae.fingerprint import check_whole
 from diekae.inject.cache import cache_in
-from diekae.inject.columns import anchored, guess_mask
+from diekae.inject.columns import anchored, guess_mask, unpadded
 from diekae.inject.contexts import Claim, HookContext, bare, check_claim
 from diekae.inject.guidance import with_guidance
 from diekae.inject.injection import Injection
 from diekae.inject.slots import Watch
 from diekae.knowledge import Document, Knowledge, PreparedKnowledge, batch_knowledge, knowledge_of_rows
-from diekae.model.arguments import check_document, check_embeddings, check_generation, check_input, check_mask
+from diekae.model.arguments import check_embeddings, check_generation, check_input, check_mask
 from diekae.model.columns import add_cached_columns, anchor_length, is_stepwise, replaced_anchors, unseen_columns
 from diekae.model.generation import generate_texts
 from diekae.model.preparing import KnowledgePreparer
-from diekae.prepare import read_documents
 
 
 class DiekaeModel(KnowledgePreparer):
@@ -142,7 +141,8 @@ class DiekaeModel(KnowledgePreparer):
         Args:
             input_ids: int64 [B, L]; with ``cache`` only the new columns, all of which receive.
             attention_mask: 0 at padding, [B, L], or over cached and new columns.
-            knowledge: See :data:`diekae.knowledge.Knowledge`.
+            knowledge: See :data:`diekae.knowledge.Knowledge`. A text is read after the bank's anchor; for x in another
+                format, prepare it: ``prepare(text, format=…)``.
             injection_mask: Columns that receive, bool [B, L].
             **kwargs: Arguments of the decoder; ``inputs_embeds`` [B, L, V] are read in place of the tokens' own.
 
@@ -157,7 +157,8 @@ class DiekaeModel(KnowledgePreparer):
         read = {} if kwargs.get("inputs_embeds") is not None else {"input_ids": input_ids}
         cache = cache_in(kwargs)
         cached_length = int(cache.get_seq_length()) if cache is not None else 0
-        with self._edited(knowledge, input_ids, attention_mask, cache if cached_length else None) as call:
+        rows = self.prepare_rows(knowledge, len(input_ids))
+        with self._edited(rows, input_ids, attention_mask, cache if cached_length else None) as call:
             with self.call_context(call.knowledge, input_ids, attention_mask, injection_mask, cached_length):
                 return call.keep(self.decoder(**read, attention_mask=attention_mask, **kwargs))
 
@@ -167,7 +168,8 @@ class DiekaeModel(KnowledgePreparer):
 
         Args:
             input_ids: The prompt, int64 [B, L], padded on the left.
-            knowledge: See :data:`diekae.knowledge.Knowledge`.
+            knowledge: See :data:`diekae.knowledge.Knowledge`. A text is read after the anchor of the prompt, whatever
+                its format and system prompt are.
             **kwargs: Options of the decoder's ``generate``: ``max_new_tokens``, ``do_sample``, ``streamer``, …
 
         Raises:
@@ -185,8 +187,14 @@ class DiekaeModel(KnowledgePreparer):
         mask = given_mask
         if mask is None:
             mask = guess_mask(input_ids, self.decoder.generation_config, kwargs.get("pad_token_id"))
-        with self._edited(knowledge, input_ids, mask, None) as call:
-            rows = [] if call.knowledge is None else self.prepare_rows(call.knowledge, len(input_ids))
+
+        def inputs() -> list[tuple[int, ...]]:
+            check_mask(mask, "attention_mask", input_ids)
+            return unpadded(input_ids, mask)
+
+        rows = self.prepare_rows(knowledge, len(input_ids), inputs)
+        with self._edited(rows, input_ids, mask, None) as call:
+            rows = call.knowledge
             if all(row is None for row in rows):  # the options are the decoder's own
                 with self.call_context(None, input_ids):
                     return self.decoder.generate(input_ids=input_ids, attention_mask=given_mask, **kwargs)  # type: ignore[operator]
@@ -233,14 +241,11 @@ class DiekaeModel(KnowledgePreparer):
         anchor, rest = prompter.chat([{"role": "user", "content": messages}] if isinstance(messages, str) else messages)
         ids = torch.tensor([anchor + rest], device=self.device)
 
-        def prepare(text: str) -> PreparedKnowledge:
-            tokens = prompter.knowledge(check_document(text))
-            return read_documents(self.attached, anchor, [tokens])[0]
-
         prepared = None
         if knowledge is not None:
             row = list(knowledge) if isinstance(knowledge, list | tuple) else knowledge
-            prepared = knowledge_of_rows([row], 1, prepare, self.bank.fingerprint(), self.device)
+            bank = self.bank.fingerprint()
+            prepared = knowledge_of_rows([row], 1, lambda t, _: self.prepare_behind(anchor, t), bank, self.device)
         return generate_texts(self, ids, torch.ones_like(ids), prepared, **{"max_new_tokens": 256, **kwargs})[0][0]
 
     def can_generate(self) -> bool:
@@ -250,6 +255,8 @@ class DiekaeModel(KnowledgePreparer):
             "that injects: with model.injected(knowledge, input_ids): pipe(text)."
         )
 
-    def _edited(self, knowledge: Knowledge, input_ids: Tensor, mask: Tensor | None, cache: Any) -> Any:
+    def _edited(
+        self, rows: Sequence[PreparedKnowledge | None], input_ids: Tensor, mask: Tensor | None, cache: Any
+    ) -> Any:
         """Return the context of one call, to whose knowledge the edits add theirs."""
-        return self.editor.around(knowledge, input_ids, mask, cache) if self.editor else nullcontext(Call(knowledge))
+        return self.editor.around(rows, input_ids, mask, cache) if self.editor else nullcontext(Call(rows))

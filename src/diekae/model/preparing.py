@@ -3,7 +3,8 @@
 Shapes: B rows, L columns of the prompt.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 
 from torch import Tensor
 
@@ -125,9 +126,37 @@ class KnowledgePreparer(BankedDecoder):
         """
         return read_prompts(self.attached, prompts, batch_size=16)
 
-    def prepare_rows(self, knowledge: Knowledge, rows: int) -> list[PreparedKnowledge | None]:
-        """Return prepared knowledge, or None, for each row; see :func:`diekae.knowledge.knowledge_of_rows`."""
-        return knowledge_of_rows(knowledge, rows, self.prepare, self.bank.fingerprint(), self.device)
+    def prepare_behind(self, anchor: tuple[int, ...], document: str) -> PreparedKnowledge:
+        """Prepare a document for inputs that begin with an anchor; errors as for :meth:`prepare`."""
+        ids = self.need_prompter().knowledge(check_document(document))
+        return read_documents(self.attached, anchor, [ids])[0]
+
+    def prepare_rows(
+        self, knowledge: Knowledge, rows: int, inputs: Callable[[], Sequence[tuple[int, ...]]] | None = None
+    ) -> list[PreparedKnowledge | None]:
+        """Return prepared knowledge, or None, for each row; see :func:`diekae.knowledge.knowledge_of_rows`.
+
+        ``inputs`` returns the tokens of the rows' inputs; a text is read after the anchor of its row's. Without it, all
+        texts are read after the bank's.
+        """
+        if knowledge is None:
+            return [None] * rows
+
+        @cache
+        def anchors() -> list[tuple[int, ...]]:
+            return [self.anchor] * rows if inputs is None else self.anchors_of(inputs())
+
+        behind = cache(self.prepare_behind)
+        bank = self.bank.fingerprint()
+        return knowledge_of_rows(knowledge, rows, lambda text, row: behind(anchors()[row], text), bank, self.device)
+
+    def anchors_of(self, inputs: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """Return the tokens that knowledge stands after in each input: its anchor, or its first token if it has none.
+
+        The first token holds the attention sink, whichever token it is.
+        """
+        anchors = self.need_prompter().anchors_of(inputs)
+        return [anchor or row[:1] or self.anchor for anchor, row in zip(anchors, inputs, strict=True)]
 
     def _anchor_of(self, format: str | None) -> tuple[int, ...]:
         """Return the anchor of a format; the bank's own if None."""

@@ -15,10 +15,9 @@ import torch
 
 from diekae.data.batch import pad_left
 from diekae.inject.hooks import contiguous_head
-from diekae.knowledge import PreparedKnowledge
 from diekae.model import DiekaeModel
 from diekae.model.generation import end_tokens, greedy_options
-from diekae.serve.job import Job, Refused
+from diekae.serve.job import Job
 from diekae.serve.options import EngineOptions
 from diekae.serve.sampling import RowSampler, RowsEnd
 
@@ -127,14 +126,8 @@ class Engine:
         try:
             if self.model.editor is not None:
                 ids = torch.tensor([job.prompt], device=self.model.device)
-                with self.editing, self.model.editor.around(None, ids, torch.ones_like(ids), None) as call:
-                    (stated,) = self.model.prepare_rows(call.knowledge, 1)
-                if stated is not None:
-                    if job.prompt[: len(self.model.anchor)] != self.model.anchor:
-                        raise Refused("an edit speaks to this question, and edits need a chat without a system message")
-                    job.prepared = PreparedKnowledge.join([job.prepared, stated]) if job.prepared else stated
-        except Refused as error:
-            job.fail(error)
+                with self.editing, self.model.editor.around([job.prepared], ids, torch.ones_like(ids), None) as call:
+                    (job.prepared,) = call.knowledge
         except Exception as error:
             logger.exception("the edits could not be asked")
             job.fail(error)

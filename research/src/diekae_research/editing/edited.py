@@ -11,7 +11,7 @@ from torch import Tensor
 from diekae.data.batch import Batch
 from diekae.data.prompt import Prompt
 from diekae.edit.edit import Edit
-from diekae.edit.edits import Edits, inner_text, make_store
+from diekae.edit.edits import Edits, input_texts, make_store
 from diekae.edit.gate import Gate
 from diekae.edit.trained_parts import TrainedParts
 from diekae.knowledge import PreparedKnowledge
@@ -39,7 +39,7 @@ class EditedMethod(Fitted):
         new = list({p.input: p for p in prompts if p.input not in self.opened_for}.values())
         if new:
             prompter = self.edits.model.need_prompter()
-            texts = [inner_text(prompter, str(self.tokenizer.decode([*p.anchor, *p.input]))) for p in new]
+            texts = input_texts(prompter, [p.anchor + p.input for p in new])
             self.opened_for |= dict(zip((p.input for p in new), self.edits.which(texts), strict=True))
         return [self.opened_for[prompt.input] for prompt in prompts]
 
@@ -66,7 +66,8 @@ class EditedMethod(Fitted):
         return extend_greedily(self, [p.anchor + p.input for p in prompts], max_new_tokens, generate)
 
     def _all_prepared(self, prompts: Sequence[Prompt]) -> list[PreparedKnowledge | None]:
-        return [self.edits.joined(ids) for ids in self.opened(prompts)]
+        opened = zip(self.opened(prompts), prompts, strict=True)
+        return [self.edits.joined(ids, prompt.anchor) for ids, prompt in opened]
 
 
 def edited_method(

@@ -119,7 +119,7 @@ def _train_adapter(setup: _Setup) -> tuple[EditAdapter, list[dict[str, float]]]:
 def _train_gate(setup: _Setup) -> tuple[PromptEncoder, GateOptions, dict[str, Any]]:
     """Train the gate; return its encoder and options, and the log: losses, thresholds, and the likeness behind them."""
     sizes, seed, questions, options = setup.sizes, setup.seed, setup.questions, GateOptions()
-    states = StateReader(setup.model.decoder, setup.model.need_prompter(), setup.model.anchor, options.layers)
+    states = StateReader(setup.model.decoder, setup.model.need_prompter(), options.layers)
     question_phrasings = Phrasings.find(questions.train)
     paraphrased = [case for case in setup.facts.train if case.paraphrases]
     paraphrased = random.Random(seed).sample(paraphrased, min(sizes.gate_facts, len(paraphrased)))
