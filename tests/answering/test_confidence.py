@@ -1,5 +1,6 @@
 """The confidence of what the decoder reads: its states, its value, and when an answer counts."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,8 @@ def model(request: pytest.FixtureRequest) -> DiekaeModel:
 def fitted(model: DiekaeModel, monkeypatch: pytest.MonkeyPatch) -> ReadingConfidence:
     """A confidence that came, as it were, with the package."""
     width = model.decoder.config.hidden_size
-    weights = torch.randn(width + 1, generator=torch.Generator().manual_seed(0)).tolist()
-    fitted = ReadingConfidence(model.bank.decoder, model.config.format, LAYER, tuple(weights), 0.5)
+    weights = torch.randn(width, generator=torch.Generator().manual_seed(0)).tolist()
+    fitted = ReadingConfidence(model.bank.decoder, model.config.format, LAYER, tuple(weights), (2.0, -0.5, 0.25), 0.5)
     monkeypatch.setattr(reading_confidence, "_shipped", lambda: {(fitted.decoder, fitted.format): fitted})
     return fitted
 
@@ -72,11 +73,11 @@ def test_an_answer_has_the_confidence_of_what_was_read(
 ) -> None:
     store.add(STONE)  # one passage, so all of it is read
     answer = ask(model, QUESTION, store, documents=[STONE], max_new_tokens=4)
-    weights = torch.tensor(fitted.weights)
-    expected = torch.sigmoid(weights[:-1] @ prompted_states(model, STONE, QUESTION) + weights[-1])
-    assert answer.confidence == pytest.approx(float(expected), abs=1e-4)
-    assert answer.answered == (answer.confidence >= 0.5)
-    assert answer.confidence != confidence_of(pick(store, QUESTION, documents=[STONE]))
+    (passage,) = pick(store, QUESTION, documents=[STONE])
+    logit = float(torch.tensor(fitted.weights) @ prompted_states(model, STONE, QUESTION))
+    logit += 2 * passage.coverage - 0.5 * math.log(passage.searched) + 0.25
+    assert answer.confidence == pytest.approx(1 / (1 + math.exp(-logit)), abs=1e-4)
+    assert answer.answered == (answer.confidence >= 0.5) and answer.confidence != confidence_of([passage])
 
 
 def test_reading_alone_gives_the_same_confidence(
@@ -107,7 +108,7 @@ def test_what_the_decoder_read_decides_whether_an_answer_is_shown(
     monkeypatch: pytest.MonkeyPatch,
     constant: float,
 ) -> None:
-    sure = fitted._replace(weights=(*[0.0] * (len(fitted.weights) - 1), constant))
+    sure = fitted._replace(weights=(0.0,) * len(fitted.weights), others=(0.0, 0.0, constant))
     monkeypatch.setattr(reading_confidence, "_shipped", lambda: {(sure.decoder, sure.format): sure})
     pieces: list[str] = []
     answer = ask(model, QUESTION, store, max_new_tokens=6, show=pieces.append)
@@ -119,3 +120,16 @@ def test_what_was_fitted_is_written_and_read(tmp_path: Path, fitted: ReadingConf
     other = fitted._replace(format="plain", threshold=0.25)
     write_fitted(tmp_path / "confidence.json", [fitted, other])
     assert read_fitted(tmp_path / "confidence.json") == [fitted, other]
+
+
+@pytest.mark.real
+def test_smollm2_knows_whether_its_passages_answer(tmp_path: Path) -> None:
+    decoder, tokenizer = load_decoder("smollm2")
+    model = DiekaeModel.exact(decoder, tokenizer)
+    store = KnowledgeStore(tmp_path / "store", model)
+    store.add("The Zorblax Tower was designed by Petra Quill. It is 84 metres tall and stands in Ondrel.")
+    answers = [
+        ask(model, question, store, max_new_tokens=12)
+        for question in ("How tall is the Zorblax Tower?", "How many people visit the Zorblax Tower each year?")
+    ]
+    assert answers[0].answered and answers[0].confidence > answers[1].confidence + 0.1

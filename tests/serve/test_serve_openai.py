@@ -82,8 +82,8 @@ def test_the_confidence_is_that_of_what_the_decoder_read(
     server: Served, files: list[Any], stream: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, store = server.state.model, server.state.reader.store
-    weights = torch.randn(model.decoder.config.hidden_size + 1, generator=torch.Generator().manual_seed(0))
-    fitted = ReadingConfidence(model.bank.decoder, "chat", 1, tuple(weights.tolist()), 0.5)
+    weights = torch.randn(model.decoder.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    fitted = ReadingConfidence(model.bank.decoder, "chat", 1, tuple(weights.tolist()), (1.0, -0.1, 0.5), 0.5)
     of_search = chat(server, knowledge={"search": {"k": 2}}).model_extra["knowledge"]["confidence"]
     monkeypatch.setattr(reading_confidence, "_shipped", lambda: {(fitted.decoder, fitted.format): fitted})
     answer = chat(server, knowledge={"search": {"k": 2}, "shares": True}, stream=stream)

@@ -6,7 +6,7 @@
 - The decoder: see :mod:`diekae.answering.reading_confidence`. It replaces the confidence of the search for the decoders
   and formats that it was fitted for.
 
-Both were fitted on development questions; `diekae-research documents --more FILE --calibrate` repeats it.
+`diekae-research documents --more FILE --calibrate` fits both.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Confidence:
         self._model, self._question, self._format = model, question, format
         self._fitted = fitted or reading_confidence_for(model, format)
         self._states: list[Tensor] = []
-        self._of_search = confidence_of(passages)
+        self._passages = passages
         if threshold is None:
             threshold = self._fitted.threshold if self._fitted else _search_threshold(passages)
         self.threshold = threshold
@@ -77,7 +77,9 @@ class Confidence:
     @property
     def value(self) -> float:
         """Return the probability that the passages answer the question, from 0 to 1."""
-        return self._fitted(self._states[0][0]) if self._fitted and self._states else self._of_search
+        if self._fitted is None or not self._states:
+            return confidence_of(self._passages)
+        return self._fitted(self._states[0][0], signals_of(self._passages))
 
     @property
     def answered(self) -> bool:

@@ -2,9 +2,9 @@
 
 The search compares words and vectors; the decoder has read passages and question together. A logistic regression on
 the mean state of the question's tokens, after one of the middle layers, was fitted for one decoder and format on
-questions with a passage that answers them, with a similar one, and with their own without its answer
-(`diekae-research documents --more FILE --calibrate`). It comes with the package for SmolLM2-135M-Instruct; other
-decoders use the confidence of the search.
+questions with passages that answer them, with similar ones, and with their own without the answer. How many of the
+question's words the passages cover, and how many passages were searched, count a little beside it. It comes with the
+package for SmolLM2-135M-Instruct in the format ``chat``; all others use the confidence of the search.
 """
 
 from __future__ import annotations
@@ -38,14 +38,22 @@ class ReadingConfidence(NamedTuple):
     layer: int
     """The states are those after this layer."""
     weights: tuple[float, ...]
-    """One for each element of the mean state, and last a constant."""
+    """One for each element of the mean state."""
+    others: tuple[float, float, float]
+    """Weights of the coverage, of the logarithm of the number of passages searched, and of the constant."""
     threshold: float
     """From this probability on a question counts as answered."""
 
-    def __call__(self, state: Tensor) -> float:
-        """Return the probability for the mean state [W] of a question's tokens."""
-        weights = torch.tensor(self.weights)
-        return float(torch.sigmoid(weights[:-1] @ state.float().cpu() + weights[-1]))
+    def __call__(self, state: Tensor, signals: tuple[float, float, float]) -> float:
+        """Return the probability that passages answer a question.
+
+        Args:
+            state: Mean state of the question's tokens, [W].
+            signals: Of the search; see :func:`diekae.answering.confidence.signals_of`.
+        """
+        coverage, _, log_searched = signals  # the likeness has another scale with each embedder
+        others = sum(weight * value for weight, value in zip(self.others, (coverage, log_searched, 1.0), strict=True))
+        return float(torch.sigmoid(torch.tensor(self.weights) @ state.float().cpu() + others))
 
 
 def reading_confidence_for(model: DiekaeModel, format: str | None = None) -> ReadingConfidence | None:
@@ -64,7 +72,9 @@ def _shipped() -> dict[tuple[str, str], ReadingConfidence]:
 def read_fitted(path: Path) -> list[ReadingConfidence]:
     """Read what :func:`write_fitted` wrote."""
     rows = json.loads(path.read_text(encoding="utf-8"))
-    return [ReadingConfidence(**{**row, "weights": tuple(row["weights"])}) for row in rows]
+    return [
+        ReadingConfidence(**{**row, "weights": tuple(row["weights"]), "others": tuple(row["others"])}) for row in rows
+    ]
 
 
 def write_fitted(path: Path, fitted: Sequence[ReadingConfidence]) -> None:

@@ -43,7 +43,7 @@ ThresholdOption = Annotated[
     typer.Option(
         min=0,
         max=1,
-        help="Least confidence at which the documents count as answering the question; by default the embedder's own.",
+        help="Least confidence at which the documents count as answering the question; by default the fitted one.",
         show_default=False,
     ),
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -22,8 +23,10 @@ from diekae.cli.console import (
     write_figures,
 )
 from diekae.data import read_examples
+from diekae.data.example import Example
 from diekae.model import DiekaeModel
 from diekae.models import resolve_dtype
+from diekae.progress import Progress
 from diekae.store import KnowledgeStore
 from diekae.store.embedders import Embedder, make_embedder
 from diekae_research.cli.choices import chosen
@@ -48,17 +51,13 @@ def command(
         int | None, typer.Option(min=1, help="How many questions to draw, with a fixed seed; all by default.")
     ] = None,
     more: Annotated[
-        Path | None,
-        typer.Option(help="Examples (JSONL) whose knowledge is added to the store, to make the search harder."),
+        Path | None, typer.Option(help="Examples (JSONL) whose texts are added to the store, to make search harder.")
     ] = None,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Only fit the confidence on the development questions.")
     ] = False,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            help="With --calibrate and --more: also fit the confidence of what the decoder reads, into this file."
-        ),
+        Path | None, typer.Option(help="With --calibrate: also fit the confidence of what is read, into this file.")
     ] = None,
     search_only: Annotated[
         bool, typer.Option("--search-only", help="Only measure the search and the confidence, without answers.")
@@ -75,32 +74,37 @@ def command(
     """
     chosen_ways = [] if search_only else chosen("ways", ways, StoreWay)
     examples = [] if more is None else read_examples(more)
-    texts = list(dict.fromkeys("\n".join(example.knowledge) for example in examples if example.knowledge))
     model = load_model(Path(bank or ""), device, dtype, format, decoder=None if bank else decoder)
     opened_embedder = make_embedder(embedder, model.device)
-    if calibrate:
-        with progress_bars() as (show, _):
-            figures = calibrate_confidence(model, examples, opened_embedder, out, show)
-    else:
-        figures = _measure(model, texts, opened_embedder, split=split, ways=chosen_ways, passages=passages, limit=limit)
-    settings = {name: value for name, value in context.params.items() if name not in ("json", "more")}
-    settings |= {"decoder": Path(decoder).name, "bank": Path(bank).name if bank else None, "ways": chosen_ways}
-    settings |= {"embedder": opened_embedder.name or None}
-    settings |= {"dtype": resolve_dtype(dtype, model.device), "out": None if out is None else out.name}
-    write_figures(json, {"settings": settings, **figures}, write_json)
+    measure = partial(_measure, split=split, ways=chosen_ways, passages=passages, limit=limit)
+    work = partial(calibrate_confidence, out=out) if calibrate else measure
+    with progress_bars() as (show, _):
+        figures = work(model, examples, opened_embedder, progress=show)
+    settings = {"ways": chosen_ways, "embedder": opened_embedder.name or None}
+    settings |= {"dtype": resolve_dtype(dtype, model.device)}
+    write_figures(json, {"settings": {**_settings(context), **settings}, **figures}, write_json)
     for line in [str(figures)] if calibrate else _lines(figures):
         print_text(line)
 
 
-def _measure(model: DiekaeModel, texts: Sequence[str], embedder: Embedder, **options: Any) -> dict[str, Any]:
-    """Fill a store and measure it; options as for :func:`measure_documents`."""
-    with tempfile.TemporaryDirectory() as folder, progress_bars() as (show, _):
+def _settings(context: typer.Context) -> dict[str, Any]:
+    """Return the options, without folders and files, which mean nothing on another machine."""
+    settings = {name: value for name, value in context.params.items() if name not in ("json", "more", "out")}
+    return {**settings, **{name: settings[name] and Path(settings[name]).name for name in ("decoder", "bank")}}
+
+
+def _measure(
+    model: DiekaeModel, examples: Sequence[Example], embedder: Embedder, progress: Progress, **options: Any
+) -> dict[str, Any]:
+    """Fill a store, also with the examples' texts, and measure it; options as for :func:`measure_documents`."""
+    texts = list(dict.fromkeys("\n".join(example.knowledge) for example in examples if example.knowledge))
+    with tempfile.TemporaryDirectory() as folder:
         store = KnowledgeStore(folder, model, embedder=embedder)
         began = time.perf_counter()
-        names = fill_store(store, texts, show)
+        names = fill_store(store, texts, progress)
         filled = time.perf_counter() - began
         try:
-            figures = measure_documents(model, store, names, progress=show, **options)
+            figures = measure_documents(model, store, names, progress=progress, **options)
         finally:
             store.close()
     return {"fill_seconds": filled, **figures}

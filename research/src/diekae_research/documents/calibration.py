@@ -1,8 +1,8 @@
 """The confidences, fitted: that of the search, and that of what the decoder reads; and the threshold of each.
 
-The search's weights are fitted on the development questions. Those of the decoder's states are fitted on a data set's
-questions (:mod:`diekae_research.documents.reading`). Both thresholds are chosen on the development questions, each of
-which is asked in stores of three sizes.
+The weights of the decoder's states are fitted on a data set's questions (:mod:`diekae_research.documents.reading`). The
+search's weights, in both confidences, and the thresholds are fitted on the development questions, each of which is
+asked in stores of three sizes.
 """
 
 from __future__ import annotations
@@ -13,24 +13,27 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from diekae.answering import pick
-from diekae.answering.confidence import Confidence, signals_of
-from diekae.answering.reading_confidence import ReadingConfidence, read_fitted, write_fitted
+from diekae.answering.confidence import signals_of
+from diekae.answering.reading_confidence import ReadingConfidence, question_states, read_fitted, write_fitted
 from diekae.data.example import Example
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
 from diekae.store import KnowledgeStore
+from diekae.store.catalogue import document_id
 from diekae.store.embedders import Embedder
 from diekae_research.documents import reading
 from diekae_research.documents.measure import fill_store
-from diekae_research.documents.questions import questions_of
+from diekae_research.documents.questions import passages_answer, questions_of
 
 REFUSED = 0.08
-"""Share of answerable development questions that may fall below the threshold."""
+"""Share of the development questions that may fall below the threshold: of all answerable ones for the search, of those
+whose passages answer them for what the decoder reads."""
 DECAY = 1e-4
 """Weight of the squared weights beside the mean cross-entropy; the first weight, of 1, has none."""
 
@@ -42,10 +45,12 @@ class Asked(NamedTuple):
     """Of the store: ``one`` document, ``all`` documents, or ``more`` texts beside them."""
     kind: str
     """``near``, ``far`` or ``answerable``."""
+    found: bool
+    """Whether the passages that were found answer it."""
     signals: tuple[float, float, float]
     """Of the search."""
     read: float
-    """Confidence of what the decoder read; 0 if none was fitted."""
+    """Log-odds by the decoder's states alone; 0 if none were fitted."""
 
 
 def calibrate(
@@ -69,27 +74,39 @@ def calibrate(
     Returns:
         ``search`` and, with ``out``, ``reading``, each with what was fitted, the ``threshold``, and for each size of
         store the ``auroc`` and how many ``near``, ``far`` and ``answerable`` questions are below the threshold, of how
-        many.
+        many; ``not_found`` are those answerable ones whose passages do not answer them.
     """
     fit = None if out is None else reading.fit(model, examples, embedder, progress)
-    fitted = fit and ReadingConfidence(model.bank.decoder, model.config.format, fit.layer, fit.weights, 0.0)
-    asked = _ask(model, examples, embedder, fitted)
-    answerable = np.array([row.kind == "answerable" for row in asked])
+    asked = _ask(model, examples, embedder, fit)
+    answerable, found = (np.array([getattr(row, name) for row in asked]) for name in ("kind", "found"))
+    answerable = answerable == "answerable"
     signals = np.array([row.signals for row in asked])
-    search = LogisticRegression(C=1 / (2 * DECAY * len(asked)), tol=1e-8, max_iter=2000).fit(signals, answerable)
-    weights = [*search.intercept_.tolist(), *search.coef_[0].tolist()]
-    figures: dict[str, Any] = {"search": {"weights": weights, **_judged(asked, search.predict_proba(signals)[:, 1])}}
-    if fit and fitted and out is not None:
-        judged = _judged(asked, np.array([row.read for row in asked]))
-        figures["reading"] = {"layer": fit.layer, "auroc_by_layer": fit.auroc, "pairs": fit.pairs, **judged}
-        others = [each for each in (read_fitted(out) if out.is_file() else []) if each.format != fitted.format]
-        write_fitted(out, [*others, fitted._replace(threshold=judged["threshold"])])
+    weights, confidences = _regression(signals, answerable)
+    figures: dict[str, Any] = {"search": {"weights": weights, **_judged(asked, confidences, answerable)}}
+    if fit and out is not None:
+        states = np.array([row.read for row in asked])
+        weights, confidences = _regression(np.column_stack([states, signals[:, 0], signals[:, 2]]), found)
+        judged = _judged(asked, confidences, found)
+        figures["reading"] = {"layer": fit.layer, "auroc_by_layer": fit.auroc, "pairs": fit.pairs, "weights": weights}
+        figures["reading"] |= judged
+        constant, of_states, *others = weights
+        state_weights = tuple(of_states * weight for weight in fit.weights)
+        in_all = (others[0], others[1], constant + of_states * fit.constant)
+        fitted = ReadingConfidence(
+            model.bank.decoder, model.config.format, fit.layer, state_weights, in_all, judged["threshold"]
+        )
+        kept = [each for each in (read_fitted(out) if out.is_file() else []) if each.format != fitted.format]
+        write_fitted(out, [*kept, fitted])
     return figures
 
 
-def _ask(
-    model: DiekaeModel, examples: Sequence[Example], embedder: Embedder, fitted: ReadingConfidence | None
-) -> list[Asked]:
+def _regression(signals: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[list[float], NDArray[np.float64]]:
+    """Return the weights of 1 and of the signals, and the probability of each row."""
+    fitted = LogisticRegression(C=1 / (2 * DECAY * len(right)), tol=1e-8, max_iter=2000).fit(signals, right)
+    return [*fitted.intercept_.tolist(), *fitted.coef_[0].tolist()], fitted.predict_proba(signals)[:, 1]
+
+
+def _ask(model: DiekaeModel, examples: Sequence[Example], embedder: Embedder, fit: reading.Fit | None) -> list[Asked]:
     """Ask the development questions in the stores of all sizes."""
     pairs = questions_of("development")
     documents = {document["id"]: document["text"] for document, _ in pairs}
@@ -106,34 +123,51 @@ def _ask(
             else:
                 fill_store(store, texts)
             for document, question in pairs:
-                if name in documents and document["id"] != name:
-                    continue
-                found = pick(store, question["question"])
-                read = 0.0
-                if fitted and found:
-                    confidence = Confidence(model, question["question"], found, fitted=fitted)
-                    confidence.read(model.tokenize(question["question"])["input_ids"], store.read(found))
-                    read = confidence.value
-                size = "one" if name in documents else name
-                rows.append(Asked(size, question["near"] or "answerable", signals_of(found), read))
+                if name not in documents or document["id"] == name:
+                    size = "one" if name in documents else name
+                    rows.append(_ask_one(model, store, size, document, question, fit))
             store.close()
     return rows
 
 
-def _judged(asked: Sequence[Asked], confidences: NDArray[np.float64]) -> dict[str, Any]:
-    """Return the threshold, and what it does in the stores of each size."""
+def _ask_one(
+    model: DiekaeModel,
+    store: KnowledgeStore,
+    size: str,
+    document: dict[str, Any],
+    question: dict[str, Any],
+    fit: reading.Fit | None,
+) -> Asked:
+    """Ask one question of one store."""
+    found = pick(store, question["question"])
+    own = bool(found) and found[0].id == document_id(document["text"])
+    answers = own and not question["near"] and passages_answer(question, [passage.text for passage in found])
+    read = 0.0
+    if fit and found:
+        ids = model.tokenize(question["question"])["input_ids"]
+        tokens = len(model.need_prompter().input(question["question"]))
+        with question_states(model, fit.layer, [tokens]) as states, torch.no_grad():
+            with model.call_context(store.read(found), ids):
+                model.decoder(input_ids=ids, logits_to_keep=1, use_cache=False)
+        read = float(torch.tensor(fit.weights) @ states[0][0].cpu()) + fit.constant
+    return Asked(size, question["near"] or "answerable", answers, signals_of(found), read)
+
+
+def _judged(asked: Sequence[Asked], confidences: NDArray[np.float64], meant: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return the threshold, below which a share of the meant questions is, and what it does in stores of each size."""
     sizes, kinds = (np.array(column) for column in ([row.size for row in asked], [row.kind for row in asked]))
     answerable = kinds == "answerable"
-    threshold = float(np.quantile(confidences[answerable], REFUSED))
+    not_found = answerable & ~np.array([row.found for row in asked])
+    threshold = float(np.quantile(confidences[meant], REFUSED))
     figures: dict[str, Any] = {"threshold": threshold}
     refused = confidences < threshold
+    groups = {kind: kinds == kind for kind in ("near", "far", "answerable")} | {"not_found": not_found}
     for size in dict.fromkeys(sizes.tolist()):
         chosen = sizes == size
         figures[size] = {
             "auroc": float(roc_auc_score(answerable[chosen], confidences[chosen])),
             "said_not_there": {
-                kind: [int(refused[chosen & (kinds == kind)].sum()), int((chosen & (kinds == kind)).sum())]
-                for kind in ("near", "far", "answerable")
+                kind: [int(refused[chosen & rows].sum()), int((chosen & rows).sum())] for kind, rows in groups.items()
             },
         }
     return figures

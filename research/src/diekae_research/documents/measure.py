@@ -20,16 +20,16 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from diekae.answering import ask, pick, reply
-from diekae.answering.answer import PASSAGES
+from diekae.answering.answer import CANDIDATES, PASSAGES
 from diekae.answering.confidence import Confidence
 from diekae.data.example import Example
 from diekae.evaluation import answers
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
-from diekae.store import KnowledgeStore
+from diekae.store import FoundPassage, KnowledgeStore
 from diekae.store.catalogue import document_id
 from diekae_research.documents.figures import summary
-from diekae_research.documents.questions import PLAIN_KINDS, is_right, questions_of, read_rows
+from diekae_research.documents.questions import PLAIN_KINDS, is_right, passages_answer, questions_of, read_rows
 
 StoreWay = Literal["bare", "prompt_whole", "whole", "prompt", "ours"]
 """How the documents are known; see above."""
@@ -85,7 +85,7 @@ def measure_documents(
         ``recall``, ``silence``, ``search``, the summary of each of the ``ways``, ``first_token`` and
         ``same_words_whole`` where their ways are measured, and all ``answers``.
     """
-    figures: dict[str, Any] = {"recall": recall(store, names, split), "silence": silence(model, store, split)}
+    figures: dict[str, Any] = {"recall": recall(store, names, split), "silence": silence(model, store, names, split)}
     figures["search"] = search_time(store, [question["question"] for _, question in questions_of(split)[:TIMED]])
     pairs = questions_of(split, limit) if ways else []
     rows: list[dict[str, Any]] = []
@@ -187,27 +187,59 @@ def recall(store: KnowledgeStore, names: dict[str, str], split: str) -> dict[str
     return recalls
 
 
-def silence(model: DiekaeModel, store: KnowledgeStore, split: str) -> dict[str, Any]:
+def silence(model: DiekaeModel, store: KnowledgeStore, names: dict[str, str], split: str) -> dict[str, Any]:
     """Return how many questions are said not to be in the documents, of how many, and the confidence's AUROC.
 
     All questions of the split are asked, and no answers are generated. Unanswerable questions are ``near`` (about a
-    document's subject) or ``far``.
+    document's subject) or ``far``. Of the ``answerable`` ones, those whose answer is not in the found passages are
+    counted again as ``not_found``. Where the passages hold it word for word, the question is asked again without
+    them, of the next best ones of its document: ``taken_out``. The AUROC is that of answerable questions against near
+    and far ones; ``auroc_taken_out`` is that of the questions with and without their passages.
     """
-    counts = {"near": [0, 0], "far": [0, 0], "answerable": [0, 0]}
-    confidences, answerable, threshold = [], [], 0.0
-    for _, question in questions_of(split):
-        found = pick(store, question["question"])
-        confidence = Confidence(model, question["question"], found)
+    counts = {kind: [0, 0] for kind in ("near", "far", "answerable", "not_found", "taken_out")}
+    values: dict[str, list[float]] = {kind: [] for kind in (*counts, "found")}
+    threshold = 0.0
+
+    def judge(question: str, found: list[FoundPassage], *kinds: str) -> None:
+        nonlocal threshold
+        confidence = Confidence(model, question, found)
         if found:
-            confidence.read(model.tokenize(question["question"])["input_ids"], store.read(found))
-        confidences.append(confidence.value)
-        threshold = confidence.threshold
-        answerable.append(not question["near"])
-        count = counts[question["near"] or "answerable"]
-        count[0] += not confidence.answered
-        count[1] += 1
-    auroc = float(roc_auc_score(answerable, confidences))
-    return {"said_not_there": counts, "auroc": auroc, "threshold": threshold}
+            confidence.read(model.tokenize(question)["input_ids"], store.read(found))
+            threshold = confidence.threshold
+        for kind in kinds:
+            values[kind].append(confidence.value)
+            if kind in counts:
+                counts[kind][0] += not confidence.answered
+                counts[kind][1] += 1
+
+    for document, question in questions_of(split):
+        text, found = question["question"], pick(store, question["question"])
+        own = bool(found) and names.get(found[0].id) == document["id"]
+        if question["near"]:
+            judge(text, found, question["near"])
+        elif not own or not passages_answer(question, [passage.text for passage in found]):
+            judge(text, found, "answerable", "not_found")
+        elif question["kind"] in ("yes_no", "two_facts"):
+            judge(text, found, "answerable")
+        else:
+            judge(text, found, "answerable", "found")
+            others = [p for p in store.search(text, CANDIDATES) if names.get(p.id) == document["id"]]
+            others = [passage for passage in others if not passages_answer(question, [passage.text])][:PASSAGES]
+            if others:
+                judge(text, sorted(others, key=lambda passage: passage.start), "taken_out")
+    return {
+        "said_not_there": counts,
+        "auroc": _auroc(values["answerable"], [*values["near"], *values["far"]]),
+        "auroc_taken_out": _auroc(values["found"], values["taken_out"]),
+        "threshold": threshold,
+    }
+
+
+def _auroc(answered: Sequence[float], unanswered: Sequence[float]) -> float | None:
+    """Return the share of pairs in which the first has the higher confidence; None if there is no pair."""
+    if not answered or not unanswered:
+        return None
+    return float(roc_auc_score([True] * len(answered) + [False] * len(unanswered), [*answered, *unanswered]))
 
 
 def search_time(store: KnowledgeStore, questions: Sequence[str]) -> dict[str, float]:

@@ -61,7 +61,8 @@ class Fit(NamedTuple):
 
     layer: int
     weights: tuple[float, ...]
-    """One for each element of the mean state, and last a constant."""
+    """One for each element of the mean state."""
+    constant: float
     auroc: dict[int, float]
     """By layer, on the questions that were held out."""
     pairs: int
@@ -148,8 +149,8 @@ def fit(model: DiekaeModel, examples: Sequence[Example], embedder: Embedder, pro
         weights = regression(states[~held, number], right[~held])
         auroc[layer] = float(roc_auc_score(right[held], states[held, number] @ weights[:-1]))
     layer = max(auroc, key=lambda layer: auroc[layer])
-    weights = regression(states[:, list(layers).index(layer)], right)
-    return Fit(layer, tuple(float(weight) for weight in weights), auroc, len(pairs))
+    *weights, constant = regression(states[:, list(layers).index(layer)], right).tolist()
+    return Fit(layer, tuple(weights), constant, auroc, len(pairs))
 
 
 def regression(states: NDArray[np.float32], right: NDArray[np.bool_], penalty: float = PENALTY) -> NDArray[np.float64]:
