@@ -83,3 +83,27 @@ def test_the_table_of_right_answers() -> None:
             str(right(exact[name], "ours")),
         ]
         assert f"| {' | '.join(row)} |" in page
+
+
+def test_the_table_of_missing_answers() -> None:
+    page = (ROOT / "docs/results/answers.md").read_text()
+    rows = re.findall(r"^\| (?:small|large) store, .*\(`(documents-search[\w-]*\.json)`\) \|(.*)$", page, re.MULTILINE)
+    assert len(rows) == 4
+    for name, figures in rows:
+        counts = {kind: tuple(count) for kind, count in read_result(name)["silence"]["said_not_there"].items()}
+        counts["read"] = tuple(a - b for a, b in zip(counts["answerable"], counts["not_found"], strict=True))
+        order = ("far", "near", "taken_out", "read", "not_found")
+        assert cells(f"|{figures}") == [f"{counts[kind][0]} of {counts[kind][1]}" for kind in order], name
+
+
+@pytest.mark.parametrize("name", ["qwen", "gemma"])
+def test_the_table_of_edits_of_other_decoders(name: str) -> None:
+    page = (ROOT / "docs/results/editing.md").read_text()
+    title = {"qwen": "| Qwen2.5", "gemma": "| Gemma 3"}[name]
+    unedited, edited = [cells(line) for line in (title + page.partition(title)[2]).splitlines()[:2]]
+    methods = read_result(f"editing/{name}-exact.json")["methods"]["many"]
+    for line, method in ((unedited, "bare"), (edited, "memory, mention")):
+        written = [float(re.sub(r"[*]|\[.*", "", cell)) for cell in line[2:]]
+        row = methods[method]
+        shares = [row[key]["value"] for key in ("es", "ps", "ns", "generated", "generated_ps", "unchanged")]
+        assert written == [round(value, 1) for value in (*shares[:3], row["s"], *shares[3:])], method
