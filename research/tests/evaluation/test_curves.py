@@ -54,7 +54,15 @@ def mean(rows: list[list[float]]) -> float:
 @pytest.fixture(scope="module", params=["reader", "token", "attention"])
 def measured(request: pytest.FixtureRequest) -> tuple[DiekaeModel, dict[str, Any]]:
     model = make_model(request.param, decoder=make_decoder(seed=2), scope="all")  # one to which K is worth something
-    found = measure_curves(model, EXAMPLES, documents=(1, 3, 99), lengths=(8, 30, 500), batch_size=5)
+    labels: set[str] = set()
+    found = measure_curves(
+        *(model, EXAMPLES),
+        documents=(1, 3, 99),
+        lengths=(8, 30, 500),
+        batch_size=5,
+        progress=lambda label, *_: labels.add(label),
+    )
+    assert {"own document: bare", "documents 3: ours", "lengths 30: prompted"} <= labels
     assert hook_count(model.decoder) == 0
     return model, found
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -61,21 +62,20 @@ def measure_curves(
     if min((batch_size, *documents, *lengths)) < 1:
         raise ValueError(f"documents={documents}, lengths={lengths} and batch_size={batch_size} must be positive.")
     with torch.no_grad(), frozen(model.decoder):
-        progress("documents", 0, len(documents))
-        bench = _CurveBench(model, examples, batch_size)
+        bench = _CurveBench(model, examples, batch_size, progress)
         return {
             "n": len(examples),
-            "documents": bench.sweep("documents", documents, progress),
-            "lengths": bench.sweep("lengths", lengths, progress),
+            "documents": bench.sweep("documents", documents),
+            "lengths": bench.sweep("lengths", lengths),
         }
 
 
 class _CurveBench:
     """A bank and its examples, their prepared documents, and the passes that every curve needs."""
 
-    def __init__(self, model: DiekaeModel, examples: Sequence[Example], batch_size: int) -> None:
+    def __init__(self, model: DiekaeModel, examples: Sequence[Example], batch_size: int, progress: Progress) -> None:
         prompter = model.need_prompter()
-        self.model, self.prompter, self.batch_size = model, prompter, batch_size
+        self.model, self.prompter, self.batch_size, self.progress = model, prompter, batch_size, progress
         self.window = window(model.decoder)
         self.prompts = truncate_knowledge([prompter.prompt(e) for e in examples], None, self.window)
         texts = ["\n".join(example.knowledge) for example in examples]
@@ -83,8 +83,8 @@ class _CurveBench:
         tokens = tuple(len(prompter.knowledge(text)) for text in distinct)
         self.pool = DocumentPool(distinct, tokens, tuple(distinct.index(text) for text in texts))
         self.all_prepared: dict[int, PreparedKnowledge] = {}
-        self.bare = self.nll("bare", self.prompts)
-        self.prompted = self.nll("prompted", self.prompts)
+        self.bare = self.nll("own document", "bare", self.prompts)
+        self.prompted = self.nll("own document", "prompted", self.prompts)
 
     def prepared(self, document: int) -> PreparedKnowledge:
         """Return a prepared document."""
@@ -92,31 +92,33 @@ class _CurveBench:
             self.all_prepared[document] = self.model.prepare(self.pool.texts[document])
         return self.all_prepared[document]
 
-    def nll(self, way: Way, prompts: Sequence[Prompt], all_prepared: Sequence[PreparedKnowledge] = ()) -> list[Tensor]:
-        """Return the NLL of each example's target tokens in nats, [tokens] each."""
+    def nll(
+        self, label: str, way: Way, prompts: Sequence[Prompt], all_prepared: Sequence[PreparedKnowledge] = ()
+    ) -> list[Tensor]:
+        """Return the NLL of each example's target tokens in nats, [tokens] each; progress is reported by the label."""
 
         def logits(rows: Sequence[int]) -> Tensor:
             chosen = [all_prepared[row] for row in rows] if way == "ours" else None
             return target_logits(self.model, [prompts[row] for row in rows], way, all_prepared=chosen)
 
-        return score(logits, prompts, self.batch_size)
+        return score(logits, prompts, self.batch_size, partial(self.progress, f"{label}: {way}"))
 
-    def sweep(self, name: str, numbers: Sequence[int], progress: Progress) -> list[dict[str, Any]]:
+    def sweep(self, name: str, numbers: Sequence[int]) -> list[dict[str, Any]]:
         """Measure a point for each number of ``documents``, or of tokens (``lengths``), that some example reaches."""
         choose = self.pool.several if name == "documents" else self.pool.long
         points = []
-        for done, number in enumerate(numbers, start=1):
+        for number in numbers:
             choices = {row: choose(row, number) for row in range(len(self.prompts))}
             chosen = {row: documents for row, documents in choices.items() if documents is not None}
             if chosen:
-                points.append({name: number, **self.point(chosen, apart=name == "documents")})
-            progress(name, done, len(numbers))
+                points.append({name: number, **self.point(f"{name} {number}", chosen, apart=name == "documents")})
         return points
 
-    def point(self, chosen: dict[int, list[int]], apart: bool) -> dict[str, Any]:
+    def point(self, label: str, chosen: dict[int, list[int]], apart: bool) -> dict[str, Any]:
         """Measure examples that know other documents beside their own.
 
         Args:
+            label: What progress is reported by.
             chosen: The documents of each example.
             apart: Whether they are prepared one by one and joined; otherwise they are prepared as one text.
         """
@@ -131,9 +133,9 @@ class _CurveBench:
             else self.model.prepare(self._text(documents))
             for documents in chosen.values()
         ]
-        read = self.nll("prompted", truncate_knowledge(prompts, None, self.window))
+        read = self.nll(label, "prompted", truncate_knowledge(prompts, None, self.window))
         losses = [self.bare[row] for row in chosen], [self.prompted[row] for row in chosen], read
-        low, high, prompted, injected = (_mean(part) for part in (*losses, self.nll("ours", prompts, ours)))
+        low, high, prompted, injected = (_mean(part) for part in (*losses, self.nll(label, "ours", prompts, ours)))
         return {
             "fit": sum(map(len, fitting)) / sum(map(len, chosen.values())),
             "n": len(chosen),
