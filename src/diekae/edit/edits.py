@@ -261,7 +261,7 @@ def make_store(model: DiekaeModel, folder: str | Path | None) -> EditStore:
 
 def input_texts(prompter: Prompter, inputs: Sequence[tuple[int, ...]]) -> list[str]:
     """Return the text of each input, given its tokens, without what its format puts around it."""
-    names = [name for name in FORMATS if name != "chat" or prompter.tokenizer.chat_template]
+    names = [name for name in FORMATS if name != "chat" or prompter.can_chat()]
     wraps = [wrapping(name, prompter.tokenizer) for name in reversed(names)]
     texts = []
     for ids, anchor in zip(inputs, prompter.anchors_of(inputs), strict=True):
