@@ -8,6 +8,7 @@ from builders import make_decoder, make_tokenizer
 from diekae.data.batch import pad_left
 from diekae.data.formats import wrapping
 from diekae.data.prompt import Prompter
+from diekae.edit import Edit, edit_model
 from diekae.fingerprint import fingerprint
 from diekae.model import DiekaeModel
 
@@ -164,3 +165,26 @@ def test_the_anchor_of_a_prompt_is_found_in_its_tokens(smollm2) -> None:
             assert prompter.anchors_of([anchor + rest for anchor, rest in prompts]) == anchors
     plain = make_tokenizer()
     assert Prompter(plain, "{knowledge}").anchors_of([(1, 9), (9,), ()]) == [(1,), (), ()]
+
+
+@pytest.mark.parametrize("template", ["a {{ messages[-1]['content'] }} by", "{{ raise_exception('not today') }}"])
+def test_a_template_that_shows_no_chat_leaves_the_other_formats_alone(template: str) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = template
+    model, plain = (DiekaeModel.exact(make_decoder(), t, format="plain") for t in (tokenizer, make_tokenizer()))
+    options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+    for form in ("plain", "qa"):
+        answers = []
+        for each in (model, plain):
+            known = each.generate(**each.tokenize(ASKED, form), knowledge=CASTLE, **options)
+            edit_model(each, [Edit("the castle is", "castle", "red")])
+            answers.append([known, each.generate(**each.tokenize(ASKED, form), **options)])
+            each.editor = None
+        assert all(torch.equal(*pair) for pair in zip(*answers, strict=True))
+
+
+def test_a_template_that_leaves_a_turn_out_is_named() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "a {{ messages[-1]['content'] }} by"
+    with pytest.raises(ValueError, match="shows 1 of 2 turns of a chat; expected each once. Use the format 'plain'"):
+        DiekaeModel.exact(make_decoder(), tokenizer)

@@ -7,12 +7,19 @@ import pytest
 import torch
 
 from answering.test_answer import SHIP, TEMPLATE, TOWER
-from builders import make_decoder, make_tokenizer
+from builders import make_decoder, make_model, make_tokenizer, make_trained_parts
 from diekae import DiekaeModel, KnowledgeStore
 from diekae.answering import ask, pick, reading_confidence
 from diekae.answering.confidence import Confidence, confidence_of
-from diekae.answering.reading_confidence import ReadingConfidence, question_states, read_fitted, write_fitted
+from diekae.answering.reading_confidence import (
+    ReadingConfidence,
+    question_states,
+    read_fitted,
+    reading_confidence_for,
+    write_fitted,
+)
 from diekae.data.batch import pad_left
+from diekae.edit import Edit, edit_model
 from diekae.models import load_decoder
 
 QUESTION = "who made the tall tower"
@@ -98,6 +105,49 @@ def test_listening_changes_no_answer_and_leaves_no_hook(
     monkeypatch.setattr(reading_confidence, "_shipped", dict)
     without = ask(model, QUESTION, store, max_new_tokens=8)
     assert with_it.text == without.text and without.confidence == confidence_of(pick(store, QUESTION))
+
+
+@pytest.mark.parametrize("setting", ["prefill_chunk_size", "assistant_early_exit"])
+def test_settings_that_read_the_question_in_parts_do_not_change_the_confidence(
+    model: DiekaeModel, store: KnowledgeStore, fitted: ReadingConfidence, setting: str
+) -> None:
+    want = ask(model, QUESTION, store, max_new_tokens=2).confidence
+    setattr(model.decoder.generation_config, setting, 1)
+    assert ask(model, QUESTION, store, max_new_tokens=2).confidence == pytest.approx(want, abs=1e-5)
+
+
+def test_what_the_gate_of_edits_reads_is_not_what_answers(model: DiekaeModel) -> None:
+    edit = Edit(QUESTION, "tall tower", "king")
+    edits = edit_model(model, [edit], gate="learned", trained=make_trained_parts(model))
+    with question_states(model, LAYER, [2]) as states:
+        edits.which(["is the tall tower old"])  # a text that the gate has not read
+    assert not states
+
+
+@pytest.mark.parametrize("layers", [[1, 2], [2], "every:2"])
+def test_a_bank_that_reads_in_other_layers_has_the_confidence_of_the_search(
+    model: DiekaeModel, fitted: ReadingConfidence, layers: str | list[int]
+) -> None:
+    fewer = DiekaeModel.exact(model.decoder, model.tokenizer, format=model.config.format, layers=layers)
+    assert reading_confidence_for(model) == fitted and fewer.bank.decoder == fitted.decoder
+    assert reading_confidence_for(fewer) is None
+    early = DiekaeModel.exact(model.decoder, model.tokenizer, format=model.config.format, layers=[0, 1])
+    assert reading_confidence_for(early) == fitted, "up to the layer all is as in the prompt"
+
+
+@pytest.mark.parametrize("encoder", ["reader", "token"])
+def test_other_encoders_have_the_confidence_of_the_search(encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(encoder)
+    fitted = ReadingConfidence(model.bank.decoder, model.config.format, 0, (), (0.0, 0.0, 0.0), 0.5)
+    monkeypatch.setattr(reading_confidence, "_shipped", lambda: {(fitted.decoder, fitted.format): fitted})
+    assert reading_confidence_for(model) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"[{", b"\xff", b"[7]", b'[{"layer": 1}]'])
+def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "confidence.json").write_bytes(content)
+    with pytest.raises(ValueError, match="confidence.json' is damaged .*install the package again"):
+        read_fitted(tmp_path / "confidence.json")
 
 
 @pytest.mark.parametrize("constant", [-50.0, 50.0])

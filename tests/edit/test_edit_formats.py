@@ -12,6 +12,7 @@ from diekae import DiekaeModel, PreparedKnowledge
 from diekae.data.batch import pad_left
 from diekae.data.formats import FORMATS
 from diekae.edit import Edit, edit_model, load_edits
+from diekae.inject.cache import cache_in
 
 IN, OUT = "the red house is", "the ship on the sea is"
 EDITS = [Edit(IN, "red house", "blue"), Edit("the red house was", "red house", "old")]
@@ -97,6 +98,40 @@ def test_a_cache_keeps_the_anchor_of_its_prompt() -> None:
         steps = model(more, cache=first.cache).logits
     whole = logits_of(model, {"input_ids": torch.cat([inputs["input_ids"], more], 1)})[:, -3:]
     torch.testing.assert_close(steps, whole, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("of_prompt", ["plain", "chat"])
+def test_a_cache_of_generate_keeps_the_edits_of_its_prompt(of_prompt: str) -> None:
+    model = exact("chat")
+    edit_model(model, EDITS)
+    inputs, more = model.tokenize(IN, of_prompt), torch.tensor([[20, 21, 22]])
+    output = model.generate(**inputs, return_dict_in_generate=True, **GREEDY)
+    ids, cached = torch.cat([output.sequences, more], 1), cache_in(output).get_seq_length()
+    with torch.no_grad():
+        steps = model(ids[:, cached:], cache=cache_in(output)).logits
+    whole = logits_of(model, {"input_ids": ids})[:, cached:]
+    torch.testing.assert_close(steps, whole, atol=2e-4, rtol=1e-4)
+
+
+def test_a_cache_of_several_answers_goes_on_by_what_follows() -> None:
+    model = exact("chat")
+    edit_model(model, EDITS)
+    options = {**GREEDY, "num_beams": 2, "num_return_sequences": 2, "return_dict_in_generate": True}
+    cache = cache_in(model.generate(**model.tokenize(IN), **options))
+    assert logits_of(model, {"input_ids": torch.tensor([[20], [21]])}, cache=cache).shape[0] == 2
+
+
+def test_knowledge_may_come_in_a_later_turn_of_an_edited_chat() -> None:
+    model = exact("chat")
+    anchor, rest = model.need_prompter().chat(SYSTEM)
+    inputs, more = {"input_ids": torch.tensor([anchor + rest])}, torch.tensor([[20, 21]])
+    later, statement = model.prepare("the ship is old"), stored(model.prepare(EDITS[0].statement))
+    edit_model(model, EDITS[:1])
+    caches = [cache_in(model(**inputs, use_cache=True)) for _ in range(2)]
+    got = logits_of(model, {"input_ids": more}, cache=caches[0], knowledge=later)
+    model.editor = None
+    want = logits_of(model, {"input_ids": more}, cache=caches[1], knowledge=[[later, statement]])
+    assert torch.equal(got, want)
 
 
 def test_an_edit_stands_where_the_knowledge_of_its_row_stands() -> None:

@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
+import torch
 
+from diekae.answering import ask as answer
+from diekae.answering import reading_confidence
+from diekae.answering.reading_confidence import ReadingConfidence
 from diekae.serve import Keys
 from served import Serve, Served
 
@@ -73,6 +78,28 @@ def test_an_edit_speaks_after_any_system_message_and_in_completions(serve: Serve
         assert during != bare
     httpx.delete(f"{server.url}/v1/edits/{edit['id']}")
     assert answers() == before
+
+
+def test_the_confidence_is_that_of_passages_and_edits(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(store=tmp_path / "store", edits=tmp_path / "edits")
+    model, store = server.state.model, server.state.reader.store
+    store.add("The silver ship is in the harbour. The colour of the castle is red.")
+    weights = torch.randn(model.decoder.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    fitted = ReadingConfidence(model.bank.decoder, "chat", 1, tuple(weights.tolist()), (0.0, 0.0, 0.0), 0.5)
+    monkeypatch.setattr(reading_confidence, "_shipped", lambda: {(fitted.decoder, fitted.format): fitted})
+    question = "What is the colour of the silver ship?"
+    body = {"messages": [{"role": "user", "content": question}], "knowledge": {"search": {"k": 2}}, "max_tokens": 2}
+
+    def confidence() -> float:
+        response = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=30)
+        return float(response.json()["knowledge"]["confidence"])
+
+    before = confidence()
+    httpx.post(f"{server.url}/v1/edits", json=EDIT)
+    assert confidence() == pytest.approx(answer(model, question, store, max_new_tokens=2).confidence, abs=1e-5)
+    assert confidence() != pytest.approx(before, abs=1e-5)
 
 
 def test_edits_that_come_and_go_while_answers_run_break_none(serve: Serve, tmp_path: Path) -> None:

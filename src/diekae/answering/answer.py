@@ -88,7 +88,7 @@ def ask(
         return Answer(question, "", False, 0.0, bare, (), time.perf_counter() - start)
     prepared = store.read(found)
     confidence = Confidence(model, question, found, threshold)
-    with confidence.listening():
+    with confidence.listening(ids, prepared):
         text, answer_ids = _generate(model, ids, prepared, max_new_tokens, show=show and confidence.gate(show))
     seconds = time.perf_counter() - start
     attention = attention_to_slots(model, answer_ids, ids.shape[1], prepared)

@@ -25,6 +25,9 @@ from diekae.model import DiekaeModel
 from diekae.store import FoundPassage
 from diekae.store.embedders import EmbedderKind
 
+_IN_PARTS = ("prefill_chunk_size", "assistant_early_exit")
+"""Settings of ``generate`` with which the first forward does not read all of x in all layers."""
+
 
 class Confidence:
     """The confidence of one answer: of the search at first, and of the decoder once it has read the question."""
@@ -58,21 +61,35 @@ class Confidence:
         """From this confidence on the question counts as answered."""
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Estimate anew from the first forward inside the block, in which the decoder reads the question with K."""
+    def listening(self, ids: Tensor, prepared: PreparedKnowledge) -> Iterator[None]:
+        """Estimate anew from the first forward inside the block, in which the decoder reads x [1, L] with K.
+
+        It is a run of its own if ``generate`` would read x in parts, or in some layers first.
+        """
+        settings = self._model.decoder.generation_config
+        if any(getattr(settings, name, None) for name in _IN_PARTS):
+            self.read(ids, prepared)
+            yield
+        else:
+            with self._first_forward():
+                yield
+
+    @torch.no_grad()
+    def read(self, ids: Tensor, prepared: PreparedKnowledge) -> None:
+        """Estimate anew from a run of the decoder over x [1, L] with K."""
+        if self._fitted is not None:
+            with self._first_forward(), self._model.call_context(prepared, ids):
+                self._model.decoder(input_ids=ids, logits_to_keep=1, use_cache=False)
+
+    @contextmanager
+    def _first_forward(self) -> Iterator[None]:
+        """Estimate anew from the first forward inside the block."""
         if self._fitted is None:
             yield
             return
         tokens = len(self._model.need_prompter().input(self._question, self._format))
         with question_states(self._model, self._fitted.layer, [tokens]) as self._states:
             yield
-
-    @torch.no_grad()
-    def read(self, ids: Tensor, prepared: PreparedKnowledge) -> None:
-        """Estimate anew from a run of the decoder over x [1, L] with K, where one is not made anyway."""
-        if self._fitted is not None:
-            with self.listening(), self._model.call_context(prepared, ids):
-                self._model.decoder(input_ids=ids, logits_to_keep=1, use_cache=False)
 
     @property
     def value(self) -> float:

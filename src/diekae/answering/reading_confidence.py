@@ -4,7 +4,8 @@ The search compares words and vectors; the decoder has read passages and questio
 the mean state of the question's tokens, after one of the middle layers, was fitted for one decoder and format on
 questions with passages that answer them, with similar ones, and with their own without the answer. How many of the
 question's words the passages cover, and how many passages were searched, count a little beside it. It comes with the
-package for SmolLM2-135M-Instruct in the format ``chat``; all others use the confidence of the search.
+package for SmolLM2-135M-Instruct in the format ``chat``, read in all layers up to that one; all others use the
+confidence of the search.
 """
 
 from __future__ import annotations
@@ -57,8 +58,14 @@ class ReadingConfidence(NamedTuple):
 
 
 def reading_confidence_for(model: DiekaeModel, format: str | None = None) -> ReadingConfidence | None:
-    """Return what came with the package for the model's decoder and a format, its own if None; None if nothing did."""
-    return _shipped().get((model.bank.decoder, format or model.config.format))
+    """Return what came with the package for the model's decoder and a format, its own if None; None if nothing did.
+
+    It is for banks that read K as slots in every layer up to the one whose states count.
+    """
+    fitted = _shipped().get((model.bank.decoder, format or model.config.format))
+    if fitted is None or not model.attached.by_attention or not set(range(fitted.layer + 1)) <= set(model.layers):
+        return None
+    return fitted
 
 
 @cache
@@ -70,11 +77,19 @@ def _shipped() -> dict[tuple[str, str], ReadingConfidence]:
 
 
 def read_fitted(path: Path) -> list[ReadingConfidence]:
-    """Read what :func:`write_fitted` wrote."""
-    rows = json.loads(path.read_text(encoding="utf-8"))
-    return [
-        ReadingConfidence(**{**row, "weights": tuple(row["weights"]), "others": tuple(row["others"])}) for row in rows
-    ]
+    """Read what :func:`write_fitted` wrote.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    try:
+        rows = json.loads(path.read_bytes())
+        return [
+            ReadingConfidence(**{**row, "weights": tuple(row["weights"]), "others": tuple(row["others"])})
+            for row in rows
+        ]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{str(path)!r} is damaged ({error!r}); install the package again.") from error
 
 
 def write_fitted(path: Path, fitted: Sequence[ReadingConfidence]) -> None:

@@ -67,6 +67,9 @@ def texts_around_turns(
 
     The system prompt is part of the first text: the application writes it, not the user. The turns may begin with one;
     ``system`` is for chats that have none. The options are those of ``apply_chat_template``.
+
+    Raises:
+        ValueError: The template leaves a turn out, or repeats one.
     """
     turns = [dict(turn) for turn in messages]
     if system is not None and (not turns or turns[0]["role"] != "system"):
@@ -77,7 +80,14 @@ def texts_around_turns(
         for number, turn in enumerate(turns)
     ]
     text = str(tokenizer.apply_chat_template(marked, tokenize=False, **options))
-    return re.split("\x02[0-9]+\x03", text)
+    texts = re.split("\x02[0-9]+\x03", text)
+    spoken = sum(turn["role"] != "system" for turn in turns)
+    if len(texts) != spoken + 1:
+        raise ValueError(
+            f"the tokenizer's chat template shows {len(texts) - 1} of {spoken} turns of a chat; expected each once. "
+            "Use the format 'plain' or 'qa', or give the tokenizer another template."
+        )
+    return texts
 
 
 def spoken_turns(messages: Sequence[Message]) -> list[Message]:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import TemplateError
+
 from diekae.data.example import Example
 from diekae.data.formats import Message, Wrapping, check_chat_template, spoken_turns, texts_around_turns, wrapping
 from diekae.data.jsonl import check_unicode
@@ -77,11 +79,19 @@ class Prompter:
         """
         anchors = [self.anchor("plain")]  # that of qa too
         next_turn: tuple[int, ...] = ()
-        if self.tokenizer.chat_template:
+        if self.can_chat():
             anchors.append(self.anchor("chat"))
             turns = [{"role": role, "content": ""} for role in ("user", "assistant", "user")]
             next_turn = self._trusted_ids(texts_around_turns(self.tokenizer, turns, None)[2])
         return [_anchor_of(tuple(row), anchors, next_turn) for row in rows]
+
+    def can_chat(self) -> bool:
+        """Tell whether the tokenizer has a chat template, and it shows every turn."""
+        turns = [{"role": role, "content": ""} for role in ("user", "assistant", "user")]
+        try:
+            return bool(self.tokenizer.chat_template and texts_around_turns(self.tokenizer, turns, self.system))
+        except (ValueError, TemplateError):
+            return False
 
     def knowledge(self, text: str) -> tuple[int, ...]:
         """Return the tokens of one document in its template; ValueError if it is blank."""

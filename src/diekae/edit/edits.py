@@ -35,7 +35,7 @@ from diekae.progress import Progress, silent
 EditIds = list[list[int]]
 """Ids of edits, for each text. (Inside the class below, `list` means its method.)"""
 Decisions = list[tuple[list[int], tuple[int, ...]]]
-"""For each row, the ids of the edits that apply to it, and the anchor that they are read after."""
+"""For each row, the ids of the edits that apply to it, and the anchor that it begins with."""
 CACHED_BYTES = 1_000_000_000
 """Prepared knowledge that is cached on the device; other is read from the store, or prepared, when it is needed."""
 BATCH = 16
@@ -233,26 +233,25 @@ class Edits(Editor):
     ) -> Iterator[Call]:
         """See :meth:`Editor.around`. The decision for a prompt also holds for all that is appended to its cache."""
         decisions = self._decisions.get(cache) if cache is not None else None
-        if decisions is None:
-            decisions = self._decide(rows, unpadded(input_ids, attention_mask), cached=cache is not None)
+        if decisions is None or len(decisions) != len(rows):  # generate may keep several rows for one
+            decisions = self._decide(unpadded(input_ids, attention_mask), cached=cache is not None)
 
         def remember(output: Any) -> Any:
             if (new_cache := cache_in(output)) is not None:
                 self._decisions[new_cache] = decisions
             return output
 
-        pairs = zip(rows, (self.joined(*decision) for decision in decisions), strict=True)
-        both = [[prepared for prepared in pair if prepared is not None] for pair in pairs]
+        # Edits stand where the row's own knowledge stands.
+        behind = [row.anchor_ids if row is not None else () for row in rows]
+        edits = [self.joined(ids, own or anchor) for (ids, anchor), own in zip(decisions, behind, strict=True)]
+        both = [[prepared for prepared in pair if prepared is not None] for pair in zip(rows, edits, strict=True)]
         yield Call([PreparedKnowledge.join(row) if row else None for row in both], remember)
 
-    def _decide(
-        self, rows: Sequence[PreparedKnowledge | None], inputs: Sequence[tuple[int, ...]], cached: bool
-    ) -> Decisions:
-        """Decide for inputs, or for what follows a cache. Edits stand where the row's own knowledge stands."""
+    def _decide(self, inputs: Sequence[tuple[int, ...]], cached: bool) -> Decisions:
+        """Decide for inputs, or for what follows a cache."""
         ids = self.which(input_texts(self.model.need_prompter(), inputs))
         anchors = self.model.anchors_of(inputs) if any(ids) and not cached else [self.model.anchor] * len(inputs)
-        known = [row.anchor_ids if row is not None else () for row in rows]
-        return [(row, own or anchor) for row, own, anchor in zip(ids, known, anchors, strict=True)]
+        return list(zip(ids, anchors, strict=True))
 
 
 def make_store(model: DiekaeModel, folder: str | Path | None) -> EditStore:
@@ -262,7 +261,7 @@ def make_store(model: DiekaeModel, folder: str | Path | None) -> EditStore:
 
 def input_texts(prompter: Prompter, inputs: Sequence[tuple[int, ...]]) -> list[str]:
     """Return the text of each input, given its tokens, without what its format puts around it."""
-    names = [name for name in FORMATS if name != "chat" or prompter.tokenizer.chat_template]
+    names = [name for name in FORMATS if name != "chat" or prompter.can_chat()]
     wraps = [wrapping(name, prompter.tokenizer) for name in reversed(names)]
     texts = []
     for ids, anchor in zip(inputs, prompter.anchors_of(inputs), strict=True):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from diekae.data.prompt import Prompter
+from diekae.inject.contexts import paused
 from diekae.inject.hookpoints import find_hookpoints
 from diekae.inject.hooks import run
 from diekae.placement import input_device
@@ -78,5 +79,6 @@ class StateReader:
         ids, mask = pad_right(rows, input_device(self.decoder))
         mask[:, : len(self.anchor)] = False
         states: list[Tensor] = []
-        run(self.decoder, ids, self.hookpoints, lambda _layer, stream, _output: states.append(stream))
+        with paused():  # whoever listens to the call that asks the gate hears its own tokens alone
+            run(self.decoder, ids, self.hookpoints, lambda _layer, stream, _output: states.append(stream))
         return torch.stack(states), mask

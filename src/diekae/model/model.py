@@ -197,13 +197,14 @@ class DiekaeModel(KnowledgePreparer):
             rows = call.knowledge
             if all(row is None for row in rows):  # the options are the decoder's own
                 with self.call_context(None, input_ids):
-                    return self.decoder.generate(input_ids=input_ids, attention_mask=given_mask, **kwargs)  # type: ignore[operator]
+                    output = self.decoder.generate(input_ids=input_ids, attention_mask=given_mask, **kwargs)  # type: ignore[operator]
+                    return call.keep(output)
             check_generation(self.decoder, input_ids, mask, kwargs)
             cache = self.unseen_anchor(rows, input_ids, mask) if is_stepwise(self.decoder, kwargs) else None
             kwargs = with_guidance(self.decoder, kwargs)
             kwargs = {"cache": cache, **kwargs} if cache is not None else kwargs
             with self.call_context(rows, input_ids, mask):
-                return self.decoder.generate(input_ids=input_ids, attention_mask=mask, **kwargs)  # type: ignore[operator]
+                return call.keep(self.decoder.generate(input_ids=input_ids, attention_mask=mask, **kwargs))  # type: ignore[operator]
 
     def unseen_anchor(
         self, rows: Sequence[PreparedKnowledge | None], input_ids: Tensor, mask: Tensor | None = None

@@ -236,9 +236,9 @@ async def _evidence(
 def _confidence(running: Running, reading: Reading) -> float:
     """Return the probability that the passages answer the question, by the run of the decoder that read them."""
     job, model = running.jobs[0], running.state.model
-    assert reading.prepared is not None
+    assert job.prepared is not None  # the passages, and the edits that apply
     confidence = Confidence(model, running.question, reading.passages, format="chat" if running.chat else "plain")
-    confidence.read(torch.tensor([job.prompt], device=model.device), reading.prepared)
+    confidence.read(torch.tensor([job.prompt], device=model.device), job.prepared)
     return confidence.value
 
 
