@@ -167,6 +167,26 @@ def test_the_anchor_of_a_prompt_is_found_in_its_tokens(smollm2) -> None:
     assert Prompter(plain, "{knowledge}").anchors_of([(1, 9), (9,), ()]) == [(1,), (), ()]
 
 
+def test_turns_without_a_system_prompt_are_not_taken_for_one() -> None:
+    tokenizer, user, known = make_tokenizer(), {"role": "user", "content": "the question"}, {}
+    names = "{'user': 'a ', 'assistant': 'by ', 'system': 'in '}[m['role']]"
+    turn = "{{ bos_token + " + names + " + m['content'] + eos_token }}"
+    tokenizer.chat_template = "{% for m in messages %}" + turn + "{% endfor %}"
+    prompter = Prompter(tokenizer, "{knowledge}", system="the king is old")
+    turns = [user, {"role": "assistant", "content": "an answer"}, user]
+    for messages in (turns[:1], turns, [*turns, turns[1], user]):
+        bare, _ = Prompter(tokenizer, "{knowledge}").chat(messages)
+        row = tuple(
+            tokenizer(tokenizer.apply_chat_template(messages, tokenize=False), add_special_tokens=False).input_ids
+        )
+        assert row[: len(bare)] == bare
+        known[len(messages)] = prompter.anchors_of([row])[0]
+    assert set(known.values()) == {prompter.anchor("plain")}, "of each conversation the same, before all of its turns"
+    for system in ("the queen is red", "the king"):
+        chat = prompter.chat([{"role": "system", "content": system}, *turns])
+        assert prompter.anchors_of([chat[0] + chat[1]]) == [chat[0]]
+
+
 @pytest.mark.parametrize("template", ["a {{ messages[-1]['content'] }} by", "{{ raise_exception('not today') }}"])
 def test_a_template_that_shows_no_chat_leaves_the_other_formats_alone(template: str) -> None:
     tokenizer = make_tokenizer()

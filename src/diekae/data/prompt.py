@@ -22,6 +22,9 @@ _ENCODING = threading.Lock()
 """Whether special tokens are split is a setting of the tokenizer that each call changes: of two threads that encode at
 once, one could read a user's text with special tokens."""
 
+_MARK = "\x02system\x03"
+"""Takes the place of a system prompt, so that the template's own text can be cut out around it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -78,12 +81,26 @@ class Prompter:
         Empty for a row that begins like none.
         """
         anchors = [self.anchor("plain")]  # that of qa too
-        next_turn: tuple[int, ...] = ()
+        before: tuple[int, ...] = ()
+        after: tuple[int, ...] = ()
         if self.can_chat():
             anchors.append(self.anchor("chat"))
-            turns = [{"role": role, "content": ""} for role in ("user", "assistant", "user")]
-            next_turn = self._trusted_ids(texts_around_turns(self.tokenizer, turns, None)[2])
-        return [_anchor_of(tuple(row), anchors, next_turn) for row in rows]
+            before, after = self._around_system_prompt()
+        return [_anchor_of(tuple(row), anchors, before, after) for row in rows]
+
+    def _around_system_prompt(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the tokens before a system prompt, and those between it and the user's turn.
+
+        Both are empty if the template takes no system prompt, or marks its end by no special token, as texts may.
+        """
+        turns = [{"role": "system", "content": _MARK}, {"role": "user", "content": ""}]
+        try:
+            before, _, after = texts_around_turns(self.tokenizer, turns, None)[0].partition(_MARK)
+        except (ValueError, TemplateError):
+            return (), ()
+        if not self._has_special_tokens(after):
+            return (), ()
+        return self._trusted_ids(before.rstrip()), self._trusted_ids(after)  # blanks may be merged with the prompt's
 
     def can_chat(self) -> bool:
         """Tell whether the tokenizer has a chat template, and it shows every turn."""
@@ -180,15 +197,17 @@ class Prompter:
             return self.tokenizer(text, add_special_tokens=False, **options)
 
 
-def _anchor_of(row: tuple[int, ...], anchors: Sequence[tuple[int, ...]], next_turn: tuple[int, ...]) -> tuple[int, ...]:
+def _anchor_of(
+    row: tuple[int, ...], anchors: Sequence[tuple[int, ...]], before: tuple[int, ...], after: tuple[int, ...]
+) -> tuple[int, ...]:
     """Return the longest of some anchors that a row begins with, the last of which is a chat's.
 
-    A chat with another system prompt has it before the first turn of the user, which begins as later ones do.
+    A chat with another system prompt has it between ``before`` and ``after``.
     """
     known = max((anchor for anchor in anchors if row[: len(anchor)] == anchor), key=len, default=())
-    if next_turn and known != anchors[-1]:
-        ends = range(len(next_turn), len(row))
-        return next((row[:end] for end in ends if row[end - len(next_turn) : end] == next_turn), known)
+    if after and known != anchors[-1] and row[: len(before)] == before:
+        ends = range(len(after), len(row))
+        return next((row[:end] for end in ends if row[end - len(after) : end] == after), known)
     return known
 
 
