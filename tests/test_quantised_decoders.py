@@ -73,11 +73,12 @@ def quantised(decoder: PreTrainedModel, kind: str, folder: Path) -> PreTrainedMo
         quanto.quantize(twin, weights=quanto.qint8)
         quanto.freeze(twin)
         return twin
+    pytest.importorskip("bitsandbytes" if kind in BITSANDBYTES else "torchao")
     decoder.save_pretrained(folder)
     if kind in BITSANDBYTES:
-        pytest.importorskip("bitsandbytes")
         return loaded(folder, decoder.dtype, BitsAndBytesConfig(**BITSANDBYTES[kind]))
-    torchao = pytest.importorskip("torchao.quantization")
+    import torchao.quantization as torchao
+
     config = torchao.Int8WeightOnlyConfig()
     if kind == "torchao":
         twin = copy.deepcopy(decoder)

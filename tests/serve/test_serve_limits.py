@@ -234,7 +234,7 @@ def test_a_client_that_leaves_before_its_knowledge_is_prepared_waits_for_nothing
     assert 'status="499"' in CLIENT.get(f"{server.url}/metrics").text
 
 
-def test_an_answer_is_not_lost_for_its_shares(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_is_not_lost_for_its_confidence_and_shares(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     server.add(TOWER)
     run, calls = server.state.workers.run, list[Any]()
 
@@ -249,7 +249,9 @@ def test_an_answer_is_not_lost_for_its_shares(server: Served, monkeypatch: pytes
         monkeypatch.setattr(server.state.workers, "run", full)
         response = post(server, {**CHAT, "stream": stream, "knowledge": {"search": {"k": 1}, "shares": True}})
         monkeypatch.undo()
-        assert response.status_code == 200 and len(calls) == 2 and '"share":null' in response.text.replace(" ", "")
+        # The prompt, the confidence and the shares; the confidence is then that of the search.
+        assert response.status_code == 200 and len(calls) == 3
+        assert '"share":null' in response.text.replace(" ", "") and '"confidence":0.' in response.text.replace(" ", "")
         assert not stream or response.text.endswith("data: [DONE]\n\n")
 
 

@@ -91,8 +91,21 @@ class DiekaeModel(KnowledgePreparer):
         Raises:
             ValueError: This thread is inside an `injected` block, or a mask has another shape than the prompt.
         """
-        check_claim(Claim(self.decoder))
         rows = [] if knowledge is None else self.prepare_rows(knowledge, input_ids.shape[0])
+        return self._call_context(rows, input_ids, mask, injection_mask, cached_length, scope, watch)
+
+    def _call_context(
+        self,
+        rows: Sequence[PreparedKnowledge | None],
+        input_ids: Tensor,
+        mask: Tensor | None,
+        injection_mask: Tensor | None = None,
+        cached_length: int = 0,
+        scope: str | None = None,
+        watch: Watch | None = None,
+    ) -> AbstractContextManager[object]:
+        """Return the context of :meth:`call_context`, given what each row knows."""
+        check_claim(Claim(self.decoder))
         if all(row is None for row in rows):
             return bare()
         if cached_length:
@@ -159,7 +172,7 @@ class DiekaeModel(KnowledgePreparer):
         cached_length = int(cache.get_seq_length()) if cache is not None else 0
         rows = self.prepare_rows(knowledge, len(input_ids))
         with self._edited(rows, input_ids, attention_mask, cache if cached_length else None) as call:
-            with self.call_context(call.knowledge, input_ids, attention_mask, injection_mask, cached_length):
+            with self._call_context(call.knowledge, input_ids, attention_mask, injection_mask, cached_length):
                 return call.keep(self.decoder(**read, attention_mask=attention_mask, **kwargs))
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -196,14 +209,14 @@ class DiekaeModel(KnowledgePreparer):
         with self._edited(rows, input_ids, mask, None) as call:
             rows = call.knowledge
             if all(row is None for row in rows):  # the options are the decoder's own
-                with self.call_context(None, input_ids):
+                with self._call_context([], input_ids, None):
                     output = self.decoder.generate(input_ids=input_ids, attention_mask=given_mask, **kwargs)  # type: ignore[operator]
                     return call.keep(output)
             check_generation(self.decoder, input_ids, mask, kwargs)
             cache = self.unseen_anchor(rows, input_ids, mask) if is_stepwise(self.decoder, kwargs) else None
             kwargs = with_guidance(self.decoder, kwargs)
             kwargs = {"cache": cache, **kwargs} if cache is not None else kwargs
-            with self.call_context(rows, input_ids, mask):
+            with self._call_context(rows, input_ids, mask):
                 return call.keep(self.decoder.generate(input_ids=input_ids, attention_mask=mask, **kwargs))  # type: ignore[operator]
 
     def unseen_anchor(
