@@ -1,6 +1,7 @@
 """The code of README and docs runs as it stands there, and its command lines are understood."""
 
 import ast
+import copy
 import shutil
 import tomllib
 from collections.abc import Iterator
@@ -24,7 +25,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smollm2) -> Path:
     (tmp_path / source.parent).mkdir(parents=True)
     shutil.copy(ROOT / source, tmp_path / source)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("diekae.models.load_decoder", lambda *_args, **_options: smollm2)
+    # A copy, because a page may offload it, and all tests share the other one.
+    decoder, tokenizer = smollm2
+    loaded = copy.deepcopy(decoder), tokenizer
+    monkeypatch.setattr("diekae.models.load_decoder", lambda *_args, **_options: loaded)
     return tmp_path
 
 
@@ -51,6 +55,8 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page: Path, place: Path, r
         request.getfixturevalue("page_server")
     for block in blocks_of(page, "python"):
         block.evaluate()
+    decoder = request.getfixturevalue("smollm2")[0]
+    assert not any(parameter.is_meta for parameter in decoder.parameters()), "the other tests' decoder is as it was"
 
 
 def names_of(module: str) -> set[str]:
