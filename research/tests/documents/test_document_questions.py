@@ -170,7 +170,7 @@ def test_the_confidence_learns_to_tell_texts_with_an_answer_from_texts_without()
         for thing in things
         for text in (with_answer, without)
     ]
-    states = reading.states_of(model, pairs, (1,))[:, 0]
+    states = reading.states_of(model, [pair[:2] for pair in pairs], (1,))[:, 0]
     right = np.array([pair.answers for pair in pairs])
     weights = reading.regression(states[:8], right[:8], penalty=10.0)
     assert roc_auc_score(right[8:], states[8:] @ weights[:-1]) == 1.0

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diekae.answering.reading_confidence import ReadingConfidence, question_states, reading_confidence_for
+from diekae.answering.reading_confidence import question_states, reading_confidence_for
 from diekae.knowledge import PreparedKnowledge
 from diekae.model import DiekaeModel
 from diekae.store import FoundPassage
@@ -39,7 +39,6 @@ class Confidence:
         passages: Sequence[FoundPassage],
         threshold: float | None = None,
         format: str | None = None,
-        fitted: ReadingConfidence | None = None,
     ) -> None:
         """Estimate from the search.
 
@@ -49,10 +48,9 @@ class Confidence:
             passages: What the search returned for it.
             threshold: Least confidence at which the question counts as answered; the one that was fitted if None.
             format: Format that the question is asked in; the model's own if None.
-            fitted: Confidence of what the decoder reads; the one that came with the package for it, if None.
         """
         self._model, self._question, self._format = model, question, format
-        self._fitted = fitted or reading_confidence_for(model, format)
+        self._fitted = reading_confidence_for(model, format)
         self._states: list[Tensor] = []
         self._passages = passages
         if threshold is None:

@@ -31,7 +31,7 @@ from diekae.store import KnowledgeStore
 from diekae.store.embedders import Embedder, make_embedder
 from diekae_research.cli.choices import chosen
 from diekae_research.documents.calibration import calibrate as calibrate_confidence
-from diekae_research.documents.measure import StoreWay, fill_store, measure_documents
+from diekae_research.documents.measure import StoreWay, fill_store, measure_documents, texts_of
 from diekae_research.provenance import write_json
 
 
@@ -97,11 +97,10 @@ def _measure(
     model: DiekaeModel, examples: Sequence[Example], embedder: Embedder, progress: Progress, **options: Any
 ) -> dict[str, Any]:
     """Fill a store, also with the examples' texts, and measure it; options as for :func:`measure_documents`."""
-    texts = list(dict.fromkeys("\n".join(example.knowledge) for example in examples if example.knowledge))
     with tempfile.TemporaryDirectory() as folder:
         store = KnowledgeStore(folder, model, embedder=embedder)
         began = time.perf_counter()
-        names = fill_store(store, texts, progress)
+        names = fill_store(store, texts_of(examples), progress)
         filled = time.perf_counter() - began
         try:
             figures = measure_documents(model, store, names, progress=progress, **options)

@@ -13,23 +13,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from diekae.answering import pick
 from diekae.answering.confidence import signals_of
-from diekae.answering.reading_confidence import ReadingConfidence, question_states, read_fitted, write_fitted
+from diekae.answering.reading_confidence import ReadingConfidence, read_fitted, write_fitted
 from diekae.data.example import Example
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
 from diekae.store import KnowledgeStore
-from diekae.store.catalogue import document_id
 from diekae.store.embedders import Embedder
 from diekae_research.documents import reading
-from diekae_research.documents.measure import fill_store
-from diekae_research.documents.questions import passages_answer, questions_of
+from diekae_research.documents.measure import fill_store, texts_of
+from diekae_research.documents.questions import found_answer, questions_of
 
 REFUSED = 0.08
 """Share of the development questions that may fall below the threshold: of all answerable ones for the search, of those
@@ -78,8 +76,7 @@ def calibrate(
     """
     fit = None if out is None else reading.fit(model, examples, embedder, progress)
     asked = _ask(model, examples, embedder, fit)
-    answerable, found = (np.array([getattr(row, name) for row in asked]) for name in ("kind", "found"))
-    answerable = answerable == "answerable"
+    answerable, found = np.array([(row.kind == "answerable", row.found) for row in asked]).T
     signals = np.array([row.signals for row in asked])
     weights, confidences = _regression(signals, answerable)
     figures: dict[str, Any] = {"search": {"weights": weights, **_judged(asked, confidences, answerable)}}
@@ -110,9 +107,8 @@ def _ask(model: DiekaeModel, examples: Sequence[Example], embedder: Embedder, fi
     """Ask the development questions in the stores of all sizes."""
     pairs = questions_of("development")
     documents = {document["id"]: document["text"] for document, _ in pairs}
-    more = list(dict.fromkeys("\n".join(example.knowledge) for example in examples if example.knowledge))
     stores: dict[str, Sequence[str]] = {**{key: [text] for key, text in documents.items()}, "all": []}
-    if more:
+    if more := texts_of(examples):
         stores["more"] = more
     rows = []
     for name, texts in stores.items():
@@ -140,17 +136,13 @@ def _ask_one(
 ) -> Asked:
     """Ask one question of one store."""
     found = pick(store, question["question"])
-    own = bool(found) and found[0].id == document_id(document["text"])
-    answers = own and not question["near"] and passages_answer(question, [passage.text for passage in found])
     read = 0.0
     if fit and found:
-        ids = model.tokenize(question["question"])["input_ids"]
-        tokens = len(model.need_prompter().input(question["question"]))
-        with question_states(model, fit.layer, [tokens]) as states, torch.no_grad():
-            with model.call_context(store.read(found), ids):
-                model.decoder(input_ids=ids, logits_to_keep=1, use_cache=False)
-        read = float(torch.tensor(fit.weights) @ states[0][0].cpu()) + fit.constant
-    return Asked(size, question["near"] or "answerable", answers, signals_of(found), read)
+        states = reading.states_of(model, [(question["question"], store.read(found))], (fit.layer,))
+        read = float(np.array(fit.weights) @ states[0, 0]) + fit.constant
+    return Asked(
+        size, question["near"] or "answerable", found_answer(document, question, found), signals_of(found), read
+    )
 
 
 def _judged(asked: Sequence[Asked], confidences: NDArray[np.float64], meant: NDArray[np.bool_]) -> dict[str, Any]:

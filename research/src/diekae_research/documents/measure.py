@@ -13,7 +13,7 @@ Nothing is chosen on the split ``test``.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -29,7 +29,14 @@ from diekae.progress import Progress, silent
 from diekae.store import FoundPassage, KnowledgeStore
 from diekae.store.catalogue import document_id
 from diekae_research.documents.figures import summary
-from diekae_research.documents.questions import PLAIN_KINDS, is_right, passages_answer, questions_of, read_rows
+from diekae_research.documents.questions import (
+    PLAIN_KINDS,
+    found_answer,
+    is_right,
+    passages_answer,
+    questions_of,
+    read_rows,
+)
 
 StoreWay = Literal["bare", "prompt_whole", "whole", "prompt", "ours"]
 """How the documents are known; see above."""
@@ -56,6 +63,11 @@ def fill_store(store: KnowledgeStore, more_texts: Sequence[str] = (), progress: 
     names |= {row["text"]: f"{row['language']}-{number}" for number, row in enumerate(read_rows("languages"))}
     store.add([*names, *more_texts], prepare=False, progress=progress)
     return {document_id(text): name for text, name in names.items()}
+
+
+def texts_of(examples: Sequence[Example]) -> list[str]:
+    """Return the knowledge of examples, each text once; several documents of an example are one text."""
+    return list(dict.fromkeys("\n".join(example.knowledge) for example in examples if example.knowledge))
 
 
 def measure_documents(
@@ -85,7 +97,7 @@ def measure_documents(
         ``recall``, ``silence``, ``search``, the summary of each of the ``ways``, ``first_token`` and
         ``same_words_whole`` where their ways are measured, and all ``answers``.
     """
-    figures: dict[str, Any] = {"recall": recall(store, names, split), "silence": silence(model, store, names, split)}
+    figures: dict[str, Any] = {"recall": recall(store, names, split), "silence": silence(model, store, split)}
     figures["search"] = search_time(store, [question["question"] for _, question in questions_of(split)[:TIMED]])
     pairs = questions_of(split, limit) if ways else []
     rows: list[dict[str, Any]] = []
@@ -187,7 +199,7 @@ def recall(store: KnowledgeStore, names: dict[str, str], split: str) -> dict[str
     return recalls
 
 
-def silence(model: DiekaeModel, store: KnowledgeStore, names: dict[str, str], split: str) -> dict[str, Any]:
+def silence(model: DiekaeModel, store: KnowledgeStore, split: str) -> dict[str, Any]:
     """Return how many questions are said not to be in the documents, of how many, and the confidence's AUROC.
 
     All questions of the split are asked, and no answers are generated. Unanswerable questions are ``near`` (about a
@@ -199,40 +211,40 @@ def silence(model: DiekaeModel, store: KnowledgeStore, names: dict[str, str], sp
     counts = {kind: [0, 0] for kind in ("near", "far", "answerable", "not_found", "taken_out")}
     values: dict[str, list[float]] = {kind: [] for kind in (*counts, "found")}
     threshold = 0.0
-
-    def judge(question: str, found: list[FoundPassage], *kinds: str) -> None:
-        nonlocal threshold
-        confidence = Confidence(model, question, found)
+    for text, found, kinds in _searches(store, split):
+        confidence = Confidence(model, text, found)
         if found:
-            confidence.read(model.tokenize(question)["input_ids"], store.read(found))
+            confidence.read(model.tokenize(text)["input_ids"], store.read(found))
             threshold = confidence.threshold
         for kind in kinds:
             values[kind].append(confidence.value)
             if kind in counts:
                 counts[kind][0] += not confidence.answered
                 counts[kind][1] += 1
-
-    for document, question in questions_of(split):
-        text, found = question["question"], pick(store, question["question"])
-        own = bool(found) and names.get(found[0].id) == document["id"]
-        if question["near"]:
-            judge(text, found, question["near"])
-        elif not own or not passages_answer(question, [passage.text for passage in found]):
-            judge(text, found, "answerable", "not_found")
-        elif question["kind"] in ("yes_no", "two_facts"):
-            judge(text, found, "answerable")
-        else:
-            judge(text, found, "answerable", "found")
-            others = [p for p in store.search(text, CANDIDATES) if names.get(p.id) == document["id"]]
-            others = [passage for passage in others if not passages_answer(question, [passage.text])][:PASSAGES]
-            if others:
-                judge(text, sorted(others, key=lambda passage: passage.start), "taken_out")
     return {
         "said_not_there": counts,
         "auroc": _auroc(values["answerable"], [*values["near"], *values["far"]]),
         "auroc_taken_out": _auroc(values["found"], values["taken_out"]),
         "threshold": threshold,
     }
+
+
+def _searches(store: KnowledgeStore, split: str) -> Iterator[tuple[str, list[FoundPassage], tuple[str, ...]]]:
+    """Yield each question of :func:`silence`, the passages to read for it, and the kinds that it counts as."""
+    for document, question in questions_of(split):
+        text, found = question["question"], pick(store, question["question"])
+        if question["near"]:
+            yield text, found, (question["near"],)
+        elif not found_answer(document, question, found):
+            yield text, found, ("answerable", "not_found")
+        elif question["kind"] in ("yes_no", "two_facts"):
+            yield text, found, ("answerable",)
+        else:
+            yield text, found, ("answerable", "found")
+            own = [passage for passage in store.search(text, CANDIDATES) if passage.id == found[0].id]
+            without = [passage for passage in own if not passages_answer(question, [passage.text])][:PASSAGES]
+            if without:
+                yield text, sorted(without, key=lambda passage: passage.start), ("taken_out",)
 
 
 def _auroc(answered: Sequence[float], unanswered: Sequence[float]) -> float | None:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from diekae.evaluation import answers
+from diekae.store import FoundPassage
+from diekae.store.catalogue import document_id
 
 PLAIN_KINDS = ("name", "number", "phrase")
 """Kinds of questions that ask for a few words of the document."""
@@ -52,6 +54,12 @@ def passages_answer(question: dict[str, Any], texts: Sequence[str]) -> bool:
     if question["kind"] in ("yes_no", "two_facts"):
         return True
     return bool(question["answers"]) and bool(answers.right("\n".join(texts), question["answers"]))
+
+
+def found_answer(document: dict[str, Any], question: dict[str, Any], found: Sequence[FoundPassage]) -> bool:
+    """Return whether the passages that a search found are of the question's document, and have its answer."""
+    own = bool(found) and found[0].id == document_id(document["text"])
+    return own and not question["near"] and passages_answer(question, [passage.text for passage in found])
 
 
 def is_right(answer: str, question: dict[str, Any]) -> bool:

@@ -28,6 +28,7 @@ from diekae.data.batch import pad_left
 from diekae.data.example import Example
 from diekae.evaluation import answers
 from diekae.inject.hookpoints import find_blocks
+from diekae.knowledge import Document
 from diekae.model import DiekaeModel
 from diekae.progress import Progress, silent
 from diekae.store import FoundPassage, KnowledgeStore
@@ -113,12 +114,15 @@ def _joined(passages: Sequence[FoundPassage]) -> str:
 
 @torch.no_grad()
 def states_of(
-    model: DiekaeModel, pairs: Sequence[Pair], layers: Sequence[int], progress: Progress = silent
+    model: DiekaeModel,
+    pairs: Sequence[tuple[str, Document]],
+    layers: Sequence[int],
+    progress: Progress = silent,
 ) -> NDArray[np.float32]:
-    """Return the mean state of each question's tokens after each layer, with the text injected: [pairs, layers, W]."""
+    """Return the mean state of each question's tokens after each layer, with K injected: [pairs, layers, W]."""
     prompter = model.need_prompter()
-    inputs = [prompter.input(pair.question) for pair in pairs]
-    order = sorted(range(len(pairs)), key=lambda number: len(pairs[number].text))
+    inputs = [prompter.input(question) for question, _ in pairs]
+    order = sorted(range(len(pairs)), key=lambda number: len(pairs[number][1]))
     rows: dict[int, Tensor] = {}
     for first in range(0, len(order), BATCH):
         batch = order[first : first + BATCH]
@@ -128,7 +132,7 @@ def states_of(
         with ExitStack() as exits:
             tokens = [len(inputs[number]) for number in batch]
             found = [exits.enter_context(question_states(model, layer, tokens)) for layer in layers]
-            exits.enter_context(model.call_context([pairs[number].text for number in batch], ids, mask))
+            exits.enter_context(model.call_context([pairs[number][1] for number in batch], ids, mask))
             model.decoder(input_ids=ids, attention_mask=mask, logits_to_keep=1, use_cache=False)
         rows |= dict(zip(batch, torch.stack([states for (states,) in found], 1), strict=True))
         progress("pairs read", len(rows), len(pairs))
@@ -143,7 +147,7 @@ def fit(model: DiekaeModel, examples: Sequence[Example], embedder: Embedder, pro
     right = np.array([pair.answers for pair in pairs])
     depth = len(find_blocks(model.decoder))
     layers = range(depth // 3, max(depth // 3 + 1, 3 * depth // 4), 2)
-    states = states_of(model, pairs, layers, progress)
+    states = states_of(model, [(pair.question, pair.text) for pair in pairs], layers, progress)
     auroc = {}
     for number, layer in enumerate(layers):
         weights = regression(states[~held, number], right[~held])
