@@ -5,7 +5,7 @@ G key heads, d head size, D what an encoder reads of each token.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from diekae.inject.attached import Attached
 from diekae.inject.contexts import paused
 from diekae.inject.hookpoints import find_blocks, stack_of
 from diekae.inject.hooks import run
+from diekae.inject.rotary import KeyRotation, UnknownRotation
 from diekae.knowledge import PreparedKnowledge, split_batch
 from diekae.placement import input_device, stays
 from diekae.progress import Progress, silent
@@ -30,6 +31,8 @@ CHUNK = 2048
 """Most tokens of a document that the decoder reads at once, so that memory is bounded in any window."""
 PEAK = 4
 """How many times the bytes of the result are needed at most while it is made: the decoder's cache, slots, copies."""
+ROOM = 256
+"""Tokens of x, its answer among them, that a sliding window should leave beside K."""
 PART = 0.75
 """Share of the decoder's window that one part of a longer document takes at most; x needs the rest."""
 
@@ -109,6 +112,45 @@ def read_prompts(attached: Attached, prompts: Sequence[Prompt], *, batch_size: i
         prepared = read_documents(attached, anchor, documents, batch_size=batch_size)
         ready |= dict(zip(((anchor, document) for document in documents), prepared, strict=True))
     return [ready[prompt.anchor, prompt.knowledge] for prompt in prompts]
+
+
+def moved_up(attached: Attached, prepared: PreparedKnowledge) -> PreparedKnowledge:
+    """Return slots that were taken from a document so that no sliding window hides them.
+
+    Slots keep their distances from x where they can, because they are read best there. In layers whose window has
+    too little room for the document and x, they are moved up to x without gaps, the anchor before them, and their
+    keys are rotated to the new positions. The result is the same object if nothing is moved: if no window is too
+    short, there are no gaps, or the decoder rotates keys in a way that is not known here.
+    """
+    anchor_positions = prepared.anchor_positions
+    if not attached.by_attention or prepared.positions is None or anchor_positions is None or not len(prepared):
+        return prepared
+    first, a = int(anchor_positions[0]), len(anchor_positions)
+    short = [
+        n for n, layer in enumerate(attached.bank.layers) if (attached.sites[layer].window or math.inf) < ROOM - first
+    ]
+    distinct, order = prepared.positions.unique(return_inverse=True)
+    positions = order - len(distinct) + (0 if attached.own_anchor else a)  # x's first column after its anchor is a
+    begin = int(positions.min())
+    if not short or first == begin - a:
+        return prepared
+    new_anchor_positions = torch.arange(begin - a, begin, device=positions.device)
+    try:
+        tensors = rotated(attached, short, prepared.tensors, positions - prepared.positions)
+        anchor = rotated(attached, short, prepared.anchor, new_anchor_positions - anchor_positions)
+    except UnknownRotation:
+        return prepared
+    return replace(prepared, tensors=tensors, anchor=anchor, positions=positions, begin=None)
+
+
+def rotated(
+    attached: Attached, numbers: Sequence[int], tensors: Mapping[str, Tensor], steps: Tensor
+) -> dict[str, Tensor]:
+    """Return slots of one document whose keys are rotated further by steps, int [S], in some encoders' layers."""
+    rotation, keys = KeyRotation(attached.decoder, attached.sites, steps[None], further=True), tensors["keys"].clone()
+    for number in numbers:
+        keys[number] = rotation(attached.bank.layers[number], keys[number][None])[0]
+    return {**tensors, "keys": keys}
 
 
 def _read_parts(

@@ -10,12 +10,26 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from builders import DEPTH, make_tokenizer
 from diekae import DiekaeConfig, DiekaeModel
 from diekae.encoders import Attention
-from readings import CASTLE, CHANGE, GROUPED, OFF, QUESTIONS, in_prompt, make_variant, off, ours, prompted
+from diekae.prepare import rotated
+from readings import (
+    CASTLE,
+    CHANGE,
+    GROUPED,
+    OFF,
+    QUESTIONS,
+    VARIANTS,
+    exact_model,
+    in_prompt,
+    make_variant,
+    off,
+    ours,
+    prompted,
+)
 
 LAST = DEPTH - 1
 NORMED = ("k_norm", "k_layernorm")
@@ -195,3 +209,25 @@ def test_keys_with_an_unknown_rotation_are_read_but_cannot_be_trained() -> None:
     trained = make_bank(decoder, {"mlp_width": 0})
     with pytest.raises(ValueError, match="DeepseekV2ForCausalLM rotates its keys in its own way.*'rank': 0"):
         ours(trained, QUESTIONS[0], CASTLE)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", VARIANTS)
+def test_keys_rotated_further_are_those_of_a_run_at_later_positions(name: str) -> None:
+    model = exact_model(name)
+    prepared = model.prepare(CASTLE)
+    ids = torch.tensor([[*model.anchor, *model.need_prompter().knowledge(CASTLE)]])
+    steps = torch.full([len(prepared)], 7)
+    moved = rotated(model.attached, range(DEPTH), prepared.tensors, steps)["keys"]
+
+    def keys_at(first: int) -> Tensor:
+        cache = DynamicCache()  # without the configuration, so that no window forgets keys
+        positions = torch.arange(ids.shape[1])[None] + first
+        model.decoder(input_ids=ids, position_ids=positions, cache=cache, use_cache=True)
+        keys = torch.stack([layer.keys[0] for layer in cache.layers]).transpose(1, 2)
+        return keys[:, len(model.anchor) :]
+
+    assert prepared.positions is not None
+    begin = int(prepared.positions[0]) - len(model.anchor)
+    assert off(prepared.tensors["keys"], keys_at(begin)) <= OFF
+    assert off(moved, keys_at(begin + 7)) <= OFF

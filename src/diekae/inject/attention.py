@@ -41,6 +41,8 @@ class AttentionSite:
     """G, and the dimensions of a value."""
     rotary: bool = True
     """Whether keys are rotated to their positions (RoPE); some decoders have layers without positions."""
+    window: int | None = None
+    """The sliding window: how many tokens each token sees, itself among them; None if it sees all before it."""
 
 
 @torch.no_grad()
@@ -65,7 +67,8 @@ def find_attention(decoder: PreTrainedModel) -> list[AttentionSite]:
 
     def record_site(call: AttentionCall) -> None:
         layer, candidate = candidates[call.number]
-        site = AttentionSite(candidate, call.query.shape[1], _heads_and_size(call.key), _heads_and_size(call.value))
+        shapes = _heads_and_size(call.key), _heads_and_size(call.value)
+        site = AttentionSite(candidate, call.query.shape[1], *shapes, window=call.window)
         sites.setdefault(layer, []).append(site)
         masks[layer] = _original(call.mask, given.get(layer)), call.window
 

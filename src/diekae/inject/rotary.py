@@ -55,29 +55,46 @@ def _rope_types(decoder: PreTrainedModel) -> set[str]:
     return {str(table["rope_type"]) for table in tables if "rope_type" in table}
 
 
-class KeyRotation:
-    """Rotates keys to given positions by the decoder's own angles and its own function."""
+class UnknownRotation(ValueError):
+    """The decoder rotates its keys in a way that is not known here."""
 
-    def __init__(self, decoder: PreTrainedModel, sites: Mapping[int, AttentionSite], positions: Tensor) -> None:
-        """Prepare to rotate keys to positions, int [B, S]; ``sites`` by layer."""
-        self.decoder, self.sites, self.positions = decoder, sites, positions
+
+class KeyRotation:
+    """Rotates keys by the decoder's own angles and its own function: to given positions, or further by given steps."""
+
+    def __init__(
+        self, decoder: PreTrainedModel, sites: Mapping[int, AttentionSite], positions: Tensor, further: bool = False
+    ) -> None:
+        """Prepare to rotate keys.
+
+        Args:
+            decoder: The decoder.
+            sites: The attention of each layer.
+            positions: Positions that keys are rotated to, int [B, S]; with ``further``, steps from their positions.
+            further: Whether the keys have been rotated before. Some decoders also scale keys when they rotate them;
+                these keys are not scaled again.
+        """
+        self.decoder, self.sites, self.positions, self.further = decoder, sites, positions, further
         self._angles: dict[str | None, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, layer: int, keys: Tensor) -> Tensor:
         """Rotate keys [B, S, G, d] of one layer; keys of a layer without positions are returned unchanged.
 
         Raises:
-            ValueError: The decoder has no rotary function that is known here.
+            UnknownRotation: The decoder has no rotary function that is known here.
         """
         if not self.sites[layer].rotary:
             return keys
         apply_rotary = getattr(sys.modules[type(self.sites[layer].module).__module__], "apply_rotary_pos_emb", None)
         angles = self._angles_of(layer, keys)
         if apply_rotary is None or len(angles) != 2:
-            raise ValueError(
+            raise UnknownRotation(
                 f"{type(self.decoder).__name__} rotates its keys in its own way, so a change of them cannot be "
                 "trained; use encoder_options={'rank': 0}."
             )
+        if self.further:
+            scale = torch.hypot(*angles)
+            angles = tuple(angle / scale for angle in angles)
         cos, sin = (angle.to(keys) for angle in angles)
 
         def rotate(part: Tensor) -> Tensor:

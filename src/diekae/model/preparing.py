@@ -13,7 +13,7 @@ from diekae.data.prompt import Prompt, Prompter
 from diekae.knowledge import Knowledge, PreparedKnowledge, knowledge_of_rows
 from diekae.model.arguments import as_texts, check_document
 from diekae.model.banked import BankedDecoder
-from diekae.prepare import check_memory, read_documents, read_prompts
+from diekae.prepare import check_memory, moved_up, read_documents, read_prompts
 from diekae.progress import Progress, silent
 
 
@@ -130,6 +130,13 @@ class KnowledgePreparer(BankedDecoder):
         """Prepare a document for inputs that begin with an anchor; errors as for :meth:`prepare`."""
         ids = self.need_prompter().knowledge(check_document(document))
         return read_documents(self.attached, anchor, [ids])[0]
+
+    def excerpt(self, prepared: PreparedKnowledge, columns: Sequence[int]) -> PreparedKnowledge:
+        """Return only some slots of a document, as ``prepared.take`` does, so that no sliding window hides them.
+
+        Layers whose window is too short for the document read the slots next to each other, up to where x begins.
+        """
+        return moved_up(self.attached, prepared.take(columns))
 
     def prepare_rows(
         self, knowledge: Knowledge, rows: int, inputs: Callable[[], Sequence[tuple[int, ...]]] | None = None

@@ -124,7 +124,8 @@ class KnowledgeReader:
         else:
             text = store.text(passages[0].id)  # all are of one document
             spans = [(passage.start, passage.end) for passage in passages]
-            prepared = self._behind(tenant, anchor, text).take(self.model.need_prompter().columns(text, spans))
+            columns = self.model.need_prompter().columns(text, spans)
+            prepared = self.model.excerpt(self._behind(tenant, anchor, text), columns)
         titles = self.titles(tenant, [passages[0].id])
         shown = tuple(replace(passage, title=titles.get(passage.id, passage.title)) for passage in passages)
         return Reading(prepared, shown, confidence=confidence_of(passages))

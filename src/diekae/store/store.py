@@ -229,13 +229,14 @@ class KnowledgeStore:
         """
         if not passages:
             raise ValueError("no passage is given; expected at least one, as search returns them.")
-        prompter = self._prepared_folder.require_model().need_prompter()
+        model = self._prepared_folder.require_model()
+        prompter = model.need_prompter()
         spans: dict[str, list[tuple[int, int]]] = {}
         for passage in passages:
             spans.setdefault(passage.id, []).append((passage.start, passage.end))
         # Texts are read before anything is loaded, so that a removed document raises the error of `text`.
         columns = {id: prompter.columns(self.catalogue.documents.text(id), spans[id]) for id in spans}
-        return self._prepared_folder.join(self._prepared_folder.load(id).take(columns[id]) for id in columns)
+        return self._prepared_folder.join(model.excerpt(self._prepared_folder.load(id), columns[id]) for id in columns)
 
     def close(self) -> None:
         """Close this thread's connection to the catalogue."""
