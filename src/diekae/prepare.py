@@ -117,40 +117,35 @@ def read_prompts(attached: Attached, prompts: Sequence[Prompt], *, batch_size: i
 def moved_up(attached: Attached, prepared: PreparedKnowledge) -> PreparedKnowledge:
     """Return slots that were taken from a document so that no sliding window hides them.
 
-    Slots keep their distances from x where they can, because they are read best there. In layers whose window has
-    too little room for the document and x, they are moved up to x without gaps, the anchor before them, and their
-    keys are rotated to the new positions. The result is the same object if nothing is moved: if no window is too
-    short, there are no gaps, or the decoder rotates keys in a way that is not known here.
+    Slots keep their distances from x if they can. If the window of a layer has too little room for the document and x,
+    they are moved up to x without gaps, the anchor before them, and their keys are rotated to the new positions. The
+    result is the same object if nothing is moved: if no window is too short, there are no gaps, or the decoder rotates
+    keys in a way that is not known here.
     """
     anchor_positions = prepared.anchor_positions
     if not attached.by_attention or prepared.positions is None or anchor_positions is None or not len(prepared):
         return prepared
     first, a = int(anchor_positions[0]), len(anchor_positions)
-    short = [
-        n for n, layer in enumerate(attached.bank.layers) if (attached.sites[layer].window or math.inf) < ROOM - first
-    ]
     distinct, order = prepared.positions.unique(return_inverse=True)
     positions = order - len(distinct) + (0 if attached.own_anchor else a)  # x's first column after its anchor is a
     begin = int(positions.min())
-    if not short or first == begin - a:
+    windows = [site.window for site in attached.sites.values() if site.window is not None]
+    if min(windows, default=math.inf) >= ROOM - first or first == begin - a:
         return prepared
     new_anchor_positions = torch.arange(begin - a, begin, device=positions.device)
     try:
-        tensors = rotated(attached, short, prepared.tensors, positions - prepared.positions)
-        anchor = rotated(attached, short, prepared.anchor, new_anchor_positions - anchor_positions)
+        tensors = rotated(attached, prepared.tensors, positions - prepared.positions)
+        anchor = rotated(attached, prepared.anchor, new_anchor_positions - anchor_positions)
     except UnknownRotation:
         return prepared
     return replace(prepared, tensors=tensors, anchor=anchor, positions=positions, begin=None)
 
 
-def rotated(
-    attached: Attached, numbers: Sequence[int], tensors: Mapping[str, Tensor], steps: Tensor
-) -> dict[str, Tensor]:
-    """Return slots of one document whose keys are rotated further by steps, int [S], in some encoders' layers."""
-    rotation, keys = KeyRotation(attached.decoder, attached.sites, steps[None], further=True), tensors["keys"].clone()
-    for number in numbers:
-        keys[number] = rotation(attached.bank.layers[number], keys[number][None])[0]
-    return {**tensors, "keys": keys}
+def rotated(attached: Attached, tensors: Mapping[str, Tensor], steps: Tensor) -> dict[str, Tensor]:
+    """Return slots of one document whose keys are rotated further by steps, int [S]."""
+    rotation = KeyRotation(attached.decoder, attached.sites, steps[None], further=True)
+    keys = zip(attached.bank.layers, tensors["keys"], strict=True)
+    return {**tensors, "keys": torch.stack([rotation(layer, keys_of_layer[None])[0] for layer, keys_of_layer in keys])}
 
 
 def _read_parts(

@@ -218,7 +218,7 @@ def test_keys_rotated_further_are_those_of_a_run_at_later_positions(name: str) -
     prepared = model.prepare(CASTLE)
     ids = torch.tensor([[*model.anchor, *model.need_prompter().knowledge(CASTLE)]])
     steps = torch.full([len(prepared)], 7)
-    moved = rotated(model.attached, range(DEPTH), prepared.tensors, steps)["keys"]
+    moved = rotated(model.attached, prepared.tensors, steps)["keys"]
 
     def keys_at(first: int) -> Tensor:
         cache = DynamicCache()  # without the configuration, so that no window forgets keys

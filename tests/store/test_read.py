@@ -161,17 +161,23 @@ def test_passages_that_a_sliding_window_would_hide_are_moved_up_to_x(
         assert torch.equal(got(model, loaded, x), got(model, prepared, x)), "the same after saving and loading"
 
 
-def test_only_layers_with_a_short_window_move_passages(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "options"), [("llama", {}), ("mistral", {"sliding_window": 400})])
+def test_passages_keep_their_places_where_no_window_is_too_short(
+    name: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    model = model_of("words", "{knowledge}", name, **options)
+    prepared = model.prepare(" ".join(WORDS[:40]))
+    kept, got_slots = prepared.take([3, 7]), model.excerpt(prepared, [3, 7])
+    assert got_slots.positions is not None and got_slots.positions.equal(kept.positions)
+    assert got_slots.tensors["keys"].equal(kept.tensors["keys"])
+
+
+def test_a_whole_document_is_never_moved() -> None:
     model = model_of("words", "{knowledge}", "gemma3, alternating")
-    store = KnowledgeStore(tmp_path / "store", model)
-    text = " ".join(WORDS[:40])
-    (document,) = store.add(text).ids
-    columns = columns_of(model, text, [(0, 12)])
-    moved, kept = store.read(as_passages(text, [(0, 12)], document)), store.prepared(document).take(columns)
-    same = [torch.equal(a, b) for a, b in zip(moved.tensors["keys"], kept.tensors["keys"], strict=True)]
-    assert same == [False, True] * 2 and torch.equal(moved.tensors["values"], kept.tensors["values"])
-    whole = store.prepared(document)
-    assert model.excerpt(whole, range(len(whole))).tensors["keys"].equal(whole.tensors["keys"]), "nothing is hidden"
+    prepared = model.prepare(" ".join(WORDS[:40]))
+    whole = model.excerpt(prepared, range(len(prepared)))
+    assert whole.tensors["keys"].equal(prepared.tensors["keys"])
+    assert not model.excerpt(prepared, range(5)).tensors["keys"].equal(prepared.take(range(5)).tensors["keys"])
 
 
 def test_passages_of_several_documents_share_the_anchor_of_the_longest(tmp_path: Path) -> None:

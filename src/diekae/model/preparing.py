@@ -134,7 +134,7 @@ class KnowledgePreparer(BankedDecoder):
     def excerpt(self, prepared: PreparedKnowledge, columns: Sequence[int]) -> PreparedKnowledge:
         """Return only some slots of a document, as ``prepared.take`` does, so that no sliding window hides them.
 
-        Layers whose window is too short for the document read the slots next to each other, up to where x begins.
+        If a layer's window is too short for the document, the slots are read next to each other, up to where x begins.
         """
         return moved_up(self.attached, prepared.take(columns))
 
