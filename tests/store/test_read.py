@@ -231,3 +231,15 @@ def test_generation_with_passages_equals_that_of_a_masked_run(tmp_path: Path) ->
         parts = [(TEXTS[0], columns_of(model, TEXTS[0], spans))]
         x.append(int(masked(model, parts, x)[-1].argmax()))
     assert answer_ids[0, 1:].tolist() == x[: answer_ids.shape[1] - 1] and answer_ids.shape[1] > ids.shape[1]
+
+
+@torch.no_grad()
+def test_passages_are_moved_up_before_an_anchor_of_xs_own() -> None:
+    decoder = make_variant("mistral", vocab_size=512, sliding_window=30, num_hidden_layers=1)
+    config = DiekaeConfig.preset("exact", template="{knowledge}", format="plain", anchor="own")
+    model = DiekaeModel(decoder, config, tokenizer_of("words")).eval()
+    x, text = asked(model, QUESTIONS[0]), " ".join(WORDS[:40])
+    known, columns = model.need_prompter().knowledge(text), [0, 1, 20, 21, 22]
+    ids = torch.tensor([[*model.anchor, *(known[column] for column in columns), *model.anchor, *x]])
+    prepared = model.excerpt(model.prepare(text), columns)
+    assert off(got(model, prepared, x), model.decoder(input_ids=ids).logits[0, -len(x) :]) <= OFF
