@@ -122,16 +122,16 @@ def moved_up(attached: Attached, prepared: PreparedKnowledge) -> PreparedKnowled
     result is the same object if nothing is moved: if no window is too short, there are no gaps, or the decoder rotates
     keys in a way that is not known here.
     """
+    windows = [site.window for site in attached.sites.values() if site.window is not None]
     anchor_positions = prepared.anchor_positions
-    if not attached.by_attention or prepared.positions is None or anchor_positions is None or not len(prepared):
+    if not windows or prepared.positions is None or anchor_positions is None or not len(prepared):
         return prepared
     first, a = int(anchor_positions[0]), len(anchor_positions)
     distinct, order = prepared.positions.unique(return_inverse=True)
-    positions = order - len(distinct) + (0 if attached.own_anchor else a)  # x's first column after its anchor is a
-    begin = int(positions.min())
-    windows = [site.window for site in attached.sites.values() if site.window is not None]
-    if min(windows, default=math.inf) >= ROOM - first or first == begin - a:
+    begin = (0 if attached.own_anchor else a) - len(distinct)  # without an anchor of its own, x begins at position a
+    if min(windows) >= ROOM - first or first == begin - a:
         return prepared
+    positions = begin + order
     new_anchor_positions = torch.arange(begin - a, begin, device=positions.device)
     try:
         tensors = rotated(attached, prepared.tensors, positions - prepared.positions)

@@ -138,6 +138,22 @@ def test_reading_found_passages_equals_masking_the_rest(name: str, template: str
     assert off(got(model, alone, x), expected) > 1e-2, "a passage is read with the text before it"
 
 
+@pytest.mark.parametrize("window", [12, 30])
+@pytest.mark.parametrize("template", ["{knowledge}", "of {knowledge} by"])
+def test_a_sliding_window_also_limits_anchor_and_taken_slots(template: str, window: int, tmp_path: Path) -> None:
+    model = model_of("words", template, "mistral", sliding_window=window)
+    text = " ".join(WORDS[:40])
+    prepared, x = model.prepare(text), asked(model, " ".join(WORDS[50:58]))
+    for start, end in ((150, 170), (0, 12), (len(text) - 20, len(text))):
+        columns = columns_of(model, text, [(start, end)])
+        expected, taken = masked(model, [(text, columns)], x), prepared.take(columns)
+        assert off(got(model, taken, x), expected) <= OFF, (start, end)
+        taken.save(tmp_path / "saved.safetensors")
+        assert off(got(model, PreparedKnowledge.load(tmp_path / "saved.safetensors"), x), expected) <= OFF, (
+            "the same after saving and loading"
+        )
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("window", [12, 30])
 @pytest.mark.parametrize("template", ["{knowledge}", "of {knowledge} by"])
@@ -199,6 +215,19 @@ def test_passages_of_several_documents_share_the_anchor_of_the_longest(tmp_path:
     assert off(got(model, store.read(passages), x), expected) <= OFF
     assert off(got(model, store.read([passages[2], passages[3], passages[0], passages[1]]), x), expected) <= OFF
     assert off(got(model, store.prepared(*ids), x), expected) > CHANGE
+
+
+def test_taken_slots_of_several_documents_share_the_anchor_that_a_window_hides() -> None:
+    decoder = make_variant("mistral", vocab_size=512, max_position_embeddings=512, sliding_window=30)
+    model = make_exact(decoder, encoder_options={"sharpness": 1.0})
+    texts = [" ".join(WORDS[:20]), " ".join(WORDS[20:60]), " ".join(WORDS[60:75])]
+    spans = [[(0, 15)], [(40, 60), (120, 140)], [(30, 50)]]
+    x = asked(model, QUESTIONS[2])
+    parts = [(text, columns_of(model, text, own_spans)) for text, own_spans in zip(texts, spans, strict=True)]
+    taken = [model.prepare(text).take(columns) for text, columns in parts]
+    expected = masked(model, parts, x)
+    assert off(got(model, PreparedKnowledge.join(taken), x), expected) <= OFF
+    assert off(got(model, PreparedKnowledge.join(taken[::-1]), x), expected) <= OFF
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])

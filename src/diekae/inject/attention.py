@@ -6,7 +6,7 @@ Shapes: B rows, T queries, C keys, H query heads, G key heads, d head size.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -62,7 +62,7 @@ def find_attention(decoder: PreTrainedModel) -> list[AttentionSite]:
         if module is not block and _takes_keywords(module)
     ]
     sites: dict[int, list[AttentionSite]] = {}
-    masks: dict[int, tuple[Any, int | None]] = {}
+    masks: dict[int, Any] = {}
     given: dict[int, Any] = {}
 
     def record_site(call: AttentionCall) -> None:
@@ -70,7 +70,7 @@ def find_attention(decoder: PreTrainedModel) -> list[AttentionSite]:
         shapes = _heads_and_size(call.key), _heads_and_size(call.value)
         site = AttentionSite(candidate, call.query.shape[1], *shapes, window=call.window)
         sites.setdefault(layer, []).append(site)
-        masks[layer] = _original(call.mask, given.get(layer)), call.window
+        masks[layer] = _original(call.mask, given.get(layer))
 
     modules = {number: module for number, (_, module) in enumerate(candidates)}
     with _masks_of(blocks, given), observe_attention(modules, record_site), recorded_masks() as recorded:
@@ -80,16 +80,20 @@ def find_attention(decoder: PreTrainedModel) -> list[AttentionSite]:
         raise ValueError(
             refusal(decoder, f"layers {wrong} do not attend through Transformers' attention interface, once each")
         )
-    _check_windows(decoder, masks, recorded)
-    return [sites[layer][0] for layer in range(len(blocks))]
+    found = [sites[layer][0] for layer in range(len(blocks))]
+    _check_windows(decoder, found, masks, recorded)
+    return found
 
 
-def _check_windows(decoder: PreTrainedModel, masks: Mapping[int, tuple[Any, int | None]], recorded: Masks) -> None:
+def _check_windows(
+    decoder: PreTrainedModel, sites: Sequence[AttentionSite], masks: Mapping[int, Any], recorded: Masks
+) -> None:
     """Refuse windows that only the mask knows of: K's slots stand before the mask's first column.
 
     Args:
         decoder: The decoder.
-        masks: For each layer, the mask that its attention was given, and the window that it names.
+        sites: The attention of each layer, with the window that it names.
+        masks: For each layer, the mask that its attention was given.
         recorded: All masks, and the window or chunk of each.
 
     Raises:
@@ -97,10 +101,10 @@ def _check_windows(decoder: PreTrainedModel, masks: Mapping[int, tuple[Any, int 
     """
     windows = {id(mask): window for mask, window in recorded}
     unknown = -1
-    wrong = [layer for layer, (mask, window) in masks.items() if windows.get(id(mask), unknown) != window]
+    wrong = [layer for layer, site in enumerate(sites) if windows.get(id(masks[layer]), unknown) != site.window]
     if any(windows.values()) and wrong:
         raise ValueError(
-            refusal(decoder, f"layers {sorted(wrong)} see a part of the text, and their attention does not say which")
+            refusal(decoder, f"layers {wrong} see a part of the text, and their attention does not say which")
         )
 
 

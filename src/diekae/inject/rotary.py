@@ -75,7 +75,7 @@ class KeyRotation:
                 these keys are not scaled again.
         """
         self.decoder, self.sites, self.positions, self.further = decoder, sites, positions, further
-        self._angles: dict[str | None, tuple[Tensor, Tensor]] = {}
+        self._angles: dict[str | None, tuple[Tensor, ...]] = {}
 
     def __call__(self, layer: int, keys: Tensor) -> Tensor:
         """Rotate keys [B, S, G, d] of one layer; keys of a layer without positions are returned unchanged.
@@ -92,9 +92,6 @@ class KeyRotation:
                 f"{type(self.decoder).__name__} rotates its keys in its own way, so a change of them cannot be "
                 "trained; use encoder_options={'rank': 0}."
             )
-        if self.further:
-            scale = torch.hypot(*angles)
-            angles = tuple(angle / scale for angle in angles)
         cos, sin = (angle.to(keys) for angle in angles)
 
         def rotate(part: Tensor) -> Tensor:
@@ -119,6 +116,10 @@ class KeyRotation:
         if layer_type not in self._angles:
             options = {} if layer_type is None else {"layer_type": layer_type}
             with torch.no_grad():
-                self._angles[layer_type] = rotary(keys, self.positions.to(keys.device), **options)
-        angles = self._angles[layer_type]
-        return angles if isinstance(angles, tuple) else (angles,)
+                angles = rotary(keys, self.positions.to(keys.device), **options)
+                angles = angles if isinstance(angles, tuple) else (angles,)
+                if self.further and len(angles) == 2:
+                    scale = torch.hypot(*angles)
+                    angles = tuple(angle / scale for angle in angles)
+                self._angles[layer_type] = angles
+        return self._angles[layer_type]
