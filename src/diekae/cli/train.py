@@ -27,7 +27,7 @@ from diekae.provenance import write_json
 from diekae.recipe import Recipe, read_recipe, run_recipe
 from diekae.report import write_report
 from diekae.study import StudyOptions, run_study
-from diekae.training.run import processes
+from diekae.training.run import leave_processes
 
 _STUDY_OPTIONS = ("documents", "minutes", "layers", "bytes_per_token", "questions", "batch_size", "seed", "dtype")
 """Options that a recipe has in its own keys."""
@@ -79,7 +79,7 @@ def command(
         name = decoder
         options = StudyOptions(minutes, layers, bytes_per_token, questions, batch_size, seed)
         folder, result = _by_study(decoder, documents, options, out, dtype, device or "auto", resume)
-    processes().destroy_process_group()  # at interpreter exit gloo's threads may abort the process
+    leave_processes()
     if result:  # the main process measures and writes
         _show(result, name, folder, json or folder / "result.json")
 

@@ -1,5 +1,6 @@
 """One training run, from prompts to a saved bank: resumable, and the same with one process or several."""
 
+import gc
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -161,3 +162,14 @@ def calibrate(model: DiekaeModel, dataset: PromptDataset, config: TrainingConfig
 def processes() -> PartialState:
     """Return the processes that share this run. Without a GPU each process must be told, or it believes it is alone."""
     return PartialState(cpu=not torch.cuda.is_available())
+
+
+def leave_processes() -> None:
+    """Leave the processes that share this run, because gloo's threads may abort the process at interpreter exit.
+
+    The threads end with the last reference to the group, and the wrapped bank holds one in a reference cycle.
+    """
+    state = processes()
+    if state.num_processes > 1:
+        state.destroy_process_group()
+        gc.collect()
