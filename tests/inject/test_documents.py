@@ -15,7 +15,7 @@ from transformers import DynamicCache
 
 from diekae import DiekaeModel, PreparedKnowledge
 from diekae.prepare import PART, read_documents
-from readings import CASTLE, CHANGE, OFF, QUESTIONS, RIVER, SHIP, exact_model, make_exact, make_variant, off
+from readings import CASTLE, CHANGE, OFF, PLAIN, QUESTIONS, RIVER, SHIP, exact_model, make_exact, make_variant, off
 
 KINDS = pytest.mark.parametrize("name", ["llama", "qwen3", "phi3", "gpt_neox, half rotary", "cohere", "mixtral"])
 WINDOWED = pytest.mark.parametrize("name", ["llama", "gemma3, alternating", "mistral, window shorter than K"])
@@ -64,8 +64,8 @@ def logits_of(model: DiekaeModel, ids: Sequence[int], knowledge: Any, **options:
 
 
 def blunt(name: str) -> DiekaeModel:
-    """A model that does not sharpen the keys of several documents."""
-    return make_exact(make_variant(name, "sdpa"), encoder_options={"sharpness": 1.0})
+    """A model that reads several documents with plain attention."""
+    return make_exact(make_variant(name, "sdpa"), encoder_options=PLAIN)
 
 
 def same(one: PreparedKnowledge, other: PreparedKnowledge) -> bool:

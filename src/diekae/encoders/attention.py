@@ -12,6 +12,7 @@ Shapes: N encoders, B rows, S slots, T positions of x, W decoder width, H query 
 key, e dimensions of a value.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -46,6 +47,9 @@ class AttentionOptions:
     """Factor of K's keys where several documents that were prepared apart are used together. All of them end where x
     begins, so the relevant one has many competitors, and scores must differ more (as in adaptive parallel encoding,
     Yang et al., 2025)."""
+    contrast: float = 4.0
+    """How much more attention such documents get the better they fit x; 1 is plain attention, and a large number reads
+    one document alone in each head. See :mod:`diekae.inject.document_contrast`."""
 
     def __post_init__(self) -> None:
         """Check that sizes are positive, and heads divide each other (ValueError)."""
@@ -54,6 +58,8 @@ class AttentionOptions:
         positive = positive and self.sharpness > 0
         if not positive or (self.heads and self.kv_heads and self.heads % self.kv_heads):
             raise ValueError(f"attention sizes must be positive and kv_heads must divide heads, got {self}.")
+        if not 1 <= self.contrast < math.inf:
+            raise ValueError(f"contrast={self.contrast!r} must be a number of at least 1 (plain attention).")
 
 
 @register("attention")

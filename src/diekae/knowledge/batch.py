@@ -4,6 +4,7 @@ Shapes: N encoders, B rows, S slots.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ def batch_knowledge(rows: Sequence[PreparedKnowledge | None]) -> KnowledgeBatch:
         anchor,
     )
     assert batch is not None, "prepared knowledge has tensors"
-    return batch
+    documents = [None if row is None else row.documents for row in rows]
+    return replace(batch, documents=_pad_numbers(documents, batch.mask.shape[1], device))
 
 
 def split_batch(
@@ -58,6 +60,7 @@ def split_batch(
             bare_anchor=dict(bare_anchor or {}),
             positions=None if batch.positions is None else batch.positions[row, batch.mask[row]],
             sharpness=sharpness,
+            documents=None if batch.documents is None else batch.documents[row, batch.mask[row]],
         )
         for row, token_count in enumerate(batch.token_count.tolist())
     ]
@@ -83,7 +86,7 @@ def _pad(
     mask = torch.arange(length, device=device)[None] < torch.tensor(lengths, device=device)[:, None]
     full = length > 0 and min(lengths) == length
     return KnowledgeBatch(
-        _pad_tensors(rows, lengths), mask, token_counts, full, _pad_positions(positions, length, device), anchor
+        _pad_tensors(rows, lengths), mask, token_counts, full, _pad_numbers(positions, length, device), anchor=anchor
     )
 
 
@@ -102,12 +105,12 @@ def _pad_tensors(rows: Sequence[dict[str, Tensor] | None], lengths: Sequence[int
     return tensors
 
 
-def _pad_positions(positions: Sequence[Tensor | None], length: int, device: torch.device) -> Tensor | None:
-    """Return the positions of all rows' slots, int64 [B, S]; None if no row has any."""
-    if all(row is None for row in positions):
+def _pad_numbers(numbers: Sequence[Tensor | None], length: int, device: torch.device) -> Tensor | None:
+    """Return a number for each slot of all rows, int64 [B, S], 0 where a row has none; None if no row has any."""
+    if all(row is None for row in numbers):
         return None
-    padded = torch.zeros(len(positions), length, dtype=torch.long, device=device)
-    for number, row in enumerate(positions):
+    padded = torch.zeros(len(numbers), length, dtype=torch.long, device=device)
+    for number, row in enumerate(numbers):
         if row is not None:
             padded[number, : len(row)] = row
     return padded

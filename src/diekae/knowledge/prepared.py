@@ -17,7 +17,7 @@ from torch import Tensor
 from diekae.files import as_path, read_once, sha256_of, write_atomically
 from diekae.knowledge.codec import DAMAGED, DigestError, decode, decode_file, encode
 
-_ANCHOR, _BARE_ANCHOR, _POSITIONS = "anchor.", "anchor.bare.", "positions"
+_ANCHOR, _BARE_ANCHOR, _POSITIONS, _DOCUMENTS = "anchor.", "anchor.bare.", "positions", "documents"
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class PreparedKnowledge:
     begin: int | None = None
     """Position of the whole document's first slot; the anchor stands before it. None if no slot was left out, because
     ``positions`` then contains it."""
+    documents: Tensor | None = None
+    """Number of each slot's document, from 0; int64 [S]. None if this was prepared of one document."""
 
     def __repr__(self) -> str:
         layers, kind = 0, "empty"
@@ -88,9 +90,14 @@ class PreparedKnowledge:
         def moved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {name: tensor.to(device=device, dtype=dtype) for name, tensor in tensors.items()}
 
-        positions = None if self.positions is None else self.positions.to(device)
-        anchor, bare_anchor = moved(self.anchor), moved(self.bare_anchor)
-        return replace(self, tensors=moved(self.tensors), anchor=anchor, bare_anchor=bare_anchor, positions=positions)
+        return replace(
+            self,
+            tensors=moved(self.tensors),
+            anchor=moved(self.anchor),
+            bare_anchor=moved(self.bare_anchor),
+            positions=None if self.positions is None else self.positions.to(device),
+            documents=None if self.documents is None else self.documents.to(device),
+        )
 
     @classmethod
     def join(cls, all_prepared: Sequence[PreparedKnowledge]) -> PreparedKnowledge:
@@ -111,7 +118,12 @@ class PreparedKnowledge:
         tensors = {name: torch.cat([p.tensors[name] for p in all_prepared], dim=1) for name in all_prepared[0].tensors}
         longest = max(all_prepared, key=lambda prepared: prepared.token_count)
         positions = [prepared.positions for prepared in all_prepared if prepared.positions is not None]
-        return replace(longest, tensors=tensors, positions=torch.cat(positions) if positions else None)
+        return replace(
+            longest,
+            tensors=tensors,
+            positions=torch.cat(positions) if positions else None,
+            documents=_numbered(all_prepared),
+        )
 
     def take(self, columns: Sequence[int]) -> PreparedKnowledge:
         """Return only some of the slots; they keep their positions in the document.
@@ -128,7 +140,9 @@ class PreparedKnowledge:
         index = torch.as_tensor(numbers, dtype=torch.long, device=self.device)
         tensors = {name: tensor.index_select(1, index) for name, tensor in self.tensors.items()}
         positions = None if self.positions is None else self.positions[index]
-        return replace(self, tensors=tensors, positions=positions, begin=self._first_position())
+        documents = None if self.documents is None else self.documents[index]
+        begin = self._first_position()
+        return replace(self, tensors=tensors, positions=positions, documents=documents, begin=begin)
 
     def _first_position(self) -> int | None:
         """Return the position of the whole document's first slot; None if it is unknown."""
@@ -148,6 +162,8 @@ class PreparedKnowledge:
         tensors |= {_BARE_ANCHOR + name: tensor for name, tensor in self.bare_anchor.items()}
         if self.positions is not None:
             tensors[_POSITIONS] = self.positions
+        if self.documents is not None:
+            tensors[_DOCUMENTS] = self.documents
         info: dict[str, Any] = {"position": self.token_count, "bank": self.bank, "anchor_ids": list(self.anchor_ids)}
         info |= {"sharpness": self.sharpness, "begin": self.begin}
         # The anchor's few slots hold the attention sink, so they stay exact.
@@ -156,7 +172,7 @@ class PreparedKnowledge:
     @classmethod
     def _restore(cls, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> PreparedKnowledge:
         """Return the prepared knowledge that :meth:`to_bytes` encoded; KeyError or TypeError if it did not."""
-        slots = {name: tensor for name, tensor in tensors.items() if name != _POSITIONS}
+        slots = {name: tensor for name, tensor in tensors.items() if name not in (_POSITIONS, _DOCUMENTS)}
         parts: list[dict[str, Tensor]] = []
         for prefix in (_BARE_ANCHOR, _ANCHOR):  # the longer prefix first
             parts.append({n.removeprefix(prefix): slots.pop(n) for n in list(slots) if n.startswith(prefix)})
@@ -170,6 +186,7 @@ class PreparedKnowledge:
             positions=tensors.get(_POSITIONS),
             sharpness=info["sharpness"],
             begin=info.get("begin"),  # absent in files of older versions
+            documents=tensors.get(_DOCUMENTS),
         )
 
     @classmethod
@@ -217,3 +234,15 @@ class PreparedKnowledge:
             return cls._restore(*decode_file(Path(path), check=sha256 is None))
         except DAMAGED as error:
             raise ValueError(f"{str(path)!r} is not prepared knowledge, or is damaged: {error}") from error
+
+
+def _numbered(all_prepared: Sequence[PreparedKnowledge]) -> Tensor:
+    """Return the number of each slot's document, of documents that are joined in this order."""
+    numbers, count = [], 0
+    for prepared in all_prepared:
+        of_slots = prepared.documents
+        if of_slots is None:
+            of_slots = torch.zeros(len(prepared), dtype=torch.long, device=prepared.device)
+        numbers.append(of_slots + count)
+        count += 1 if prepared.documents is None else int(of_slots.max()) + 1
+    return torch.cat(numbers)
