@@ -14,8 +14,9 @@ SOURCE = Path(diekae.__file__).parent
 RESEARCH = Path(__file__).parents[1] / "research" / "src" / "diekae_research"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("allocator", "files", "free_memory", "placement", "progress", "readers", "sqlite", "version"),
-    ("fields", "moving", "smollm2"),
+    ("fields", "moving"),
     ("fingerprint", "data", "encoders"),
+    ("smollm2",),
     ("config", "hub", "provenance"),
     ("inject", "knowledge", "checkpoint", "models"),
     ("editor",),

@@ -21,10 +21,11 @@ def test_the_root_module_exports_the_most_used_names() -> None:
         edit_model,
         load_decoder,
         load_edits,
+        rank,
     )
 
     classes = (DiekaeConfig, DiekaeModel, Edit, KnowledgeStore, PreparedKnowledge)
-    exported = (*classes, ask, edit_model, load_decoder, load_edits)
+    exported = (*classes, ask, edit_model, load_decoder, load_edits, rank)
     assert sorted(value.__name__ for value in exported) == sorted({*diekae.__all__} - {"__version__"})
     assert all(value.__module__.startswith("diekae.") for value in exported)
 

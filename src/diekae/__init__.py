@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from diekae.knowledge import PreparedKnowledge
     from diekae.model import DiekaeModel
     from diekae.models import load_decoder
+    from diekae.run.rank import rank
     from diekae.store import KnowledgeStore
     from diekae.version import __version__
 
@@ -24,6 +25,7 @@ __all__ = [
     "edit_model",
     "load_decoder",
     "load_edits",
+    "rank",
 ]
 
 _MODULES = {
@@ -37,6 +39,7 @@ _MODULES = {
     "edit_model": "edit",
     "load_decoder": "models",
     "load_edits": "edit",
+    "rank": "run.rank",
 }
 
 

@@ -74,8 +74,8 @@ class SlotAttention:
         first = max(0, columns.stop - key.shape[2])
         keys, values = slots.joined(key, value, growing=columns.growing)
         share = 1 if self._watch else _foldable_heads(attention, query, key, mask, rest, options)
-        key_columns = range(first, first + key.shape[2])
-        joined_mask = masks.get(mask, options.get("sliding_window"), query, key_columns, share)
+        of_x = range(first, first + key.shape[2])
+        joined_mask = masks.get(mask, options.get("sliding_window"), query, of_x, share)
         if columns.knowledge.documents is not None and self._contrast != 1:
             joined_mask = self._contrasted(joined_mask, slots, query, keys, columns.knowledge.members(), share, options)
         if share > 1:
@@ -87,7 +87,6 @@ class SlotAttention:
             shown = shown[..., slots.length - slots.count : slots.length]
             shown = shown * columns.receives[:, None, :, None]
             self._watch(slots.number, shown.to(self.columns.receives.device))
-
         if columns.others:
             own = attention(module, query, key, value, mask, *rest, **options)[0]
             output = torch.where(columns.receives[:, :, None, None], output, own)

@@ -1,0 +1,94 @@
+"""How many questions are answered rightly from several documents, of which one is relevant?
+
+    python research/experiments/several_documents.py --data test.jsonl --documents 8 --json …
+
+The documents are read in one prompt; or they are prepared apart, and all are read with the bank's contrast, or with plain
+attention; or the one that makes the question likeliest is read alone (``likeliest``), or the relevant one (``own``). An
+answer is right if its first line contains the target.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from diekae.cli.console import load_model, progress_bars
+from diekae.data import read_examples
+from diekae.data.prompt import Prompt, truncate_knowledge
+from diekae.evaluation.answers import MAX_TOKENS, exact_match, f1, first_line, right
+from diekae.fingerprint import window
+from diekae.knowledge import PreparedKnowledge
+from diekae.model import DiekaeModel
+from diekae.provenance import write_json
+from diekae.run.answer import answer
+from diekae.run.rank import rank
+from diekae_research.evaluation.document_pool import DocumentPool
+
+WAYS = ("prompted", "contrast", "plain attention", "likeliest", "own")
+
+
+def texts_of(model: DiekaeModel, prompt: Prompt, whole: Prompt, known: dict[str, PreparedKnowledge]) -> dict[str, str]:
+    """Return the answer of each way; ``whole`` has all documents in its prompt, ``known`` what the others read."""
+    ids = torch.tensor([prompt.anchor + prompt.input])
+    texts = {"prompted": answer(model, [whole], "prompted", MAX_TOKENS)[0]}
+    for way, knowledge in known.items():
+        output = model.generate(ids, knowledge=knowledge, max_new_tokens=MAX_TOKENS, do_sample=False)
+        texts[way] = model.need_prompter().tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
+    return {way: first_line(text) for way, text in texts.items()}
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="held-out examples (JSONL)")
+    parser.add_argument("--bank", default="smollm2-exact", help="name or folder of a bank")
+    parser.add_argument("--limit", type=int, default=48, help="use only the first examples")
+    parser.add_argument("--documents", type=int, default=8, help="documents of each question")
+    parser.add_argument("--json", type=Path, required=True, help="where the figures go")
+    arguments = parser.parse_args()
+    model, examples = load_model(arguments.bank, "auto", "auto"), read_examples(arguments.data, arguments.limit)
+    prompter = model.need_prompter()
+    texts = ["\n".join(example.knowledge) for example in examples]
+    distinct = tuple(dict.fromkeys(texts))
+    tokens = tuple(len(prompter.knowledge(text)) for text in distinct)
+    pool = DocumentPool(distinct, tokens, tuple(distinct.index(text) for text in texts))
+    chosen = {row: documents for row in range(len(examples)) if (documents := pool.several(row, arguments.documents))}
+    answers = []
+    with progress_bars() as (show, _):
+        all_prepared = [model.prepare(text) for text in distinct]
+        for done, (row, documents) in enumerate(chosen.items(), 1):
+            prompt = prompter.prompt(examples[row])
+            together = prompter.knowledge("\n".join(distinct[document] for document in documents))
+            (whole,) = truncate_knowledge(
+                [dataclasses.replace(prompt, knowledge=together)], None, window(model.decoder) - MAX_TOKENS
+            )
+            prepared = [all_prepared[document] for document in documents]
+            joined, place = PreparedKnowledge.join(prepared), documents.index(pool.document_of[row])
+            best = rank(model, examples[row].input, prepared)[0][0]
+            known = {
+                "contrast": joined,
+                "plain attention": dataclasses.replace(joined, documents=None),
+                "likeliest": prepared[best],
+                "own": prepared[place],
+            }
+            target = str(prompter.tokenizer.decode(list(prompt.target), skip_special_tokens=True)).strip()
+            answers.append({"target": target, "found": best == place, **texts_of(model, prompt, whole, known)})
+            show("answering", done, len(chosen))
+    scores = {
+        way: {
+            name: sum(score(answer[way], [answer["target"]]) for answer in answers) / len(answers)
+            for name, score in (("exact", exact_match), ("f1", f1), ("right", right))
+        }
+        for way in WAYS
+    }
+    settings = {"bank": arguments.bank, "data": arguments.data.name, "documents": arguments.documents}
+    found = sum(answer["found"] for answer in answers) / len(answers)
+    write_json(arguments.json, {**settings, "n": len(answers), "found": found, "scores": scores, "answers": answers})
+    print("found", found, scores)
+
+
+if __name__ == "__main__":
+    main()
