@@ -2,8 +2,8 @@
 
     python research/experiments/several_documents.py --data test.jsonl --documents 8 --json …
 
-The documents are read in one prompt; or they are prepared apart, and all are read with the bank's contrast, or with plain
-attention; or the one that makes the question likeliest is read alone (``likeliest``), or the relevant one (``own``). An
+The documents are read in one prompt. Or they are prepared apart: then all are read, with the bank's contrast or with
+plain attention; or one alone, that which makes the question likeliest (``likeliest``) or the relevant one (``own``). An
 answer is right if its first line contains the target.
 """
 

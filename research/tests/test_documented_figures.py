@@ -107,3 +107,15 @@ def test_the_table_of_edits_of_other_decoders(name: str) -> None:
         row = methods[method]
         shares = [row[key]["value"] for key in ("es", "ps", "ns", "generated", "generated_ps", "unchanged")]
         assert written == [round(value, 1) for value in (*shares[:3], row["s"], *shares[3:])], method
+
+
+def test_the_table_of_documents_that_are_prepared_apart() -> None:
+    page = (ROOT / "docs/results/experiments.md").read_text()
+    rows = [cells(line) for line in re.findall(r"^\| (?:`smollm2`|exact reading), .*curves.*$", page, re.MULTILINE)]
+    assert len(rows) == 4
+    for _, *figures, files in rows:
+        shares = {}
+        for name in re.findall(r"[\w/-]+\.json", files):
+            for point in read_result(name)["documents"]:
+                shares[point["documents"]] = f"{point['recovered'] / point['recovered_prompted']:.2f}"
+        assert figures == [shares.get(number, "–") for number in (2, 8, 32)]
