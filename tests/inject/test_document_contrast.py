@@ -125,6 +125,16 @@ def test_the_documents_are_kept_where_knowledge_is_saved_taken_and_joined_again(
     assert off(logits_of(model, old), logits_of(model, two)) > CHANGE
 
 
+def test_no_slots_and_strange_numbers_of_documents_are_read() -> None:
+    model = contrasted("llama", 4.0)
+    two = model.prepare([SHIP, CASTLE])
+    nothing = two.take([])
+    assert logits_of(model, nothing).isfinite().all()
+    assert PreparedKnowledge.join([nothing, model.prepare(RIVER)]).documents.unique().tolist() == [0]
+    strange = replace(two, documents=two.documents * 10**15 - 7)
+    assert logits_of(model, strange).equal(logits_of(model, two))
+
+
 def test_many_queries_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     query, keys = torch.randn(2, 3, 10, 8), torch.randn(2, 3, 7, 8)

@@ -92,7 +92,12 @@ class KnowledgeBatch:
         """Return 1 for each slot of a document and 0 elsewhere, fp32 [B, S, documents]; only with ``documents``."""
         assert self.documents is not None
         documents = self.documents
-        members: Tensor = self.cached("members", lambda: F.one_hot(documents).float() * self.mask[..., None])
+
+        def make() -> Tensor:
+            numbers = documents.unique(return_inverse=True)[1]  # no more than there are slots, whatever a file says
+            return F.one_hot(numbers).float() * self.mask[..., None]
+
+        members: Tensor = self.cached("members", make)
         return members
 
     def cached(self, name: str, make: Callable[[], Any]) -> Any:

@@ -35,8 +35,10 @@ def batch_knowledge(rows: Sequence[PreparedKnowledge | None]) -> KnowledgeBatch:
         anchor,
     )
     assert batch is not None, "prepared knowledge has tensors"
+    if not (length := batch.mask.shape[1]):
+        return batch
     documents = [None if row is None else row.documents for row in rows]
-    return replace(batch, documents=_pad_numbers(documents, batch.mask.shape[1], device))
+    return replace(batch, documents=_pad_numbers(documents, length, device))
 
 
 def split_batch(

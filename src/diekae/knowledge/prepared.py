@@ -244,5 +244,5 @@ def _numbered(all_prepared: Sequence[PreparedKnowledge]) -> Tensor:
         if of_slots is None:
             of_slots = torch.zeros(len(prepared), dtype=torch.long, device=prepared.device)
         numbers.append(of_slots + count)
-        count += 1 if prepared.documents is None else int(of_slots.max()) + 1
+        count += int(of_slots.max()) + 1 if len(of_slots) else 0
     return torch.cat(numbers)
