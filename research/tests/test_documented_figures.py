@@ -119,3 +119,18 @@ def test_the_table_of_documents_that_are_prepared_apart() -> None:
             for point in read_result(name)["documents"]:
                 shares[point["documents"]] = f"{point['recovered'] / point['recovered_prompted']:.2f}"
         assert figures == [shares.get(number, "–") for number in (2, 8, 32)]
+
+
+def test_the_table_of_right_answers_from_several_documents() -> None:
+    page = (ROOT / "docs/results/experiments.md").read_text()
+    rows = [cells(line) for line in re.findall(r"^\|.*`several-.*$", page, re.MULTILINE)]
+    assert len(rows) == 3
+    for documents, prompted, *others, found, name in rows:
+        result = read_result(name)
+        right = [round(score["right"] * result["n"]) for score in result["scores"].values()]
+        order = ["prompted", "plain attention", "contrast", "likeliest", "own"]
+        by_way = dict(zip(result["scores"], right, strict=True))
+        assert documents.startswith(f"{result['documents']},")
+        assert prompted == f"{by_way['prompted']} of {result['n']}"
+        assert [int(other) for other in others] == [by_way[way] for way in order[1:]]
+        assert int(found) == round(result["found"] * result["n"])
