@@ -125,12 +125,17 @@ def test_the_table_of_right_answers_from_several_documents() -> None:
     page = (ROOT / "docs/results/experiments.md").read_text()
     rows = [cells(line) for line in re.findall(r"^\|.*`several-.*$", page, re.MULTILINE)]
     assert len(rows) == 3
+    totals: dict[str, int] = {}
     for documents, prompted, *others, found, name in rows:
         result = read_result(name)
         right = [round(score["right"] * result["n"]) for score in result["scores"].values()]
         order = ["prompted", "plain attention", "contrast", "likeliest", "own"]
         by_way = dict(zip(result["scores"], right, strict=True))
+        totals = {way: totals.get(way, 0) + count for way, count in by_way.items()}
         assert documents.startswith(f"{result['documents']},")
         assert prompted == f"{by_way['prompted']} of {result['n']}"
         assert [int(other) for other in others] == [by_way[way] for way in order[1:]]
         assert int(found) == round(result["found"] * result["n"])
+    sentence = " ".join(page.split())
+    assert f"reading it alone gives {totals['likeliest']} right answers, contrast {totals['contrast']}" in sentence
+    assert f"one prompt {totals['prompted']}, and plain attention {totals['plain attention']}" in sentence

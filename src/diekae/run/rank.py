@@ -23,7 +23,7 @@ def rank(
     """Rank documents by how likely they make a question, as in query likelihood (Ponte and Croft, 1998).
 
     The decoder reads the question once behind each document, and generates nothing. So a document costs a pass over the
-    tokens of the question, and is found also where the question uses other words.
+    tokens of the question.
 
     Args:
         model: Decoder and bank.
