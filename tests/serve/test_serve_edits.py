@@ -41,7 +41,8 @@ def test_edits_are_added_listed_and_reverted(serve: Serve, tmp_path: Path) -> No
     during = ask(server)
     assert during != before
     # Beside knowledge, and streamed, for the same prompt.
-    assert ask(server, knowledge={"text": "The king lives in the castle by the river and the old town is in the north, and all the ships of the harbour are red."}) not in (before, during)
+    text = "The king lives in the castle by the river and the old town is in the north, and all the ships are red."
+    assert ask(server, knowledge={"text": text}) not in (before, during)
     assert httpx.post(url, json=EDIT).status_code == 400  # it is in force already
     assert httpx.post(url, json={**EDIT, "subject": "castle"}).status_code == 400
     assert httpx.post(url, json={**EDIT, "more": 1}).status_code == 400
