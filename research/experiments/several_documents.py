@@ -22,6 +22,7 @@ from diekae.evaluation.answers import MAX_TOKENS, exact_match, f1, first_line, r
 from diekae.fingerprint import window
 from diekae.knowledge import PreparedKnowledge
 from diekae.model import DiekaeModel
+from diekae.model.generation import generate_texts
 from diekae.provenance import write_json
 from diekae.run.answer import answer
 from diekae.run.rank import rank
@@ -35,8 +36,7 @@ def texts_of(model: DiekaeModel, prompt: Prompt, whole: Prompt, known: dict[str,
     ids = torch.tensor([prompt.anchor + prompt.input])
     texts = {"prompted": answer(model, [whole], "prompted", MAX_TOKENS)[0]}
     for way, knowledge in known.items():
-        output = model.generate(ids, knowledge=knowledge, max_new_tokens=MAX_TOKENS, do_sample=False)
-        texts[way] = model.need_prompter().tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
+        (texts[way],), _ = generate_texts(model, ids, torch.ones_like(ids), knowledge, max_new_tokens=MAX_TOKENS)
     return {way: first_line(text) for way, text in texts.items()}
 
 
@@ -51,17 +51,14 @@ def main() -> None:
     arguments = parser.parse_args()
     model, examples = load_model(arguments.bank, "auto", "auto"), read_examples(arguments.data, arguments.limit)
     prompter = model.need_prompter()
-    texts = ["\n".join(example.knowledge) for example in examples]
-    distinct = tuple(dict.fromkeys(texts))
-    tokens = tuple(len(prompter.knowledge(text)) for text in distinct)
-    pool = DocumentPool(distinct, tokens, tuple(distinct.index(text) for text in texts))
+    pool = DocumentPool.of(examples, prompter)
     chosen = {row: documents for row in range(len(examples)) if (documents := pool.several(row, arguments.documents))}
     answers = []
     with progress_bars() as (show, _):
-        all_prepared = [model.prepare(text) for text in distinct]
+        all_prepared = [model.prepare(text) for text in pool.texts]
         for done, (row, documents) in enumerate(chosen.items(), 1):
             prompt = prompter.prompt(examples[row])
-            together = prompter.knowledge("\n".join(distinct[document] for document in documents))
+            together = prompter.knowledge("\n".join(pool.texts[document] for document in documents))
             (whole,) = truncate_knowledge(
                 [dataclasses.replace(prompt, knowledge=together)], None, window(model.decoder) - MAX_TOKENS
             )

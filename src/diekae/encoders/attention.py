@@ -48,8 +48,8 @@ class AttentionOptions:
     begins, so the relevant one has many competitors, and scores must differ more (as in adaptive parallel encoding,
     Yang et al., 2025)."""
     contrast: float = 4.0
-    """How much more attention such documents get the better they fit x; 1 is plain attention, and a large number reads
-    one document alone in each head. See :mod:`diekae.inject.document_contrast`."""
+    """Exponent of the attention that each of such documents gets as a whole. 1 is plain attention; with a large number
+    each head reads the best document alone. See :mod:`diekae.inject.document_contrast`."""
 
     def __post_init__(self) -> None:
         """Check that sizes are positive, and heads divide each other (ValueError)."""

@@ -45,12 +45,12 @@ def rank(
         >>> best, _ = rank(model, "Who built the bridge?", prepared)[0]
         >>> model.chat("Who built the bridge?", knowledge=prepared[best])
     """
-    inputs = model.tokenize(question, format)["input_ids"][0].tolist()
+    inputs = tuple(model.tokenize(question, format)["input_ids"][0].tolist())
     if isinstance(documents, str) or not documents:
         raise ValueError(f"documents={documents!r} must be a list of at least one text or prepared document.")
-    anchor = model.need_prompter().anchor(format)
-    ready = model.prepare_rows(list(documents), len(documents), lambda: [tuple(inputs)] * len(documents))
-    prompt = Prompt(anchor, (), (), tuple(inputs[len(anchor) :]))
+    (anchor,) = model.anchors_of([inputs])
+    ready = model.prepare_rows(list(documents), len(documents), lambda: [inputs] * len(documents))
+    prompt = Prompt(anchor, (), (), inputs[len(anchor) :])
 
     def logits_of(rows: Sequence[int]) -> Tensor:
         return target_logits(model, [prompt] * len(rows), "ours", all_prepared=[ready[row] for row in rows])

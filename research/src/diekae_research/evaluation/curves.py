@@ -78,10 +78,7 @@ class _CurveBench:
         self.model, self.prompter, self.batch_size, self.progress = model, prompter, batch_size, progress
         self.window = window(model.decoder)
         self.prompts = truncate_knowledge([prompter.prompt(e) for e in examples], None, self.window)
-        texts = ["\n".join(example.knowledge) for example in examples]
-        distinct = tuple(dict.fromkeys(texts))
-        tokens = tuple(len(prompter.knowledge(text)) for text in distinct)
-        self.pool = DocumentPool(distinct, tokens, tuple(distinct.index(text) for text in texts))
+        self.pool = DocumentPool.of(examples, prompter)
         self.all_prepared: dict[int, PreparedKnowledge] = {}
         self.bare = self.nll("own document", "bare", self.prompts)
         self.prompted = self.nll("own document", "prompted", self.prompts)

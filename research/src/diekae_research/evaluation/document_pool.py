@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+from diekae.data.example import Example
+from diekae.data.prompt import Prompter
 
 FILLED = 0.8
 """Least share of a requested length; examples for which the documents do not reach it are left out."""
@@ -19,6 +22,14 @@ class DocumentPool:
     """Length of each document in its template."""
     document_of: tuple[int, ...]
     """Index of each example's document."""
+
+    @classmethod
+    def of(cls, examples: Sequence[Example], prompter: Prompter) -> DocumentPool:
+        """Collect the documents of examples; several documents of an example are joined by line breaks."""
+        texts = ["\n".join(example.knowledge) for example in examples]
+        distinct = tuple(dict.fromkeys(texts))
+        tokens = tuple(len(prompter.knowledge(text)) for text in distinct)
+        return cls(distinct, tokens, tuple(distinct.index(text) for text in texts))
 
     def others(self, example: int) -> Iterator[int]:
         """Yield all documents but the example's own; the first one differs from example to example."""
