@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from diekae.cli.console import load_model, progress_bars
+from diekae.cli.console import chosen_bank, load_model, progress_bars
 from diekae.data import read_examples
 from diekae.data.prompt import Prompt, truncate_knowledge
 from diekae.evaluation.answers import MAX_TOKENS, exact_match, f1, first_line, right
@@ -44,12 +44,15 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="held-out examples (JSONL)")
-    parser.add_argument("--bank", default="smollm2-exact", help="name or folder of a bank")
+    parser.add_argument("--bank", type=Path, help="name or folder of a bank; default: smollm2-exact")
+    parser.add_argument("--decoder", help="folder of a decoder that reads exactly, in place of a bank")
     parser.add_argument("--limit", type=int, default=48, help="use only the first examples")
     parser.add_argument("--documents", type=int, default=8, help="documents of each question")
     parser.add_argument("--json", type=Path, required=True, help="where the figures go")
     arguments = parser.parse_args()
-    model, examples = load_model(arguments.bank, "auto", "auto"), read_examples(arguments.data, arguments.limit)
+    bank = chosen_bank(arguments.bank, arguments.decoder, Path("smollm2-exact"))
+    model = load_model(bank, "auto", "auto", decoder=arguments.decoder)
+    examples = read_examples(arguments.data, arguments.limit)
     prompter = model.need_prompter()
     pool = DocumentPool.of(examples, prompter)
     chosen = {row: documents for row in range(len(examples)) if (documents := pool.several(row, arguments.documents))}
@@ -81,7 +84,8 @@ def main() -> None:
         }
         for way in WAYS
     }
-    settings = {"bank": arguments.bank, "data": arguments.data.name, "documents": arguments.documents}
+    reader = {"bank": str(bank)} if arguments.decoder is None else {"decoder": Path(arguments.decoder).name}
+    settings = {**reader, "data": arguments.data.name, "documents": arguments.documents}
     found = sum(answer["found"] for answer in answers) / len(answers)
     write_json(arguments.json, {**settings, "n": len(answers), "found": found, "scores": scores, "answers": answers})
     print("found", found, scores)

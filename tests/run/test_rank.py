@@ -1,4 +1,4 @@
-"""The likelihood of a question behind each of several documents, against runs with the document in the prompt."""
+"""How much likelier each of several documents makes a question, against runs with the document in the prompt."""
 
 import pytest
 import torch
@@ -11,21 +11,26 @@ TEXTS = [SHIP, CASTLE, RIVER]
 
 @torch.no_grad()
 def in_the_prompt(model: diekae.DiekaeModel, question: str, text: str) -> float:
-    """Log likelihood of the question's tokens, without the first, with the document in the prompt."""
+    """Log likelihood of the question's tokens, without the first: with the document in the prompt, less without it."""
     ids, known = in_prompt(model, question, text)
+    bare = model.tokenize(question)["input_ids"]
+    return likelihood(model, ids, known) - likelihood(model, bare, 0)
+
+
+def likelihood(model: diekae.DiekaeModel, ids: torch.Tensor, known: int) -> float:
     start = len(model.anchor) + known + 1
     logits = model.decoder(input_ids=ids).logits.log_softmax(-1)[0, start - 1 : -1]
     return float(logits.gather(-1, ids[0, start:, None]).sum())
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3, alternating", "gpt_neox, half rotary"])
-def test_documents_are_ranked_by_the_likelihood_that_a_prompt_gives(name: str) -> None:
+def test_documents_are_ranked_by_what_they_add_to_the_likelihood_in_a_prompt(name: str) -> None:
     model = exact_model(name)
     want = [in_the_prompt(model, QUESTIONS[0], text) for text in TEXTS]
     got = diekae.rank(model, QUESTIONS[0], TEXTS)
     assert [number for number, _ in got] == sorted(range(3), key=lambda number: -want[number])
-    for number, likelihood in got:
-        assert likelihood == pytest.approx(want[number], abs=1e-3)
+    for number, gain in got:
+        assert gain == pytest.approx(want[number], abs=1e-3)
 
 
 def test_prepared_documents_batches_and_repetitions_change_nothing() -> None:
@@ -46,6 +51,7 @@ def test_prepared_documents_batches_and_repetitions_change_nothing() -> None:
         (" ", TEXTS, ValueError, "empty"),
         (QUESTIONS[0], [CASTLE, " "], ValueError, "empty"),
         (QUESTIONS[0], [CASTLE, 3], TypeError, "expected a text"),
+        (QUESTIONS[0], [CASTLE, None], ValueError, "holds None"),
     ],
 )
 def test_bad_arguments_are_named(question: str, documents: object, error: type[Exception], message: str) -> None:

@@ -18,7 +18,7 @@ from diekae.serve.access import OWNER
 from diekae.serve.intake import Intake
 from diekae.serve.library import Library
 from diekae.serve.metrics import Metrics
-from diekae.serve.reading import KnowledgeReader
+from diekae.serve.reading import KnowledgeReader, Prompted
 from diekae.serve.schema import KnowledgeRequest
 from diekae.store import KnowledgeStore
 from served import Serve, Served
@@ -288,11 +288,8 @@ def test_requests_that_need_the_same_text_prepare_it_once(monkeypatch: pytest.Mo
     model = make_served_model()
     counted: list[int] = []
     reader = KnowledgeReader(model, None, None, count=counted.append)
-    request, results = KnowledgeRequest(text=TOWER), []
-    threads = [
-        threading.Thread(target=lambda: results.append(reader.read(request, OWNER, model.anchor, "?", ())))
-        for _ in range(4)
-    ]
+    request, results, prompt = KnowledgeRequest(text=TOWER), [], Prompted(model.anchor, (5,), (5,), "?")
+    threads = [threading.Thread(target=lambda: results.append(reader.read(request, OWNER, prompt))) for _ in range(4)]
     for thread in threads:
         thread.start()
     time.sleep(0.1)
@@ -305,11 +302,11 @@ def test_requests_that_need_the_same_text_prepare_it_once(monkeypatch: pytest.Mo
     other = KnowledgeRequest(text=SHIP)
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
-            reader.read(other, OWNER, model.anchor, "?", ())
+            reader.read(other, OWNER, prompt)
     # What takes too much room is forgotten.
     monkeypatch.setattr(reading, "read_documents", prepare)
     monkeypatch.setattr(reading, "KEPT_BYTES", int(1.5 * results[0].prepared.nbytes))
-    reader.read(other, OWNER, model.anchor, "?", ())
+    reader.read(other, OWNER, prompt)
     assert len(reader._kept) == 1
 
 

@@ -4,6 +4,7 @@ python tiny_run.py '{"folder": …, "prompts": …, "model": {…}, "training": 
     "stop_at": …}'
 """
 
+import faulthandler
 import json
 import sys
 import time
@@ -21,6 +22,9 @@ from diekae.data.prompt import Prompt  # noqa: E402
 from diekae.model import DiekaeModel  # noqa: E402
 from diekae.training.config import TrainingConfig  # noqa: E402
 from diekae.training.run import leave_processes, train  # noqa: E402
+
+SECONDS = 200
+"""Longest run as a process of its own. It must be shorter than the patience of those who wait for it."""
 
 
 def tiny_prompts(count: int) -> list[Prompt]:
@@ -83,6 +87,7 @@ def tiny_run(
 
 
 if __name__ == "__main__":
+    faulthandler.dump_traceback_later(SECONDS, exit=True)  # a hang says where it hangs
     options = json.loads(sys.argv[1])
     tiny_run(options.pop("folder"), **options)
     leave_processes()

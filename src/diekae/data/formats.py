@@ -108,3 +108,13 @@ def spoken_turns(messages: Sequence[Message]) -> list[Message]:
     if any(not turn["content"].strip() for turn in messages):
         raise ValueError(f"a turn of the chat is blank: {[dict(turn) for turn in messages]!r}.")
     return list(messages[first:])
+
+
+def last_questions(messages: Sequence[Message]) -> list[Message]:
+    """Return a chat in which the user's last two turns are one, after the system prompt if any.
+
+    A follow-up question often omits its subject, so the one before it is added.
+    """
+    asked = [turn["content"] for turn in messages if turn["role"] == "user"][-2:]
+    system = [turn for turn in messages[:1] if turn["role"] == "system"]
+    return [*system, {"role": "user", "content": " ".join(asked)}]

@@ -17,6 +17,8 @@ from diekae.knowledge.prepared import PreparedKnowledge
 Document = str | PreparedKnowledge
 Knowledge = Document | Sequence[Document | Sequence[Document] | None] | None
 """One document for all rows; or a list with one entry per row: a document, a list of documents, or None."""
+Select = Callable[[list[PreparedKnowledge], int], list[PreparedKnowledge]]
+"""Returns those of the documents listed for a row that the row reads; the second argument is the row's number."""
 
 
 def batch_knowledge(rows: Sequence[PreparedKnowledge | None]) -> KnowledgeBatch:
@@ -119,11 +121,17 @@ def _pad_numbers(numbers: Sequence[Tensor | None], length: int, device: torch.de
 
 
 def knowledge_of_rows(
-    knowledge: Knowledge, rows: int, prepare: Callable[[str, int], PreparedKnowledge], bank: str, device: torch.device
+    knowledge: Knowledge,
+    rows: int,
+    prepare: Callable[[str, int], PreparedKnowledge],
+    bank: str,
+    device: torch.device,
+    select: Select | None = None,
 ) -> list[PreparedKnowledge | None]:
     """Return prepared knowledge on a device, or None, for each of B rows.
 
-    ``prepare`` prepares a text for the row of a number, by a bank.
+    ``prepare`` prepares a text for the row of a number, by a bank. A row reads all of its list's documents if there is
+    no ``select``.
 
     Raises:
         ValueError: The list does not have one entry per row, the list of a row is empty, or prepared knowledge is of
@@ -150,7 +158,7 @@ def knowledge_of_rows(
             raise ValueError(
                 f"a row's knowledge is the list {list(row)!r}; name a document, or give None for no knowledge."
             )
-        return PreparedKnowledge.join(documents)
+        return PreparedKnowledge.join(documents if select is None else select(documents, number))
 
     if knowledge is None or isinstance(knowledge, PreparedKnowledge):
         return [prepare_row(knowledge, 0)] * rows

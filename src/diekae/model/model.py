@@ -3,7 +3,7 @@
 Shapes: B rows, L columns of the prompt.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-from diekae.data.formats import Message
+from diekae.data.formats import Message, last_questions
 from diekae.editor import Call
 from diekae.fingerprint import check_whole
 from diekae.inject.cache import cache_in
@@ -20,11 +20,12 @@ from diekae.inject.contexts import Claim, HookContext, bare, check_claim
 from diekae.inject.guidance import with_guidance
 from diekae.inject.injection import Injection
 from diekae.inject.slots import Watch
-from diekae.knowledge import Document, Knowledge, PreparedKnowledge, batch_knowledge, knowledge_of_rows
+from diekae.knowledge import Document, Knowledge, PreparedKnowledge, Select, batch_knowledge, knowledge_of_rows
 from diekae.model.arguments import check_embeddings, check_generation, check_input, check_mask
 from diekae.model.columns import add_cached_columns, anchor_length, is_stepwise, replaced_anchors, unseen_columns
 from diekae.model.generation import generate_texts
 from diekae.model.preparing import KnowledgePreparer
+from diekae.model.relevance import relevant
 
 
 class DiekaeModel(KnowledgePreparer):
@@ -52,7 +53,8 @@ class DiekaeModel(KnowledgePreparer):
         the generator is advanced in a context of its own.
 
         Args:
-            knowledge: See :data:`diekae.knowledge.Knowledge`; None leaves the decoder as it is.
+            knowledge: As for :meth:`forward`; but of a list of documents for a row, those are read that its prompt is
+                about, as in :meth:`generate`. None leaves the decoder as it is.
             input_ids: The prompt, int64 [B, L].
             attention_mask: 0 at padding, [B, L].
             injection_mask: Columns that receive, bool [B, L]; all but padding and the anchor if None.
@@ -62,7 +64,9 @@ class DiekaeModel(KnowledgePreparer):
             ValueError: A mask has another shape than the prompt; or, when the block is entered, this thread is inside
                 another one.
         """
-        rows = self.prepare_rows(knowledge, input_ids.shape[0])
+        rows = self.prepare_rows(
+            knowledge, len(input_ids), select=self._selector(lambda: unpadded(input_ids, attention_mask))
+        )
         if all(row is None for row in rows):
             return HookContext(claim=Claim(self.decoder, held=True))
         return self._injection(rows, input_ids, attention_mask, injection_mask, scope).active(guard=True)
@@ -155,7 +159,7 @@ class DiekaeModel(KnowledgePreparer):
             input_ids: int64 [B, L]; with ``cache`` only the new columns, all of which receive.
             attention_mask: 0 at padding, [B, L], or over cached and new columns.
             knowledge: See :data:`diekae.knowledge.Knowledge`. A text is read after the bank's anchor; for x in another
-                format, prepare it: ``prepare(text, format=…)``.
+                format, prepare it: ``prepare(text, format=…)``. All documents of a row's list are read together.
             injection_mask: Columns that receive, bool [B, L].
             **kwargs: Arguments of the decoder; ``inputs_embeds`` [B, L, V] are read in place of the tokens' own.
 
@@ -182,7 +186,9 @@ class DiekaeModel(KnowledgePreparer):
         Args:
             input_ids: The prompt, int64 [B, L], padded on the left.
             knowledge: See :data:`diekae.knowledge.Knowledge`. A text is read after the anchor of the prompt, whatever
-                its format and system prompt are.
+                its format and system prompt are. Of a row's list of documents, those are read that the prompt is about:
+                the decoder reads the prompt once behind each (:mod:`diekae.model.relevance`). To read several together
+                whatever the prompt is, join them: :meth:`PreparedKnowledge.join`.
             **kwargs: Options of the decoder's ``generate``: ``max_new_tokens``, ``do_sample``, ``streamer``, …
 
         Raises:
@@ -205,7 +211,7 @@ class DiekaeModel(KnowledgePreparer):
             check_mask(mask, "attention_mask", input_ids)
             return unpadded(input_ids, mask)
 
-        rows = self.prepare_rows(knowledge, len(input_ids), inputs)
+        rows = self.prepare_rows(knowledge, len(input_ids), inputs, self._selector(inputs))
         with self._edited(rows, input_ids, mask, None) as call:
             rows = call.knowledge
             if all(row is None for row in rows):  # the options are the decoder's own
@@ -244,22 +250,31 @@ class DiekaeModel(KnowledgePreparer):
 
         Args:
             messages: Turns of user and assistant, a system prompt first if any; or one question.
-            knowledge: A document, or several that are used together. Prepared knowledge must have been prepared for
-                the same system prompt: ``DiekaeModel.exact(…, system=…)``.
+            knowledge: A document; or several, of which those are read that the user's last two questions are about, as
+                in :meth:`generate`. Prepared knowledge must have been prepared for the
+                same system prompt: ``DiekaeModel.exact(…, system=…)``.
             **kwargs: Options of the decoder's ``generate``; by default greedy, with at most 256 tokens.
 
         Raises:
             ValueError: The turns do not alternate, or the tokenizer has no chat template.
         """
         prompter = self.need_prompter()
-        anchor, rest = prompter.chat([{"role": "user", "content": messages}] if isinstance(messages, str) else messages)
+        turns = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+        anchor, rest = prompter.chat(turns)
         ids = torch.tensor([anchor + rest], device=self.device)
 
         prepared = None
         if knowledge is not None:
             row = list(knowledge) if isinstance(knowledge, list | tuple) else knowledge
             bank = self.bank.fingerprint()
-            prepared = knowledge_of_rows([row], 1, lambda t, _: self.prepare_behind(anchor, t), bank, self.device)
+            prepared = knowledge_of_rows(
+                [row],
+                1,
+                lambda text, _: self.prepare_behind(anchor, text),
+                bank,
+                self.device,
+                self._selector(lambda: [anchor + prompter.chat(last_questions(turns))[1]]),
+            )
         return generate_texts(self, ids, torch.ones_like(ids), prepared, **{"max_new_tokens": 256, **kwargs})[0][0]
 
     def can_generate(self) -> bool:
@@ -268,6 +283,10 @@ class DiekaeModel(KnowledgePreparer):
             "a DiekaeModel is not a model of Transformers. Give the pipeline model.decoder, and call it inside a block "
             "that injects: with model.injected(knowledge, input_ids): pipe(text)."
         )
+
+    def _selector(self, prompts: Callable[[], Sequence[tuple[int, ...]]]) -> Select:
+        """Return a function that selects the documents that a row's prompt is about."""
+        return lambda documents, row: [documents[number] for number in relevant(self, prompts()[row], documents)]
 
     def _edited(
         self, rows: Sequence[PreparedKnowledge | None], input_ids: Tensor, mask: Tensor | None, cache: Any

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diekae.data.batch import pad_left
 from diekae.data.prompt import Prompt, Prompter
-from diekae.knowledge import Knowledge, PreparedKnowledge, knowledge_of_rows
+from diekae.knowledge import Knowledge, PreparedKnowledge, Select, knowledge_of_rows
 from diekae.model.arguments import as_texts, check_document
 from diekae.model.banked import BankedDecoder
 from diekae.prepare import check_memory, moved_up, read_documents, read_prompts
@@ -139,7 +139,11 @@ class KnowledgePreparer(BankedDecoder):
         return moved_up(self.attached, prepared.take(columns))
 
     def prepare_rows(
-        self, knowledge: Knowledge, rows: int, inputs: Callable[[], Sequence[tuple[int, ...]]] | None = None
+        self,
+        knowledge: Knowledge,
+        rows: int,
+        inputs: Callable[[], Sequence[tuple[int, ...]]] | None = None,
+        select: Select | None = None,
     ) -> list[PreparedKnowledge | None]:
         """Return prepared knowledge, or None, for each row; see :func:`diekae.knowledge.knowledge_of_rows`.
 
@@ -155,7 +159,9 @@ class KnowledgePreparer(BankedDecoder):
 
         behind = cache(self.prepare_behind)
         bank = self.bank.fingerprint()
-        return knowledge_of_rows(knowledge, rows, lambda text, row: behind(anchors()[row], text), bank, self.device)
+        return knowledge_of_rows(
+            knowledge, rows, lambda text, row: behind(anchors()[row], text), bank, self.device, select
+        )
 
     def anchors_of(self, inputs: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
         """Return the tokens that knowledge stands after in each input: its anchor, or its first token if it has none.

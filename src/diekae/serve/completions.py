@@ -4,7 +4,6 @@ import asyncio
 import secrets
 import time
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
@@ -12,32 +11,19 @@ from fastapi.responses import JSONResponse
 from jinja2 import TemplateError
 from starlette.exceptions import HTTPException
 
+from diekae.data.formats import last_questions
 from diekae.data.prompt import Prompter
 from diekae.fingerprint import window
 from diekae.serve.access import Tenant
 from diekae.serve.job import Job, Refused, Sampling
 from diekae.serve.limits import LEFT
-from diekae.serve.reading import Reading
+from diekae.serve.reading import Prompted, Reading
 from diekae.serve.responses import EventStream, Running, whole_response
 from diekae.serve.schema import ChatRequest, CompletionRequest, Generation
 from diekae.serve.state import Asker, State, state_of
 
 router = APIRouter(prefix="/v1")
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Prompted:
-    """A prompt in tokens."""
-
-    anchor: tuple[int, ...]
-    """Tokens that K stands after."""
-    rest: tuple[int, ...]
-    """Tokens of x behind the anchor."""
-    question: str
-    """What documents are searched with."""
-    history: Sequence[dict[str, str]] = ()
-    """Turns before the question."""
 
 
 @router.post("/chat/completions")
@@ -54,8 +40,8 @@ async def completions(body: CompletionRequest, request: Request, tenant: Asker) 
     """Continue a text, or several."""
     state = state_of(request)
     texts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
-    if len(texts) > 1 and body.knowledge is not None and body.knowledge.search is not None:
-        raise Refused("knowledge.search needs a single prompt; send one request for each")
+    if len(texts) > 1 and body.knowledge is not None and body.knowledge.depends_on_prompt:
+        raise Refused("knowledge.search and several documents need a single prompt; send one request for each")
     prompts = await state.workers.run(_plain, state.prompter, texts)
     return await _answer(request, body, tenant, prompts, body.max_tokens or 16, body.logprobs)
 
@@ -66,15 +52,17 @@ def _chat(prompter: Prompter, messages: list[dict[str, str]]) -> Prompted:
     except (ValueError, TypeError, TemplateError) as error:
         raise Refused(str(error)) from error
     spoken = [turn for turn in messages if turn["role"] != "system"]
-    return Prompted(anchor, rest, spoken[-1]["content"], spoken[:-1])
+    asked = prompter.chat(last_questions(messages))[1]
+    return Prompted(anchor, rest, asked, spoken[-1]["content"], spoken[:-1])
 
 
 def _plain(prompter: Prompter, texts: Sequence[str]) -> list[Prompted]:
     anchor = prompter.anchor("plain")
     try:
-        return [Prompted(anchor, prompter.input(text, "plain"), text) for text in texts]
+        inputs = [prompter.input(text, "plain") for text in texts]
     except ValueError as error:
         raise Refused(str(error)) from error
+    return [Prompted(anchor, rest, rest, text) for rest, text in zip(inputs, texts, strict=True)]
 
 
 async def _answer(
@@ -124,7 +112,7 @@ async def _read(state: State, body: Generation, tenant: Tenant, prompt: Prompted
     if body.knowledge is None:
         return None
     began = time.perf_counter()
-    arguments = body.knowledge, tenant, prompt.anchor, prompt.question, prompt.history
+    arguments = body.knowledge, tenant, prompt
     try:
         reading = await asyncio.wait_for(state.readers.run(state.reader.read, *arguments), state.options.timeout)
     except TimeoutError as error:

@@ -11,6 +11,7 @@ from diekae.answering.answer import pick, search_text
 from diekae.answering.confidence import confidence_of
 from diekae.knowledge import PreparedKnowledge
 from diekae.model import DiekaeModel
+from diekae.model.relevance import relevant
 from diekae.prepare import read_documents
 from diekae.serve.access import Tenant
 from diekae.serve.job import Refused
@@ -28,6 +29,22 @@ what other tenants read."""
 
 class UnknownDocument(Refused):
     """A request names a document that does not exist or belongs to another tenant."""
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """A prompt in tokens."""
+
+    anchor: tuple[int, ...]
+    """Tokens that K stands after."""
+    rest: tuple[int, ...]
+    """Tokens of x behind the anchor."""
+    asked: tuple[int, ...]
+    """The same with no more than the last two questions of a chat: what several documents are chosen by."""
+    question: str
+    """What documents are searched with."""
+    history: Sequence[dict[str, str]] = ()
+    """Turns before the question."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +99,8 @@ class KnowledgeReader:
         self._lock = threading.Lock()
         self._preparing = threading.Lock()
 
-    def read(
-        self, request: KnowledgeRequest, tenant: Tenant, anchor: tuple[int, ...], question: str, history: Sequence[Any]
-    ) -> Reading:
-        """Return what a request reads after its prompt's anchor, for the last question and the turns before it.
+    def read(self, request: KnowledgeRequest, tenant: Tenant, prompt: Prompted) -> Reading:
+        """Return what a request reads for its prompt.
 
         Raises:
             UnknownDocument: A document does not exist or belongs to another tenant.
@@ -94,41 +109,46 @@ class KnowledgeReader:
         if request.text is not None:
             if not request.text.strip():
                 raise Refused("knowledge.text is blank; give a text, or leave knowledge out")
-            return Reading(self._behind(tenant, anchor, request.text))
+            return Reading(self._behind(tenant, prompt.anchor, request.text))
         if self.store is None:
             raise Refused("this server has no documents; start it with --store FOLDER, or give knowledge.text")
-        arguments = self.store, request, tenant, anchor, search_text(question, history)
+        arguments = self.store, request, tenant, prompt
         return while_documents_change(self.store, lambda: self._read(*arguments))
 
-    def _read(
-        self, store: KnowledgeStore, request: KnowledgeRequest, tenant: Tenant, anchor: tuple[int, ...], query: str
-    ) -> Reading:
+    def _read(self, store: KnowledgeStore, request: KnowledgeRequest, tenant: Tenant, prompt: Prompted) -> Reading:
         named = list(dict.fromkeys(self._document(name, tenant) for name in request.documents or ()))
         if request.search is None:
-            self._check(sum(entry.slots or 0 for entry in store.catalogue.documents.select(store.bank, named)))
-            if anchor == self.model.anchor:
-                prepared = store.prepared(*named)
-            else:
-                prepared = PreparedKnowledge.join([self._behind(tenant, anchor, store.text(id)) for id in named])
-            self._check(len(prepared))
-            return Reading(prepared, documents=tuple(self.titles(tenant, named).items()))
+            return self._read_named(store, named, tenant, prompt)
         # All documents may be searched without naming them.
         among = named or ([] if tenant.everything else list(self.titles(tenant)))
         if not among and not tenant.everything:
             return Reading(None, confidence=0.0)
+        query = search_text(prompt.question, prompt.history)
         passages = pick(store, query, request.search.k, among)
         if not passages:
             return Reading(None, confidence=0.0)
-        if anchor == self.model.anchor:
+        if prompt.anchor == self.model.anchor:
             prepared = store.read(passages)
         else:
             text = store.text(passages[0].id)  # all are of one document
             spans = [(passage.start, passage.end) for passage in passages]
             columns = self.model.need_prompter().columns(text, spans)
-            prepared = self.model.excerpt(self._behind(tenant, anchor, text), columns)
+            prepared = self.model.excerpt(self._behind(tenant, prompt.anchor, text), columns)
         titles = self.titles(tenant, [passages[0].id])
         shown = tuple(replace(passage, title=titles.get(passage.id, passage.title)) for passage in passages)
         return Reading(prepared, shown, confidence=confidence_of(passages))
+
+    def _read_named(self, store: KnowledgeStore, named: list[str], tenant: Tenant, prompt: Prompted) -> Reading:
+        """Return what is read of whole documents: those that the prompt is about."""
+        self._check(sum(entry.slots or 0 for entry in store.catalogue.documents.select(store.bank, named)))
+        if prompt.anchor == self.model.anchor:
+            prepared = [store.prepared(id) for id in named]
+        else:
+            prepared = [self._behind(tenant, prompt.anchor, store.text(id)) for id in named]
+        self._check(sum(map(len, prepared)))
+        chosen = relevant(self.model, prompt.anchor + prompt.asked, prepared)
+        titles = self.titles(tenant, [named[number] for number in chosen])
+        return Reading(PreparedKnowledge.join([prepared[number] for number in chosen]), documents=tuple(titles.items()))
 
     def titles(self, tenant: Tenant, ids: Sequence[str] | None = None) -> dict[str, str]:
         """Return the titles of the documents that a tenant may read, by id; with ``ids`` only of those."""

@@ -47,6 +47,11 @@ class KnowledgeRequest(Strict):
             raise ValueError("knowledge has text and also documents or search; give text alone, or leave it out")
         return self
 
+    @property
+    def depends_on_prompt(self) -> bool:
+        """Tell whether the prompt decides what is read."""
+        return self.search is not None or len(self.documents or ()) > 1
+
 
 class ContentPart(BaseModel):
     """A part of a message; only text is understood."""
