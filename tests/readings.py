@@ -86,9 +86,6 @@ def make_variant(name: str, attention: str = "sdpa", **sizes: Any) -> PreTrained
     return make_decoder(kind, **given)
 
 
-PLAIN = {"sharpness": 1.0, "contrast": 1.0}
-"""Options of a bank that reads several documents with plain attention."""
-
 _models: dict[tuple[str, str], DiekaeModel] = {}
 
 

@@ -310,8 +310,8 @@ def test_files_of_older_versions_are_loaded(tmp_path: Path) -> None:
     """They had no ``precision``, and the first ones no ``begin``."""
     prepared = make_model("attention").prepare(CASTLE)
     tensors, info = decode(prepared.to_bytes())
-    assert set(info) == {"position", "bank", "anchor_ids", "sharpness", "begin", "precision", "sha256"}
-    info = {name: info[name] for name in ("position", "bank", "anchor_ids", "sharpness")}
+    assert set(info) == {"position", "bank", "anchor_ids", "begin", "precision", "sha256"}
+    info = {name: info[name] for name in ("position", "bank", "anchor_ids")}
     save_file({name: t.contiguous() for name, t in tensors.items()}, tmp_path / "old", {"diekae": json.dumps(info)})
     back = PreparedKnowledge.load(tmp_path / "old")
     assert back.to_bytes() == prepared.to_bytes()

@@ -2,9 +2,9 @@
 
     python research/experiments/several_documents.py --data test.jsonl --documents 8 --json …
 
-The documents are read in one prompt. Or they are prepared apart: then all are read, with the bank's contrast or with
-plain attention; or one alone, that which makes the question likeliest (``likeliest``) or the relevant one (``own``). An
-answer is right if its first line contains the target.
+The documents are read in one prompt (``prompted``). Or they are prepared apart: then those are read that the prompt is
+about, as ``generate`` does with a list (``chosen``); or all (``all``); or the relevant one alone (``own``).
+An answer is right if its first line contains the target.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from diekae.data import read_examples
 from diekae.data.prompt import Prompt, truncate_knowledge
 from diekae.evaluation.answers import MAX_TOKENS, exact_match, f1, first_line, right
 from diekae.fingerprint import window
-from diekae.knowledge import PreparedKnowledge
+from diekae.knowledge import Knowledge, PreparedKnowledge
 from diekae.model import DiekaeModel
 from diekae.model.generation import generate_texts
+from diekae.model.relevance import relevant
 from diekae.provenance import write_json
 from diekae.run.answer import answer
-from diekae.run.rank import rank
 from diekae_research.evaluation.document_pool import DocumentPool
 
-WAYS = ("prompted", "contrast", "plain attention", "likeliest", "own")
+WAYS = ("prompted", "chosen", "all", "own")
 
 
-def texts_of(model: DiekaeModel, prompt: Prompt, whole: Prompt, known: dict[str, PreparedKnowledge]) -> dict[str, str]:
+def texts_of(model: DiekaeModel, prompt: Prompt, whole: Prompt, known: dict[str, Knowledge]) -> dict[str, str]:
     """Return the answer of each way; ``whole`` has all documents in its prompt, ``known`` what the others read."""
     ids = torch.tensor([prompt.anchor + prompt.input])
     texts = {"prompted": answer(model, [whole], "prompted", MAX_TOKENS)[0]}
@@ -66,16 +66,16 @@ def main() -> None:
                 [dataclasses.replace(prompt, knowledge=together)], None, window(model.decoder) - MAX_TOKENS
             )
             prepared = [all_prepared[document] for document in documents]
-            joined, place = PreparedKnowledge.join(prepared), documents.index(pool.document_of[row])
-            best = rank(model, examples[row].input, prepared)[0][0]
-            known = {
-                "contrast": joined,
-                "plain attention": dataclasses.replace(joined, documents=None),
-                "likeliest": prepared[best],
+            place = documents.index(pool.document_of[row])
+            numbers = relevant(model, prompt.anchor + prompt.input, prepared)
+            known: dict[str, Knowledge] = {
+                "chosen": [prepared],
+                "all": PreparedKnowledge.join(prepared),
                 "own": prepared[place],
             }
             target = str(prompter.tokenizer.decode(list(prompt.target), skip_special_tokens=True)).strip()
-            answers.append({"target": target, "found": best == place, **texts_of(model, prompt, whole, known)})
+            texts = texts_of(model, prompt, whole, known)
+            answers.append({"target": target, "read": len(numbers), "found": place in numbers, **texts})
             show("answering", done, len(chosen))
     scores = {
         way: {
@@ -85,10 +85,10 @@ def main() -> None:
         for way in WAYS
     }
     reader = {"bank": str(bank)} if arguments.decoder is None else {"decoder": Path(arguments.decoder).name}
-    settings = {**reader, "data": arguments.data.name, "documents": arguments.documents}
-    found = sum(answer["found"] for answer in answers) / len(answers)
-    write_json(arguments.json, {**settings, "n": len(answers), "found": found, "scores": scores, "answers": answers})
-    print("found", found, scores)
+    settings = {**reader, "format": model.config.format, "data": arguments.data.name, "documents": arguments.documents}
+    means = {name: sum(answer[name] for answer in answers) / len(answers) for name in ("found", "read")}
+    write_json(arguments.json, {**settings, "n": len(answers), **means, "scores": scores, "answers": answers})
+    print(means, scores)
 
 
 if __name__ == "__main__":

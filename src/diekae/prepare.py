@@ -159,7 +159,6 @@ def _read_parts(
     """Read parts of documents, each at most a window long, at most ``step`` tokens at once; ``advance`` counts them."""
     bank, by_attention = attached.bank, attached.by_attention
     read = _read_slots if by_attention else _read_states
-    sharpness = bank.encoder.sizes.sharpness if by_attention else 1.0
     fingerprint = bank.fingerprint(look=True)
     bare_anchor = _read_anchor(attached, anchor) if parts and by_attention and not attached.own_anchor else {}
     prepared: dict[int, PreparedKnowledge] = {}
@@ -167,7 +166,7 @@ def _read_parts(
         with paused():
             batch = read(attached, anchor, [parts[number] for number in numbers], step, advance)
         _check_finite(batch)
-        rows = split_batch(batch, [anchor] * len(numbers), fingerprint, sharpness, bare_anchor)
+        rows = split_batch(batch, [anchor] * len(numbers), fingerprint, bare_anchor)
         prepared |= zip(numbers, [_by_head(row) for row in rows] if by_attention else rows, strict=True)
     return [prepared[number] for number in range(len(parts))]
 

@@ -150,12 +150,12 @@ def test_an_edit_stands_where_the_knowledge_of_its_row_stands() -> None:
 
 def test_an_edit_answers_in_a_chat_with_another_system_prompt() -> None:
     model = exact("chat")
-    bare = [model.chat(SYSTEM, knowledge=text, **GREEDY) for text in (None, "his dog is red")]
+    bare = [model.chat(SYSTEM, knowledge=text, **GREEDY) for text in (None, "the ship is old")]
     anchor, _ = model.need_prompter().chat(SYSTEM)
     want = model.chat(SYSTEM, knowledge=stored(model.prepare_behind(anchor, EDITS[0].statement)), **GREEDY)
     edit_model(model, EDITS[:1])
     assert model.chat(SYSTEM, **GREEDY) == want != bare[0]
-    assert model.chat(SYSTEM, knowledge="his dog is red", **GREEDY) not in (want, *bare)
+    assert model.chat(SYSTEM, knowledge="the ship is old", **GREEDY) not in (want, *bare)
 
 
 def test_an_input_without_an_anchor_is_edited_behind_its_first_token() -> None:

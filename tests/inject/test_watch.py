@@ -10,7 +10,7 @@ from torch import Tensor
 from builders import DEPTH
 from diekae import DiekaeModel
 from diekae.prepare import read_documents
-from readings import CASTLE, OFF, PLAIN, QUESTIONS, RIVER, SHIP, in_prompt, make_exact, make_variant, off, right_padded
+from readings import CASTLE, OFF, QUESTIONS, RIVER, SHIP, in_prompt, make_exact, make_variant, off, right_padded
 
 GAIN = 9.0
 """Factor of the random weights, so that attention prefers some tokens to others."""
@@ -124,7 +124,7 @@ def test_a_bank_of_some_layers_is_watched_in_these_layers() -> None:
 
 
 def test_slots_of_several_documents_keep_the_order_of_the_documents() -> None:
-    model = make_exact(encoder_options=PLAIN)
+    model = make_exact()
     inputs, texts = model.tokenize(QUESTIONS[0]), [RIVER, CASTLE, SHIP]
     together = watched(model, inputs, [texts])
     lengths = [len(model.prepare(text)) for text in texts]

@@ -9,6 +9,7 @@ import openai
 import pytest
 import torch
 
+from diekae import rank
 from diekae.answering import ask, reading_confidence
 from diekae.answering.reading_confidence import ReadingConfidence
 from served import Served
@@ -56,8 +57,19 @@ def test_documents_are_read_and_named(server: Served, files: list[Any]) -> None:
     # By the document's own id, and one document named twice is read once.
     again = chat(server, knowledge={"documents": [sources[0]["id"], files[0].id]})
     assert again.choices[0].message.content == response.choices[0].message.content
-    both = chat(server, knowledge={"documents": [file.id for file in files]})
-    assert [source["title"] for source in both.model_extra["knowledge"]["sources"]] == ["tower.txt", "ship.md"]
+
+
+def test_of_several_documents_those_are_read_and_named_that_the_question_is_about(
+    server: Served, files: list[Any]
+) -> None:
+    ranked = rank(server.state.model, QUESTION[-1]["content"], [TOWER.strip(), SHIP.strip()])
+    read = [number for number, gain in sorted(ranked) if gain >= 0.6 * ranked[0][1] or gain == ranked[0][1]]
+    response = chat(server, knowledge={"documents": [file.id for file in files]})
+    titles = [source["title"] for source in response.model_extra["knowledge"]["sources"]]
+    assert titles == [("tower.txt", "ship.md")[number] for number in read]
+    documents = [(TOWER.strip(), SHIP.strip())[number] for number in read]
+    joined = server.state.model.prepare(documents)
+    assert response.choices[0].message.content.strip() == expected(server, documents=joined)
 
 
 def test_a_text_of_the_request_is_read(server: Served) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from builders import WORDS, make_decoder, make_model
 from diekae import DiekaeConfig, DiekaeModel, PreparedKnowledge
 from diekae.store import FoundPassage, KnowledgeStore
-from readings import CHANGE, OFF, PLAIN, QUESTIONS, make_exact, make_variant, off
+from readings import CHANGE, OFF, QUESTIONS, make_exact, make_variant, off
 from tokenizations import KINDS, TEMPLATES, TEXTS, spans_of, tokenizer_of
 
 
@@ -199,7 +199,7 @@ def test_a_whole_document_is_never_moved() -> None:
 
 def test_passages_of_several_documents_share_the_anchor_of_the_longest(tmp_path: Path) -> None:
     decoder = make_variant("llama", vocab_size=512, max_position_embeddings=512)
-    model = make_exact(decoder, encoder_options=PLAIN)
+    model = make_exact(decoder)
     store = KnowledgeStore(tmp_path / "store", model)
     texts = [" ".join(WORDS[:20]), " ".join(WORDS[20:60]), " ".join(WORDS[60:75])]
     ids = store.add(texts).ids
@@ -219,7 +219,7 @@ def test_passages_of_several_documents_share_the_anchor_of_the_longest(tmp_path:
 
 def test_taken_slots_of_several_documents_share_the_anchor_that_a_window_hides() -> None:
     decoder = make_variant("mistral", vocab_size=512, max_position_embeddings=512, sliding_window=30)
-    model = make_exact(decoder, encoder_options=PLAIN)
+    model = make_exact(decoder)
     texts = [" ".join(WORDS[:20]), " ".join(WORDS[20:60]), " ".join(WORDS[60:75])]
     spans = [[(0, 15)], [(40, 60), (120, 140)], [(30, 50)]]
     x = asked(model, QUESTIONS[2])

@@ -62,18 +62,16 @@ class EditAdapter(nn.Module):
         """Change a batch of prepared knowledge, tensors [N, B, S, …] → [N, B, c·S + m, …]."""
         tensors = {name: self._change(name, tensor) for name, tensor in batch.tensors.items()}
         mask = batch.mask.repeat(1, self.options.copies)
-
-        def of_all_slots(numbers: Tensor | None) -> Tensor | None:
-            """Return positions or documents of all slots; learned ones have 0, where every sliding window sees them."""
-            return None if numbers is None else F.pad(numbers.repeat(1, self.options.copies), (0, self.options.slots))
-
+        positions = batch.positions
+        if positions is not None:
+            # The learned slots get the position where x begins, which every sliding window sees.
+            positions = F.pad(positions.repeat(1, self.options.copies), (0, self.options.slots))
         return replace(
             batch,
             tensors=tensors,
             mask=F.pad(mask, (0, self.options.slots), value=True),
             full=False,
-            positions=of_all_slots(batch.positions),
-            documents=of_all_slots(batch.documents),
+            positions=positions,
             _kept={},
         )
 
@@ -90,9 +88,7 @@ class EditAdapter(nn.Module):
     def adapt(self, prepared: PreparedKnowledge) -> PreparedKnowledge:
         """Change the prepared knowledge of one document."""
         batch = self(batch_knowledge([prepared]))
+        positions = None if batch.positions is None else batch.positions[0]
         return replace(
-            prepared,
-            tensors={name: tensor[:, 0] for name, tensor in batch.tensors.items()},
-            positions=None if batch.positions is None else batch.positions[0],
-            documents=None if batch.documents is None else batch.documents[0],
+            prepared, tensors={name: tensor[:, 0] for name, tensor in batch.tensors.items()}, positions=positions
         )

@@ -12,7 +12,6 @@ Shapes: N encoders, B rows, S slots, T positions of x, W decoder width, H query 
 key, e dimensions of a value.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -43,23 +42,13 @@ class AttentionOptions:
     """Rank of the trained change of K's keys and values; None for a full matrix, 0 for no change."""
     mlp_width: int = 64
     """Width of the gated MLP on each attention's output; 0 for none."""
-    sharpness: float = 1.2
-    """Factor of K's keys where several documents that were prepared apart are used together. All of them end where x
-    begins, so the relevant one has many competitors, and scores must differ more (as in adaptive parallel encoding,
-    Yang et al., 2025)."""
-    contrast: float = 4.0
-    """Exponent of the attention that each of such documents gets as a whole. 1 is plain attention; with a large number
-    each head reads the best document alone. See :mod:`diekae.inject.document_contrast`."""
 
     def __post_init__(self) -> None:
         """Check that sizes are positive, and heads divide each other (ValueError)."""
         sizes = (self.heads, self.kv_heads, self.key_size, self.value_size)
         positive = all(size is None or size > 0 for size in sizes) and min(self.rank or 0, self.mlp_width) >= 0
-        positive = positive and self.sharpness > 0
         if not positive or (self.heads and self.kv_heads and self.heads % self.kv_heads):
             raise ValueError(f"attention sizes must be positive and kv_heads must divide heads, got {self}.")
-        if not 1 <= self.contrast < math.inf:
-            raise ValueError(f"contrast={self.contrast!r} must be a number of at least 1 (plain attention).")
 
 
 @register("attention")
@@ -68,6 +57,7 @@ class Attention(Encoder):
 
     reads = "attention"
     options = AttentionOptions
+    retired = ("sharpness",)
     sizes: AttentionOptions
 
     def __init__(self, count: int, embedding_width: int, width: int, options: AttentionOptions) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from diekae.encoders.partial_attention import Part, additive_mask, repeat_rows
 
@@ -30,9 +29,6 @@ class KnowledgeBatch:
     """Whether it is known that no slot is padding, so that the mask need not be read."""
     positions: Tensor | None = None
     """Positions of the slots, where x begins at 0; int64 [B, S]. Only the decoder's own attention reads them."""
-    documents: Tensor | None = None
-    """Number of each slot's document in its row, from 0; int64 [B, S]. None if no row has several documents that were
-    prepared apart. Only the decoder's own attention reads it."""
     anchor: KnowledgeBatch | None = None
     """Slots of the anchor, apart from those of K: x reads one anchor, however many documents there are."""
     _kept: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
@@ -51,7 +47,6 @@ class KnowledgeBatch:
             change(self.token_count, 0),
             self.full,
             None if self.positions is None else change(self.positions, 0),
-            None if self.documents is None else change(self.documents, 0),
             None if self.anchor is None else self.anchor.map(change),
         )
 
@@ -87,18 +82,6 @@ class KnowledgeBatch:
             return None
         mask: Tensor = self.cached("mask", lambda: additive_mask(self.mask[:, None, None], dtype))
         return mask
-
-    def members(self) -> Tensor:
-        """Return 1 for each slot of a document and 0 elsewhere, fp32 [B, S, documents]; only with ``documents``."""
-        assert self.documents is not None
-        documents = self.documents
-
-        def make() -> Tensor:
-            numbers = documents.unique(return_inverse=True)[1]  # no more than there are slots, whatever a file says
-            return F.one_hot(numbers).float() * self.mask[..., None]
-
-        members: Tensor = self.cached("members", make)
-        return members
 
     def cached(self, name: str, make: Callable[[], Any]) -> Any:
         """Return what ``make`` returned when it was first called under this name.

@@ -83,7 +83,7 @@ class AttentionInjector:
         rows = len(columns.knowledge.mask)
         if rows not in self._slots:  # before any block runs: a checkpointed block must compute the same twice
             self._slots[rows] = slots_of_layers(columns.knowledge)
-        self._slot_attention = SlotAttention(columns, self._encoder.sizes.contrast, self._watch)
+        self._slot_attention = SlotAttention(columns, self._watch)
         self._mlp_weights = self._encoder.mlp_weights()
         if forward.positions is None and not self._columns.padded_left:
             return {"position_ids": None}  # the decoder computes the same positions itself

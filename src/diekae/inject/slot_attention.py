@@ -19,7 +19,6 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from diekae.encoders.partial_attention import additive_mask
 from diekae.inject.attention_interface import AttentionFunction
-from diekae.inject.document_contrast import contrast_bias
 from diekae.inject.slot_masks import ForwardColumns, SlotMasks
 from diekae.inject.slots import Slots, Watch
 
@@ -30,15 +29,9 @@ _OWN_TREATMENT = ("position_bias", "softcap", "cache")
 class SlotAttention:
     """Runs the attention of any layer over K's slots and x's keys; made once for each forward."""
 
-    def __init__(self, columns: ForwardColumns, contrast: float = 1.0, watch: Watch | None = None) -> None:
-        """Prepare for a forward.
-
-        Args:
-            columns: Of this forward.
-            contrast: Between documents that were prepared apart; see :mod:`diekae.inject.document_contrast`.
-            watch: Called with the attention that K's slots get.
-        """
-        self.columns, self._contrast, self._watch = columns, contrast, watch
+    def __init__(self, columns: ForwardColumns, watch: Watch | None = None) -> None:
+        """Prepare for a forward; ``watch`` is called with the attention that K's slots get."""
+        self.columns, self._watch = columns, watch
         self._masks = {columns.receives.device: SlotMasks(columns)}
 
     def attend(
@@ -76,8 +69,6 @@ class SlotAttention:
         share = 1 if self._watch else _foldable_heads(attention, query, key, mask, rest, options)
         of_x = range(first, first + key.shape[2])
         joined_mask = masks.get(mask, options.get("sliding_window"), query, of_x, share)
-        if columns.knowledge.documents is not None and self._contrast != 1:
-            joined_mask = self._contrasted(joined_mask, slots, query, keys, columns.knowledge.members(), share, options)
         if share > 1:
             output, weights = _attend_folded(query, keys, values, joined_mask, options)
         else:
@@ -91,36 +82,6 @@ class SlotAttention:
             own = attention(module, query, key, value, mask, *rest, **options)[0]
             output = torch.where(columns.receives[:, :, None, None], output, own)
         return output, weights
-
-    def _contrasted(
-        self,
-        mask: Tensor,
-        slots: Slots,
-        query: Tensor,
-        keys: Tensor,
-        members: Tensor,
-        share: int,
-        options: dict[str, Any],
-    ) -> Tensor:
-        """Return a mask over slots and keys with the contrast between documents, for each head and query."""
-        rows, heads, length, size = query.shape
-        mask, first = additive_mask(mask, query.dtype), slots.length - slots.count
-        hidden = mask[..., first : slots.length]
-        if share == 1:  # the same for all query heads of a key head, unless the layer's own mask differs
-            groups = heads // keys.shape[1]
-            hidden = hidden.expand(rows, heads if hidden.shape[1] > 1 else groups, -1, -1)
-            hidden = hidden.reshape(rows, -1, groups * length, slots.count)
-        bias = contrast_bias(
-            query.reshape(rows, keys.shape[1], -1, size),
-            keys[:, :, first : slots.length],
-            hidden,
-            members,
-            self._contrast,
-            options.get("scaling") or size**-0.5,
-            options.get("softcap"),
-        )
-        bias = bias if share > 1 else bias.view(rows, heads, length, slots.count)
-        return mask + F.pad(bias, (first, keys.shape[2] - slots.length))
 
 
 def _foldable_heads(

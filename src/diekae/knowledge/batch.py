@@ -4,7 +4,6 @@ Shapes: N encoders, B rows, S slots.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diekae.encoders import KnowledgeBatch
-from diekae.knowledge.prepared import PreparedKnowledge
+from diekae.knowledge.prepared import PreparedKnowledge, check_together
 
 Document = str | PreparedKnowledge
 Knowledge = Document | Sequence[Document | Sequence[Document] | None] | None
@@ -37,17 +36,13 @@ def batch_knowledge(rows: Sequence[PreparedKnowledge | None]) -> KnowledgeBatch:
         anchor,
     )
     assert batch is not None, "prepared knowledge has tensors"
-    if not (length := batch.mask.shape[1]):
-        return batch
-    documents = [None if row is None else row.documents for row in rows]
-    return replace(batch, documents=_pad_numbers(documents, length, device))
+    return batch
 
 
 def split_batch(
     batch: KnowledgeBatch,
     anchors: Sequence[Sequence[int]],
     bank: str = "",
-    sharpness: float = 1.0,
     bare_anchor: Mapping[str, Tensor] | None = None,
 ) -> list[PreparedKnowledge]:
     """Return each row of a batch without padding, with the tokens of its anchor; gradients are kept.
@@ -63,8 +58,6 @@ def split_batch(
             anchor_ids=() if batch.anchor is None else tuple(anchors[row]),
             bare_anchor=dict(bare_anchor or {}),
             positions=None if batch.positions is None else batch.positions[row, batch.mask[row]],
-            sharpness=sharpness,
-            documents=None if batch.documents is None else batch.documents[row, batch.mask[row]],
         )
         for row, token_count in enumerate(batch.token_count.tolist())
     ]
@@ -90,7 +83,7 @@ def _pad(
     mask = torch.arange(length, device=device)[None] < torch.tensor(lengths, device=device)[:, None]
     full = length > 0 and min(lengths) == length
     return KnowledgeBatch(
-        _pad_tensors(rows, lengths), mask, token_counts, full, _pad_numbers(positions, length, device), anchor=anchor
+        _pad_tensors(rows, lengths), mask, token_counts, full, _pad_positions(positions, length, device), anchor
     )
 
 
@@ -109,12 +102,12 @@ def _pad_tensors(rows: Sequence[dict[str, Tensor] | None], lengths: Sequence[int
     return tensors
 
 
-def _pad_numbers(numbers: Sequence[Tensor | None], length: int, device: torch.device) -> Tensor | None:
-    """Return a number for each slot of all rows, int64 [B, S], 0 where a row has none; None if no row has any."""
-    if all(row is None for row in numbers):
+def _pad_positions(positions: Sequence[Tensor | None], length: int, device: torch.device) -> Tensor | None:
+    """Return the positions of all rows' slots, int64 [B, S]; None if no row has any."""
+    if all(row is None for row in positions):
         return None
-    padded = torch.zeros(len(numbers), length, dtype=torch.long, device=device)
-    for number, row in enumerate(numbers):
+    padded = torch.zeros(len(positions), length, dtype=torch.long, device=device)
+    for number, row in enumerate(positions):
         if row is not None:
             padded[number, : len(row)] = row
     return padded
@@ -145,11 +138,7 @@ def knowledge_of_rows(
         if isinstance(row, str):
             return prepare(row, number)
         if isinstance(row, PreparedKnowledge):
-            if row.bank != bank:
-                raise ValueError(
-                    f"this knowledge was prepared by bank {row.bank}, but this bank is {bank}; "
-                    "prepare the knowledge again."
-                )
+            _check_bank(row, bank)
             return row.to(device)
         if not isinstance(row, list | tuple):
             raise TypeError(_not_knowledge(row))
@@ -158,6 +147,7 @@ def knowledge_of_rows(
             raise ValueError(
                 f"a row's knowledge is the list {list(row)!r}; name a document, or give None for no knowledge."
             )
+        check_together(documents)
         return PreparedKnowledge.join(documents if select is None else select(documents, number))
 
     if knowledge is None or isinstance(knowledge, PreparedKnowledge):
@@ -172,6 +162,14 @@ def knowledge_of_rows(
             "documents, or None). Several documents for one row are a list inside the list."
         )
     return [prepare_row(row, number) for number, row in enumerate(knowledge)]
+
+
+def _check_bank(prepared: PreparedKnowledge, bank: str) -> None:
+    if prepared.bank != bank:
+        raise ValueError(
+            f"this knowledge was prepared by bank {prepared.bank}, but this bank is {bank}; "
+            "prepare the knowledge again."
+        )
 
 
 def _not_knowledge(value: object) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 from diekae.files import as_path, read_once, sha256_of, write_atomically
 from diekae.knowledge.codec import DAMAGED, DigestError, decode, decode_file, encode
 
-_ANCHOR, _BARE_ANCHOR, _POSITIONS, _DOCUMENTS = "anchor.", "anchor.bare.", "positions", "documents"
+_ANCHOR, _BARE_ANCHOR, _POSITIONS = "anchor.", "anchor.bare.", "positions"
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,9 @@ class PreparedKnowledge:
     need not read its own anchor. Empty if there are no such layers, or if x must read it."""
     positions: Tensor | None = None
     """Positions of K's slots, which end where x begins; int64 [S]. None if the encoder does not use positions."""
-    sharpness: float = 1.0
-    """Factor that the keys are multiplied by when this is joined with other documents; 1 after joining."""
     begin: int | None = None
     """Position of the whole document's first slot; the anchor stands before it. None if no slot was left out, because
     ``positions`` then contains it."""
-    documents: Tensor | None = None
-    """Number of each slot's document, from 0; int64 [S]. None if this was prepared of one document."""
 
     def __repr__(self) -> str:
         layers, kind = 0, "empty"
@@ -90,14 +86,9 @@ class PreparedKnowledge:
         def moved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {name: tensor.to(device=device, dtype=dtype) for name, tensor in tensors.items()}
 
-        return replace(
-            self,
-            tensors=moved(self.tensors),
-            anchor=moved(self.anchor),
-            bare_anchor=moved(self.bare_anchor),
-            positions=None if self.positions is None else self.positions.to(device),
-            documents=None if self.documents is None else self.documents.to(device),
-        )
+        positions = None if self.positions is None else self.positions.to(device)
+        anchor, bare_anchor = moved(self.anchor), moved(self.bare_anchor)
+        return replace(self, tensors=moved(self.tensors), anchor=anchor, bare_anchor=bare_anchor, positions=positions)
 
     @classmethod
     def join(cls, all_prepared: Sequence[PreparedKnowledge]) -> PreparedKnowledge:
@@ -106,24 +97,13 @@ class PreparedKnowledge:
         Raises:
             ValueError: There is no document, or they are of different banks or anchors.
         """
-        if not all_prepared or len({prepared.bank for prepared in all_prepared}) != 1:
-            raise ValueError(f"expected documents of one bank, got {sorted({p.bank for p in all_prepared})}.")
-        if len(anchors := {prepared.anchor_ids for prepared in all_prepared}) != 1:
-            raise ValueError(
-                f"these documents were read after different anchors ({sorted(anchors)}); prepare them in one format."
-            )
+        check_together(all_prepared)
         if len(all_prepared) == 1:
             return all_prepared[0]  # not copied: its tensors may be memory-mapped
-        all_prepared = [prepared._sharpened() for prepared in all_prepared]
         tensors = {name: torch.cat([p.tensors[name] for p in all_prepared], dim=1) for name in all_prepared[0].tensors}
         longest = max(all_prepared, key=lambda prepared: prepared.token_count)
         positions = [prepared.positions for prepared in all_prepared if prepared.positions is not None]
-        return replace(
-            longest,
-            tensors=tensors,
-            positions=torch.cat(positions) if positions else None,
-            documents=_numbered(all_prepared),
-        )
+        return replace(longest, tensors=tensors, positions=torch.cat(positions) if positions else None)
 
     def take(self, columns: Sequence[int]) -> PreparedKnowledge:
         """Return only some of the slots; they keep their positions in the document.
@@ -140,9 +120,7 @@ class PreparedKnowledge:
         index = torch.as_tensor(numbers, dtype=torch.long, device=self.device)
         tensors = {name: tensor.index_select(1, index) for name, tensor in self.tensors.items()}
         positions = None if self.positions is None else self.positions[index]
-        documents = None if self.documents is None else self.documents[index]
-        begin = self._first_position()
-        return replace(self, tensors=tensors, positions=positions, documents=documents, begin=begin)
+        return replace(self, tensors=tensors, positions=positions, begin=self._first_position())
 
     def _first_position(self) -> int | None:
         """Return the position of the whole document's first slot; None if it is unknown."""
@@ -150,29 +128,21 @@ class PreparedKnowledge:
             return self.begin
         return int(self.positions.min())
 
-    def _sharpened(self) -> PreparedKnowledge:
-        """Return a copy with its keys multiplied by the sharpness."""
-        if self.sharpness == 1:
-            return self
-        return replace(self, tensors={**self.tensors, "keys": self.tensors["keys"] * self.sharpness}, sharpness=1.0)
-
     def to_bytes(self, precision: str = "exact") -> bytes:
         """Return the content of a file; see :meth:`save`."""
         tensors = {**self.tensors, **{_ANCHOR + name: tensor for name, tensor in self.anchor.items()}}
         tensors |= {_BARE_ANCHOR + name: tensor for name, tensor in self.bare_anchor.items()}
         if self.positions is not None:
             tensors[_POSITIONS] = self.positions
-        if self.documents is not None:
-            tensors[_DOCUMENTS] = self.documents
         info: dict[str, Any] = {"position": self.token_count, "bank": self.bank, "anchor_ids": list(self.anchor_ids)}
-        info |= {"sharpness": self.sharpness, "begin": self.begin}
+        info["begin"] = self.begin
         # The anchor's few slots hold the attention sink, so they stay exact.
         return encode(tensors, info, precision, quantized=tuple(self.tensors))
 
     @classmethod
     def _restore(cls, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> PreparedKnowledge:
         """Return the prepared knowledge that :meth:`to_bytes` encoded; KeyError or TypeError if it did not."""
-        slots = {name: tensor for name, tensor in tensors.items() if name not in (_POSITIONS, _DOCUMENTS)}
+        slots = {name: tensor for name, tensor in tensors.items() if name != _POSITIONS}
         parts: list[dict[str, Tensor]] = []
         for prefix in (_BARE_ANCHOR, _ANCHOR):  # the longer prefix first
             parts.append({n.removeprefix(prefix): slots.pop(n) for n in list(slots) if n.startswith(prefix)})
@@ -184,9 +154,7 @@ class PreparedKnowledge:
             bare_anchor=parts[0],  # empty in files of older versions
             anchor_ids=tuple(info["anchor_ids"]),
             positions=tensors.get(_POSITIONS),
-            sharpness=info["sharpness"],
             begin=info.get("begin"),  # absent in files of older versions
-            documents=tensors.get(_DOCUMENTS),
         )
 
     @classmethod
@@ -236,13 +204,11 @@ class PreparedKnowledge:
             raise ValueError(f"{str(path)!r} is not prepared knowledge, or is damaged: {error}") from error
 
 
-def _numbered(all_prepared: Sequence[PreparedKnowledge]) -> Tensor:
-    """Return the number of each slot's document, of documents that are joined in this order."""
-    numbers, count = [], 0
-    for prepared in all_prepared:
-        of_slots = prepared.documents
-        if of_slots is None:
-            of_slots = torch.zeros(len(prepared), dtype=torch.long, device=prepared.device)
-        numbers.append(of_slots + count)
-        count += int(of_slots.max()) + 1 if len(of_slots) else 0
-    return torch.cat(numbers)
+def check_together(all_prepared: Sequence[PreparedKnowledge]) -> None:
+    """Refuse what cannot be read together: no document, or documents of different banks or anchors, by a ValueError."""
+    if not all_prepared or len({prepared.bank for prepared in all_prepared}) != 1:
+        raise ValueError(f"expected documents of one bank, got {sorted({p.bank for p in all_prepared})}.")
+    if len(anchors := {prepared.anchor_ids for prepared in all_prepared}) != 1:
+        raise ValueError(
+            f"these documents were read after different anchors ({sorted(anchors)}); prepare them in one format."
+        )

@@ -21,6 +21,7 @@ from diekae.fingerprint import window
 from diekae.inject.hooks import frozen
 from diekae.knowledge import PreparedKnowledge
 from diekae.model import DiekaeModel
+from diekae.model.relevance import relevant
 from diekae.progress import Progress, silent
 from diekae.run.score import Way, score, target_logits
 from diekae_research.evaluation.document_pool import DocumentPool
@@ -117,7 +118,8 @@ class _CurveBench:
         Args:
             label: What progress is reported by.
             chosen: The documents of each example.
-            apart: Whether they are prepared one by one and joined; otherwise they are prepared as one text.
+            apart: Whether they are prepared one by one, and those that the prompt is about are read; otherwise they are
+                prepared as one text.
         """
         fitting = [self._fitting(row, documents) for row, documents in chosen.items()]
         prompts = [
@@ -125,10 +127,8 @@ class _CurveBench:
             for row, documents in zip(chosen, fitting, strict=True)
         ]
         ours = [
-            PreparedKnowledge.join([self.prepared(document) for document in documents])
-            if apart
-            else self.model.prepare(self._text(documents))
-            for documents in chosen.values()
+            self._chosen(self.prompts[row], documents) if apart else self.model.prepare(self._text(documents))
+            for row, documents in chosen.items()
         ]
         read = self.nll(label, "prompted", truncate_knowledge(prompts, None, self.window))
         losses = [self.bare[row] for row in chosen], [self.prompted[row] for row in chosen], read
@@ -141,6 +141,12 @@ class _CurveBench:
             "recovered": Scores(low, high, injected).recovered,
             "recovered_prompted": Scores(low, high, prompted).recovered,
         }
+
+    def _chosen(self, prompt: Prompt, documents: Sequence[int]) -> PreparedKnowledge:
+        """Return what generation reads of documents that were prepared one by one."""
+        all_prepared = [self.prepared(document) for document in documents]
+        numbers = relevant(self.model, prompt.anchor + prompt.input, all_prepared)
+        return PreparedKnowledge.join([all_prepared[number] for number in numbers])
 
     def _text(self, documents: Sequence[int]) -> str:
         return "\n".join(self.pool.texts[document] for document in documents)

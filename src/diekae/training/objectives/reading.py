@@ -105,7 +105,7 @@ def _prepare_apart(attached: Attached, fields: Any) -> KnowledgeBatch:
     slots = make_slots(attached, read_knowledge(attached, batch), mask)
     anchors = [row[:length] for row, length in zip(ids.tolist(), start.tolist(), strict=True)]
     rows: dict[int, list[PreparedKnowledge]] = {}
-    documents = split_batch(slots, anchors, sharpness=attached.bank.encoder.sizes.sharpness)
+    documents = split_batch(slots, anchors)
     for row, document in zip(fields["document_row"].tolist(), documents, strict=True):
         rows.setdefault(row, []).append(document)
     return batch_knowledge([PreparedKnowledge.join(of_row) for of_row in rows.values()])
