@@ -42,10 +42,11 @@ def check_passage(store: KnowledgeStore, text: str, name: str, metadata: dict[st
     assert name.startswith(entry.id) and name != entry.id
 
 
-def same(prepared: PreparedKnowledge | None, other: PreparedKnowledge) -> bool:
-    assert prepared is not None
-    return prepared.tensors.keys() == other.tensors.keys() and all(
+def same(found: list[PreparedKnowledge] | None, *others: PreparedKnowledge) -> bool:
+    assert found is not None
+    return all(
         prepared.tensors[name].shape == tensor.shape and torch.allclose(prepared.tensors[name], tensor, atol=1e-5)
+        for prepared, other in zip(found, others, strict=True)
         for name, tensor in other.tensors.items()
     )
 
@@ -58,7 +59,7 @@ def test_passages_of_the_store_are_read_and_other_texts_are_added(store: Knowled
     assert len(store.read(passages)) < len(store.prepared(passages[0].id))
     mixed = read_retrieved(store, [*retrieved, (RIVER, {}), (CASTLE, {"document": "theirs", "page": 3})])
     assert len(store.documents()) == 3, "texts in the store are not added again"
-    assert same(mixed, PreparedKnowledge.join([store.read(passages), store.prepared(*store.add([RIVER, CASTLE]).ids)]))
+    assert same(mixed, store.read(passages), *map(store.prepared, store.add([RIVER, CASTLE]).ids))
     cut = read_retrieved(store, [(passages[0].text[:40], passage_metadata(passages[0]))])
     assert cut is not None and len(store.documents()) == 4, "a piece of a passage is added as a text"
     assert read_retrieved(store, []) is None
@@ -86,7 +87,7 @@ def test_langchain_retrieves_from_the_store_and_for_it(store: KnowledgeStore) ->
 
     prepared = retrieve_prepared(store, Fixed(texts=[RIVER, "the silver ship"]), "what")
     assert len(store.documents()) == 4, "a new text is added"
-    assert same(prepared, store.model.prepare([RIVER, "the silver ship"]))
+    assert same(prepared, *map(store.model.prepare, (RIVER, "the silver ship")))
     assert retrieve_prepared(store, Fixed(texts=[]), "what") is None
 
 

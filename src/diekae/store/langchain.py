@@ -39,8 +39,8 @@ class LangChainStoreRetriever(BaseRetriever):  # type: ignore[misc]
         ]
 
 
-def retrieve_prepared(store: KnowledgeStore, retriever: BaseRetriever, question: str) -> PreparedKnowledge | None:
-    """Return the prepared knowledge of what any retriever of LangChain finds, all together; None if it finds nothing.
+def retrieve_prepared(store: KnowledgeStore, retriever: BaseRetriever, question: str) -> list[PreparedKnowledge] | None:
+    """Return the prepared knowledge of what any retriever of LangChain finds, by document; None if it finds nothing.
 
     Passages of the store, as :class:`LangChainStoreRetriever` finds them, are read from their documents. Any other text
     is added to the store as a document, and prepared once.

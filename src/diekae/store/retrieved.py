@@ -26,23 +26,23 @@ def passage_id(passage: FoundPassage) -> str:
 
 def read_retrieved(
     store: KnowledgeStore, retrieved: Iterable[tuple[str, Mapping[str, Any]]]
-) -> PreparedKnowledge | None:
+) -> list[PreparedKnowledge] | None:
     """Return the prepared knowledge of the texts and metadata that a retriever returned; None if there are none.
 
-    Passages of this store, which has a model, are read from their documents. Any other text is added as a document, and
-    prepared once.
+    Passages of this store, which has a model, are read from their documents, those of one document together. Any other
+    text is added as a document, and prepared once.
     """
-    passages, texts = list[FoundPassage](), list[str]()
+    passages, texts = dict[str, list[FoundPassage]](), list[str]()
     for text, metadata in retrieved:
         passage = _stored_passage(store, text, metadata)
         if passage is None:
             texts.append(text)
         else:
-            passages.append(passage)
-    all_prepared = [store.read(passages)] if passages else []
+            passages.setdefault(passage.id, []).append(passage)
+    all_prepared = [store.read(of_document) for of_document in passages.values()]
     if texts:
-        all_prepared.append(store.prepared(*store.add(texts).ids))
-    return PreparedKnowledge.join(all_prepared) if all_prepared else None
+        all_prepared += [store.prepared(id) for id in store.add(texts).ids]
+    return all_prepared or None
 
 
 def _stored_passage(store: KnowledgeStore, text: str, metadata: Mapping[str, Any]) -> FoundPassage | None:
