@@ -3,69 +3,25 @@
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from method_tasks import loss, make_fitted, make_task, rows_logits
 from safetensors import safe_open
-from torch import Tensor
-from transformers import Cache, PreTrainedModel
+from transformers import PreTrainedModel
 
-from builders import SMALL, hook_count, make_decoder, make_prompts, make_tokenizer
-from diekae import DiekaeConfig
+from builders import make_decoder, make_prompts
 from diekae.data.prompt import Prompt
-from diekae.inject.cache import forked
-from diekae.inject.hooks import frozen
 from diekae.training import run
-from diekae.training.config import TrainingConfig
 from diekae.training.greedy_targets import use_greedy_targets
-from diekae_research.methods import Fitted, Task, fit
+from diekae_research.methods import fit
 from diekae_research.methods.base import without_knowledge
-from diekae_research.methods.cartridge import CartridgeOptions
 from diekae_research.methods.decoders import Plain, twin
 from diekae_research.methods.lora import find_targets, with_adapters
 
 TRAINED = ["lora", "ours", "ours_finetuned", "ours_finetuned_from_scratch", "sft"]
-RATES = {"lora": 1e-2, "sft": 1e-3, "ours_finetuned": 2e-3}
-
-
-def make_task(folder: Path, decoder: PreTrainedModel | None = None, steps: int = 4, **options: Any) -> Task:
-    prompts = make_prompts(4)
-    return Task(
-        decoder=decoder or make_decoder(),
-        tokenizer=make_tokenizer(),
-        train=prompts,
-        validation=prompts,
-        folder=folder,
-        training=TrainingConfig(max_steps=steps, batch_size=2, evaluations=2, calibration=4),
-        learning_rates=RATES,
-        diekae=DiekaeConfig(layers="all", encoder_options=SMALL["reader"], anchor=options.pop("anchor", "shared")),
-        progress=lambda _what, _done, _all: None,
-        **options,
-    )
-
-
-def make_fitted(name: str, folder: Path, **options: Any) -> Fitted:
-    return fit(name, make_task(folder, **options))
-
-
-def loss(fitted: Fitted, prompts: list[Prompt]) -> float:
-    scored = fitted.target_logits(prompts)
-    return float(torch.nn.functional.cross_entropy(scored.logits, scored.labels))
-
-
-def rows_logits(decoder: PreTrainedModel, prompts: list[Prompt], how: str, anchor: str) -> Tensor:
-    """The logits before each target token, one row after another, without cache, padding or choice of columns."""
-    found = []
-    for p in prompts:
-        between = p.anchor if anchor == "own" else ()
-        before = p.anchor + p.input if how == "bare" else p.anchor + p.knowledge + between + p.input
-        with torch.no_grad():
-            logits = decoder(input_ids=torch.tensor([before + p.target])).logits[0]
-        found.append(logits[len(before) - 1 : -1])
-    return torch.cat(found)
 
 
 def rows_greedy(decoder: PreTrainedModel, prompts: list[Prompt], how: str, anchor: str, count: int) -> list[list[int]]:
@@ -77,25 +33,6 @@ def rows_greedy(decoder: PreTrainedModel, prompts: list[Prompt], how: str, ancho
             made.append(int(rows_logits(decoder, [probe], how, anchor)[-1].argmax()))
         found.append(made)
     return found
-
-
-@pytest.fixture
-def state(request: pytest.FixtureRequest) -> Iterator[PreTrainedModel]:
-    """A decoder that must not be changed, in training mode to begin with so that a switch back is seen."""
-    decoder = make_decoder()
-    decoder.train()
-    before = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
-    flags = [p.requires_grad for p in decoder.parameters()]
-    modules = [type(module) for module in decoder.modules()]
-    yield decoder
-    after = decoder.state_dict()
-    assert list(after) == list(before)
-    assert all(torch.equal(before[name], after[name]) for name in before), "a weight was written into"
-    assert [p.requires_grad for p in decoder.parameters()] == flags
-    assert [type(module) for module in decoder.modules()] == modules, "modules were left behind"
-    assert all(module.training for module in decoder.modules())
-    assert all(p.grad is None for p in decoder.parameters())
-    assert hook_count(decoder) == 0
 
 
 @pytest.mark.parametrize("name", ["bare", "prompted", "prompted_cached", *TRAINED])
@@ -282,62 +219,6 @@ def test_a_twin_shares_weights_and_nothing_else() -> None:
     assert copied.get_output_embeddings().weight is copied.get_input_embeddings().weight
     copied.requires_grad_(False).train()
     assert all(p.requires_grad for p in decoder.parameters()) and not decoder.training
-
-
-def cartridges(folder: Path, decoder: PreTrainedModel, rate: float = 1e-3, **options: int) -> Any:
-    fitted: Any = make_fitted("cartridge", folder, decoder=decoder)
-    fitted.options = CartridgeOptions(**{"sample_tokens": 8, **options})
-    fitted.rate = rate
-    return fitted
-
-
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "gemma2"])
-def test_a_cartridge_as_long_as_its_document_starts_as_the_prompt(kind: str, tmp_path: Path) -> None:
-    decoder, prompts = make_decoder(kind), make_prompts(3)
-    fitted = cartridges(tmp_path, decoder, steps=0)
-    expected = rows_logits(decoder, prompts, "prompted", "shared")
-    torch.testing.assert_close(fitted.target_logits(prompts).logits, expected, rtol=1e-4, atol=1e-4)
-    assert fitted.generate(prompts, 3) == make_fitted("prompted", tmp_path, decoder=decoder).generate(prompts, 3)
-
-
-def test_a_cartridge_learns_what_its_document_says(state: PreTrainedModel, tmp_path: Path) -> None:
-    prompts = make_prompts(3)
-    told: list[str] = []
-    fitted = cartridges(tmp_path, state, rate=3e-2, steps=40, tokens=4, samples=16)
-    fitted.progress = lambda what, _done, _all: told.append(what)
-    with frozen(state):
-        study = fitted._sample(prompts[2].anchor + prompts[2].knowledge)
-
-        def distance(cache: Cache) -> float:
-            logits = fitted._predict(study.ids, study.scored, cache).log_softmax(-1)
-            return float(torch.nn.functional.kl_div(logits, study.teacher, log_target=True, reduction="batchmean"))
-
-        with torch.no_grad():
-            start = cartridges(tmp_path, state, steps=0, tokens=4)
-            before, after = (distance(_repeated(f.prefix(prompts[2]), 16)) for f in (start, fitted))
-    assert after < 0.8 * before
-    assert told == ["training a cartridge"] * 40
-    # 3 trainable tokens, keys and values of 2 heads of width 8, in 4 layers; trained once for each document.
-    assert fitted.cost.parameters == 3 * 2 * 2 * 8 * 4
-    fitted.target_logits(prompts)
-    fitted.target_logits(prompts)
-    assert len(told) == 3 * 40 and fitted.cost.seconds > 0
-
-
-def _repeated(cache: Cache, rows: int) -> Cache:
-    fork = forked(cache)
-    fork.batch_repeat_interleave(rows)
-    return fork
-
-
-def test_a_cartridge_needs_knowledge_and_a_shared_anchor(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="knowledge=False and anchor='shared': a cartridge stands for K"):
-        make_fitted("cartridge", tmp_path, knowledge=False)
-    with pytest.raises(ValueError, match="anchor='own'"):
-        make_fitted("cartridge", tmp_path, anchor="own")
-    long = dataclasses.replace(make_prompts(1)[0], knowledge=(5,) * 60)
-    with pytest.raises(ValueError, match="K takes 61 tokens of a window of 64"):
-        cartridges(tmp_path, make_decoder()).prefix(long)
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
