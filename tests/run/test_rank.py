@@ -48,6 +48,7 @@ def test_prepared_documents_batches_and_repetitions_change_nothing() -> None:
     [
         (QUESTIONS[0], [], ValueError, "at least one"),
         (QUESTIONS[0], CASTLE, ValueError, "must be a list"),
+        (QUESTIONS[0], exact_model("llama").prepare(CASTLE), ValueError, "must be a list"),
         (" ", TEXTS, ValueError, "empty"),
         (QUESTIONS[0], [CASTLE, " "], ValueError, "empty"),
         (QUESTIONS[0], [CASTLE, 3], TypeError, "expected a text"),
@@ -57,6 +58,11 @@ def test_prepared_documents_batches_and_repetitions_change_nothing() -> None:
 def test_bad_arguments_are_named(question: str, documents: object, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         diekae.rank(exact_model("llama"), question, documents)  # type: ignore[arg-type]
+
+
+def test_a_batch_holds_at_least_one_document() -> None:
+    with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
+        diekae.rank(exact_model("llama"), QUESTIONS[0], TEXTS, batch_size=0)
 
 
 def test_documents_of_another_bank_are_refused() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from builders import make_tokenizer
+from builders import make_decoder, make_model, make_tokenizer
 from diekae import DiekaeConfig, DiekaeModel, PreparedKnowledge
 from diekae.data.formats import last_questions
 from diekae.model import relevance
@@ -130,6 +130,62 @@ def test_only_the_end_of_a_long_prompt_counts_and_it_is_read_behind_all_of_it(mo
     known, bare = (float(run.gather(-1, ids[0, -4:, None]).sum()) for run in runs)
     assert end == pytest.approx(known - bare, abs=1e-4)
     assert abs(whole - end) > 1e-3
+
+
+def test_gains_that_are_no_numbers_count_as_the_worst(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = exact_model("llama")
+    prepared = [model.prepare(text) for text in TEXTS]
+    tokens = model.tokenize(QUESTIONS[0])["input_ids"][0].tolist()
+    likelihoods = {len(prepared[0]): float("nan"), len(prepared[1]): -3.0, len(prepared[2]): -2.0}
+    monkeypatch.setattr(
+        relevance,
+        "_log_likelihoods",
+        lambda _model, _ids, known, _predicted: [-9.0 if one is None else likelihoods[len(one)] for one in known],
+    )
+    assert relevance.gains(model, tokens, prepared) == [-float("inf"), 6.0, 7.0]
+    assert relevance.relevant(model, tokens, prepared) == [1, 2]
+    likelihoods = dict.fromkeys(likelihoods, float("nan"))
+    assert relevance.relevant(model, tokens, prepared) == [0, 1, 2], "nothing tells them apart"
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8])
+def test_documents_are_tried_together_if_they_are_short(rows: int) -> None:
+    lengths = [9000, 30, 4000, 2000, 31, 4100, 2500, 5, 8]
+    batches = list(relevance._batches(lengths, rows))
+    assert sorted(number for batch in batches for number in batch) == list(range(len(lengths)))
+    for batch in batches:
+        longest = max(lengths[number] for number in batch)
+        assert len(batch) <= rows and (len(batch) == 1 or len(batch) * longest <= relevance._COLUMNS)
+
+
+def test_a_model_without_a_tokenizer_chooses_too() -> None:
+    model = exact_model("llama")
+    prepared = [model.prepare(text) for text in TEXTS]
+    inputs = model.tokenize(QUESTIONS[:1])
+    untold = DiekaeModel(model.decoder, model.config, None).eval()
+    want = model.generate(**inputs, knowledge=[prepared], max_new_tokens=3, do_sample=False)
+    assert torch.equal(untold.generate(**inputs, knowledge=[prepared], max_new_tokens=3, do_sample=False), want)
+
+
+@pytest.mark.parametrize("encoder", ["attention", "reader"])
+def test_bad_input_is_named_before_the_decoder_runs(encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = make_decoder("llama" if encoder == "attention" else "gpt2", max_position_embeddings=64)
+    model = make_model(encoder, decoder=decoder, tokenizer=make_tokenizer(chat=True), format="chat")
+    monkeypatch.setattr(relevance, "_log_likelihoods", lambda *_: pytest.fail("the decoder has run"))
+    with pytest.raises(ValueError, match="the decoder's window is 64"):
+        model.chat("castle " * 80, knowledge=TEXTS)
+    inputs = model.tokenize(QUESTIONS[0])
+    with pytest.raises(ValueError, match="token_healing"):
+        model.generate(**inputs, knowledge=[TEXTS], token_healing=True)
+    with pytest.raises(ValueError, match="attention_mask has shape"):
+        model.injected([TEXTS], inputs["input_ids"], torch.ones(1, 2))
+
+
+def test_documents_of_another_anchor_are_named() -> None:
+    model = exact_model("llama")
+    prepared = [model.prepare_behind((9, 9), text) for text in TEXTS]
+    with pytest.raises(ValueError, match="input 0 begins with tokens"):
+        texts(model, QUESTIONS[:1], [prepared])
 
 
 def test_a_prompt_of_the_anchor_alone_prefers_no_document() -> None:

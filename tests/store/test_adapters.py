@@ -65,6 +65,16 @@ def test_passages_of_the_store_are_read_and_other_texts_are_added(store: Knowled
     assert read_retrieved(store, []) is None
 
 
+def test_what_a_retriever_finds_is_limited(store: KnowledgeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = store.add([RIVER, CASTLE]).ids
+    most = max(store.prepared(id).nbytes for id in ids)
+    monkeypatch.setattr(store._prepared_folder, "_most_bytes", most)
+    with pytest.raises(ValueError, match=f"more than most_bytes={most:,}"):
+        read_retrieved(store, [(RIVER, {}), (CASTLE, {})])
+    with pytest.raises(ValueError, match=f"more than most_bytes={most:,}"):
+        store.prepared(*ids)
+
+
 def test_langchain_retrieves_from_the_store_and_for_it(store: KnowledgeStore) -> None:
     pytest.importorskip("langchain_core", reason="langchain-core is not installed (extra `langchain`)")
     from langchain_core.documents import Document

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from diekae.fields import did_you_mean
 from diekae.files import existing_path
 from diekae.fingerprint import window
+from diekae.inject.columns import unpadded
 
 
 def check_decoder(decoder: Any) -> None:
@@ -125,6 +126,12 @@ def check_mask(mask: Any, name: str, input_ids: Tensor) -> None:
             f"{name} has shape {tuple(mask.shape)}; expected {tuple(input_ids.shape)}, one entry for each row and "
             "token of the prompt, those in the cache included."
         )
+
+
+def prompts_of(input_ids: Tensor, mask: Tensor | None) -> list[tuple[int, ...]]:
+    """Return the tokens of each prompt [B, L] without padding; errors as of :func:`check_mask`."""
+    check_mask(mask, "attention_mask", input_ids)
+    return unpadded(input_ids, mask)
 
 
 def as_texts(value: Any, name: str, expected: str) -> list[str]:

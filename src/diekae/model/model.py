@@ -5,6 +5,7 @@ Shapes: B rows, L columns of the prompt.
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,13 +16,13 @@ from diekae.data.formats import Message, last_questions
 from diekae.editor import Call
 from diekae.fingerprint import check_whole
 from diekae.inject.cache import cache_in
-from diekae.inject.columns import anchored, guess_mask, unpadded
+from diekae.inject.columns import anchored, guess_mask
 from diekae.inject.contexts import Claim, HookContext, bare, check_claim
 from diekae.inject.guidance import with_guidance
 from diekae.inject.injection import Injection
 from diekae.inject.slots import Watch
 from diekae.knowledge import Document, Knowledge, PreparedKnowledge, Select, batch_knowledge, knowledge_of_rows
-from diekae.model.arguments import check_embeddings, check_generation, check_input, check_mask
+from diekae.model.arguments import check_embeddings, check_generation, check_input, check_mask, prompts_of
 from diekae.model.columns import add_cached_columns, anchor_length, is_stepwise, replaced_anchors, unseen_columns
 from diekae.model.generation import generate_texts
 from diekae.model.preparing import KnowledgePreparer
@@ -64,9 +65,8 @@ class DiekaeModel(KnowledgePreparer):
             ValueError: A mask has another shape than the prompt; or, when the block is entered, this thread is inside
                 another one.
         """
-        rows = self.prepare_rows(
-            knowledge, len(input_ids), select=self._selector(lambda: unpadded(input_ids, attention_mask))
-        )
+        select = self._selector(lambda: prompts_of(input_ids, attention_mask))
+        rows = self.prepare_rows(knowledge, len(input_ids), select=select)
         if all(row is None for row in rows):
             return HookContext(claim=Claim(self.decoder, held=True))
         return self._injection(rows, input_ids, attention_mask, injection_mask, scope).active(guard=True)
@@ -207,11 +207,13 @@ class DiekaeModel(KnowledgePreparer):
         if mask is None:
             mask = guess_mask(input_ids, self.decoder.generation_config, kwargs.get("pad_token_id"))
 
-        def inputs() -> list[tuple[int, ...]]:
-            check_mask(mask, "attention_mask", input_ids)
-            return unpadded(input_ids, mask)
+        def prompts() -> list[tuple[int, ...]]:
+            check_generation(self.decoder, input_ids, mask, kwargs)  # before the decoder runs
+            return prompts_of(input_ids, mask)
 
-        rows = self.prepare_rows(knowledge, len(input_ids), inputs, self._selector(inputs))
+        rows = self.prepare_rows(
+            knowledge, len(input_ids), lambda: prompts_of(input_ids, mask), self._selector(prompts)
+        )
         with self._edited(rows, input_ids, mask, None) as call:
             rows = call.knowledge
             if all(row is None for row in rows):  # the options are the decoder's own
@@ -285,7 +287,8 @@ class DiekaeModel(KnowledgePreparer):
         )
 
     def _selector(self, prompts: Callable[[], Sequence[tuple[int, ...]]]) -> Select:
-        """Return a function that selects the documents that a row's prompt is about."""
+        """Return a function that selects the documents that a row's prompt is about; prompts are asked for once."""
+        prompts = cache(prompts)
         return lambda documents, row: [documents[number] for number in relevant(self, prompts()[row], documents)]
 
     def _edited(

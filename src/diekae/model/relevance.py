@@ -3,12 +3,13 @@
 This is query likelihood (Ponte and Croft, 1998), less that of the bare decoder. Documents that were prepared apart know
 nothing of each other. If all are read together, the unsuitable ones take attention from the right one.
 
-Shapes: B rows, L columns of the prompt, T columns whose tokens are predicted.
+Shapes: B documents, L columns of the prompt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diekae.knowledge import PreparedKnowledge
+from diekae.model.arguments import check_input
 
 if TYPE_CHECKING:
     from diekae.model.model import DiekaeModel
@@ -24,43 +26,50 @@ SHARE = 0.6
 """A document is relevant from this share of the best document's gain on."""
 LAST = 256
 """Tokens at the prompt's end that are predicted; those before them are only read."""
-_LOGITS = 2**26
-"""Most logits to hold at once."""
+_LOGITS, _COLUMNS = 2**26, 2**13
+"""Most logits, and most slots and tokens of the prompt, of the documents that are tried at once."""
 
 
 @torch.no_grad()
 def gains(
     model: DiekaeModel, tokens: Sequence[int], documents: Sequence[PreparedKnowledge], batch_size: int = 8
 ) -> list[float]:
-    """Return for each document log p(prompt | document) - log p(prompt), in nats.
+    """Return for each document log p(prompt | document) - log p(prompt), in nats; -inf if it is not a number.
 
-    The decoder reads the prompt once behind each document, and once alone.
+    The decoder reads the prompt once behind each document, and once alone. The token behind the anchor does not count,
+    because the anchor predicts it and reads no document.
 
     Args:
         model: Decoder and bank.
         tokens: The prompt, the documents' anchor first.
-        documents: What was prepared of the documents.
+        documents: What was prepared of the documents, at least one, all after the same anchor.
         batch_size: Documents that are tried at once, at most.
+
+    Raises:
+        ValueError: The prompt exceeds the decoder's window, or does not begin with the documents' anchor.
     """
-    predicted = min(LAST, len(tokens) - len(model.anchors_of([tuple(tokens)])[0]) - 1)
-    if predicted < 1:  # the anchor predicts the token behind it, and reads no document
+    ids = torch.tensor([list(tokens)], device=model.device)
+    check_input(model.decoder, ids, {})
+    predicted = min(LAST, len(tokens) - max(1, len(documents[0].anchor_ids)) - 1)
+    if predicted < 1:
         return [0.0] * len(documents)
     rows = min(batch_size, max(1, _LOGITS // (predicted * model.decoder.config.get_text_config().vocab_size)))
-    tried: list[PreparedKnowledge | None] = [None, *documents]
-    likelihoods = torch.cat(
-        [
-            _log_likelihoods(model, tokens, tried[start : start + rows], predicted)
-            for start in range(0, len(tried), rows)
-        ]
-    )
-    return (likelihoods[1:] - likelihoods[0]).tolist()
+    lengths = [len(document) + len(tokens) for document in documents]
+    likelihoods = [0.0] * len(documents)
+    for batch in _batches(lengths, rows):
+        values = _log_likelihoods(model, ids, [documents[number] for number in batch], predicted)
+        for number, value in zip(batch, values, strict=True):
+            likelihoods[number] = value
+    (bare,) = _log_likelihoods(model, ids, [None], predicted)
+    differences = [likelihood - bare for likelihood in likelihoods]
+    return [-math.inf if math.isnan(difference) else difference for difference in differences]
 
 
 def relevant(model: DiekaeModel, tokens: Sequence[int], documents: Sequence[PreparedKnowledge]) -> list[int]:
     """Return the numbers of the documents that a prompt is about: those with at least :data:`SHARE` of the best gain.
 
-    If no document raises the likelihood, the one that lowers it least is returned. The arguments are those of
-    :func:`gains`.
+    If no document raises the likelihood, those that lower it least are returned, which is all of them if the prompt
+    says nothing. The arguments are those of :func:`gains`.
     """
     if len(documents) < 2:
         return list(range(len(documents)))
@@ -70,13 +79,25 @@ def relevant(model: DiekaeModel, tokens: Sequence[int], documents: Sequence[Prep
     return [number for number, gain in enumerate(all_gains) if gain >= least]
 
 
+def _batches(lengths: Sequence[int], rows: int) -> Iterator[list[int]]:
+    """Yield the numbers of documents that are tried together: of similar length, because all are padded."""
+    batch: list[int] = []
+    for number in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and (len(batch) == rows or (len(batch) + 1) * lengths[number] > _COLUMNS):
+            yield batch
+            batch = []
+        batch.append(number)
+    yield batch
+
+
 def _log_likelihoods(
-    model: DiekaeModel, tokens: Sequence[int], known: Sequence[PreparedKnowledge | None], predicted: int
-) -> Tensor:
-    """Return the log-likelihood of the last tokens of a prompt behind each of B documents, fp64 [B]."""
-    ids = torch.tensor([list(tokens)] * len(known), device=model.device)
+    model: DiekaeModel, ids: Tensor, known: Sequence[PreparedKnowledge | None], predicted: int
+) -> list[float]:
+    """Return the log-likelihood of the last tokens of a prompt [1, L] behind each of B documents."""
+    ids = ids.expand(len(known), -1)
     with model.call_context(list(known), ids, torch.ones_like(ids)):
         logits = model.decoder(input_ids=ids, logits_to_keep=predicted + 1, use_cache=False).logits
     logits = logits[:, -predicted - 1 : -1].float().transpose(1, 2)
     targets = ids[:, -predicted:].to(logits.device)
-    return -F.cross_entropy(logits, targets, reduction="none").double().sum(1).cpu()
+    values: list[float] = (-F.cross_entropy(logits, targets, reduction="none").double().sum(1)).tolist()
+    return values

@@ -33,8 +33,8 @@ def rank(
         The number of each document and its gain, log p(question | document) - log p(question) in nats; the best first.
 
     Raises:
-        ValueError: There is no document, the question or a document is blank, or a document was prepared by another
-            bank.
+        ValueError: There is no document, the batch size is below 1, the question or a document is blank, or a document
+            was prepared by another bank.
         TypeError: The question or a document is no text.
 
     Example:
@@ -43,8 +43,10 @@ def rank(
         >>> model.chat("Who built the bridge?", knowledge=prepared[best])
     """
     inputs = tuple(model.tokenize(question, format)["input_ids"][0].tolist())
-    if isinstance(documents, str) or not documents:
+    if isinstance(documents, str | PreparedKnowledge) or not documents:
         raise ValueError(f"documents={documents!r} must be a list of at least one text or prepared document.")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size!r} must be at least 1.")
     ready = model.prepare_rows(list(documents), len(documents), lambda: [inputs] * len(documents))
     known = [prepared for prepared in ready if prepared is not None]
     if len(known) < len(ready):

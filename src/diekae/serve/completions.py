@@ -49,10 +49,10 @@ async def completions(body: CompletionRequest, request: Request, tenant: Asker) 
 def _chat(prompter: Prompter, messages: list[dict[str, str]]) -> Prompted:
     try:
         anchor, rest = prompter.chat(messages)
+        spoken = [turn for turn in messages if turn["role"] != "system"]
+        asked = rest if len(spoken) == 1 else prompter.chat(last_questions(messages))[1]
     except (ValueError, TypeError, TemplateError) as error:
         raise Refused(str(error)) from error
-    spoken = [turn for turn in messages if turn["role"] != "system"]
-    asked = prompter.chat(last_questions(messages))[1]
     return Prompted(anchor, rest, asked, spoken[-1]["content"], spoken[:-1])
 
 
@@ -75,6 +75,8 @@ async def _answer(
 ) -> Any:
     """Find K, queue the answers, and respond."""
     state = state_of(request)
+    for prompt in prompts:
+        _room(state, prompt, 0)  # before anything is read
     deadline = time.perf_counter() + state.options.timeout
     reading = await _unless_left(request, _read(state, body, tenant, prompts[0]))
     running = Running(state, body, reading, deadline, prompts[0].question, len(prompts))
@@ -129,18 +131,11 @@ def _jobs(running: Running, prompts: Sequence[Prompted], limit: int | None, top_
     if count > most:
         raise Refused(f"the request asks for {count} answers; at most {most} are possible")
     seed = secrets.randbits(31) if body.seed is None else body.seed
-    size = window(state.model.decoder)
     behind = prepared.token_count if prepared else 0  # several documents all end where x begins
     jobs = []
     for number in range(count):
         prompt = prompts[number // body.n]
-        ids = prompt.anchor + prompt.rest
-        room = min(size - len(ids) - behind, state.options.most_tokens)
-        if room < 1:
-            raise Refused(
-                f"the prompt has {len(ids)} tokens, after {behind} of knowledge; nothing is left of the decoder's "
-                f"window of {size}"
-            )
+        room = _room(state, prompt, behind)
         sampling = Sampling(
             max_new_tokens=min(limit or room, room),
             temperature=body.temperature,
@@ -149,5 +144,17 @@ def _jobs(running: Running, prompts: Sequence[Prompted], limit: int | None, top_
             stop=tuple(body.stop or ()),
             top_logprobs=top_logprobs,
         )
-        jobs.append(Job(ids, prepared, sampling, running.teller(number)))
+        jobs.append(Job(prompt.anchor + prompt.rest, prepared, sampling, running.teller(number)))
     return jobs
+
+
+def _room(state: State, prompt: Prompted, behind: int) -> int:
+    """Return how many tokens an answer may have, after so many of knowledge; `Refused` if nothing is left."""
+    size, length = window(state.model.decoder), len(prompt.anchor) + len(prompt.rest)
+    room = min(size - length - behind, state.options.most_tokens)
+    if room < 1:
+        raise Refused(
+            f"the prompt has {length} tokens, after {behind} of knowledge; nothing is left of the decoder's window of "
+            f"{size}"
+        )
+    return room

@@ -97,7 +97,7 @@ class KnowledgeReader:
         self.model, self.store, self.library, self.most, self.count = model, store, library, most, count
         self._kept: OrderedDict[Key, Future[PreparedKnowledge]] = OrderedDict()
         self._lock = threading.Lock()
-        self._preparing = threading.Lock()
+        self._running = threading.Lock()
 
     def read(self, request: KnowledgeRequest, tenant: Tenant, prompt: Prompted) -> Reading:
         """Return what a request reads for its prompt.
@@ -142,13 +142,17 @@ class KnowledgeReader:
         """Return what is read of whole documents: those that the prompt is about."""
         self._check(sum(entry.slots or 0 for entry in store.catalogue.documents.select(store.bank, named)))
         if prompt.anchor == self.model.anchor:
-            prepared = [store.prepared(id) for id in named]
+            prepared = store.limited(map(store.prepared, named))
         else:
             prepared = [self._behind(tenant, prompt.anchor, store.text(id)) for id in named]
         self._check(sum(map(len, prepared)))
-        chosen = relevant(self.model, prompt.anchor + prompt.asked, prepared)
-        titles = self.titles(tenant, [named[number] for number in chosen])
-        return Reading(PreparedKnowledge.join([prepared[number] for number in chosen]), documents=tuple(titles.items()))
+        titles = self.titles(tenant, named)  # before the decoder runs, which gives others time to delete a document
+        if len(titles) < len(named):
+            raise ValueError(f"one of the documents {named} has been deleted.")
+        with self._running:
+            chosen = relevant(self.model, prompt.anchor + prompt.asked, prepared)
+        documents = tuple((named[number], titles[named[number]]) for number in chosen)
+        return Reading(PreparedKnowledge.join([prepared[number] for number in chosen]), documents=documents)
 
     def titles(self, tenant: Tenant, ids: Sequence[str] | None = None) -> dict[str, str]:
         """Return the titles of the documents that a tenant may read, by id; with ``ids`` only of those."""
@@ -198,7 +202,7 @@ class KnowledgeReader:
         """Run the decoder over a text, one text at a time."""
         ids = self.model.need_prompter().knowledge(text)
         self._check(len(ids))
-        with self._preparing:
+        with self._running:
             prepared = read_documents(self.model.attached, anchor, [ids])[0]
         self.count(len(prepared))
         return prepared

@@ -50,7 +50,7 @@ class KnowledgeRequest(Strict):
     @property
     def depends_on_prompt(self) -> bool:
         """Tell whether the prompt decides what is read."""
-        return self.search is not None or len(self.documents or ()) > 1
+        return self.search is not None or len(set(self.documents or ())) > 1
 
 
 class ContentPart(BaseModel):

@@ -112,8 +112,8 @@ class PreparedFolder:
         self._catalogue.documents.text(document)  # raises if the document has been removed
         raise ValueError(f"the file of document {document[:12]} is missing in {str(self._folder)!r}; {_REPAIR}")
 
-    def join(self, parts: Iterable[PreparedKnowledge]) -> PreparedKnowledge:
-        """Join prepared knowledge that is loaded part by part; ValueError as soon as it is more than `most_bytes`."""
+    def limited(self, parts: Iterable[PreparedKnowledge]) -> list[PreparedKnowledge]:
+        """Return prepared knowledge that is loaded part by part; ValueError once it is more than `most_bytes`."""
         loaded = list[PreparedKnowledge]()
         for part in parts:
             loaded.append(part)
@@ -123,7 +123,7 @@ class PreparedFolder:
                     f"{len(loaded)}; read fewer documents at once, or only passages of them (search, then read), or "
                     "open the store with a larger most_bytes."
                 )
-        return PreparedKnowledge.join(loaded)
+        return loaded
 
     def delete(self, files: Sequence[str]) -> None:
         """Delete files that have no row any more. Paths that are not those of prepared files are ignored."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 from diekae.knowledge import PreparedKnowledge
@@ -39,10 +40,8 @@ def read_retrieved(
             texts.append(text)
         else:
             passages.setdefault(passage.id, []).append(passage)
-    all_prepared = [store.read(of_document) for of_document in passages.values()]
-    if texts:
-        all_prepared += [store.prepared(id) for id in store.add(texts).ids]
-    return all_prepared or None
+    added = store.add(texts).ids if texts else []
+    return store.limited(chain(map(store.read, passages.values()), map(store.prepared, added))) or None
 
 
 def _stored_passage(store: KnowledgeStore, text: str, metadata: Mapping[str, Any]) -> FoundPassage | None:

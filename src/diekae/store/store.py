@@ -193,7 +193,11 @@ class KnowledgeStore:
         if not names:
             raise ValueError("no document is named; expected at least one id.")
         ids = [self.catalogue.documents.find(name) for name in names]
-        return self._prepared_folder.join(map(self._prepared_folder.load, ids))
+        return PreparedKnowledge.join(self.limited(map(self._prepared_folder.load, ids)))
+
+    def limited(self, parts: Iterable[PreparedKnowledge]) -> list[PreparedKnowledge]:
+        """Return what is not joined, such as ``map(store.prepared, ids)``; ValueError beyond `most_bytes` together."""
+        return self._prepared_folder.limited(parts)
 
     def text(self, name: str) -> str:
         """Return a document's text; named as for :meth:`remove`."""
@@ -236,7 +240,8 @@ class KnowledgeStore:
             spans.setdefault(passage.id, []).append((passage.start, passage.end))
         # Texts are read before anything is loaded, so that a removed document raises the error of `text`.
         columns = {id: prompter.columns(self.catalogue.documents.text(id), spans[id]) for id in spans}
-        return self._prepared_folder.join(model.excerpt(self._prepared_folder.load(id), columns[id]) for id in columns)
+        loaded = (model.excerpt(self._prepared_folder.load(id), columns[id]) for id in columns)
+        return PreparedKnowledge.join(self.limited(loaded))
 
     def close(self) -> None:
         """Close this thread's connection to the catalogue."""
