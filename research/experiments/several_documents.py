@@ -4,13 +4,17 @@
 
 The documents are read in one prompt (``prompted``). Or they are prepared apart: then those are read that the prompt is
 about, as ``generate`` does with a list (``chosen``); or all (``all``); or the relevant one alone (``own``).
-An answer is right if its first line contains the target.
+An answer is right if its first line contains the target. The seconds to the first token are medians.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,6 +33,8 @@ from diekae.run.answer import answer
 from diekae_research.evaluation.document_pool import DocumentPool
 
 WAYS = ("prompted", "chosen", "all", "own")
+TIMED = 12
+"""Questions of which the seconds to the first token are taken."""
 
 
 def texts_of(model: DiekaeModel, prompt: Prompt, whole: Prompt, known: dict[str, Knowledge]) -> dict[str, str]:
@@ -38,6 +44,20 @@ def texts_of(model: DiekaeModel, prompt: Prompt, whole: Prompt, known: dict[str,
     for way, knowledge in known.items():
         (texts[way],), _ = generate_texts(model, ids, torch.ones_like(ids), knowledge, max_new_tokens=MAX_TOKENS)
     return {way: first_line(text) for way, text in texts.items()}
+
+
+def seconds_of(model: DiekaeModel, prompt: Prompt, whole: Prompt, known: dict[str, Knowledge]) -> dict[str, float]:
+    """Return the seconds to the first token in each way; the arguments are those of :func:`texts_of`."""
+    ids = torch.tensor([prompt.anchor + prompt.input])
+    calls: dict[str, Callable[[], object]] = {"prompted": lambda: answer(model, [whole], "prompted", 1)}
+    for way, knowledge in known.items():
+        calls[way] = partial(generate_texts, model, ids, torch.ones_like(ids), knowledge, max_new_tokens=1)
+    seconds = {}
+    for way, call in calls.items():
+        began = time.perf_counter()
+        call()
+        seconds[way] = time.perf_counter() - began
+    return seconds
 
 
 def main() -> None:
@@ -56,7 +76,7 @@ def main() -> None:
     prompter = model.need_prompter()
     pool = DocumentPool.of(examples, prompter)
     chosen = {row: documents for row in range(len(examples)) if (documents := pool.several(row, arguments.documents))}
-    answers = []
+    answers, times = [], []
     with progress_bars() as (show, _):
         all_prepared = [model.prepare(text) for text in pool.texts]
         for done, (row, documents) in enumerate(chosen.items(), 1):
@@ -75,6 +95,8 @@ def main() -> None:
             }
             target = str(prompter.tokenizer.decode(list(prompt.target), skip_special_tokens=True)).strip()
             texts = texts_of(model, prompt, whole, known)
+            if done <= TIMED:
+                times.append(seconds_of(model, prompt, whole, known))
             answers.append({"target": target, "read": len(numbers), "found": place in numbers, **texts})
             show("answering", done, len(chosen))
     scores = {
@@ -87,8 +109,10 @@ def main() -> None:
     reader = {"bank": str(bank)} if arguments.decoder is None else {"decoder": Path(arguments.decoder).name}
     settings = {**reader, "format": model.config.format, "data": arguments.data.name, "documents": arguments.documents}
     means = {name: sum(answer[name] for answer in answers) / len(answers) for name in ("found", "read")}
-    write_json(arguments.json, {**settings, "n": len(answers), **means, "scores": scores, "answers": answers})
-    print(means, scores)
+    first_token = {way: statistics.median(seconds[way] for seconds in times) for way in WAYS}
+    figures = {"n": len(answers), **means, "scores": scores, "first_token": first_token}
+    write_json(arguments.json, {**settings, **figures, "answers": answers})
+    print(figures)
 
 
 if __name__ == "__main__":

@@ -124,18 +124,20 @@ def test_the_table_of_documents_that_are_prepared_apart() -> None:
 def test_the_table_of_right_answers_from_several_documents() -> None:
     page = (ROOT / "docs/results/experiments.md").read_text()
     rows = [cells(line) for line in re.findall(r"^\|.*`several-.*$", page, re.MULTILINE)]
-    assert len(rows) == 3
-    totals: dict[str, int] = {}
-    for documents, prompted, *others, found, name in rows:
-        result = read_result(name)
-        right = [round(score["right"] * result["n"]) for score in result["scores"].values()]
-        order = ["prompted", "plain attention", "contrast", "likeliest", "own"]
-        by_way = dict(zip(result["scores"], right, strict=True))
-        totals = {way: totals.get(way, 0) + count for way, count in by_way.items()}
-        assert documents.startswith(f"{result['documents']},")
-        assert prompted == f"{by_way['prompted']} of {result['n']}"
-        assert [int(other) for other in others] == [by_way[way] for way in order[1:]]
-        assert int(found) == round(result["found"] * result["n"])
-    sentence = " ".join(page.split())
-    assert f"reading it alone gives {totals['likeliest']} right answers, contrast {totals['contrast']}" in sentence
-    assert f"one prompt {totals['prompted']}, and plain attention {totals['plain attention']}" in sentence
+    assert len(rows) == 4
+    for documents, prompted, *others, found, read, name in rows:
+        result = read_result(name.strip("`"))
+        count = {way: round(score["right"] * result["n"]) for way, score in result["scores"].items()}
+        assert f": {result['documents']}, " in documents
+        assert prompted == f"{count['prompted']} of {result['n']}"
+        assert [int(other) for other in others] == [count[way] for way in ("chosen", "all", "own")]
+        assert (int(found), read) == (round(result["found"] * result["n"]), f"{result['read']:.1f}")
+    sentence, tried = " ".join(page.split()), read_result("history/several-8-facts-qwen-contrast.json")
+    right = {way: round(score["right"] * tried["n"]) for way, score in tried["scores"].items()}
+    assert (
+        f"it gives {right['contrast']} of {tried['n']} right answers where the prompt gets {right['prompted']}"
+        in sentence
+    )
+    seconds = read_result("several-32.json")["first_token"]
+    assert f"{seconds['chosen'] / seconds['own']:.0f} times that of the relevant one alone" in sentence
+    assert f"{seconds['chosen'] / seconds['prompted']:.2f} of that of the prompt with all" in sentence

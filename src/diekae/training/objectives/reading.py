@@ -98,7 +98,7 @@ def make_slots(attached: Attached, read: Mapping[str, Tensor], mask: Tensor) -> 
 
 
 def _prepare_apart(attached: Attached, fields: Any) -> KnowledgeBatch:
-    """Prepare documents apart, then join those of each row, as the model does when it serves."""
+    """Prepare documents apart, then join those of each row."""
     ids, mask, start = fields["document_ids"], fields["document_mask"], fields["document_start"]
     offset = mask.sum(1) + (start if attached.own_anchor else 0)
     batch: Any = {"full_ids": ids, "knowledge_mask": mask, "knowledge_start": start, "offset": offset}
