@@ -132,6 +132,13 @@ def test_the_table_of_right_answers_from_several_documents() -> None:
         assert prompted == f"{count['prompted']} of {result['n']}"
         assert [int(other) for other in others] == [count[way] for way in ("chosen", "all", "own")]
         assert (int(found), read) == (round(result["found"] * result["n"]), f"{result['read']:.1f}")
+    index = " ".join((ROOT / "docs/results/index.md").read_text().split())
+    (small, larger), (of_small, of_larger) = (
+        [round(read_result(f"several-8-facts{name}.json")["scores"][way]["right"] * 60) for name in ("", "-qwen")]
+        for way in ("chosen", "prompted")
+    )
+    assert f"right {small} times, and Qwen2.5-Coder-0.5B {larger} times; with all eight in one prompt" in index
+    assert f"in one prompt {of_small} and {of_larger} times" in index
     sentence, tried = " ".join(page.split()), read_result("history/several-8-facts-qwen-contrast.json")
     right = {way: round(score["right"] * tried["n"]) for way, score in tried["scores"].items()}
     assert (
