@@ -253,8 +253,8 @@ class DiekaeModel(KnowledgePreparer):
         Args:
             messages: Turns of user and assistant, a system prompt first if any; or one question.
             knowledge: A document; or several, of which those are read that the user's last two questions are about, as
-                in :meth:`generate`. Prepared knowledge must have been prepared for the
-                same system prompt: ``DiekaeModel.exact(…, system=…)``.
+                in :meth:`generate`. Prepared knowledge must have been prepared for the same system prompt:
+                ``DiekaeModel.exact(…, system=…)``.
             **kwargs: Options of the decoder's ``generate``; by default greedy, with at most 256 tokens.
 
         Raises:

@@ -4,6 +4,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -149,7 +150,7 @@ class KnowledgeReader:
         titles = self.titles(tenant, named)  # before the decoder runs, which gives others time to delete a document
         if len(titles) < len(named):
             raise ValueError(f"one of the documents {named} has been deleted.")
-        with self._running:
+        with self._running if len(named) > 1 else nullcontext():  # one document needs no run
             chosen = relevant(self.model, prompt.anchor + prompt.asked, prepared)
         documents = tuple((named[number], titles[named[number]]) for number in chosen)
         return Reading(PreparedKnowledge.join([prepared[number] for number in chosen]), documents=documents)
