@@ -128,13 +128,13 @@ def test_an_untrained_bank_in_all_layers_reads_one_document_as_the_prompt_does(s
     assert three["recovered"] != pytest.approx(three["recovered_prompted"], abs=1e-3), "documents apart are not joined"
 
 
-def test_a_prompt_holds_as_many_documents_as_fit_and_ours_all() -> None:
+def test_a_prompt_holds_as_many_documents_as_fit_and_ours_chooses_among_all() -> None:
     model = make_model(decoder=make_decoder(max_position_embeddings=40), scope="all")
     point = measure_curves(model, EXAMPLES, documents=(6,), lengths=(30,))["documents"][0]
     assert 1 / 6 <= point["fit"] < 0.7
-    ours = mean(
-        [row_nll(model, example, [text(row + step) for step in range(6)]) for row, example in enumerate(EXAMPLES)]
-    )
+    documents = [[text(row + step) for step in range(6)] for row in range(len(EXAMPLES))]
+    read = [chosen(model, example.input, texts) for example, texts in zip(EXAMPLES, documents, strict=True)]
+    ours = mean([row_nll(model, example, texts) for example, texts in zip(EXAMPLES, read, strict=True)])
     assert point["nll"]["ours"] == pytest.approx(ours, rel=1e-4)
 
 
