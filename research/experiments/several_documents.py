@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -60,6 +61,17 @@ def seconds_of(model: DiekaeModel, prompt: Prompt, whole: Prompt, known: dict[st
     return seconds
 
 
+def scores_of(answers: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return the mean exact match, F1 and right answers of each way."""
+    return {
+        way: {
+            name: sum(score(answer[way], [answer["target"]]) for answer in answers) / len(answers)
+            for name, score in (("exact", exact_match), ("f1", f1), ("right", right))
+        }
+        for way in WAYS
+    }
+
+
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -99,18 +111,11 @@ def main() -> None:
                 times.append(seconds_of(model, prompt, whole, known))
             answers.append({"target": target, "read": len(numbers), "found": place in numbers, **texts})
             show("answering", done, len(chosen))
-    scores = {
-        way: {
-            name: sum(score(answer[way], [answer["target"]]) for answer in answers) / len(answers)
-            for name, score in (("exact", exact_match), ("f1", f1), ("right", right))
-        }
-        for way in WAYS
-    }
     reader = {"bank": str(bank)} if arguments.decoder is None else {"decoder": Path(arguments.decoder).name}
     settings = {**reader, "format": model.config.format, "data": arguments.data.name, "documents": arguments.documents}
     means = {name: sum(answer[name] for answer in answers) / len(answers) for name in ("found", "read")}
     first_token = {way: statistics.median(seconds[way] for seconds in times) for way in WAYS}
-    figures = {"n": len(answers), **means, "scores": scores, "first_token": first_token}
+    figures = {"n": len(answers), **means, "scores": scores_of(answers), "first_token": first_token}
     write_json(arguments.json, {**settings, **figures, "answers": answers})
     print(figures)
 

@@ -7,35 +7,19 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from data_commands import invoke, names, said_by
 
 from diekae.data import DataError, Example, load_source, read_examples
-from diekae_research.cli import typer_app
 from diekae_research.data.build import build_source
 from layouts import FULL_DATA, needs_full_data, write_curiosity, write_json, write_lines
 
 ROW = {"premises": ["P."], "conclusion": "C.", "label": "True"}
 
 
-def invoke(*arguments: object) -> Result:
-    return CliRunner(env={"COLUMNS": "300"}).invoke(typer_app, ["data", *map(str, arguments)])
-
-
-def said_by(*arguments: object) -> str:
-    result = invoke(*arguments)
-    assert isinstance(result.exception, ValueError), result.output
-    return str(result.exception)
-
-
 def folio(folder: Path, *rows: object) -> Path:
     for name in ("train", "validation"):
         write_lines(folder / f"folio-{name}.jsonl", *rows)
     return folder
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 def test_a_build_writes_the_parts_and_a_manifest(tmp_path: Path) -> None:

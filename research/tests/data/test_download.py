@@ -14,28 +14,12 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from data_commands import invoke, names, said_by
 
 from diekae.data import DataError
-from diekae_research.cli import typer_app
 from diekae_research.data import download as downloads
 from diekae_research.data.card import Card, Upstream
 from diekae_research.data.download import download_source, unpack
-
-
-def invoke(*arguments: object) -> Result:
-    return CliRunner(env={"COLUMNS": "300"}).invoke(typer_app, ["data", *map(str, arguments)])
-
-
-def said_by(*arguments: object) -> str:
-    result = invoke(*arguments)
-    assert isinstance(result.exception, ValueError), result.output
-    return str(result.exception)
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.fixture

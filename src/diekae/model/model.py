@@ -54,8 +54,8 @@ class DiekaeModel(KnowledgePreparer):
         the generator is advanced in a context of its own.
 
         Args:
-            knowledge: As for :meth:`forward`; but of a list of documents for a row, those are read that its prompt is
-                about, as in :meth:`generate`. None leaves the decoder as it is.
+            knowledge: As for :meth:`generate`: a row reads those documents of its list that its prompt is about. But a
+                text is read after the bank's anchor, as by :meth:`forward`. None leaves the decoder as it is.
             input_ids: The prompt, int64 [B, L].
             attention_mask: 0 at padding, [B, L].
             injection_mask: Columns that receive, bool [B, L]; all but padding and the anchor if None.
@@ -186,8 +186,8 @@ class DiekaeModel(KnowledgePreparer):
         Args:
             input_ids: The prompt, int64 [B, L], padded on the left.
             knowledge: See :data:`diekae.knowledge.Knowledge`. A text is read after the anchor of the prompt, whatever
-                its format and system prompt are. Of a row's list of documents, those are read that the prompt is about:
-                the decoder reads the prompt once behind each (:mod:`diekae.model.relevance`). To read several together
+                its format and system prompt are. A row reads those documents of its list that its prompt is about: the
+                decoder reads the prompt once behind each (:mod:`diekae.model.relevance`). To read several together
                 whatever the prompt is, join them: :meth:`PreparedKnowledge.join`.
             **kwargs: Options of the decoder's ``generate``: ``max_new_tokens``, ``do_sample``, ``streamer``, …
 
@@ -252,7 +252,7 @@ class DiekaeModel(KnowledgePreparer):
 
         Args:
             messages: Turns of user and assistant, a system prompt first if any; or one question.
-            knowledge: A document; or several, of which those are read that the user's last two questions are about, as
+            knowledge: A document; or several. The decoder reads those that the user's last two questions are about, as
                 in :meth:`generate`. Prepared knowledge must have been prepared for the same system prompt:
                 ``DiekaeModel.exact(…, system=…)``.
             **kwargs: Options of the decoder's ``generate``; by default greedy, with at most 256 tokens.
