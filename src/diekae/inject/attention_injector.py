@@ -78,7 +78,6 @@ class AttentionInjector:
             forward.stop,
             all_receive=self._columns.all_receive(forward),
             others=self._columns.has_others(forward),
-            growing=forward.growing,
         )
         rows = len(columns.knowledge.mask)
         if rows not in self._slots:  # before any block runs: a checkpointed block must compute the same twice

@@ -33,8 +33,6 @@ class Forward:
     length: int
     """T."""
     repeats: int
-    growing: bool
-    """Whether a cache is kept, so that forwards with more columns are to be expected."""
 
     @classmethod
     def from_call(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any], rows: int) -> Forward:
@@ -50,9 +48,8 @@ class Forward:
         assert inputs is not None, "the decoder was called without input_ids or inputs_embeds"
         cache = cache_in(kwargs)
         start = int(cache.get_seq_length()) if cache is not None else 0
-        growing = cache is not None or kwargs.get("use_cache") is not False
         repeats = inputs.shape[0] // rows
-        return cls(ids, embeddings, kwargs.get("position_ids"), cache, start, inputs.shape[1], repeats, growing)
+        return cls(ids, embeddings, kwargs.get("position_ids"), cache, start, inputs.shape[1], repeats)
 
     @property
     def stop(self) -> int:

@@ -65,11 +65,12 @@ def slot_bytes(attached: Attached) -> int:
 
 
 def bank_peak(attached: Attached, new: int, slots: int) -> int:
-    """Return the most bytes that the bank's tensors take while it answers ``new`` columns.
+    """Return the most bytes that the bank's tensors take in a pass over ``new`` columns.
 
-    Where the decoder's attention reads the slots, each layer keeps a buffer that joins them to x's keys and values.
+    Where the decoder's attention reads the slots, one layer at a time joins them to x's keys and values. `generate`
+    keeps what all layers have joined from the second token on.
     """
-    joined = slot_bytes(attached) * (slots + new) if attached.by_attention else 0
+    joined = slot_bytes(attached) * (slots + new) // len(attached.bank.layers) if attached.by_attention else 0
     return joined + peak_bytes(_bank_call(attached, new, 0 if attached.by_attention else slots, 0))
 
 
