@@ -103,8 +103,8 @@ def test_slots_and_encoders_stand_with_their_layers(monkeypatch: pytest.MonkeyPa
     weights: dict[int, list[Sequence[Tensor]]] = {}
     join, of_layer = Slots.joined, AttentionInjector._weights_on
 
-    def joined(self: Slots, keys: Tensor, values: Tensor) -> list[Tensor]:
-        both = join(self, keys, values)
+    def joined(self: Slots, keys: Tensor, values: Tensor, growing: bool = False) -> list[Tensor]:
+        both = join(self, keys, values, growing)
         slots.setdefault(self.number, set()).update(tensor.device for tensor in both)
         return both
 

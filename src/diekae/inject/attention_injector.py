@@ -78,6 +78,7 @@ class AttentionInjector:
             forward.stop,
             all_receive=self._columns.all_receive(forward),
             others=self._columns.has_others(forward),
+            growing=forward.cache is not None,
         )
         rows = len(columns.knowledge.mask)
         if rows not in self._slots:  # before any block runs: a checkpointed block must compute the same twice

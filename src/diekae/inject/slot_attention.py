@@ -65,7 +65,7 @@ class SlotAttention:
         columns = masks.columns
         # The cache of a sliding window holds only the last columns of x.
         first = max(0, columns.stop - key.shape[2])
-        keys, values = slots.joined(key, value)
+        keys, values = slots.joined(key, value, growing=columns.growing)
         share = 1 if self._watch else _foldable_heads(attention, query, key, mask, rest, options)
         of_x = range(first, first + key.shape[2])
         joined_mask = masks.get(mask, options.get("sliding_window"), query, of_x, share)

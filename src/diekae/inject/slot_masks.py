@@ -34,6 +34,8 @@ class ForwardColumns:
     """Whether it is known that all columns receive."""
     others: bool = False
     """Whether columns other than the anchor receive nothing: they keep the decoder's own output bit for bit."""
+    growing: bool = False
+    """Whether the forward was given a cache, so that forwards with more columns are to be expected."""
 
     def to(self, device: torch.device) -> ForwardColumns:
         """Return a copy on another device, without what the encoders keep of the slots."""

@@ -36,19 +36,19 @@ class Slots:
         self.length = sum(part.shape[2] for part in parts[0])
         """a + S."""
         self._buffers: list[Tensor] | None = None
-        self._used = False
 
-    def joined(self, keys: Tensor, values: Tensor) -> list[Tensor]:
+    def joined(self, keys: Tensor, values: Tensor, growing: bool = False) -> list[Tensor]:
         """Return keys and values of K followed by those of x, each [B, G, a + S + C, d].
 
         Args:
             keys: Of x, [B, G, C, d].
             values: Of x.
+            growing: Whether to expect further calls with more keys.
         """
         of_x, columns = (keys, values), keys.shape[2]
-        # A single forward, such as one that scores x, keeps no buffer: those of all layers are as large as K's slots.
-        first, self._used = not self._used, True
-        if first or torch.is_grad_enabled() or self.parts[0][0].is_meta:
+        # A forward that nothing follows keeps no buffer: those of all layers are as large as K's slots.
+        last = not growing and self._buffers is None
+        if last or torch.is_grad_enabled() or self.parts[0][0].is_meta:
             return [_join(parts, states) for parts, states in zip(self.parts, of_x, strict=True)]
         length = self.length + columns
         if self._buffers is None or not _fits(self._buffers[0], keys, length):

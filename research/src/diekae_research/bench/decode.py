@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+from transformers import DynamicCache
 
 from diekae.inject.attached import Attached
 from diekae.inject.cache import forked
@@ -70,8 +71,9 @@ def _bank_way(bench: Bench, model: DiekaeModel, prepared: PreparedKnowledge) -> 
     def read() -> tuple[ExitStack, Any]:
         with ExitStack() as exits:
             exits.enter_context(model.call_context(prepared, ids))
-            output = bench.decoder(input_ids=ids, use_cache=True, logits_to_keep=1)
-            return exits.pop_all(), output.cache  # the injection goes on until the tokens are generated
+            cache = DynamicCache(config=bench.decoder.config)  # given from the start, as `generate` does
+            bench.decoder(input_ids=ids, cache=cache, use_cache=True, logits_to_keep=1)
+            return exits.pop_all(), cache  # the injection goes on until the tokens are generated
 
     def run(state: tuple[ExitStack, Any]) -> None:
         exits, cache = state
