@@ -39,7 +39,6 @@ def texts(model: DiekaeModel, questions: list[str], knowledge: Any, **options: A
     [
         ([10.0, 5.9, 6.0], [0, 2]),
         ([1.0, 30.0, 2.0], [1]),
-        ([-3.0, -1.0, -2.0], [1]),
         ([0.0, 0.0, 0.0], [0, 1, 2]),
         ([0.0, -1.0, 0.5], [2]),
     ],
@@ -53,6 +52,19 @@ def test_documents_with_a_good_share_of_the_best_gain_are_read_as_if_they_alone_
     got = texts(model, QUESTIONS[:1], [TEXTS])
     assert got == texts(model, QUESTIONS[:1], PreparedKnowledge.join([prepared[number] for number in read]))
     assert got == texts(model, QUESTIONS[:1], [prepared]), "texts, or what was prepared of them"
+
+
+def test_if_every_document_lowers_the_likelihood_none_is_read(valued: dict[str, Any]) -> None:
+    model = exact_model("llama")
+    valued["gains"] = [-3.0, -0.1, -2.0]
+    assert texts(model, QUESTIONS[:1], [TEXTS]) == texts(model, QUESTIONS[:1], None)
+    rows = texts(model, QUESTIONS[:2], [TEXTS, CASTLE])
+    assert rows == texts(model, QUESTIONS[:2], [None, CASTLE])
+    inputs = model.tokenize(QUESTIONS[0])
+    with torch.no_grad(), model.injected([TEXTS], inputs["input_ids"]):
+        got = model.decoder(**inputs).logits
+    with torch.no_grad():
+        assert torch.equal(got, model(**inputs).logits)
 
 
 def test_each_row_chooses_by_its_own_prompt_without_padding() -> None:
@@ -145,7 +157,7 @@ def test_gains_that_are_no_numbers_count_as_the_worst(monkeypatch: pytest.Monkey
     assert relevance.gains(model, tokens, prepared) == [-float("inf"), 6.0, 7.0]
     assert relevance.relevant(model, tokens, prepared) == [1, 2]
     likelihoods = dict.fromkeys(likelihoods, float("nan"))
-    assert relevance.relevant(model, tokens, prepared) == [0, 1, 2], "nothing tells them apart"
+    assert relevance.relevant(model, tokens, prepared) == []
 
 
 @pytest.mark.parametrize("rows", [1, 3, 8])

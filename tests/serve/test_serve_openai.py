@@ -12,6 +12,7 @@ import torch
 from diekae import rank
 from diekae.answering import ask, reading_confidence
 from diekae.answering.reading_confidence import ReadingConfidence
+from diekae.model import relevance
 from served import Served
 from tiny_served_model import SHIP, TOWER
 
@@ -63,13 +64,22 @@ def test_of_several_documents_those_are_read_and_named_that_the_question_is_abou
     server: Served, files: list[Any]
 ) -> None:
     ranked = rank(server.state.model, QUESTION[-1]["content"], [TOWER.strip(), SHIP.strip()])
-    read = [number for number, gain in sorted(ranked) if gain >= 0.6 * ranked[0][1] or gain == ranked[0][1]]
+    read = [number for number, gain in sorted(ranked) if gain >= 0.6 * ranked[0][1] >= 0]
     response = chat(server, knowledge={"documents": [file.id for file in files]})
     titles = [source["title"] for source in response.model_extra["knowledge"]["sources"]]
     assert titles == [("tower.txt", "ship.md")[number] for number in read]
     documents = [(TOWER.strip(), SHIP.strip())[number] for number in read]
     joined = server.state.model.prepare(documents)
     assert response.choices[0].message.content.strip() == expected(server, documents=joined)
+
+
+def test_a_question_about_none_of_the_named_documents_is_answered_without(
+    server: Served, files: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relevance, "gains", lambda *_: [-2.0, -1.0])
+    response = chat(server, knowledge={"documents": [file.id for file in files], "shares": True})
+    assert response.model_extra["knowledge"] == {"sources": [], "confidence": None, "tokens": 0}
+    assert response.choices[0].message.content.strip() == expected(server)
 
 
 def test_a_text_of_the_request_is_read(server: Served) -> None:

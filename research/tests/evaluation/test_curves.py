@@ -78,7 +78,7 @@ def test_the_examples_are_what_the_tests_need() -> None:
 def chosen(model: DiekaeModel, question: str, documents: list[str]) -> list[str]:
     """The documents with at least 0.6 of the best one's gain."""
     gains = rank(model, question, documents)
-    return [documents[number] for number, gain in gains if gain >= 0.6 * max(gains[0][1], 0) or gain == gains[0][1]]
+    return [documents[number] for number, gain in gains if gain >= 0.6 * gains[0][1] >= 0]
 
 
 def test_of_several_documents_the_relevant_ones_are_read(measured: tuple[DiekaeModel, dict[str, Any]]) -> None:

@@ -148,7 +148,8 @@ def knowledge_of_rows(
                 f"a row's knowledge is the list {list(row)!r}; name a document, or give None for no knowledge."
             )
         check_together(documents)
-        return PreparedKnowledge.join(documents if select is None else select(documents, number))
+        chosen = documents if select is None else select(documents, number)
+        return PreparedKnowledge.join(chosen) if chosen else None
 
     if knowledge is None or isinstance(knowledge, PreparedKnowledge):
         return [prepare_row(knowledge, 0)] * rows

@@ -68,15 +68,14 @@ def gains(
 def relevant(model: DiekaeModel, tokens: Sequence[int], documents: Sequence[PreparedKnowledge]) -> list[int]:
     """Return the numbers of the documents that a prompt is about: those with at least :data:`SHARE` of the best gain.
 
-    If no document raises the likelihood, those that lower it least are returned, which is all of them if the prompt
-    says nothing. The arguments are those of :func:`gains`.
+    If every document lowers the likelihood, the prompt is about none of them. A single document is always returned. The
+    arguments are those of :func:`gains`.
     """
     if len(documents) < 2:
         return list(range(len(documents)))
     all_gains = gains(model, tokens, documents)
-    best = max(all_gains)
-    least = SHARE * best if best > 0 else best
-    return [number for number, gain in enumerate(all_gains) if gain >= least]
+    least = SHARE * max(all_gains)
+    return [number for number, gain in enumerate(all_gains) if gain >= least >= 0]
 
 
 def _batches(lengths: Sequence[int], rows: int) -> Iterator[list[int]]:

@@ -142,11 +142,11 @@ class _CurveBench:
             "recovered_prompted": Scores(low, high, prompted).recovered,
         }
 
-    def _chosen(self, prompt: Prompt, documents: Sequence[int]) -> PreparedKnowledge:
-        """Return what generation reads of documents that were prepared one by one."""
+    def _chosen(self, prompt: Prompt, documents: Sequence[int]) -> PreparedKnowledge | None:
+        """Return what generation reads of documents that were prepared one by one; None if the prompt is about none."""
         all_prepared = [self.prepared(document) for document in documents]
         numbers = relevant(self.model, prompt.anchor + prompt.input, all_prepared)
-        return PreparedKnowledge.join([all_prepared[number] for number in numbers])
+        return PreparedKnowledge.join([all_prepared[number] for number in numbers]) if numbers else None
 
     def _text(self, documents: Sequence[int]) -> str:
         return "\n".join(self.pool.texts[document] for document in documents)
