@@ -160,6 +160,16 @@ def test_caches_and_drafts_do_not_change_what_a_trained_bank_writes(way: str, en
     check_same(written(generate(model, ids, knowledge=CASTLE, **options), ids), want)
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 6, 50])
+def test_padded_rows_may_be_read_in_chunks_of_any_size(size: int) -> None:
+    model = exact_model("llama")
+    inputs = model.tokenize(QUESTIONS)
+    assert int((inputs["attention_mask"][1] == 0).sum()) > 3, "its first chunk may hold nothing but padding"
+    options = {**inputs, "knowledge": [None, CASTLE, CASTLE], "max_new_tokens": NEW, "do_sample": False}
+    whole, in_chunks = (model.generate(**options, **more) for more in ({}, {"prefill_chunk_size": size}))
+    assert torch.equal(whole, in_chunks)
+
+
 @pytest.mark.parametrize("drafts", ["another", "itself"])
 @pytest.mark.parametrize("name", NAMES)
 def test_drafts_of_another_decoder_change_nothing(name: str, drafts: str) -> None:

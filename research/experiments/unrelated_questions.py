@@ -2,8 +2,8 @@
 
 Each question asks for common knowledge, or for no knowledge at all, while four documents are listed. It is answered in
 three ways: without documents (``bare``); from the documents that ``generate`` chooses, which may be none (``chosen``);
-and from the one with the best gain, whatever its gain is (``best``). ``none`` counts the questions for which no document
-is chosen. ``lost`` counts the data set's own questions for which no document is chosen although theirs is among four.
+and from the one with the best gain, whatever its gain is (``best``). ``none`` counts the questions for which no
+document is chosen. ``lost`` counts the data set's own questions for which none is chosen although theirs is among four.
 
     python research/experiments/unrelated_questions.py --data test.jsonl --json research/results/unrelated.json
     … --decoder FOLDER
@@ -54,7 +54,7 @@ QUESTIONS: list[tuple[str, list[str]]] = [
     ("What gas do plants take in from the air?", ["carbon dioxide", "CO2"]),
     ("What is the largest animal on earth?", ["blue whale"]),
     ("In which country are the pyramids of Giza?", ["Egypt"]),
-    ("What is the first letter of the alphabet?", ["A"]),
+    ("What is the first month of the year?", ["January"]),
     ("What is the name of the fairy tale about a girl with a glass slipper?", ["Cinderella"]),
     ("Translate 'good morning' into French.", ["bonjour"]),
     ("Write a function in Python that adds two numbers.", ["def"]),
@@ -62,9 +62,9 @@ QUESTIONS: list[tuple[str, list[str]]] = [
 DOCUMENTS, OWN, TOKENS, SEED = 4, 60, 32, 0
 
 
-def measure(model: DiekaeModel, texts: list[str], draw: random.Random, question: str, forms: list[str]) -> dict[str, Any]:
-    """Answer one question in all ways, with documents that are drawn for it."""
-    documents = [model.prepare(text) for text in draw.sample(texts, DOCUMENTS)]
+def measure(model: DiekaeModel, texts: list[str], question: str, forms: list[str]) -> dict[str, Any]:
+    """Answer one question in all ways from these documents."""
+    documents = [model.prepare(text) for text in texts]
     tokens = model.tokenize(question)["input_ids"][0].tolist()
     values = gains(model, tokens, documents)
     chosen = [documents[number] for number in relevant(model, tokens, documents)]
@@ -93,7 +93,7 @@ def main() -> None:
     draw, rows, lost = random.Random(SEED), list[dict[str, Any]](), 0
     with progress_bars() as (show, _):
         for done, (question, forms) in enumerate(QUESTIONS, 1):
-            rows.append(measure(model, texts, draw, question, forms))
+            rows.append(measure(model, draw.sample(texts, DOCUMENTS), question, forms))
             show("answering", done, len(QUESTIONS))
         for done, example in enumerate(examples[:OWN], 1):
             own = example.knowledge[0]

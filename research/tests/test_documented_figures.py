@@ -145,6 +145,12 @@ def test_the_table_of_right_answers_from_several_documents() -> None:
         f"it gives {right['contrast']} of {tried['n']} right answers where the prompt gets {right['prompted']}"
         in sentence
     )
+    rows = [cells(line) for line in re.findall(r"^\|.*`unrelated-.*$", page, re.MULTILINE)]
+    assert len(rows) == 4
+    for _, none, bare, *others, lost, name in rows:
+        result = read_result(name.strip("`"))
+        assert none == f"{result['none']} of {result['n']}" and lost == f"{result['lost']} of {result['own_questions']}"
+        assert [int(bare), *map(int, others)] == [result["right"][way] for way in ("bare", "chosen", "best")]
     seconds = read_result("several-32.json")["first_token"]
     assert f"{seconds['chosen'] / seconds['own']:.0f} times that of the relevant one alone" in sentence
     assert f"{seconds['chosen'] / seconds['prompted']:.2f} of that of the prompt with all" in sentence

@@ -75,10 +75,10 @@ def test_the_examples_are_what_the_tests_need() -> None:
     assert len({example.knowledge for example in EXAMPLES}) == len(EXAMPLES)
 
 
-def chosen(model: DiekaeModel, question: str, documents: list[str]) -> list[str]:
-    """The documents with at least 0.6 of the best one's gain."""
+def chosen(model: DiekaeModel, question: str, documents: list[str]) -> list[str] | None:
+    """A single document, or those with at least 0.6 of the best one's gain; None if all lower the likelihood."""
     gains = rank(model, question, documents)
-    return [documents[number] for number, gain in gains if gain >= 0.6 * gains[0][1] >= 0]
+    return [documents[number] for number, gain in gains if len(gains) == 1 or gain >= 0.6 * gains[0][1] >= 0] or None
 
 
 def test_of_several_documents_the_relevant_ones_are_read(measured: tuple[DiekaeModel, dict[str, Any]]) -> None:

@@ -144,7 +144,9 @@ class InputColumns:
         rows = len(first) * repeats
         if not forward.start and positions.shape[0] in (1, rows):
             of_given_rows = positions.expand(rows, -1)[::repeats]
-            wrong = (of_given_rows.gather(1, first)[:, 0] != 0).cpu() & self.with_knowledge
+            here = first[:, 0] < forward.length  # a prompt that is read in chunks may begin with chunks of padding
+            begins = of_given_rows.gather(1, first.clamp(max=forward.length - 1))[:, 0]
+            wrong = ((begins != 0) & here).cpu() & self.with_knowledge
             if bool(wrong.any()):
                 raise ValueError(
                     f"position_ids of rows {wrong.nonzero().flatten().tolist()} do not begin at 0 at the first real "

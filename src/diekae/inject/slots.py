@@ -46,9 +46,9 @@ class Slots:
             growing: Whether to expect further calls with more keys.
         """
         of_x, columns = (keys, values), keys.shape[2]
-        # A forward that nothing follows keeps no buffer: those of all layers are as large as K's slots.
-        last = not growing and self._buffers is None
-        if last or torch.is_grad_enabled() or self.parts[0][0].is_meta:
+        # A forward without a cache keeps no buffer: those of all layers are as large as K's slots.
+        alone = not growing and self._buffers is None
+        if alone or torch.is_grad_enabled() or self.parts[0][0].is_meta:
             return [_join(parts, states) for parts, states in zip(self.parts, of_x, strict=True)]
         length = self.length + columns
         if self._buffers is None or not _fits(self._buffers[0], keys, length):

@@ -186,9 +186,9 @@ class DiekaeModel(KnowledgePreparer):
         Args:
             input_ids: The prompt, int64 [B, L], padded on the left.
             knowledge: See :data:`diekae.knowledge.Knowledge`. A text is read after the anchor of the prompt, whatever
-                its format and system prompt are. A row reads those documents of its list that its prompt is about: the
-                decoder reads the prompt once behind each (:mod:`diekae.model.relevance`). To read several together
-                whatever the prompt is, join them: :meth:`PreparedKnowledge.join`.
+                its format and system prompt are. A row reads those documents of its list that its prompt is about, or
+                none: the decoder reads the prompt once behind each (:mod:`diekae.model.relevance`). To read several
+                together whatever the prompt is, join them: :meth:`PreparedKnowledge.join`.
             **kwargs: Options of the decoder's ``generate``: ``max_new_tokens``, ``do_sample``, ``streamer``, …
 
         Raises:

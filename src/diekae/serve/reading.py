@@ -53,7 +53,7 @@ class Reading:
     """What one request reads."""
 
     prepared: PreparedKnowledge | None
-    """K; None where a search led to nothing."""
+    """K; None where a search led to nothing, or the prompt is about none of several documents."""
     passages: tuple[FoundPassage, ...] = ()
     """What a search led to."""
     documents: tuple[tuple[str, str], ...] = ()

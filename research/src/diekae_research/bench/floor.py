@@ -67,8 +67,8 @@ def slot_bytes(attached: Attached) -> int:
 def bank_peak(attached: Attached, new: int, slots: int) -> int:
     """Return the most bytes that the bank's tensors take in a pass over ``new`` columns.
 
-    Where the decoder's attention reads the slots, one layer at a time joins them to x's keys and values. `generate`
-    keeps what all layers have joined from the second token on.
+    Where the decoder's attention reads the slots, one layer at a time joins them to x's keys and values. With a cache,
+    as in `generate`, what all layers have joined is kept, for each row.
     """
     joined = slot_bytes(attached) * (slots + new) // len(attached.bank.layers) if attached.by_attention else 0
     return joined + peak_bytes(_bank_call(attached, new, 0 if attached.by_attention else slots, 0))

@@ -91,7 +91,7 @@ class _CurveBench:
         return self.all_prepared[document]
 
     def nll(
-        self, label: str, way: Way, prompts: Sequence[Prompt], all_prepared: Sequence[PreparedKnowledge] = ()
+        self, label: str, way: Way, prompts: Sequence[Prompt], all_prepared: Sequence[PreparedKnowledge | None] = ()
     ) -> list[Tensor]:
         """Return the NLL of each example's target tokens in nats, [tokens] each; progress is reported by the label."""
 
