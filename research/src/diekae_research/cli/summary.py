@@ -12,7 +12,7 @@ from diekae.data.jsonl import DataError, parse_json
 from diekae_research.evaluation.intervals import Interval
 from diekae_research.tables.sheet import grid, interval, number
 
-BANKS = ("smollm2", "dream-reader", "dream-token", "dream-paper")
+BANKS = ("smollm2", "dream-attention", "dream-reader", "dream-token", "dream-paper")
 """Rows of docs/results/experiments.md."""
 EARLIER_BANKS = ("dream", "dream-3-epochs", "dream-token", "dream-paper", "mixture")
 """The same, measured by earlier code."""
