@@ -10,7 +10,7 @@ from transformers import TextIteratorStreamer
 
 import builders
 from builders import ARCHITECTURES, hook_count, make_decoder, make_model
-from diekae import DiekaeModel
+from diekae import DiekaeModel, PreparedKnowledge
 
 CASTLE = "the castle was built by king four in the north and two towers are red"
 RIVER = "a river has seven dogs"
@@ -119,7 +119,7 @@ def test_samples_repeat_with_their_seed(encoder: str, scope: str) -> None:
 @SCOPES
 def test_a_padded_batch_generates_what_its_rows_generate_alone(encoder: str, scope: str) -> None:
     model = make_model(encoder, scope=scope)
-    knowledge = [CASTLE, [RIVER, CASTLE], None]
+    knowledge = [CASTLE, PreparedKnowledge.join([model.prepare(RIVER), model.prepare(CASTLE)]), None]
     together = write(model, model.tokenize(QUESTIONS), knowledge)
     assert len({len(model.prompter.input(question)) for question in QUESTIONS}) > 1
     for row, question in enumerate(QUESTIONS):
