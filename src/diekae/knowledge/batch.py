@@ -17,7 +17,8 @@ Document = str | PreparedKnowledge
 Knowledge = Document | Sequence[Document | Sequence[Document] | None] | None
 """One document for all rows; or a list with one entry per row: a document, a list of documents, or None."""
 Select = Callable[[list[PreparedKnowledge], int], list[PreparedKnowledge]]
-"""Returns those of the documents listed for a row that the row reads; the second argument is the row's number."""
+"""Returns those of the documents listed for a row that the row reads, perhaps none; the second argument is the row's
+number."""
 
 
 def batch_knowledge(rows: Sequence[PreparedKnowledge | None]) -> KnowledgeBatch:
