@@ -68,8 +68,8 @@ def gains(
 def relevant(model: DiekaeModel, tokens: Sequence[int], documents: Sequence[PreparedKnowledge]) -> list[int]:
     """Return the numbers of the documents that a prompt is about: those with at least :data:`SHARE` of the best gain.
 
-    If every document lowers the likelihood, the list is empty. A single document is returned without a run. The arguments
-    are those of :func:`gains`.
+    If every document lowers the likelihood, the list is empty. A single document is returned without a run. The
+    arguments are those of :func:`gains`.
     """
     if len(documents) < 2:
         return list(range(len(documents)))
