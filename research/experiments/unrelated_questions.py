@@ -5,7 +5,7 @@ three ways: without documents (``bare``); from the documents that ``generate`` c
 and from the one with the best gain, whatever its gain is (``best``). ``none`` counts the questions for which no
 document is chosen. ``lost`` counts the data set's own questions for which none is chosen although theirs is among four.
 
-    python research/experiments/unrelated_questions.py --data test.jsonl --json research/results/unrelated.json
+    python research/experiments/unrelated_questions.py --data test.jsonl --json research/results/unrelated-facts.json
     … --decoder FOLDER
 """
 
@@ -22,7 +22,7 @@ from diekae.answering import reply
 from diekae.cli.console import chosen_bank, load_model, progress_bars
 from diekae.data import read_examples
 from diekae.evaluation import answers
-from diekae.knowledge import Knowledge, PreparedKnowledge
+from diekae.knowledge import Knowledge
 from diekae.model import DiekaeModel
 from diekae.model.relevance import gains, relevant
 from diekae.provenance import write_json
@@ -67,15 +67,11 @@ def measure(model: DiekaeModel, texts: list[str], question: str, forms: list[str
     documents = [model.prepare(text) for text in texts]
     tokens = model.tokenize(question)["input_ids"][0].tolist()
     values = gains(model, tokens, documents)
-    chosen = [documents[number] for number in relevant(model, tokens, documents)]
-    known: dict[str, Knowledge] = {
-        "bare": None,
-        "chosen": PreparedKnowledge.join(chosen) if chosen else None,
-        "best": documents[values.index(max(values))],
-    }
+    read = len(relevant(model, tokens, documents))
+    known: dict[str, Knowledge] = {"bare": None, "chosen": [documents], "best": documents[values.index(max(values))]}
     said = {way: reply(model, question, knowledge, max_new_tokens=TOKENS) for way, knowledge in known.items()}
     right = {way: bool(answers.right(text, forms)) for way, text in said.items()}
-    return {"question": question, "gain": max(values), "read": len(chosen), "right": right, **said}
+    return {"question": question, "gain": max(values), "read": read, "right": right, **said}
 
 
 @torch.no_grad()

@@ -252,8 +252,8 @@ class DiekaeModel(KnowledgePreparer):
 
         Args:
             messages: Turns of user and assistant, a system prompt first if any; or one question.
-            knowledge: A document; or several. The decoder reads those that the user's last two questions are about, as
-                in :meth:`generate`. Prepared knowledge must have been prepared for the same system prompt:
+            knowledge: A document; or several. The decoder reads those that the user's last two questions are about, or
+                none, as in :meth:`generate`. Prepared knowledge must have been prepared for the same system prompt:
                 ``DiekaeModel.exact(…, system=…)``.
             **kwargs: Options of the decoder's ``generate``; by default greedy, with at most 256 tokens.
 

@@ -153,9 +153,8 @@ class KnowledgeReader:
         with self._running if len(named) > 1 else nullcontext():  # one document needs no run
             chosen = relevant(self.model, prompt.anchor + prompt.asked, prepared)
         documents = tuple((named[number], titles[named[number]]) for number in chosen)
-        return Reading(
-            PreparedKnowledge.join([prepared[number] for number in chosen]) if chosen else None, documents=documents
-        )
+        read = [prepared[number] for number in chosen]
+        return Reading(PreparedKnowledge.join(read) if read else None, documents=documents)
 
     def titles(self, tenant: Tenant, ids: Sequence[str] | None = None) -> dict[str, str]:
         """Return the titles of the documents that a tenant may read, by id; with ``ids`` only of those."""
